@@ -1,0 +1,37 @@
+# `make` says what there is. Every target sets up what it needs: Python 3.11 with pip or venv, and a package index.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lab docs bench clean
+
+CONFIG ?= configs/demo.yaml
+ARGS   ?=
+
+# uv from the path, or the one that tools/uv.sh put into .tools on the first call
+UV := bash tools/uv.sh
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+setup: ## install the locked packages into .venv (the other targets do it themselves)
+	@$(UV) sync --frozen
+
+run: ## run the pipeline into outputs/: make run [CONFIG=configs/demo.yaml] [ARGS="--list key=value ..."]
+	@$(UV) run --frozen xtts-ka run --config "$(CONFIG)" $(ARGS)
+
+test: ## pytest, then the tests inside the notebooks
+	@$(UV) run --frozen pytest $(ARGS)
+	@$(UV) run --frozen python tools/test_notebooks.py
+
+lab: ## open the notebooks in JupyterLab
+	@$(UV) run --frozen jupyter lab nbs $(ARGS)
+
+docs: ## build the documentation site into _docs/index.html
+	@$(UV) run --frozen --group docs python tools/docs.py $(ARGS)
+
+bench: ## compare with named peers and print the ratios
+	@$(UV) run --frozen python bench/run.py $(ARGS)
+
+clean: ## delete caches and built pages (never a run, never .venv)
+	@rm -rf _docs _proc nbs/_proc .pytest_cache .hypothesis build dist
+	@find xtts_ka nbs tests tools bench -name __pycache__ -o -name .ipynb_checkpoints | while IFS= read -r d; do rm -rf "$$d"; done

@@ -1,0 +1,152 @@
+"""Side by side with named peers: `make bench`, or `make bench ARGS="manifest audio --rounds 9"`.
+
+A row is a function that returns a `Row`: our way, the peers' ways, and the ratio (ours / peer) we promise for each. Every contender is a callable that returns the CPU seconds
+of one go; they take turns, round after round, so that a busy machine slows all of them alike. The table shows medians with minimum and maximum, and the ratio of medians;
+a missed promise is red and makes the exit code 1. All figures go to bench/results/."""
+import argparse, csv, json, os, platform, statistics, sys, tempfile, time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["XTTS_KA_PROGRESS"] = "off"
+ROOT = Path(__file__).resolve().parents[1]
+REAL = ROOT.parent/"shared/data/ljspeech_mini"  # real recordings, where they are at hand
+
+@dataclass
+class Row:
+    "One comparison."
+    what:str      # What is done, in words, with its size
+    ours:object   # () -> CPU seconds
+    peers:dict    # Name -> () -> CPU seconds
+    targets:dict  # Name -> ratio ours / peer that is promised
+    notes:str = ""
+    hold:list = field(default_factory=list)  # Things that must live as long as the row
+
+def cpu(call, *args, **kw):
+    "CPU seconds of one call, all threads of this process."
+    start = time.process_time()
+    call(*args, **kw)
+    return time.process_time() - start
+
+# rows
+
+def manifest():
+    "Reading and checking a manifest, against readers that check nothing."
+    import pandas as pd
+    from xtts_ka.core.manifest import read_manifest
+    n, tmp = 20000, tempfile.TemporaryDirectory()
+    path = Path(tmp.name)/"metadata.csv"
+    lines = [f"wavs/speaker{i % 40}/clip{i:06}.wav|წინადადება ნომერი {i}, რომელსაც მძღოლი კითხულობს.|speaker{i % 40}\n" for i in range(n)]
+    path.write_text("audio_file|text|speaker_name\n" + "".join(lines), encoding="utf-8")
+    def by_csv():
+        with open(path, newline="", encoding="utf-8-sig") as f: return list(csv.reader(f, delimiter="|", quoting=csv.QUOTE_NONE))
+    by_pandas = lambda: pd.read_csv(path, sep="|", quoting=csv.QUOTE_NONE)
+    assert len(read_manifest(path, check_audio=False).rows) == len(by_pandas()) == len(by_csv()) - 1 == n
+    return Row(f"manifest, {n} rows", lambda: cpu(read_manifest, path, check_audio=False), {"csv.reader": lambda: cpu(by_csv), "pandas": lambda: cpu(by_pandas)},
+               {"csv.reader": 10.0, "pandas": 8.0}, f"ours checks every row: fields, path, duplicates, letters; pandas {version('pandas')}", [tmp])
+
+def audio():
+    "Decoding and resampling of short files to 16 kHz."
+    import librosa
+    from xtts_ka.core.audio import read_audio
+    files, tmp = _recordings()
+    ours, theirs = (lambda: [read_audio(f, 16000) for f in files]), (lambda: [librosa.load(f, sr=16000) for f in files])
+    seconds = sum(len(w) / r for w, r in ours())
+    theirs()  # librosa loads its parts on the first call
+    return Row(f"audio, {len(files)} files, {seconds:.0f} s to 16 kHz", lambda: cpu(ours), {"librosa.load": lambda: cpu(theirs)}, {"librosa.load": 1.1},
+               f"ours also checks that the file is whole, finite and in range; librosa {version('librosa')}, both soxr HQ", [tmp])
+
+def _recordings():
+    "Real clips where they are at hand, else noise in the same format."
+    import numpy as np, soundfile as sf
+    if REAL.is_dir(): return sorted((REAL/"wavs").glob("*.flac")), None
+    print("bench: no real recordings beside the repository, using noise", file=sys.stderr)
+    tmp, r = tempfile.TemporaryDirectory(), np.random.default_rng(0)
+    for i in range(24): sf.write(Path(tmp.name)/f"{i:02}.flac", (.1 * r.standard_normal(22050 * 7)).astype("float32"), 22050)
+    return sorted(Path(tmp.name).glob("*.flac")), tmp
+
+def loop():
+    "The cost of a training step around the model, against a loop written by hand. Two lengths are run, so that set-up and saving drop out."
+    import torch
+    from torch import nn
+    from xtts_ka.core.loop import LoopConfig, Task, fit
+    torch.set_num_threads(1)
+    data = torch.randn(512, 128, generator=torch.Generator().manual_seed(0))
+    def net():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(128, 256), nn.GELU(), nn.Linear(256, 256), nn.GELU(), nn.Linear(256, 128))
+    class Copy(Task):
+        def models(self): self.net = net(); return {"net": self.net}
+        def __len__(self): return len(data)
+        def item(self, index, epoch): return data[index]
+        def collate(self, items): return torch.stack(items)
+        def loss(self, phase, batch, step): return nn.functional.mse_loss(self.net(batch), batch), {}
+        def validate(self): return {"score": 0.0}
+        def fingerprint(self): return {"bench": 1}
+    def ours(steps):
+        with tempfile.TemporaryDirectory() as d: return cpu(fit, Copy(), LoopConfig(steps=steps, batch_size=16, log_every=100, validate_every=0, save_every=10**6), d)
+    def bare(steps):
+        model = net()
+        opt = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        def run():
+            for step in range(steps):
+                batch = torch.stack([data[i] for i in torch.randint(512, (16,)).tolist()])
+                loss = nn.functional.mse_loss(model(batch), batch)
+                opt.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                opt.step()
+        return cpu(run)
+    slope = lambda run: lambda: (run(1200) - run(200)) / 1000
+    return Row("loop, a step of a small net (150 k weights, batch 16)", slope(ours), {"bare loop": slope(bare)}, {"bare loop": 1.3},
+               "both clip by norm; ours also resumes bit by bit, logs and watches for non-finite losses")
+
+ROWS = dict(manifest=manifest, audio=audio, loop=loop)
+
+# measuring
+
+def measured(row, rounds):
+    "Seconds of every contender, taken in turns."
+    runs = {"ours": row.ours, **row.peers}
+    times = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items(): times[name].append(run())
+    return times
+
+def spread(values):
+    unit, factor = ("s", 1) if (m := statistics.median(values)) >= 1 else ("ms", 1e3) if m >= 1e-3 else ("us", 1e6)
+    return f"{m * factor:.3g} {unit} ({min(values) * factor:.3g}-{max(values) * factor:.3g})"
+
+def report(name, row, times, colour):
+    "Print one row; returns its record and whether every promise is kept."
+    ours, fine, ratios = statistics.median(times["ours"]), True, {}
+    print(f"\n{row.what}\n  ours          {spread(times['ours'])}")
+    for peer in row.peers:
+        ratios[peer] = ratio = ours / statistics.median(times[peer])
+        missed = ratio > row.targets[peer]
+        fine &= not missed
+        text = f"{ratio:.2f} of {peer} (promised: at most {row.targets[peer]:g})" + (" MISSED" if missed else "")
+        print(f"  {peer:13} {spread(times[peer])}   " + (f"\033[31m{text}\033[0m" if missed and colour else text))
+    print(f"  {row.notes}")
+    return dict(row=name, what=row.what, seconds=times, ratios=ratios, targets=row.targets, kept=fine), fine
+
+def main():
+    ap = argparse.ArgumentParser(description="Compare with named peers; exit code 1 when a promised ratio is missed.")
+    ap.add_argument("rows", nargs="*", metavar="ROW", help=f"which: {', '.join(ROWS)} (all)")
+    ap.add_argument("--rounds", type=int, default=5, help="how often each contender runs (5)")
+    args = ap.parse_args()
+    if unknown := set(args.rows) - set(ROWS): ap.error(f"unknown row {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    records, fine = [], True
+    for name in args.rows or ROWS:
+        row = ROWS[name]()
+        record, kept = report(name, row, measured(row, args.rounds), sys.stdout.isatty())
+        records.append(record); fine &= kept
+    out = ROOT/"bench/results"/time.strftime("%Y%m%d-%H%M%S.json")
+    out.parent.mkdir(exist_ok=True)
+    versions = dict(python=platform.python_version(), torch=version("torch"), cores=os.cpu_count())
+    out.write_text(json.dumps(dict(versions=versions, load=os.getloadavg()[0], rows=records), indent=1) + "\n")
+    print(f"\nwritten: {out.relative_to(ROOT)}")
+    sys.exit(not fine)
+
+if __name__ == "__main__": main()
