@@ -123,8 +123,7 @@ def execute(
     import papermill
     from jupyter_client.kernelspec import NoSuchKernel
     papermill_engines.register("xtts_ka", LiveEngine)
-    logging.getLogger("papermill.translators").setLevel(logging.ERROR)   # it cannot parse a value with `=` inside and calls the
-    logging.getLogger("papermill.parameterize").setLevel(logging.ERROR)  # parameter unknown; the runner has checked them all
+    logging.getLogger("papermill").setLevel(logging.ERROR) # it takes a value with `=` inside for an unknown parameter; the runner has checked them all
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1" # The kernel beside this interpreter, not one of the user's that has the same name
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     begin, cpu = time.monotonic(), _children_cpu()

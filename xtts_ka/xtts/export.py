@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core.errors import CheckpointError
 from ..core.files import atomic_write, fresh_dir, read_json, sha256_file, write_json
 from .decoder import OFFICIAL_CHANNELS, VOICE_DIM, make_decoder, widen
+from .gpt import quiet
 from .mel import HOP, OUT_RATE, RATE
 from .vocabulary import CLIENT_LANGUAGES, Vocabulary
 
@@ -84,8 +85,9 @@ def load_stock(
     from TTS.tts.models.xtts import Xtts
     config = XttsConfig()
     config.load_json(str(Path(folder) / "config.json"))
-    model = Xtts.init_from_config(config)
-    model.load_checkpoint(config, checkpoint_dir=str(folder), eval=True)
+    with quiet():
+        model = Xtts(config)
+        model.load_checkpoint(config, checkpoint_dir=str(folder), eval=True)
     return model
 
 def check_export(folder, gpt):
