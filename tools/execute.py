@@ -1,0 +1,93 @@
+"""Run library notebooks and keep what their cells show, so that GitHub and the docs show it too.
+
+    python tools/execute.py                          all notebooks but nbs/runs (their outputs belong to a run)
+    python tools/execute.py nbs/core/audio.ipynb     some of them
+
+Kept is what stays the same from one execution to the next: warnings, counters, widgets, timings, addresses and paths of this machine are left out."""
+import re, os, sys, tempfile, time
+from pathlib import Path
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbdev.clean import process_write
+
+ROOT = Path(__file__).resolve().parents[1]
+LONGEST, HEAVIEST = 6_000, 120_000 # Characters of a text, of a picture in base64
+RICH = ("text/html", "text/markdown", "image/png", "image/svg+xml", "text/latex")
+CLOCK = re.compile(r"\b(process_time|perf_counter|monotonic|thread_time|time\.time|seconds_of)\w*\(")
+TIMING = re.compile(r"(?<![\w.:])\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?(?=\s?(?:s|ms|µs|us|ns|min|seconds?|minutes?|times faster)\b)")
+TIMED_KEY = re.compile(r"((?:cpu_)?seconds['\"]?\s*[=:]\s*)\d[\d.e+-]*")
+
+def skipped(source): return bool(re.search(r"^#\|\s*(notest|gpu|net|eval:\s*false)\b", source, re.M)) # As nbdev_test does (tst_flags)
+
+def neutral(text):
+    "A text without colours, addresses of objects, and paths of this machine."
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+    for place, name in ((str(ROOT), "."), (str(ROOT.parent), ".."), (sys.prefix, "ENV"), (str(Path.home()), "~")): text = re.sub(re.escape(place) + r"(?![\w.-])", name, text)
+    text = re.sub(re.escape(tempfile.gettempdir()) + r"/\w+", "TMP", text)
+    return re.sub(r"\b0x[0-9a-f]{6,16}\b", "0x…", text)
+
+def steady(text, source):
+    "A text without what changes from run to run: timings, where the cell reads a clock."
+    text = TIMED_KEY.sub(r"\1…", neutral(text))
+    text = TIMING.sub("…", text) if CLOCK.search(source) else text
+    return text if len(text) <= LONGEST else text[:LONGEST].rsplit("\n", 1)[0] + f"\n[… {len(text) - LONGEST:,} further characters]\n"
+
+def bundle(data, source, notes):
+    "The forms of one displayed object that are kept."
+    kept = {k: steady(v, source) if k.startswith("text/") and "base64," not in v else v for k, v in data.items() if isinstance(v, str) and k in (*RICH, "text/plain")}
+    if heavy := [k for k, v in kept.items() if len(v) > HEAVIEST]:
+        notes.append(f"{', '.join(heavy)} of {max(len(kept[k]) for k in heavy):,} characters left out")
+        kept = {k: v for k, v in kept.items() if k not in heavy}
+    if any(k in kept for k in RICH): kept.pop("text/plain", None)
+    return kept
+
+def cleaned(outputs, source, notes):
+    "What is kept of a cell's outputs."
+    out = []
+    for o in outputs:
+        if o.output_type == "stream":
+            if o.name != "stdout" or not o.text.strip(): continue # stderr: warnings and bars
+            if out and out[-1].output_type == "stream": out[-1].text += o.text
+            else: out.append(nbformat.v4.new_output("stream", text=o.text))
+        elif o.output_type == "error": out.append(o)
+        elif "application/vnd.jupyter.widget-view+json" not in o.data and (data := bundle(o.data, source, notes)):
+            out.append(nbformat.v4.new_output(o.output_type, data=data, metadata={}))
+    for o in out:
+        if o.output_type == "stream": o.text = steady(re.sub(r"^.*\r(?!\n)", "", o.text, flags=re.M), source)
+    return out
+
+def kernel_env():
+    "The kernel's environment: two threads, plain progress, the house's fonts and no display."
+    return os.environ | dict(OMP_NUM_THREADS="2", XTTS_KA_PROGRESS="off", MPLBACKEND="module://matplotlib_inline.backend_inline", IN_TEST="1", PYTHONHASHSEED="0")
+
+def run(nb):
+    "Execute a notebook from the repository's root, all cells or until the first failure."
+    nb.metadata["kernelspec"] = dict(name="python3", display_name="python3", language="python")
+    client = NotebookClient(nb, timeout=600, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": str(ROOT)}})
+    with client.setup_kernel(env=kernel_env(), cwd=str(ROOT)):
+        for i, cell in enumerate(nb.cells):
+            if cell.cell_type == "code" and not skipped(cell.source): client.execute_cell(cell, i)
+
+def execute(path):
+    "Execute one notebook in place; returns notes on what was left out. A cell that fails leaves the file as it was."
+    nb, notes = nbformat.read(path, as_version=4), []
+    try: run(nb)
+    except CellExecutionError as e: sys.exit(f"{path}: a cell failed, the file is left as it was\n{str(e)[-3000:]}")
+    for cell in (c for c in nb.cells if c.cell_type == "code"):
+        cell.outputs, cell.execution_count = cleaned(cell.outputs, cell.source, notes), None
+        cell.metadata.pop("execution", None)
+    nb.metadata.pop("widgets", None)
+    nbformat.write(nb, path)
+    process_write(str(path), str(path), lambda: None) if False else None
+    return notes
+
+def main(args):
+    paths = [Path(a).resolve() for a in args] or sorted(p for p in (ROOT/"nbs").rglob("*.ipynb") if not any(x[0] in "._" for x in p.relative_to(ROOT).parts) and "runs" not in p.parts)
+    for path in paths:
+        start, before = time.monotonic(), path.read_bytes()
+        notes = execute(path)
+        change = "as before" if path.read_bytes() == before else "changed"
+        print(f"{path.relative_to(ROOT)}: {change}, {path.stat().st_size/1000:.0f} kB, {time.monotonic() - start:.0f} s", *notes, sep="; ", flush=True)
+
+if __name__ == "__main__": main(sys.argv[1:])

@@ -1,0 +1,104 @@
+"""The measured figures of README: taken from a finished run, kept in nbs/results/, shown in nbs/index.ipynb. None is typed by hand.
+
+    python tools/figures.py outputs/demo    take them from a run, then show them
+    python tools/figures.py                 show again what nbs/results/demo.json says
+    python tools/figures.py --check         only compare"""
+import json, sys
+from dataclasses import dataclass
+from pathlib import Path
+import yaml
+import readme
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT, INDEX = ROOT/"nbs/results/demo.json", ROOT/"nbs/index.ipynb"
+BEGIN, END = "<!-- figures: made by tools/figures.py, do not edit -->", "<!-- end of figures -->"
+
+@dataclass(frozen=True)
+class Figure:
+    "One line of the table."
+    stage:str         # Stage that measured it
+    key:str           # Its name in the stage's metrics.json
+    label:str         # In words; other metrics of the stage may be named in braces
+    form:str = "{}"   # How the value is printed
+    wanted:str = ""   # What the project asks for, in words
+    reached:object = None # (value, metrics of the stage) -> bool
+
+def share(text): # "19 of 20" -> 0.95
+    hits, total = map(int, text.split(" of "))
+    return hits / total
+
+SHOWN = (
+    Figure("corpus", "clips", "clips", "{:,}"),
+    Figure("segments", "minutes", "speech, minutes", "{:.0f}"),
+    Figure("corpus", "speakers", "voices"),
+    Figure("xtts_init", "DVAE error, share of variance", "codes: error as a share of the variance", "{:.1%}", "at most 10 %", lambda v, m: v <= .10),
+    Figure("xtts_init", "codebook perplexity", "codes: perplexity of a codebook of {codebook size}", "{:.0f}", "at least half", lambda v, m: v >= m["codebook size"]/2),
+    Figure("full_pretrain", "GPT parameters", "GPT: parameters", "{:,}"),
+    Figure("full_pretrain", "GPT loss, nats a code", "GPT: validation loss, nats a code; knowing only how frequent codes are: {unigram, nats a code:.2f}", "{:.2f}", "below that",
+           lambda v, m: v < m["unigram, nats a code"]),
+    Figure("full_pretrain", "decoder mel L1", "decoder: mean error of the log-mel", "{:.2f}"),
+    Figure("evaluate", "nearest to its own recording", "held-out sentences, spoken freely, nearest to their own recording", "{}", "at least 90 %", lambda v, m: share(v) >= .9),
+    Figure("evaluate", "stopped by itself", "of them, stopped by themselves", "{}", "at least 95 %", lambda v, m: share(v) >= .95),
+    Figure("evaluate", "mean length ratio", "of them, length spoken to length recorded, mean", "{:.2f}", "0.8 to 1.2", lambda v, m: .8 <= v <= 1.2),
+    Figure("evaluate", "CPU seconds a second of speech", "CPU seconds for one second of speech", "{:.2f}"),
+)
+
+def take(run_dir):
+    "What a finished run measured, as `nbs/results/<run>.json` keeps it."
+    run_dir = Path(run_dir)
+    if not (run_dir/"pretrain_progress.json").is_file(): sys.exit(f"{run_dir}: no run lies there (no pretrain_progress.json)")
+    stages = json.loads((run_dir/"pretrain_progress.json").read_text(encoding="utf-8"))["stages"]
+    if open_ := [n for n, s in stages.items() if s["status"] != "done"] or not stages: sys.exit(f"{run_dir}: not finished ({', '.join(open_) if stages else 'no stage'}); figures are taken from finished runs only")
+    config = yaml.safe_load((run_dir/"config.yaml").read_text(encoding="utf-8"))
+    metrics = {n: json.loads((run_dir/n/"metrics.json").read_text(encoding="utf-8")) for n in stages}
+    return {**{k: config[k] for k in ("run", "seed", "threads")},
+            "stages": {n: {"seconds": round(s["seconds"], 1), "cpu_seconds": round(s["cpu_seconds"], 1), "metrics": metrics[n]} for n, s in stages.items()}}
+
+def minutes(seconds): return f"{int(round(seconds))//60}:{int(round(seconds))%60:02}"
+
+def times(kept):
+    "How long each stage took."
+    rows = [(f"`{n}`", s["seconds"], s["cpu_seconds"]) for n, s in kept["stages"].items()]
+    rows.append(("all", *(sum(r[i] for r in rows) for i in (1, 2))))
+    return "\n".join([f"| stage | minutes, {kept['threads']} threads | CPU minutes |", "|---|--:|--:|"] + [f"| {n} | {minutes(s)} | {minutes(c)} |" for n, s, c in rows])
+
+def results(kept):
+    "What came out; a figure that misses what is asked for says so."
+    lines = ["| measured | | asked for |", "|---|--:|---|"]
+    for f in SHOWN:
+        metrics = kept["stages"][f.stage]["metrics"]
+        if f.key not in metrics: continue # A run without held-out sentences has nothing to compare
+        missed = "" if f.reached is None or f.reached(metrics[f.key], metrics) else ": **missed**"
+        lines.append(f"| {f.label.format_map(metrics)} | {f.form.format(metrics[f.key])} | {f.wanted}{missed} |")
+    return "\n".join(lines)
+
+def table(kept):
+    "The block between the marks, as markdown."
+    return f"{BEGIN}\n\nRun `{kept['run']}`, seed {kept['seed']}.\n\n{results(kept)}\n\n{times(kept)}\n\n{END}"
+
+def replaced(text, block):
+    "A text with the block between its marks exchanged."
+    if text.count(BEGIN) != 1 or text.count(END) != 1: sys.exit(f"the marks `{BEGIN}` and `{END}` must stand once each")
+    return text[:text.index(BEGIN)] + block + text[text.index(END) + len(END):]
+
+def show(notebook, block):
+    "The notebook's text with the block in its place."
+    nb = json.loads(notebook.read_text(encoding="utf-8"))
+    cell = next((c for c in nb["cells"] if c["cell_type"] == "markdown" and BEGIN in "".join(c["source"])), None)
+    if cell is None: sys.exit(f"{notebook.name}: no cell holds `{BEGIN}`")
+    cell["source"] = replaced("".join(cell["source"]), block).splitlines(keepends=True)
+    return json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+
+def main(args):
+    runs = [a for a in args if not a.startswith("-")]
+    if runs: KEPT.write_text(json.dumps(take(runs[0]), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    block = table(json.loads(KEPT.read_text(encoding="utf-8")))
+    new = show(INDEX, block)
+    if "--check" in args:
+        if new != INDEX.read_text(encoding="utf-8"): sys.exit("the figures in nbs/index.ipynb are not those of nbs/results/demo.json; run: uv run python tools/figures.py")
+        return
+    INDEX.write_text(new, encoding="utf-8")
+    readme.main([])
+    print(block)
+
+if __name__ == "__main__": main(sys.argv[1:])
