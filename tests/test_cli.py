@@ -19,7 +19,7 @@ def refused(run, *words, code=2):
 @pytest.mark.parametrize("command, words", [
     ((), ("run", "speak", "report", "config")),
     (("run",), ("--config FILE", "--only STAGE", "--from STAGE", "--to STAGE", "--force", "--list", "--dry-run", "KEY=VALUE")),
-    (("speak",), ("--checkpoint DIR", "--speaker NAME", "--out FILE", "(default: spoken.wav)", "(default: ka)", "--temperature", "--seed")),
+    (("speak",), ("--checkpoint DIR", "--speaker NAME", "--out FILE", "(default: spoken.wav)", "--temperature", "--seed")),
     (("report",), ("RUN_DIR",)), (("config",), ("--config FILE",))])
 def test_help(command, words, tmp_path):
     run = call(*command, "--help", cwd=tmp_path)

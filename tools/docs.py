@@ -12,7 +12,8 @@ from nbdev.process import NBProcessor
 from nbdev.showdoc import show_doc
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES, SITE = ROOT/"_proc", ROOT/"_docs"
+WORK, SITE = ROOT/"_proc", ROOT/"_docs"
+PAGES = WORK/"pages" # What Sphinx reads; what it leaves lying about stays in WORK too
 STEPS = [FrontmatterProc, procs.populate_language, procs.add_show_docs, procs.strip_ansi, procs.hide_line, procs.rm_header_dash, procs.rm_export,
          procs.clean_magics, procs.hide_, procs.add_links]
 FOLDERS = dict(runs="The stages", core="core", text="text", corpus="corpus", speaker="speaker", vocoder="vocoder", xtts="xtts", sovits="sovits",
@@ -70,8 +71,7 @@ def contents(pages):
     return nbformat.v4.new_markdown_cell("\n\n".join(blocks))
 
 def prepare(nbs):
-    "Write every page into `_proc/`, with what Sphinx needs beside them."
-    shutil.rmtree(PAGES, ignore_errors=True)
+    "Write every page into `PAGES`, with what Sphinx needs beside them."
     pages = sorted(p.relative_to(nbs) for p in nbs.rglob("*.ipynb") if not any(x[0] in "._" for x in p.relative_to(nbs).parts))
     if Path("index.ipynb") not in pages: sys.exit(f"{nbs/'index.ipynb'} is missing: the site needs its first page")
     for page in pages:
@@ -90,10 +90,12 @@ def outside(site):
 
 def main():
     sys.path.insert(0, str(ROOT))
+    shutil.rmtree(WORK, ignore_errors=True)
     prepare(ROOT/"nbs")
-    shutil.rmtree(SITE, ignore_errors=True)
-    code = subprocess.run([sys.executable, "-m", "sphinx", "-b", "html", "-q", PAGES, SITE]).returncode
+    code = subprocess.run([sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W", "--keep-going", "-d", WORK/"doctrees", PAGES, WORK/"html"]).returncode
     if code: sys.exit(code)
+    shutil.rmtree(SITE, ignore_errors=True)
+    shutil.move(WORK/"html", SITE)
     if found := outside(SITE): sys.exit(f"these pages load something from outside: {', '.join(found)}")
     print(f"docs: {SITE.relative_to(ROOT)}/index.html, {len(list(SITE.rglob('*.html')))} pages")
 

@@ -4,12 +4,13 @@
     python tools/execute.py nbs/core/audio.ipynb     some of them
 
 Kept is what stays the same from one execution to the next: warnings, counters, widgets, timings, addresses and paths of this machine are left out."""
-import re, os, sys, tempfile, time
+import json, os, re, sys, tempfile, time
 from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from nbdev.clean import process_write
+from nbdev.clean import clean_nb
+from nbdev.config import get_config
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST, HEAVIEST = 6_000, 120_000 # Characters of a text, of a picture in base64
@@ -50,7 +51,6 @@ def cleaned(outputs, source, notes):
             if o.name != "stdout" or not o.text.strip(): continue # stderr: warnings and bars
             if out and out[-1].output_type == "stream": out[-1].text += o.text
             else: out.append(nbformat.v4.new_output("stream", text=o.text))
-        elif o.output_type == "error": out.append(o)
         elif "application/vnd.jupyter.widget-view+json" not in o.data and (data := bundle(o.data, source, notes)):
             out.append(nbformat.v4.new_output(o.output_type, data=data, metadata={}))
     for o in out:
@@ -69,17 +69,20 @@ def run(nb):
         for i, cell in enumerate(nb.cells):
             if cell.cell_type == "code" and not skipped(cell.source): client.execute_cell(cell, i)
 
+def saved(nb):
+    "A notebook as nbdev writes a clean one."
+    plain, cfg = json.loads(nbformat.writes(nb)), get_config()
+    clean_nb(plain, False, cfg.get("allowed_metadata_keys").split(), cfg.get("allowed_cell_metadata_keys").split(), cfg.clean_ids)
+    return json.dumps(plain, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+
 def execute(path):
-    "Execute one notebook in place; returns notes on what was left out. A cell that fails leaves the file as it was."
+    "Execute one notebook in place; returns notes on what was left out. When a cell fails, the file stays as it was."
     nb, notes = nbformat.read(path, as_version=4), []
     try: run(nb)
     except CellExecutionError as e: sys.exit(f"{path}: a cell failed, the file is left as it was\n{str(e)[-3000:]}")
-    for cell in (c for c in nb.cells if c.cell_type == "code"):
-        cell.outputs, cell.execution_count = cleaned(cell.outputs, cell.source, notes), None
-        cell.metadata.pop("execution", None)
+    for cell in (c for c in nb.cells if c.cell_type == "code"): cell.outputs, cell.execution_count = cleaned(cell.outputs, cell.source, notes), None
     nb.metadata.pop("widgets", None)
-    nbformat.write(nb, path)
-    process_write(str(path), str(path), lambda: None) if False else None
+    path.write_text(saved(nb), encoding="utf-8")
     return notes
 
 def main(args):

@@ -15,10 +15,12 @@ import torch
 from ..core.audio import resample, rms_db, write_audio
 from ..core.errors import MissingError
 from ..core.files import atomic_write, write_json
+from ..core.manifest import Reject, write_rejects
 from ..core.paths import shown, slug
 from ..core.progress import bar
 from .config import EvaluateConfig
 from .metrics import retrieval, wilson
+from ..text.normalize import normalize
 from ..xtts.dataset import Clips, load_clips
 from ..xtts.mel import OUT_RATE, RATE, code_mel
 from ..xtts.speak import KaXtts
@@ -85,11 +87,22 @@ class Evaluation:
     def speak(self)->list[Utterance]:
         "All held-out sentences, then the further texts."
         jobs = [(self.clips.rows[i].text, self.clips.rows[i].speaker_name, f"{n:02}_{slug(Path(self.clips.rows[i].audio_file).stem)}", i) for n, i in enumerate(self.chosen)]
-        jobs += [(text, s, f"say_{k:02}_{slug(s)}", None) for k, text in enumerate(self.cfg.say) for s in self.model.speakers]
+        jobs += [(text, s, f"say_{k:02}_{slug(s)}", None) for k, text in enumerate(self.sayable()) for s in self.model.speakers]
         self.utterances = [self.say(*job) for job in bar(jobs, "speaking")]
         lines = [f"{shown(u.path)}\t{u.text}\t{u.speaker}\txtts" for u in self.utterances]
         atomic_write(self.out.parent / "spoken.tsv", "".join(f"{l}\n" for l in lines))
         return self.utterances
+
+    def sayable(self)->list[str]:
+        "The further texts this model has letters for; the others are rejects, not the end of the run."
+        rejects, out = [], []
+        for n, text in enumerate(self.cfg.say, 1):
+            result = normalize(text, self.model.vocabulary.language)
+            if any(c.isalpha() for c in result.text): out.append(text)
+            else: rejects.append(Reject(n, text, f"not speakable in {self.model.vocabulary.language!r}: {'; '.join(map(str, result.warnings))}", "evaluate.say"))
+        write_rejects(self.out / "rejects.csv", rejects, "evaluate")
+        if rejects: print(f"{len(rejects)} of {len(self.cfg.say)} texts of evaluate.say cannot be spoken in {self.model.vocabulary.language!r}; see rejects.csv")
+        return out
 
     def mel(self, wav:np.ndarray, rate:int)->np.ndarray: # [80, T] normalised log-mel, at the recordings' level
         "Of a waveform; levels are made equal first, because loudness is not what is asked."
@@ -114,11 +127,11 @@ class Evaluation:
         "`metrics.json` for the report."
         n, r = len(self.result["hits"]), self.result
         seconds = sum(len(u.wav) for u in self.utterances) / OUT_RATE
-        metrics = {"spoken sentences": len(self.utterances)}
+        metrics = {}
         if n: # a corpus without held-out sentences has nothing to be compared with
             low, high = wilson(sum(r["hits"]), n)
-            metrics |= {"nearest to its own recording": f"{sum(r['hits'])} of {n}", "95 % interval": f"{low:.2f} to {high:.2f}",
-                        "stopped by itself": f"{sum(r['stopped'])} of {n}", "mean length ratio": round(float(np.mean(r["ratio"])), 3)}
-        metrics |= {"CPU seconds a second of speech": round(sum(u.cpu_seconds for u in self.utterances) / max(seconds, 1e-9), 3)}
+            metrics |= {"nearest to its own recording": f"{sum(r['hits'])} of {n}", "stopped by itself": f"{sum(r['stopped'])} of {n}",
+                        "mean length ratio": round(float(np.mean(r["ratio"])), 3), "95 % interval of nearest": f"{low:.2f} to {high:.2f}"}
+        metrics |= {"CPU seconds a second of speech": round(sum(u.cpu_seconds for u in self.utterances) / max(seconds, 1e-9), 3), "spoken in all": len(self.utterances)}
         write_json(self.out / "metrics.json", metrics)
         return metrics

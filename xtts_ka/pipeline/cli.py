@@ -36,7 +36,7 @@ def _speak(args)->int:
     if not args.text.strip(): raise ConfigError("speak: the text is empty")
     from xtts_ka.xtts.speak import speak
     options = {k: getattr(args, k) for k in ("checkpoint", "speaker", "out", "language", "temperature", "seed")}
-    print(speak(args.text, **options))
+    speak(args.text, reference=args.reference, **options)
     return 0
 
 # %% ../../nbs/pipeline/cli.ipynb #c55d8782
@@ -64,10 +64,11 @@ def _parser_speak(sub):
     p = sub.add_parser("speak", help="speak a sentence", formatter_class=_Help, description="Speak a sentence with a trained voice into a WAV file.")
     p.add_argument("text", metavar="TEXT", help="what to say")
     p.add_argument("--checkpoint", metavar="DIR", required=True, default=argparse.SUPPRESS, help="folder of an exported model, for example outputs/demo/xtts")
-    p.add_argument("--speaker", metavar="NAME", default=None, help="a speaker of the checkpoint; None: its first")
+    p.add_argument("--speaker", metavar="NAME", default=None, help="a speaker of the checkpoint; by default its first")
+    p.add_argument("--reference", metavar="FILE", action="append", default=[], help="recording of a voice to speak with instead; may be given several times")
     p.add_argument("--out", metavar="FILE", default="spoken.wav", help="WAV file to write")
-    p.add_argument("--language", default="ka", help="language code")
-    p.add_argument("--temperature", type=float, default=0., help="0: always the likeliest sound; about 0.7: livelier")
+    p.add_argument("--language", default=None, help="language code; by default the one the checkpoint was trained in")
+    p.add_argument("--temperature", type=float, default=0.65, help="0: always the likeliest sound; higher: livelier, and sooner wrong")
     p.add_argument("--seed", type=int, default=1, help="of the draws at a temperature above 0")
     p.set_defaults(do=_speak)
 
@@ -111,6 +112,7 @@ def main(
 )->int: # Exit status
     "`xtts-ka`."
     for stream in (sys.stdout, sys.stderr): hasattr(stream, "reconfigure") and stream.reconfigure(errors="replace") # A terminal without Georgian shows `?` rather than stopping
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE") # read when torch loads its threads; spinning ones crawl on a busy machine
     args = parse(argv)
     try: return args.do(args)
     except XttsKaError as e: print(f"xtts-ka: {e}", file=sys.stderr); return 2

@@ -104,9 +104,10 @@ def kernel_env(
     threads:int, # CPU threads
     root,        # Repository's root
 )->dict: # Environment of a kernel
-    "Threads bounded in every numeric library, hashing fixed, progress as plain lines."
+    """Threads bounded in every numeric library, hashing fixed, progress as plain lines. Idle threads sleep instead of
+    spinning: on two cores with a third busy process a training step of the DVAE took 0.12 to 0.16 s so, 1.6 to 2.4 s otherwise."""
     pools = ("OMP", "MKL", "OPENBLAS", "NUMEXPR")
-    fixed = {"PYTHONHASHSEED": "0", "XTTS_KA_ROOT": str(root), "XTTS_KA_PROGRESS": "log", "PYTHONIOENCODING": "utf-8"}
+    fixed = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONHASHSEED": "0", "XTTS_KA_ROOT": str(root), "XTTS_KA_PROGRESS": "log", "PYTHONIOENCODING": "utf-8"}
     return os.environ | {f"{p}_NUM_THREADS": str(threads) for p in pools} | {"NUMBA_NUM_THREADS": str(threads)} | fixed
 
 def execute(
