@@ -1,4 +1,4 @@
-"""What every test shares: the repository's root, and a copy of it in which tools may write."""
+"""What every test shares: the repository's root, a copy of it in which tools may write, and one finished smoke run."""
 import os, shutil
 from pathlib import Path
 import pytest
@@ -17,3 +17,12 @@ def workshop(tmp_path):
     for name in ("nbs", "xtts_ka"): shutil.copytree(ROOT/name, tmp_path/"copy"/name, ignore=ignore)
     for name in ("settings.ini", "pyproject.toml"): shutil.copy(ROOT/name, tmp_path/"copy"/name)
     return tmp_path/"copy"
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    "The smoke run from nothing to speech, once for all tests that look at it; nobody may change its files."
+    from smoke import Home
+    home = Home(tmp_path_factory.mktemp("smoke"))
+    home.first = home.run()
+    assert home.first.returncode == 0, f"the smoke run ended with {home.first.returncode}:\n{home.first.stdout}{home.first.stderr}"
+    return home

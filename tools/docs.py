@@ -2,52 +2,90 @@
 
 nbdev's own `proc_nbs` would run every cell that holds an import to fill `show_doc`; here the names are taken from the exported module instead,
 so a page needs no test to run, and all pages are made in one process."""
-import importlib, re, shutil, subprocess, sys
+import importlib, inspect, re, shutil, subprocess, sys
 from pathlib import Path
-import nbformat, yaml
+import nbformat
 from nbdev import processors as procs
 from nbdev.config import get_config
-from nbdev.frontmatter import FrontmatterProc
 from nbdev.process import NBProcessor
 from nbdev.showdoc import show_doc
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK, SITE = ROOT/"_proc", ROOT/"_docs"
+NBS, MEDIA = ROOT/"nbs", (".png", ".svg", ".jpg", ".wav")
 PAGES = WORK/"pages" # What Sphinx reads; what it leaves lying about stays in WORK too
-STEPS = [FrontmatterProc, procs.populate_language, procs.add_show_docs, procs.strip_ansi, procs.hide_line, procs.rm_header_dash, procs.rm_export,
+STEPS = [procs.populate_language, # without FrontmatterProc: it drops what stands below the title in the same cell
+         procs.add_show_docs, procs.strip_ansi, procs.hide_line, procs.rm_header_dash, procs.rm_export,
          procs.clean_magics, procs.hide_, procs.add_links]
 FOLDERS = dict(runs="The stages", core="core", text="text", corpus="corpus", speaker="speaker", vocoder="vocoder", xtts="xtts", sovits="sovits",
                evaluate="evaluate", pipeline="pipeline")
 CONF = """
 project, author, html_title = {title!r}, {author!r}, {title!r}
 extensions = ["myst_nb"]
-html_theme, html_show_sphinx, html_copy_source, html_show_sourcelink = "furo", False, False, False
+html_theme, html_show_sphinx, html_show_copyright, html_copy_source, html_show_sourcelink = "furo", False, False, False, False
 nb_execution_mode, nb_merge_streams = "off", True
 myst_heading_anchors, myst_enable_extensions = 4, []   # no math: MathJax would come from outside
+html_static_path, html_css_files = ["_static"], ["house.css"]
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "misc.highlighting_failure"]
+"""
+
+CSS = """
+:root { --font-stack: system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Noto Sans Georgian", "DejaVu Sans", Sylfaen, sans-serif; }
+article h1 { font-size: 2em; } article h2 { font-size: 1.5em; } article h3 { font-size: 1.15em; } article h4 { font-size: 1em; }
+article h3 code, article h4 code { background: none; border: 0; padding: 0; font-size: 1em; }
+div.highlight pre, div.cell_output pre { white-space: pre-wrap; overflow-wrap: anywhere; } /* lines of code here are longer than a page is wide */
+div.cell div.cell_input { border-left: 3px solid var(--color-brand-primary); }
+article img { border-radius: 4px; } div.cell_output img { background: white; padding: 4px; }
+article table td, article table th { vertical-align: top; }
 """
 
 def default_exp(source): return (re.search(r"^#\|\s*default_exp\s+(\S+)", source, re.M) or [None, None])[1]
 
+def signature(obj, level=3):
+    "Name, signature with units and shapes, and docstring, as markdown."
+    text = show_doc(obj, title_level=level)._repr_markdown_().removeprefix("---").strip().removesuffix("*Call self as a function.*")
+    text = re.sub(r"^(#+) (\S+)$", r"\1 `\2`", text, count=1, flags=re.M).replace(":NoneType=None", "=None").replace("pathlib.Path", "Path")
+    return re.sub(r"^\)->None:", "):", re.sub("^def ", "class ", text, count=1, flags=re.M), count=1, flags=re.M) if inspect.isclass(obj) else text
+
+def members(cls):
+    "Documented public methods and properties of a class, in the order they were written."
+    found = {n: getattr(m, "fget", None) or getattr(m, "__func__", m) for n, m in vars(cls).items() if not n.startswith("_")}
+    return [m for m in found.values() if inspect.isfunction(m) and m.__doc__ and m.__module__ == cls.__module__]
+
+def value(default):
+    "A default as the user types it, with its bounds where it has any."
+    signs = dict(Ge="≥", Gt=">", Le="≤", Lt="<")
+    bounds = [f"{signs[type(m).__name__]}\u00a0{getattr(m, type(m).__name__.lower())}" for m in getattr(default, "metadata", []) if type(m).__name__ in signs]
+    default = getattr(default, "default", default)
+    return "" if default is ... else ", ".join([f"`{default!r}`", *bounds])
+
+def options(cls):
+    "A configuration class as a table of its options; those of other classes it holds or extends stand in their own tables."
+    from fastcore.docments import docments
+    from xtts_ka.core.config import describe
+    own, notes = vars(cls).get("__annotations__", {}), docments(cls, returns=False)
+    rows = {o.key: f"| `{o.key}` | {o.type.replace('|', '¦')} | {value(o.default)} | {o.comment} |" for o in describe(cls) if o.key in own}
+    parts = {n: f"| `{n}.…` | `{t.__name__}` | | {notes.get(n) or ''} |" for n, t in own.items() if hasattr(t, "__pydantic_config__")}
+    base = "".join(f" Further options: those of `{b.__name__}`." for b in cls.__bases__ if hasattr(b, "__pydantic_config__"))
+    table = [(rows | parts)[n] for n in own if n in rows or n in parts]
+    return "\n".join([f"### `{cls.__name__}`\n\n*{cls.__doc__}*{base}\n", "| option | type | default | meaning |", "|---|---|---|---|", *table])
+
 def documented(call, module):
-    "What `show_doc(name)` shows, as markdown; configurations get a table of their options."
+    "What `show_doc(name)` shows, as markdown; configurations get a table of their options, classes their methods."
     obj = importlib.import_module(f"{get_config().lib_name}.{module}")
     for part in re.match(r"show_doc\(([\w.]+)", call)[1].split("."): obj = getattr(obj, part)
-    text = show_doc(obj)._repr_markdown_().removeprefix("---").strip()
-    if not hasattr(obj, "__pydantic_config__"): return text
-    from xtts_ka.core.config import describe
-    rows = [f"| `{o.key}` | {o.type.replace('|', '¦')} | {'' if o.default is ... else f'`{o.default!r}`'} | {o.comment} |" for o in describe(obj)]
-    return f"### {obj.__name__}\n\n*{obj.__doc__}*\n\n| option | type | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows)
+    if hasattr(obj, "__pydantic_config__"): return options(obj)
+    return "\n\n".join([signature(obj), *(signature(m, 4) for m in (members(obj) if inspect.isclass(obj) else []))])
 
-def front_matter(source):
-    "nbdev's first cell, a YAML block, as heading and sentence."
-    values = yaml.safe_load(source.strip().strip("-")) or {}
-    return "\n\n".join(filter(None, [f"# {values['title']}" if "title" in values else "", f"> {values['description']}" if "description" in values else ""]))
-
-def relinked(text, page):
-    "Addresses of the future site as paths between pages, so that the site works from any folder."
+def relinked(text, page, here):
+    "Addresses of the future site as paths between pages, so that the site works from any folder; links to files that are not on the site as their names."
     cfg, up = get_config(), "../" * (len(page.parts) - 1)
-    return re.sub(rf"\]\({re.escape(cfg.doc_host + cfg.doc_baseurl)}/([^)#\s]*?)\.html(#[^)\s]*)?\)", lambda m: f"]({up}{m[1]}.ipynb{(m[2] or '').lower()})", text)
+    text = re.sub(rf"\]\({re.escape(cfg.doc_host + cfg.doc_baseurl)}/([^)#\s]*?)\.html(#[^)\s]*)?\)", lambda m: f"]({up}{m[1]}.ipynb{(m[2] or '').lower()})", text)
+    def kept(m):
+        target = (here/m[2].partition("#")[0]).resolve()
+        on_site = re.match(r"[a-z]+:|#", m[2]) or target.is_relative_to(NBS) and target.suffix in (".ipynb", *MEDIA)
+        return m[0] if on_site else m[1]
+    return re.sub(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)", kept, text)
 
 def page_cells(notebook, page):
     "The cells of a page: prose, documented names, and cells that show something, with their saved outputs."
@@ -55,8 +93,7 @@ def page_cells(notebook, page):
     for cell in NBProcessor(notebook, procs=STEPS, process=True).nb.cells:
         source = (cell.get("source") or "").strip()
         if not source: continue
-        if cell.cell_type == "raw": yield nbformat.v4.new_markdown_cell(front_matter(source))
-        elif cell.cell_type == "markdown": yield nbformat.v4.new_markdown_cell(relinked(source, page))
+        if cell.cell_type == "markdown": yield nbformat.v4.new_markdown_cell(relinked(source, page, notebook.parent))
         elif source.startswith("show_doc("): yield nbformat.v4.new_markdown_cell(documented(source, module))
         else:
             lines = "\n".join(l for l in source.splitlines() if not l.startswith("#|"))
@@ -78,9 +115,11 @@ def prepare(nbs):
         cells = list(page_cells(nbs/page, page)) + ([contents(pages)] if page == Path("index.ipynb") else [])
         (PAGES/page).parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=dict(language_info=dict(name="python"))), PAGES/page)
-    for extra in (p for p in nbs.rglob("*") if p.suffix in (".png", ".svg", ".jpg", ".wav")):
+    for extra in (p for p in nbs.rglob("*") if p.suffix in MEDIA):
         (PAGES/extra.relative_to(nbs)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(extra, PAGES/extra.relative_to(nbs))
+    (PAGES/"_static").mkdir()
+    (PAGES/"_static/house.css").write_text(CSS.lstrip(), encoding="utf-8")
     (PAGES/"conf.py").write_text(CONF.format(title=get_config().title, author=get_config().author), encoding="utf-8")
 
 def outside(site):
@@ -96,6 +135,7 @@ def main():
     if code: sys.exit(code)
     shutil.rmtree(SITE, ignore_errors=True)
     shutil.move(WORK/"html", SITE)
+    shutil.rmtree(WORK)
     if found := outside(SITE): sys.exit(f"these pages load something from outside: {', '.join(found)}")
     print(f"docs: {SITE.relative_to(ROOT)}/index.html, {len(list(SITE.rglob('*.html')))} pages")
 

@@ -48,10 +48,10 @@ def take(run_dir):
     run_dir = Path(run_dir)
     if not (run_dir/"pretrain_progress.json").is_file(): sys.exit(f"{run_dir}: no run lies there (no pretrain_progress.json)")
     stages = json.loads((run_dir/"pretrain_progress.json").read_text(encoding="utf-8"))["stages"]
-    if open_ := [n for n, s in stages.items() if s["status"] != "done"] or not stages: sys.exit(f"{run_dir}: not finished ({', '.join(open_) if stages else 'no stage'}); figures are taken from finished runs only")
+    if unfinished := [n for n, s in stages.items() if s["status"] not in ("done", "stale")]: sys.exit(f"{run_dir}: not finished ({', '.join(unfinished)}); figures are taken from finished runs only")
     config = yaml.safe_load((run_dir/"config.yaml").read_text(encoding="utf-8"))
     metrics = {n: json.loads((run_dir/n/"metrics.json").read_text(encoding="utf-8")) for n in stages}
-    return {**{k: config[k] for k in ("run", "seed", "threads")},
+    return {**{k: config[k] for k in ("run", "seed", "threads")}, "changed_since": [n for n, s in stages.items() if s["status"] == "stale"],
             "stages": {n: {"seconds": round(s["seconds"], 1), "cpu_seconds": round(s["cpu_seconds"], 1), "metrics": metrics[n]} for n, s in stages.items()}}
 
 def minutes(seconds): return f"{int(round(seconds))//60}:{int(round(seconds))%60:02}"
@@ -74,7 +74,8 @@ def results(kept):
 
 def table(kept):
     "The block between the marks, as markdown."
-    return f"{BEGIN}\n\nRun `{kept['run']}`, seed {kept['seed']}.\n\n{results(kept)}\n\n{times(kept)}\n\n{END}"
+    older = f" Of these stages the code or the options have changed since: {', '.join(kept['changed_since'])}." if kept["changed_since"] else ""
+    return f"{BEGIN}\n\nRun `{kept['run']}`, seed {kept['seed']}.{older}\n\n{results(kept)}\n\n{times(kept)}\n\n{END}"
 
 def replaced(text, block):
     "A text with the block between its marks exchanged."

@@ -180,12 +180,14 @@ def _alive(pid:int) -> bool:
     return True
 
 def sweep(
-    folder,  # Where to look, not below
+    folder,  # Where to look
+    below:bool=False,  # Also in all folders below
 ) -> list[str]:  # Names removed
     "Remove temporary files and folders that writers killed on this machine left in `folder`."
-    gone = []
-    for p in sorted(Path(folder).glob(".tmp-*-*")):
+    gone, look = [], Path(folder).rglob if below else Path(folder).glob
+    for p in sorted(look(".tmp-*-*")):
         pid = p.name.split("-")[1]
+        if not os.path.lexists(p): continue  # It went with the one it lay in
         if not pid.isdigit() or int(pid) == os.getpid() or _alive(int(pid)): continue
         shutil.rmtree(p) if p.is_dir() and not p.is_symlink() else p.unlink()
         gone.append(p.name)

@@ -22,6 +22,8 @@ from .config import EvaluateConfig
 from .metrics import retrieval, wilson
 from ..text.normalize import normalize
 from ..xtts.dataset import Clips, load_clips
+from ..xtts.dvae import decode
+from ..xtts.export import load_dvae
 from ..xtts.mel import OUT_RATE, RATE, code_mel
 from ..xtts.speak import KaXtts
 
@@ -36,6 +38,7 @@ class Utterance:
     stopped: bool
     clip: int|None      # Number of the recording, None when there is none
     cpu_seconds: float
+    codes: torch.Tensor # [n] long
 
 # %% ../../nbs/evaluate/score.ipynb #a2d3a25b
 def choose_clips(
@@ -72,6 +75,7 @@ class Evaluation:
         self.stats = self.model.xtts.mel_stats
         self.clips, _ = load_clips(segments, self.model.vocabulary)
         self.chosen = choose_clips(self.clips, cfg.sentences)
+        self.dvae = load_dvae(checkpoint)
 
     def say(self, text:str, speaker:str, name:str, clip=None)->Utterance:
         "Speak one sentence into a file."
@@ -82,7 +86,7 @@ class Evaluation:
         path = self.out / "wavs" / f"{name}.wav"
         wav = spoken.wav if len(spoken.wav) else np.zeros(OUT_RATE // 10, np.float32)   # it said nothing: a tenth of a second of silence
         write_audio(path, wav, OUT_RATE)
-        return Utterance(path, spoken.text, known, wav, spoken.stopped, clip, time.process_time() - start)
+        return Utterance(path, spoken.text, known, wav, spoken.stopped, clip, time.process_time() - start, torch.cat(spoken.codes))
 
     def speak(self)->list[Utterance]:
         "All held-out sentences, then the further texts."
@@ -110,17 +114,20 @@ class Evaluation:
         gain = 10 ** ((-23.0 - rms_db(wav)) / 20) if np.any(wav) else 1.0
         return (code_mel(torch.from_numpy(np.ascontiguousarray(wav * gain, dtype=np.float32))) / self.stats[:, None]).numpy()
 
-    def compare(self)->dict: # distances [N, N], hits [N], stopped [N], ratio [N], generated, references
+    def code_mel(self, u:Utterance)->np.ndarray: # [80, 4 n] normalised log-mel
+        "The mel that the model generated: its codes through the DVAE of the export."
+        return decode(self.dvae, u.codes).numpy() if len(u.codes) else np.zeros((80, 0), np.float32)
+
+    def compare(self)->dict: # distances [N, N] and hits [N] of generated mels and of waveforms (`_sound`), stopped [N], ratio [N]
         "Against the recordings of the held-out sentences."
         held = [u for u in self.utterances if u.clip is not None]
-        references = {j: self.mel(self.clips.wav(j).numpy(), RATE) for js in rivals(self.clips, self.chosen) for j in js}
-        rows, hits = [], []
-        for n, (u, js) in enumerate(zip(held, rivals(self.clips, self.chosen))):
-            table, _ = retrieval([self.mel(u.wav, OUT_RATE)], [references[j] for j in js])
-            rows.append(table[0])
-            hits.append(bool(np.nanargmin(table[0]) == n))
+        against = rivals(self.clips, self.chosen)
+        references = {j: self.mel(self.clips.wav(j).numpy(), RATE) for js in against for j in js}
+        table = lambda mels: np.array([retrieval([m], [references[j] for j in js])[0][0] for m, js in zip(mels, against)])
+        codes, sound = table([self.code_mel(u) for u in held]), table([self.mel(u.wav, OUT_RATE) for u in held])
+        nearest = lambda t: [bool(np.isfinite(row).any() and np.argmin(row) == n) for n, row in enumerate(t)]
         ratio = [len(u.wav) / OUT_RATE / (self.clips.samples(u.clip) / RATE) for u in held]
-        self.result = {"distances": np.array(rows), "hits": hits, "stopped": [u.stopped for u in held], "ratio": ratio}
+        self.result = {"distances": codes, "distances_sound": sound, "hits": nearest(codes), "hits_sound": nearest(sound), "stopped": [u.stopped for u in held], "ratio": ratio}
         return self.result
 
     def finish(self)->dict: # Flat metrics
@@ -131,6 +138,7 @@ class Evaluation:
         if n: # a corpus without held-out sentences has nothing to be compared with
             low, high = wilson(sum(r["hits"]), n)
             metrics |= {"nearest to its own recording": f"{sum(r['hits'])} of {n}", "stopped by itself": f"{sum(r['stopped'])} of {n}",
+                        "nearest, by its sound": f"{sum(r['hits_sound'])} of {n}",
                         "mean length ratio": round(float(np.mean(r["ratio"])), 3), "95 % interval of nearest": f"{low:.2f} to {high:.2f}"}
         metrics |= {"CPU seconds a second of speech": round(sum(u.cpu_seconds for u in self.utterances) / max(seconds, 1e-9), 3), "spoken in all": len(self.utterances)}
         write_json(self.out / "metrics.json", metrics)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..core.config import build, parse_override, read_config, to_yaml
 from ..core.errors import ConfigError
-from ..core.files import DigestCache, atomic_write, digest, read_json
+from ..core.files import DigestCache, atomic_write, digest, read_json, sweep
 from ..core.paths import repo_root, resolve, shown
 from ..core.progress import clock
 from .fingerprint import changed, notebook_cells, output_digests, parts
@@ -182,6 +182,7 @@ def execute_stage(
     before, values = run.progress[stage.name], run.parameters(stage)
     attempt = 1 if verdict.fresh else before.attempt + 1
     if verdict.fresh: set_aside(run, stage)
+    for output in stage.outputs: sweep(run.dir/output, below=True) # Of a kernel that was killed
     run.progress.update(stage.name, status="running", attempt=attempt, started=now(), ended=None, seconds=None, cpu_seconds=None, outputs={}, metrics={}, error=None,
                         fingerprint=digest(verdict.parts), fingerprint_parts=verdict.parts)
     begin = time.monotonic()
@@ -235,6 +236,7 @@ def run(
     from xtts_ka.pipeline.signals import Interrupted, Interrupts
     with RunLock(it.dir) as lock, Interrupts() as interrupts:
         it = Run(it.cfg, stages) # The record as the lock's former holder left it
+        sweep(it.dir)
         atomic_write(it.dir/"config.yaml", to_yaml(it.cfg))
         screen.say(f"{shown(it.dir)}: {len(chosen)} of {len(stages)} stages" if len(chosen) < len(stages) else f"{shown(it.dir)}: {len(stages)} stages")
         for line in warnings: screen.say(line)
@@ -301,7 +303,8 @@ def gather_rejects(
     found = [lines for s in stages if (p := Path(run_dir)/s.name/"rejects.csv").is_file() and (lines := p.read_text(encoding="utf-8").splitlines())]
     if not found: return 0
     rows = [line for lines in found for line in lines[1:] if line]
-    atomic_write(Path(run_dir)/"rejects.csv", "\n".join([found[0][0], *rows]) + "\n")
+    path, text = Path(run_dir)/"rejects.csv", "\n".join([found[0][0], *rows]) + "\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text: atomic_write(path, text) # A call that does nothing changes no file
     return len(rows)
 
 def finish(run:Run, screen, code:int, ran:bool)->int: # Exit status
@@ -309,7 +312,7 @@ def finish(run:Run, screen, code:int, ran:bool)->int: # Exit status
     rejected = gather_rejects(run.dir, run.stages)
     if rejected: screen.say(f"{rejected} rejected items: {shown(run.dir/'rejects.csv')}")
     page, spoken = run.dir/"report"/"index.html", run.dir/"spoken.tsv"
-    if ran or not page.exists():
+    if ran or not page.exists() or page.stat().st_mtime_ns < run.progress.path.stat().st_mtime_ns: # The last: it was killed before its report
         try: page = make_report(run.dir)
         except Exception: # Anything: the stages' work stands, but the user must see that the report does not
             traceback.print_exc()

@@ -57,7 +57,8 @@ class Shelf:
 
 # %% ../../nbs/xtts/dataset.ipynb #2493a548
 class Clips:
-    "The clips of a run: rows of the manifest in a fixed order, with splits and speakers."
+    """The clips of a run: rows of the manifest in a fixed order, with splits and speakers.
+    A speaker with a single clip has no other reference; the clip then is its own."""
     def __init__(self, rows:list, folder):
         if not rows: raise ManifestError(f"{folder}/metadata.csv: no clip is left to train on; its rejects say why")
         self.rows, self.folder = rows, Path(folder)
@@ -65,6 +66,8 @@ class Clips:
         self.by_speaker = {s: [i for i, r in enumerate(rows) if r.speaker_name == s and r.split == "train"] for s in self.speakers}
 
     def __len__(self): return len(self.rows)
+    def of(self, speaker:str)->list[int]: # All clips of a speaker, training clips first
+        return self.by_speaker[speaker] + [i for i, r in enumerate(self.rows) if r.speaker_name == speaker and r.split != "train"]
     def split(self, name:str)->list[int]: return [i for i, r in enumerate(self.rows) if r.split == name]
     def wav(self, i:int)->Tensor: # [T] float32 at 22,050 Hz
         return torch.from_numpy(read_audio(self.folder / self.rows[i].audio_file, RATE)[0])
@@ -80,8 +83,8 @@ class Clips:
         *key,
     )->int: # A training clip of the same speaker, another one where there is another
         "The reference of a clip: hearing itself would teach the model to copy instead of to speak."
-        mine = self.by_speaker[self.rows[i].speaker_name]
-        pool = [j for j in mine if j != i] or mine or [i]
+        speaker = self.rows[i].speaker_name
+        pool = [j for j in self.by_speaker[speaker] if j != i] or [j for j in self.of(speaker) if j != i] or [i]
         return pool[int(rng(seed, "reference", i, *key).integers(len(pool)))]
 
 # %% ../../nbs/xtts/dataset.ipynb #0585ae6c

@@ -6,6 +6,7 @@
 __all__ = ['seeded', 'once', 'clips_digest', 'Init', 'Pretrain', 'model_card']
 
 # %% ../../nbs/xtts/train.ipynb #f9afdc90
+import io
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..core.config import to_dict
 from ..core.errors import MissingError
-from ..core.files import digest, read_json, write_json
+from ..core.files import atomic_write, digest, read_json, write_json
 from ..core.loop import fit, load_models
 from ..core.manifest import write_rejects
 from ..core.progress import bar
@@ -84,7 +85,9 @@ class Init:
         once(self.out / "references.json", made_of, lambda: len(mel_shelf(self.clips, self.out / "references", "reference")))
         mels = Shelf(self.out / "mels")
         self.stats = mel_stats(torch.from_numpy(mels[i]).T for i in self.clips.split("train"))
-        torch.save(self.stats, self.out / "mel_stats.pth")
+        buffer = io.BytesIO()
+        torch.save(self.stats, buffer)
+        atomic_write(self.out / "mel_stats.pth", buffer.getvalue())
         return self.stats
 
     def dvae(self): # FitResult; self.task.net is the trained DVAE
@@ -141,6 +144,7 @@ class Pretrain:
     def gpt(self): # FitResult; self.gpt_net is the trained GPT
         "Train the GPT; the best checkpoint on validation clips is used."
         self.task = GptTask(self.cfg.gpt, self.clips, self.vocabulary, self.codes, Shelf(self.init / "references"), self.stats, self.codebook)
+        if not self.task.val: print("no validation clips (segments.val_fraction): the validation loss is that of training clips and cannot show overfitting")
         result = fit(self.task, self.cfg.gpt.loop, self.out / "gpt", "GPT")
         load_models(self.out / "gpt", {"gpt": self.task.net}, "best")
         self.gpt_net = self.task.net.eval()
@@ -148,8 +152,8 @@ class Pretrain:
         return result
 
     def voice_clips(self, speaker:str)->list[int]:
-        "Training clips that make up a stored voice: a keyed choice of about `voice_seconds`."
-        mine = self.clips.by_speaker[speaker]
+        "Clips that make up a voice: a keyed choice of about `voice_seconds`, of training clips where the speaker has any."
+        mine = self.clips.by_speaker[speaker] or self.clips.of(speaker)
         order = rng(self.cfg.gpt.loop.seed, "voice", speaker).permutation(len(mine))
         chosen, seconds = [], 0.0
         for i in order:
@@ -163,7 +167,7 @@ class Pretrain:
         "Conditioning latents and voice vectors of all speakers, as coqui computes them."
         seeded_step(self.cfg.decoder.loop.seed, "speaker encoder")
         self.encoder = make_decoder(self.cfg.gpt.dim, 16).speaker_encoder.eval()
-        chosen = {s: self.voice_clips(s) for s in self.clips.speakers if self.clips.by_speaker[s]}
+        chosen = {s: self.voice_clips(s) for s in self.clips.speakers}
         wavs = {s: [self.clips.wav(i) for i in ids] for s, ids in chosen.items()}
         whiten_speaker_encoder(self.encoder, [torch.from_numpy(resample(w.numpy(), RATE, 16000)) for ws in wavs.values() for w in ws[:8]])
         self.speakers = {s: {"gpt_cond_latent": self.conditioning(torch.cat(w)), "speaker_embedding": voice_vector(self.encoder, w)} for s, w in wavs.items()}
@@ -180,8 +184,7 @@ class Pretrain:
         total = sum(len(self.codes[i]) for i in range(len(self.clips)))
         def run(i):
             row = self.clips.rows[i]
-            cond = self.speakers.get(row.speaker_name, next(iter(self.speakers.values())))["gpt_cond_latent"]
-            return teacher_latents(self.gpt_net, cond, self.vocabulary.encode(row.text), torch.from_numpy(self.codes[i])).numpy()
+            return teacher_latents(self.gpt_net, self.speakers[row.speaker_name]["gpt_cond_latent"], self.vocabulary.encode(row.text), torch.from_numpy(self.codes[i])).numpy()
         once(self.out / "latents.json", made_of, lambda: len(Shelf.write(self.out / "latents", (run(i) for i in bar(range(len(self.clips)), "latents")), total)))
         return Shelf(self.out / "latents")
 
@@ -201,9 +204,10 @@ class Pretrain:
         "Everything in XTTS-v2's official layout, read back by coqui-tts before it counts."
         dvae = make_dvae(DvaeConfig(**self.results["dvae"]))
         load_models(self.init / "dvae", {"dvae": dvae}, "latest")
+        trained = {s: v for s, v in self.speakers.items() if self.clips.by_speaker[s]}
         about = {"clips": clips_digest(self.clips), "vocabulary": self.vocabulary.fingerprint, "gpt": to_dict(self.cfg.gpt), "decoder": to_dict(self.cfg.decoder), "dvae": self.results["dvae"]}
         return write_export(folder, self.gpt_net, self.decoder_task.net.state_dict(), self.encoder, self.stats, self.vocabulary,
-                            self.speakers, dvae.state_dict(), model_card(self, source), about)
+                            trained, dvae.state_dict(), model_card(self, source), about)
 
     def finish(self, gpt, decoder)->dict: # Flat metrics of the stage
         "`metrics.json` for the report."

@@ -1,0 +1,141 @@
+"""A smoke run killed with -9 at random moments, and resumed each time, ends in the same files as one that nothing disturbed.
+
+Moments are drawn evenly over the time the whole run takes. `XTTS_KA_KILLS=10` kills more often than the default, for about
+a quarter of a minute more each; `XTTS_KA_KILL_SEED` draws other moments (the default's two lie in the two training stages).
+"""
+import hashlib, json, os, random, signal, time
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil, pytest
+
+import house
+from smoke import Home, files
+
+KILLS, SEED = int(os.environ.get("XTTS_KA_KILLS", 2)), int(os.environ.get("XTTS_KA_KILL_SEED", 109))
+TIMES = ("metrics.jsonl", "metrics.json")  # hold seconds, which are never the same
+FOLDERS = ("corpus", "segments", "xtts_init", "full_pretrain", "xtts", "evaluate")
+
+
+# ---- when and how to kill
+
+class Clock:
+    "How far a run has come, in seconds of the undisturbed one."
+    def __init__(self, whole):
+        self.lengths = {name: s["seconds"] for name, s in whole.stages().items()}
+        self.total = whole.first.seconds
+
+    def started(self, home):
+        "Call at the start of a call: what is done by then does not count as seen."
+        self.home, self.seen, self.since = home, None, time.monotonic()
+
+    def now(self):
+        states = {n: s["status"] for n, s in self.home.stages().items()}
+        done = sum(t for n, t in self.lengths.items() if states.get(n) == "done")
+        at = next((n for n in self.lengths if states.get(n) != "done"), "report")
+        if at != self.seen: self.seen, self.since = at, time.monotonic()
+        return at, done + min(time.monotonic() - self.since, self.lengths.get(at, 60))
+
+
+def kill(process, alone:bool):
+    "Kill the runner, and with it (not `alone`) everything it started; kernels have a process group of their own."
+    runner = psutil.Process(process.pid)
+    runner.suspend()  # so that it starts nothing while we look
+    family = [] if alone else runner.children(recursive=True)
+    for p in (runner, *family):
+        try: p.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess: pass  # it had just ended
+    psutil.wait_procs(family, 10)
+    process.communicate()
+
+
+def until(clock, process, moment, draw):
+    "Wait for the moment; the stage then running, or None when the run was over before."
+    was, late = clock.now()[0], 0.
+    while process.poll() is None:
+        at, now = clock.now()
+        if at != was: was, late = at, draw.uniform(0, 2)  # the stage went on from a checkpoint and was quicker: a little into the next
+        if now >= moment + late: return at
+        time.sleep(.01)
+    return None
+
+
+def disturbed(home, clock, draw):
+    "Kill the run `KILLS` times: [(moment, stage, what was killed)]."
+    moments, table = sorted(draw.uniform(0, clock.total) for _ in range(KILLS)), []
+    for n, moment in enumerate(moments, 1):
+        alone, process = n % 3 == 0, home.start(*home.command())
+        clock.started(home)
+        at = until(clock, process, moment, draw)
+        if at is None: break
+        kill(process, alone)
+        table.append((moment, at, "runner alone" if alone else "runner and kernel"))
+    return table
+
+
+# ---- what must be the same
+
+def sums(folder, names):
+    return {n: hashlib.sha256((folder/n).read_bytes()).hexdigest() for n in names}
+
+
+def without_times(path):
+    "Lines or values of a metrics file without what the clock decides."
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.suffix == ".jsonl" else [json.loads(path.read_text(encoding="utf-8"))]
+    return [{k: v for k, v in row.items() if "seconds" not in k.lower()} for row in rows]
+
+
+def assert_same(home, whole):
+    names = {f: files(whole.dir/f) for f in FOLDERS}
+    for f in FOLDERS: assert files(home.dir/f) == names[f], f
+    every = [f"{f}/{n}" for f in FOLDERS for n in names[f]] + ["spoken.tsv", "rejects.csv"]
+    fixed = [n for n in every if Path(n).name not in TIMES]
+    mine, other = sums(home.dir, fixed), sums(whole.dir, fixed)
+    assert [n for n in fixed if mine[n] != other[n]] == []
+    for n in set(every) - set(fixed): assert without_times(home.dir/n) == without_times(whole.dir/n), n
+    return fixed
+
+
+def important(names):
+    "Are the files that matter among those compared? Otherwise equality would mean little."
+    for training in ("xtts_init/dvae", "full_pretrain/gpt", "full_pretrain/decoder"):
+        for part in ("model.safetensors", "optimizer.pt"):
+            assert [n for n in names if n.startswith(f"{training}/checkpoints/step-") and n.endswith(part)], (training, part)
+    for shelf in ("xtts_init/mels", "xtts_init/references", "xtts_init/codes", "full_pretrain/latents"): assert f"{shelf}/frames.npy" in names
+    for n in ("model.pth", "speakers_xtts.pth", "dvae.pth", "mel_stats.pth", "vocab.json", "config.json"): assert f"xtts/{n}" in names
+    assert len([n for n in names if n.startswith("evaluate/wavs/")]) >= 20
+
+
+# ---- the tests
+
+@pytest.mark.timeout(600 + 120*KILLS)
+def test_killed_and_resumed_is_the_same_to_the_bit(smoke, tmp_path_factory, record_property):
+    clock, home = Clock(smoke), Home(tmp_path_factory.mktemp("killed"), smoke.root) # the same sources, even when they were edited since
+    table = disturbed(home, clock, random.Random(SEED))
+    print(f"\nundisturbed: {clock.total:.0f} s")
+    for moment, at, what in table: print(f"  kill -9 of {what:17} at {moment:5.1f} s, in {at}")
+    assert len(table) == KILLS, f"the run was over after {len(table)} of {KILLS} kills: draw with another XTTS_KA_KILL_SEED"
+    last = home.run()
+    assert last.returncode == 0, last.stdout + last.stderr
+    states = home.stages()
+    assert {s["status"] for s in states.values()} == {"done"} and sum(s["attempt"] for s in states.values()) > len(states), "no stage was begun twice"
+    names = assert_same(home, smoke)
+    important(names)
+    assert not [n for n in files(home.dir) if ".tmp-" in n] and not (home.dir/".old").exists(), "a kill left something behind"
+    assert not list(home.dir.rglob(".tmp-*")) and house.walk_outputs(home.dir) == []
+    assert (home.dir/"report/index.html").stat().st_mtime_ns >= (home.dir/"pretrain_progress.json").stat().st_mtime_ns
+    record_property("kills", len(table))
+    print(f"  {len(table)} kills, {sum(s['attempt'] for s in states.values())} attempts of {len(states)} stages: {len(names)} files the same to the bit")
+
+
+def test_one_changed_byte_would_be_found(smoke, tmp_path):
+    import shutil
+    home = SimpleNamespace(dir=tmp_path/"copy")
+    shutil.copytree(smoke.dir, home.dir, copy_function=os.link)
+    assert_same(home, smoke)
+    changed = max((home.dir/"full_pretrain/decoder/checkpoints").glob("step-*"))/"optimizer.pt"
+    raw = bytearray(changed.read_bytes()); raw[len(raw)//2] ^= 1
+    changed.unlink(); changed.write_bytes(raw)
+    with pytest.raises(AssertionError, match="optimizer.pt"): assert_same(home, smoke)
+    (home.dir/"evaluate/left.wav").touch()
+    with pytest.raises(AssertionError, match="left.wav"): assert_same(home, smoke)
