@@ -19,10 +19,11 @@ def workshop(tmp_path):
     return tmp_path/"copy"
 
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory):
+def smoke(tmp_path_factory, request):
     "The smoke run from nothing to speech, once for all tests that look at it; nobody may change its files."
     from smoke import Home
     home = Home(tmp_path_factory.mktemp("smoke"))
     home.first = home.run()
     assert home.first.returncode == 0, f"the smoke run ended with {home.first.returncode}:\n{home.first.stdout}{home.first.stderr}"
-    return home
+    yield home
+    if not request.session.testsfailed: shutil.rmtree(home.root)  # 150 MB; after a failure it is what one wants to look at

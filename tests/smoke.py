@@ -28,7 +28,8 @@ class Home:
         for name in ("nbs", "configs", "xtts_ka"): shutil.copytree(source/name, self.root/name, ignore=ignore)
         shutil.copy(source/"settings.ini", self.root)
         keep = {k: v for k, v in os.environ.items() if k != "IN_TEST"}
-        self.env = keep | dict(XTTS_KA_ROOT=str(root), PYTHONPATH=str(root), OMP_NUM_THREADS="1")
+        # MPLBACKEND as on many servers: the report must have its plots all the same
+        self.env = keep | dict(XTTS_KA_ROOT=str(root), PYTHONPATH=str(root), OMP_NUM_THREADS="1", MPLBACKEND="agg")
 
     def start(self, *words, program="xtts-ka"):
         "Begin a call in a process group of its own."

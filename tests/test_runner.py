@@ -241,6 +241,24 @@ def test_kill_9_of_the_runner_leaves_a_run_that_goes_on(toys):
     assert toys.state()["first"]["attempt"] == 2 and toys.out("first") == 3
     assert (toys.dir/"first/holds").read_text() == "True" # the kernel holds the lock too
 
+def test_what_killed_writers_left_is_swept(toys):
+    assert toys.run("first.mode=bad", to="first") == 1
+    mine, dead = f".tmp-{os.getpid()}-aa-x", f".tmp-{2**22 + 1}-aa-x" # no process has so high a number
+    for folder in (toys.dir, toys.dir/"first/deep"):
+        for name in (mine, dead): (folder/name/"half").mkdir(parents=True)
+    assert toys.run("first.mode=bad", to="first") == 1
+    assert sorted(p.name for p in toys.dir.rglob(".tmp-*")) == [mine, mine]
+
+def test_a_report_from_before_the_last_stage_is_written_again(toys, monkeypatch):
+    from xtts_ka.pipeline import runner
+    toys.finish()
+    page, made = toys.dir/"report/index.html", []
+    page.parent.mkdir(); page.touch()
+    monkeypatch.setattr(runner, "make_report", lambda d: made.append(d) or page)
+    assert toys.run() == 0 and made == [] and toys.ran() == []
+    os.utime(page, ns=(0, 0)) # killed between the stage and its report
+    assert toys.run() == 0 and made == [toys.dir] and toys.ran() == []
+
 def test_a_run_that_is_done_starts_nothing(toys):
     toys.finish()
     (toys.dir/"report").mkdir(); (toys.dir/"report/index.html").touch()

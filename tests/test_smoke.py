@@ -10,7 +10,6 @@ import pytest, soundfile
 
 import house
 from smoke import RUN, files
-from test_cli import refused
 from test_report import pages
 
 pytestmark = pytest.mark.timeout(600)  # the first test waits for the run

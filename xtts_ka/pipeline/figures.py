@@ -28,14 +28,14 @@ def _rc() -> dict:
         "axes.grid": False, "grid.color": "#e6e8eb", "grid.linewidth": 0.8, "axes.axisbelow": True,
         "axes.prop_cycle": cycler(color=PALETTE), "lines.linewidth": 1.5, "legend.frameon": False, "legend.fontsize": 8,
         "figure.facecolor": "white", "axes.facecolor": "white", "figure.dpi": 144, "savefig.dpi": 144,
-        "image.cmap": "mako_r", "image.aspect": "auto", "image.origin": "lower", "axes.unicode_minus": True}
+        "image.cmap": "viridis_r", "image.aspect": "auto", "image.origin": "lower", "axes.unicode_minus": True}
 
 @contextlib.contextmanager
 def style(
     **rc,  # Further matplotlib settings for this block
 ):
     "The house style inside a `with`; matplotlib's own settings come back after it."
-    import matplotlib as mpl, seaborn  # noqa: F401  (seaborn registers the `mako` map)
+    import matplotlib as mpl
     with mpl.rc_context(_rc() | rc): yield
 
 # %% ../../nbs/pipeline/figures.ipynb #fe386724
@@ -267,7 +267,7 @@ def plot_retrieval(
     rows, nearest = np.arange(len(m)), m.argmin(1)
     wrong = nearest != rows
     with _canvas(width=5.6, height=4.8) as (fig, ax):
-        image = ax.imshow(m, cmap="mako", origin="upper", aspect="equal", interpolation="nearest")
+        image = ax.imshow(m, cmap="viridis", origin="upper", aspect="equal", interpolation="nearest")
         ax.plot(nearest[~wrong], rows[~wrong], ".", color="white", ms=4)
         ax.plot(nearest[wrong], rows[wrong], "o", mfc="none", mec=PALETTE[1], ms=7, mew=1.6)
         note = f"{len(m) - wrong.sum()} of {len(m)} nearest to their own reference"
