@@ -271,10 +271,10 @@ def plot_retrieval(
         ax.plot(nearest[~wrong], rows[~wrong], ".", color="white", ms=4)
         ax.plot(nearest[wrong], rows[wrong], "o", mfc="none", mec=PALETTE[1], ms=7, mew=1.6)
         note = f"{len(m) - wrong.sum()} of {len(m)} nearest to their own reference"
-        ax.set(title=f"{title}: {note}" if title else note, xlabel="reference sentence", ylabel="generated sentence")
+        ax.set(title=f"{title}\n{note}" if title else note, xlabel="reference sentence", ylabel="generated sentence")
         for axis in (ax.xaxis, ax.yaxis): axis.get_major_locator().set_params(integer=True)
         if labels is not None: ax.set_yticks(rows, [str(x) for x in labels])
-        fig.colorbar(image, ax=ax, label="distance", pad=0.02).outline.set_visible(False)
+        fig.colorbar(image, ax=ax, label="distance", fraction=0.046, pad=0.03).outline.set_visible(False)
     return fig
 
 def plot_dtw(
