@@ -8,6 +8,7 @@ __all__ = ['SPECIAL', 'CLIENT_LANGUAGES', 'alphabet', 'make_vocab', 'Vocabulary'
 # %% ../../nbs/xtts/vocabulary.ipynb #dab5d66d
 import json
 from pathlib import Path
+from string import ascii_lowercase
 
 from tokenizers import Tokenizer
 
@@ -28,6 +29,7 @@ def alphabet(
 )->list[str]: # Symbols in a fixed order, without the space
     "The symbols a from-scratch model knows."
     letters = set(LETTERS) if language == "ka" else {c for text in texts for c in text}
+    if language != "ka" and letters & set(ascii_lowercase): letters |= set(ascii_lowercase)   # a rare letter must not cost a clip
     if not letters: raise ConfigError(f"language {language!r}: no training text to take an alphabet from")
     return sorted(letters - set(PUNCTUATION) - {" "}) + list(PUNCTUATION)
 
