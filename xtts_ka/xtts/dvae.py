@@ -59,7 +59,9 @@ def init_codebook(
     z:Tensor,  # [N, D] encoder outputs of training frames, N >= codes
 ):
     "Data initialisation: each code starts as an encoded frame."
-    if len(z) < codebook.n_embed: z = z.repeat(-(-codebook.n_embed // len(z)), 1) + 1e-3 * torch.randn(codebook.n_embed // len(z) * len(z) + len(z), z.shape[1])
+    if len(z) < codebook.n_embed: # too few frames: copies, told apart by a little noise
+        z = z.repeat(-(-codebook.n_embed // len(z)), 1)
+        z = z + 1e-3 * torch.randn_like(z)
     codebook.embed.copy_(z[torch.randperm(len(z))[: codebook.n_embed]].T)
     codebook.embed_avg.copy_(codebook.embed)
     codebook.cluster_size.fill_(1.0)

@@ -24,7 +24,7 @@ from .config import DvaeConfig, InitConfig, PretrainConfig
 from .dataset import Clips, Shelf, load_clips, mel_shelf
 from .decode import teacher_latents
 from .decoder import DecoderTask, make_decoder, voice_vector, whiten_speaker_encoder
-from .dvae import DvaeTask, code_shelf, make_dvae, reconstruction
+from .dvae import DvaeTask, code_shelf, make_dvae, perplexity, reconstruction
 from .export import write_export
 from .gpt import GptTask, unigram
 from .mel import RATE, log_mel, mel_stats
@@ -107,8 +107,7 @@ class Init:
         shelf = Shelf(self.out / "codes")
         counts = torch.bincount(torch.cat([torch.from_numpy(shelf[i]) for i in self.clips.split("train")]), minlength=self.cfg.dvae.codes)
         report["counts"] = counts
-        p = counts.double() / counts.sum()
-        report["train_perplexity"] = float(torch.exp(-(p * p.clamp_min(1e-12).log()).sum()))
+        report["train_perplexity"] = perplexity(counts)
         return report
 
     def finish(self, report:dict)->dict:
