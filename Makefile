@@ -30,7 +30,7 @@ docs: ## build the documentation site into _docs/index.html
 	@$(UV) run --frozen --group docs python tools/docs.py $(ARGS)
 
 bench: ## compare with named peers and print the ratios
-	@$(UV) run --frozen python bench/run.py $(ARGS)
+	@$(UV) run --frozen --group bench python bench/run.py $(ARGS)
 
 clean: ## delete caches and built pages (never a run, never .venv)
 	@rm -rf _docs _proc nbs/_proc .pytest_cache .hypothesis build dist

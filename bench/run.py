@@ -3,7 +3,7 @@
 A row is a function that returns a `Row`: our way, the peers' ways, and the ratio (ours / peer) we promise for each. Every contender is a callable that returns the CPU seconds
 of one go; they take turns, round after round, so that a busy machine slows all of them alike. The table shows medians with minimum and maximum, and the ratio of medians;
 a missed promise is red and makes the exit code 1. All figures go to bench/results/."""
-import argparse, csv, json, os, platform, statistics, sys, tempfile, time
+import argparse, csv, json, os, platform, random, statistics, sys, tempfile, time
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -102,7 +102,51 @@ def loop():
     return Row("loop, a step of a small net (150 k weights, batch 16)", slope(ours), {"bare loop": slope(bare)}, {"bare loop": 1.3},
                "both clip by norm; ours also resumes bit by bit, logs and watches for non-finite losses")
 
-ROWS = dict(manifest=manifest, audio=audio, loop=loop)
+def numbers():
+    "Numbers in words. The peers know no ordinals and no case endings; ICU and CLDR (unicode-rbnf) write 18 wrongly."
+    import icu, unicode_rbnf
+    from xtts_ka.text.numbers import cardinal, inflect
+    draw = random.Random(0)
+    values = [draw.choice((draw.randrange(100), draw.randrange(1900, 2030), draw.randrange(10**5), draw.randrange(10**9))) for _ in range(20000)]
+    spell = icu.RuleBasedNumberFormat(icu.URBNFRuleSetTag.SPELLOUT, icu.Locale("ka"))
+    engine = unicode_rbnf.RbnfEngine.for_language("ka")
+    few = values[:500]
+    def ours(): return [cardinal(v) for v in values]
+    def fresh():
+        cardinal.cache_clear()
+        return ours()
+    per = cpu(fresh), cpu(ours)
+    endings = ("ზე", "ის", "მდე", "იანი", "ში")
+    with_endings = cpu(lambda: [inflect(v, endings[i % 5]) for i, v in enumerate(values)])
+    eighteen = sum("თრვამეტი" in spell.format(v) for v in values)
+    return Row(f"numbers, {len(values)} in words", lambda: cpu(ours), {"ICU": lambda: cpu(lambda: [spell.format(v) for v in values]),
+               "unicode-rbnf": lambda: cpu(lambda: [engine.format_number(v) for v in few]) * len(values) / len(few)}, {"ICU": 1.0, "unicode-rbnf": 0.1},
+               f"{len(values) / per[0]:,.0f} a second without the cache, {len(values) / per[1]:,.0f} with it, {len(values) / with_endings:,.0f} with a case ending; ICU {icu.ICU_VERSION} "
+               f"misspells {eighteen} of these ({eighteen / len(values):.1%}); unicode-rbnf {version('unicode-rbnf')} ran {len(few)} of them")
+
+def normalize():
+    "Sentences of a Wikipedia-like text in words, against espeak-ng, which goes on to phonemes but reads many of them wrongly."
+    import ctypes
+    from xtts_ka.text.normalize import KaNormalizer
+    from g2p import espeak
+    sentences = _sentences()
+    size, normalizer = sum(len(s.encode()) for s in sentences), KaNormalizer()
+    ours, held = (lambda: [normalizer.normalize(s) for s in sentences]), espeak()
+    read = held.__enter__()
+    seconds = cpu(ours)
+    changed = sum(bool(r.spans) for r in ours())
+    return Row(f"normalize, {len(sentences)} sentences, {size / 1e6:.2f} MB", lambda: cpu(ours), {"espeak-ng": lambda: cpu(lambda: [read(s) for s in sentences])}, {"espeak-ng": 3.0},
+               f"{size / 1e6 / seconds * 60:.0f} MB a minute on one core; {changed} sentences ({changed / len(sentences):.0%}) have something to be read; espeak-ng {read.version.split()[0]} makes phonemes, too", [held])
+
+def _sentences():
+    "Real sentences where they are at hand, else the package's own."
+    path = ROOT.parent/"shared/data/text_ka/ud_sentences.tsv"
+    if path.is_file(): return [line.split("\t")[2] for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    from xtts_ka.corpus.sentences import load_sentences
+    print("bench: no real sentences beside the repository, using the package's own", file=sys.stderr)
+    return [s.text for s in load_sentences()]
+
+ROWS = dict(manifest=manifest, audio=audio, loop=loop, numbers=numbers, normalize=normalize)
 
 # measuring
 

@@ -32,6 +32,14 @@ def _report(args)->int:
     print(shown(write_report(args.run_dir)))
     return 0
 
+def _normalize(args)->int:
+    from xtts_ka.pipeline.text_commands import normalize_lines, read_lines, run_lines
+    return run_lines(normalize_lines(read_lines(args.text, args.input), args.latin, args.format == "json", args.warnings), args.out)
+
+def _phonemize(args)->int:
+    from xtts_ka.pipeline.text_commands import phonemize_lines, read_lines, run_lines
+    return run_lines(phonemize_lines(read_lines(args.text, args.input), args.mode, args.format == "json"), args.out)
+
 def _speak(args)->int:
     if not args.text.strip(): raise ConfigError("speak: the text is empty")
     from xtts_ka.xtts.speak import speak
@@ -72,12 +80,25 @@ def _parser_speak(sub):
     p.add_argument("--seed", type=int, default=1, help="of the draws at a temperature above 0")
     p.set_defaults(do=_speak)
 
+def _parsers_text(sub):
+    n = sub.add_parser("normalize", help="Georgian text in words", formatter_class=_Help, description="Write digits, abbreviations, foreign words and signs of Georgian text in words. One line in, one line out; exit status 1 when a line could not be said.")
+    g = sub.add_parser("phonemize", help="Georgian text in phonemes", formatter_class=_Help, description="Georgian text in IPA phonemes, normalised first: spaces between phonemes, ` | ` between words. One line in, one line out; exit status 1 when a line could not be said.")
+    for p in (n, g):
+        p.add_argument("text", metavar="TEXT", nargs="*", help="what to read; without it, the lines of --input")
+        p.add_argument("--input", metavar="FILE", default="-", help="UTF-8 text file; - is standard input")
+        p.add_argument("--out", metavar="FILE", default="", help="file to write; by default standard output")
+        p.add_argument("--format", choices=("text", "json"), default="text", help="json: an object a line, with the places of what was changed")
+    n.add_argument("--latin", choices=("transliterate", "spell", "keep"), default="transliterate", help="Latin words: in Georgian letters, letter by letter, or as they stand")
+    n.add_argument("--warnings", action="store_true", help="name on the error stream what was left out of each line")
+    g.add_argument("--mode", choices=("broad", "narrow"), default="broad", help="broad: a phoneme a letter; narrow: with the allophones")
+    n.set_defaults(do=_normalize); g.set_defaults(do=_phonemize)
+
 def parser()->argparse.ArgumentParser:
     "The command line of `xtts-ka`."
     p = argparse.ArgumentParser("xtts-ka", description="Georgian text-to-speech: from recordings to a voice.", allow_abbrev=False)
     p.add_argument("--version", action="version", version=f"xtts-ka {__version__}")
     sub = p.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _parser_run(sub); _parser_speak(sub)
+    _parser_run(sub); _parser_speak(sub); _parsers_text(sub)
     r = sub.add_parser("report", help="write the report of a run again", description="Write outputs/<run>/report/index.html again from what lies in the run's folder.")
     r.add_argument("run_dir", metavar="RUN_DIR", help="folder of a run, for example outputs/demo")
     r.set_defaults(do=_report)

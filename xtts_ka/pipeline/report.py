@@ -550,7 +550,7 @@ def _sentence(stages, spoken) -> str:
 def _about(run_dir, stages, spoken, tree) -> dict:
     "The head of the first page."
     corpus = tree.get("corpus") if isinstance(tree.get("corpus"), dict) else {}
-    language = tree.get("language") or corpus.get("language")
+    language = corpus.get("language")
     started = min((s.started for s in stages if s.started), default="")
     seconds = sum(s.seconds or 0 for s in stages)
     source = f"{corpus['source']} corpus" if corpus.get("source") else ""

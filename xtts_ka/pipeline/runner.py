@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['select', 'Run', 'Verdict', 'judge', 'check_above', 'mark_stale', 'Screen', 'StageWatch', 'set_aside', 'execute_stage',
-           'run', 'resolve_config', 'go_on_command', 'run_stages', 'fail', 'gather_rejects', 'finish', 'make_report',
-           'run_name', 'show_list', 'show_plan']
+           'run', 'resolve_config', 'go_on_command', 'left_out', 'run_stages', 'fail', 'gather_rejects', 'finish',
+           'make_report', 'run_name', 'show_list', 'show_plan']
 
 # %% ../../nbs/pipeline/runner.ipynb #b3f7df1a
 import functools, os, shlex, shutil, signal, sys, threading, time, traceback
@@ -18,7 +18,7 @@ from ..core.files import DigestCache, atomic_write, digest, read_json, sweep
 from ..core.paths import repo_root, resolve, shown
 from ..core.progress import clock
 from .fingerprint import changed, notebook_cells, output_digests, parts
-from .stages import STAGES, Shared, check_stages, declared, find_stage, fit_parameters, load_run, parameters
+from .stages import STAGES, Shared, check_stages, declared, find_stage, fit_parameters, load_run, parameters, run_language
 from .state import Progress, RunLock, now
 
 # %% ../../nbs/pipeline/runner.ipynb #6043e3ee
@@ -258,12 +258,22 @@ def go_on_command(config, overrides, only="", from_="", to="")->str:
     return shlex.join(["xtts-ka", "run", *(["--config", str(config)] if config else []), *flags, *overrides])
 
 # %% ../../nbs/pipeline/runner.ipynb #20556466
+def left_out(run:Run, stage)->str: # Why, or ""
+    "A stage made for other languages is left out, and the rest goes on."
+    language = run_language(run.cfg)
+    if not stage.languages or language in stage.languages: return ""
+    return f"it is for {' and '.join(map(repr, stage.languages))}, this run is in {language!r}"
+
 def run_stages(run:Run, chosen, force, screen, interrupts, lock, again)->tuple: # (exit status, whether anything ran)
     "Judge and run each chosen stage in turn."
     ran = False
     for stage in chosen:
         title = f"{run.stages.index(stage) + 1}/{len(run.stages)} {stage.name}"
         interrupts.check()
+        if why := left_out(run, stage):
+            if run.progress[stage.name].error != why: run.progress.update(stage.name, status="blocked", error=why)
+            screen.say(f"– {title:18} left out: {why}")
+            continue
         verdict, state = judge(run, stage, force), run.progress[stage.name]
         if not verdict.reason:
             if state.status != "done": run.progress.update(stage.name, status="done")
@@ -351,6 +361,9 @@ def show_plan(run:Run, chosen:tuple, force:bool, screen:Screen)->int: # 0
     rerunning = []
     for stage in chosen:
         run.parameters(stage)
+        if why := left_out(run, stage):
+            screen.say(f"– {stage.name:14} left out: {why}")
+            continue
         reason = judge(run, stage, force, rerunning).reason
         if reason: rerunning.append(stage.name)
         screen.say(f"▶ {stage.name:14} would run: {reason}" if reason else f"✓ {stage.name:14} up to date")
