@@ -1,5 +1,5 @@
 """The command line as a user meets it: help, mistakes, exit statuses. Each call is a process of its own."""
-import os, subprocess, sys
+import json, os, subprocess, sys
 from pathlib import Path
 import pytest, yaml
 
@@ -78,13 +78,25 @@ def test_shipped_configurations_are_whole(root, tmp_path, name):
 
 def test_the_configuration_fits_the_notebooks(root, tmp_path):
     "A field that a notebook does not take, or the other way round, is found by a dry run."
+    from xtts_ka.pipeline.stages import STAGES
     run = call("run", "--config", "configs/smoke.yaml", "--dry-run", "run=not-there", cwd=root)
-    assert run.returncode == 0 and run.stdout.count("would run") == 5, run.stdout + run.stderr
+    assert run.returncode == 0 and run.stdout.count("would run") == len(STAGES), run.stdout + run.stderr
 
 def test_overrides_stand_anywhere(root, tmp_path):
     run = call("config", "corpus.voices=3", "--config", root/"configs/smoke.yaml", "corpus.language=en", "corpus.source=folder", "corpus.path=x", cwd=tmp_path)
     found = yaml.safe_load(run.stdout)
     assert (found["corpus"]["voices"], found["corpus"]["language"]) == (3, "en")
+
+def test_text_commands_keep_lines_and_say_what_is_lost(tmp_path):
+    (tmp_path/"in.txt").write_bytes("ქ. თბილისში 25-ზე\r\n\n".encode() + b"\xff\xfe\n" + "XIX ს-ში\n".encode())
+    run = call("normalize", "--input", "in.txt", cwd=tmp_path)
+    assert run.stdout.split("\n") == ["ქალაქ თბილისში ოცდახუთზე", "", "", "მეცხრამეტე საუკუნეში", ""] and run.returncode == 1
+    assert "line 3" in run.stderr and "1 of 4 lines" in run.stderr and "Traceback" not in run.stderr
+    run = call("phonemize", "--mode", "narrow", "ვარდი და 2", cwd=tmp_path)
+    assert (run.returncode, run.stdout) == (0, "v a ɾ d i | d̥ a | o ɾ i\n")
+    spans = json.loads(call("normalize", "--format", "json", "5%-ით", cwd=tmp_path).stdout)["spans"]
+    assert [(s["source"], s["spoken"]) for s in spans] == [("5%-ით", "ხუთი პროცენტით")]
+    refused(call("normalize", "--input", "nowhere.txt", cwd=tmp_path), "nowhere.txt")
 
 def test_speak_says_what_is_missing(tmp_path):
     refused(call("speak", "გამარჯობა", "--checkpoint", tmp_path/"none", cwd=tmp_path), "none")

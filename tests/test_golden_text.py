@@ -59,8 +59,8 @@ def test_cardinals_come_back_as_numbers():
     for n in [*range(100_001), *large]: assert parse_cardinal(cardinal(n)) == n
     assert len({cardinal(n) for n in large}) == len(set(large))
 
-@pytest.mark.parametrize("text", ["1" * 300_000, "ა." * 150_000, "5-" * 150_000, "a" * 300_000, "ბ" * 300_000, "1/" * 150_000, "+995 " * 60_000, "(" * 300_000, "I" * 300_000, "\ud800" * 10_000,
-                                  "x@" * 150_000, "a.b" * 100_000, "მე-" * 100_000, "10:" * 100_000, "1 000 " * 50_000, "\u0301" * 300_000])
+@pytest.mark.parametrize("text", ["1" * 100_000, "ა." * 50_000, "5-" * 50_000, "a" * 100_000, "ბ" * 100_000, "1/" * 50_000, "+995 " * 20_000, "(" * 100_000, "I" * 100_000, "\ud800" * 10_000,
+                                  "x@" * 50_000, "a.b" * 30_000, "მე-" * 30_000, "10:" * 30_000, "1 000 " * 20_000, "\u0301" * 100_000])
 def test_long_lines_take_linear_time(text):
     import time
     normalizer, half = KaNormalizer(), text[:len(text) // 4]

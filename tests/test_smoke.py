@@ -184,7 +184,7 @@ def test_speak_says_what_is_wrong(smoke, say, tmp_path):
     one_line(say(TEXT, checkpoint=tmp_path), "model.pth", "not here")
     one_line(say(TEXT, checkpoint=smoke.dir/"xtts/model.pth"), "model.pth", "folder")
     one_line(say(TEXT, speaker="nobody"), "nobody", "it holds:", spoken(smoke)[0][2])
-    one_line(say("hello 🙂"), "nothing to speak", "hello")
+    one_line(say("你好 🙂"), "nothing to speak", "你好")
     one_line(say(" "), "the text is empty")
     one_line(say(TEXT, language="xx"), "xx", "ka")
     one_line(say(TEXT, temperature=-1), "temperature", "-1")

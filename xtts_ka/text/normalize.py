@@ -633,6 +633,9 @@ def _other_script(r, m):
 @_rule("footnote", "o", r"\[ ?[0-9]{1,3} ?\]")
 def _footnote(r, m): return None if r.cfg.footnotes else ""
 
+@_rule("markup", "o", r"</?[A-Za-z][^<>]{0,300}>|<!--[^<>]{0,300}-->|&(?:[a-z]{2,8}|#[0-9]{1,6});")
+def _markup(r, m): return "და" if m[0] == "&amp;" else ""
+
 @_rule("sign", "do", rf"(?P<sign>[%‰°{_MONEY}])(?:[-—](?P<ending>[ა-ჰ]+))?")
 def _lonely_unit(r, m):
     said = decline_phrase(_unit_phrase(m["sign"]), m["ending"] or "ი")
