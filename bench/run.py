@@ -138,6 +138,16 @@ def normalize():
     return Row(f"normalize, {len(sentences)} sentences, {size / 1e6:.2f} MB", lambda: cpu(ours), {"espeak-ng": lambda: cpu(lambda: [read(s) for s in sentences])}, {"espeak-ng": 3.0},
                f"{size / 1e6 / seconds * 60:.0f} MB a minute on one core; {changed} sentences ({changed / len(sentences):.0%}) have something to be read; espeak-ng {read.version.split()[0]} makes phonemes, too", [held])
 
+def g2p():
+    "Words in phonemes; the errors of both on reference pronunciations are printed by bench/g2p.py."
+    from g2p import each, espeak
+    from xtts_ka.text.g2p import GraphemeToPhoneme
+    words = sorted({w for s in _sentences() for w in "".join(c if "ა" <= c <= "ჰ" else " " for c in s).split()})
+    held = espeak()
+    read = held.__enter__()
+    return Row(f"g2p, {len(words)} words", lambda: cpu(each(GraphemeToPhoneme()), words), {"espeak-ng": lambda: cpu(each(read), words)}, {"espeak-ng": 1.0},
+               f"errors: python bench/g2p.py; espeak-ng {read.version.split()[0]}", [held])
+
 def _sentences():
     "Real sentences where they are at hand, else the package's own."
     path = ROOT.parent/"shared/data/text_ka/ud_sentences.tsv"
@@ -146,7 +156,7 @@ def _sentences():
     print("bench: no real sentences beside the repository, using the package's own", file=sys.stderr)
     return [s.text for s in load_sentences()]
 
-ROWS = dict(manifest=manifest, audio=audio, loop=loop, numbers=numbers, normalize=normalize)
+ROWS = dict(manifest=manifest, audio=audio, loop=loop, numbers=numbers, normalize=normalize, g2p=g2p)
 
 # measuring
 
