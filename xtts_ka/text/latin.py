@@ -43,7 +43,7 @@ def sound_out(
     word = fold_latin(word)
     word = re.sub(r"([b-df-hj-np-tv-z])\1", r"\1", word)                # a doubled consonant once
     if len(word) > 3 and not word.endswith("dze"): word = re.sub(r"(?<=[b-df-hj-np-tv-xz])e$", "", word)  # silent e, but not that of Georgian surnames
-    word = re.sub("qu$", "k", word)
+    word = re.sub("qu?e?$", "k", word)
     word = re.sub("c(?=[eiy])", "s", word)
     return "".join(_SOUNDS[part] for part in _SPLIT.findall(word))
 
@@ -63,7 +63,9 @@ def is_initialism(
     if len(word) == 1: return True
     known, capitals = _known(word), word.isupper() and len(word) <= 3
     if known: return (capitals or word.isupper() and not set(word) & set("AEIOUY")) and known[1] not in ("acronym", "brand")
-    return capitals or not set(fold_latin(word)) & set("aeiouy")
+    plain = fold_latin(word)
+    vowels = sum(c in "aeiouy" for c in plain)
+    return capitals or not vowels or word.isupper() and len(plain) in (4, 5) and vowels == 1  # GBIF, UNHCR
 
 def keeps_vowel(
     word:str, # Latin letters

@@ -135,7 +135,7 @@ class _Reader:
         "Add the words and note the place; sources that stay as they are leave no trace."
         a, b = (start, end) if self.offsets is None else (self.offsets[start], self.offsets[end])
         self.out.append(spoken if kind == "dash" else f" {spoken} ")
-        self.spans.append(Span(a, b, self.source[a:b], spoken, kind, uncertain))
+        self.spans.append(Span(a, b, self.source[a:b], spoken.replace("‿", ""), kind, uncertain))
 
 @dataclass
 class _Said:
@@ -533,7 +533,7 @@ def _title(r, m):
     return decline(TITLES[key], ending)
 
 # %% ../../nbs/text/normalize.ipynb #b5396958
-_INITIAL = r"(?P<letters>[ა-ჰ]\.(?: ?[ა-ჰ]\.){0,4}) ?(?=\"?[ა-ჰ]{3})"
+_INITIAL = r"(?P<letters>[ა-ჰ]\.(?: ?[ა-ჰ]\.){0,4}) ?(?=\"?[ა-ჰ]{2})"
 
 @_rule("initials", "k", _INITIAL)
 def _initials(r, m):
@@ -548,7 +548,8 @@ def _acronym(r, m):
     if not known and word not in ACRONYMS and len(word) > 1 and word[-1] == word[-2]: return None  # ჰმმ
     if not known and (len(word) > 6 or set(word) & set(VOWELS) or len(set(word)) == 1 < len(word) or word in INTERJECTIONS): return None
     if not known and not ending and word[-1] == "ს" and word[:-1] in ACRONYMS and r.cfg.acronyms: known, ending = ACRONYMS[word[:-1]], "ს"
-    if known: said, declined = known.replace("~", ""), decline_phrase(known, ending) if ending else None
+    if known and "-" in known: said, declined = known, _decline_letters(known, ending) if ending else None
+    elif known: said, declined = known.replace("~", ""), decline_phrase(known, ending) if ending else None
     else: said, declined = spell_georgian(word), _decline_letters(spell_georgian(word), ending) if ending else None
     if ending and declined is None: declined = f"{said}-{ending if set(ending) & set(VOWELS) else spell_georgian(ending)}"
     return _Said(declined or said, m.end(), len(word) == 1)
