@@ -59,6 +59,25 @@ def test_cardinals_come_back_as_numbers():
     for n in [*range(100_001), *large]: assert parse_cardinal(cardinal(n)) == n
     assert len({cardinal(n) for n in large}) == len(set(large))
 
+def test_any_string_is_read_and_reading_is_a_fixed_point():
+    "10,000 strings: pieces of Georgian text put together at random, letters and signs, anything in Unicode, lone surrogates."
+    from hypothesis import HealthCheck, given, settings, strategies as st
+    from xtts_ka.text.readings import ABBREVIATIONS, ACRONYMS, UNITS
+    normalizer, seen = KaNormalizer(), []
+    pieces = [*ABBREVIATIONS, *ACRONYMS, *UNITS, "5", "10,5", "მე-", "-ში", "-ე", "XIX", "ს.", "წ.", "წწ.", "ა.", "თბილისში", "კაცი", "წელს", "Google", "10:30", "1/2", "%", "$", "₾", "(", ")", "„", "“", '"', "-", "—",
+              " ", ". ", ", ", "ბ-ნი", "ცსკ", "ჰმ", "test@mail.ge", "+995", "№", "[2]", "🙂", "Лев", "βίος", "<b>", "&amp;", "'"]
+    texts = st.one_of(st.lists(st.sampled_from(pieces), max_size=8).map("".join), st.lists(st.sampled_from(pieces), max_size=8).map(" ".join), st.text(),
+                      st.text(alphabet="წსქმეა.-5X 2:/,₾%კმ\"ზშიდ"), st.text(alphabet=ALPHABET + "0123456789IVXabc"), st.text(st.characters(categories=None)))
+    @settings(max_examples=10_000, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(texts)
+    def holds(text):
+        once = normalizer.normalize(text)
+        assert set(once.text) <= set(ALPHABET) and normalizer.normalize(once.text).text == once.text
+        assert all(text[s.start:s.end] == s.source for s in once.spans)
+        seen.append(once.text)
+    holds()
+    assert len(set(seen)) > 2000
+
 @pytest.mark.parametrize("text", ["1" * 100_000, "ა." * 50_000, "5-" * 50_000, "a" * 100_000, "ბ" * 100_000, "1/" * 50_000, "+995 " * 20_000, "(" * 100_000, "I" * 100_000, "\ud800" * 10_000,
                                   "x@" * 50_000, "a.b" * 30_000, "მე-" * 30_000, "10:" * 30_000, "1 000 " * 20_000, "\u0301" * 100_000])
 def test_long_lines_take_linear_time(text):
