@@ -3,7 +3,7 @@
 A row is a function that returns a `Row`: our way, the peers' ways, and the ratio (ours / peer) we promise for each. Every contender is a callable that returns the CPU seconds
 of one go; they take turns, round after round, so that a busy machine slows all of them alike. The table shows medians with minimum and maximum, and the ratio of medians;
 a missed promise is red and makes the exit code 1. All figures go to bench/results/."""
-import argparse, csv, json, os, platform, random, statistics, sys, tempfile, time
+import argparse, csv, functools, json, os, platform, random, statistics, sys, tempfile, time
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -102,6 +102,15 @@ def loop():
     return Row("loop, a step of a small net (150 k weights, batch 16)", slope(ours), {"bare loop": slope(bare)}, {"bare loop": 1.3},
                "both clip by norm; ours also resumes bit by bit, logs and watches for non-finite losses")
 
+@functools.lru_cache(1)
+def espeak_reader():
+    "espeak-ng's phonemes of a text as a function, for the rest of this process: the library allows one at a time."
+    from g2p import espeak
+    held.append(espeak())
+    return held[-1].__enter__()
+
+held = []  # what must live as long as the process
+
 def numbers():
     "Numbers in words. The peers know no ordinals and no case endings; ICU and CLDR (unicode-rbnf) write 18 wrongly."
     import icu, unicode_rbnf
@@ -126,27 +135,23 @@ def numbers():
 
 def normalize():
     "Sentences of a Wikipedia-like text in words, against espeak-ng, which goes on to phonemes but reads many of them wrongly."
-    import ctypes
     from xtts_ka.text.normalize import KaNormalizer
-    from g2p import espeak
     sentences = _sentences()
-    size, normalizer = sum(len(s.encode()) for s in sentences), KaNormalizer()
-    ours, held = (lambda: [normalizer.normalize(s) for s in sentences]), espeak()
-    read = held.__enter__()
+    size, normalizer, read = sum(len(s.encode()) for s in sentences), KaNormalizer(), espeak_reader()
+    ours = lambda: [normalizer.normalize(s) for s in sentences]
     seconds = cpu(ours)
     changed = sum(bool(r.spans) for r in ours())
     return Row(f"normalize, {len(sentences)} sentences, {size / 1e6:.2f} MB", lambda: cpu(ours), {"espeak-ng": lambda: cpu(lambda: [read(s) for s in sentences])}, {"espeak-ng": 3.0},
-               f"{size / 1e6 / seconds * 60:.0f} MB a minute on one core; {changed} sentences ({changed / len(sentences):.0%}) have something to be read; espeak-ng {read.version.split()[0]} makes phonemes, too", [held])
+               f"{size / 1e6 / seconds * 60:.0f} MB a minute on one core; {changed} sentences ({changed / len(sentences):.0%}) have something to be read; espeak-ng {read.version.split()[0]} makes phonemes, too")
 
 def g2p():
     "Words in phonemes; the errors of both on reference pronunciations are printed by bench/g2p.py."
-    from g2p import each, espeak
+    from g2p import each
     from xtts_ka.text.g2p import GraphemeToPhoneme
     words = sorted({w for s in _sentences() for w in "".join(c if "ა" <= c <= "ჰ" else " " for c in s).split()})
-    held = espeak()
-    read = held.__enter__()
+    read = espeak_reader()
     return Row(f"g2p, {len(words)} words", lambda: cpu(each(GraphemeToPhoneme()), words), {"espeak-ng": lambda: cpu(each(read), words)}, {"espeak-ng": 1.0},
-               f"errors: python bench/g2p.py; espeak-ng {read.version.split()[0]}", [held])
+               f"errors: python bench/g2p.py; espeak-ng {read.version.split()[0]}")
 
 def _sentences():
     "Real sentences where they are at hand, else the package's own."
