@@ -1,7 +1,6 @@
-"""Rows of bench/run.py for the speaker room: the GE2E loss and the equal error rate, beside the libraries that people train and test speaker encoders with."""
+"""Rows for bench/run.py: the GE2E loss and the equal error rate, beside the libraries that people train and test speaker encoders with.
+Alone: `python bench/speaker.py`, or `python bench/speaker.py eer --rounds 3`."""
 from importlib.metadata import version
-
-from run import Row, cpu
 
 def _batch(N, M, D):
     "Unit vectors of N speakers, all cosines positive, so that coqui's clamp does nothing and both losses must agree."
@@ -14,6 +13,7 @@ def _batch(N, M, D):
 def _losses(N, M, D):
     "Forward and backward, ours and coqui's, after both gave the same loss and gradient."
     import torch
+    from run import cpu
     from TTS.encoder.losses import GE2ELoss as Coqui
     from xtts_ka.speaker.ge2e import GE2ELoss
     torch.set_num_threads(1)
@@ -31,6 +31,7 @@ def _losses(N, M, D):
     return (lambda: cpu(run, ours, 50) / 50), (lambda: cpu(run, coqui))
 
 def _ge2e(N, M, D, target):
+    from run import Row
     ours, coqui = _losses(N, M, D)
     return Row(f"GE2E softmax, {N} speakers x {M} utterances x {D}, forward and backward", ours, {"coqui": coqui}, {"coqui": target},
                f"one thread, cosines positive so that both are right; coqui-tts {version('coqui-tts')}")
@@ -46,6 +47,7 @@ def ge2e_paper():
 def eer():
     "The equal error rate of 18,860 + 18,860 scores."
     import torch
+    from run import Row, cpu
     from speechbrain.utils.metric_stats import EER
     from xtts_ka.core.randomness import rng
     from xtts_ka.speaker.verification import eer as ours
@@ -59,3 +61,8 @@ def eer():
                {"speechbrain": 1 / 100}, f"they differ by {gap:.0e} (SpeechBrain takes the nearest threshold); speechbrain {version('speechbrain')}")
 
 ROWS = dict(ge2e=ge2e, ge2e_paper=ge2e_paper, eer=eer)
+
+if __name__ == "__main__":
+    import run
+    run.ROWS = ROWS
+    run.main()

@@ -12,27 +12,16 @@ os.environ.setdefault("XTTS_KA_PROGRESS", "off")
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent/"shared/data"
 DRAWS = 3  # Channels drawn for each clip; the error rates are means
-PRESETS = {  # steps, channels, speakers x crops
-    "short": dict(steps=240, speakers_per_batch=16, utterances_per_speaker=4, encoder=dict(channels=128, dim=192)),
-    "long": dict(steps=1500, speakers_per_batch=24, utterances_per_speaker=4, encoder=dict(channels=128, dim=192)),
-}
-COMMON = dict(model_name="ecapa-untrained", model_sample_rate=16000, window_size_s=1.6, learning_rate_init=1e-3, schedule="cosine", warmup=10, ema=0.98, clip=3., weight_decay=0.01, use_data_augmentation=True,
-              speeds=[0.9, 1.0, 1.1], vis_train_art_every=0, vis_val_art_every=0, backup_every=0, val_every=0, save_every=0, tensorboard=False, short="repeat", device="cpu",
-              augment=dict(noise_snr=[5, 20], p_reverb=0.3, p_tilt=0.3))
+CONFIG = ROOT/"configs/speaker/ecapa_cpu.json"
+PRESETS = {"short": [], "long": ["steps=1500", "speakers_per_batch=24"]}
 
 def train(preset, seed, folder, overrides=()):
     "The encoder, the steps and the CPU seconds of all of it."
-    from xtts_ka.core.config import build, merge, parse_override
     from xtts_ka.speaker.data import scan_folder
     from xtts_ka.speaker.encoders import SpeakerEncoder
-    from xtts_ka.speaker.train_config import TrainConfig
+    from xtts_ka.speaker.train_config import load_train_config
     from xtts_ka.speaker.train_encoder import load_recordings, train_encoder
-    values = merge(COMMON, PRESETS[preset])
-    for text in overrides:
-        key, value = parse_override(text)
-        for k in reversed(key): value = {k: value}
-        values = merge(values, value)
-    cfg = build(TrainConfig, values | {"seed": seed})
+    cfg = load_train_config(CONFIG, [*PRESETS[preset], f"seed={seed}", *overrides])
     start = time.process_time()
     clips = [u for u in scan_folder(DATA/"librispeech_mini", "metadata") if u.path.parent.name == "single"]
     result = train_encoder(cfg, folder, (load_recordings(clips, cfg, Path(folder)/"waves", cfg.speeds), None))

@@ -14,7 +14,7 @@ from smoke import Home, files
 
 KILLS, SEED = int(os.environ.get("XTTS_KA_KILLS", 2)), int(os.environ.get("XTTS_KA_KILL_SEED", 109))
 TIMES = ("metrics.jsonl", "metrics.json")  # hold seconds, which are never the same
-FOLDERS = ("corpus", "segments", "phonemes", "language", "xtts_init", "full_pretrain", "xtts", "evaluate")
+FOLDERS = ("corpus", "segments", "speaker_encoder", "embeddings", "phonemes", "language", "xtts_init", "full_pretrain", "xtts", "evaluate")
 
 
 # ---- when and how to kill

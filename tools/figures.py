@@ -31,6 +31,8 @@ SHOWN = (
     Figure("corpus", "clips", "clips", "{:,}"),
     Figure("segments", "minutes", "speech, minutes", "{:.0f}"),
     Figure("corpus", "speakers", "voices"),
+    Figure("speaker_encoder", "EER with another channel each, %", "voices never heard: equal error rate, another channel for each clip (MFCC: {EER of MFCC with another channel each, %:.1f} %)", "{:.1f} %"),
+    Figure("embeddings", "silhouette", "voice embeddings of the corpus: silhouette of its voices", "{:.2f}"),
     Figure("phonemes", "PER of Latin words, rules (%)", "foreign words not in the lexicon, wrong phonemes: the normaliser's rules", "{:.1f} %"),
     Figure("phonemes", "PER of Latin words, network (%)", "the same: the small network, trained on {Latin words learned from:,} words", "{:.1f} %"),
     Figure("language", "bits per character, Kneser-Ney", "letters of held-out sentences, bits each: counting, order {Kneser-Ney order}", "{:.2f}"),

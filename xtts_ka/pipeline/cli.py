@@ -6,7 +6,7 @@
 __all__ = ['parser', 'parse', 'main']
 
 # %% ../../nbs/pipeline/cli.ipynb #e60cb899
-import argparse, difflib, os, signal, sys
+import argparse, difflib, importlib, os, signal, sys
 
 from .. import __version__
 from ..core.errors import ConfigError, XttsKaError
@@ -93,12 +93,28 @@ def _parsers_text(sub):
     g.add_argument("--mode", choices=("broad", "narrow"), default="broad", help="broad: a phoneme a letter; narrow: with the allophones")
     n.set_defaults(do=_normalize); g.set_defaults(do=_phonemize)
 
-def parser()->argparse.ArgumentParser:
+_SPEAKER = { # Command -> module with `add_arguments`, function, help
+    "embed": ("xtts_ka.speaker.prepare_embeddings", "main_embed", "voice embeddings of a folder, with maps to click and hear"),
+    "train-speaker": ("xtts_ka.speaker.train_encoder", "main_train", "train a speaker encoder (GE2E)"),
+    "create-speaker-embeddings": ("xtts_ka.speaker.create_speaker_embeddings", "main_create", "a vector beside each recording of VCTK, LibriTTS or a folder")}
+
+def _parsers_speaker(sub, words):
+    "Their modules take seconds to import, so only the command that is called gets its options."
+    for name, (module, function, text) in _SPEAKER.items():
+        p = sub.add_parser(name, help=text, formatter_class=_Help, description=text[0].upper() + text[1:] + ".")
+        if name not in words: continue
+        found = importlib.import_module(module)
+        found.add_arguments(p)
+        p.set_defaults(do=getattr(found, function))
+
+def parser(
+    words:list=(), # The words of the call: which command is used
+)->argparse.ArgumentParser:
     "The command line of `xtts-ka`."
     p = argparse.ArgumentParser("xtts-ka", description="Georgian text-to-speech: from recordings to a voice.", allow_abbrev=False)
     p.add_argument("--version", action="version", version=f"xtts-ka {__version__}")
     sub = p.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _parser_run(sub); _parser_speak(sub); _parsers_text(sub)
+    _parser_run(sub); _parser_speak(sub); _parsers_text(sub); _parsers_speaker(sub, words)
     r = sub.add_parser("report", help="write the report of a run again", description="Write outputs/<run>/report/index.html again from what lies in the run's folder.")
     r.add_argument("run_dir", metavar="RUN_DIR", help="folder of a run, for example outputs/demo")
     r.set_defaults(do=_report)
@@ -113,7 +129,7 @@ def parse(
     argv:list|None=None, # Words of the call without the program; default: `sys.argv`
 )->argparse.Namespace:
     "Parse a call; wrong ones end with exit status 2 and a hint."
-    p = parser()
+    p = parser(sys.argv[1:] if argv is None else argv)
     args, rest = p.parse_known_args(argv)
     options = [w for w in rest if w.startswith("-")]
     if options or (rest and not hasattr(args, "overrides")): p.error(_unknown(options or rest, p, sys.argv[1:] if argv is None else argv))

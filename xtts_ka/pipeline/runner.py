@@ -304,7 +304,7 @@ def fail(run:Run, stage, title, outcome, screen, interrupts, again)->int: # Exit
     screen.say(f"    to go on:    {again}")
     return 1
 
-# %% ../../nbs/pipeline/runner.ipynb #92ac92e8
+# %% ../../nbs/pipeline/runner.ipynb #45eb567b
 def gather_rejects(
     run_dir,      # Folder of the run
     stages:tuple, # In the order they run
@@ -337,7 +337,7 @@ def make_report(run_dir)->Path:
     from xtts_ka.pipeline.report import write_report
     return Path(write_report(run_dir) or Path(run_dir)/"report"/"index.html")
 
-# %% ../../nbs/pipeline/runner.ipynb #28e96f35
+# %% ../../nbs/pipeline/runner.ipynb #6d0a9c1f
 def run_name(
     config=None,  # YAML or JSON file
     overrides=(), # `section.key=value`
