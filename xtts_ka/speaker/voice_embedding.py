@@ -310,7 +310,7 @@ def store_embeddings(
     rank, world = distributed()
     with EmbeddingStore(output_dir, rank, world) as store:
         if generator.cfg.backend == "auto":
-            with store.lock(): generator.backend = choose_backend(generator.encoder, generator.cfg.min_cosine, generator.cfg.onnx_dir, store.root/"backend.json")
+            with store.lock(): generator.backend = _chosen(generator, store.root/"backend.json")
         config, mine = generator.digest(), []
         current = lambda v: not overwrite and _known(store, v, config)
         for v in generator.embed_files(share(voices, rank, world), current, f"embeddings {rank + 1}/{world}" if world > 1 else "embeddings"):
@@ -318,6 +318,10 @@ def store_embeddings(
             if not v.stored or (new.speaker, new.audio) != (old.speaker, old.audio): store.add(new, v.vector)
             mine.append(v)
         return mine, store.finish([v.utt for v in voices], config)
+
+def _chosen(generator, record):
+    cfg = generator.cfg
+    return choose_backend(generator.encoder, cfg.min_cosine, cfg.onnx_dir, cfg.segment_length, record)
 
 def _known(store, voice, config):
     "Fill a voice from the store when its entry still holds."
