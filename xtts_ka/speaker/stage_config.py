@@ -19,7 +19,7 @@ from .train_config import AugmentConfig, SpeakerLoop, TrainConfig
 class StageAugment(AugmentConfig):
     "Augmentation of the stage."
     noise_snr: tuple[float, float] = (5., 20.)
-    p_noise: float = Field(0.7, ge=0, le=1)
+    p_noise: float = Field(0.9, ge=0, le=1)
     p_reverb: float = Field(0.3, ge=0, le=1)
     p_tilt: float = Field(0.3, ge=0, le=1)
 
