@@ -19,9 +19,9 @@ setup: ## install the locked packages into .venv (the other targets do it themse
 run: ## run the pipeline into outputs/: make run [CONFIG=configs/demo.yaml] [ARGS="--list key=value ..."]
 	@$(UV) run --frozen xtts-ka run --config "$(CONFIG)" $(ARGS)
 
-test: ## pytest, then the tests inside the notebooks
+test: ## pytest in two processes, then the tests inside the notebooks
 	@$(UV) sync --frozen --quiet # without the peers of bench/: speechbrain's lazy modules break hypothesis
-	@$(UV) run --frozen pytest $(ARGS)
+	@$(UV) run --frozen pytest -n 2 --dist loadgroup $(ARGS)
 	@$(UV) run --frozen python tools/test_notebooks.py
 
 lab: ## open the notebooks in JupyterLab

@@ -101,6 +101,31 @@ def run(args, folder):
     print(f"written: {out.relative_to(ROOT)}")
     return fine
 
+def _row(least, n=6):
+    "A row for bench/run.py: the backend that `auto` takes for an agreement, against the usual script."
+    import numpy as np, soundfile as sf, torch
+    from run import Row, cpu as seconds
+    from xtts_ka.speaker.backends import choose_backend
+    from xtts_ka.speaker.segments import plan_segments
+    from xtts_ka.speaker.voice_embedding import VoiceEmbeddingGenerator
+    torch.set_num_threads(1)
+    tmp = tempfile.TemporaryDirectory()
+    files, model, size = recordings(n, tmp.name), str(base_plus(Path(tmp.name)/"base-plus")), (round(16000 * LENGTH), round(16000 * OVERLAP))
+    ours = VoiceEmbeddingGenerator(model, "cpu", backend="torch", segment_length=LENGTH, segment_overlap=OVERLAP)
+    ours.backend = choose_backend(ours.encoder, least, Path(tmp.name)/"onnx", LENGTH)
+    script, run = usual(model), lambda: [ours.generate_embedding_from_file(f) for f in files]
+    whole, short = (lambda: [script(f, lambda n: plan_segments(n, *size)) for f in files]), (lambda: [script(f, lambda n: plan_segments(n, *size, "short", 400)) for f in files])
+    agreement = float(min((np.asarray(a) * b).sum() for a, b in zip(run(), whole())))
+    assert agreement >= least, f"{ours.backend.name}: cosine {agreement:.7f}"
+    return Row(f"voice embeddings at cosine {least:g}, WavLM base-plus (random weights), {n} files, {sum(sf.info(f).duration for f in files):.0f} s of sound", lambda: seconds(run),
+               {"usual script": lambda: seconds(whole), "short rest": lambda: seconds(short)}, {"usual script": 1 / PROMISED[least]},
+               f"one thread; `auto` took {ours.backend.name}, least cosine {agreement:.6f}; short rest: the usual script with less to compute; transformers {version('transformers')}", [tmp])
+
+def embed(): return _row(0.99999)
+def embed_fast(): return _row(0.999)
+
+ROWS = dict(embed=embed, embed_fast=embed_fast)
+
 def kept(speed, cosine):
     "Whether the fastest backend that agrees is as fast as promised."
     fine = True

@@ -7,6 +7,12 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("XTTS_KA_PROGRESS", "off")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+def pytest_collection_modifyitems(items):
+    "With several workers (`-n 2 --dist loadgroup`): the tests that look at the smoke run stay together, so that there is one; the others stay together by file."
+    for item in items:
+        together = "smoke" if "smoke" in getattr(item, "fixturenames", ()) else item.path.name
+        item.add_marker(pytest.mark.xdist_group(together))
+
 @pytest.fixture(scope="session")
 def root(): return ROOT
 

@@ -225,6 +225,40 @@ def test_widget(tmp_path):
     view.chosen.value = ("ნინო",)
     assert [t.visible for t in view.figure.data] == [False, True, False]
 
+NOTEBOOK = ["""import numpy as np
+from xtts_ka.core.audio import write_audio
+from xtts_ka.speaker.embedding_visualization import EmbeddingVisualizer
+x = np.random.default_rng(0).normal(size=(6, 8))
+for i in range(5): write_audio(f"{i}.wav", (.1*np.sin(np.arange(8000)*.3)).astype(np.float32), 16000)
+show = EmbeddingVisualizer(".")
+view = show.widget(show.project(x, ("tsne", "pca")), list("აბგდევ"), ["ნინო", "გია"]*3, [f"{i}.wav" for i in range(5)] + [None])
+view""", """from types import SimpleNamespace
+m = view.map
+before = [list(t.x) for t in m.figure.data]
+m.projection.value, m.chosen.value = "PCA", ("გია",)
+m.figure.data[0]._dispatch_on_click(SimpleNamespace(point_inds=[1], xs=[], ys=[], trace_name="", trace_index=0), None)
+moved = [list(t.x) for t in m.figure.data] != before
+print([t.name for t in m.figure.data], [t.visible for t in m.figure.data], moved, m.said.value, len(m.player.value) > 500, m.player.layout.visibility)"""]
+
+def test_widget_in_a_notebook(tmp_path):
+    "A real kernel shows the widget; what is done to it afterwards reaches the page by its state."
+    pytest.importorskip("anywidget")
+    import nbformat
+    from nbclient import NotebookClient
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in NOTEBOOK])
+    client = NotebookClient(nb, timeout=300, store_widget_state=True, resources={"metadata": {"path": str(tmp_path)}})
+    client.km = client.create_kernel_manager()
+    client.km.transport_encryption = "auto"
+    client.execute()
+    (shown,) = [o.data for o in nb.cells[0].outputs if o.output_type == "execute_result"]
+    assert "application/vnd.jupyter.widget-view+json" in shown
+    assert nb.cells[1].outputs[0].text.strip() == "['გია', 'ნინო'] [True, False] True დ · გია True visible"
+    states = [s["state"] for s in nb.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"].values()]
+    (figure,) = [s for s in states if "_data" in s or "_widget_data" in s]
+    (chosen,) = [s for s in states if s.get("_model_name") == "SelectMultipleModel"]
+    (audio,) = [s for s in states if s.get("_model_name") == "AudioModel"]
+    assert chosen["index"] == [0] and audio["autoplay"] and figure["_layout" if "_layout" in figure else "_widget_layout"]["hovermode"] == "closest"
+
 # what is asked for wrongly
 
 def test_refusals(tmp_path):

@@ -1,5 +1,5 @@
 """A speaker encoder's training, killed with -9 and started again, ends in the same loss curve and the same files as one that nobody disturbed."""
-import json, os, subprocess, sys, time
+import json, multiprocessing, os, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +8,9 @@ from xtts_ka.core.audio import write_audio
 from xtts_ka.core.files import read_jsonl
 from xtts_ka.core.randomness import rng
 
-SCRIPT = """
-import json, sys, torch
-from xtts_ka.core.config import build
-from xtts_ka.speaker.train_config import TrainConfig
-from xtts_ka.speaker.train_encoder import train_encoder
-torch.set_num_threads(1)
-train_encoder(build(TrainConfig, json.loads(sys.argv[1])), sys.argv[2])
-"""
+# A process of its own for every training, forked from a server that has loaded the libraries once
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(["torch", "lightning_fabric", "sklearn.metrics", "xtts_ka.speaker.train_encoder"])
 TINY = dict(model_name="ecapa-untrained", encoder=dict(channels=16, dim=16, mels=24, attention=8, squeeze=8, scale=2), window_size_s=.5, speakers_per_batch=3, utterances_per_speaker=3,
             val_speakers_per_batch=None, val_utterances_per_speaker=4, val_speakers=.4, steps=30, learning_rate_init=3e-3, schedule="plateau", scheduler_metrics_avg_every=3, scheduler_patience=0, ema=.9,
             val_every=10, save_every=4, vis_train_art_every=0, vis_val_art_every=0, vis_train_metrics_every=1, backup_every=0, use_data_augmentation=True, augment=dict(rooms=3), projection="pca", device="cpu", tensorboard=False, seed=3)
@@ -32,9 +27,26 @@ def voices(folder, speakers=5, clips=3, rate=16000):
             write_audio(folder/f"ხმა {s}/{k}.wav", (.3 * wav / np.abs(wav).max() + .002 * r.standard_normal(rate)).astype(np.float32), rate)
 
 
+def train(values, out):
+    "What the process does; its words go to a file beside the folder."
+    os.environ["XTTS_KA_PROGRESS"] = "off"
+    with open(f"{out}.said", "w", buffering=1) as said:
+        sys.stdout = sys.stderr = said
+        import torch
+        from xtts_ka.core.config import build
+        from xtts_ka.speaker.train_config import TrainConfig
+        from xtts_ka.speaker.train_encoder import train_encoder
+        torch.set_num_threads(1)
+        train_encoder(build(TrainConfig, values), out)
+
+
 def start(values, out):
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, json.dumps(values), str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            env={**os.environ, "OMP_NUM_THREADS": "1", "XTTS_KA_PROGRESS": "off"})
+    process = FORK.Process(target=train, args=(values, out))
+    process.start()
+    return process
+
+
+def said(out): return Path(f"{out}.said").read_text()
 
 
 def lines(out):
@@ -43,17 +55,17 @@ def lines(out):
 
 def finish(values, out):
     process = start(values, out)
-    text = process.communicate()[0].decode()
-    assert process.returncode == 0, text
+    process.join()
+    assert process.exitcode == 0, said(out)
 
 
 def killed_at(values, out, count):
-    "Kill when the log has `count` lines; how many it had then."
+    "Kill with -9 when the log has `count` lines; how many it had then."
     process = start(values, out)
-    while process.poll() is None and len(lines(out)) < count: time.sleep(.002)
+    while process.is_alive() and len(lines(out)) < count: time.sleep(.002)
     process.kill()
-    text = process.communicate()[0].decode()
-    assert process.returncode == -9, text or "it was over before it could be killed"
+    process.join()
+    assert process.exitcode == -9, said(out) or "it was over before it could be killed"
     return len(lines(out))
 
 
@@ -74,3 +86,13 @@ def test_killed_training_ends_in_the_same_bits(tmp_path):
     assert a == b and "encoder.safetensors" in a and len(a) >= 3
     losses = [r["loss/main"] for r in whole if r["kind"] == "train"]
     assert len(set(losses)) == len(losses)  # no two steps are alike, so a step too many or too few would show
+
+
+def test_shipped_configuration(root):
+    "Every key has arrived with the value that stands in the file; defaults differ from it where the documentation says so, and nowhere else."
+    from xtts_ka.speaker.train_config import TrainConfig, load_train_config
+    path = root/"configs/speaker/train_config.json"
+    written, cfg, default = json.loads(path.read_text()), load_train_config(path), TrainConfig()
+    assert {k: getattr(cfg, k) for k in written} == written and len(written) == 36
+    own = {"run_id", "train_data_root", "val_data_root", "comet_key", "comet_project"}
+    assert {k for k in written if getattr(default, k) != written[k]} - own == {"force_restart", "use_data_augmentation", "num_workers", "data_parallel", "device"}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'PARTS', 'checkpoints', 'save_checkpoint', 'Checkpoint', 'refusal', 'read_checkpoint', 'load_checkpoint',
-           'set_aside']
+           'set_aside', 'CheckpointManager']
 
 # %% ../../nbs/core/checkpoint.ipynb #8cf71a5f
 import json, os, re, shutil, sys, warnings
@@ -187,3 +187,35 @@ def set_aside(
         if target.exists(): shutil.rmtree(target)
         moved.append(folder.rename(target).name)
     return moved
+
+# %% ../../nbs/core/checkpoint.ipynb #a2f9fd93
+class CheckpointManager:
+    "The checkpoints of one training."
+    def __init__(self,
+        root,       # Folder of the checkpoints
+        keep:int=2, # How many numbered ones stay
+    ): self.root, self.keep = Path(root), keep
+
+    def list_checkpoints(self)->list[dict]: # name, step, tag, bytes, damage (None when whole); oldest first
+        "Every checkpoint, with what is wrong with it."
+        found = [p for p in sorted(self.root.glob("*-" + "[0-9]" * 10)) if p.is_dir()] if self.root.is_dir() else []
+        size = lambda p: sum(f.stat().st_size for f in p.iterdir() if f.is_file())
+        rows = [dict(name=p.name, step=int(p.name[-10:]), tag=p.name[:-11], bytes=size(p), damage=refusal(p)) for p in found]
+        return sorted(rows, key=lambda r: (r["step"], r["tag"]))
+
+    def save(self, step, models, optimizers, state, tag=None)->Path: return save_checkpoint(self.root, step, models, optimizers, state, self.keep, tag)
+    def load(self, tag="latest")->Checkpoint|None: return load_checkpoint(self.root, tag)
+    def latest(self)->int|None: return max((r["step"] for r in self.list_checkpoints() if r["tag"] == "step" and not r["damage"]), default=None)
+    def best(self)->int|None: return max((r["step"] for r in self.list_checkpoints() if r["tag"] == "best" and not r["damage"]), default=None)
+
+    def cleanup(self,
+        dry_run:bool=True, # Only say what would go
+    )->list[str]: # Names of what goes
+        "All but the newest `keep` whole ones and the best; damaged ones go. The last whole one always stays."
+        rows = self.list_checkpoints()
+        whole = [r for r in rows if r["tag"] == "step" and not r["damage"]]
+        stays = {r["name"] for r in whole[-max(1, self.keep):]} | {r["name"] for r in rows if r["tag"] not in ("step", "refused-step") and not r["damage"]}
+        goes = [r["name"] for r in rows if r["name"] not in stays] if whole else []
+        if not dry_run:
+            for name in goes: shutil.rmtree(self.root/name)
+        return goes

@@ -35,6 +35,7 @@ class LoopConfig:
     ema:float = Field(0.0, ge=0, lt=1)         # Decay of the weights' moving average; 0 for none
     seed:int = 0                               # Names every random draw
     validate_every:int = Field(0, ge=0)        # Steps; also after the last one; 0 for never
+    patience:int = Field(0, ge=0)              # Validations in a row without a better score after which training ends early; 0 for never
     save_every:int = Field(500, ge=1)          # Steps between checkpoints; also after the last one
     save_minutes:float = Field(5.0, gt=0)      # And at least this often
     keep:int = Field(2, ge=1)                  # Newest checkpoints kept, beside the best
@@ -439,7 +440,7 @@ def _begin(run, found:Checkpoint|None):
     if found is not None and lead: set_aside(run.root, run.step)
     run.log = _Log(run.path, run.step, run.cfg, lead)
     run.log.pending = {k: list(v) for k, v in run.pending.items()}
-    run.saved = time.monotonic()
+    run.saved, run.saved_step = time.monotonic(), run.step if found is not None else None
     run.team.wait()
 
 # %% ../../nbs/core/loop.ipynb #8545e50d
@@ -556,10 +557,14 @@ def _save(run, tag=None):
     if run.fabric.global_rank == 0:
         optimizers = {} if tag else {n: o.state_dict() for n, o in run.optimizers.items()}
         save_checkpoint(run.root, run.step, _weights(run, bool(tag)), optimizers, state, run.cfg.keep, tag)
-    if not tag: run.saved = time.monotonic()
+    if not tag: run.saved, run.saved_step = time.monotonic(), run.step
     run.team.wait()
 
 # %% ../../nbs/core/loop.ipynb #32fa9fbc
+def _stale(cfg, step:int, best_step) -> bool:
+    "Whether the last `patience` validations all failed to better the score."
+    return bool(cfg.patience and cfg.validate_every and best_step is not None and step // cfg.validate_every - best_step // cfg.validate_every >= cfg.patience)
+
 def _due(every:int, step:int, steps:int) -> bool: return every > 0 and (step % every == 0 or step == steps)
 
 def _after(run, signals):
@@ -578,10 +583,11 @@ def _train(run, title):
     stream = _stream(run.batches, run.step * cfg.accumulate, cfg.steps * cfg.accumulate, run.fabric.device.type == "cuda")
     shown = bar(cfg.steps, title, start=run.step) if run.fabric.global_rank == 0 else Bar(draw=lambda line: None)
     with _Signals() as signals, shown as run.bar:
-        while run.step < cfg.steps:
+        while run.step < cfg.steps and not _stale(cfg, run.step, run.best_step):
             _one_step(run, stream)
             run.bar.update(1)
             _after(run, signals)
+    if run.step < cfg.steps and run.saved_step != run.step: _save(run)   # ended early
 
 def _fabric(cfg):
     "Fabric for these options. Imported here: it takes seconds, and only a training needs it."
@@ -607,7 +613,7 @@ def fit(
 ) -> FitResult:  # The task's models then hold the last weights; `load_models` gets the best
     "Train until `cfg.steps`. Raises `Interrupted` (saved), `TrainingDiverged` (nothing overwritten), `CheckpointError`."
     root, fabric = Path(out_dir)/"checkpoints", None
-    if int(os.environ.get("WORLD_SIZE", 1)) * cfg.devices == 1 and (found := _checked(task, cfg, root)) and found.step >= cfg.steps:
+    if int(os.environ.get("WORLD_SIZE", 1)) * cfg.devices == 1 and (found := _checked(task, cfg, root)) and (found.step >= cfg.steps or _stale(cfg, found.step, found.state["best_step"])):
         return _already(task, cfg, out_dir, found)
     fabric = _fabric(cfg)
     with _lock(root) if fabric.global_rank == 0 else contextlib.nullcontext():

@@ -7,6 +7,7 @@ __all__ = ['repo_root', 'resolve', 'shown', 'inside', 'outside', 'slug']
 
 # %% ../../nbs/core/paths.ipynb #7239d5db
 import configparser, hashlib, os, re, unicodedata
+from functools import lru_cache
 from pathlib import Path
 
 from .errors import PathError
@@ -19,6 +20,13 @@ def _names_us(ini:Path)->bool:
     except (configparser.Error, UnicodeDecodeError, OSError): return False
     return parser["DEFAULT"].get("lib_name") == "xtts_ka"
 
+@lru_cache(maxsize=64)
+def _seen(path:Path, changed:int)->bool: return _names_us(path) # Read again only when it changed: paths are shown and resolved by the thousand
+
+def _ours(path:Path)->bool:
+    try: return _seen(path, path.stat().st_mtime_ns)
+    except OSError: return False
+
 def repo_root()->Path: # Absolute path of the folder from which relative paths count
     "`$XTTS_KA_ROOT`, else the nearest parent with our `settings.ini`, else the working folder."
     if env := os.environ.get("XTTS_KA_ROOT"):
@@ -26,7 +34,7 @@ def repo_root()->Path: # Absolute path of the folder from which relative paths c
             raise PathError(f"XTTS_KA_ROOT={env} is not a folder; set it to the repository's root or unset it")
         return root.resolve()
     here = Path.cwd()
-    return next((d for d in (here, *here.parents) if _names_us(d/"settings.ini")), here)
+    return next((d for d in (here, *here.parents) if _ours(d/"settings.ini")), here)
 
 def resolve(
     path:str|os.PathLike, # Absolute, `~/...`, or relative to the root

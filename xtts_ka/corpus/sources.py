@@ -14,12 +14,13 @@ from typing import Literal
 
 from ..core.audio import read_audio, resample, write_audio
 from ..core.config import config
-from ..core.errors import AudioError, ConfigError, ManifestError, MissingError
+from ..core.errors import AudioError, ConfigError, ManifestError, MissingError, PathError
 from ..core.files import atomic_write, fresh_dir, write_json
-from ..core.manifest import Manifest, Reject, Row, read_manifest, write_manifest, write_rejects
+from ..core.manifest import Manifest, Reject, Row, write_manifest, write_rejects
 from ..core.paths import resolve, shown, slug
 from ..core.progress import bar
 from ..core.randomness import rng
+from .loaders import find_format, read_corpus
 from .sentences import load_sentences, recombine, words
 from .synthetic import SAMPLE_RATE, VOICES, Synthesizer
 from ..text.normalize import normalize
@@ -29,7 +30,10 @@ from ..text.normalize import normalize
 class CorpusConfig:
     "What the corpus is made of. Options marked S count for `source: synthetic` only."
     source: Literal["synthetic", "folder"] = "synthetic" # espeak-ng, or recordings
-    path: str | None = None     # Folder with metadata.csv, for `source: folder`
+    path: str | None = None     # Folder of the recordings as they were unpacked, for `source: folder`
+    format: Literal["auto", "manifest", "common_voice", "fleurs", "ljspeech", "coqui", "vctk", "libritts", "folder"] = "auto" # Of that folder, see `corpus.loaders`; auto looks at what is there
+    part: str = ""              # Only this part of a release: train, val, test; of Common Voice also `other`; empty: all
+    speaker_name: str = ""      # For releases that name no speakers
     language: str = "ka"        # Decides how text is normalised
     sample_rate: int = 22050    # Hz of the clips written
     max_seconds: float = 600.   # Longest recording accepted
@@ -57,7 +61,7 @@ class CorpusConfig:
                       max_chars=(10, 1000), sample_rate=(8000, 48000))
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high: raise ConfigError(f"corpus.{name.replace('voice_count', 'voices')}={getattr(self, name)}: give a number from {low} to {high}")
-        if self.source == "folder" and not self.path: raise ConfigError("corpus.source=folder needs corpus.path=FOLDER with a metadata.csv in it")
+        if self.source == "folder" and not self.path: raise ConfigError("corpus.source=folder needs corpus.path=FOLDER: one with a metadata.csv, or a release as it was unpacked (corpus.format)")
         if self.source == "synthetic" and self.language != "ka": raise ConfigError(f"corpus.language={self.language}: the synthetic corpus is Georgian (ka) only")
 
 # %% ../../nbs/corpus/sources.ipynb #970657be
@@ -151,19 +155,25 @@ def _convert(cfg:CorpusConfig, source:Manifest, row:Row, folder:Path, taken:set)
 # %% ../../nbs/corpus/sources.ipynb #4337beca
 def _take_folder(cfg:CorpusConfig, folder:Path) -> tuple[list, list]:
     "Convert every usable clip. Returns rows and rejects; ManifestError when nothing is left."
-    script = {"ka": "georgian", "en": "latin"}.get(cfg.language)
-    source = read_manifest(resolve(cfg.path), require_script=script, max_seconds=cfg.max_seconds)
-    rows, rejects, notes, taken = [], list(source.rejects), [], set()
+    source, rows, notes, taken = _read(cfg), [], [], set()
+    rejects = list(source.rejects)
+    refuse = lambda row, why: rejects.append(Reject(row.line, row.audio_file, why, source.described[row.audio_file]))
     for row in bar(source.rows, "reading"):
         try: clip, warnings = _convert(cfg, source, row, folder, taken)
-        except AudioError as e: rejects.append(Reject(row.line, row.audio_file, f"{e.reason}: {e.detail}", shown(source.path)))
-        except ManifestError as e: rejects.append(Reject(row.line, row.audio_file, str(e), shown(source.path)))
+        except AudioError as e: refuse(row, f"{e.reason}: {e.detail}")
+        except PathError: refuse(row, "path: a link leads out of the folder")
+        except ManifestError as e: refuse(row, str(e))
         else:
             rows.append(clip)
             if warnings: notes.append(json.dumps(dict(line=row.line, audio_file=clip.audio_file, raw_text=row.text, warnings=warnings), ensure_ascii=False))
     if not rows: raise ManifestError(_nothing_left(source, rejects))
     atomic_write(folder / "text_warnings.jsonl", "".join(line + "\n" for line in notes))
-    return rows, sorted(rejects, key=lambda r: r.line)
+    return rows, sorted(rejects, key=lambda r: (r.file, r.line))
+
+def _read(cfg:CorpusConfig): # -> Corpus
+    "What the folder holds. Recordings of a release are decoded once, when they are converted; only our own manifest is checked first."
+    kind = find_format(cfg.path, cfg.language)[0] if cfg.format == "auto" and resolve(cfg.path).is_dir() else cfg.format
+    return read_corpus(cfg.path, cfg.format, cfg.language, cfg.part, cfg.speaker_name, kind in ("auto", "manifest"), cfg.max_seconds)
 
 # %% ../../nbs/corpus/sources.ipynb #48824eda
 def _nothing_left(source:Manifest, rejects:list) -> str:
@@ -201,7 +211,7 @@ def build_corpus(
     out_dir = resolve(out_dir)
     if cfg.source == "folder":
         source = resolve(cfg.path)
-        if not source.exists(): raise MissingError(f"corpus.path={cfg.path}: no such folder ({source}); it must hold metadata.csv and the recordings it names")
+        if not source.exists(): raise MissingError(f"corpus.path={cfg.path}: no such folder ({source}); it must hold metadata.csv and the recordings it names, or a release that corpus.format knows")
         if out_dir == source or out_dir in source.parents: raise ConfigError(f"corpus.path={cfg.path}: the corpus would be written over it; give another folder")
     with fresh_dir(out_dir) as folder:
         folder = Path(folder)

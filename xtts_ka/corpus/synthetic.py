@@ -27,6 +27,7 @@ class Voice:
     rate:int     # Words a minute as espeak counts them (175 is its default)
     range:int    # espeak pitch range 0..99 (50 is the variant's own)
     gender:str   # `f` or `m`
+    language:str="ka" # espeak-ng language; the corpus is Georgian, tests and ablations need others
 
 VOICES = {v.name: v for v in (
     Voice("nino",    "f2",      50, 150, 55, "f"), Voice("giorgi",   "m3",      50, 150, 50, "m"),
@@ -103,8 +104,8 @@ def _espeak():
 def _setup(lib, voice:Voice):
     "Select variant, rate, pitch and range. MissingError for a variant the wheel does not have (espeak itself would ignore it)."
     known = os.path.exists(os.path.join(_wheel()[1], "voices", "!v", voice.variant))
-    if not known or lib.espeak_SetVoiceByName(f"ka+{voice.variant}".encode()):
-        raise MissingError(f"espeak-ng has no Georgian voice ka+{voice.variant} (voice {voice.name})")
+    if not known or lib.espeak_SetVoiceByName(f"{voice.language}+{voice.variant}".encode()):
+        raise MissingError(f"espeak-ng has no voice {voice.language}+{voice.variant} (voice {voice.name})")
     for parameter, value in ((_RATE, voice.rate), (_VOLUME, VOLUME), (_PITCH, voice.pitch), (_RANGE, voice.range)):
         lib.espeak_SetParameter(parameter, value, 0)
 

@@ -14,15 +14,15 @@ import torch
 
 from ..core.audio import resample, rms_db, write_audio
 from ..core.errors import MissingError
-from ..core.files import atomic_write, write_json
+from ..core.files import atomic_write, read_json, write_json
 from ..core.manifest import Reject, write_rejects
 from ..core.paths import shown, slug
 from ..core.progress import bar
 from .config import EvaluateConfig
-from .metrics import retrieval, wilson
+from .metrics import echo, retrieval, tail_db, wilson
 from ..text.normalize import normalize
 from ..xtts.dataset import Clips, load_clips
-from ..xtts.dvae import decode
+from ..xtts.dvae import decode, encode
 from ..xtts.export import load_dvae
 from ..xtts.mel import OUT_RATE, RATE, code_mel
 from ..xtts.speak import KaXtts
@@ -71,7 +71,7 @@ class Evaluation:
     ):
         if not Path(checkpoint).is_dir(): raise MissingError(f"{checkpoint}: no export here; xtts-ka run --to full_pretrain")
         self.cfg, self.out, self.seed = cfg, Path(out), seed
-        self.model = KaXtts(checkpoint)
+        self.model = KaXtts(checkpoint, precision="float32")   # the lean modules: the same codes, a tenth of the time
         self.stats = self.model.xtts.mel_stats
         self.clips, _ = load_clips(segments, self.model.vocabulary)
         self.chosen = choose_clips(self.clips, cfg.sentences)
@@ -128,7 +128,20 @@ class Evaluation:
         nearest = lambda t: [bool(np.isfinite(row).any() and np.argmin(row) == n) for n, row in enumerate(t)]
         ratio = [len(u.wav) / OUT_RATE / (self.clips.samples(u.clip) / RATE) for u in held]
         self.result = {"distances": codes, "distances_sound": sound, "hits": nearest(codes), "hits_sound": nearest(sound), "stopped": [u.stopped for u in held], "ratio": ratio}
+        self.result |= {"tail": [tail_db(u.wav, OUT_RATE) for u in held], "echo": self.echoes(held)}
         return self.result
+
+    def echoes(self, held:list)->tuple: # (of the clips the voice was made from, of as many others of the speaker), means; None where the export does not name them
+        "Is the reference heard in the speech? Other clips of the voice say how much is to be expected by chance."
+        named = (read_json(self.model.folder / "export.json").get("about") or {}).get("voices") if (self.model.folder / "export.json").is_file() else None
+        if not named or not held: return None
+        number = {r.audio_file: i for i, r in enumerate(self.clips.rows)}
+        def heard(names): return torch.cat([encode(self.dvae, code_mel(self.clips.wav(number[n])) / self.stats[:, None]) for n in names if n in number] or [torch.zeros(0, dtype=torch.long)]).tolist()
+        voices = {}
+        for s in {u.speaker for u in held}:
+            others = [r.audio_file for r in self.clips.rows if r.speaker_name == s and r.split == "train" and r.audio_file not in named[s]]
+            voices[s] = heard(named[s]), heard(others[: len(named[s])])
+        return tuple(float(np.mean([echo(u.codes.tolist(), voices[u.speaker][k]) for u in held])) for k in (0, 1))
 
     def finish(self)->dict: # Flat metrics
         "`metrics.json` for the report."
@@ -139,7 +152,8 @@ class Evaluation:
             low, high = wilson(sum(r["hits"]), n)
             metrics |= {"nearest to its own recording": f"{sum(r['hits'])} of {n}", "stopped by itself": f"{sum(r['stopped'])} of {n}",
                         "nearest, by its sound": f"{sum(r['hits_sound'])} of {n}",
-                        "mean length ratio": round(float(np.mean(r["ratio"])), 3), "95 % interval of nearest": f"{low:.2f} to {high:.2f}"}
+                        "mean length ratio": round(float(np.mean(r["ratio"])), 3), "end below the whole, dB": round(float(np.median(r["tail"])), 1), "95 % interval of nearest": f"{low:.2f} to {high:.2f}"}
+            if r["echo"]: metrics |= {"codes echoed from the reference": f"{r['echo'][0]:.1%} (chance {r['echo'][1]:.1%})"}
         metrics |= {"CPU seconds a second of speech": round(sum(u.cpu_seconds for u in self.utterances) / max(seconds, 1e-9), 3), "spoken in all": len(self.utterances)}
         write_json(self.out / "metrics.json", metrics)
         return metrics

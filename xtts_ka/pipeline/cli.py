@@ -40,13 +40,6 @@ def _phonemize(args)->int:
     from xtts_ka.pipeline.text_commands import phonemize_lines, read_lines, run_lines
     return run_lines(phonemize_lines(read_lines(args.text, args.input), args.mode, args.format == "json"), args.out)
 
-def _speak(args)->int:
-    if not args.text.strip(): raise ConfigError("speak: the text is empty")
-    from xtts_ka.xtts.speak import speak
-    options = {k: getattr(args, k) for k in ("checkpoint", "speaker", "out", "language", "temperature", "seed")}
-    speak(args.text, reference=args.reference, **options)
-    return 0
-
 # %% ../../nbs/pipeline/cli.ipynb #c55d8782
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     "Shows a default where there is one to show."
@@ -70,15 +63,9 @@ def _parser_run(sub):
 
 def _parser_speak(sub):
     p = sub.add_parser("speak", help="speak a sentence", formatter_class=_Help, description="Speak a sentence with a trained voice into a WAV file.")
-    p.add_argument("text", metavar="TEXT", help="what to say")
-    p.add_argument("--checkpoint", metavar="DIR", required=True, default=argparse.SUPPRESS, help="folder of an exported model, for example outputs/demo/xtts")
-    p.add_argument("--speaker", metavar="NAME", default=None, help="a speaker of the checkpoint; by default its first")
-    p.add_argument("--reference", metavar="FILE", action="append", default=[], help="recording of a voice to speak with instead; may be given several times")
-    p.add_argument("--out", metavar="FILE", default="spoken.wav", help="WAV file to write")
-    p.add_argument("--language", default=None, help="language code; by default the one the checkpoint was trained in")
-    p.add_argument("--temperature", type=float, default=0.65, help="0: always the likeliest sound; higher: livelier, and sooner wrong")
-    p.add_argument("--seed", type=int, default=1, help="of the draws at a temperature above 0")
-    p.set_defaults(do=_speak)
+    from xtts_ka.xtts.speak_command import add_arguments, main
+    add_arguments(p)
+    p.set_defaults(do=main)
 
 def _parsers_text(sub):
     n = sub.add_parser("normalize", help="Georgian text in words", formatter_class=_Help, description="Write digits, abbreviations, foreign words and signs of Georgian text in words. One line in, one line out; exit status 1 when a line could not be said.")
@@ -93,14 +80,16 @@ def _parsers_text(sub):
     g.add_argument("--mode", choices=("broad", "narrow"), default="broad", help="broad: a phoneme a letter; narrow: with the allophones")
     n.set_defaults(do=_normalize); g.set_defaults(do=_phonemize)
 
-_SPEAKER = { # Command -> module with `add_arguments`, function, help
+_MODULES = { # Command -> module with `add_arguments`, function, help
     "embed": ("xtts_ka.speaker.prepare_embeddings", "main_embed", "voice embeddings of a folder, with maps to click and hear"),
     "train-speaker": ("xtts_ka.speaker.train_encoder", "main_train", "train a speaker encoder (GE2E)"),
-    "create-speaker-embeddings": ("xtts_ka.speaker.create_speaker_embeddings", "main_create", "a vector beside each recording of VCTK, LibriTTS or a folder")}
+    "create-speaker-embeddings": ("xtts_ka.speaker.create_speaker_embeddings", "main_create", "a vector beside each recording of VCTK, LibriTTS or a folder"),
+    "create-metadata": ("xtts_ka.xtts.create_metadata_files", "main", "train, val and test lists for clips that have embeddings"),
+    "adapt-embeddings": ("xtts_ka.xtts.embedding_adapter", "main", "from voice embeddings to XTTS's own voices")}
 
-def _parsers_speaker(sub, words):
+def _parsers_modules(sub, words):
     "Their modules take seconds to import, so only the command that is called gets its options."
-    for name, (module, function, text) in _SPEAKER.items():
+    for name, (module, function, text) in _MODULES.items():
         p = sub.add_parser(name, help=text, formatter_class=_Help, description=text[0].upper() + text[1:] + ".")
         if name not in words: continue
         found = importlib.import_module(module)
@@ -114,7 +103,7 @@ def parser(
     p = argparse.ArgumentParser("xtts-ka", description="Georgian text-to-speech: from recordings to a voice.", allow_abbrev=False)
     p.add_argument("--version", action="version", version=f"xtts-ka {__version__}")
     sub = p.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _parser_run(sub); _parser_speak(sub); _parsers_text(sub); _parsers_speaker(sub, words)
+    _parser_run(sub); _parser_speak(sub); _parsers_text(sub); _parsers_modules(sub, words)
     r = sub.add_parser("report", help="write the report of a run again", description="Write outputs/<run>/report/index.html again from what lies in the run's folder.")
     r.add_argument("run_dir", metavar="RUN_DIR", help="folder of a run, for example outputs/demo")
     r.set_defaults(do=_report)

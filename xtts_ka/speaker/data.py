@@ -200,7 +200,7 @@ class SpeakerBatchSampler:
         self.names, self.n, self.m, self.seed, self.step = names, min(speakers, len(names)), utterances, seed, 0
         self.items = {s: [] for s in names}
         for i, s in enumerate(speaker_of): self.items[s].append(i)
-        self.session_of = session_of
+        self.session_of, self.decks = session_of, {}  # speaker -> (number, deck), to save time; what is dealt hangs on the step alone
         self.round = len(names) // self.n  # batches a round
 
     @property
@@ -217,8 +217,13 @@ class SpeakerBatchSampler:
     def dealt(self, speaker:str, r:int) -> list: # [utterances] item numbers
         "What a speaker is dealt in round `r`."
         n, out = len(self.items[speaker]), []
-        for at in range(r * self.m, (r + 1) * self.m): out.append(self.deck(speaker, at // n)[at % n])
+        for at in range(r * self.m, (r + 1) * self.m): out.append(self._kept(speaker, at // n)[at % n])
         return out
+
+    def _kept(self, speaker:str, number:int) -> list:
+        "The deck in use: it is shuffled once, however many are dealt from it."
+        if self.decks.get(speaker, (None,))[0] != number: self.decks[speaker] = number, self.deck(speaker, number)
+        return self.decks[speaker][1]
 
     def deck(self, speaker:str, number:int) -> list:
         "All recordings of a speaker, shuffled; sessions take turns."

@@ -26,17 +26,17 @@ class EmbeddingConfig:
     segment_length:float = Field(5.0, gt=0)  # Window, seconds
     segment_overlap:float = Field(1.0, ge=0) # Shared by neighbours, seconds
     tail:Literal["shift", "short", "drop"] = "shift" # The rest at the end of a file: see `speaker.segments`
-    layer:int|Literal["mean"] = -1           # WavLM: which layer is heard; lower ones (4 to 6) tell voices apart better, the last one words
+    layer:int|Literal["mean", "weighted"] = -1 # WavLM: which layer is heard; lower ones (4 to 6) tell voices apart better, the last one words. `mean` of all, or `weighted` as a checkpoint has learned
     pooling:Literal["mean", "mean+std"] = "mean" # WavLM: statistics over time; mean+std doubles the size
     normalize:bool = True                    # Vectors of length 1; false keeps the length of the mean, which tells how well windows agree
-    center:bool = False                      # Subtract the mean of the corpus for centroids, maps and numbers; the stored vectors stay
+    center:bool = False                      # Subtract the mean of the corpus for maps and numbers, which needs no labels; the stored vectors stay
     sample_rate:int = Field(16000, ge=4000, le=96000) # Hz, the model's; another is refused
     target_dbfs:float|None = Field(None, ge=-60, le=0) # Level set before, dB; null leaves it
     trim:Literal["none", "energy", "silero"] = "none" # Cut silence at both ends: by loudness, or by the voice detector
     silence_dbfs:float = Field(-60.0, le=0)  # A quieter recording has status silent
     min_seconds:float = Field(0.1, gt=0)     # A shorter recording has status too_short; the model may ask for more
     max_seconds:float = Field(3600.0, gt=0)  # A longer recording has status unreadable: cut it first
-    batch_seconds:float = Field(40.0, gt=0)  # Sound in one call of the model, seconds
+    batch_seconds:float = Field(0.0, ge=0)  # Sound in one call of the model, seconds; 0: 40, and on a CPU one window where windows are not padded (more of them leave the cache and take 10 % longer)
     batch_files:int = Field(0, ge=0)         # Files whose windows may share a batch; 0: 1 on a CPU, where it gains nothing, 64 on a GPU
     backend:Literal["auto", "torch", "bf16", "bf16-fine", "int8", "onnx", "onnx-int8"] = "auto" # Arithmetic; auto: the fastest that agrees with torch, tried on one second of sound
     min_cosine:float = Field(0.99999, gt=0, le=1) # Agreement that auto asks for

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'SHAPES', 'UNKNOWN', 'INK', 'QUIET', 'LEGEND', 'PROJECTIONS', 'Voices', 'load_voices', 'pca_2d', 'tsne_2d',
-           'umap_2d', 'mark', 'voice_numbers', 'draw_map', 'clip_mp3', 'playing_order', 'clip_uris', 'traces',
-           'write_page', 'MapWidget', 'EmbeddingVisualizer']
+           'nearest', 'umap_2d', 'mark', 'voice_numbers', 'draw_map', 'clip_mp3', 'playing_order', 'clip_uris',
+           'traces', 'write_page', 'MapWidget', 'EmbeddingVisualizer']
 
 # %% ../../nbs/speaker/embedding_visualization.ipynb #9a747d55
-import base64, html, io, json, os, re
+import base64, html, io, json, os, re, warnings
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -107,6 +107,21 @@ def tsne_2d(
     fit = TSNE(perplexity=min(perplexity, (len(x) - 1)/3), init=start, max_iter=1000, random_state=seed, n_jobs=1)
     return fit.fit_transform(x.astype(np.float32))
 
+def nearest(
+    x,     # [n, D] of length 1
+    k:int, # How many, itself among them, at most n
+) -> tuple[np.ndarray, np.ndarray]: # [n, k] places, nearest first, and [n, k] cosine distances
+    "The nearest neighbours of every vector, in blocks of some 60 MB."
+    x, places, far = np.asarray(x, np.float32), [], []
+    rows = max(1, 2**24//len(x))
+    for a in range(0, len(x), rows):
+        d = 1 - x[a:a + rows] @ x.T  # [rows, n]
+        d[np.arange(len(d)), np.arange(a, a + len(d))] = -1  # itself comes first, also before copies of it
+        near = np.argpartition(d, k - 1, axis=1)[:, :k] if k < len(x) else np.tile(np.arange(k), (len(d), 1))
+        near = np.take_along_axis(near, np.take_along_axis(d, near, 1).argsort(1, kind="stable"), 1)
+        places.append(near); far.append(np.take_along_axis(d, near, 1).clip(0))
+    return np.concatenate(places).astype(np.int32), np.concatenate(far)
+
 def umap_2d(
     embeddings,   # [n, D], any n from 1
     neighbors=15, # Neighbours that count; lowered for few points
@@ -120,8 +135,11 @@ def umap_2d(
     except ImportError as e: raise MissingError(f"UMAP needs the package umap-learn ({e}); install it with `uv sync`, or ask for t-SNE") from None
     start = pca_2d(x)
     start += 1e-3*start.std()*rng(seed, "umap").standard_normal(start.shape)  # UMAP divides by the extent of each axis, and one may have none
-    fit = UMAP(n_neighbors=min(neighbors, len(x) - 1), min_dist=min_dist, metric="cosine", init=start, random_state=seed, n_jobs=1)
-    return np.asarray(fit.fit_transform(x.astype(np.float32)), np.float32)
+    k = min(neighbors, len(x) - 1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*knn_search_index")  # it is for placing further points later, which nobody does here
+        fit = UMAP(n_neighbors=k, min_dist=min_dist, metric="cosine", init=start, random_state=seed, n_jobs=1, precomputed_knn=nearest(x, k))
+        return np.asarray(fit.fit_transform(x.astype(np.float32)), np.float32)
 
 # %% ../../nbs/speaker/embedding_visualization.ipynb #e139e174
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc74a5", "#78003c", "#3c1e96", "#4b5a00", "#8787ff", "#783c87", "#965ad2",

@@ -29,7 +29,7 @@ class EncoderConfig:
     squeeze: int = Field(128, ge=1)           # ECAPA: channels of the squeeze-excitation
     scale: int = Field(8, ge=2)               # ECAPA: parts of a Res2Net convolution; divides `channels`
     padding: Literal["zeros", "reflect"] = "zeros" # ECAPA: beyond the ends of a clip; SpeechBrain's checkpoints need `reflect`
-    layer: int | Literal["mean"] = -1         # WavLM: which layer's frames are pooled; -1: the last; `mean`: mean of all
+    layer: int | Literal["mean", "weighted"] = -1 # WavLM: which layer's frames are pooled; -1: the last; `mean`: mean of all; `weighted`: weights that training finds
     pooling: Literal["mean", "mean+std"] = "mean" # WavLM: over time; the `-sv` forms have their own
 
     def __post_init__(self):

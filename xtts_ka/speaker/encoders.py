@@ -338,6 +338,7 @@ class WavLMEncoder(nn.Module):
         c = model.config
         self.convs = tuple(zip(c.conv_kernel, c.conv_stride, (1,) * len(c.conv_kernel)))
         self.tdnn_convs = tuple(zip(c.tdnn_kernel, (1,) * len(c.tdnn_kernel), c.tdnn_dilation))
+        self.layer_weights = nn.Parameter(torch.zeros(c.num_hidden_layers + 1)) if cfg.layer == "weighted" and not self.head else None # before the softmax: all alike
         self.exact_length = c.feat_extract_norm == "group"
         self.dim = c.xvector_output_dim if self.head else c.hidden_size * (1 + (cfg.pooling == "mean+std"))
         frames = conv_samples(2, self.tdnn_convs) if self.head else 1 + (cfg.pooling == "mean+std")
@@ -347,9 +348,9 @@ class WavLMEncoder(nn.Module):
     def _keep_layers(self, c):
         "Drop the transformer layers above the one that is pooled."
         layer, encoder = self.cfg.layer, self.wavlm.encoder
-        if layer in (-1, "mean", c.num_hidden_layers) or self.head: return
+        if layer in (-1, "mean", "weighted", c.num_hidden_layers) or self.head: return
         if not 0 <= layer < c.num_hidden_layers:
-            raise ConfigError(f"layer={layer}: {self.cfg.name} has layers 0 to {c.num_hidden_layers}, -1 for the last and mean")
+            raise ConfigError(f"layer={layer}: {self.cfg.name} has layers 0 to {c.num_hidden_layers}, -1 for the last, mean and weighted")
         encoder.layers = encoder.layers[:layer]
         if c.do_stable_layer_norm: encoder.layer_norm = nn.Identity() # it belongs to the last layer
 
@@ -375,14 +376,14 @@ class WavLMEncoder(nn.Module):
         return F.normalize(torch.cat([mean, std], 1) if self.cfg.pooling == "mean+std" else mean, dim=1)
 
     def _frames(self, wav, mask): # [B, T] -> [B, F, H]
-        weighted = self.head is not None and self.head.config.use_weighted_layer_sum
-        every = weighted or (self.head is None and self.cfg.layer == "mean")
+        learned = self.layer_weights if self.head is None else self.head.layer_weights if self.head.config.use_weighted_layer_sum else None
+        every = learned is not None or (self.head is None and self.cfg.layer == "mean")
         with warnings.catch_warnings(): # transformers mixes two kinds of masks, which torch announces with every batch
             warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
             out = self.wavlm(wav, attention_mask=mask, output_hidden_states=every)
         if not every: return out.last_hidden_state
         states = out.hidden_states
-        weights = self.head.layer_weights.softmax(0) if weighted else torch.full((len(states),), 1 / len(states), device=wav.device)
+        weights = learned.softmax(0) if learned is not None else torch.full((len(states),), 1 / len(states), device=wav.device)
         return sum(w * s for w, s in zip(weights, states))
 
     def _x_vector(self, x, frames): # [B, H, F] -> [B, 512]; `frames` of each clip before the head
@@ -590,13 +591,15 @@ def _named(name:str, checkpoint)->tuple[str, object]:
         raise ConfigError(f"two checkpoints for {plain}: {folder} and {checkpoint}; give one")
     return plain, folder
 
+def _checkpoint(name:str, checkpoint):
+    module = load_encoder(checkpoint)
+    if plain_name(module.cfg.name) != plain_name(name): raise CheckpointError(f"{shown(resolve(checkpoint))}: an encoder {module.cfg.name}, not {name}; the name and the checkpoint must match")
+    return module
+
 def _load(name:str, checkpoint, layer, pooling):
     "The module behind a name."
     if is_untrained(name): raise MissingError(f"{name}: random weights are for training only; drop `-untrained`, or give a checkpoint")
-    if checkpoint is not None:
-        module = load_encoder(checkpoint)
-        if plain_name(module.cfg.name) != plain_name(name): raise CheckpointError(f"{shown(resolve(checkpoint))}: an encoder {module.cfg.name}, not {name}; the name and the checkpoint must match")
-        return module
+    if checkpoint is not None: return _checkpoint(name, checkpoint)
     if name == "ecapa":
         try: return load_speechbrain(find_model(SPEECHBRAIN, "embedding_model.ckpt"))
         except MissingError as e: raise MissingError(f"{e}\nA model trained here is named by its folder: ecapa:outputs/<run>/speaker_encoder") from None
@@ -604,14 +607,26 @@ def _load(name:str, checkpoint, layer, pooling):
     if any((folder/f).is_file() for f in ("encoder.json", "embedding_model.ckpt")): return load_encoder(folder)
     return load_wavlm(folder, EncoderConfig(name=name, layer=layer, pooling=pooling))
 
+def _heard(module, name:str, layer, pooling):
+    "Refuse a layer or a pooling that the module does not have, instead of leaving it out of account."
+    asked = {k: v for k, v, usual in (("layer", layer, -1), ("pooling", pooling, "mean")) if v != usual}
+    pooled = isinstance(module, WavLMEncoder) and module.head is None
+    if wrong := {k: v for k, v in asked.items() if not pooled or getattr(module.cfg, k) != v}:
+        k, v = next(iter(wrong.items()))
+        raise ConfigError(f"{k}={v}: {name} " + (f"was trained with {k}={getattr(module.cfg, k)}" if pooled else "has a pooling of its own") + f"; leave {k} out")
+    return module
+
 def build_encoder(
     name:str="ecapa",     # See the table above
     checkpoint=None,      # Folder of an encoder trained or fine-tuned here; it must match the name
     device:str|None=None, # None: CUDA where there is one, else the CPU
-    layer:int|str=-1,     # WavLM without head: layer whose frames are pooled, or `mean`
+    layer:int|str=-1,     # WavLM without head: layer whose frames are pooled, `mean`, or `weighted` (of a checkpoint)
     pooling:str="mean",   # WavLM without head: `mean` or `mean+std`
+    train:bool=False,     # It is going to be trained: the weights of layers may still be alike
 )->SpeakerEncoder:
     "An encoder by its name. `MissingError` names the folder for what is not here; there is no fallback to random weights."
     name, checkpoint = _named(name, checkpoint)
-    module = _load(name, checkpoint, layer, pooling)
+    module = _heard(_load(name, checkpoint, layer, pooling), name, layer, pooling)
+    if layer == "weighted" and not (train or module.layer_weights.any()):
+        raise MissingError(f"layer=weighted: {name} has no weights for its layers, they are learned. Train them (xtts-ka train-speaker, encoder.layer=weighted train_only_head=true) and name the folder with checkpoint, or say layer=mean")
     return SpeakerEncoder(module, Path(plain_name(name)).name, device)

@@ -156,10 +156,9 @@ def draw_maps(
     "PNG a projection and one page that plays, in `visualizations/`."
     from xtts_ka.core.randomness import rng
     from xtts_ka.speaker.embedding_visualization import PROJECTIONS, EmbeddingVisualizer, voice_numbers
-    from xtts_ka.speaker.segments import unit
     v = EmbeddingVisualizer(resolve(output_dir)/"visualizations", seed, perplexity, neighbors)
     vectors, names = v.load_embeddings(output_dir)
-    if center and len(names) > 1: vectors = unit(vectors - vectors.mean(0))
+    if center and len(names) > 1: vectors = vectors - vectors.mean(0)  # maps and numbers go by direction only; of clips that are all the same nothing is left
     drawn = sorted(rng(seed, "map").permutation(len(names))[:max_points].tolist())
     some, seen = [names[i] for i in drawn], vectors[drawn]
     maps, figures, files = _projections(v, seen, umap), {}, {name: f"{key}.png" for key, name in PROJECTIONS.items()}
@@ -222,7 +221,7 @@ def _tell(done, found, generator, update_manifest, title):
         rel = lambda e: Path(os.path.relpath(root/e.npy, found.manifest.folder)).as_posix()
         update_metadata(found.manifest.path, {f: rel(entries[v.utt]) for f, v in zip(found.files, found.voices) if entries[v.utt].npy})
     update_xtts_config(root/"xtts_config.json", root, model=cfg.model if generator.encoder.name in cfg.model else generator.encoder.name, digest=generator.encoder.digest, backend=generator.backend.name,
-                       segment_length=cfg.segment_length, segment_overlap=cfg.segment_overlap, layer=cfg.layer, pooling=cfg.pooling, sample_rate=generator.rate)
+                       segment_length=cfg.segment_length, segment_overlap=cfg.segment_overlap, layer=cfg.layer, pooling=cfg.pooling, center=cfg.center, sample_rate=generator.rate)
     if cfg.visualize: done.files, done.numbers, _ = draw_maps(root, cfg.center, title=title)
     if cfg.copy_to_split: done.split = copy_embeddings_to_split_folders(root, cfg.copy_to_split)
 
@@ -258,8 +257,9 @@ def add_arguments(
     a("--copy_to_split", metavar="DIR", default=None, help="also copy the vectors into this folder of train, val and test parts")
     a("--checkpoint", metavar="DIR", default=None, help="trained weights that go over the model's own")
     a("--backend", choices=("auto", "torch", "bf16", "bf16-fine", "int8", "onnx", "onnx-int8"), default="auto", help="arithmetic; auto: the fastest that agrees with torch")
-    a("--layer", default=-1, help="WavLM: layer that is heard, or mean")
+    a("--layer", default=-1, help="WavLM: layer that is heard, mean, or weighted with a checkpoint that has learned weights")
     a("--pooling", choices=("mean", "mean+std"), default="mean", help="WavLM: statistics over time")
+    a("--center", action="store_true", help="subtract the mean of the corpus for maps and numbers")
     a("--num_threads", metavar="N", type=int, default=0, help="CPU threads; 0: as many as torch takes")
 
 def main_embed(
@@ -272,8 +272,8 @@ def main_embed(
     if metadata == METADATA and not resolve(METADATA).exists():
         print(f"{METADATA} is not there: speakers come from {args.segmented_dir}/metadata.csv, or from the names of folders")
         metadata = None
-    layer = args.layer if args.layer == "mean" else int(args.layer)
-    keys = ("model", "device", "segment_length", "segment_overlap", "overwrite", "copy_to_split", "checkpoint", "backend", "pooling", "num_threads")
+    layer = int(args.layer) if str(args.layer).lstrip("-").isdecimal() else args.layer
+    keys = ("model", "device", "segment_length", "segment_overlap", "overwrite", "copy_to_split", "checkpoint", "backend", "pooling", "center", "num_threads")
     cfg = build(EmbeddingConfig, dict(layer=layer, visualize=not args.no_visualize, **{k: getattr(args, k) for k in keys}), "xtts-ka embed")
     done = prepare_embeddings(args.segmented_dir, args.output_dir, metadata, cfg)
     for line in summary(done): print(line)

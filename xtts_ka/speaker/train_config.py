@@ -4,20 +4,17 @@
 
 # %% auto #0
 __all__ = ['SUGGESTED', 'PLACEHOLDER', 'AugmentConfig', 'TrainConfig', 'load_train_config', 'noise_paths', 'comet_key',
-           'without_key', 'device_numbers', 'SpeakerLoop', 'epoch_steps', 'average_every', 'loop_config',
-           'add_arguments', 'main_train']
+           'without_key', 'device_numbers', 'SpeakerLoop', 'epoch_steps', 'average_every', 'loop_config']
 
 # %% ../../nbs/speaker/train_config.ipynb #c98d2b65
-import os
 from typing import Literal
 
 from pydantic import Field
 
 from ..core.config import config, load, to_dict
 from ..core.errors import ConfigError
-from ..core.loop import Interrupted, LoopConfig
-from ..core.paths import shown
-from .encoder_config import EncoderConfig, plain_name
+from ..core.loop import LoopConfig
+from .encoder_config import EncoderConfig
 
 # %% ../../nbs/speaker/train_config.ipynb #9c4a69df
 @config
@@ -204,26 +201,3 @@ def loop_config(
         schedule="cosine" if cfg.schedule == "cosine" else "constant", validate_every=cfg.val_every, save_every=cfg.save_every or 10**9, log_every=cfg.vis_train_metrics_every,
         precision=cfg.precision, devices=max(1, len(numbers)), num_nodes=cfg.num_nodes, strategy="ddp" if len(numbers) * cfg.num_nodes > 1 else "auto",
         accelerator="auto" if cfg.device == "best" else "cpu" if cfg.device == "cpu" else "cuda", workers=cfg.num_workers, tensorboard=cfg.tensorboard)
-
-# %% ../../nbs/speaker/train_config.ipynb #5a787ceb
-def add_arguments(
-    parser, # argparse parser of the command
-):
-    "The options; all others are in the file."
-    parser.add_argument("--config", "--config_path", required=True, metavar="FILE", help="train_config.json, or YAML")
-    parser.add_argument("--output_dir", default="", metavar="FOLDER", help="folder of the run; by default models_dir/run_id of the configuration")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change one value, as in num_epochs=10")
-
-def main_train(
-    args, # As parsed
-) -> int: # Exit status; of a training that was stopped by a signal 143 or 130
-    "`xtts-ka train-speaker`."
-    cfg = load_train_config(args.config, args.overrides)
-    numbers = device_numbers(cfg)
-    if numbers and numbers != list(range(len(numbers))): os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, numbers)))
-    from xtts_ka.speaker.train_encoder import train_encoder
-    try: result = train_encoder(cfg, args.output_dir or None)
-    except Interrupted as e: print(e); return e.exit_code
-    said = ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in result.scores.items() if k != "score")
-    print(f"{shown(result.folder)}: encoder of step {result.step}" + f"; {said}" * bool(said) + f"; use it as ecapa:{shown(result.folder)}" * (plain_name(cfg.model_name) == "ecapa"))
-    return 0

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Recordings', 'load_recordings', 'load_data', 'start_network', 'wide_head', 'Plateau', 'draw_batch', 'CometSink',
            'BoardSink', 'Artefacts', 'error_rates', 'batch_eer', 'Validation', 'EncoderTask', 'is_lead',
-           'mean_over_processes', 'TrainResult', 'make_room', 'train_encoder', 'is_first_process']
+           'mean_over_processes', 'TrainResult', 'make_room', 'train_encoder', 'is_first_process', 'add_arguments',
+           'main_train', 'main']
 
 # %% ../../nbs/speaker/train_encoder.ipynb #15e0d453
-import dataclasses, math, os, shutil
+import argparse, dataclasses, math, os, shutil, sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +19,16 @@ from torch import nn
 
 from ..core.audio import write_audio
 from ..core.config import to_dict
-from ..core.errors import ConfigError, MissingError
+from ..core.errors import ConfigError, MissingError, XttsKaError
 from ..core.files import digest, write_json
-from ..core.loop import FitResult, Task, fit, load_models
+from ..core.loop import FitResult, Interrupted, Task, fit, load_models
 from ..core.paths import resolve, shown, slug
 from .augment import Augmenter
 from .data import SpeakerBatchSampler, at_speeds, crops, held_out_speakers, keep_waves, scan_folder, shelf_of_files
 from .encoder_config import is_untrained, plain_name
 from .encoders import build_encoder, load_encoder, new_ecapa, new_wavlm, save_encoder
 from .ge2e import GE2ELoss, ge2e_similarity
-from .train_config import TrainConfig, add_arguments, average_every, comet_key, loop_config, main_train, noise_paths, without_key
+from .train_config import TrainConfig, average_every, comet_key, device_numbers, load_train_config, loop_config, noise_paths, without_key
 from .verification import eer, make_trials, min_dcf, perturb_channel, score_trials
 
 # %% ../../nbs/speaker/train_encoder.ipynb #c7252c0c
@@ -96,12 +97,12 @@ def start_network(
     if cfg.checkpoint: net = load_encoder(cfg.checkpoint)
     elif is_untrained(name): net = new_ecapa(spec, cfg.seed) if plain_name(name) == "ecapa" else new_wavlm(spec, cfg.seed)
     else:
-        try: net = build_encoder(name, device="cpu", layer=spec.layer, pooling=spec.pooling).module
+        try: net = build_encoder(name, device="cpu", layer=spec.layer, pooling=spec.pooling, train=True).module
         except MissingError as e: raise MissingError(f"{e}\nTo train from random weights: model_name: {plain_name(name)}-untrained") from None
     if cfg.enlarge_head: net = wide_head(net, cfg.seed)
     for p in net.parameters(): p.requires_grad_(True)
     if cfg.train_only_head:
-        if getattr(net, "head", None) is None: raise ConfigError(f"train_only_head: {name} has no head; use a -sv model, or enlarge_head with wavlm-large")
+        if getattr(net, "head", None) is None and getattr(net, "layer_weights", None) is None: raise ConfigError(f"train_only_head: {name} has no head; use a -sv model, enlarge_head with wavlm-large, or encoder.layer=weighted")
         for p in net.wavlm.parameters(): p.requires_grad_(False)
     if net.cfg.sample_rate != cfg.model_sample_rate: raise ConfigError(f"model_sample_rate={cfg.model_sample_rate}: {name} listens at {net.cfg.sample_rate} Hz")
     return net
@@ -114,7 +115,8 @@ def wide_head(
     from transformers import WavLMConfig, WavLMForXVector
     from xtts_ka.speaker.encoders import WavLMEncoder
     if not isinstance(net, WavLMEncoder): raise ConfigError("enlarge_head is for WavLM; an ecapa's size is in `encoder`")
-    hf = WavLMConfig.from_dict({**net.hf, "xvector_output_dim": net.hf["hidden_size"]})
+    if net.cfg.layer not in (-1, "weighted"): raise ConfigError(f"enlarge_head hears the last layer, or all with encoder.layer=weighted, not layer={net.cfg.layer}")
+    hf = WavLMConfig.from_dict({**net.hf, "xvector_output_dim": net.hf["hidden_size"], "use_weighted_layer_sum": net.cfg.layer == "weighted"})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = WavLMForXVector(hf)
@@ -489,3 +491,36 @@ def _finish(task:EncoderTask, result:FitResult, out:Path) -> TrainResult:
         save_encoder(out, net, info)
         write_json(out/"results.json", {**info, "steps": result.step, "cpu_seconds": result.cpu_seconds, "seconds": result.seconds, "config": without_key(task.cfg)})
     return TrainResult(out, result, net, step, scores)
+
+# %% ../../nbs/speaker/train_encoder.ipynb #1a04d057
+def add_arguments(
+    parser, # argparse parser of the command
+):
+    "The options; all others are in the file."
+    parser.add_argument("--config", "--config_path", required=True, metavar="FILE", help="train_config.json, or YAML")
+    parser.add_argument("--output_dir", default="", metavar="FOLDER", help="folder of the run; by default models_dir/run_id of the configuration")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change one value, as in num_epochs=10")
+
+def main_train(
+    args, # As parsed
+) -> int: # Exit status; of a training that was stopped by a signal 143 or 130
+    "`xtts-ka train-speaker`."
+    cfg = load_train_config(args.config, args.overrides)
+    numbers = device_numbers(cfg)
+    if numbers and numbers != list(range(len(numbers))): os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, numbers))) # CUDA has not been asked yet
+    try: result = train_encoder(cfg, args.output_dir or None)
+    except Interrupted as e: print(e); return e.exit_code
+    said = ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in result.scores.items() if k != "score")
+    print(f"{shown(result.folder)}: encoder of step {result.step}" + f"; {said}" * bool(said) + "; use it as " + (f"ecapa:{shown(result.folder)}" if plain_name(cfg.model_name) == "ecapa" else f"{plain_name(cfg.model_name)} with the checkpoint {shown(result.folder)}"))
+    return 0
+
+def main(
+    argv=None, # Words after the program's name; None: those of the command line
+) -> int: # Exit status; 2 for what the message explains
+    "This file as a program."
+    parser = argparse.ArgumentParser("train_encoder", description="Train a speaker encoder with GE2E.")
+    add_arguments(parser)
+    try: return main_train(parser.parse_args(argv))
+    except XttsKaError as e: print(f"train_encoder: {e}", file=sys.stderr); return 2
+
+if __name__ == "__main__" and "IPython" not in sys.modules: sys.exit(main())

@@ -199,7 +199,9 @@ def buckets(
 def _vectors(self:VoiceEmbeddingGenerator, wavs)->np.ndarray: # [n, D]
     "Vectors of windows of any lengths, in batches."
     out = np.empty((len(wavs), self.dim), np.float32)
-    for batch in buckets([len(w) for w in wavs], int(self.cfg.batch_seconds*self.rate), self.backend.exact):
+    alone = self.backend.exact and self.backend.device.type == "cpu"
+    most = self.cfg.batch_seconds or (0 if alone else 40)
+    for batch in buckets([len(w) for w in wavs], int(most*self.rate), self.backend.exact):
         out[batch] = self.backend([wavs[i] for i in batch])
     return out
 

@@ -128,14 +128,15 @@ class DecoderTask(Task):
         latents:Shelf, # [n, D] of each clip
         voices:dict,   # Speaker -> [1, 512, 1]
         dim:int,       # D
+        start=None,    # () -> a trained generator to go on with; None: a new one
     ):
-        self.cfg, self.clips, self.latents, self.voices, self.dim = cfg, clips, latents, voices, dim
+        self.cfg, self.clips, self.latents, self.voices, self.dim, self.start = cfg, clips, latents, voices, dim, start
         self.train, self.val = clips.split("train"), (clips.split("val") or clips.split("train"))[:16]
         self.mel_loss = MelLoss()
 
     def models(self):
         seeded_step(self.cfg.loop.seed, "decoder")
-        self.net = make_decoder(self.dim, self.cfg.channels).waveform_decoder
+        self.net = self.start() if self.start else make_decoder(self.dim, self.cfg.channels).waveform_decoder
         return {"decoder": self.net}
 
     def optimizers(self, models, cfg): return {"main": torch.optim.AdamW(self.net.parameters(), lr=cfg.lr, betas=(0.8, 0.99))}

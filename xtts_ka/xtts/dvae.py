@@ -74,14 +74,15 @@ class DvaeTask(Task):
         clips:Clips,
         mels:Shelf,      # [n, 80] log-mels, in the order of `clips`
         stats:Tensor,    # [80] divisor of each bin
+        start=None,      # () -> a trained DVAE to go on with; None: a new one
     ):
-        self.cfg, self.clips, self.mels, self.stats = cfg, clips, mels, stats
+        self.cfg, self.clips, self.mels, self.stats, self.start = cfg, clips, mels, stats, start
         self.train, self.val = clips.split("train"), clips.split("val") or clips.split("train")[:32]
         self.revival = Revival(cfg.codes, cfg.revive_after)
 
     def models(self):
         seeded_step(self.cfg.loop.seed, "dvae")
-        self.net = make_dvae(self.cfg)
+        self.net = self.start() if self.start else make_dvae(self.cfg)
         return {"dvae": self.net, "revival": self.revival}
 
     def __len__(self): return len(self.train)
@@ -96,7 +97,7 @@ class DvaeTask(Task):
 
     def before_fit(self, resumed):
         "Encode enough crops to start the codebook from data."
-        if resumed: return
+        if resumed or self.start: return
         need, z = 4 * self.cfg.codes, []
         for i in range(len(self)):
             z.append(self.net.encoder(self.item(i, -1)[None])[0].T.detach())
