@@ -60,7 +60,8 @@ def test_time_is_linear(unit, mode):
         process(unit * (n // len(unit)))
         return time.process_time() - start
     seconds(1000)
-    assert seconds(400_000) < 30 * max(seconds(40_000), 0.003)
+    best = lambda n: min(seconds(n) for _ in range(2))  # the first of a size grows the heap
+    assert best(400_000) < 30 * max(best(40_000), 0.003)
 
 @many
 @given(st.text("abc", max_size=9), st.text("abc", max_size=9), st.text("abc", max_size=9))

@@ -164,7 +164,7 @@ def test_wrong_delimiter(home, tmp_path):
 
 
 def test_no_manifest(home, tmp_path):
-    failed(run(home, "missing", tmp_path), f"{tmp_path}/metadata.csv: no such file", HEAD)
+    failed(run(home, "missing", tmp_path), f"{tmp_path}: no corpus is recognised here. Looked for metadata.csv", HEAD)
 
 
 def test_all_rows_bad(home, tmp_path, speech):

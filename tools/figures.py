@@ -47,6 +47,7 @@ SHOWN = (
     Figure("evaluate", "nearest, by its sound", "the same judged by the waveform, through the waveform decoder", "{}"),
     Figure("evaluate", "stopped by itself", "of them, stopped by themselves", "{}", "at least 95 %", lambda v, m: share(v) >= .95),
     Figure("evaluate", "mean length ratio", "of them, length spoken to length recorded, mean", "{:.2f}", "0.8 to 1.2", lambda v, m: .8 <= v <= 1.2),
+    Figure("evaluate", "codes echoed from the reference", "runs of four codes spoken that also stand in the voice's reference; by chance, in other clips"),
     Figure("evaluate", "CPU seconds a second of speech", "CPU seconds for one second of speech", "{:.2f}"),
 )
 

@@ -96,6 +96,7 @@ class GptConfig:
     lora: LoraConfig = LoraConfig()           # Train small matrices instead of the transformer
     checkpointing: bool = False               # Compute activations again in the backward pass: less memory, a third more time
     free_run: int = Field(0, ge=0)            # Validation sentences spoken freely at each validation: do they stop, and how long are they
+    free_weight: float = Field(0.0, ge=0)     # How much of that counts in the score which picks the best step and, with `loop.patience`, ends training
     samples: int = Field(0, ge=0)             # Of those, kept as sound and spectrogram under `gpt/samples`
     loop: GptLoop = GptLoop()
 
