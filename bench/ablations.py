@@ -1,4 +1,4 @@
-"""What is worth doing when XTTS learns Georgian, at tiny scale: `python bench/ablations.py` (about a quarter of an hour on one core) writes nbs/results/ablations.json, which nbs/xtts/ablations.ipynb draws.
+"""What is worth doing when XTTS learns Georgian, at tiny scale: `python bench/ablations.py` (about half an hour on one core) writes nbs/results/ablations.json, which nbs/xtts/ablations.ipynb draws.
 
 Everything is made here: a base that speaks English (espeak-ng voices), extended to Georgian in four ways of starting new rows and three ways of writing text; with and without
 replay and LoRA against forgetting; references and masks from nothing; a codebook with and without revival. Two seeds each; losses in nats a code on clips that were not trained on.
@@ -96,8 +96,9 @@ class Bench:
 
     def english_loss(self, stage, net):
         import torch
-        stage.cfg.replay.path = str(self.en)
+        mixed, stage.cfg.replay.path = stage.cfg.replay.path, str(self.en)
         task = stage.replay()
+        stage.cfg.replay.path = mixed                     # listening is no replay
         task.net = net.eval()
         with torch.no_grad(): return round(task.score(task.val), 4)
 
@@ -147,16 +148,17 @@ ABLATIONS = dict(new_rows=new_rows, text_form=text_form, forgetting=forgetting, 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("which", nargs="*", metavar="ABLATION", help=f"which: {', '.join(ABLATIONS)} (all)")
-    p.add_argument("--steps", type=int, default=160, help="GPT steps of a run; the base takes three times as many")
-    p.add_argument("--clips", type=int, default=320, help="clips of each language")
+    p.add_argument("--steps", type=int, default=120, help="GPT steps of a run; the base takes three times as many")
+    p.add_argument("--clips", type=int, default=240, help="clips of each language")
     p.add_argument("--seeds", type=int, default=2, help="how many seeds")
+    p.add_argument("--first", type=int, default=1, help="the first seed")
     p.add_argument("--out", default=str(OUT), help="JSON to write")
     args = p.parse_args()
     if unknown := set(args.which) - set(ABLATIONS): p.error(f"unknown {', '.join(sorted(unknown))}; there are {', '.join(ABLATIONS)}")
     import torch
     torch.set_num_threads(1)
     start, results = time.process_time(), {}
-    for seed in range(1, args.seeds + 1):
+    for seed in range(args.first, args.first + args.seeds):
         with tempfile.TemporaryDirectory() as work:
             bench = Bench(work, args.clips, args.steps, seed)
             results.setdefault("base", {})[str(seed)] = bench.base()

@@ -84,6 +84,7 @@ _MODULES = { # Command -> module with `add_arguments`, function, help
     "embed": ("xtts_ka.speaker.prepare_embeddings", "main_embed", "voice embeddings of a folder, with maps to click and hear"),
     "train-speaker": ("xtts_ka.speaker.train_encoder", "main_train", "train a speaker encoder (GE2E)"),
     "create-speaker-embeddings": ("xtts_ka.speaker.create_speaker_embeddings", "main_create", "a vector beside each recording of VCTK, LibriTTS or a folder"),
+    "vocoder": ("xtts_ka.vocoder.commands", "main", "train a vocoder, generate with it, score what it made"),
     "create-metadata": ("xtts_ka.xtts.create_metadata_files", "main", "train, val and test lists for clips that have embeddings"),
     "adapt-embeddings": ("xtts_ka.xtts.embedding_adapter", "main", "from voice embeddings to XTTS's own voices")}
 
