@@ -10,7 +10,8 @@ from xtts_ka.core.loop import Batches
 from xtts_ka.core.manifest import Row, read_manifest, write_manifest
 from xtts_ka.xtts.config import GptConfig
 from xtts_ka.xtts.data_loader import CollateFunction, DataManager, EpochBatches, XTTSDataset
-from xtts_ka.xtts.dataset import Shelf, mel_shelf
+from xtts_ka.corpus.clips import Shelf
+from xtts_ka.xtts.dataset import mel_shelf
 from xtts_ka.xtts.filters import FilterConfig
 from xtts_ka.xtts.mel import RATE, n_codes
 from xtts_ka.xtts.vocabulary import Vocabulary, make_vocab

@@ -117,7 +117,8 @@ def test_pace_needs_different_texts():
 @pytest.fixture(scope="session")
 def demo():
     if not (DEMO/"xtts/model.pth").is_file() or not (DEMO/"xtts_init/codes").is_dir(): pytest.skip("no demo export here; make run writes one")
-    from xtts_ka.xtts.dataset import Shelf, load_clips
+    from xtts_ka.corpus.clips import Shelf
+    from xtts_ka.xtts.dataset import load_clips
     model = KaXtts(DEMO/"xtts", precision="float32")
     clips, codes = load_clips(DEMO/"segments", model.vocabulary)[0], Shelf(DEMO/"xtts_init/codes")
     train = clips.split("train")

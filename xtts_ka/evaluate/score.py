@@ -21,7 +21,8 @@ from ..core.progress import bar
 from .config import EvaluateConfig
 from .metrics import echo, retrieval, tail_db, wilson
 from ..text.normalize import normalize
-from ..xtts.dataset import Clips, load_clips
+from ..corpus.clips import Clips
+from ..xtts.dataset import load_clips
 from ..xtts.dvae import decode, encode
 from ..xtts.export import load_dvae
 from ..xtts.mel import OUT_RATE, RATE, code_mel

@@ -21,7 +21,8 @@ from ..core.manifest import Reject
 from ..core.paths import resolve, shown
 from ..core.randomness import torch_rng
 from ..corpus.split import SPLITS
-from .dataset import Clips, Picked, Shelf, load_clips, reference_cut, text_ids
+from ..corpus.clips import Clips, Picked, Shelf
+from .dataset import load_clips, reference_cut, text_ids
 from .filters import FilterConfig, reasons
 from .gpt import sequences
 from .mel import RATE, log_mel, n_codes

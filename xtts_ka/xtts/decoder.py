@@ -17,7 +17,7 @@ from ..core.errors import ConfigError
 from ..core.loop import Task
 from ..core.randomness import rng, seeded_step
 from .config import DecoderConfig
-from .dataset import Clips, Shelf
+from ..corpus.clips import Clips, Shelf
 from .mel import CODE, HOP, OUT_RATE, RATE
 
 # %% ../../nbs/xtts/decoder.ipynb #37d7031a

@@ -15,7 +15,7 @@ from ..core.loop import Task
 from ..core.progress import bar
 from ..core.randomness import rng, seeded_step
 from .config import DvaeConfig
-from .dataset import Clips, Shelf
+from ..corpus.clips import Clips, Shelf
 from .mel import N_MELS
 
 # %% ../../nbs/xtts/dvae.ipynb #85d296bd

@@ -20,7 +20,8 @@ from ..core.errors import ConfigError, XttsKaError
 from ..core.loop import Task
 from ..core.randomness import rng, seeded_step
 from .config import DecodeConfig, GptConfig
-from .dataset import Clips, Shelf, reference_cut, text_ids
+from ..corpus.clips import Clips, Shelf
+from .dataset import reference_cut, text_ids
 from .decode import decode_codes
 from .mel import CODE
 

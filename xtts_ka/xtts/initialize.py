@@ -21,7 +21,8 @@ from ..core.paths import resolve
 from ..text.normalize import normalize
 from .config import InitConfig
 from .base import Base, find_base
-from .dataset import Clips, Shelf, load_clips, mel_shelf
+from ..corpus.clips import Clips, Shelf
+from .dataset import load_clips, mel_shelf
 from .data_loader import DataManager
 from .dvae import DvaeTask, code_shelf, perplexity, reconstruction
 from .mel import RATE, mel_stats

@@ -22,7 +22,8 @@ from ..core.progress import bar
 from ..core.randomness import rng, seeded_step
 from .base import Base
 from .config import DecodeConfig, DvaeConfig, PretrainConfig
-from .dataset import Clips, Shelf, load_clips, mel_shelf
+from ..corpus.clips import Clips, Shelf
+from .dataset import load_clips, mel_shelf
 from .decode import fit_pace, teacher_latents
 from .decoder import DecoderTask, make_decoder, voice_vector, whiten_speaker_encoder
 from .dvae import DvaeTask, code_shelf, make_dvae
