@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..core.errors import ConfigError
 from .config import QuantizerConfig
 
-# %% ../../nbs/sovits/quantize.ipynb #568f4f17
+# %% ../../nbs/sovits/quantize.ipynb #c9559da5
 class Quantizer(nn.Module):
     "Vectors to codes and back. `codes` is the size of a codebook, `books` their number."
     def __init__(self,
@@ -40,3 +40,15 @@ class Quantizer(nn.Module):
         "What the codes stand for."
         if self.cfg.kind == "fsq": return self.net.indices_to_codes(codes)
         return self.net.get_output_from_indices(codes.unflatten(2, (self.cfg.groups, -1)).permute(2, 0, 1, 3))
+
+    @torch.no_grad()
+    def tables(self)->Tensor: # [books, codes, dim]
+        "What each code adds: `vectors(codes)` is the sum of one row of each table, whichever the kind."
+        n = torch.arange(self.codes, device=next(self.buffers()).device)
+        zero = torch.zeros(self.codes, 1, self.books, dtype=torch.long, device=n.device)
+        base, out = self.vectors(zero)[:, 0] * (self.books - 1) / self.books, []             # [codes, dim]
+        for g in range(self.books):
+            one = zero.clone()
+            one[:, 0, g] = n
+            out.append(self.vectors(one)[:, 0] - base)
+        return torch.stack(out)

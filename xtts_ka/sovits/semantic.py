@@ -17,7 +17,7 @@ from .quantize import Quantizer
 
 BLANK = 0 # CTC's class for no letter
 
-# %% ../../nbs/sovits/semantic.ipynb #ebb794c1
+# %% ../../nbs/sovits/semantic.ipynb #ceb117dd
 def rotary(
     T:int, # Positions
     d:int, # Channels of a head, even
@@ -54,7 +54,7 @@ class Block(nn.Module):
     def attend(self, x:Tensor, seen:Tensor, at:tuple)->Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)               # [B, T, 3 dim] -> 3 x [B, heads, T, d]
         scores = turn(q, at) @ turn(k, at).transpose(2, 3) * q.shape[-1] ** -.5                      # [B, heads, T, T]; for short clips faster on a CPU than the fused kernel
-        y = scores.float().masked_fill(~seen[:, None, None], -torch.inf).softmax(-1).to(v.dtype) @ v
+        y = scores.float().masked_fill(~seen[:, None, None], -1e9).softmax(-1).to(v.dtype) @ v
         return self.out(y.transpose(1, 2).flatten(2))                                                # -> [B, T, dim]
 
     def convolve(self, x:Tensor, seen:Tensor)->Tensor:
