@@ -9,7 +9,8 @@ from xtts_ka.xtts.config import DecodeConfig, GptConfig
 from xtts_ka.xtts.decode import Pace, decode_batch, decode_best, decode_codes, fit_pace, teacher_latents
 from xtts_ka.xtts.fast import FastDecoder, FastGPT, fast_latents, plain_generator, settled, stretched
 from xtts_ka.xtts.gpt import make_gpt, quiet
-from xtts_ka.xtts.speak import KaXtts, chunks
+from xtts_ka.text.chunks import chunks
+from xtts_ka.xtts.speak import KaXtts
 from xtts_ka.xtts.speak_command import add_arguments, main
 
 DEMO = Path(__file__).resolve().parents[1]/"outputs/demo"
