@@ -112,7 +112,7 @@ def _listing(path:Path):
             at = os.path.join(folder, name)
             if not name.startswith(".") and os.path.isfile(at): yield os.path.relpath(at, path), (s := os.stat(at)).st_size, s.st_mtime_ns
 
-# %% ../../nbs/pipeline/fingerprint.ipynb #9c46709f
+# %% ../../nbs/pipeline/fingerprint.ipynb #76c0491a
 def parts(
     cfg,        # Object of `run_config`
     stage,      # `Stage`
@@ -122,7 +122,7 @@ def parts(
 )->dict: # parameters, code, inputs, upstream -> sha256
     "What the outputs of a stage follow from, each as one digest."
     section = getattr(cfg, stage.name)
-    outside = {f: [input_digest(path, cache) for path in named_paths(value)] for f in stage.inputs if (value := getattr(section, f))}
+    outside = {f: [input_digest(path, cache) for path in named_paths(value)] for f in stage.inputs if (value := functools.reduce(getattr, f.split("."), section))}
     return {"parameters": digest([cfg.seed, run_language(cfg), to_dict(section)]), "code": code_digest(cells), "inputs": digest(outside),
             "upstream": digest({name: [state.fingerprint, state.outputs] for name, state in above.items()})}
 

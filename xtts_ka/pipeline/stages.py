@@ -35,7 +35,7 @@ def _import(dotted:str):
     module, _, name = dotted.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
-# %% ../../nbs/pipeline/stages.ipynb #9f8e962e
+# %% ../../nbs/pipeline/stages.ipynb #66820315
 STAGES = (
     Stage("corpus", "nbs/runs/10_corpus.ipynb", "xtts_ka.corpus.sources.CorpusConfig",
           outputs=("corpus",), inputs=("path",), doc="recordings and their text, spoken by espeak-ng or from a folder"),
@@ -53,6 +53,8 @@ STAGES = (
           needs=("segments",), outputs=("xtts_init",), doc="Georgian tokenizer, audio codes (DVAE), a fresh or given XTTS"),
     Stage("full_pretrain", "nbs/runs/80_full_pretrain.ipynb", "xtts_ka.xtts.config.PretrainConfig",
           needs=("segments", "xtts_init"), outputs=("full_pretrain", "xtts"), doc="training of the GPT and the decoder, export as XTTS-v2"),
+    Stage("sovits2", "nbs/runs/90_sovits2.ipynb", "xtts_ka.sovits.stage_config.Sovits2Config",
+          needs=("segments",), outputs=("sovits2",), inputs=("text.bge", "ar.init", "semantic.features"), doc="GPT-SoVITS2: semantic tokens, Qwen2, VITS2; speaks in the voice of any reference"),
     Stage("evaluate", "nbs/runs/95_evaluate.ipynb", "xtts_ka.evaluate.config.EvaluateConfig",
           needs=("corpus", "segments", "full_pretrain"), outputs=("evaluate", "spoken.tsv"), doc="held-out sentences, spoken and measured"),
 )

@@ -16,7 +16,7 @@ from ..core.config import config
 from ..core.errors import ConfigError
 from ..core.loop import LoopConfig
 
-# %% ../../nbs/sovits/config.ipynb #1cc28663
+# %% ../../nbs/sovits/config.ipynb #543bd739
 @config
 class QuantizerConfig:
     "The bottleneck of the tokenizer."
@@ -53,6 +53,8 @@ class SemanticLoop(LoopConfig):
 @config
 class SemanticConfig:
     "Tokenizer: speech to 25 codes a second, learned by recognising the text (CTC)."
+    features: str = ""                        # Folder or hub name of a HuBERT-family model (mHuBERT-147, chinese-hubert, WavLM, w2v-BERT 2.0) that listens; empty: log-mels
+    layer: int = -1                           # Its hidden layer; -1: the last
     dim: int = Field(192, ge=16)              # Width
     heads: int = Field(4, ge=1)               # Of the attention
     kernel: int = Field(15, ge=1)             # Tokens that a depthwise convolution sees; odd

@@ -58,16 +58,18 @@ def gather(
         if texts: rows += _rows(read_manifest(speak_voices(out / folder, texts, level_db=-23., split=split), check_audio=False), root)
     return Clips(rows, root), strangers, rejects
 
-# %% ../../nbs/sovits/data.ipynb #8d3d97f6
+# %% ../../nbs/sovits/data.ipynb #3e22ac83
 def mel_shelf(
     clips:Clips,
     folder,      # Where the shelf goes; kept when it was made of the same clips
-)->Shelf: # One run [4 * tokens, 80] float16 a clip
-    "`speech_mel` of all clips."
-    made_of = digest([[clips.key(i), os.stat(clips.folder / clips.key(i)).st_size] for i in range(len(clips))])
+    hear=speech_mel, # (wav, rate) -> [4 * tokens, n]
+    name:str="",     # Of what hears, for the record
+)->Shelf: # One run [4 * tokens, n] float16 a clip
+    "What is heard of all clips."
+    made_of = digest([name, [[clips.key(i), os.stat(clips.folder / clips.key(i)).st_size] for i in range(len(clips))]])
     if (Path(folder) / "index.json").is_file() and (held := Shelf(folder)).index["about"].get("made_of") == made_of: return held
     total = sum(4 * n_tokens(clips.samples(i), clips.sample_rate) for i in range(len(clips)))
-    runs = (speech_mel(clips.wav(i).numpy(), clips.sample_rate).numpy().astype(np.float16) for i in bar(range(len(clips)), "log-mels"))
+    runs = (hear(clips.wav(i).numpy(), clips.sample_rate).numpy().astype(np.float16) for i in bar(range(len(clips)), "listening"))
     return Shelf.write(folder, runs, total, {"made_of": made_of})
 
 def padded_mels(

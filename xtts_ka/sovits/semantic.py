@@ -67,16 +67,17 @@ class Block(nn.Module):
         if self.mix: x = x + self.drop(self.convolve(self.norms[2](x), seen))
         return x + self.drop(self.narrow(F.silu(self.wide(self.norms[1](x)))))
 
-# %% ../../nbs/sovits/semantic.ipynb #f5825999
+# %% ../../nbs/sovits/semantic.ipynb #0afa4be0
 class SemanticNet(nn.Module):
     "Log-mel at 100 Hz -> vectors at 25 Hz -> codes -> letters."
     def __init__(self,
         cfg:SemanticConfig,
         letters:int, # Classes of CTC with the blank
+        inputs:int=N_MELS, # Numbers of a row of what is heard
     ):
         super().__init__()
         self.cfg, d = cfg, cfg.dim
-        self.down = nn.ModuleList([nn.Conv1d(N_MELS, d, 3, 2, 1), nn.Conv1d(d, d, 3, 2, 1)])
+        self.down = nn.Linear(4 * inputs, d) if cfg.features else nn.ModuleList([nn.Conv1d(inputs, d, 3, 2, 1), nn.Conv1d(d, d, 3, 2, 1)])
         block = lambda: Block(d, cfg.heads, cfg.kernel, cfg.dropout)
         self.before, self.after = nn.ModuleList(block() for _ in range(cfg.before)), nn.ModuleList(block() for _ in range(cfg.after))
         self.narrow, self.quantizer = nn.LayerNorm(d), Quantizer(cfg.quantizer, d)
@@ -85,12 +86,16 @@ class SemanticNet(nn.Module):
     def listen(self, mel:Tensor, tokens:Tensor)->tuple: # [B, 4 T, 80], [B] -> ([B, T, dim] in front of the bottleneck, [B, T] bool)
         "The encoder."
         seen = torch.arange(mel.shape[1] // 4, device=mel.device) < tokens[:, None]                  # [B, T]
-        x = mel * seen.repeat_interleave(4, 1)[..., None]                                            # padding 0
-        x = F.silu(self.down[0](x.transpose(1, 2)))                                                  # [B, dim, 2 T]
-        x = F.silu(self.down[1](x * seen.repeat_interleave(2, 1)[:, None])).transpose(1, 2)          # [B, T, dim]
+        x = self.sink(mel * seen.repeat_interleave(4, 1)[..., None], seen)                           # [B, T, dim], padding 0 before
         at = rotary(x.shape[1], self.cfg.dim // self.cfg.heads)
         for block in self.before: x = block(x, seen, at)
         return self.narrow(x), seen
+
+    def sink(self, x:Tensor, seen:Tensor)->Tensor: # [B, 4 T, inputs] -> [B, T, dim]
+        "Four rows become one."
+        if self.cfg.features: return F.silu(self.down(x.unflatten(1, (-1, 4)).flatten(2)))           # features know their surroundings already
+        x = F.silu(self.down[0](x.transpose(1, 2)))                                                  # [B, dim, 2 T]
+        return F.silu(self.down[1](x * seen.repeat_interleave(2, 1)[:, None])).transpose(1, 2)       # [B, T, dim]
 
     def read(self, vectors:Tensor, seen:Tensor)->Tensor: # [B, T, dim], [B, T] -> [B, T, letters]
         "Scores of the letters, from quantised vectors."

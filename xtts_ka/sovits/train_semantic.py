@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['char_error_rate', 'flat_targets', 'SemanticTask', 'code_use', 'SemanticTokenizer']
 
-# %% ../../nbs/sovits/train_semantic.ipynb #1597e2f7
+# %% ../../nbs/sovits/train_semantic.ipynb #5b5fd45c
 import math
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ..core.randomness import rng, seeded_step
 from ..corpus.clips import Clips, Shelf
 from .config import SemanticConfig
 from .data import padded_mels
-from .front import augment, speech_mel
+from .front import augment, listener, masked, speech_mel
 from .semantic import BLANK, Letters, SemanticNet, collapse
 from ..text.g2p import edits
 
@@ -34,7 +34,7 @@ def char_error_rate(
     pairs = list(pairs)
     return sum(edits(a, b) for a, b in pairs) / max(1, sum(len(a) for a, _ in pairs))
 
-# %% ../../nbs/sovits/train_semantic.ipynb #cc86d85a
+# %% ../../nbs/sovits/train_semantic.ipynb #de19a4f0
 def flat_targets(
     letters:list, # [n] of [m] classes of a clip
     tokens:Tensor, # [B] tokens of each
@@ -60,7 +60,7 @@ class SemanticTask(Task):
 
     def models(self):
         seeded_step(self.cfg.loop.seed, "semantic")
-        self.net = SemanticNet(self.cfg, len(self.letters))
+        self.net = SemanticNet(self.cfg, len(self.letters), self.mels[0].shape[1])
         return {"semantic": self.net}
 
     def optimizers(self, models, cfg):
@@ -73,8 +73,9 @@ class SemanticTask(Task):
 
     def item(self, index, epoch):
         i, c = self.train[index], self.cfg
-        mel = augment(torch.from_numpy(self.mels[i].astype(np.float32)), rng(c.loop.seed, epoch, index), c.tempo, c.formant, c.noise, c.masks)
-        return mel, self.ids[i]
+        mel, draw = torch.from_numpy(self.mels[i].astype(np.float32)), rng(c.loop.seed, epoch, index)
+        if c.features: return masked(mel + c.noise * torch.from_numpy(draw.standard_normal(mel.shape, np.float32)), draw, c.masks), self.ids[i]
+        return augment(mel, draw, c.tempo, c.formant, c.noise, c.masks), self.ids[i]
 
     def collate(self, samples):
         mel, tokens = padded_mels([m for m, _ in samples])
@@ -96,7 +97,7 @@ class SemanticTask(Task):
         cer = char_error_rate((self.letters.decode(self.ids[i]), t) for i, t in zip(rows, tokenizer.texts(codes)))
         return {"score": cer, "cer": cer, "perplexity": code_use(codes, self.net.quantizer.codes)["perplexity"]}
 
-# %% ../../nbs/sovits/train_semantic.ipynb #b2a404d2
+# %% ../../nbs/sovits/train_semantic.ipynb #b8d61819
 def code_use(
     codes:list, # [n] of [T, books]
     size:int,   # Of a codebook
@@ -111,7 +112,8 @@ class SemanticTokenizer:
     def __init__(self,
         net:SemanticNet, # In evaluation mode
         letters:Letters,
-    ): self.net, self.letters = net, letters
+        hear=speech_mel, # (wav, rate) -> [4 T, inputs]
+    ): self.net, self.letters, self.hear = net, letters, hear
 
     @property
     def books(self)->int: return self.net.quantizer.books
@@ -137,7 +139,7 @@ class SemanticTokenizer:
 
     def encode(self, wav:np.ndarray, rate:int)->np.ndarray: # [T] -> [tokens, books]
         "One recording."
-        return self.tokenize([speech_mel(wav, rate)])[0]
+        return self.tokenize([self.hear(wav, rate)])[0]
 
     def vectors(self, codes:Tensor)->Tensor: # [B, T, books] -> [B, T, dim]
         "What tokens stand for."
@@ -174,7 +176,9 @@ class SemanticTokenizer:
         if not (folder / "semantic.json").is_file(): raise MissingError(f"{folder}/semantic.json: no tokenizer here; train one with `xtts-ka sovits train-tokenizer`")
         about = read_json(folder / "semantic.json")
         letters = Letters(about["letters"])
-        net = SemanticNet(build(SemanticConfig, about["semantic"]), len(letters))
+        cfg = build(SemanticConfig, about["semantic"])
+        hear, inputs = listener(cfg)
+        net = SemanticNet(cfg, len(letters), inputs)
         try: net.load_state_dict(load_file(folder / "semantic.safetensors"))
         except Exception as e: raise CheckpointError(f"{folder}/semantic.safetensors does not fit semantic.json beside it ({str(e)[:200]}); train the tokenizer again") from e # safetensors and torch raise several kinds
-        return cls(net.eval(), letters)
+        return cls(net.eval(), letters, hear)

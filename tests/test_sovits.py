@@ -1,0 +1,132 @@
+"""GPT-SoVITS2: the models learn what they must, write the same with and without a cache, and refuse what they cannot use."""
+import dataclasses, json, subprocess, sys
+from pathlib import Path
+import numpy as np
+import pytest
+import torch
+from xtts_ka.core.audio import write_audio
+from xtts_ka.core.errors import AudioError, CheckpointError, ConfigError, MissingError, XttsKaError
+from xtts_ka.core.loop import LoopConfig, fit
+from xtts_ka.core.manifest import Row
+from xtts_ka.core.randomness import rng, seeded_step, torch_rng
+from xtts_ka.corpus.clips import Clips, Shelf
+from xtts_ka.sovits.ar import ArModel, Segment, to_grid
+from xtts_ka.sovits.config import ArConfig, ArLoop, QuantizerConfig, SamplingConfig, SemanticConfig, SemanticLoop, TextConfig
+from xtts_ka.sovits.infer import Reference, Sovits, load_model
+from xtts_ka.sovits.sample import write
+from xtts_ka.sovits.semantic import Letters, SemanticNet
+from xtts_ka.sovits.text import Bpe
+from xtts_ka.sovits.train_ar import ArTask, load_ar, save_ar
+from xtts_ka.sovits.train_semantic import SemanticTask, SemanticTokenizer, char_error_rate
+
+TEXTS = ["დილა მშვიდობისა", "როგორ ხარ", "წვიმს", "დღეს ცივა", "ბავშვი თამაშობს", "ძაღლი ყეფს", "მზე ანათებს", "წიგნი მაგიდაზეა"]
+TEXT = TextConfig(vocab_size=320, dim=48, heads=2)
+
+def tokenizer(**quantizer):
+    "Untrained: its codes are as good as any where only their order counts."
+    seeded_step(0, "tokenizer")
+    letters = Letters.of(TEXTS)
+    return SemanticTokenizer(SemanticNet(SemanticConfig(dim=32, heads=2, before=1, kernel=5, quantizer=QuantizerConfig(**quantizer)), len(letters)).eval(), letters)
+
+def task(tmp_path, steps, tok=None, **cfg):
+    "Eight utterances of two speakers with tokens drawn by lot, so that nothing can be guessed."
+    tok = tok or tokenizer(levels=[4, 4, 4])
+    codes = Shelf.write(tmp_path/"codes", (rng(0, "code", k).integers(tok.codes, size=(10 + k, tok.books)).astype(np.int16) for k in range(8)), sum(10 + k for k in range(8)))
+    clips = Clips([Row(f"{k}.wav", t, "ab"[k % 2], split="train") for k, t in enumerate(TEXTS)], tmp_path)
+    loop = ArLoop(steps=steps, batch_size=8, lr=4e-3, warmup=20, ema=0, validate_every=0, save_every=steps, bucket=False, precision="32-true")
+    return ArTask(ArConfig(**(dict(layers=2, dim=64, heads=2, kv_heads=1, ffn=128, corrupt=0, free_run=0, loop=loop) | cfg)), TEXT, clips, codes, Bpe.train(TEXTS, TEXT), tok)
+
+@pytest.mark.parametrize("books,pattern,layout", [(1, "delay", "interleaved"), (2, "delay", "text_first")])
+def test_overfits_eight_utterances_to_exact_tokens(tmp_path, books, pattern, layout):
+    t = task(tmp_path, 160, tokenizer(levels=[4, 4, 4], codebooks=books), pattern=pattern, layout=layout)
+    fit(t, t.cfg.loop, tmp_path/"out")
+    for references in (True, False):
+        written = t.write(list(range(8)), SamplingConfig(temperature=0), references)
+        assert all(w.stopped for w in written)
+        assert all((w.codes.numpy() == t.codes[k]).all() for k, w in enumerate(written)), f"with references: {references}"
+
+def test_written_files_come_back_and_misfits_are_named(tmp_path):
+    t = task(tmp_path, 2)
+    net = t.models()["ar"].eval()
+    save_ar(net, t.bpe, tmp_path/"m")
+    t.tokenizer.save(tmp_path/"m")
+    again, bpe = load_ar(tmp_path/"m", SemanticTokenizer.load(tmp_path/"m"))
+    jobs = [[Segment(t.ids[0])]]
+    assert torch.equal(*(write(n, jobs, SamplingConfig(temperature=0, max_per_piece=3), [torch_rng(0, "x")])[0].codes for n in (net, again)))
+    with pytest.raises(MissingError, match="train-ar"): load_ar(tmp_path/"nothing", t.tokenizer)
+    seeded_step(1, "another")
+    other = SemanticTokenizer(SemanticNet(t.tokenizer.net.cfg, len(t.tokenizer.letters)).eval(), t.tokenizer.letters)
+    with pytest.raises(CheckpointError, match="another tokenizer"): load_ar(tmp_path/"m", other)
+    raw = bytearray((tmp_path/"m/ar.safetensors").read_bytes())
+    (tmp_path/"m/ar.safetensors").write_bytes(raw[:-50])
+    with pytest.raises(CheckpointError, match="does not fit"): load_ar(tmp_path/"m", t.tokenizer)
+    with pytest.raises(MissingError, match="no GPT-SoVITS2 model here"): load_model(tmp_path/"m")
+
+def test_cache_equals_no_cache_at_length(tmp_path):
+    t = task(tmp_path, 2)
+    net = t.models()["ar"].eval()
+    go = lambda cache: write(net, [[t.segment(1), Segment(t.ids[0])]], SamplingConfig(temperature=1, min_per_piece=30, max_per_piece=30), [torch_rng(0, "y")], cache)[0].codes
+    assert len(go(True)) >= 100 and torch.equal(go(True), go(False))
+
+def test_long_text_is_refused_before_work(tmp_path):
+    net = task(tmp_path, 2, max_positions=64).models()["ar"].eval()
+    with pytest.raises(ConfigError, match="ar.max_positions"): write(net, [[Segment(list(range(40)))]], SamplingConfig(), [torch_rng(0, "z")])
+    with pytest.raises(ConfigError, match="no text to speak"): write(net, [[Segment(None)]], SamplingConfig(), [torch_rng(0, "z")])
+
+@pytest.fixture
+def speaker(tmp_path):
+    t = task(tmp_path, 2)
+    return Sovits(t.tokenizer, t.models()["ar"].eval(), t.bpe, None, "ka")
+
+def tone(path, seconds, rate=16000, level=.1):
+    write_audio(path, (level * np.sin(np.arange(int(seconds * rate)) * .1)).astype(np.float32), rate)
+    return str(path)
+
+def test_references_of_any_rate_and_length(speaker, tmp_path):
+    made = [Reference(tone(tmp_path/f"{k}.wav", s, rate), w) for k, (s, rate, w) in enumerate([(.3, 8000, 1), (2, 44100, 2), (120, 16000, 1)])]
+    heard = speaker.hear(made)
+    assert [h.share for h in heard] == [.25, .5, .25] and len(heard[0].codes) == 8 and len(heard[2].codes) == 60 * 25     # a minute says it all
+    prompt = speaker.prompt_segments(heard)
+    assert sum(len(s.grid) for s in prompt) <= speaker.prompt + 3 * 13 and len(prompt) == 3
+
+@pytest.mark.parametrize("make,why", [
+    (lambda p: [], "no reference"), (lambda p: [Reference(p/"absent.wav")], "absent.wav"), (lambda p: [Reference(tone(p/"s.wav", .1))], "at least 0.2 s"),
+    (lambda p: [Reference(tone(p/"q.wav", 2, level=0))], "nothing is heard"), (lambda p: [Reference(tone(p/"w.wav", 2), float("nan"))], "0 or more")])
+def test_bad_references_say_why(speaker, tmp_path, make, why):
+    with pytest.raises((AudioError, ConfigError), match=why): speaker.hear(make(tmp_path))
+
+@pytest.mark.parametrize("text,why", [("", "nothing to say"), ("!!", "nothing to say"), ("日本語", "never learned: 本 日 語")])
+def test_bad_texts_say_why(speaker, text, why):
+    speaker.language = ""
+    with pytest.raises(XttsKaError, match=why): speaker.plain(text)
+
+def test_command_line(tmp_path):
+    call = lambda *words: subprocess.run([str(Path(sys.executable).with_name("xtts-ka")), "sovits", *words], capture_output=True, text=True, cwd=tmp_path)
+    help = call("speak", "--help")
+    assert help.returncode == 0 and "--reference" in help.stdout and "(default: 0.7)" in help.stdout
+    bad = call("train-ar", "dataset_path=nowhere", "path_to_save=out", "ar.layer=2")
+    assert bad.returncode == 2 and "ar.layers" in bad.stderr
+    missing = call("speak", "--model", "nowhere", "--text", "დილა", "--reference", "a.wav")
+    assert missing.returncode == 2 and "no GPT-SoVITS2 model here" in missing.stderr
+
+@pytest.mark.slow
+def test_full_shapes_take_a_step(tmp_path):
+    "Qwen2-0.5B's sizes and BGE-M3's architecture with random weights; memory is printed."
+    import resource
+    from transformers import XLMRobertaConfig, XLMRobertaModel
+    sizes = dict(layers=24, dim=896, heads=14, kv_heads=2, ffn=4864)
+    t = task(tmp_path, 1, tokenizer(), **sizes)
+    net = t.models()["ar"]
+    n = sum(p.numel() for p in net.qwen.parameters())
+    assert 350e6 < n < 370e6                                     # Qwen2-0.5B without its embedding
+    batch = t.collate([t.item(k, 0) for k in range(2)])
+    optimizer = t.optimizers({"ar": net}, t.cfg.loop)["main"]
+    before = net.qwen.layers[0].mlp.up_proj.weight[0, :8].clone()
+    loss = t.loss("main", batch, 0)[0]
+    loss.backward(); optimizer.step()
+    assert torch.isfinite(loss) and not torch.equal(before, net.qwen.layers[0].mlp.up_proj.weight[0, :8])
+    del net, t, optimizer
+    bge = XLMRobertaModel(XLMRobertaConfig(vocab_size=250002, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, max_position_embeddings=8194, type_vocab_size=1), add_pooling_layer=False).eval()
+    with torch.inference_mode(): out = bge(torch.randint(5, 250000, (1, 30))).last_hidden_state
+    assert out.shape == (1, 30, 1024) and 560e6 < sum(p.numel() for p in bge.parameters()) < 570e6
+    print(f"\nQwen2-0.5B's sizes: {n / 1e6:.0f} M parameters; BGE-M3's 568 M; peak of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
