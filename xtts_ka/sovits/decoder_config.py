@@ -55,7 +55,7 @@ PRESETS = {
     "full32": merge(_FULL, dict(sample_rate=32000, n_fft=2048, generator=_BLOCKS | dict(upsample_rates=[10, 8, 2, 2, 2], upsample_kernel_sizes=[16, 16, 8, 2, 2]))),
 }
 
-# %% ../../nbs/sovits/decoder_config.ipynb #f05ce23a
+# %% ../../nbs/sovits/decoder_config.ipynb #738827aa
 @config
 class DecoderConfig:
     "Semantic tokens, text and references to speech."
@@ -83,6 +83,7 @@ class DecoderConfig:
     speaker_dim: int = Field(128, ge=4)       # Numbers of a voice
     speaker_hidden: int = Field(128, ge=8)    # Width of its encoder
     reference_seconds: float = Field(2., gt=0) # Longest cut of a reference in training
+    references: int = Field(1, ge=1)          # References of a training clip, at most; more are mixed at random
     rise: int = Field(3, ge=1)                # generator.kind=spec: its frames for each latent frame
     rise_fft: int = Field(1029, ge=64)        # generator.kind=spec: samples of its transform
     mel_layers: int = Field(2, ge=0)          # generator.kind=spec: blocks between the latent and the log-mel

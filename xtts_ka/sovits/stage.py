@@ -172,7 +172,7 @@ class Sovits2Stage:
         write_json(self.out / "metrics.json", values)
         return values
 
-# %% ../../nbs/sovits/stage.ipynb #1ead1edd
+# %% ../../nbs/sovits/stage.ipynb #f1b2753a
 def token_shelf(
     tokenizer:SemanticTokenizer,
     clips:Clips,
@@ -181,7 +181,7 @@ def token_shelf(
 )->Shelf: # [T, G] int16 a clip
     "Tokens of all clips."
     from xtts_ka.core.files import digest
-    weights = digest([float(p.double().sum()) for p in tokenizer.net.parameters()])
+    weights = digest([float(p.detach().double().sum()) for p in tokenizer.net.parameters()])
     made_of = digest([weights, mels.index["about"], [clips.key(i) for i in range(len(clips))]])
     if (Path(folder) / "index.json").is_file() and (held := Shelf(folder)).index["about"].get("made_of") == made_of: return held
     codes, every = [], 512
