@@ -39,7 +39,7 @@ class Clock:
 
 
 def kill(process, alone:bool):
-    "Kill the runner, and with it (not `alone`) everything it started; kernels have a process group of their own."
+    "Kill the runner, and with it (not `alone`) everything it started; kernels have a process group of their own. What it had said."
     runner = psutil.Process(process.pid)
     runner.suspend()  # so that it starts nothing while we look
     family = [] if alone else runner.children(recursive=True)
@@ -47,7 +47,7 @@ def kill(process, alone:bool):
         try: p.send_signal(signal.SIGKILL)
         except psutil.NoSuchProcess: pass  # it had just ended
     psutil.wait_procs(family, 10)
-    process.communicate()
+    return process.communicate()[0]
 
 
 def killer(process, alone:bool):
@@ -106,10 +106,10 @@ def without_times(path):
     return [{k: v for k, v in row.items() if "seconds" not in k.lower() and k != "made_of"} for row in rows]
 
 
-def assert_same(home, whole):
-    names = {f: files(whole.dir/f) for f in FOLDERS}
-    for f in FOLDERS: assert files(home.dir/f) == names[f], f
-    every = [f"{f}/{n}" for f in FOLDERS for n in names[f]] + ["spoken.tsv", "rejects.csv"]
+def assert_same(home, whole, folders=FOLDERS, more=("spoken.tsv", "rejects.csv")):
+    names = {f: files(whole.dir/f) for f in folders}
+    for f in folders: assert files(home.dir/f) == names[f], f
+    every = [f"{f}/{n}" for f in folders for n in names[f]] + list(more)
     fixed = [n for n in every if Path(n).name not in TIMES]
     mine, other = sums(home.dir, fixed), sums(whole.dir, fixed)
     assert [n for n in fixed if mine[n] != other[n]] == []
@@ -129,18 +129,24 @@ def important(names):
 
 # ---- the tests
 
-def resumed_is_the_same(home, whole, times):
-    "Resume the last time, and compare."
+def resumed(home):
+    "The call that ends a disturbed run well."
     last = home.run()
     assert last.returncode == 0, last.stdout + last.stderr
-    states = home.stages()
-    assert {s["status"] for s in states.values()} == {"done"}
-    names = assert_same(home, whole)
+    assert {s["status"] for s in home.stages().values()} == {"done"}
+    return last
+
+
+def ended_the_same(home, whole, times):
+    "All that the run left is what the undisturbed one left."
+    names, states = assert_same(home, whole), home.stages()
     important(names)
     assert not list(home.dir.rglob(".tmp-*")) and not (home.dir/".old").exists(), "a kill left something behind"
     assert house.walk_outputs(home.dir) == []
     assert (home.dir/"report/index.html").stat().st_mtime_ns >= (home.dir/"pretrain_progress.json").stat().st_mtime_ns
-    print(f"  stopped {times} times, {sum(s['attempt'] for s in states.values())} attempts of {len(states)} stages: {len(names)} files the same to the bit")
+    said = f"stopped {times} times, {sum(s['attempt'] for s in states.values())} attempts of {len(states)} stages: {len(names)} files the same to the bit"
+    print(f"  {said}")
+    return said
 
 
 @pytest.mark.timeout(600 + 120*KILLS)
@@ -151,7 +157,8 @@ def test_killed_and_resumed_is_the_same_to_the_bit(smoke, tmp_path_factory, reco
         home = Home(tmp_path_factory.mktemp("killed"), smoke.root)  # the same sources, even when they were edited since
         table = disturbed(home, clock, draw, kills(clock, draw, KILLS - killed))
         told(table)
-        resumed_is_the_same(home, smoke, len(table))
+        resumed(home)
+        ended_the_same(home, smoke, len(table))
         killed += len(table)
         shutil.rmtree(home.root)
         assert table or killed, "not a single kill came before the end"
