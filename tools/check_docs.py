@@ -41,6 +41,7 @@ def fault(site, here, address):
 def broken(site):
     "Links, anchors and files of the pages that are not there: ([lines], how many addresses were looked at)."
     found, n = [], 0
+    page.cache_clear()
     for here in sorted(site.rglob("*.html")):
         for address in [*page(here).links, *page(here).loads]:
             n += 1

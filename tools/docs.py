@@ -1,4 +1,4 @@
-"""Build the documentation site from the notebooks into _docs/: nbdev prepares the pages, Sphinx renders them. Nothing is fetched, Quarto is not needed.
+"""Build the documentation site from the notebooks and tutorials into _docs/: nbdev prepares the pages, Sphinx renders them, check_docs looks at them. Nothing is fetched, Quarto is not needed.
 
 nbdev's own `proc_nbs` would run every cell that holds an import to fill `show_doc`; here the names are taken from the exported module instead,
 so a page needs no test to run, and all pages are made in one process."""
@@ -9,6 +9,9 @@ from nbdev import processors as procs
 from nbdev.config import get_config
 from nbdev.process import NBProcessor
 from nbdev.showdoc import show_doc
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import check_docs
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK, SITE = ROOT/"_proc", ROOT/"_docs"
@@ -26,6 +29,7 @@ html_theme, html_show_sphinx, html_show_copyright, html_copy_source, html_show_s
 nb_execution_mode, nb_merge_streams = "off", True
 myst_heading_anchors, myst_enable_extensions = 4, []   # no math: MathJax would come from outside
 html_static_path, html_css_files, html_js_files = ["_static"], ["house.css"], ["house.js"]
+html_favicon = "_static/icon.svg"  # otherwise browsers ask for one that is not there
 language = "en"        # of the words around the pages; the index holds words of every script
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "misc.highlighting_failure"]
 """
@@ -33,7 +37,8 @@ suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "misc.highlighti
 CSS = """
 :root { --font-stack: system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Noto Sans Georgian", "DejaVu Sans", Sylfaen, sans-serif; }
 article h1 { font-size: 2em; } article h2 { font-size: 1.5em; } article h3 { font-size: 1.15em; } article h4 { font-size: 1em; }
-article h3 code, article h4 code { background: none; border: 0; padding: 0; font-size: 1em; }
+article h3 code.literal, article h4 code.literal { background: none; border: 0; padding: 0; font-size: 1em; }
+.sidebar-tree .caption, .toc-title { text-transform: none !important; } /* capitals would make Mtavruli of Mkhedruli */
 div.highlight pre, div.cell_output pre { white-space: pre-wrap; overflow-wrap: anywhere; } /* lines of code here are longer than a page is wide */
 div.cell div.cell_input { border-left: 3px solid var(--color-brand-primary); }
 article img { border-radius: 4px; } div.cell_output img { background: white; padding: 4px; }
@@ -107,6 +112,8 @@ JS = """// A page opened from a folder may not fetch others, so the excerpts bel
 if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 """
 
+ICON = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><path d="M1 8h2l2-5 3 11 3-9 1 3h3" fill="none" stroke="#1c5d6b" stroke-width="1.6"/></svg>\n'
+
 def toctree(caption, names): return "\n".join(["```{toctree}", f":caption: {caption}", ":hidden:", "", *names, "```"])
 
 def contents(pages):
@@ -144,6 +151,7 @@ def prepare(nbs):
     (PAGES/"_static").mkdir()
     (PAGES/"_static/house.css").write_text(CSS.lstrip(), encoding="utf-8")
     (PAGES/"_static/house.js").write_text(JS, encoding="utf-8")
+    (PAGES/"_static/icon.svg").write_text(ICON, encoding="utf-8")
     (PAGES/"conf.py").write_text(CONF.format(title=get_config().title, author=get_config().author), encoding="utf-8")
 
 def outside(site):
@@ -161,6 +169,7 @@ def main():
     shutil.move(WORK/"html", SITE)
     shutil.rmtree(WORK)
     if found := outside(SITE): sys.exit(f"these pages load something from outside: {', '.join(found)}")
+    check_docs.main(SITE)
     print(f"docs: {SITE.relative_to(ROOT)}/index.html, {len(list(SITE.rglob('*.html')))} pages")
 
 if __name__ == "__main__": main()
