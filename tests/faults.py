@@ -1,5 +1,5 @@
 """Ways in which the world goes wrong: full and read-only disks, a clock that goes back, sound files that lie, paths that lead out, files that carry code."""
-import contextlib, errno, os, resource, signal, subprocess, time
+import contextlib, os, re, resource, signal, subprocess, time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -66,6 +66,8 @@ time.time, time.time_ns = (lambda: clock() - now_behind()), (lambda: nanoseconds
 
 # ---- a run that is disturbed
 
+IGNORED = re.compile(r"^.*Exception ignored in:?.*\n(.*\n)*?.*KeyboardInterrupt:? *\n", re.M)  # Python itself says so when a signal comes while it cleans up or imports
+
 class Ways:
     "Ways to disturb the run in one home. What each does to it is checked on the spot, and counted."
     def __init__(self, home, draw):
@@ -95,6 +97,7 @@ class Ways:
     def ended(self, process, code:int, *words):
         "It ends soon, with its status and with what to do, and without a traceback."
         out, err = process.communicate(timeout=120)
+        out = IGNORED.sub("", out)
         assert process.returncode == code and "Traceback" not in out + err, f"{process.returncode} instead of {code}\n{out}{err}"
         for w in words: assert w in out + err, f"{w!r} is not in\n{out}{err}"
         self.said.append(out)
