@@ -13,6 +13,17 @@ def pytest_collection_modifyitems(items):
         together = "smoke" if "smoke" in getattr(item, "fixturenames", ()) else item.path.name
         item.add_marker(pytest.mark.xdist_group(together))
 
+def pytest_terminal_summary(terminalreporter):
+    "What tests counted with `record_property('count', ...)`, whichever process ran them."
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "count": terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {value}")
+
+@pytest.fixture
+def counted(record_property):
+    "Call it with a line that says how many of what were tried; it stands below the results."
+    return lambda line: record_property("count", line)
+
 @pytest.fixture(scope="session")
 def root(): return ROOT
 

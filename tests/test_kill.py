@@ -4,6 +4,7 @@ Moments are drawn evenly over the time the whole run takes. `XTTS_KA_KILLS=10` k
 a quarter of a minute more each; `XTTS_KA_KILL_SEED` draws other moments (the default's two lie in the two training stages).
 """
 import hashlib, json, os, random, shutil, signal, time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,7 +39,7 @@ class Clock:
 
 
 def kill(process, alone:bool):
-    "Kill the runner, and with it (not `alone`) everything it started; kernels have a process group of their own."
+    "Kill the runner, and with it (not `alone`) everything it started; kernels have a process group of their own. What it had said."
     runner = psutil.Process(process.pid)
     runner.suspend()  # so that it starts nothing while we look
     family = [] if alone else runner.children(recursive=True)
@@ -46,7 +47,13 @@ def kill(process, alone:bool):
         try: p.send_signal(signal.SIGKILL)
         except psutil.NoSuchProcess: pass  # it had just ended
     psutil.wait_procs(family, 10)
-    process.communicate()
+    return process.communicate()[0]
+
+
+def killer(process, alone:bool):
+    "A way to end a run: what was killed."
+    kill(process, alone)
+    return f"kill -9 of {'the runner alone' if alone else 'runner and kernel'}"
 
 
 def until(clock, process, moment, draw):
@@ -61,20 +68,30 @@ def until(clock, process, moment, draw):
     return None
 
 
-def disturbed(home, clock, draw, kills):
-    "Kill a run `kills` times, or fewer when it is faster than the clock and over too soon: [(moment, stage, what was killed)]."
-    moments, table = sorted(draw.uniform(0, clock.total) for _ in range(kills)), []
-    for n, moment in enumerate(moments, 1):
-        alone, process = n % 3 == 0, home.start(*home.command())
+def disturbed(home, clock, draw, plan):
+    """Disturb a run at each `(moment, way)` of a sorted plan, or at fewer when it is faster than the clock and over too soon: [(moment, stage, what was done)].
+    A way is called with the runner's process, ends it, and says what it did."""
+    table = []
+    for moment, way in plan:
+        process = home.start(*home.command())
         clock.started(home)
         at = until(clock, process, moment, draw)
         if at is None:
             out, err = process.communicate()
             assert process.returncode == 0, out + err
             break
-        kill(process, alone)
-        table.append((moment, at, "runner alone" if alone else "runner and kernel"))
+        table.append((moment, at, way(process)))
     return table
+
+
+def kills(clock, draw, n):
+    "A plan of `n` random moments; every third time the kernel is left to find out by itself."
+    return [(moment, partial(killer, alone=i % 3 == 0)) for i, moment in enumerate(sorted(draw.uniform(0, clock.total) for _ in range(n)), 1)]
+
+
+def told(table):
+    "Print what was done to a run."
+    for moment, at, what in table: print(f"  {moment:6.1f} s, {at:16} {what}")
 
 
 # ---- what must be the same
@@ -89,10 +106,10 @@ def without_times(path):
     return [{k: v for k, v in row.items() if "seconds" not in k.lower() and k != "made_of"} for row in rows]
 
 
-def assert_same(home, whole):
-    names = {f: files(whole.dir/f) for f in FOLDERS}
-    for f in FOLDERS: assert files(home.dir/f) == names[f], f
-    every = [f"{f}/{n}" for f in FOLDERS for n in names[f]] + ["spoken.tsv", "rejects.csv"]
+def assert_same(home, whole, folders=FOLDERS, more=("spoken.tsv", "rejects.csv")):
+    names = {f: files(whole.dir/f) for f in folders}
+    for f in folders: assert files(home.dir/f) == names[f], f
+    every = [f"{f}/{n}" for f in folders for n in names[f]] + list(more)
     fixed = [n for n in every if Path(n).name not in TIMES]
     mine, other = sums(home.dir, fixed), sums(whole.dir, fixed)
     assert [n for n in fixed if mine[n] != other[n]] == []
@@ -112,18 +129,24 @@ def important(names):
 
 # ---- the tests
 
-def resumed_is_the_same(home, whole, kills):
-    "Resume the last time, and compare; how many files."
+def resumed(home):
+    "The call that ends a disturbed run well."
     last = home.run()
     assert last.returncode == 0, last.stdout + last.stderr
-    states = home.stages()
-    assert {s["status"] for s in states.values()} == {"done"}
-    names = assert_same(home, whole)
+    assert {s["status"] for s in home.stages().values()} == {"done"}
+    return last
+
+
+def ended_the_same(home, whole, times):
+    "All that the run left is what the undisturbed one left."
+    names, states = assert_same(home, whole), home.stages()
     important(names)
     assert not list(home.dir.rglob(".tmp-*")) and not (home.dir/".old").exists(), "a kill left something behind"
     assert house.walk_outputs(home.dir) == []
     assert (home.dir/"report/index.html").stat().st_mtime_ns >= (home.dir/"pretrain_progress.json").stat().st_mtime_ns
-    print(f"  {kills} kills, {sum(s['attempt'] for s in states.values())} attempts of {len(states)} stages: {len(names)} files the same to the bit")
+    said = f"stopped {times} times, {sum(s['attempt'] for s in states.values())} attempts of {len(states)} stages: {len(names)} files the same to the bit"
+    print(f"  {said}")
+    return said
 
 
 @pytest.mark.timeout(600 + 120*KILLS)
@@ -132,9 +155,10 @@ def test_killed_and_resumed_is_the_same_to_the_bit(smoke, tmp_path_factory, reco
     print(f"\nundisturbed: {clock.total:.0f} s")
     while killed < KILLS:
         home = Home(tmp_path_factory.mktemp("killed"), smoke.root)  # the same sources, even when they were edited since
-        table = disturbed(home, clock, draw, KILLS - killed)
-        for moment, at, what in table: print(f"  kill -9 of {what:17} at {moment:5.1f} s, in {at}")
-        resumed_is_the_same(home, smoke, len(table))
+        table = disturbed(home, clock, draw, kills(clock, draw, KILLS - killed))
+        told(table)
+        resumed(home)
+        ended_the_same(home, smoke, len(table))
         killed += len(table)
         shutil.rmtree(home.root)
         assert table or killed, "not a single kill came before the end"

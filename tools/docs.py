@@ -1,14 +1,17 @@
-"""Build the documentation site from the notebooks into _docs/: nbdev prepares the pages, Sphinx renders them. Nothing is fetched, Quarto is not needed.
+"""Build the documentation site from the notebooks and tutorials into _docs/: nbdev prepares the pages, Sphinx renders them, check_docs looks at them. Nothing is fetched, Quarto is not needed.
 
 nbdev's own `proc_nbs` would run every cell that holds an import to fill `show_doc`; here the names are taken from the exported module instead,
 so a page needs no test to run, and all pages are made in one process."""
-import importlib, inspect, re, shutil, subprocess, sys
+import importlib, inspect, json, re, shutil, subprocess, sys
 from pathlib import Path
 import nbformat
 from nbdev import processors as procs
 from nbdev.config import get_config
 from nbdev.process import NBProcessor
 from nbdev.showdoc import show_doc
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import check_docs
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK, SITE = ROOT/"_proc", ROOT/"_docs"
@@ -17,7 +20,7 @@ PAGES = WORK/"pages" # What Sphinx reads; what it leaves lying about stays in WO
 STEPS = [procs.populate_language, # without FrontmatterProc: it drops what stands below the title in the same cell
          procs.add_show_docs, procs.strip_ansi, procs.hide_line, procs.rm_header_dash, procs.rm_export,
          procs.clean_magics, procs.hide_, procs.add_links]
-FOLDERS = dict(runs="The stages", core="core", text="text", corpus="corpus", speaker="speaker", vocoder="vocoder", xtts="xtts", sovits="sovits",
+FOLDERS = dict(tutorials="Tutorials", runs="The stages", core="core", text="text", corpus="corpus", speaker="speaker", vocoder="vocoder", xtts="xtts", sovits="sovits",
                evaluate="evaluate", pipeline="pipeline")
 CONF = """
 project, author, html_title = {title!r}, {author!r}, {title!r}
@@ -25,19 +28,25 @@ extensions = ["myst_nb"]
 html_theme, html_show_sphinx, html_show_copyright, html_copy_source, html_show_sourcelink = "furo", False, False, False, False
 nb_execution_mode, nb_merge_streams = "off", True
 myst_heading_anchors, myst_enable_extensions = 4, []   # no math: MathJax would come from outside
-html_static_path, html_css_files = ["_static"], ["house.css"]
+html_static_path, html_css_files, html_js_files = ["_static"], ["house.css"], ["house.js"]
+html_favicon = "_static/icon.svg"  # otherwise browsers ask for one that is not there
+language = "en"        # of the words around the pages; the index holds words of every script
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "misc.highlighting_failure"]
 """
 
 CSS = """
 :root { --font-stack: system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Noto Sans Georgian", "DejaVu Sans", Sylfaen, sans-serif; }
 article h1 { font-size: 2em; } article h2 { font-size: 1.5em; } article h3 { font-size: 1.15em; } article h4 { font-size: 1em; }
-article h3 code, article h4 code { background: none; border: 0; padding: 0; font-size: 1em; }
+article h3 code.literal, article h4 code.literal { background: none; border: 0; padding: 0; font-size: 1em; }
+.sidebar-tree .caption, .toc-title { text-transform: none !important; } /* capitals would make Mtavruli of Mkhedruli */
 div.highlight pre, div.cell_output pre { white-space: pre-wrap; overflow-wrap: anywhere; } /* lines of code here are longer than a page is wide */
 div.cell div.cell_input { border-left: 3px solid var(--color-brand-primary); }
 article img { border-radius: 4px; } div.cell_output img { background: white; padding: 4px; }
 article table td, article table th { vertical-align: top; }
 """
+
+TUTORIALS = ("first_run", "own_recordings", "common_voice", "several_machines", "another_language")
+def ORDER(name): return TUTORIALS.index(stem) if (stem := name.rpartition("/")[2]) in TUTORIALS else len(TUTORIALS), name
 
 def default_exp(source): return (re.search(r"^#\|\s*default_exp\s+(\S+)", source, re.M) or [None, None])[1]
 
@@ -83,7 +92,7 @@ def relinked(text, page, here):
     text = re.sub(rf"\]\({re.escape(cfg.doc_host + cfg.doc_baseurl)}/([^)#\s]*?)\.html(#[^)\s]*)?\)", lambda m: f"]({up}{m[1]}.ipynb{(m[2] or '').lower()})", text)
     def kept(m):
         target = (here/m[2].partition("#")[0]).resolve()
-        on_site = re.match(r"[a-z]+:|#", m[2]) or target.is_relative_to(NBS) and target.suffix in (".ipynb", *MEDIA)
+        on_site = re.match(r"[a-z]+:|#", m[2]) or target.is_relative_to(NBS) and target.suffix in (".ipynb", ".md", *MEDIA)
         return m[0] if on_site else m[1]
     return re.sub(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)", kept, text)
 
@@ -99,27 +108,50 @@ def page_cells(notebook, page):
             lines = "\n".join(l for l in source.splitlines() if not l.startswith("#|"))
             yield nbformat.v4.new_code_cell(lines, outputs=[nbformat.from_dict(o) for o in cell.get("outputs", [])])
 
+JS = """// A page opened from a folder may not fetch others, so the excerpts below search results are for sites that a server gives out.
+if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+"""
+
+ICON = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><path d="M1 8h2l2-5 3 11 3-9 1 3h3" fill="none" stroke="#1c5d6b" stroke-width="1.6"/></svg>\n'
+
+def toctree(caption, names): return "\n".join(["```{toctree}", f":caption: {caption}", ":hidden:", "", *names, "```"])
+
 def contents(pages):
-    "Tables of contents for the first page, one a folder."
-    blocks = []
+    "Tables of contents for the first page, one a folder, the tutorials in the order that their page gives."
+    names, blocks = [p.with_suffix("").as_posix() for p in pages], []
     for folder, caption in FOLDERS.items():
-        if names := [p.with_suffix("").as_posix() for p in pages if p.parts[0] == folder and len(p.parts) > 1]:
-            blocks.append("\n".join(["```{toctree}", f":caption: {caption}", ":hidden:", "", *names, "```"]))
-    return nbformat.v4.new_markdown_cell("\n\n".join(blocks))
+        if found := [n for n in names if n.partition("/")[0] == folder and "/" in n]: blocks.append(toctree(caption, sorted(found, key=ORDER)))
+    return nbformat.v4.new_markdown_cell("\n\n".join([*blocks, toctree("More", [n for n in names if "/" not in n and n != "index"])]))
+
+def write_gallery(nbs): # Whether there is one
+    "The page of pictures that tools/gallery.py took of a run's report."
+    kept = nbs/"images/gallery/gallery.json"
+    if not kept.is_file(): return False
+    found = json.loads(kept.read_text(encoding="utf-8"))
+    lines = ["# A report, page by page", "", f"> What a run leaves to read: the pages of `outputs/{found['run']}/report`, as a browser shows them.", "",
+             f"The pictures are of the run `{found['run']}` (seed {found['seed']}), taken by `tools/gallery.py outputs/{found['run']}`. In the report itself every sentence and every clip can be heard, and nothing is loaded from outside its folder."]
+    for page in found["pages"]: lines += ["", f"## {page['title']}", "", f"{page['says']}", "", f"![The page {page['title']} of the report](images/gallery/{page['picture']})"]
+    PAGES.mkdir(parents=True, exist_ok=True)
+    (PAGES/"gallery.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return True
 
 def prepare(nbs):
     "Write every page into `PAGES`, with what Sphinx needs beside them."
-    pages = sorted(p.relative_to(nbs) for p in nbs.rglob("*.ipynb") if not any(x[0] in "._" for x in p.relative_to(nbs).parts))
+    pages = sorted(p.relative_to(nbs) for suffix in ("ipynb", "md") for p in nbs.rglob(f"*.{suffix}") if not any(x[0] in "._" for x in p.relative_to(nbs).parts))
     if Path("index.ipynb") not in pages: sys.exit(f"{nbs/'index.ipynb'} is missing: the site needs its first page")
+    made = [Path("gallery.md")]*write_gallery(nbs)
     for page in pages:
-        cells = list(page_cells(nbs/page, page)) + ([contents(pages)] if page == Path("index.ipynb") else [])
         (PAGES/page).parent.mkdir(parents=True, exist_ok=True)
+        if page.suffix == ".md": (PAGES/page).write_text(relinked((nbs/page).read_text(encoding="utf-8"), page, (nbs/page).parent), encoding="utf-8"); continue
+        cells = list(page_cells(nbs/page, page)) + ([contents(pages + made)] if page == Path("index.ipynb") else [])
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=dict(language_info=dict(name="python"))), PAGES/page)
     for extra in (p for p in nbs.rglob("*") if p.suffix in MEDIA):
         (PAGES/extra.relative_to(nbs)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(extra, PAGES/extra.relative_to(nbs))
     (PAGES/"_static").mkdir()
     (PAGES/"_static/house.css").write_text(CSS.lstrip(), encoding="utf-8")
+    (PAGES/"_static/house.js").write_text(JS, encoding="utf-8")
+    (PAGES/"_static/icon.svg").write_text(ICON, encoding="utf-8")
     (PAGES/"conf.py").write_text(CONF.format(title=get_config().title, author=get_config().author), encoding="utf-8")
 
 def outside(site):
@@ -137,6 +169,7 @@ def main():
     shutil.move(WORK/"html", SITE)
     shutil.rmtree(WORK)
     if found := outside(SITE): sys.exit(f"these pages load something from outside: {', '.join(found)}")
+    check_docs.main(SITE)
     print(f"docs: {SITE.relative_to(ROOT)}/index.html, {len(list(SITE.rglob('*.html')))} pages")
 
 if __name__ == "__main__": main()

@@ -8,7 +8,7 @@ __all__ = ['REASONS', 'FORMATS', 'MAX_CHANNELS', 'MAX_PEAK', 'MAX_VALUES', 'RATE
            'set_level']
 
 # %% ../../nbs/core/audio.ipynb #0b8344fd
-import contextlib, io, os, re, stat, sys, tempfile, threading
+import contextlib, hashlib, io, os, re, stat, sys, tempfile, threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def _head(path)->bytes:
     except ValueError as e: raise AudioError("missing", path, str(e)) from None # NUL in the name
 
 # %% ../../nbs/core/audio.ipynb #9d4163c4
-def _promised(path, head:bytes)->tuple: # (promised, present) bytes of sound; (0, 0) when there is no such chunk
+def _promised(path, head:bytes)->tuple: # (promised, present) bytes of sound, and the bytes that follow it; (0, 0, b"") when there is no such chunk
     "RIFF/WAVE, RF64 (EBU Tech 3306) and AIFF: the size that the sound chunk announces."
     order = "big" if head[:4] in (b"FORM", b"RIFX") else "little"
     wanted, wide = b"SSND" if head[:4] == b"FORM" else b"data", 0
@@ -86,10 +86,17 @@ def _promised(path, head:bytes)->tuple: # (promised, present) bytes of sound; (0
             f.seek(at)
             if len(chunk := f.read(8)) < 8: break
             name, size = chunk[:4], int.from_bytes(chunk[4:], order)
-            if name == wanted: return (wide if wide and size == 0xFFFFFFFF else size), end-at-8
+            if name == wanted:
+                size = wide if wide and size == 0xFFFFFFFF else size
+                f.seek(at+8+size)
+                return size, end-at-8, f.read(5)
             if name == b"ds64": wide = int.from_bytes(f.read(16)[8:], "little")
             at += 8 + size + size % 2
-    return 0, 0
+    return 0, 0, b""
+
+def _belongs(follows:bytes)->bool: # Five bytes behind the sound
+    "Whether they are the end, the name of a further chunk (behind a byte that makes the place even or without it), or padding."
+    return any(len(part) < 4 or re.fullmatch(rb"[ -~]{4}|\0{4}", part) for part in (follows[:4], follows[1:]))
 
 def _ogg_ends(path)->bool:
     "Whether the last page (at most 65307 bytes, RFC 3533 section 6) is whole and carries the end-of-stream flag."
@@ -102,8 +109,9 @@ def _ogg_ends(path)->bool:
 
 def _check_whole(path, head:bytes):
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
-        promised, present = _promised(path, head)
+        promised, present, follows = _promised(path, head)
         if promised > present: raise AudioError("truncated", path, f"the header promises {promised} bytes of sound, the file has {present}")
+        if not _belongs(follows): raise AudioError("corrupt", path, f"the header promises {promised} bytes of sound, and further ones follow that belong to nothing")
     if head[:4] == b"OggS" and not _ogg_ends(path): raise AudioError("truncated", path, "the last Ogg page is missing or cut")
 
 # %% ../../nbs/core/audio.ipynb #48cd06d4
@@ -158,11 +166,20 @@ def _check_header(path, info:AudioInfo, max_seconds:float):
     if info.seconds > max_seconds: raise AudioError("too_long", path, f"{info.seconds:.4g} s, at most {max_seconds:g} s; segment it or raise the limit")
     if info.frames*info.channels > MAX_VALUES: raise AudioError("too_long", path, f"{info.frames} samples of {info.channels} channels need more than 1 GiB")
 
+def _check_md5(path, f, wav:np.ndarray): # [T, channels]
+    "A FLAC file holds the MD5 of all its samples (RFC 9639, 8.2): the only sign of a header that says less than there is."
+    with open(path, "rb") as raw: head = raw.read(42)
+    bits = {"PCM_S8": 8, "PCM_16": 16, "PCM_24": 24}.get(f.subtype)
+    if head[:4] != b"fLaC" or not bits or (head[20] & 1) << 4 | head[21] >> 4 != bits-1 or not any(head[26:42]): return # Behind tags, of odd width, or without a sum
+    ints = np.rint(wav*np.float32(2**(bits-1))).astype("<i4") # exact: float32 has 24 bits
+    if hashlib.md5(ints.view(np.uint8).reshape(-1, 4)[:, :bits//8].tobytes()).digest() != head[26:42]: raise AudioError("corrupt", path, "the samples are not those of which the header holds the MD5")
+
 def _samples(path, f, frames:int)->np.ndarray: # [frames] float32 in [-1, 1]
     "Decode to mono and check what came: all there, finite, not far outside [-1, 1]."
     try: wav = f.read(frames, dtype="float32", always_2d=True) # [T, channels]
     except RuntimeError as e: raise AudioError("truncated", path, f"decoding stops: {str(e).strip() or 'no data'}") from None
     if len(wav) < frames: raise AudioError("truncated", path, f"{len(wav)} of {frames} samples")
+    if f.format == "FLAC" and frames == f.frames: _check_md5(path, f, wav)
     peak = float(np.maximum(wav.max(), -wav.min())) # NaN goes through max and min
     if not np.isfinite(peak): raise AudioError("non_finite", path, "NaN or infinity among the samples; write the file anew")
     if peak > MAX_PEAK: raise AudioError("level", path, f"peak {peak:.4g}, at most {MAX_PEAK}; floats must be scaled to [-1, 1]")

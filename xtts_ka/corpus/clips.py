@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RATE', 'Shelf', 'Clips', 'Picked']
 
-# %% ../../nbs/corpus/clips.ipynb #5459b912
+# %% ../../nbs/corpus/clips.ipynb #1d0f215f
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,18 @@ import torch
 from torch import Tensor
 
 from ..core.audio import probe, read_audio
-from ..core.errors import AudioError, ManifestError, MissingError
-from ..core.files import fresh_dir, read_json, write_json
+from ..core.errors import AudioError, CheckpointError, ManifestError, MissingError
+from ..core.files import fresh_dir, read_json, reserve, write_json
 from ..core.randomness import rng
 
 RATE = 22050 # Hz, of the clips that the segments stage writes by default
 
-# %% ../../nbs/corpus/clips.ipynb #368afce7
+# %% ../../nbs/corpus/clips.ipynb #74614b3d
+def _mapped(path, dtype, shape): # A new array in a file, with its space claimed
+    out = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    reserve(path, out.offset + out.nbytes)
+    return out
+
 class Shelf:
     "Runs of frames `[n, D]` in one memory-mapped file, read by number."
     def __init__(self,
@@ -27,7 +32,8 @@ class Shelf:
     ):
         if not (Path(folder) / "index.json").is_file(): raise MissingError(f"{folder}: no shelf here; the stage that writes it has not run (xtts-ka run --only ...)")
         self.index = read_json(Path(folder) / "index.json")
-        self.frames = np.load(Path(folder) / "frames.npy", mmap_mode="r", allow_pickle=False)
+        try: self.frames = np.load(Path(folder) / "frames.npy", mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as e: raise CheckpointError(f"{folder}/frames.npy: not an array of numbers ({e}); delete {folder} and run the stage that writes it") from e
         self.ends = np.cumsum([0, *self.index["lengths"]])
 
     @staticmethod
@@ -42,7 +48,7 @@ class Shelf:
         with fresh_dir(folder) as tmp:
             for run in runs:
                 run = np.asarray(run)
-                if out is None: out = np.lib.format.open_memmap(Path(tmp) / "frames.npy", "w+", run.dtype, (total, *run.shape[1:]))
+                if out is None: out = _mapped(Path(tmp) / "frames.npy", run.dtype, (total, *run.shape[1:]))
                 out[sum(lengths): sum(lengths) + len(run)] = run
                 lengths.append(len(run))
             if sum(lengths) != total: raise ValueError(f"{folder}: {sum(lengths)} frames were given, {total} announced")

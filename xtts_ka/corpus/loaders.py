@@ -6,6 +6,7 @@
 __all__ = ['SUFFIXES', 'LANGUAGE_SCRIPTS', 'FORMATS', 'Found', 'Corpus', 'find_format', 'read_corpus']
 
 # %% ../../nbs/corpus/loaders.ipynb #e4270686
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -119,7 +120,7 @@ def _fleurs(root:Path, o)->Iterator:
         said, places = shown(path), [p for p in (f"audio/{name}", name, f"wav/{name}", "audio", "") if (root/p).is_dir()]
         for n, row, fault in _fields(path, "\t", 4):
             file = row[1] if row else ""
-            place = next((p for p in places if file and (root/p/file).is_file()), places[0])
+            place = next((p for p in places if file and os.path.isfile(root/p/file)), places[0])
             gender = {"gender": row[-1].lower()} if row and row[-1].lower() in ("male", "female", "other") else {}
             extra = gender | ({"language": language.split("_")[0]} if language else {})
             yield Found(f"{place}/{file}".lstrip("/"), row[2] if row else "", o.speaker_name or f"fleurs-{Path(file).stem}", _PARTS[name], extra, n, said, fault or _other_language(language, o.language))
@@ -130,7 +131,7 @@ def _ljspeech(root:Path, o)->Iterator:
     path, said = root/"metadata.csv", shown(root/"metadata.csv")
     for n, row, fault in _fields(path, "|", 2, 3):
         name = row[0].strip() if row else ""
-        file = next((f for s in ("", *SUFFIXES) if name and (root/(f := f"wavs/{name}{s}")).is_file()), f"wavs/{name}.wav")
+        file = next((f for s in ("", *SUFFIXES) if name and os.path.isfile(root/(f := f"wavs/{name}{s}"))), f"wavs/{name}.wav")
         yield Found(file, (row[-1].strip() or row[1]) if row else "", o.speaker_name or "speaker", "", {}, n, said, fault)
 
 def _coqui_tables(root:Path)->dict: # file -> part
@@ -217,7 +218,7 @@ def _of_metadata(path:Path)->str:
     first = _first(path/"metadata.csv").split("|")
     if {"audio_file", "text"} <= set(first): return "manifest" if set(COLUMNS) <= set(first) else "coqui"
     name = first[0].strip()
-    return "ljspeech" if len(first) in (2, 3) and any((path/f"wavs/{name}{s}").is_file() for s in ("", *SUFFIXES)) else "manifest"
+    return "ljspeech" if len(first) in (2, 3) and any(os.path.isfile(path/f"wavs/{name}{s}") for s in ("", *SUFFIXES)) else "manifest"
 
 # %% ../../nbs/corpus/loaders.ipynb #49182dc1
 class _Judge:
@@ -235,6 +236,7 @@ class _Judge:
             seconds = _check_audio(path, self.max_seconds).seconds if self.check_audio else self._there(path)
         except AudioError as e: return f"{e.reason}: {e.detail}", None
         except PathError: return "path: a link leads out of the folder", None
+        except OSError as e: return f"unreadable: {e.strerror}", None # A name that is longer than the system allows
         self.seen[f.audio_file] = f.line
         return "", seconds
 

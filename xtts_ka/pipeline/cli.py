@@ -6,10 +6,10 @@
 __all__ = ['parser', 'parse', 'main']
 
 # %% ../../nbs/pipeline/cli.ipynb #e60cb899
-import argparse, difflib, importlib, os, signal, sys
+import argparse, difflib, importlib, os, sys
 
 from .. import __version__
-from ..core.errors import ConfigError, XttsKaError
+from ..core.errors import ConfigError, guarded
 
 # %% ../../nbs/pipeline/cli.ipynb #bcb1792a
 def _run(args)->int:
@@ -142,9 +142,6 @@ def main(
     for stream in (sys.stdout, sys.stderr): hasattr(stream, "reconfigure") and stream.reconfigure(errors="replace") # A terminal without Georgian shows `?` rather than stopping
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE") # read when torch loads its threads; spinning ones crawl on a busy machine
     args = parse(argv)
-    try: return args.do(args)
-    except XttsKaError as e: print(f"xtts-ka: {e}", file=sys.stderr); return 2
-    except KeyboardInterrupt: print("xtts-ka: stopped", file=sys.stderr); return 128 + signal.SIGINT
-    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 1 # `| head` closed our output
+    return guarded("xtts-ka", args.do, args)
 
 if __name__ == "__main__" and not hasattr(sys, "ps1") and "IPython" not in sys.modules: sys.exit(main())

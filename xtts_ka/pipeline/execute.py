@@ -67,6 +67,7 @@ class LiveClient(NotebookClient):
         code = process.poll() if process else None
         how = f"by signal {-code} ({signal.Signals(-code).name})" if code and code < 0 else f"with exit status {code}"
         if code == -signal.SIGKILL and not self.interrupts.signum: how += "; the system does this when memory runs out"
+        if code == -signal.SIGBUS: how += "; the system does this when a file that is mapped into memory was cut, or the disk is full"
         from nbformat.v4 import new_output
         cell.outputs.append(new_output("error", ename="DeadKernelError", evalue=f"the kernel ended {how}", traceback=[f"DeadKernelError: the kernel ended {how}"]))
         self.manager.cell_exception(cell, index)

@@ -6,10 +6,10 @@
 __all__ = ['PRETRAIN_STAGES', 'PretrainPipeline', 'main']
 
 # %% ../../nbs/pipeline/pretrain.ipynb #3d858807
-import argparse, sys
+import argparse
 from pathlib import Path
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, guarded
 from ..core.files import read_json
 from ..core.paths import resolve
 from .runner import resolve_config, run
@@ -54,5 +54,4 @@ def main(
     p.add_argument("--only", default="", choices=("", *PRETRAIN_STAGES), metavar="STAGE", help="just this stage: " + ", ".join(PRETRAIN_STAGES))
     p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change one value")
     args = p.parse_args(argv)
-    try: return PretrainPipeline(args.config, args.overrides).run(args.only, args.force)
-    except ConfigError as e: print(f"run_pretrain: {e}", file=sys.stderr); return 2
+    return guarded("run_pretrain", lambda: PretrainPipeline(args.config, args.overrides).run(args.only, args.force))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['select', 'Run', 'Verdict', 'judge', 'check_above', 'mark_stale', 'Screen', 'StageWatch', 'set_aside', 'execute_stage',
-           'run', 'resolve_config', 'go_on_command', 'left_out', 'run_stages', 'fail', 'gather_rejects', 'finish',
-           'make_report', 'run_name', 'show_list', 'show_plan']
+           'run', 'resolve_config', 'go_on_command', 'left_out', 'run_stages', 'fail', 'outdate_report',
+           'gather_rejects', 'finish', 'make_report', 'run_name', 'show_list', 'show_plan']
 
 # %% ../../nbs/pipeline/runner.ipynb #b3f7df1a
 import functools, os, shlex, shutil, signal, sys, threading, time, traceback
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.config import build, parse_override, read_config, to_yaml
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, XttsKaError, advice, explained
 from ..core.files import DigestCache, atomic_write, digest, read_json, sweep
 from ..core.paths import repo_root, resolve, shown
 from ..core.progress import clock
@@ -279,7 +279,7 @@ def run_stages(run:Run, chosen, force, screen, interrupts, lock, again)->tuple: 
             if state.status != "done": run.progress.update(stage.name, status="done")
             screen.say(f"✓ {title:18} up to date (took {clock(state.seconds or 0)}, {state.ended})")
             continue
-        ran = True
+        ran = outdate_report(run)
         screen.say(f"▶ {title:18} {verdict.reason}")
         if verdict.fresh and any((run.dir/o).exists() for o in stage.outputs): screen.say(f"    earlier outputs of {stage.name} are kept in {shown(run.dir/'.old')}")
         with StageWatch(screen, title) as watch: outcome = execute_stage(run, stage, verdict, watch, interrupts, lock)
@@ -299,12 +299,18 @@ def fail(run:Run, stage, title, outcome, screen, interrupts, again)->int: # Exit
     where = f", cell [{outcome.cell}]: {outcome.source}" if outcome.cell else ""
     lines = outcome.message.splitlines() or [""]
     screen.say(f"✗ {title:18} failed after {clock(outcome.seconds)}{where}")
-    screen.say(f"    {outcome.name}: {lines[0]}")
+    screen.say("    " + "; ".join(filter(None, (f"{outcome.name}: {lines[0]}", advice(lines[0])))))
     if run.copy(stage).exists(): screen.say(f"    whole story: {shown(run.copy(stage))}")
     screen.say(f"    to go on:    {again}")
     return 1
 
 # %% ../../nbs/pipeline/runner.ipynb #45eb567b
+def outdate_report(run:Run)->bool: # True
+    "Date the report to 1970: killed before its end, a run writes it again, even when the clock was set back meanwhile."
+    page = run.dir/"report"/"index.html"
+    if page.exists(): os.utime(page, ns=(0, 0))
+    return True
+
 def gather_rejects(
     run_dir,      # Folder of the run
     stages:tuple, # In the order they run
@@ -324,9 +330,10 @@ def finish(run:Run, screen, code:int, ran:bool)->int: # Exit status
     page, spoken = run.dir/"report"/"index.html", run.dir/"spoken.tsv"
     if ran or not page.exists() or page.stat().st_mtime_ns < run.progress.path.stat().st_mtime_ns: # The last: it was killed before its report
         try: page = make_report(run.dir)
-        except Exception: # Anything: the stages' work stands, but the user must see that the report does not
-            traceback.print_exc()
-            screen.say("the report could not be written (see above); the outputs of the stages are not touched by that")
+        except Exception as e: # Anything: the stages' work stands, but the user must see that the report does not
+            why = explained(e) if isinstance(e, OSError) else f"{type(e).__name__}: {e}"
+            screen.say(f"the report could not be written ({why}). The outputs of the stages are not touched by that; to try again: xtts-ka report {shown(run.dir)}")
+            if not isinstance(e, (OSError, XttsKaError)): traceback.print_exc()
             return code or 1
     screen.say(f"report: {shown(page)}")
     if spoken.exists(): screen.say(f"{len(spoken.read_text(encoding='utf-8').splitlines())} spoken sentences: {shown(spoken)}")

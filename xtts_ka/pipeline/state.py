@@ -94,7 +94,7 @@ class RunLock:
     "Context manager: the only run in a folder, or `LockedError`."
     def __init__(self,
         run_dir,           # Folder of the run, must exist
-        patience:float=20., # Seconds to wait for the kernel of a runner that was killed
+        patience:float=60., # Seconds to wait for the kernel of a runner that was killed: on a busy machine it is still importing, and notices late
     ):
         self.path, self.patience, self.fd = Path(run_dir)/".lock", patience, None
 

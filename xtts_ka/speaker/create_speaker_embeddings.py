@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.audio import is_silent, peak_normalize, read_audio
+from ..core.checkpoint import read_tensors
 from ..core.errors import AudioError
 from ..core.files import append_jsonl, atomic_write, read_jsonl
 from ..core.paths import resolve, shown, slug
@@ -65,8 +66,7 @@ def load_vector(
     path, # A file of `save_vector`
 ) -> np.ndarray: # [D] float32
     "Read a vector back; nothing is run that the file might hold."
-    import torch
-    return torch.load(path, map_location="cpu", weights_only=True).numpy()[0]
+    return read_tensors(path).numpy()[0]
 
 def load_sound(
     utterance:Utterance,

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
+from ..core.checkpoint import read_tensors
 from ..core.errors import CheckpointError, ConfigError
 
 # %% ../../nbs/vocoder/discriminators.ipynb #78f4426e
@@ -166,7 +167,7 @@ def load_discriminators(
     net:Discriminators,  # Filled in place
 ):
     "Take over published discriminators; `CheckpointError` where something is missing or of another size."
-    found = torch.load(path, map_location="cpu", weights_only=True)
+    found = read_tensors(path)
     for kind, d in net.items():
         if kind not in found: raise CheckpointError(f"{path}: no {kind!r} in it ({', '.join(found)}); leave it out of discriminator.kinds, or start it from new weights")
         try: d.load_state_dict(modern_keys(found[kind]))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..core.checkpoint import read_tensors
 from ..core.errors import AudioError, ManifestError, MissingError
 from ..core.loop import Batches
 from ..core.manifest import Reject
@@ -203,7 +204,7 @@ def shelves(self:DataManager)->dict: # codes, references, stats, codebook; empty
     if not self.init: return {}
     references, codes = Shelf(self.init/"references"), Shelf(self.init/"codes")
     held = references.index["about"]["clips"]
-    stats = torch.load(self.init/"mel_stats.pth", map_location="cpu", weights_only=True)
+    stats = read_tensors(self.init/"mel_stats.pth")
     return {"codes": Picked(codes, held, self.clips), "references": Picked(references, held, self.clips), "stats": stats, "codebook": codes.index["about"]["codes"]}
 
 @patch

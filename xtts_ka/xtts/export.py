@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..core.checkpoint import read_tensors
 from ..core.errors import CheckpointError, ConfigError, MissingError
 from ..core.files import atomic_write, fresh_dir, read_json, sha256_file, write_json
 from ..core.randomness import torch_rng
@@ -230,7 +231,7 @@ def load_dvae(
     if not (Path(folder) / "dvae.pth").is_file() or not (Path(folder) / "export.json").is_file():
         raise MissingError(f"{folder}: no dvae.pth with its export.json here, so codes cannot be turned into mels; export with xtts_ka")
     dvae = make_dvae(DvaeConfig(**read_json(Path(folder) / "export.json")["about"]["dvae"]))
-    dvae.load_state_dict(torch.load(Path(folder) / "dvae.pth", map_location="cpu", weights_only=True))
+    dvae.load_state_dict(read_tensors(Path(folder) / "dvae.pth"))
     return dvae.eval()
 
 def verify_export(

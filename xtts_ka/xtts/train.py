@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..core.audio import resample
 from ..core.config import to_dict
+from ..core.checkpoint import read_tensors
 from ..core.errors import CheckpointError, ConfigError, MissingError
 from ..core.files import read_json, write_json
 from ..core.paths import resolve
@@ -66,7 +67,7 @@ class Pretrain:
         if not (self.init / "xtts_init_results.json").is_file(): raise MissingError(f"{init}/xtts_init_results.json: the stage xtts_init has not run; xtts-ka run --to xtts_init")
         self.results = read_json(self.init / "xtts_init_results.json")
         self.vocabulary = Vocabulary.load(self.init / "vocab.json", self.results["language"])
-        self.stats = torch.load(self.init / "mel_stats.pth", weights_only=True)
+        self.stats = read_tensors(self.init / "mel_stats.pth")
         self.clips = chosen(load_clips(segments)[0], self.results["clip_files"])
         self.codebook, self.codes = self.results["dvae"]["codes"], Shelf(self.init / "codes")
         self.take_base()
