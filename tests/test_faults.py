@@ -135,7 +135,7 @@ def test_disk_full_while_a_report_is_written(report_run, tmp_path, monkeypatch, 
 
 def test_a_mapped_file_claims_its_space(tmp_path):
     "A page of a mapped file that finds no room would end the process with SIGBUS."
-    from xtts_ka.xtts.dataset import Shelf
+    from xtts_ka.corpus.clips import Shelf
     with Disk(tmp_path/"small", 200_000) as disk:
         with pytest.raises(OSError, match="No space left|File too large"): Shelf.write(tmp_path/"small/shelf", iter([np.zeros((2000, 80), np.float32)]), 2000)
         assert not list((tmp_path/"small").iterdir())
@@ -352,7 +352,7 @@ def carriers():
     from xtts_ka.vocoder.mel import load_mel
     from xtts_ka.vocoder.wvmos import load_wvmos
     from xtts_ka.xtts.base import load_tensors
-    from xtts_ka.xtts.dataset import Shelf
+    from xtts_ka.corpus.clips import Shelf
     from xtts_ka.xtts.export import load_dvae
     return {"a.pth": read_tensors, "model.pth": load_tensors, "generator.pt": load_generator, "do_1.pth": lambda p: load_discriminators(p, {}), "wv_mos.ckpt": load_wvmos,
             "embedding_model.ckpt": load_speechbrain, "a.pt": load_vector, "dvae.pth": lambda p: load_dvae(p.parent),

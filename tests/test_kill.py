@@ -15,7 +15,7 @@ from smoke import Home, files
 
 KILLS, SEED = int(os.environ.get("XTTS_KA_KILLS", 2)), int(os.environ.get("XTTS_KA_KILL_SEED", 109))
 TIMES = ("metrics.jsonl", "metrics.json", "results.json", "waves.json")  # hold seconds, or when the recordings were written, which are never the same
-FOLDERS = ("corpus", "segments", "speaker_encoder", "embeddings", "phonemes", "language", "xtts_init", "full_pretrain", "xtts", "evaluate")
+FOLDERS = ("corpus", "segments", "speaker_encoder", "embeddings", "phonemes", "language", "xtts_init", "full_pretrain", "xtts", "vocoder", "sovits2", "evaluate")
 
 
 # ---- when and how to kill
@@ -119,7 +119,7 @@ def assert_same(home, whole, folders=FOLDERS, more=("spoken.tsv", "rejects.csv")
 
 def important(names):
     "Are the files that matter among those compared? Otherwise equality would mean little."
-    for training in ("language/transformer", "xtts_init/dvae", "full_pretrain/gpt", "full_pretrain/decoder"):
+    for training in ("language/transformer", "xtts_init/dvae", "full_pretrain/gpt", "full_pretrain/decoder", "vocoder", "sovits2/tokenizer", "sovits2/ar", "sovits2/decoder"):
         for part in ("model.safetensors", "optimizer.pt"):
             assert [n for n in names if n.startswith(f"{training}/checkpoints/step-") and n.endswith(part)], (training, part)
     for shelf in ("xtts_init/mels", "xtts_init/references", "xtts_init/codes", "full_pretrain/latents"): assert f"{shelf}/frames.npy" in names

@@ -13,7 +13,7 @@ from smoke import RUN, files
 from test_report import pages
 
 pytestmark = pytest.mark.timeout(600)  # the first test waits for the run
-NAMES = ["corpus", "segments", "speaker_encoder", "embeddings", "phonemes", "language", "xtts_init", "full_pretrain", "evaluate"]
+NAMES = ["corpus", "segments", "speaker_encoder", "embeddings", "phonemes", "language", "xtts_init", "full_pretrain", "vocoder", "sovits2", "evaluate"]
 TEXT = "გამარჯობა, როგორ ხარ?"
 
 

@@ -257,9 +257,10 @@ def go_on_command(config, overrides, only="", from_="", to="")->str:
     flags = [f for name, value in (("--only", only), ("--from", from_), ("--to", to)) if value for f in (name, value)]
     return shlex.join(["xtts-ka", "run", *(["--config", str(config)] if config else []), *flags, *overrides])
 
-# %% ../../nbs/pipeline/runner.ipynb #20556466
+# %% ../../nbs/pipeline/runner.ipynb #9e0f20a9
 def left_out(run:Run, stage)->str: # Why, or ""
-    "A stage made for other languages is left out, and the rest goes on."
+    "A stage made for other languages, or named in `skip`, is left out, and the rest goes on."
+    if stage.name in run.cfg.skip: return "the configuration skips it"
     language = run_language(run.cfg)
     if not stage.languages or language in stage.languages: return ""
     return f"it is for {' and '.join(map(repr, stage.languages))}, this run is in {language!r}"

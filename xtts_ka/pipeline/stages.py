@@ -35,7 +35,7 @@ def _import(dotted:str):
     module, _, name = dotted.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
-# %% ../../nbs/pipeline/stages.ipynb #66820315
+# %% ../../nbs/pipeline/stages.ipynb #a40afe6b
 STAGES = (
     Stage("corpus", "nbs/runs/10_corpus.ipynb", "xtts_ka.corpus.sources.CorpusConfig",
           outputs=("corpus",), inputs=("path",), doc="recordings and their text, spoken by espeak-ng or from a folder"),
@@ -53,6 +53,8 @@ STAGES = (
           needs=("segments",), outputs=("xtts_init",), doc="Georgian tokenizer, audio codes (DVAE), a fresh or given XTTS"),
     Stage("full_pretrain", "nbs/runs/80_full_pretrain.ipynb", "xtts_ka.xtts.config.PretrainConfig",
           needs=("segments", "xtts_init"), outputs=("full_pretrain", "xtts"), doc="training of the GPT and the decoder, export as XTTS-v2"),
+    Stage("vocoder", "nbs/runs/85_vocoder.ipynb", "xtts_ka.vocoder.config.VocoderConfig",
+          needs=("segments",), outputs=("vocoder",), inputs=("data.train", "data.val", "data.mels", "checkpoint_path"), doc="mel spectrograms to sound: a light generator, or HiFi-GAN; beside Griffin-Lim"),
     Stage("sovits2", "nbs/runs/90_sovits2.ipynb", "xtts_ka.sovits.stage_config.Sovits2Config",
           needs=("segments",), outputs=("sovits2",), inputs=("text.bge", "ar.init", "semantic.features"), doc="GPT-SoVITS2: semantic tokens, Qwen2, VITS2; speaks in the voice of any reference"),
     Stage("evaluate", "nbs/runs/95_evaluate.ipynb", "xtts_ka.evaluate.config.EvaluateConfig",
@@ -81,16 +83,18 @@ def check_stages(
         if missing := set(s.needs) - seen: raise ConfigError(f"stage `{s.name}` needs {sorted(missing)}, which must stand before it")
         seen.add(s.name); outputs |= set(s.outputs)
 
-# %% ../../nbs/pipeline/stages.ipynb #8debcbe0
+# %% ../../nbs/pipeline/stages.ipynb #60850a31
 @config
 class Shared:
     "What all stages of a run share."
     run: str = "demo"  # Name of the run; its folder is outputs/<run>
     seed: int = 1      # Every draw of every stage follows from it
     threads: int = 2   # CPU threads of each stage
+    skip: list[str] = [] # Stages that are left out; what needs them cannot run
 
     def __post_init__(self):
         if slug(self.run) != self.run: raise ConfigError(f"`run` becomes the name of a folder: letters, digits, `-`, `_` and `.` only, got {self.run!r}; for example run={slug(self.run)}")
+        for name in self.skip: find_stage(name)
         if self.threads < 1: raise ConfigError(f"`threads` must be 1 or more, got {self.threads}")
 
 @functools.lru_cache
