@@ -163,8 +163,8 @@ def _sentences():
 
 ROWS = dict(manifest=manifest, audio=audio, loop=loop, numbers=numbers, normalize=normalize, g2p=g2p)
 
-import embeddings, speaker, vocoder, xtts # here, for their rows take `Row` and `cpu` from this file
-ROWS |= speaker.ROWS | embeddings.ROWS | {f"xtts_{name}": row for name, row in xtts.ROWS.items()} | {f"vocoder_{name}": row for name, row in vocoder.ROWS.items()}
+import embeddings, speaker, sovits, vocoder, xtts # here, for their rows take `Row` and `cpu` from this file
+ROWS |= speaker.ROWS | embeddings.ROWS | {f"xtts_{name}": row for name, row in xtts.ROWS.items()} | {f"vocoder_{name}": row for name, row in vocoder.ROWS.items()} | {f"sovits_{name}": row for name, row in sovits.ROWS.items()}
 
 # measuring
 

@@ -80,12 +80,11 @@ def variant(name, segments, out, shared, semantic, ar):
 def compare(segments, out):
     import torch
     torch.set_num_threads(1)
-    loop = dict(steps=500, validate_every=0, save_every=500)
-    semantic = lambda **q: dict(quantizer=q, dropout=.05, loop=dict(steps=600, validate_every=0, save_every=600))
+    loop = dict(steps=320, validate_every=0, save_every=320)
+    semantic = lambda **q: dict(quantizer=q, dropout=.05, loop=dict(steps=450, validate_every=0, save_every=450))
     one, ar = semantic(levels=[4, 4, 4, 4]), dict(loop=loop, free_run=0)
     table = [("interleaved", "one", one, ar), ("text_first", "one", one, ar | dict(layout="text_first")), ("learned table", "one", one, ar | dict(codes_in="learned")),
-             ("2 codebooks, delay", "two", semantic(levels=[4, 4], codebooks=2), ar), ("4 codebooks, delay", "four", semantic(levels=[4], codebooks=4), ar),
-             ("4 codebooks, parallel", "four", semantic(levels=[4], codebooks=4), ar | dict(pattern="parallel"))]
+             ("2 codebooks, delay", "two", semantic(levels=[4, 4], codebooks=2), ar), ("4 codebooks, delay", "four", semantic(levels=[4], codebooks=4), ar)]
     for name, shared, sem, a in table:
         keep(variants=[r for r in held().get("variants", []) if r["variant"] != name] + [row := variant(name, segments, out, shared, sem, a)])
         print("  ".join(f"{k}: {v:.3g}" if isinstance(v, float) else f"{k}: {v}" for k, v in row.items()), flush=True)
