@@ -82,7 +82,7 @@ def results(kept):
     "What came out; a figure that misses what is asked for says so."
     lines = ["| measured | | asked for |", "|---|--:|---|"]
     for f in SHOWN:
-        metrics = kept["stages"][f.stage]["metrics"]
+        metrics = kept["stages"].get(f.stage, {}).get("metrics", {}) # A run may skip stages
         if f.key not in metrics: continue # A run without held-out sentences has nothing to compare
         missed = "" if f.reached is None or f.reached(metrics[f.key], metrics) else ": **missed**"
         lines.append(f"| {f.label.format_map(metrics)} | {f.form.format(metrics[f.key])} | {f.wanted}{missed} |")
