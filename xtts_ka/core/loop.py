@@ -6,7 +6,7 @@
 __all__ = ['LoopConfig', 'lr_scale', 'Task', 'TrainingDiverged', 'Interrupted', 'Batches', 'FitResult', 'has_bf16', 'fit',
            'load_models']
 
-# %% ../../nbs/core/loop.ipynb #d7440f04
+# %% ../../nbs/core/loop.ipynb #8231f457
 import contextlib, dataclasses, fcntl, json, math, os, signal, threading, time
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -17,7 +17,7 @@ from pydantic import Field
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, set_aside
 from .config import config, to_dict
 from .errors import CheckpointError, ConfigError, MissingError, XttsKaError
-from .files import atomic_write, digest, read_jsonl, sweep
+from .files import atomic_write, digest, read_jsonl, sweep, write_json
 from .progress import Bar, bar
 from .randomness import permutation, rng, seeded_step, torch_rng
 
@@ -416,12 +416,14 @@ def _load_weights(models:dict, found:Checkpoint, suffix:str=""):
         try: model.load_state_dict(state)
         except RuntimeError as e: raise CheckpointError(f"{found.path}: weights of {name!r} do not fit this model ({e}); use the code and options it was made with") from e
 
-# %% ../../nbs/core/loop.ipynb #14e0f857
+# %% ../../nbs/core/loop.ipynb #4e74d75b
 def _average_of(run):
     "The averaged models, if any are asked for."
     if not run.cfg.ema: return None
     names = run.task.averaged() or tuple(run.models)
     return _Average({n: run.models[n] for n in names}, run.cfg.ema)
+
+_PLAN = ("steps", "log_every", "validate_every", "save_every") # For whoever watches: a log alone does not say where it will end
 
 def _begin(run, found:Checkpoint|None):
     "Bring a run to where the checkpoint left it, or to its start."
@@ -441,6 +443,7 @@ def _begin(run, found:Checkpoint|None):
     if found is not None and lead: set_aside(run.root, run.step)
     run.log = _Log(run.path, run.step, run.cfg, lead)
     run.log.pending = {k: list(v) for k, v in run.pending.items()}
+    if lead: write_json(run.path.with_name("training.json"), {k: getattr(run.cfg, k) for k in _PLAN})
     run.saved, run.saved_step = time.monotonic(), run.step if found is not None else None
     run.team.wait()
 
@@ -606,7 +609,7 @@ def _fabric(cfg):
     fabric.launch()
     return fabric
 
-# %% ../../nbs/core/loop.ipynb #edf4b34a
+# %% ../../nbs/core/loop.ipynb #a042c759
 def _already(task, cfg, out_dir, found) -> FitResult:
     "The result of a training that is complete; its weights go into the task's models."
     _load_weights(task.models(), found)
@@ -618,7 +621,7 @@ def _already(task, cfg, out_dir, found) -> FitResult:
 def fit(
     task:Task,       # Models, items and loss
     cfg:LoopConfig,  # How to train
-    out_dir,         # Gets `metrics.jsonl` and `checkpoints/`; what lies there is gone on with
+    out_dir,         # Gets `metrics.jsonl`, `training.json` and `checkpoints/`; what lies there is gone on with
     title:str="",    # In front of the progress bar
 ) -> FitResult:  # The task's models then hold the last weights; `load_models` gets the best
     "Train until `cfg.steps`. Raises `Interrupted` (saved), `TrainingDiverged` (nothing overwritten), `CheckpointError`."
