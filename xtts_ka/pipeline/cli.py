@@ -40,7 +40,7 @@ def _phonemize(args)->int:
     from xtts_ka.pipeline.text_commands import phonemize_lines, read_lines, run_lines
     return run_lines(phonemize_lines(read_lines(args.text, args.input), args.mode, args.format == "json"), args.out)
 
-# %% ../../nbs/pipeline/cli.ipynb #82dfee8f
+# %% ../../nbs/pipeline/cli.ipynb #39c9384f
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     "Shows a default where there is one to show."
     def _get_help_string(self, action): return action.help if action.default in (None, "") or action.default is False else super()._get_help_string(action)
@@ -86,13 +86,14 @@ _MODULES = { # Command -> module with `add_arguments`, function, help
     "create-speaker-embeddings": ("xtts_ka.speaker.create_speaker_embeddings", "main_create", "a vector beside each recording of VCTK, LibriTTS or a folder"),
     "vocoder": ("xtts_ka.vocoder.commands", "main", "train a vocoder, generate with it, score what it made"),
     "sovits": ("xtts_ka.sovits.commands", "main", "GPT-SoVITS2: train it step by step, speak with references"),
+    "monitor": ("xtts_ka.pipeline.monitor", "main", "watch a run: progress, time left, trends of its losses; tidy its checkpoints"),
     "create-metadata": ("xtts_ka.xtts.create_metadata_files", "main", "train, val and test lists for clips that have embeddings"),
     "adapt-embeddings": ("xtts_ka.xtts.embedding_adapter", "main", "from voice embeddings to XTTS's own voices")}
 
 def _parsers_modules(sub, words):
     "Their modules take seconds to import, so only the command that is called gets its options."
     for name, (module, function, text) in _MODULES.items():
-        p = sub.add_parser(name, help=text, formatter_class=_Help, description=text[0].upper() + text[1:] + ".")
+        p = sub.add_parser(name, help=text, formatter_class=_Help, allow_abbrev=False, description=text[0].upper() + text[1:] + ".")
         if name not in words: continue
         found = importlib.import_module(module)
         found.add_arguments(p)

@@ -6,7 +6,7 @@
 __all__ = ['Seen', 'look', 'diverged', 'table', 'long_rows', 'summary', 'export', 'plot_training', 'page', 'plot', 'Leftover',
            'leftovers', 'cleanup', 'watch', 'add_arguments', 'analysis', 'main']
 
-# %% ../../nbs/pipeline/monitor.ipynb #a6f4e7ac
+# %% ../../nbs/pipeline/monitor.ipynb #e9b35a5d
 import csv, io, json, math, os, shutil, sys, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..core.files import atomic_write
 from ..core.paths import resolve, shown
 from ..core.progress import clock
 from .monitor_read import Training, eta, read_trainings, speed
-from .monitor_trends import Trend, series, smoothed, trend
+from .monitor_trends import Trend, running, series, trend
 from .state import Progress
 
 # %% ../../nbs/pipeline/monitor.ipynb #ca519b4b
@@ -154,7 +154,7 @@ def export(
     values = [{k: _finite(v) for k, v in r.items()} for r in long_rows(seen)]
     return atomic_write(path, json.dumps({**summary(seen, stages), "values": values}, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
-# %% ../../nbs/pipeline/monitor.ipynb #a8160bb1
+# %% ../../nbs/pipeline/monitor.ipynb #d47a21c3
 def plot_training(
     s:Seen,
 ):
@@ -165,7 +165,7 @@ def plot_training(
         steps, values = series(t.train, s.trend.loss or "")
         if values:
             ax.plot(steps, values, color=PALETTE[0], alpha=.3, lw=.8)
-            ax.plot(steps, _running(values), color=PALETTE[0], label=s.trend.loss)
+            ax.plot(steps, running(values), color=PALETTE[0], label=s.trend.loss)
         at, scores = series(t.val, s.trend.score or "")
         if scores:
             ax.plot(at, scores, "o", ms=4, color=PALETTE[1], label=f"validation: {s.trend.score}")
@@ -176,12 +176,6 @@ def plot_training(
         if values and min(values) > 0 and max(values) > 20 * min(values): ax.set_yscale("log")
         if values or scores: ax.legend()
     return fig
-
-def _running(values, keep=.9)->list:
-    "`smoothed` at every point."
-    out, mean, weight = [], 0., 0.
-    for v in values: mean, weight = keep * mean + (1 - keep) * v, keep * weight + 1 - keep; out.append(mean / weight)
-    return out
 
 # %% ../../nbs/pipeline/monitor.ipynb #d940237f
 _PAGE = """<!doctype html>
