@@ -13,7 +13,7 @@ from ..core.files import digest, fresh_dir, read_json, write_json
 from ..core.manifest import Row, write_manifest
 from ..core.progress import bar
 
-# %% ../../nbs/corpus/voices.ipynb #10620f32
+# %% ../../nbs/corpus/voices.ipynb #4bcbbe38
 def other_voices(
     taken,   # Speakers of the corpus
     count:int, # Voices wanted, at most
@@ -28,16 +28,18 @@ def speak_voices(
     sample_rate:int=22050, # Hz
     level_db:float|None=None, # Level every clip is set to, dB; None leaves it
     split:str="",  # Column `split` of the manifest, where one is wanted
+    voices:dict|None=None, # Name -> `Voice`; default: those of `corpus.synthetic`
 ) -> Path: # The manifest
     "Each voice says its sentences, once."
     from xtts_ka.corpus.synthetic import SAMPLE_RATE, VOICES, Synthesizer
-    folder, made_of = Path(folder), digest([sorted(texts.items()), sample_rate, level_db, split])
+    voices = VOICES if voices is None else voices
+    folder, made_of = Path(folder), digest([sorted(texts.items()), sample_rate, level_db, split] + ([] if voices is VOICES else [voices]))
     if (folder/"voices.json").is_file() and read_json(folder/"voices.json")["made_of"] == made_of: return folder/"metadata.csv"
     synthesizer, rows = Synthesizer(), []
     with fresh_dir(folder) as tmp:
         for name in bar(sorted(texts), "speaking"):
             for k, text in enumerate(texts[name]):
-                wav = resample(synthesizer.speak(text, VOICES[name]).wav, SAMPLE_RATE, sample_rate).clip(-1, 1)
+                wav = resample(synthesizer.speak(text, voices[name]).wav, SAMPLE_RATE, sample_rate).clip(-1, 1)
                 write_audio(tmp/name/f"{k}.wav", wav if level_db is None else set_level(wav, level_db), sample_rate)
                 rows.append(Row(f"{name}/{k}.wav", text, name, split=split, duration=round(len(wav) / sample_rate, 4)))
         write_manifest(tmp/"metadata.csv", rows)

@@ -60,7 +60,7 @@ def rivals(clips:Clips, chosen:list)->list[list[int]]:
         out.append([same.get(clips.rows[j].text, j) for j in chosen])
     return out
 
-# %% ../../nbs/evaluate/score.ipynb #de3efb53
+# %% ../../nbs/evaluate/score.ipynb #c4a84f04
 class Evaluation:
     "The steps of stage evaluate, in order: speak, compare, finish."
     def __init__(self,
@@ -144,7 +144,9 @@ class Evaluation:
             voices[s] = heard(named[s]), heard(others[: len(named[s])])
         return tuple(float(np.mean([echo(u.codes.tolist(), voices[u.speaker][k]) for u in held])) for k in (0, 1))
 
-    def finish(self)->dict: # Flat metrics
+    def finish(self,
+        more=None, # Further metrics: those of `evaluate.paths`
+    )->dict: # Flat metrics
         "`metrics.json` for the report."
         n, r = len(self.result["hits"]), self.result
         seconds = sum(len(u.wav) for u in self.utterances) / OUT_RATE
@@ -156,5 +158,6 @@ class Evaluation:
                         "mean length ratio": round(float(np.mean(r["ratio"])), 3), "end below the whole, dB": round(float(np.median(r["tail"])), 1), "95 % interval of nearest": f"{low:.2f} to {high:.2f}"}
             if r["echo"]: metrics |= {"codes echoed from the reference": f"{r['echo'][0]:.1%} (chance {r['echo'][1]:.1%})"}
         metrics |= {"CPU seconds a second of speech": round(sum(u.cpu_seconds for u in self.utterances) / max(seconds, 1e-9), 3), "spoken in all": len(self.utterances)}
+        metrics |= more or {}
         write_json(self.out / "metrics.json", metrics)
         return metrics

@@ -42,7 +42,7 @@ def imported(
             found |= {base} | {f"{base}.{a.name}" for a in node.names}
     return found
 
-# %% ../../nbs/pipeline/fingerprint.ipynb #c89a0f57
+# %% ../../nbs/pipeline/fingerprint.ipynb #a09c24d4
 def _module(root:Path, name:str)->tuple: # (its code without comments, all it imports) or None
     "One module of the package."
     path = root.joinpath(*name.split("."))
@@ -80,7 +80,8 @@ def code_digest(
     sources = [bare_code("".join(c["source"])) for c in cells if c["cell_type"] == "code"]
     modules = used_modules(set().union(*(_names(s) for s in sources)), root)
     text = "\n".join(modules.values())
-    data = {p.name: sha256_file(p) for p in sorted((root/"xtts_ka"/"data").glob("*")) if p.is_file() and p.name in text}
+    held = root/"xtts_ka"/"data"
+    data = {p.relative_to(held).as_posix(): sha256_file(p) for p in sorted(held.rglob("*")) if p.is_file() and p.relative_to(held).parts[0] in text}
     return digest([[s for s in sources if s], modules, data])
 
 def _names(source:str)->set:

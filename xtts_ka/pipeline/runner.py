@@ -36,7 +36,7 @@ def select(
     if first > last: raise ConfigError(f"--from {from_} comes after --to {to}; the order is {', '.join(s.name for s in stages)}")
     return tuple(stages[first:last + 1])
 
-# %% ../../nbs/pipeline/runner.ipynb #57ee7961
+# %% ../../nbs/pipeline/runner.ipynb #8da4e517
 class Run:
     "A run on the disk, with what is known about it."
     def __init__(self,
@@ -52,7 +52,10 @@ class Run:
 
     def parts(self, stage)->dict:
         "Fingerprint parts of a stage as things stand now."
-        return parts(self.cfg, stage, self.cells(stage), {n: self.progress[n] for n in stage.needs}, self.cache)
+        return parts(self.cfg, stage, self.cells(stage), {n: self.progress[n] for n in self.above(stage)}, self.cache)
+
+    def above(self, stage)->list: # Names of the stages that it is made from: those it needs, and of those it reads the ones that have run
+        return [*stage.needs, *(n for n in stage.reads if n in self.progress.stages and self.progress[n].status in ("done", "stale"))]
 
     def parameters(self, stage)->dict:
         "What its notebook is given; `ConfigError` when notebook and configuration do not fit."
@@ -62,7 +65,7 @@ class Run:
     def copy(self, stage)->Path: # Where the executed notebook lies
         return self.dir/"notebooks"/Path(stage.notebook).name
 
-# %% ../../nbs/pipeline/runner.ipynb #258a9a99
+# %% ../../nbs/pipeline/runner.ipynb #d5b3aeb8
 @dataclass
 class Verdict:
     "What is to be done about a stage, and why."
@@ -83,7 +86,7 @@ def judge(
     if force: return verdict("--force", fresh=True)
     if not state.fingerprint: return verdict("not run yet", fresh=True)
     if diff and (ended or diff != ["code"]): return verdict(", ".join(diff) + " changed", fresh=True)
-    if above := [n for n in stage.needs if n in rerunning]: return verdict(f"{above[0]} runs again", fresh=True)
+    if above := [n for n in (*stage.needs, *stage.reads) if n in rerunning]: return verdict(f"{above[0]} runs again", fresh=True)
     if not ended: return verdict(f"goes on after: {state.error or 'it was killed'}")
     found = output_digests(run.dir, stage, run.cache)
     if missing := [o for o in stage.outputs if not found[o]]: return verdict(f"{shown(run.dir/missing[0])} is missing")

@@ -14,7 +14,7 @@ from ..core.config import config, load, to_dict
 from ..core.errors import ConfigError
 from ..core.paths import slug
 
-# %% ../../nbs/pipeline/stages.ipynb #6a81487c
+# %% ../../nbs/pipeline/stages.ipynb #d915f86d
 @dataclass(frozen=True)
 class Stage:
     "One step of a run: a notebook with parameters."
@@ -22,6 +22,7 @@ class Stage:
     notebook:str     # Run notebook, relative to the repository's root
     config:str       # Dotted path of its `@config` class; its fields are the notebook's parameters
     needs:tuple=()   # Stages whose outputs it reads
+    reads:tuple=()   # Stages whose outputs it reads as well, where the run has them
     outputs:tuple=() # Paths in the run's folder that it writes
     inputs:tuple=()  # Fields of its configuration that name files or folders outside the run
     doc:str=""       # One line for `--list`
@@ -35,7 +36,7 @@ def _import(dotted:str):
     module, _, name = dotted.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
-# %% ../../nbs/pipeline/stages.ipynb #a40afe6b
+# %% ../../nbs/pipeline/stages.ipynb #469e56bb
 STAGES = (
     Stage("corpus", "nbs/runs/10_corpus.ipynb", "xtts_ka.corpus.sources.CorpusConfig",
           outputs=("corpus",), inputs=("path",), doc="recordings and their text, spoken by espeak-ng or from a folder"),
@@ -58,10 +59,10 @@ STAGES = (
     Stage("sovits2", "nbs/runs/90_sovits2.ipynb", "xtts_ka.sovits.stage_config.Sovits2Config",
           needs=("segments",), outputs=("sovits2",), inputs=("text.bge", "ar.init", "semantic.features"), doc="GPT-SoVITS2: semantic tokens, Qwen2, VITS2; speaks in the voice of any reference"),
     Stage("evaluate", "nbs/runs/95_evaluate.ipynb", "xtts_ka.evaluate.config.EvaluateConfig",
-          needs=("corpus", "segments", "full_pretrain"), outputs=("evaluate", "spoken.tsv"), doc="held-out sentences, spoken and measured"),
+          needs=("corpus", "segments", "full_pretrain"), reads=("speaker_encoder", "vocoder", "sovits2"), outputs=("evaluate", "spoken.tsv"), doc="held-out sentences, spoken and measured, by every path that the run has"),
 )
 
-# %% ../../nbs/pipeline/stages.ipynb #bf341847
+# %% ../../nbs/pipeline/stages.ipynb #c1f9b8e2
 def find_stage(
     name:str,       # As typed
     stages=STAGES,  # Where to look
@@ -80,7 +81,7 @@ def check_stages(
     seen, outputs = set(), set()
     for s in stages:
         if s.name in seen or outputs & set(s.outputs): raise ConfigError(f"stage `{s.name}`: its name or one of its outputs {s.outputs} is taken by an earlier stage")
-        if missing := set(s.needs) - seen: raise ConfigError(f"stage `{s.name}` needs {sorted(missing)}, which must stand before it")
+        if missing := {*s.needs, *s.reads} - seen: raise ConfigError(f"stage `{s.name}` needs {sorted(missing)}, which must stand before it")
         seen.add(s.name); outputs |= set(s.outputs)
 
 # %% ../../nbs/pipeline/stages.ipynb #60850a31

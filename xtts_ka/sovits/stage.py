@@ -30,7 +30,7 @@ from .text import BgeM3, Bpe, TextEncoder
 from .train_ar import ArTask, load_ar, save_ar
 from .train_semantic import SemanticTask, SemanticTokenizer, char_error_rate, code_use
 
-# %% ../../nbs/sovits/stage.ipynb #1b7c971a
+# %% ../../nbs/sovits/stage.ipynb #e0888bd4
 def seeded(cfg, seed:int): # The same configuration with the run's seed in its loop
     return dataclasses.replace(cfg, loop=dataclasses.replace(cfg.loop, seed=seed))
 
@@ -150,6 +150,7 @@ class Sovits2Stage:
             out.append({"clip": i, "text": plain(said.text), "speaker": row.speaker_name, "paths": paths, "wavs": {"spoken": said.wav, "copy": copy}, "read": said.read, "stopped": said.stopped,
                         "length": len(said.wav) / rate / (self.clips.samples(i) / self.clips.sample_rate), "cpu": spent / max(1e-9, len(said.wav) / rate), "tokens": sum(map(len, said.codes))})
         self.spoken = out
+        write_json(self.out / "endings.json", {u["paths"]["spoken"].name: u["stopped"] for u in out})
         atomic_write(self.out / "spoken.tsv", "".join(f"{shown(u['paths']['spoken'])}\t{u['text']}\t{u['speaker']}\tsovits2\n" for u in out))
         return out
 
