@@ -56,6 +56,13 @@ SHOWN = (
     Figure("evaluate", "stopped by itself", "of them, stopped by themselves", "{}", "at least 95 %", lambda v, m: share(v) >= .95),
     Figure("evaluate", "mean length ratio", "of them, length spoken to length recorded, mean", "{:.2f}", "0.8 to 1.2", lambda v, m: .8 <= v <= 1.2),
     Figure("evaluate", "codes echoed from the reference", "runs of four codes spoken that also stand in the voice's reference; by chance, in other clips"),
+    Figure("evaluate", "CER, recording", "an independent recogniser, letters misunderstood: the recordings", "{:.1%}"),
+    Figure("evaluate", "CER, vocoder copy", "the same: recordings through the vocoder", "{:.1%}"),
+    Figure("evaluate", "CER, XTTS", "the same: XTTS, through its waveform decoder", "{:.1%}"),
+    Figure("evaluate", "CER, XTTS, by the vocoder", "the same: XTTS, its codes through the DVAE and the vocoder", "{:.1%}"),
+    Figure("evaluate", "CER, sovits2", "the same: GPT-SoVITS2 (the best of the three is asked for)", "{:.1%}", "at most 20 %", lambda v, m: min(v, m["CER, XTTS"], m.get("CER, XTTS, by the vocoder", 1)) <= .2),
+    Figure("evaluate", "right voice, XTTS", "XTTS, nearer to its speaker than 95 % of other speakers are (likeness {likeness, XTTS}, others {likeness of different speakers, 95th percentile})"),
+    Figure("evaluate", "right voice, sovits2", "the same: GPT-SoVITS2 (likeness {likeness, sovits2})"),
     Figure("evaluate", "CPU seconds a second of speech", "CPU seconds for one second of speech", "{:.2f}"),
 )
 
