@@ -36,7 +36,7 @@ def _import(dotted:str):
     module, _, name = dotted.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
-# %% ../../nbs/pipeline/stages.ipynb #469e56bb
+# %% ../../nbs/pipeline/stages.ipynb #610c1101
 STAGES = (
     Stage("corpus", "nbs/runs/10_corpus.ipynb", "xtts_ka.corpus.sources.CorpusConfig",
           outputs=("corpus",), inputs=("path",), doc="recordings and their text, spoken by espeak-ng or from a folder"),
@@ -57,7 +57,7 @@ STAGES = (
     Stage("vocoder", "nbs/runs/85_vocoder.ipynb", "xtts_ka.vocoder.config.VocoderConfig",
           needs=("segments",), outputs=("vocoder",), inputs=("data.train", "data.val", "data.mels", "checkpoint_path"), doc="mel spectrograms to sound: a light generator, or HiFi-GAN; beside Griffin-Lim"),
     Stage("sovits2", "nbs/runs/90_sovits2.ipynb", "xtts_ka.sovits.stage_config.Sovits2Config",
-          needs=("segments",), outputs=("sovits2",), inputs=("text.bge", "ar.init", "semantic.features"), doc="GPT-SoVITS2: semantic tokens, Qwen2, VITS2; speaks in the voice of any reference"),
+          needs=("segments",), outputs=("sovits2",), inputs=("text.bge", "ar.init", "semantic.features", "semantic.s3"), doc="GPT-SoVITS2: semantic tokens, Qwen2, VITS2; speaks in the voice of any reference"),
     Stage("evaluate", "nbs/runs/95_evaluate.ipynb", "xtts_ka.evaluate.config.EvaluateConfig",
           needs=("corpus", "segments", "full_pretrain"), reads=("speaker_encoder", "vocoder", "sovits2"), outputs=("evaluate", "spoken.tsv"), doc="held-out sentences, spoken and measured, by every path that the run has"),
 )

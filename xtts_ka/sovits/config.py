@@ -16,7 +16,7 @@ from ..core.config import config
 from ..core.errors import ConfigError
 from ..core.loop import LoopConfig
 
-# %% ../../nbs/sovits/config.ipynb #543bd739
+# %% ../../nbs/sovits/config.ipynb #0de177bc
 @config
 class QuantizerConfig:
     "The bottleneck of the tokenizer."
@@ -55,6 +55,7 @@ class SemanticConfig:
     "Tokenizer: speech to 25 codes a second, learned by recognising the text (CTC)."
     features: str = ""                        # Folder or hub name of a HuBERT-family model (mHuBERT-147, chinese-hubert, WavLM, w2v-BERT 2.0) that listens; empty: log-mels
     layer: int = -1                           # Its hidden layer; -1: the last
+    s3: str = ""                              # ONNX file of CosyVoice 2's tokenizer (speech_tokenizer_v2.onnx): its tokens, with a reader trained on them
     dim: int = Field(192, ge=16)              # Width
     heads: int = Field(4, ge=1)               # Of the attention
     kernel: int = Field(15, ge=1)             # Tokens that a depthwise convolution sees; odd
@@ -70,6 +71,9 @@ class SemanticConfig:
     loop: SemanticLoop = SemanticLoop()
 
     def __post_init__(self):
+        if self.s3:
+            if self.features: raise ConfigError("semantic.features and semantic.s3 are two ways to hear; give one of them")
+            object.__setattr__(self, "quantizer", QuantizerConfig(levels=[3] * 8)) # 6,561 codes; given, not learned
         if self.dim % (2 * self.heads): raise ConfigError(f"semantic.dim={self.dim} must be a multiple of twice semantic.heads={self.heads}")
         if self.kernel % 2 == 0: raise ConfigError(f"semantic.kernel={self.kernel} must be odd, so that it looks to both sides alike")
 

@@ -67,7 +67,7 @@ class Block(nn.Module):
         if self.mix: x = x + self.drop(self.convolve(self.norms[2](x), seen))
         return x + self.drop(self.narrow(F.silu(self.wide(self.norms[1](x)))))
 
-# %% ../../nbs/sovits/semantic.ipynb #0afa4be0
+# %% ../../nbs/sovits/semantic.ipynb #772fdcc5
 class SemanticNet(nn.Module):
     "Log-mel at 100 Hz -> vectors at 25 Hz -> codes -> letters."
     def __init__(self,
@@ -77,10 +77,10 @@ class SemanticNet(nn.Module):
     ):
         super().__init__()
         self.cfg, d = cfg, cfg.dim
-        self.down = nn.Linear(4 * inputs, d) if cfg.features else nn.ModuleList([nn.Conv1d(inputs, d, 3, 2, 1), nn.Conv1d(d, d, 3, 2, 1)])
+        self.down = nn.Identity() if cfg.s3 else nn.Linear(4 * inputs, d) if cfg.features else nn.ModuleList([nn.Conv1d(inputs, d, 3, 2, 1), nn.Conv1d(d, d, 3, 2, 1)])
         block = lambda: Block(d, cfg.heads, cfg.kernel, cfg.dropout)
-        self.before, self.after = nn.ModuleList(block() for _ in range(cfg.before)), nn.ModuleList(block() for _ in range(cfg.after))
-        self.narrow, self.quantizer = nn.LayerNorm(d), Quantizer(cfg.quantizer, d)
+        self.before, self.after = nn.ModuleList(block() for _ in range(0 if cfg.s3 else cfg.before)), nn.ModuleList(block() for _ in range(cfg.after))
+        self.narrow, self.quantizer = nn.Identity() if cfg.s3 else nn.LayerNorm(d), Quantizer(cfg.quantizer, d, bool(cfg.s3))
         self.norm, self.letters = nn.LayerNorm(d), nn.Linear(d, letters)
 
     def listen(self, mel:Tensor, tokens:Tensor)->tuple: # [B, 4 T, 80], [B] -> ([B, T, dim] in front of the bottleneck, [B, T] bool)
@@ -93,6 +93,7 @@ class SemanticNet(nn.Module):
 
     def sink(self, x:Tensor, seen:Tensor)->Tensor: # [B, 4 T, inputs] -> [B, T, dim]
         "Four rows become one."
+        if self.cfg.s3: return x[:, ::4]                                                             # four times the same digits
         if self.cfg.features: return F.silu(self.down(x.unflatten(1, (-1, 4)).flatten(2)))           # features know their surroundings already
         x = F.silu(self.down[0](x.transpose(1, 2)))                                                  # [B, dim, 2 T]
         return F.silu(self.down[1](x * seen.repeat_interleave(2, 1)[:, None])).transpose(1, 2)       # [B, T, dim]

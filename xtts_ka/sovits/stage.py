@@ -30,7 +30,7 @@ from .text import BgeM3, Bpe, TextEncoder
 from .train_ar import ArTask, load_ar, save_ar
 from .train_semantic import SemanticTask, SemanticTokenizer, char_error_rate, code_use
 
-# %% ../../nbs/sovits/stage.ipynb #e0888bd4
+# %% ../../nbs/sovits/stage.ipynb #fe19098b
 def seeded(cfg, seed:int): # The same configuration with the run's seed in its loop
     return dataclasses.replace(cfg, loop=dataclasses.replace(cfg.loop, seed=seed))
 
@@ -56,7 +56,7 @@ class Sovits2Stage:
         write_rejects(self.out / "rejects.csv", rejects, "sovits2")
         if rejects: print(f"{len(rejects)} clips are left out, e.g. {rejects[0].item}: {rejects[0].reason}; all in {shown(self.out / 'rejects.csv')}")
         self.hear, _ = listener(self.cfg.semantic)
-        self.mels = mel_shelf(self.clips, self.out / "mels", self.hear, f"{self.cfg.semantic.features} {self.cfg.semantic.layer}" if self.cfg.semantic.features else "")
+        self.mels = mel_shelf(self.clips, self.out / "mels", self.hear, f"{self.cfg.semantic.features} {self.cfg.semantic.layer}" if self.cfg.semantic.features else self.cfg.semantic.s3)
         texts = [self.clips.rows[i].text for i in self.clips.split("train")]
         self.letters, self.bpe = Letters.of(texts), Bpe.train(texts, self.cfg.text)
         self.bpe.save(self.out / "bpe.json")

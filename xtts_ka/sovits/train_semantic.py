@@ -34,7 +34,7 @@ def char_error_rate(
     pairs = list(pairs)
     return sum(edits(a, b) for a, b in pairs) / max(1, sum(len(a) for a, _ in pairs))
 
-# %% ../../nbs/sovits/train_semantic.ipynb #de19a4f0
+# %% ../../nbs/sovits/train_semantic.ipynb #a0cab6d6
 def flat_targets(
     letters:list, # [n] of [m] classes of a clip
     tokens:Tensor, # [B] tokens of each
@@ -74,6 +74,7 @@ class SemanticTask(Task):
     def item(self, index, epoch):
         i, c = self.train[index], self.cfg
         mel, draw = torch.from_numpy(self.mels[i].astype(np.float32)), rng(c.loop.seed, epoch, index)
+        if c.s3: return mel, self.ids[i]
         if c.features: return masked(mel + c.noise * torch.from_numpy(draw.standard_normal(mel.shape, np.float32)), draw, c.masks), self.ids[i]
         return augment(mel, draw, c.tempo, c.formant, c.noise, c.masks), self.ids[i]
 
