@@ -8,7 +8,7 @@ __all__ = ['Interrupted', 'Interrupts']
 # %% ../../nbs/pipeline/signals.ipynb #4eec0b50
 import os, signal, threading, time
 
-# %% ../../nbs/pipeline/signals.ipynb #e5e0b4bf
+# %% ../../nbs/pipeline/signals.ipynb #c221516e
 class Interrupted(BaseException):
     "The run was stopped by a signal; `code` is the exit status a shell expects, 128 + signal."
     def __init__(self,
@@ -24,7 +24,7 @@ class Interrupts:
         say=None, # Prints a line for the user; default: straight to stderr, the only print that is safe in a handler
     ):
         self.say = say or (lambda line: os.write(2, f"\n{line}\n".encode()))
-        self.signum, self.at, self.pid, self.sent = 0, 0., None, False
+        self.signum, self.at, self.pid, self.sent, self.drivers = 0, 0., None, False, set()
 
     def __enter__(self):
         self.main = threading.current_thread() is threading.main_thread() # Python sets handlers there only
@@ -43,8 +43,21 @@ class Interrupts:
         self.pid = pid
         self._pass_on()
 
+    def also(self, pid): # Process of a driver
+        "A process in a session of its own is to be interrupted too, every time."
+        self.drivers.add(pid)
+        if self.signum: self._tell_drivers()
+
+    def gone(self, pid): self.drivers.discard(pid)
+
+    def _tell_drivers(self):
+        for pid in tuple(self.drivers):
+            try: os.kill(pid, signal.SIGINT)
+            except ProcessLookupError: pass # It ended by itself
+
     def _on(self, signum, frame):
         again, self.signum = bool(self.signum), self.signum or signum
+        self._tell_drivers()
         if not again:
             self.at = time.monotonic()
             self.say(f"{signal.Signals(signum).name}: saving and stopping; once more to stop at once")

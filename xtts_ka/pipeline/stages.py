@@ -14,7 +14,7 @@ from ..core.config import config, load, to_dict
 from ..core.errors import ConfigError
 from ..core.paths import slug
 
-# %% ../../nbs/pipeline/stages.ipynb #d915f86d
+# %% ../../nbs/pipeline/stages.ipynb #5cd64634
 @dataclass(frozen=True)
 class Stage:
     "One step of a run: a notebook with parameters."
@@ -27,6 +27,7 @@ class Stage:
     inputs:tuple=()  # Fields of its configuration that name files or folders outside the run
     doc:str=""       # One line for `--list`
     languages:tuple=() # Languages it is made for; empty: any. For others it is left out, status `blocked`
+    cost:int=1       # CPU seconds in the demonstration, about: what takes longest begins first when several run at a time
 
     @property
     def config_cls(self): return _import(self.config)
@@ -36,30 +37,30 @@ def _import(dotted:str):
     module, _, name = dotted.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
-# %% ../../nbs/pipeline/stages.ipynb #610c1101
+# %% ../../nbs/pipeline/stages.ipynb #eca46ba3
 STAGES = (
     Stage("corpus", "nbs/runs/10_corpus.ipynb", "xtts_ka.corpus.sources.CorpusConfig",
-          outputs=("corpus",), inputs=("path",), doc="recordings and their text, spoken by espeak-ng or from a folder"),
+          outputs=("corpus",), inputs=("path",), cost=15, doc="recordings and their text, spoken by espeak-ng or from a folder"),
     Stage("segments", "nbs/runs/20_segments.ipynb", "xtts_ka.corpus.segment.SegmentConfig",
-          needs=("corpus",), outputs=("segments",), doc="clips of even length and level, in train, val and test"),
+          needs=("corpus",), outputs=("segments",), cost=5, doc="clips of even length and level, in train, val and test"),
     Stage("speaker_encoder", "nbs/runs/30_speaker_encoder.ipynb", "xtts_ka.speaker.stage_config.SpeakerEncoderConfig",
-          needs=("segments",), outputs=("speaker_encoder",), inputs=("data", "checkpoint", "noise_paths", "music_paths", "reverb_paths"), doc="a network that tells voices apart (ECAPA-TDNN, GE2E)"),
+          needs=("segments",), outputs=("speaker_encoder",), inputs=("data", "checkpoint", "noise_paths", "music_paths", "reverb_paths"), cost=70, doc="a network that tells voices apart (ECAPA-TDNN, GE2E)"),
     Stage("embeddings", "nbs/runs/40_embeddings.ipynb", "xtts_ka.speaker.embedding_config.EmbeddingsConfig",
-          needs=("segments", "speaker_encoder"), outputs=("embeddings",), inputs=("checkpoint",), doc="a voice embedding for every clip, maps to click and hear"),
+          needs=("segments", "speaker_encoder"), outputs=("embeddings",), inputs=("checkpoint",), cost=25, doc="a voice embedding for every clip, maps to click and hear"),
     Stage("phonemes", "nbs/runs/50_phonemes.ipynb", "xtts_ka.text.g2p_config.PhonemesConfig",
-          needs=("corpus",), outputs=("phonemes",), inputs=("texts", "pronunciations", "latin", "benchmarks"), languages=("ka",), doc="letters to phonemes: dictionary, vocabulary, a network for Latin words"),
+          needs=("corpus",), outputs=("phonemes",), inputs=("texts", "pronunciations", "latin", "benchmarks"), languages=("ka",), cost=20, doc="letters to phonemes: dictionary, vocabulary, a network for Latin words"),
     Stage("language", "nbs/runs/60_language.ipynb", "xtts_ka.text.language_config.LanguageConfig",
-          needs=("corpus",), outputs=("language",), inputs=("texts",), languages=("ka",), doc="tokenizer, language models, odd transcripts, a balanced test set"),
+          needs=("corpus",), outputs=("language",), inputs=("texts",), languages=("ka",), cost=35, doc="tokenizer, language models, odd transcripts, a balanced test set"),
     Stage("xtts_init", "nbs/runs/70_xtts_init.ipynb", "xtts_ka.xtts.config.InitConfig",
-          needs=("segments",), outputs=("xtts_init",), doc="Georgian tokenizer, audio codes (DVAE), a fresh or given XTTS"),
+          needs=("segments",), outputs=("xtts_init",), cost=160, doc="Georgian tokenizer, audio codes (DVAE), a fresh or given XTTS"),
     Stage("full_pretrain", "nbs/runs/80_full_pretrain.ipynb", "xtts_ka.xtts.config.PretrainConfig",
-          needs=("segments", "xtts_init"), outputs=("full_pretrain", "xtts"), doc="training of the GPT and the decoder, export as XTTS-v2"),
+          needs=("segments", "xtts_init"), outputs=("full_pretrain", "xtts"), cost=600, doc="training of the GPT and the decoder, export as XTTS-v2"),
     Stage("vocoder", "nbs/runs/85_vocoder.ipynb", "xtts_ka.vocoder.config.VocoderConfig",
-          needs=("segments",), outputs=("vocoder",), inputs=("data.train", "data.val", "data.mels", "checkpoint_path"), doc="mel spectrograms to sound: a light generator, or HiFi-GAN; beside Griffin-Lim"),
+          needs=("segments",), outputs=("vocoder",), inputs=("data.train", "data.val", "data.mels", "checkpoint_path"), cost=150, doc="mel spectrograms to sound: a light generator, or HiFi-GAN; beside Griffin-Lim"),
     Stage("sovits2", "nbs/runs/90_sovits2.ipynb", "xtts_ka.sovits.stage_config.Sovits2Config",
-          needs=("segments",), outputs=("sovits2",), inputs=("text.bge", "ar.init", "semantic.features", "semantic.s3"), doc="GPT-SoVITS2: semantic tokens, Qwen2, VITS2; speaks in the voice of any reference"),
+          needs=("segments",), outputs=("sovits2",), inputs=("text.bge", "ar.init", "semantic.features", "semantic.s3"), cost=800, doc="GPT-SoVITS2: semantic tokens, Qwen2, VITS2; speaks in the voice of any reference"),
     Stage("evaluate", "nbs/runs/95_evaluate.ipynb", "xtts_ka.evaluate.config.EvaluateConfig",
-          needs=("corpus", "segments", "full_pretrain"), reads=("speaker_encoder", "vocoder", "sovits2"), outputs=("evaluate", "spoken.tsv"), doc="held-out sentences, spoken and measured, by every path that the run has"),
+          needs=("corpus", "segments", "full_pretrain"), reads=("speaker_encoder", "vocoder", "sovits2"), outputs=("evaluate", "spoken.tsv"), cost=40, doc="held-out sentences, spoken and measured, by every path that the run has"),
 )
 
 # %% ../../nbs/pipeline/stages.ipynb #c1f9b8e2
@@ -84,19 +85,20 @@ def check_stages(
         if missing := {*s.needs, *s.reads} - seen: raise ConfigError(f"stage `{s.name}` needs {sorted(missing)}, which must stand before it")
         seen.add(s.name); outputs |= set(s.outputs)
 
-# %% ../../nbs/pipeline/stages.ipynb #60850a31
+# %% ../../nbs/pipeline/stages.ipynb #6df19470
 @config
 class Shared:
     "What all stages of a run share."
     run: str = "demo"  # Name of the run; its folder is outputs/<run>
     seed: int = 1      # Every draw of every stage follows from it
     threads: int = 2   # CPU threads of each stage
+    jobs: int = 1      # Stages at a time, where they do not need each other
     skip: list[str] = [] # Stages that are left out; what needs them cannot run
 
     def __post_init__(self):
         if slug(self.run) != self.run: raise ConfigError(f"`run` becomes the name of a folder: letters, digits, `-`, `_` and `.` only, got {self.run!r}; for example run={slug(self.run)}")
         for name in self.skip: find_stage(name)
-        if self.threads < 1: raise ConfigError(f"`threads` must be 1 or more, got {self.threads}")
+        if min(self.threads, self.jobs) < 1: raise ConfigError(f"`threads` and `jobs` must be 1 or more, got {self.threads} and {self.jobs}")
 
 @functools.lru_cache
 def run_config(
