@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT, BIN = Path(__file__).resolve().parents[1], Path(sys.executable).parent
 RUN = "smoke-test"
 # configs/smoke.yaml, smaller still: fewer steps, and speech that is cut early (nobody listens to it)
-TINY = (f"run={RUN}", "threads=1", "corpus.own=10", "segments.val_fraction=0.1", "speaker_encoder.loop.steps=6", "speaker_encoder.loop.save_every=2", "speaker_encoder.voices=4", "phonemes.neural.loop.steps=20", "phonemes.neural.loop.validate_every=10", "phonemes.neural.loop.save_every=6", "language.transformer.loop.save_every=4", "xtts_init.dvae.loop.save_every=4", "evaluate.say=[]",
+TINY = (f"run={RUN}", "threads=1", "jobs=1", "corpus.own=10", "segments.val_fraction=0.1", "speaker_encoder.loop.steps=6", "speaker_encoder.loop.save_every=2", "speaker_encoder.voices=4", "phonemes.neural.loop.steps=20", "phonemes.neural.loop.validate_every=10", "phonemes.neural.loop.save_every=6", "language.transformer.loop.save_every=4", "xtts_init.dvae.loop.save_every=4", "evaluate.say=[]",
         *(f"sovits2.{part}.loop.{k}" for part in ("semantic", "ar") for k in ("steps=8", "validate_every=8", "save_every=3")), "vocoder.loop.steps=8", "vocoder.loop.validate_every=8", "vocoder.loop.save_every=3", "sovits2.decoder.loop.steps=6", "sovits2.decoder.loop.validate_every=6", "sovits2.decoder.loop.save_every=2",
         "evaluate.decode.max_codes_per_id=0.3", "evaluate.decode.guard_extra=4",
         *(f"full_pretrain.{part}.loop.{k}" for part in ("gpt", "decoder") for k in ("steps=20", "validate_every=20", "save_every=4")), "full_pretrain.gpt.loop.batch_size=6")

@@ -1,5 +1,6 @@
 """The tools behind README and the docs: figures come from a run, outputs from an execution, pages from notebooks, and none of them by hand."""
 import json, shutil, subprocess, sys
+from datetime import datetime, timezone
 from pathlib import Path
 import nbformat
 import pytest
@@ -23,12 +24,12 @@ def test_readme_shows_the_figures_of_the_run(root, kept):
 
 def made_run(folder, kept, **status):
     "A run's folder as the pipeline leaves it, with the metrics of `kept`."
-    stages = {n: {"status": status.get(n, "stale" if n in kept["changed_since"] else "done"), "seconds": s["seconds"], "cpu_seconds": s["cpu_seconds"]} for n, s in kept["stages"].items()}
+    stages = {n: {"status": status.get(n, "stale" if n in kept["changed_since"] else "done"), "seconds": s["seconds"], "cpu_seconds": s["cpu_seconds"], "started": "2026-01-01T00:00:00+00:00", "ended": datetime.fromtimestamp(1767225600 + kept["wall_seconds"], timezone.utc).isoformat()} for n, s in kept["stages"].items()}
     for n, s in kept["stages"].items():
         (folder/n).mkdir(parents=True)
         (folder/n/"metrics.json").write_text(json.dumps(s["metrics"]), encoding="utf-8")
     (folder/"pretrain_progress.json").write_text(json.dumps({"schema": 1, "stages": stages}), encoding="utf-8")
-    (folder/"config.yaml").write_text("".join(f"{k}: {kept[k]}\n" for k in ("run", "seed", "threads")), encoding="utf-8")
+    (folder/"config.yaml").write_text("".join(f"{k}: {kept[k]}\n" for k in ("run", "seed", "threads", "jobs")), encoding="utf-8")
     return folder
 
 def test_figures_are_taken_from_finished_runs_only(tmp_path, kept):

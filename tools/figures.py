@@ -4,6 +4,7 @@
     python tools/figures.py                 show again what nbs/results/demo.json says
     python tools/figures.py --check         only compare"""
 import json, sys
+from datetime import datetime
 from dataclasses import dataclass
 from pathlib import Path
 import yaml
@@ -74,16 +75,24 @@ def take(run_dir):
     if unfinished := [n for n, s in stages.items() if s["status"] not in ("done", "stale")]: sys.exit(f"{run_dir}: not finished ({', '.join(unfinished)}); figures are taken from finished runs only")
     config = yaml.safe_load((run_dir/"config.yaml").read_text(encoding="utf-8"))
     metrics = {n: json.loads((run_dir/n/"metrics.json").read_text(encoding="utf-8")) for n in stages}
-    return {**{k: config[k] for k in ("run", "seed", "threads")}, "changed_since": [n for n, s in stages.items() if s["status"] == "stale"],
-            "stages": {n: {"seconds": round(s["seconds"], 1), "cpu_seconds": round(s["cpu_seconds"], 1), "metrics": metrics[n]} for n, s in stages.items()}}
+    return {**{k: config[k] for k in ("run", "seed", "threads", "jobs")}, "changed_since": [n for n, s in stages.items() if s["status"] == "stale"],
+            "wall_seconds": round(wall([(s["started"], s["ended"]) for s in stages.values()])), "stages": {n: {"seconds": round(s["seconds"], 1), "cpu_seconds": round(s["cpu_seconds"], 1), "metrics": metrics[n]} for n, s in stages.items()}}
+
+def wall(spans):
+    "Seconds in which at least one stage was running: several may run at a time, and a run may have rested in between."
+    total, end = 0., 0.
+    for a, b in sorted(tuple(datetime.fromisoformat(t).timestamp() for t in span) for span in spans):
+        total, end = total + max(0., b - max(a, end)), max(end, b)
+    return total
 
 def minutes(seconds): return f"{int(round(seconds))//60}:{int(round(seconds))%60:02}"
 
 def times(kept):
     "How long each stage took."
     rows = [(f"`{n}`", s["seconds"], s["cpu_seconds"]) for n, s in kept["stages"].items()]
-    rows.append(("all", *(sum(r[i] for r in rows) for i in (1, 2))))
-    return "\n".join([f"| stage | minutes, {kept['threads']} threads | CPU minutes |", "|---|--:|--:|"] + [f"| {n} | {minutes(s)} | {minutes(c)} |" for n, s, c in rows])
+    rows.append(("all", kept["wall_seconds"], sum(r[2] for r in rows)))
+    how = f"{kept['threads']} thread" + "s" * (kept["threads"] > 1) + (f" each, {kept['jobs']} at a time" if kept["jobs"] > 1 else "")
+    return "\n".join([f"| stage | minutes, {how} | CPU minutes |", "|---|--:|--:|"] + [f"| {n} | {minutes(s)} | {minutes(c)} |" for n, s, c in rows])
 
 def results(kept):
     "What came out; a figure that misses what is asked for says so."
