@@ -30,7 +30,7 @@ from .text import BgeM3, Bpe, TextEncoder
 from .train_ar import ArTask, load_ar, save_ar
 from .train_semantic import SemanticTask, SemanticTokenizer, char_error_rate, code_use
 
-# %% ../../nbs/sovits/stage.ipynb #fe19098b
+# %% ../../nbs/sovits/stage.ipynb #7a95d71c
 def seeded(cfg, seed:int): # The same configuration with the run's seed in its loop
     return dataclasses.replace(cfg, loop=dataclasses.replace(cfg.loop, seed=seed))
 
@@ -143,12 +143,14 @@ class Sovits2Stage:
             row, heard, start = self.clips.rows[i], self.heard(i), time.process_time()
             said = self.model.speak(row.text, heard, self.cfg.sampling, self.seed)
             spent, voice = time.process_time() - start, self.decoder.voice([(heard[0].wav, heard[0].rate)])
+            start = time.process_time()
             copy = self.model.sound(torch.from_numpy(self.codes[i].astype(np.int64)), said.text, voice)
+            sound = (time.process_time() - start) / (len(copy) / rate)
             name = f"{n:02}_{slug(Path(row.audio_file).stem)}"
             paths = {kind: self.out / "wavs" / f"{name}{'' if kind == 'spoken' else '-copy'}.wav" for kind in ("spoken", "copy")}
             for kind, wav in (("spoken", said.wav), ("copy", copy)): write_audio(paths[kind], wav if len(wav) else np.zeros(rate // 10, np.float32), rate)
             out.append({"clip": i, "text": plain(said.text), "speaker": row.speaker_name, "paths": paths, "wavs": {"spoken": said.wav, "copy": copy}, "read": said.read, "stopped": said.stopped,
-                        "length": len(said.wav) / rate / (self.clips.samples(i) / self.clips.sample_rate), "cpu": spent / max(1e-9, len(said.wav) / rate), "tokens": sum(map(len, said.codes))})
+                        "length": len(said.wav) / rate / (self.clips.samples(i) / self.clips.sample_rate), "cpu": spent / max(1e-9, len(said.wav) / rate), "decoder": sound, "tokens": sum(map(len, said.codes))})
         self.spoken = out
         write_json(self.out / "endings.json", {u["paths"]["spoken"].name: u["stopped"] for u in out})
         atomic_write(self.out / "spoken.tsv", "".join(f"{shown(u['paths']['spoken'])}\t{u['text']}\t{u['speaker']}\tsovits2\n" for u in out))
@@ -164,11 +166,19 @@ class Sovits2Stage:
         self.rates = {"recording": cer("recording"), "copy synthesis": cer("copy heard"), "tokens written": cer("read"), "spoken": cer("spoken heard")}
         return self.rates
 
+    def speed(self)->dict:
+        "What speaking costs; the peak of the memory is that of the whole stage."
+        import resource
+        median = lambda key: float(np.median([u[key] for u in self.spoken]))
+        writing = sum((u["cpu"] - u["decoder"]) * len(u["wavs"]["spoken"]) / self.model.sample_rate for u in self.spoken)
+        return {"tokens a CPU second": round(sum(u["tokens"] for u in self.spoken) / max(writing, 1e-9)), "CPU seconds a second of speech": round(median("cpu"), 3), "of these, the decoder": round(median("decoder"), 3),
+                "peak memory, GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20, 2)}
+
     def finish(self)->dict:
         "`metrics.json`."
         n = len(self.spoken)
         values = self.metrics | {f"CER, {k}": v for k, v in self.rates.items()} | {"stopped by itself": f"{sum(u['stopped'] for u in self.spoken)} of {n}",
-            "mean length ratio": round(float(np.mean([u["length"] for u in self.spoken])), 3), "CPU seconds a second of speech": round(float(np.median([u["cpu"] for u in self.spoken])), 3)}
+            "mean length ratio": round(float(np.mean([u["length"] for u in self.spoken])), 3)} | self.speed()
         values |= {f"CPU seconds, {c['model']}": c["CPU seconds"] for c in self.costs} | {"parameters": sum(c["parameters"] for c in self.costs)}
         write_json(self.out / "metrics.json", values)
         return values
