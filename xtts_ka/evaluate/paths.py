@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Said', 'hifi_mel', 'Paths', 'sovits_paths', 'Voices', 'judge', 'keep', 'plot_paths', 'path_row', 'path_metrics']
 
-# %% ../../nbs/evaluate/paths.ipynb #0e8cb1fd
+# %% ../../nbs/evaluate/paths.ipynb #53b489b8
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from ..core.audio import read_audio, resample, set_level, write_audio
-from ..core.files import read_json
+from ..core.files import read_json, write_json
 from ..core.paths import resolve, slug
 from ..core.progress import bar
 from .recogniser import Recogniser, error_rate
@@ -148,7 +149,7 @@ class Voices:
         vectors = self.embed([(s.wav, s.rate) for s in said])
         return np.array([float((self.mean[s.speaker] @ v).mean()) if s.speaker in self.mean else float("nan") for s, v in zip(said, vectors)])
 
-# %% ../../nbs/evaluate/paths.ipynb #9aa35014
+# %% ../../nbs/evaluate/paths.ipynb #2fb2e6fa
 def judge(
     paths:dict,     # Path -> [Said]; gets `heard` and `similarity`
     recogniser:Recogniser,
@@ -169,13 +170,16 @@ def judge(
 
 def keep(
     paths:dict, # Path -> [Said]
-    folder,     # Gets `<path>/<n>.wav` for what has no file yet
+    out,        # Folder of the stage: gets `paths/<path>/<n>.wav` for what has no file yet, and `heard.json`
     most:int=6, # Sentences of each
-)->list: # [Said] with files, sentence by sentence
-    "Files for listening."
+)->list: # (path, Said) with files, sentence by sentence
+    "Files for listening, and what was heard of all."
     for name, said in paths.items():
         for n, s in enumerate(said[:most]):
-            if s.path is None: write_audio(path := Path(folder)/slug(name)/f"{n:02}.wav", np.clip(s.wav, -1, 1), s.rate); s.path = path
+            if s.path is None: write_audio(path := Path(out)/"paths"/slug(name)/f"{n:02}.wav", np.clip(s.wav, -1, 1), s.rate); s.path = path
+    rows = [{"path": name, "n": n, "text": s.text, "speaker": s.speaker, "heard": s.heard, "similarity": None if np.isnan(s.similarity) else round(s.similarity, 4),
+             "file": s.path and Path(os.path.relpath(s.path, Path(out).parent)).as_posix()} for name, said in paths.items() for n, s in enumerate(said)]
+    write_json(Path(out)/"heard.json", rows)
     return [(name, said[n]) for n in range(most) for name, said in paths.items() if n < len(said)]
 
 # %% ../../nbs/evaluate/paths.ipynb #e131baf8

@@ -1,0 +1,62 @@
+"""The results page of the docs: what a finished run and the newest `make bench` measured, with sounds, and the commit they came from.
+
+    python tools/results.py outputs/demo    take figures and sounds from a run and from bench/results, then execute nbs/results.ipynb
+
+Figures go to nbs/results/results.json and bench.json, sounds to nbs/results/audio/ (Ogg, a few kilobytes each)."""
+import json, shutil, subprocess, sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT/"nbs/results"
+SENTENCES = 2 # Sentences that can be heard, by every path
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+def commit():
+    "The commit, and whether files that git knows differ from it."
+    ask = lambda *words: subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    return {"commit": ask("rev-parse", "HEAD")[:12], "changed": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+
+def paths_of(metrics):
+    "Rows of the evaluation: every path, with its figures."
+    names = [k.removeprefix("CER, ") for k in metrics if k.startswith("CER, ")]
+    rows = []
+    for n in names:
+        low, high = map(float, metrics[f"CER interval, {n}"].split(" to "))
+        rows.append({"path": n, "CER": metrics[f"CER, {n}"], "low": low, "high": high, "stopped": metrics[f"stopped, {n}"], "likeness": metrics.get(f"likeness, {n}"), "right voice": metrics.get(f"right voice, {n}")})
+    return rows
+
+def sounds(run):
+    "The first sentences by every path, as Ogg files; their texts come from the evaluation."
+    import numpy as np, soundfile as sf
+    from xtts_ka.core.audio import resample
+    from xtts_ka.core.paths import slug
+    shutil.rmtree(KEPT/"audio", ignore_errors=True)
+    (KEPT/"audio").mkdir(parents=True)
+    out = []
+    for row in json.loads((run/"evaluate/heard.json").read_text(encoding="utf-8")):
+        if row["n"] >= SENTENCES: continue
+        wav, rate = sf.read(run/row["file"], dtype="float32")
+        name = f"{row['n']}-{slug(row['path'])}.ogg"
+        sf.write(KEPT/"audio"/name, np.clip(resample(wav, rate, 16000), -1, 1), 16000, format="OGG", subtype="VORBIS")
+        out.append({k: row[k] for k in ("n", "path", "text", "speaker", "heard")} | {"file": f"audio/{name}"})
+    return out
+
+def newest_bench():
+    "The last record of bench/run.py, without its single rounds."
+    found = sorted((ROOT/"bench/results").glob("*.json"))
+    if not found: sys.exit("bench/results: no record lies there; run `make bench` first")
+    held = json.loads(found[-1].read_text(encoding="utf-8"))
+    rows = [r if "lacks" in r else {k: r[k] for k in ("row", "what", "ratios", "targets", "kept")} for r in held["rows"]]
+    return {"measured": found[-1].stem, "versions": held["versions"], "rows": rows}
+
+def main(args):
+    if len(args) != 1: sys.exit(__doc__)
+    import execute, figures
+    run = Path(args[0]).resolve()
+    kept = figures.take(run)
+    write = lambda name, value: (KEPT/name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write("bench.json", newest_bench() | commit())
+    write("results.json", commit() | {"run": run.name, "seconds": kept["wall_seconds"], "paths": paths_of(kept["stages"]["evaluate"]["metrics"]), "sounds": sounds(run)})
+    print(*execute.execute(ROOT/"nbs/results.ipynb"), sep="\n")
+
+if __name__ == "__main__": main(sys.argv[1:])
