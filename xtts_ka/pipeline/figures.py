@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'INK', 'QUIET', 'IGNORED', 'IGNORED_PREFIXES', 'style', 'plot_wave', 'plot_mel', 'plot_mel_pair', 'smooth',
-           'plot_losses', 'plot_durations', 'perplexity', 'plot_code_usage', 'plot_retrieval', 'plot_dtw']
+           'plot_losses', 'plot_durations', 'perplexity', 'plot_code_usage', 'plot_retrieval', 'plot_dtw', 'plot_paths']
 
 # %% ../../nbs/pipeline/figures.ipynb #88156f48
 import contextlib
@@ -291,4 +291,21 @@ def plot_dtw(
         ax.plot(s[:, 1], s[:, 0], color=PALETTE[0])
         ax.grid(True)
         ax.set(title=title, xlabel="reference, s", ylabel="generated, s", xlim=(0, None), ylim=(0, None))
+    return fig
+
+# %% ../../nbs/pipeline/figures.ipynb #2669ab5e
+def plot_paths(
+    rows:list, # Dicts with path, CER, low and high, shares of letters; recordings first
+    free=("XTTS", "XTTS, by the vocoder", "sovits2"), # Paths that were spoken freely
+):
+    "Character error rates with their intervals."
+    with _canvas(height=.6 + .34 * len(rows)) as (fig, ax):
+        for y, r in enumerate(rows):
+            ax.barh(y, 100 * r["CER"], color=PALETTE[0 if r["path"] in free else 4], height=.62)
+            ax.plot([100 * r["low"], 100 * r["high"]], [y, y], color=QUIET, lw=1.2)
+            ax.text(100 * max(r["high"], r["CER"]), y, f"  {100 * r['CER']:.1f}", va="center", fontsize=8)
+        ax.axvline(100 * rows[0]["CER"], color=QUIET, lw=.8, ls=":")
+        ax.set_yticks(range(len(rows)), [r["path"] for r in rows])
+        ax.invert_yaxis()
+        ax.set(title="What the independent recogniser does not understand", xlabel="character error rate, % (line: 95 % interval; dark: spoken freely)", xlim=(0, None))
     return fig
