@@ -1,6 +1,7 @@
 """GPT-SoVITS2: a row of `make bench` (writing tokens with and without a cache), and what is no row.
 
 `python bench/sovits.py tokenizer SEGMENTS OUT [KEY=VALUE ...]`: trains the tokenizer and prints its errors on seen voices and strangers, use of codes and CPU seconds.
+`python bench/sovits.py written SEGMENTS OUT CONFIG [KEY=VALUE ...]`: trains tokenizer and autoregressive model as CONFIG says (configs/sovits/demo_long.yaml, say; what `xtts-ka sovits train-ar` has left in OUT is taken), lets it write the held-out sentences, and adds a row to nbs/results/sovits.json.
 `python bench/sovits.py compare SEGMENTS OUT`: layouts, codebook counts and the way codes enter, each trained alike; writes nbs/results/sovits.json, which nbs/sovits/compare.ipynb shows.
 `python bench/sovits.py fusion RUN_DIR`: mixes two voices of a finished run (stages speaker_encoder and sovits2) and adds the curve to that file.
 SEGMENTS is a folder as the stage `segments` leaves it, for example outputs/demo/segments."""
@@ -57,25 +58,47 @@ def tokenizer(segments, out, overrides):
     for k, v in s.tokenise().items(): print(f"{k:28} {v:.4f}")
     print(f"{result.step} steps, {result.cpu_seconds:.0f} CPU s")
 
+def freely(s, sampling):
+    "What a stage's model writes for the held-out sentences of the seen voices, and what its tokenizer reads in it."
+    from xtts_ka.sovits.semantic import plain
+    from xtts_ka.sovits.train_semantic import char_error_rate
+    rows, start = s.seen(), time.process_time()
+    written = s.ar_task.write(rows, sampling)
+    spent = time.process_time() - start
+    read = s.tokenizer.texts([w.codes for w in written])
+    return {"CER of what is written": char_error_rate((plain(s.clips.rows[i].text), t) for i, t in zip(rows, read)), "sentences": len(rows), "stopped": sum(w.stopped for w in written) / len(rows),
+            "tokens a CPU second": sum(len(w.codes) for w in written) / spent, "length ratio": sum(len(w.codes) for w in written) / sum(len(s.codes[i]) for i in rows)}
+
+def written(segments, out, config, overrides):
+    import torch
+    from xtts_ka.core.paths import resolve
+    from xtts_ka.sovits.config import SamplingConfig
+    from xtts_ka.sovits.stage import Sovits2Stage
+    from xtts_ka.sovits.stage_config import load_sovits
+    torch.set_num_threads(1)
+    cfg = load_sovits(config, overrides)
+    s = Sovits2Stage(cfg, resolve(segments), resolve(out), cfg.seed, cfg.language)
+    s.prepare()
+    tokens = s.train_tokenizer()
+    kept = dict(s.tokenise())
+    result = s.train_ar()
+    row = {"preset": Path(config).stem, **{k: v for k, v in kept.items()}, "tokenizer, CPU seconds": tokens.cpu_seconds, "autoregressive, CPU seconds": result.cpu_seconds, **freely(s, SamplingConfig(temperature=0)), "sampled": freely(s, cfg.sampling)["CER of what is written"]}
+    keep(presets=[r for r in held().get("presets", []) if r["preset"] != row["preset"]] + [row])
+    for k, v in row.items(): print(f"{k:34} {v:.4f}" if isinstance(v, float) else f"{k:34} {v}")
+
 def variant(name, segments, out, shared, semantic, ar):
     "Train tokenizer (or take that of `shared`) and autoregressive model; a row of figures."
     from xtts_ka.sovits.config import SamplingConfig
-    from xtts_ka.sovits.semantic import plain
-    from xtts_ka.sovits.train_semantic import char_error_rate
     s = stage(segments, Path(out)/shared, prepare=VOICES, semantic=semantic, ar=ar)
     s.prepare(); s.train_tokenizer()
     kept = dict(s.tokenise())
     s.out = Path(out)/name
     result = s.train_ar()
-    rows, task = s.seen(), s.ar_task
-    start = time.process_time()
-    written = task.write(rows, SamplingConfig(temperature=0))
-    spent = time.process_time() - start
+    task = s.ar_task
     loss, right = task.score((task.val or task.train)[:96])
-    read = s.tokenizer.texts([w.codes for w in written])
+    free = freely(s, SamplingConfig(temperature=0))
     return {"variant": name, "tokens' CER": kept["CER of tokens, seen voices"], "codes' perplexity": kept["codes perplexity"], "nats a token": loss * s.tokenizer.books, "guessed right": right,
-            "CER of what is written": char_error_rate((plain(s.clips.rows[i].text), t) for i, t in zip(rows, read)), "stopped": sum(w.stopped for w in written) / len(rows),
-            "tokens a CPU second": sum(len(w.codes) for w in written) / spent, "CPU seconds": result.cpu_seconds, "steps": result.step}
+            **{k: free[k] for k in ("CER of what is written", "stopped", "tokens a CPU second")}, "CPU seconds": result.cpu_seconds, "steps": result.step}
 
 def compare(segments, out):
     import torch
@@ -114,6 +137,7 @@ def keep(**values): RESULTS.write_text(json.dumps(held() | values, ensure_ascii=
 if __name__ == "__main__":
     words = sys.argv[1:]
     if words[:1] == ["tokenizer"]: tokenizer(words[1], words[2], words[3:])
+    elif words[:1] == ["written"]: written(words[1], words[2], words[3], words[4:])
     elif words[:1] == ["compare"]: compare(words[1], words[2])
     elif words[:1] == ["fusion"]: fusion(words[1])
     else:

@@ -34,7 +34,7 @@ def char_error_rate(
     pairs = list(pairs)
     return sum(edits(a, b) for a, b in pairs) / max(1, sum(len(a) for a, _ in pairs))
 
-# %% ../../nbs/sovits/train_semantic.ipynb #a0cab6d6
+# %% ../../nbs/sovits/train_semantic.ipynb #961ee547
 def flat_targets(
     letters:list, # [n] of [m] classes of a clip
     tokens:Tensor, # [B] tokens of each
@@ -68,7 +68,7 @@ class SemanticTask(Task):
 
     def __len__(self): return len(self.train)
     def fingerprint(self):
-        shape = {k: v for k, v in to_dict(self.cfg).items() if k != "loop"}
+        shape = {k: v for k, v in to_dict(self.cfg).items() if k != "loop" and (v or k != "s3")} # Without S3 tokens, as before there were any
         return {"clips": [self.clips.key(i) for i in self.train], "mels": self.mels.index["about"], "letters": self.letters.characters, **shape}
 
     def item(self, index, epoch):
