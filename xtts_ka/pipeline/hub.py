@@ -86,7 +86,7 @@ def places_named(
     seen = {str(p) for p in (Path.home(), repo_root()) if len(p.parts) > 1}
     return [(name, s) for name, p in files.items() if p.suffix.lower() in TEXTS for s in sorted(seen) if s.encode() in p.read_bytes()]
 
-# %% ../../nbs/pipeline/hub.ipynb #108ff0c7
+# %% ../../nbs/pipeline/hub.ipynb #b7f5cc75
 LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "mpl-2.0", "gpl-3.0", "agpl-3.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "openrail", "unknown")
 
 def licence_head(
@@ -114,9 +114,10 @@ def check_licence(
     about:dict, # From `origin`
 )->dict: # The head's lines
     "`ConfigError` when the base's terms are others."
-    from xtts_ka.xtts.export import base_note
     head = licence_head(licence)
-    if about.get("base") and "CPML" in base_note(about["base"]) and licence != "cpml":
+    if licence == "cpml" or not about.get("base"): return head
+    from xtts_ka.xtts.export import base_note # seconds to import
+    if "CPML" in base_note(about["base"]):
         raise ConfigError(f"--licence {licence}: the model came from Coqui's XTTS-v2, whose licence binds whoever passes it on; give --licence cpml")
     return head
 
@@ -180,7 +181,7 @@ def card_fault(
     if not isinstance(said, dict) or "license" not in said: return f"it names no licence; put `license: {head['license']}` into its head, between two lines `---`"
     return "" if all(said.get(k) == v for k, v in head.items() if k != "license_link") else f"it says license: {said.get('license_name', said['license'])}"
 
-# %% ../../nbs/pipeline/hub.ipynb #c2e7f583
+# %% ../../nbs/pipeline/hub.ipynb #b0658f1f
 @dataclass
 class Held:
     "A file in a place."
@@ -212,7 +213,7 @@ class FolderPlace:
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()) and not (self.path / RECORD).is_file()): raise ConfigError(f"{self.name}: is there, and no model was pushed to it; give a new or an empty folder")
         return (self.path / RECORD).is_file()
 
-    def commit(self, adds:dict, gone:list, message:str, private:bool)->str: # Where it lies
+    def commit(self, adds:dict, gone:list, message:str, private:bool, after:str="")->str: # Where it lies
         "Copies beside the folder, then one exchange of names; others see the old state or the new one."
         kept = {h.name: self.path / h.name for h in self.files() if h.name not in gone} if self.path.is_dir() else {}
         with fresh_dir(self.path) as new:
@@ -221,7 +222,7 @@ class FolderPlace:
                 shutil.copyfile(source, new / name)
         return self.name
 
-# %% ../../nbs/pipeline/hub.ipynb #fc075c8b
+# %% ../../nbs/pipeline/hub.ipynb #e88a513c
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN to a token from https://huggingface.co/settings/tokens"
 
 @contextlib.contextmanager
@@ -238,11 +239,12 @@ def explained(repo:str, doing:str):
     except Exception as x: # httpx has a family of its own, and the library wraps some of them
         status, why = getattr(getattr(x, "response", None), "status_code", None), (str(x).splitlines() or [type(x).__name__])[0][:200]
         if status in (401, 403): raise MissingError(f"{repo}: the hub refuses {doing} ({status}: {why}); {LOGIN}, with a token that may write there") from x
+        if status == 412: raise MissingError(f"{repo}: somebody else changed it in the meantime; do it again") from x
         if status: raise MissingError(f"{repo}: the hub could not do it ({status}: {why}); try again later") from x
         if advice(str(x)): raise
         raise MissingError(f"{repo}: the hub cannot be reached for {doing} ({type(x).__name__}: {why}). Look at the network, HF_ENDPOINT and HF_HUB_OFFLINE, or give a folder on a shared disk instead: file:///...") from x
 
-# %% ../../nbs/pipeline/hub.ipynb #b3b337af
+# %% ../../nbs/pipeline/hub.ipynb #60b27599
 class HubPlace:
     "A model on the Hugging Face Hub."
     def __init__(self, name:str):
@@ -267,13 +269,13 @@ class HubPlace:
         if not get_token(): raise MissingError(f"{self.name}: nobody is logged in; {LOGIN}, with a token that may write")
         with explained(self.name, "reading"): return self.api.repo_exists(self.name)
 
-    def commit(self, adds:dict, gone:list, message:str, private:bool)->str: # Address
-        "One commit with everything; the repository is made when absent."
+    def commit(self, adds:dict, gone:list, message:str, private:bool, after:str="")->str: # Address
+        "One commit with everything, on top of the state `after`; the repository is made when absent."
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
         with explained(self.name, "writing"):
             self.api.create_repo(self.name, private=private, exist_ok=True)
             changes = [CommitOperationAdd(n, str(p)) for n, p in adds.items()] + [CommitOperationDelete(n) for n in gone]
-            return str(self.api.create_commit(self.name, changes, commit_message=message).commit_url)
+            return str(self.api.create_commit(self.name, changes, commit_message=message, parent_commit=after or None).commit_url)
 
 def place_of(
     repo_id:str, # `OWNER/NAME` on the hub, `file:///...`, an absolute path, or a folder that is there
@@ -285,7 +287,7 @@ def place_of(
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text): return HubPlace(text)
     raise ConfigError(f"{text!r} names no place: give OWNER/NAME for a model on the hub, or file:///FOLDER for one on a shared disk")
 
-# %% ../../nbs/pipeline/hub.ipynb #76b1b6ad
+# %% ../../nbs/pipeline/hub.ipynb #8fec1f52
 @dataclass
 class Moved:
     "What `push` or `pull` did."
@@ -338,14 +340,16 @@ def _sizes(files)->dict: return {n: p.stat().st_size for n, p in files.items()}
 
 def _commit(place, goes, aside, licence, message, private, notes)->str:
     "Files, card and record in one change."
-    there = {h.name: h for h in place.files()} if place.exists() else {}
-    old = (read_json(place.fetch(RECORD)) if RECORD in there else {}).get("files", {})
-    if CARD in there and goes[CARD].parent == aside and sha256_file(kept := place.fetch(CARD)) != old.get(CARD, {}).get("sha256"):
+    known = place.exists()
+    state = place.revision("") if known else ""
+    there = {h.name: h for h in place.files(state)} if known else {}
+    old = (read_json(place.fetch(RECORD, state)) if RECORD in there else {}).get("files", {})
+    if CARD in there and goes[CARD].parent == aside and sha256_file(kept := place.fetch(CARD, state)) != old.get(CARD, {}).get("sha256"):
         if why := card_fault(kept.read_text(encoding="utf-8"), licence_head(licence)): raise ConfigError(f"{place.name}/{CARD} was edited there, and {why}; --licence says {licence}. Mend it there, or put a card into the folder")
         del goes[CARD] # theirs from now on, and not in our record
         notes[-1] = f"{CARD} was edited there; it stays as it is"
     record = {"format": 1, "made_by": f"xtts_ka {__version__}", "licence": licence, "files": {n: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for n, p in sorted(goes.items())}}
-    return place.commit(goes | {RECORD: write_json(aside / RECORD, record)}, sorted((set(old) - set(goes) - {CARD}) & set(there)), message, private)
+    return place.commit(goes | {RECORD: write_json(aside / RECORD, record)}, sorted((set(old) - set(goes) - {CARD}) & set(there)), message, private, state)
 
 # %% ../../nbs/pipeline/hub.ipynb #53c54396
 def check_room(
