@@ -40,7 +40,7 @@ def _phonemize(args)->int:
     from xtts_ka.pipeline.text_commands import phonemize_lines, read_lines, run_lines
     return run_lines(phonemize_lines(read_lines(args.text, args.input), args.mode, args.format == "json"), args.out)
 
-# %% ../../nbs/pipeline/cli.ipynb #574ef663
+# %% ../../nbs/pipeline/cli.ipynb #eab977a2
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     "Shows a default where there is one to show."
     def _get_help_string(self, action): return action.help if action.default in (None, "") or action.default is False else super()._get_help_string(action)
@@ -86,6 +86,8 @@ _MODULES = { # Command -> module with `add_arguments`, function, help
     "create-speaker-embeddings": ("xtts_ka.speaker.create_speaker_embeddings", "main_create", "a vector beside each recording of VCTK, LibriTTS or a folder"),
     "vocoder": ("xtts_ka.vocoder.commands", "main", "train a vocoder, generate with it, score what it made"),
     "sovits": ("xtts_ka.sovits.commands", "main", "GPT-SoVITS2: train it step by step, speak with references"),
+    "index": ("xtts_ka.pipeline.run_index", "main", "write the page that compares all runs of outputs/"),
+    "sweep": ("xtts_ka.pipeline.sweep", "main", "many runs with a value changed, at the same time, and a page that compares them"),
     "hub": ("xtts_ka.pipeline.hub", "main", "models to the Hugging Face Hub or a shared folder, and back"),
     "monitor": ("xtts_ka.pipeline.monitor", "main", "watch a run: progress, time left, trends of its losses; tidy its checkpoints"),
     "create-metadata": ("xtts_ka.xtts.create_metadata_files", "main", "train, val and test lists for clips that have embeddings"),

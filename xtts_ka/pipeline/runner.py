@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['select', 'Run', 'Verdict', 'judge', 'check_above', 'mark_stale', 'Screen', 'StageWatch', 'set_aside', 'begin_stage',
            'execute_stage', 'record', 'run', 'resolve_config', 'go_on_command', 'left_out', 'run_stages', 'fail',
-           'outdate_report', 'gather_rejects', 'finish', 'make_report', 'run_name', 'show_list', 'show_plan']
+           'outdate_report', 'gather_rejects', 'finish', 'renew_index', 'make_report', 'run_name', 'show_list',
+           'show_plan']
 
 # %% ../../nbs/pipeline/runner.ipynb #b3f7df1a
 import functools, os, shlex, shutil, signal, sys, threading, time, traceback
@@ -326,7 +327,7 @@ def fail(run:Run, stage, title, outcome, screen, interrupts, again)->int: # Exit
     screen.say(f"    to go on:    {again}")
     return 1
 
-# %% ../../nbs/pipeline/runner.ipynb #45eb567b
+# %% ../../nbs/pipeline/runner.ipynb #e8abb563
 def outdate_report(run:Run)->bool: # True
     "Date the report to 1970: killed before its end, a run writes it again, even when the clock was set back meanwhile."
     page = run.dir/"report"/"index.html"
@@ -351,7 +352,7 @@ def finish(run:Run, screen, code:int, ran:bool)->int: # Exit status
     if rejected: screen.say(f"{rejected} rejected items: {shown(run.dir/'rejects.csv')}")
     page, spoken = run.dir/"report"/"index.html", run.dir/"spoken.tsv"
     if ran or not page.exists() or page.stat().st_mtime_ns < run.progress.path.stat().st_mtime_ns: # The last: it was killed before its report
-        try: page = make_report(run.dir)
+        try: page = make_report(run.dir); renew_index(run.dir.parent, screen)
         except Exception as e: # Anything: the stages' work stands, but the user must see that the report does not
             why = explained(e) if isinstance(e, OSError) else f"{type(e).__name__}: {e}"
             screen.say(f"the report could not be written ({why}). The outputs of the stages are not touched by that; to try again: xtts-ka report {shown(run.dir)}")
@@ -360,6 +361,12 @@ def finish(run:Run, screen, code:int, ran:bool)->int: # Exit status
     screen.say(f"report: {shown(page)}")
     if spoken.exists(): screen.say(f"{len(spoken.read_text(encoding='utf-8').splitlines())} spoken sentences: {shown(spoken)}")
     return code
+
+def renew_index(outputs, screen):
+    "The page of all runs; that it cannot be written is no failure of this run."
+    from xtts_ka.pipeline.run_index import write_index
+    try: write_index(outputs)
+    except Exception as e: screen.say(f"the page of all runs could not be written ({explained(e) if isinstance(e, OSError) else f'{type(e).__name__}: {e}'}); to try again: xtts-ka index") # Anything: it reads what other runs left
 
 def make_report(run_dir)->Path:
     "Write the report; imported late, as it draws."
