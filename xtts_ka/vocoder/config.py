@@ -61,7 +61,7 @@ def mel_preset(
     if name not in MELS: raise ConfigError(f"mel preset {name!r}: there are {', '.join(MELS)}")
     return MelConfig(**MELS[name])
 
-# %% ../../nbs/vocoder/config.ipynb #03d6c631
+# %% ../../nbs/vocoder/config.ipynb #35c31b50
 _V1 = dict(upsample_rates=[8, 8, 2, 2], upsample_kernel_sizes=[16, 16, 4, 4], upsample_initial_channel=512, resblock="1",
            resblock_kernel_sizes=[3, 7, 11], resblock_dilation_sizes=[[1, 3, 5], [1, 3, 5], [1, 3, 5]])
 HIFIGAN = { # The names of the fields are those of the published config.json
@@ -92,6 +92,7 @@ class GeneratorConfig:
     prior: Literal["pinv", "none"] = "pinv"   # spec: amplitude that the network corrects; pinv: the least-norm spectrum of the mel; none: it starts from nothing
     match: int = Field(0, ge=0, le=20)        # spec: rounds that bring the prior's bands to those of the mel
     refine: int = Field(0, ge=0, le=200)      # spec: Griffin-Lim iterations that `generate` adds, from the network's own phase
+    told: float = Field(1., ge=0, le=1)       # spec, with refine: share of the amplitudes that the mel itself tells (a geometric mean); the rest is the network's
 
     def __post_init__(self):
         if self.kernel % 2 == 0: raise ConfigError(f"kernel={self.kernel} must be odd, so that a block looks to both sides alike")
@@ -157,7 +158,7 @@ class DataConfig:
     preload: bool = True                      # Keep recordings in memory; false reads each segment from its file
     max_val: int = Field(8, ge=1)             # Clips of a validation
 
-# %% ../../nbs/vocoder/config.ipynb #abda1a5e
+# %% ../../nbs/vocoder/config.ipynb #4c80aeb5
 @config
 class VocoderLoop(LoopConfig):
     "Training of a vocoder. Both optimisers are AdamW with the same options."
@@ -179,7 +180,7 @@ class VocoderLoop(LoopConfig):
 _PAPER = dict(mel=MELS["ljspeech22"], loop=dict(batch_size=16, steps=2_500_000, validate_every=5000, save_every=5000, log_every=100), data=dict(level="peak"))
 PRESETS = {
     "demo": dict( # Minutes on a CPU: light generator, no discriminator
-        mel=MELS["ljspeech22"], generator=dict(kind="spec", match=2, refine=16), discriminator=dict(kinds=[]),
+        mel=MELS["ljspeech22"], generator=dict(kind="spec", match=2, refine=16, told=0.75), discriminator=dict(kinds=[]),
         loss=dict(mel="multi", mel_weight=45., phase_weight=10., amplitude_weight=5.),
         loop=dict(lr=1e-3, schedule="cosine", final_lr=0.02, warmup=20, clip=10., ema=0.995, betas=[0.8, 0.99])),
     "v1": merge(_PAPER, dict(generator=dict(preset="v1"))),

@@ -157,7 +157,7 @@ def folded(
     plain.load_state_dict(folded_state({k: v.detach().cpu() for k, v in generator.state_dict().items()}))
     return plain.eval().requires_grad_(False).to(generator.conv_post.bias.device)
 
-# %% ../../nbs/vocoder/generators.ipynb #45866f95
+# %% ../../nbs/vocoder/generators.ipynb #fd84545d
 class ConvNeXt(nn.Module):
     "A block of Liu et al. 2022 (arXiv 2201.03545, figure 4) in one dimension: mixes frames, then channels."
     def __init__(self, dim, inter, kernel, scale):
@@ -207,11 +207,12 @@ class SpecGenerator(Generator):
     def forward(self, mel): return self.combine(*self.spectrum(mel))           # [B, n_mels, F] -> [B, F * hop]
 
     def wave(self, mel):
-        "With `refine`: the network's phases, amplitudes that the mel itself tells where it has bands, and rounds that make neighbouring frames agree."
+        "With `refine`: the network's phases, amplitudes that the mel itself tells where it has bands (`told`: as much of them), and rounds that make neighbouring frames agree."
         log_amplitude, phase = self.spectrum(mel)
         if not self.cfg.refine: return self.combine(log_amplitude, phase)
         told = self.bands.sum(0)[:, None] > 0                                  # [bins, 1]
-        amplitude = torch.where(told, self.prior(mel, max(2, self.cfg.match)), log_amplitude.exp())
+        prior = self.prior(mel, max(4, self.cfg.match)) ** self.cfg.told * (log_amplitude * (1 - self.cfg.told)).exp()
+        amplitude = torch.where(told, prior, log_amplitude.exp())
         return phases(amplitude, torch.polar(torch.ones_like(phase), phase), self.stft, self.cfg.refine)
 
 LOUDEST = math.log(1e3) # A bin of a full-scale tone under a Hann window of 1,024 has 256
