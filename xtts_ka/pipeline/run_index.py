@@ -36,7 +36,7 @@ def find_sound(
         if real.suffix.lower() in AUDIO_TYPES and real.is_relative_to(home) and real.is_file(): return path
     return None
 
-# %% ../../nbs/pipeline/run_index.ipynb #bd00aa31
+# %% ../../nbs/pipeline/run_index.ipynb #6d5a3b39
 def _plain(v):
     "A value as JSON holds it; what is no number, truth value or text becomes text."
     if isinstance(v, float) and not math.isfinite(v): return str(v)
@@ -49,10 +49,14 @@ def _stage(name:str, s:StageState)->dict:
     return {"name": name, "status": str(s.status), "seconds": _number(s.seconds), "cpu": _number(s.cpu_seconds), "error": str(s.error or ""), "started": str(s.started or ""),
             "metrics": {k: _plain(v) for k, v in _flat(s.metrics)} if isinstance(s.metrics, dict) else {}}
 
+def _why(what:str, e:Exception)->str:
+    line = (str(e).splitlines() or [type(e).__name__])[0]
+    return line if what in line else f"{what}: {line}"
+
 def _read(problems:list, what:str, read, default):
     "`read()`, or the default, and why."
     try: return read()
-    except (XttsKaError, OSError, ValueError, TypeError, AttributeError) as e: problems.append(f"{what}: {(str(e).splitlines() or [type(e).__name__])[0]}")
+    except (XttsKaError, OSError, ValueError, TypeError, AttributeError) as e: problems.append(_why(what, e))
     return default
 
 def _spoken(run:Path, here:Path)->list:
