@@ -19,7 +19,6 @@ class Corpus:
 @config
 class Model:
     size: int = 1 # What is swept
-    slow: bool = False # Whether to take long, until somebody interrupts
 
 TOYS = (Stage("corpus", "nbs/runs/corpus.ipynb", "toy_stages.Corpus", outputs=("corpus", "said.tsv"), doc="shared"),
         Stage("model", "nbs/runs/model.ipynb", "toy_stages.Model", needs=("corpus",), outputs=("model",), doc="swept"))
@@ -45,9 +44,8 @@ sys.exit(sweep("c.yaml", sys.argv[2:], jobs=2, stages=TOYS, program=(sys.executa
 '''
 CORPUS = ("clips = 1\n" + COMMON, START.replace("STAGE", "'corpus'"),
           "(here/'clips.bin').write_bytes(b'x'*clips)\n(here/'log.jsonl').write_text('{}\\n')\n(run/'said.tsv').write_text(f'{run_dir}/corpus/a.wav\\tა\\tb\\tc\\n')\n(here/'metrics.json').write_text(json.dumps({'clips': clips}))")
-MODEL = ("size = 1\nslow = False\n" + COMMON, START.replace("STAGE", "'model'"),
+MODEL = ("size = 1\n" + COMMON, START.replace("STAGE", "'model'"),
          "begin = time.time()\nif size == 13: raise ValueError('no luck with 13')\n"
-         "if slow and not (here/'saved').exists():\n    (here/'begun').touch()\n    try: time.sleep(60)\n    except KeyboardInterrupt: (here/'saved').touch(); raise\n"
          "time.sleep(1)\n(here/'out.json').write_text(json.dumps([begin, time.time()]))\n(here/'metrics.json').write_text(json.dumps({'loss': 10/size, 'size': size}))")
 
 class Field:
@@ -101,29 +99,35 @@ def test_shared_once_the_rest_at_the_same_time_and_on_again(field):
     assert "ValueError: no luck with 13" in (field.outputs/"t-size-13/sweep.log").read_text()
     assert field.state("t-size-13")["corpus"]["status"] == "done" and os.path.samefile(a/"corpus/clips.bin", field.outputs/"t-size-13/corpus/clips.bin")
 
-def test_killed_it_takes_its_runs_along_and_the_same_command_goes_on(field):
-    words = ("model.size=1,2", "model.slow=true")
-    process = field.start(*words)
-    field.until("t-size-1/model/begun", "t-size-2/model/begun")
-    process.kill(); process.communicate()
-    field.until("t-size-1/model/saved", "t-size-2/model/saved") # Nobody told them but the pipe that closed
-    field.ran()
-    said, code = field.sweep(*words) # Perhaps they still hold their locks
-    assert code == 0 and sorted(field.ran()) == ["model", "model"], said
-    assert all(field.state(f"t-size-{n}")["model"]["attempt"] == 2 for n in (1, 2))
+# Runs that are no runs: they hold the lock, wait for a signal, save for a moment; the next time they have nothing to do.
+OBEDIENT = '''
+import os, signal, sys, time
+from pathlib import Path
+from xtts_ka.pipeline.state import RunLock
+from xtts_ka.pipeline.sweep import stop_with_parent
+run = Path("outputs")/sys.argv[-1].partition("=")[2]
+run.mkdir(parents=True, exist_ok=True)
+if (run/"saved").exists(): (run/"went on").touch(); sys.exit(0)
+def stop(signum, frame): time.sleep(1); (run/"saved").write_text(signal.Signals(signum).name); sys.exit(128 + signum)
+for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, stop)
+stop_with_parent()
+with RunLock(run): (run/"begun").touch(); time.sleep(60)
+'''
 
-OBEDIENT = "import sys, time\nfrom pathlib import Path\nrun = Path('outputs')/sys.argv[-1].partition('=')[2]\nrun.mkdir(parents=True, exist_ok=True); (run/'begun').touch()\ntry: time.sleep(60)\nexcept KeyboardInterrupt: time.sleep(.5); (run/'saved').touch(); sys.exit(130)\n"
-
-@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_is_passed_on_and_waited_for(field, signum, code):
+@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_stopped_or_killed_it_takes_its_runs_along_and_goes_on(field, signum, code):
     (field.root/"obedient.py").write_text(OBEDIENT)
     process = field.start("corpus.clips=1,2,3", program="obedient.py")
     field.until("t-clips-1/begun", "t-clips-2/begun")
     process.send_signal(signum)
     said = process.communicate(timeout=30)[0]
     assert process.returncode == code, said
-    assert all((field.outputs/f"t-clips-{n}/saved").exists() for n in (1, 2)) and not (field.outputs/"t-clips-3/begun").exists()
-    assert "saving and stopping" in said and "stopped after" in said and "the same command goes on" in said
+    if signum == signal.SIGKILL: # Nobody tells them but the pipe that closes
+        again = field.start("corpus.clips=1,2", program="obedient.py") # They still hold their locks
+        assert again.communicate(timeout=60)[0].count("✓") == 2 and again.returncode == 0
+    else: assert "saving and stopping" in said and "stopped after" in said and "the same command goes on" in said
+    assert [(field.outputs/f"t-clips-{n}/saved").read_text() for n in (1, 2)] == ["SIGINT" if code > 0 else "SIGTERM"]*2
+    assert not (field.outputs/"t-clips-3/begun").exists() and (field.outputs/"t-clips-2/went on").exists() == (signum == signal.SIGKILL)
 
 def test_the_command_on_the_real_stages(root, tmp_path, monkeypatch, capsys):
     (tmp_path/"nbs").symlink_to(root/"nbs")
