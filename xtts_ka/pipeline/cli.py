@@ -40,7 +40,7 @@ def _phonemize(args)->int:
     from xtts_ka.pipeline.text_commands import phonemize_lines, read_lines, run_lines
     return run_lines(phonemize_lines(read_lines(args.text, args.input), args.mode, args.format == "json"), args.out)
 
-# %% ../../nbs/pipeline/cli.ipynb #eab977a2
+# %% ../../nbs/pipeline/cli.ipynb #0f5e1bce
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     "Shows a default where there is one to show."
     def _get_help_string(self, action): return action.help if action.default in (None, "") or action.default is False else super()._get_help_string(action)
@@ -52,7 +52,7 @@ def _parser_run(sub):
     p = sub.add_parser("run", help="run the stages of a configuration", formatter_class=_Help,
                        description="Run the stages of a configuration into outputs/<run>. What is done and unchanged is skipped; what failed or was stopped goes on.")
     p.add_argument("--config", metavar="FILE", help="YAML or JSON, for example configs/demo.yaml; needed unless for --list")
-    p.add_argument("--only", metavar="STAGE", default="", help="just this stage")
+    p.add_argument("--only", metavar="STAGE", default="", help="just this stage; several with commas between them")
     p.add_argument("--from", metavar="STAGE", default="", dest="from_", help="from this stage on")
     p.add_argument("--to", metavar="STAGE", default="", help="up to and with this stage")
     p.add_argument("--force", action="store_true", help="run the chosen stages from the start, also those up to date")
@@ -86,9 +86,9 @@ _MODULES = { # Command -> module with `add_arguments`, function, help
     "create-speaker-embeddings": ("xtts_ka.speaker.create_speaker_embeddings", "main_create", "a vector beside each recording of VCTK, LibriTTS or a folder"),
     "vocoder": ("xtts_ka.vocoder.commands", "main", "train a vocoder, generate with it, score what it made"),
     "sovits": ("xtts_ka.sovits.commands", "main", "GPT-SoVITS2: train it step by step, speak with references"),
-    "index": ("xtts_ka.pipeline.run_index", "main", "write the page that compares all runs of outputs/"),
-    "sweep": ("xtts_ka.pipeline.sweep", "main", "many runs with a value changed, at the same time, and a page that compares them"),
     "hub": ("xtts_ka.pipeline.hub", "main", "models to the Hugging Face Hub or a shared folder, and back"),
+    "index": ("xtts_ka.pipeline.run_index", "main", "write the page that compares all runs, outputs/index.html"),
+    "sweep": ("xtts_ka.pipeline.sweep", "main", "run every combination of some values, what they share only once, and compare them"),
     "monitor": ("xtts_ka.pipeline.monitor", "main", "watch a run: progress, time left, trends of its losses; tidy its checkpoints"),
     "create-metadata": ("xtts_ka.xtts.create_metadata_files", "main", "train, val and test lists for clips that have embeddings"),
     "adapt-embeddings": ("xtts_ka.xtts.embedding_adapter", "main", "from voice embeddings to XTTS's own voices")}

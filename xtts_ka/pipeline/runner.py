@@ -22,16 +22,16 @@ from .fingerprint import changed, notebook_cells, output_digests, parts
 from .stages import STAGES, Shared, check_stages, declared, find_stage, fit_parameters, load_run, parameters, run_language
 from .state import Progress, RunLock, now
 
-# %% ../../nbs/pipeline/runner.ipynb #6043e3ee
+# %% ../../nbs/pipeline/runner.ipynb #e8faa69c
 def select(
     stages:tuple, # In the order they run
-    only:str="",  # Just this one
+    only:str="",  # Just this one, or these: `corpus,vocoder`
     from_:str="", # From this one on
     to:str="",    # Up to this one
 )->tuple: # The chosen stages, in order
     "The stages a call is about; `ConfigError` for unknown names and empty stretches."
-    if only and (from_ or to): raise ConfigError("--only names one stage, --from and --to a stretch of them: give one or the other")
-    if only: return (find_stage(only, stages),)
+    if only and (from_ or to): raise ConfigError("--only names stages one by one, --from and --to a stretch of them: give one or the other")
+    if only: return tuple(sorted({find_stage(name.strip(), stages) for name in only.split(",")}, key=stages.index))
     first = stages.index(find_stage(from_, stages)) if from_ else 0
     last = stages.index(find_stage(to, stages)) if to else len(stages) - 1
     if first > last: raise ConfigError(f"--from {from_} comes after --to {to}; the order is {', '.join(s.name for s in stages)}")
@@ -227,11 +227,11 @@ def record(run:Run, stage, outcome, interrupts):
     run.cache.save()
     return outcome
 
-# %% ../../nbs/pipeline/runner.ipynb #d3e24e03
+# %% ../../nbs/pipeline/runner.ipynb #074b23f6
 def run(
     config=None,    # YAML or JSON file; None: defaults
     overrides=(),   # `section.key=value`
-    only:str="",    # Just this stage
+    only:str="",    # Just this stage, or these, with commas between them
     from_:str="",   # From this stage on
     to:str="",      # Up to this stage
     force:bool=False,   # Run also what is up to date
@@ -327,7 +327,7 @@ def fail(run:Run, stage, title, outcome, screen, interrupts, again)->int: # Exit
     screen.say(f"    to go on:    {again}")
     return 1
 
-# %% ../../nbs/pipeline/runner.ipynb #e8abb563
+# %% ../../nbs/pipeline/runner.ipynb #07f80b60
 def outdate_report(run:Run)->bool: # True
     "Date the report to 1970: killed before its end, a run writes it again, even when the clock was set back meanwhile."
     page = run.dir/"report"/"index.html"
@@ -352,21 +352,26 @@ def finish(run:Run, screen, code:int, ran:bool)->int: # Exit status
     if rejected: screen.say(f"{rejected} rejected items: {shown(run.dir/'rejects.csv')}")
     page, spoken = run.dir/"report"/"index.html", run.dir/"spoken.tsv"
     if ran or not page.exists() or page.stat().st_mtime_ns < run.progress.path.stat().st_mtime_ns: # The last: it was killed before its report
-        try: page = make_report(run.dir); renew_index(run.dir.parent, screen)
+        try: page = make_report(run.dir)
         except Exception as e: # Anything: the stages' work stands, but the user must see that the report does not
             why = explained(e) if isinstance(e, OSError) else f"{type(e).__name__}: {e}"
             screen.say(f"the report could not be written ({why}). The outputs of the stages are not touched by that; to try again: xtts-ka report {shown(run.dir)}")
             if not isinstance(e, (OSError, XttsKaError)): traceback.print_exc()
             return code or 1
+        renew_index(run.dir.parent, screen)
     screen.say(f"report: {shown(page)}")
     if spoken.exists(): screen.say(f"{len(spoken.read_text(encoding='utf-8').splitlines())} spoken sentences: {shown(spoken)}")
     return code
 
-def renew_index(outputs, screen):
-    "The page of all runs; that it cannot be written is no failure of this run."
+def renew_index(
+    outputs, # Folder that holds the runs
+    screen,  # `Screen`
+):
+    "Write the page of all runs again; that it cannot be written is no failure of this run."
     from xtts_ka.pipeline.run_index import write_index
     try: write_index(outputs)
-    except Exception as e: screen.say(f"the page of all runs could not be written ({explained(e) if isinstance(e, OSError) else f'{type(e).__name__}: {e}'}); to try again: xtts-ka index") # Anything: it reads what other runs left
+    except Exception as e: # Anything: it reads what other runs left
+        screen.say(f"the page of all runs could not be written ({explained(e) if isinstance(e, OSError) else f'{type(e).__name__}: {e}'}); to try again: xtts-ka index {shown(outputs)}")
 
 def make_report(run_dir)->Path:
     "Write the report; imported late, as it draws."
