@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['seeded', 'at_rate', 'Sovits2Stage', 'token_shelf', 'feature_shelf', 'decoder_text']
 
-# %% ../../nbs/sovits/stage.ipynb #984987a6
+# %% ../../nbs/sovits/stage.ipynb #448bf890
 import dataclasses, time
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..core.audio import write_audio
-from ..core.errors import MissingError
+from ..core.errors import ManifestError, MissingError
 from ..core.files import atomic_write, read_json, write_json
 from ..core.loop import fit, load_models
 from ..core.manifest import write_rejects
@@ -30,7 +30,7 @@ from .text import BgeM3, Bpe, TextEncoder
 from .train_ar import ArTask, load_ar, save_ar
 from .train_semantic import SemanticTask, SemanticTokenizer, char_error_rate, code_use
 
-# %% ../../nbs/sovits/stage.ipynb #7a95d71c
+# %% ../../nbs/sovits/stage.ipynb #831ab77c
 def seeded(cfg, seed:int): # The same configuration with the run's seed in its loop
     return dataclasses.replace(cfg, loop=dataclasses.replace(cfg.loop, seed=seed))
 
@@ -128,9 +128,14 @@ class Sovits2Stage:
 
     def chosen(self)->list: # Clips of held-out sentences, each text once, speakers in turn
         by_text, out = {}, []
-        for i in self.seen(): by_text.setdefault(self.clips.rows[i].text, []).append(i)
+        for i in self.seen():
+            if not self.unknown(self.clips.rows[i].text): by_text.setdefault(self.clips.rows[i].text, []).append(i)
+        if not by_text: raise ManifestError(f"{len(self.seen())} clips are held out to be spoken, and each is of a speaker or has a letter that the training clips do not have; give more recordings, or leave the stage out: skip=[sovits2]")
         for k, text in enumerate(sorted(by_text)[: self.cfg.sentences]): out.append(by_text[text][k % len(by_text[text])])
         return out
+
+    def unknown(self, text:str)->list: # Letters that no training clip has
+        return sorted(set(plain(text)) - set(self.letters.characters))
 
     def heard(self, i:int, key="speak")->list: # [Heard]: another clip of the speaker
         j = self.clips.other(i, self.seed, key)

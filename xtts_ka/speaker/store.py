@@ -6,8 +6,8 @@
 __all__ = ['STATUSES', 'utterance_names', 'Entry', 'read_index', 'EmbeddingStore', 'write_matrix', 'centroid_matrix',
            'Embeddings', 'load_matrix', 'load_speakers', 'typical_clips']
 
-# %% ../../nbs/speaker/store.ipynb #64ec0616
-import contextlib, csv, dataclasses, fcntl, hashlib, io, json, time
+# %% ../../nbs/speaker/store.ipynb #1adf27b5
+import csv, dataclasses, hashlib, io, json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import XttsKaError
-from ..core.files import append_jsonl, atomic_write, read_jsonl, sweep
+from ..core.files import atomic_write
 from ..core.paths import slug
+from ..core.shards import Shards
 from .segments import unit
 
 # %% ../../nbs/speaker/store.ipynb #8a058d91
@@ -71,7 +72,7 @@ def read_index(
 
 def _by_name(root)->dict: return {e.utt: e for e in read_index(root)}
 
-# %% ../../nbs/speaker/store.ipynb #66eeb2d1
+# %% ../../nbs/speaker/store.ipynb #f0fcf93e
 def _load_vector(path, sha:str=""):
     "A vector, or None when the file is missing, damaged or something else."
     try: data = Path(path).read_bytes()
@@ -81,49 +82,18 @@ def _load_vector(path, sha:str=""):
     except (ValueError, EOFError): return None
     return v if v.ndim == 1 and v.dtype == np.float32 and np.isfinite(v).all() else None
 
-def _hold(journal):
-    "The open lock file of a journal's process; None when that process is at work."
-    f = open(journal.with_suffix(".lock"), "w")
-    try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError: f.close(); return None
-    return f
-
-class EmbeddingStore:
+class EmbeddingStore(Shards):
     "A folder of embeddings that several processes may fill."
     def __init__(self,
         output_dir, # Folder; made when absent
         rank:int=0, # Which of the processes this one is
         world:int=1, # How many there are
     ):
-        self.root, self.rank, self.world = Path(output_dir), rank, world
-        (self.root/"embeddings").mkdir(parents=True, exist_ok=True)
-        self.journal = self.root/"journal"/f"rank-{rank:04}-of-{world:04}.jsonl"
-        self.journal.parent.mkdir(exist_ok=True)
-        self._own = self._claim()
+        super().__init__(output_dir, rank, world, "embeddings")
+        (self.root/"embeddings").mkdir(exist_ok=True)
         self.entries = self.fold()
 
-    def _claim(self):
-        "Hold this process's place, so that nobody else takes it; the system lets go when the process ends, however it ends."
-        for _ in range(100): # somebody may be looking just now whether we are here
-            if held := _hold(self.journal): return held
-            time.sleep(.02)
-        raise XttsKaError(f"{self.root}: another process writes embeddings here; wait for it, or give another output_dir")
-
-    @contextlib.contextmanager
-    def lock(self):
-        "Alone with the index."
-        with open(self.journal.parent/"index.lock", "w") as f:
-            fcntl.flock(f, fcntl.LOCK_EX)
-            yield
-
-    def close(self):
-        "Let go; what lies in the journal stays there for the next one."
-        if self.world == 1: self._tidy()
-        self._own.close()
-    def __enter__(self): return self
-    def __exit__(self, *_): self.close()
-
-# %% ../../nbs/speaker/store.ipynb #7a6f1bc1
+# %% ../../nbs/speaker/store.ipynb #9a9f7be6
 from fastcore.basics import patch
 
 @patch
@@ -148,31 +118,25 @@ def add(self:EmbeddingStore,
         np.save(buffer, np.ascontiguousarray(vector, np.float32), allow_pickle=False)
         entry.npy, entry.vector = f"embeddings/{entry.utt}.npy", hashlib.sha256(buffer.getvalue()).hexdigest()
         atomic_write(self.root/entry.npy, buffer.getvalue())
-    append_jsonl(self.journal, dataclasses.asdict(entry))
+    Shards.add(self, dataclasses.asdict(entry))
     self.entries[entry.utt] = entry
     return entry
 
 @patch
 def fold(self:EmbeddingStore)->dict: # name -> `Entry`
     "Take our journal, and those of processes that are no more, into the index."
-    with self.lock(), contextlib.ExitStack() as held:
+    with self.folding() as lines:
         entries = _by_name(self.root)
-        before, done = dict(entries), []
-        for p in sorted(self.journal.parent.glob("rank-*.jsonl")):
-            if p != self.journal:
-                if not (f := _hold(p)): continue
-                held.enter_context(f) # its process must not come back while we read
-            done.append(p)
-        for line in (line for p in done for line in read_jsonl(p)): entries[line["utt"]] = Entry(**line)
+        before = dict(entries)
+        for line in lines: entries[line["utt"]] = Entry(**line)
         if entries != before: self._write_index(entries)
-        for p in done: p.unlink(missing_ok=True)
     return entries
 
 @patch
 def _write_index(self:EmbeddingStore, entries):
     atomic_write(self.root/"index.csv", _to_csv(entries[k] for k in sorted(entries)))
 
-# %% ../../nbs/speaker/store.ipynb #af2e33d1
+# %% ../../nbs/speaker/store.ipynb #2bb9ef6c
 @patch
 def finish(self:EmbeddingStore,
     utts,         # All names of the corpus; others are forgotten, and their vectors removed
@@ -190,14 +154,6 @@ def finish(self:EmbeddingStore,
         self.entries = kept
         write_matrix(self.root, kept)
     return True
-
-@patch
-def _tidy(self:EmbeddingStore):
-    "Nobody else is here: remove what killed processes left, and the folder of journals unless one is not folded yet."
-    sweep(self.root, below=True)
-    if any(self.journal.parent.glob("*.jsonl")): return
-    for p in self.journal.parent.glob("*.lock"): p.unlink(missing_ok=True)
-    self.journal.parent.rmdir()
 
 # %% ../../nbs/speaker/store.ipynb #5c6bc6b9
 def write_matrix(

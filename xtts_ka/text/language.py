@@ -44,7 +44,7 @@ def corpus_source(
     "Sentences that are in memory already; the digest is that of their list."
     return TextSource("corpus", digest(list(texts)), licence, [t for t in texts if t.strip()])
 
-# %% ../../nbs/text/language.ipynb #fc195966
+# %% ../../nbs/text/language.ipynb #0880eaec
 class LanguageModelProcessor:
     "The steps of the stage, in order: read, tokenizer, baselines, transformer, uses, finish; `run` does them all."
     def __init__(self,
@@ -78,7 +78,7 @@ class LanguageModelProcessor:
         rest, test = split_texts(texts, self.cfg.held_out, self.seed) if texts else ([], [])
         self.train, self.val = split_texts(rest, self.cfg.validation, self.seed + 1)
         if len(self.train) < 10 or not self.val or not test + reserved:
-            raise XttsKaError(f"{len(texts)} different sentences are too few for a language model; add files under language.texts or a larger corpus")
+            raise XttsKaError(f"{len(texts)} different sentences are too few for a language model; add files under language.texts, take a larger corpus, or leave the stage out: skip=[language]")
         self.leaks = leaks(self.train + self.val, test + reserved, self.cfg.leak)
         given_away = {l.index for l in self.leaks}
         self.test = [t for i, t in enumerate(test + reserved) if i not in given_away]
