@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TEXTS', 'JOURNALS', 'PROGRAM', 'split_values', 'read_words', 'Trial', 'short_names', 'read_trials', 'stage_keys',
            'with_above', 'renamed', 'take_file', 'take', 'PatientLock', 'lends', 'lend', 'borrow', 'Job', 'due',
-           'plan_jobs', 'stop_with_parent', 'child', 'what_failed', 'Processes', 'Crew', 'how_it_went', 'results',
-           'as_csv', 'swept_numbers', 'differing', 'plot_sweep', 'sweep', 'cores', 'sweep_name', 'already_there',
-           'show_sweep', 'write_results', 'add_arguments', 'main']
+           'plan_jobs', 'stop_with_parent', 'child', 'what_failed', 'say_taken', 'Processes', 'Crew', 'how_it_went',
+           'results', 'as_csv', 'swept_numbers', 'differing', 'plot_sweep', 'sweep', 'cores', 'sweep_name',
+           'already_there', 'show_sweep', 'write_results', 'add_arguments', 'main']
 
 # %% ../../nbs/pipeline/sweep.ipynb #3eca870b
 import csv, io, itertools, json, os, re, shutil, signal, subprocess, sys, textwrap, threading, time
@@ -281,7 +281,15 @@ def what_failed(
     said = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()] if log.exists() else []
     return (failed or said[-1:] or [""])[0]
 
-# %% ../../nbs/pipeline/sweep.ipynb #a2eff769
+# %% ../../nbs/pipeline/sweep.ipynb #af8b9b0c
+def say_taken(
+    taken:dict, # Of `borrow`
+    who:str,    # Took it
+    screen:Screen,
+):
+    "Say what a run took over, and from whom."
+    for run in dict.fromkeys(taken.values()): screen.say(f"  {who}  takes {', '.join(s for s in taken if taken[s] == run)} from {run}")
+
 class Processes:
     "Begins and ends the processes of a sweep, and says so."
     def __init__(self,
@@ -304,7 +312,7 @@ class Processes:
         "Take over what others have, and start the rest."
         try: taken = borrow(job.trial, self.trials, with_above(self.chosen, self.stages), self.stages)
         except (XttsKaError, OSError) as e: return self.over(job, explained(e) if isinstance(e, OSError) else str(e))
-        for run in dict.fromkeys(taken.values()): self.screen.say(f"  {self.title(job)}  takes {', '.join(s for s in taken if taken[s] == run)} from {run}")
+        say_taken(taken, self.title(job), self.screen)
         if not job.only and self.whole(job): return self.screen.say(f"✓ {self.title(job)}  up to date")
         self.screen.say(f"▶ {self.title(job)}" + (f"  {', '.join(job.only)}, for others too" if job.only else ""))
         with open(self.log(job), "a" if job.trial.name in self.logs else "w", encoding="utf-8") as log:
@@ -336,7 +344,7 @@ class Processes:
         how = "stopped" if self.interrupts.signum else "failed"
         self.screen.say(f"✗ {self.title(job)}  " + (f"{how} after {clock(time.monotonic() - begin)}: " if begin is not None else "") + why)
 
-# %% ../../nbs/pipeline/sweep.ipynb #643218e5
+# %% ../../nbs/pipeline/sweep.ipynb #b9636812
 class Crew(Processes):
     "So many processes at a time, each when what it waits for has come."
     def work(self,
@@ -345,11 +353,20 @@ class Crew(Processes):
     ):
         "Begin what may begin, until nothing is left or somebody stops us; what runs then is waited for."
         waiting = list(waiting)
-        while self.running or waiting and not self.interrupts.signum:
-            if not self.interrupts.signum: self.begin_more(waiting, jobs)
-            self.look()
-            self.screen.status("   ".join(f"{job.trial.name} {clock(time.monotonic() - at)}" for job, at in self.running.values()))
-            if self.running: time.sleep(.1)
+        try:
+            while self.running or waiting and not self.interrupts.signum:
+                if not self.interrupts.signum: self.begin_more(waiting, jobs)
+                self.look()
+                self.screen.status("   ".join(f"{job.trial.name} {clock(time.monotonic() - at)}" for job, at in self.running.values()))
+                if self.running: time.sleep(.1)
+        except BaseException: # Nobody reads what we say any more, for example
+            self.stop()
+            raise
+
+    def stop(self):
+        "Let all save and stop, and wait for it; those that were told already are not told twice, which would mean at once."
+        for process in self.running: self.interrupts.signum or process.send_signal(signal.SIGINT)
+        for process in self.running: process.wait()
 
     def begin_more(self, waiting:list, jobs:int):
         "Whatever has what it needs, as long as there is room."
@@ -434,7 +451,7 @@ def plot_sweep(
         plt.close(fig)
     return fig
 
-# %% ../../nbs/pipeline/sweep.ipynb #cfbf1ad6
+# %% ../../nbs/pipeline/sweep.ipynb #5cc2690e
 def sweep(
     config,      # YAML or JSON file
     words,       # `key=a,b`
@@ -457,7 +474,7 @@ def sweep(
     flags = [w for flag, value in (("--only", only), ("--from", from_), ("--to", to)) if value for w in (flag, value)]
     command = lambda job: [*program, "run", "--config", str(config), *(["--only", ",".join(job.only)] if job.only else flags), *job.trial.words]
     with Interrupts() as interrupts:
-        for t in trials: already_there(t, trials, chosen, stages)
+        for t in trials: already_there(t, trials, chosen, stages, screen)
         for t in trials: check_above(Run(t.cfg, stages), chosen)
         crew = Crew(trials, chosen, stages, command, screen, interrupts)
         crew.work(plan_jobs(trials, chosen, stages), jobs)
@@ -475,11 +492,11 @@ def sweep_name(name:str, config, words, trials:list)->str:
     if slug(found) != found: raise ConfigError(f"--name {name}: it becomes the name of files: letters, digits, `-`, `_` and `.` only; for example --name {slug(name)}")
     return found
 
-# %% ../../nbs/pipeline/sweep.ipynb #9c5183e0
-def already_there(t:Trial, trials:list, chosen:tuple, stages:tuple):
+# %% ../../nbs/pipeline/sweep.ipynb #63e37a79
+def already_there(t:Trial, trials:list, chosen:tuple, stages:tuple, screen:Screen):
     "What one run of an earlier sweep has, the others need not make."
     if any((repo_root()/"outputs"/o.name/Progress.FILE).exists() for o in trials if o is not t):
-        try: borrow(t, trials, with_above(chosen, stages), stages)
+        try: say_taken(borrow(t, trials, with_above(chosen, stages), stages), t.name, screen)
         except LockedError: pass # Its own process will say so
 
 def show_sweep(jobs:list, trials:list, chosen:tuple, stages:tuple, screen:Screen)->int: # 0
