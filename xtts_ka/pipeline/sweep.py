@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['TEXTS', 'JOURNALS', 'PROGRAM', 'split_values', 'read_words', 'Trial', 'short_names', 'read_trials', 'stage_keys',
            'with_above', 'renamed', 'take_file', 'take', 'PatientLock', 'lends', 'lend', 'borrow', 'Job', 'due',
-           'plan_jobs', 'stop_with_parent', 'child', 'what_failed', 'Processes', 'Crew', 'how_it_went', 'results',
-           'as_csv', 'swept_numbers', 'differing', 'plot_sweep', 'sweep', 'cores', 'sweep_name', 'already_there',
-           'show_sweep', 'write_results', 'add_arguments', 'main']
+           'plan_jobs', 'stop_with_parent', 'child', 'what_failed', 'say_taken', 'Processes', 'Crew', 'how_it_went',
+           'results', 'as_csv', 'swept_numbers', 'differing', 'plot_sweep', 'sweep', 'cores', 'sweep_name',
+           'already_there', 'show_sweep', 'write_results', 'add_arguments', 'main']
 
-# %% ../../nbs/pipeline/sweep.ipynb #30e9cb19
-import csv, io, itertools, json, os, re, shutil, signal, subprocess, sys, threading, time
+# %% ../../nbs/pipeline/sweep.ipynb #3eca870b
+import csv, io, itertools, json, os, re, shutil, signal, subprocess, sys, textwrap, threading, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def with_above(
     for s in reversed(stages): names |= set(s.needs) if s.name in names else set()
     return tuple(s for s in stages if s.name in names)
 
-# %% ../../nbs/pipeline/sweep.ipynb #9ddf2e9b
+# %% ../../nbs/pipeline/sweep.ipynb #25b45dfa
 TEXTS, JOURNALS = (".json", ".jsonl", ".tsv", ".csv", ".txt", ".yaml", ".html", ".ipynb"), (".jsonl",)
 
 def renamed(
@@ -128,7 +128,7 @@ def renamed(
 )->bytes:
     "The text with one run's folder named for the other's; `outputs/ab` is another folder than `outputs/a`."
     for a, b in {old: new, json.dumps(old)[1:-1]: json.dumps(new)[1:-1]}.items():
-        text = re.sub(re.escape(a.encode()) + rb"(?![\w.\-\\\x80-\xff])", lambda _: b.encode(), text)
+        text = re.sub(re.escape(a.encode()) + rb"(?![\w.\-\x80-\xff]|\\u)", lambda _: b.encode(), text)
     return text
 
 def take_file(
@@ -174,7 +174,7 @@ class PatientLock(RunLock):
                 if time.monotonic() > end: raise
                 time.sleep(.5)
 
-# %% ../../nbs/pipeline/sweep.ipynb #adc3d1c2
+# %% ../../nbs/pipeline/sweep.ipynb #8ecccd89
 def lends(
     lender:Run,
     stage,      # `Stage`
@@ -192,12 +192,13 @@ def lend(
     "Give a run the stage of another, as if it had made it itself."
     old, new = shown(lender.dir), shown(taker.dir)
     set_aside(taker, stage)
+    taker.progress.update(stage.name, status="pending", fingerprint="", fingerprint_parts={}, outputs={}) # Killed half-way, it begins anew
     for output in stage.outputs: take(lender.dir/output, taker.dir/output, old, new)
     if (notebook := lender.copy(stage)).is_file():
         atomic_write(taker.copy(stage), renamed(notebook.read_bytes(), old, new))
     ours, theirs = f"{os.path.abspath(taker.dir)}{os.sep}", f"{os.path.abspath(lender.dir)}{os.sep}"
     known = {ours + k[len(theirs):]: v for k, v in lender.cache.known.items() if k.startswith(theirs)}
-    taker.cache.known = known | taker.cache.known # Size, date and inode stand beside each: what was copied is read again
+    taker.cache.known |= known # Size, date and inode stand beside each: what was copied is read again
     state = asdict(lender.progress[stage.name])
     taker.progress.update(stage.name, **(state | {"status": "done", "outputs": output_digests(taker.dir, stage, taker.cache)}))
 
@@ -280,7 +281,15 @@ def what_failed(
     said = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()] if log.exists() else []
     return (failed or said[-1:] or [""])[0]
 
-# %% ../../nbs/pipeline/sweep.ipynb #a2eff769
+# %% ../../nbs/pipeline/sweep.ipynb #af8b9b0c
+def say_taken(
+    taken:dict, # Of `borrow`
+    who:str,    # Took it
+    screen:Screen,
+):
+    "Say what a run took over, and from whom."
+    for run in dict.fromkeys(taken.values()): screen.say(f"  {who}  takes {', '.join(s for s in taken if taken[s] == run)} from {run}")
+
 class Processes:
     "Begins and ends the processes of a sweep, and says so."
     def __init__(self,
@@ -303,7 +312,7 @@ class Processes:
         "Take over what others have, and start the rest."
         try: taken = borrow(job.trial, self.trials, with_above(self.chosen, self.stages), self.stages)
         except (XttsKaError, OSError) as e: return self.over(job, explained(e) if isinstance(e, OSError) else str(e))
-        for run in dict.fromkeys(taken.values()): self.screen.say(f"  {self.title(job)}  takes {', '.join(s for s in taken if taken[s] == run)} from {run}")
+        say_taken(taken, self.title(job), self.screen)
         if not job.only and self.whole(job): return self.screen.say(f"✓ {self.title(job)}  up to date")
         self.screen.say(f"▶ {self.title(job)}" + (f"  {', '.join(job.only)}, for others too" if job.only else ""))
         with open(self.log(job), "a" if job.trial.name in self.logs else "w", encoding="utf-8") as log:
@@ -335,7 +344,7 @@ class Processes:
         how = "stopped" if self.interrupts.signum else "failed"
         self.screen.say(f"✗ {self.title(job)}  " + (f"{how} after {clock(time.monotonic() - begin)}: " if begin is not None else "") + why)
 
-# %% ../../nbs/pipeline/sweep.ipynb #643218e5
+# %% ../../nbs/pipeline/sweep.ipynb #b9636812
 class Crew(Processes):
     "So many processes at a time, each when what it waits for has come."
     def work(self,
@@ -344,11 +353,20 @@ class Crew(Processes):
     ):
         "Begin what may begin, until nothing is left or somebody stops us; what runs then is waited for."
         waiting = list(waiting)
-        while self.running or waiting and not self.interrupts.signum:
-            if not self.interrupts.signum: self.begin_more(waiting, jobs)
-            self.look()
-            self.screen.status("   ".join(f"{job.trial.name} {clock(time.monotonic() - at)}" for job, at in self.running.values()))
-            if self.running: time.sleep(.1)
+        try:
+            while self.running or waiting and not self.interrupts.signum:
+                if not self.interrupts.signum: self.begin_more(waiting, jobs)
+                self.look()
+                self.screen.status("   ".join(f"{job.trial.name} {clock(time.monotonic() - at)}" for job, at in self.running.values()))
+                if self.running: time.sleep(.1)
+        except BaseException: # Nobody reads what we say any more, for example
+            self.stop()
+            raise
+
+    def stop(self):
+        "Let all save and stop, and wait for it; those that were told already are not told twice, which would mean at once."
+        for process in self.running: self.interrupts.signum or process.send_signal(signal.SIGINT)
+        for process in self.running: process.wait()
 
     def begin_more(self, waiting:list, jobs:int):
         "Whatever has what it needs, as long as there is room."
@@ -361,7 +379,7 @@ class Crew(Processes):
             if not gone: self.begin(job)
             elif job.trial.name not in self.failed: self.over(job, f"not begun, as it needs stages of {', '.join(sorted(gone))}")
 
-# %% ../../nbs/pipeline/sweep.ipynb #5e86a161
+# %% ../../nbs/pipeline/sweep.ipynb #039f98dc
 def how_it_went(
     run:Run,
     chosen:tuple, # Stages
@@ -375,11 +393,12 @@ def results(
     stages:tuple, # All
 )->list: # A dict for each run
     "The swept values and what they led to."
+    from xtts_ka.pipeline.report import _flat
     out = []
     for t in trials:
         run = Run(t.cfg, stages)
         found, spent = run.progress.stages, lambda key: round(sum(getattr(s, key) or 0 for s in found.values()), 3)
-        figures = {f"{s.name}: {k}": v for s in stages if s.name in found for k, v in found[s.name].metrics.items() if isinstance(v, (int, float, str))}
+        figures = {f"{s.name}: {k}": v for s in stages if s.name in found for k, v in _flat(found[s.name].metrics) if isinstance(v, (int, float, str))}
         out.append({"run": t.name, **t.swept, "status": how_it_went(run, chosen), "seconds": spent("seconds"), "CPU seconds": spent("cpu_seconds"), **figures})
     return out
 
@@ -391,7 +410,7 @@ def as_csv(
     writer.writeheader(); writer.writerows(rows)
     return text.getvalue()
 
-# %% ../../nbs/pipeline/sweep.ipynb #dc63b39d
+# %% ../../nbs/pipeline/sweep.ipynb #f9948b0e
 def swept_numbers(
     trials:list, # `Trial`s
 )->list|None: # One for each; None when several keys were swept, or one whose values are no numbers
@@ -426,13 +445,13 @@ def plot_sweep(
         for ax, name in zip(axes.flat, names):
             points = sorted((v, r[name]) for v, r in zip(values, rows) if name in r)
             ax.plot(*zip(*points), "o-", color=PALETTE[0], markersize=4)
-            ax.set(title=name.replace(": ", "\n", 1), xlabel=key)
+            ax.set(title=textwrap.fill(name.partition(": ")[2], 34), xlabel=key, ylabel=name.partition(": ")[0])
             if min(values) > 0 and max(values) >= 20*min(values): ax.set_xscale("log")
         for ax in axes.flat[len(names):]: ax.set_axis_off()
         plt.close(fig)
     return fig
 
-# %% ../../nbs/pipeline/sweep.ipynb #9c87dbb2
+# %% ../../nbs/pipeline/sweep.ipynb #5cc2690e
 def sweep(
     config,      # YAML or JSON file
     words,       # `key=a,b`
@@ -455,7 +474,8 @@ def sweep(
     flags = [w for flag, value in (("--only", only), ("--from", from_), ("--to", to)) if value for w in (flag, value)]
     command = lambda job: [*program, "run", "--config", str(config), *(["--only", ",".join(job.only)] if job.only else flags), *job.trial.words]
     with Interrupts() as interrupts:
-        for t in trials: already_there(t, trials, chosen, stages)
+        for t in trials: already_there(t, trials, chosen, stages, screen)
+        for t in trials: check_above(Run(t.cfg, stages), chosen)
         crew = Crew(trials, chosen, stages, command, screen, interrupts)
         crew.work(plan_jobs(trials, chosen, stages), jobs)
         write_results(name, trials, chosen, stages, screen)
@@ -472,11 +492,11 @@ def sweep_name(name:str, config, words, trials:list)->str:
     if slug(found) != found: raise ConfigError(f"--name {name}: it becomes the name of files: letters, digits, `-`, `_` and `.` only; for example --name {slug(name)}")
     return found
 
-# %% ../../nbs/pipeline/sweep.ipynb #012d84e2
-def already_there(t:Trial, trials:list, chosen:tuple, stages:tuple):
+# %% ../../nbs/pipeline/sweep.ipynb #63e37a79
+def already_there(t:Trial, trials:list, chosen:tuple, stages:tuple, screen:Screen):
     "What one run of an earlier sweep has, the others need not make."
     if any((repo_root()/"outputs"/o.name/Progress.FILE).exists() for o in trials if o is not t):
-        try: borrow(t, trials, with_above(chosen, stages), stages)
+        try: say_taken(borrow(t, trials, with_above(chosen, stages), stages), t.name, screen)
         except LockedError: pass # Its own process will say so
 
 def show_sweep(jobs:list, trials:list, chosen:tuple, stages:tuple, screen:Screen)->int: # 0
@@ -490,6 +510,7 @@ def show_sweep(jobs:list, trials:list, chosen:tuple, stages:tuple, screen:Screen
         screen.say(f"▶ {t.name}: would run {', '.join(n for n in mine if n not in lent | made)}" if mine else f"✓ {t.name}: up to date")
     return 0
 
+# %% ../../nbs/pipeline/sweep.ipynb #bec5c2b2
 def write_results(name:str, trials:list, chosen:tuple, stages:tuple, screen:Screen):
     "Table, plot and page of a sweep."
     from xtts_ka.pipeline.run_index import write_index
