@@ -36,9 +36,9 @@ def task(tmp_path, steps, tok=None, **cfg):
     loop = ArLoop(steps=steps, batch_size=8, lr=4e-3, warmup=20, ema=0, validate_every=0, save_every=steps, bucket=False, precision="32-true")
     return ArTask(ArConfig(**(dict(layers=2, dim=64, heads=2, kv_heads=1, ffn=128, corrupt=0, free_run=0, loop=loop) | cfg)), TEXT, clips, codes, Bpe.train(TEXTS, TEXT), tok)
 
-@pytest.mark.parametrize("books,pattern,layout", [(1, "delay", "interleaved"), (2, "delay", "text_first")])
-def test_overfits_eight_utterances_to_exact_tokens(tmp_path, books, pattern, layout):
-    t = task(tmp_path, 160, tokenizer(levels=[4, 4, 4], codebooks=books), pattern=pattern, layout=layout)
+@pytest.mark.parametrize("books,pattern,layout,pointer", [(1, "delay", "interleaved", True), (1, "delay", "interleaved", False), (2, "delay", "text_first", True)])
+def test_overfits_eight_utterances_to_exact_tokens(tmp_path, books, pattern, layout, pointer):
+    t = task(tmp_path, 160, tokenizer(levels=[4, 4, 4], codebooks=books), pattern=pattern, layout=layout, pointer=pointer)
     fit(t, t.cfg.loop, tmp_path/"out")
     for references in (True, False):
         written = t.write(list(range(8)), SamplingConfig(temperature=0), references)

@@ -98,12 +98,12 @@ class TextConfig:
     heads: int = Field(4, ge=1)               # Of its attention
     bge: str = ""                             # Folder or hub name of BGE-M3, whose features are added; empty: the trained encoder alone
 
-# %% ../../nbs/sovits/config.ipynb #64fa9996
+# %% ../../nbs/sovits/config.ipynb #5c8e6b97
 @config
 class ArLoop(LoopConfig):
     "Training of the autoregressive model."
     steps: int = Field(1500, ge=1)
-    batch_size: int = Field(16, ge=1)         # Targets; each brings its references, which are learned too
+    batch_size: int = Field(8, ge=1)          # Targets; each brings its references, which are learned too
     lr: float = Field(1.5e-3, gt=0)
     warmup: int = Field(100, ge=0)
     final_lr: float = Field(0.02, ge=0, le=1)
@@ -140,6 +140,7 @@ class ArConfig:
     codes_in: Literal["quantizer", "learned"] = "quantizer" # Tokens enter through the quantiser's own vectors, or through a table of their own
     head: Literal["linear", "tied"] = "linear" # Scores of the codes: a matrix, or products with the quantiser's vectors
     positions: Literal["sequence", "aligned"] = "sequence" # aligned: the positions of a text run at the pace of its speech, both from the same start
+    pointer: bool = True                      # A pointer walks through the text with the speech; training takes it from the tokenizer's letters
     references: int = Field(1, ge=0)          # Utterances of the speaker in front of the target, at most
     drop_reference: float = Field(0.1, ge=0, le=1) # Share of targets without any
     drop_text: float = Field(0.1, ge=0, le=1) # Share of references without their text

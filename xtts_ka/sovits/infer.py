@@ -6,7 +6,7 @@
 __all__ = ['PROMPTS', 'LEVEL', 'Reference', 'parse_reference', 'shares', 'Heard', 'Speech', 'trimmed', 'Sovits', 'save_model',
            'load_model']
 
-# %% ../../nbs/sovits/infer.ipynb #b0b3e58a
+# %% ../../nbs/sovits/infer.ipynb #f8e27b77
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..core.randomness import torch_rng
 from ..core.config import build
 from ..core.errors import MissingError
 from ..core.files import read_json, write_json
-from .ar import Segment, to_grid
+from .ar import Segment, along, to_grid
 from .config import SamplingConfig, TextConfig
 from .decoder_train import Decoder
 from .front import TOKEN_RATE
@@ -70,7 +70,7 @@ class Heard:
     text: str
     share: float
 
-# %% ../../nbs/sovits/infer.ipynb #5a5b1d5f
+# %% ../../nbs/sovits/infer.ipynb #6b2664a0
 @dataclass
 class Speech:
     "A spoken text."
@@ -133,7 +133,9 @@ class Sovits:
             if h.share <= 0: continue
             codes = trimmed(h.codes, most)
             known = h.text and len(codes) == len(h.codes)                  # a text belongs to a whole recording only
-            out.append(Segment(self.bpe.encode(h.text) if known else None, to_grid(codes, net.cfg.pattern, net.end), self.features(h.text) if known else None))
+            grid, ids = to_grid(codes, net.cfg.pattern, net.end), self.bpe.encode(h.text) if known else None
+            at = along(self.tokenizer.align(codes, self.bpe.pieces(h.text)), len(ids), grid, net.books if net.cfg.pattern == "flat" else 1) if known and net.cfg.pointer else None
+            out.append(Segment(ids, grid, self.features(h.text) if known else None, at))
         return out
 
     def features(self, text:str): return self.bge(text, self.bpe.offsets(text)) if self.bge else None

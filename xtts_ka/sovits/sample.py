@@ -47,7 +47,7 @@ def draw(
     if recent and recent.count(code) >= cfg.repetition_share * cfg.repetition_window: code = int(torch.multinomial((scores / cfg.temperature).softmax(-1), 1, generator=generator))
     return code
 
-# %% ../../nbs/sovits/sample.ipynb #993333c9
+# %% ../../nbs/sovits/sample.ipynb #6d6c4286
 @dataclass
 class Written:
     "Tokens of an utterance."
@@ -58,7 +58,7 @@ class _Row:
     "One utterance in the making."
     def __init__(self, model:ArModel, segments:list, cfg:SamplingConfig, generator):
         n = len(segments[-1].text)
-        self.model, self.cfg, self.random, self.grid, self.end_at = model, cfg, generator, [], None
+        self.model, self.cfg, self.random, self.grid, self.end_at, self.at, self.last = model, cfg, generator, [], None, 0, n - 1
         self.per = model.books if model.cfg.pattern == "flat" else 1              # Steps a token
         self.least, self.most = round(cfg.min_per_piece * n), max(1, min(cfg.max_tokens, round(cfg.max_per_piece * n)))
 
@@ -77,7 +77,12 @@ class _Row:
             out[g] = draw(s, before, self.cfg, self.random)
             if g == 0 and out[0] == self.model.end: self.end_at = step; break
         self.grid.append(self._finish_delay(out, scores, step))
+        if len(scores) > self.model.books: self.at = min(self.last, self.at + self.move(scores[-1].float()))
         return self.grid[-1]
+
+    def move(self, scores:Tensor)->int: # [MOVES] -> pieces
+        "How far the pointer goes: drawn like a code, but from all."
+        return int(scores.argmax()) if self.cfg.temperature == 0 else int(torch.multinomial((scores / self.cfg.temperature).softmax(-1), 1, generator=self.random))
 
     def _finish_delay(self, out:Tensor, scores:list, step:int)->Tensor:
         "At the end of codebook 0 the later ones still speak, each of the tokens before."
@@ -110,6 +115,7 @@ def write(
     device, batch = model.marks.device, collate(sequences, model.cfg, model.books)
     batch = {k: v.to(device) for k, v in batch.items()}
     x, at, seen = model.embed(batch), batch["at"], batch["seen"]
+    pool = model.pool(batch) if model.point is not None else None
     longest = int(at.max()) + max(r.most * r.per for r in rows)
     if longest >= model.cfg.max_positions: raise ConfigError(f"references and text need {longest} positions, the model has {model.cfg.max_positions} (ar.max_positions); give shorter references, or speak the text in parts")
     last, place, state = seen.sum(1) - 1, at.gather(1, (seen.sum(1) - 1)[:, None]), None
@@ -120,6 +126,7 @@ def write(
         new = torch.stack([torch.full((model.books,), ABSENT) if r.over else r.take([s[b].cpu() for s in scores]) for b, r in enumerate(rows)])
         if all(r.over for r in rows): return [r.written() for r in rows]
         vector, place = model.speech(new.to(device)[:, None]), place + 1
+        if pool is not None: vector = vector + model.point(pool[batch["begins"] + torch.tensor([r.at for r in rows], device=device)])[:, None]
         seen = torch.cat([seen, seen.new_ones(len(rows), 1)], 1)
         if cache: x, at, state = vector, place, done.past_key_values
         else: x, at = torch.cat([x, vector], 1), torch.cat([at, place], 1)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['corrupted', 'ArTask', 'save_ar', 'load_ar']
 
-# %% ../../nbs/sovits/train_ar.ipynb #c839e8e8
+# %% ../../nbs/sovits/train_ar.ipynb #ed94efc3
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,14 @@ from ..core.files import atomic_write, digest, read_json, write_json
 from ..core.loop import Task
 from ..core.randomness import rng, seeded_step, torch_rng
 from ..corpus.clips import Clips, Shelf
-from .ar import ArModel, Segment, ar_loss, collate, guessed, to_grid
+from .ar import ArModel, Segment, along, ar_loss, collate, guessed, move_loss, to_grid
 from .config import ArConfig, SamplingConfig, TextConfig
 from .sample import write
 from .semantic import plain
 from .text import Bpe, TextEncoder
 from .train_semantic import SemanticTokenizer, char_error_rate
 
-# %% ../../nbs/sovits/train_ar.ipynb #d0bcdc60
+# %% ../../nbs/sovits/train_ar.ipynb #b9477cfb
 def corrupted(
     codes:Tensor,  # [T, G] long
     share:float,   # Of them, that are replaced
@@ -53,7 +53,7 @@ class ArTask(Task):
         self.sampling, self.ids = sampling, [bpe.encode(r.text) for r in clips.rows]
         self.train, self.val = clips.split("train"), clips.split("val")
         self.lengths = [codes.index["lengths"][i] for i in self.train]
-        self.end = tokenizer.codes
+        self.end, self.held = tokenizer.codes, {}
 
     def models(self):
         seeded_step(self.cfg.loop.seed, "ar")
@@ -74,7 +74,13 @@ class ArTask(Task):
     def segment(self, i:int, text:bool=True)->Segment:
         "A clip as it stands in a sequence."
         features = None if self.features is None or not text else self.features[i]
-        return Segment(self.ids[i] if text else None, to_grid(torch.from_numpy(self.codes[i].astype(np.int64)), self.cfg.pattern, self.end), features)
+        grid = to_grid(torch.from_numpy(self.codes[i].astype(np.int64)), self.cfg.pattern, self.end)
+        return Segment(self.ids[i] if text else None, grid, features, self.along(i, grid) if text and self.cfg.pointer else None)
+
+    def along(self, i:int, grid:Tensor)->list: # [S]
+        "Where the pointer stands in a clip; found once."
+        if i not in self.held: self.held[i] = self.tokenizer.align(self.codes[i], self.bpe.pieces(self.clips.rows[i].text))
+        return along(self.held[i], len(self.ids[i]), grid, self.tokenizer.books if self.cfg.pattern == "flat" else 1)
 
     def references(self, i:int, *key)->list:
         "References of a clip, by draw."
@@ -102,7 +108,11 @@ class ArTask(Task):
         return out
 
     def loss(self, phase, batch, step):
-        return ar_loss(self.net(batch), batch["targets"], self.cfg.smoothing), {}
+        scores = self.net(batch)
+        code = ar_loss(scores, batch["targets"], self.cfg.smoothing)
+        if not self.cfg.pointer: return code, {}
+        move = move_loss(scores[-1], batch["moves"])
+        return code + move, {"code": code.detach(), "move": move.detach()}
 
     def score(self, rows:list)->tuple: # (nats a code, share guessed right), with references
         total = n = good = 0.

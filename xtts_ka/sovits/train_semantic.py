@@ -98,7 +98,7 @@ class SemanticTask(Task):
         cer = char_error_rate((self.letters.decode(self.ids[i]), t) for i, t in zip(rows, tokenizer.texts(codes)))
         return {"score": cer, "cer": cer, "perplexity": code_use(codes, self.net.quantizer.codes)["perplexity"]}
 
-# %% ../../nbs/sovits/train_semantic.ipynb #b8d61819
+# %% ../../nbs/sovits/train_semantic.ipynb #20d6c479
 def code_use(
     codes:list, # [n] of [T, books]
     size:int,   # Of a codebook
@@ -160,6 +160,28 @@ class SemanticTokenizer:
             with torch.autocast(self.device.type, enabled=False): best = self.net.read(self.vectors(grid), seen.to(self.device)).argmax(-1).cpu()
             out += [self.letters.decode(collapse(row[:n].tolist())) for row, n in zip(best, lengths.tolist())]
         return [" ".join(t.split()) for t in out]
+
+    @torch.no_grad()
+    def align(self,
+        codes,       # [T, books]
+        pieces:list, # Of the text, as `Bpe.pieces` gives them
+    )->list[int]: # [T] piece of each token
+        "Which piece of its text each token says: CTC's best path through the letters, every token given to the nearest letter. Text that is longer than the tokens can spell is spread evenly."
+        from torchaudio.functional import forced_align
+        self.net.eval()
+        grid = torch.as_tensor(np.asarray(codes)).long()[None].to(self.device)                       # [1, T, books]
+        letters = [(self.letters.ids[c], k) for k, p in enumerate(pieces) for c in p.lower().replace("▁", " ") if c in self.letters.ids]
+        if letters and letters[0][0] == self.letters.ids.get(" "): letters = letters[1:]
+        T, twice = grid.shape[1], sum(a[0] == b[0] for a, b in zip(letters, letters[1:]))
+        if not letters or T < len(letters) + twice: return [min(len(pieces) - 1, n * len(pieces) // max(1, T)) for n in range(T)]
+        with torch.autocast(self.device.type, enabled=False): scores = self.net.read(self.vectors(grid), torch.ones_like(grid[..., 0], dtype=torch.bool)).log_softmax(-1)
+        path = forced_align(scores.cpu(), torch.tensor([[c for c, _ in letters]], dtype=torch.int32), blank=BLANK)[0][0].tolist()
+        which, spoken = -1, []                                                                       # (token, letter) where one is heard
+        for n, c in enumerate(path):
+            which += c != BLANK and (n == 0 or c != path[n - 1])
+            if c != BLANK: spoken.append((n, which))
+        at = np.array([n for n, _ in spoken])
+        return [letters[spoken[int(np.abs(at - n).argmin())][1]][1] for n in range(T)]
 
     def save(self, folder):
         "`semantic.safetensors`, and `semantic.json` with configuration and letters."

@@ -107,12 +107,12 @@ class VocoderTask(Task):
         return loss, {k: v.detach() for k, v in logs.items()}
 
     def validate(self):
-        "Held-out clips, whole: the mel of what is said against the mel that was asked for."
+        "Held-out clips, whole: the mel of what is said against the mel that was asked for. The score is the geometric mean of both distances: the mel alone stops falling long before the sound does."
         if not self.val: return {}
         rows = [self.heard(clip) for clip in self.val]
         if self.samples and self.samples.due(self.step): self.samples.write(self.step, self.val, rows)
         mel, stft = (sum(r[k] for r in rows) / len(rows) for k in ("mel_l1", "mrstft"))
-        return {"score": mel, "mel_l1": mel, "mrstft": stft, "audio_seconds": round(audio_seconds(self.cfg, self.step), 3)}
+        return {"score": (mel * stft) ** .5, "mel_l1": mel, "mrstft": stft, "audio_seconds": round(audio_seconds(self.cfg, self.step), 3)}
 
     def heard(self, clip)->dict: # wav [F * hop], its mel and the recording's [n_mels, F], and two figures
         "One clip by the generator."
@@ -227,7 +227,7 @@ class TrainResult:
     rejects: list     # `Reject`s
 
     def summary(self)->str: # One line
-        best = f", mel distance {self.fit.best_score:.3f} at step {self.fit.best_step}" if self.fit.best_score is not None else ""
+        best = f", best score {self.fit.best_score:.3f} at step {self.fit.best_step}" if self.fit.best_score is not None else ""
         return f"{self.fit.step} steps, {self.fit.cpu_seconds:.0f} CPU seconds{best}; {self.clips} clips, {self.held_out} held out, {len(self.rejects)} rejects; {shown(self.folder)}"
 
 def _leads()->bool: return int(os.environ.get("RANK", 0)) == 0 # Of several processes one writes
