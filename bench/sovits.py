@@ -44,7 +44,7 @@ def stage(segments, out, **options):
     from xtts_ka.sovits.stage_config import Sovits2Config
     return Sovits2Stage(build(Sovits2Config, options), resolve(segments), resolve(out), 1)
 
-VOICES = dict(voices=8, strangers=2, voice_clips=60)
+VOICES, TEXT = dict(voices=8, strangers=2, voice_clips=60), dict(vocab_size=300)
 
 def tokenizer(segments, out, overrides):
     import torch
@@ -89,7 +89,7 @@ def written(segments, out, config, overrides):
 def variant(name, segments, out, shared, semantic, ar):
     "Train tokenizer (or take that of `shared`) and autoregressive model; a row of figures."
     from xtts_ka.sovits.config import SamplingConfig
-    s = stage(segments, Path(out)/shared, prepare=VOICES, semantic=semantic, ar=ar)
+    s = stage(segments, Path(out)/shared, prepare=VOICES, text=TEXT, semantic=semantic, ar=ar)
     s.prepare(); s.train_tokenizer()
     kept = dict(s.tokenise())
     s.out = Path(out)/name
@@ -106,7 +106,7 @@ def compare(segments, out):
     loop = dict(steps=320, validate_every=0, save_every=320)
     semantic = lambda **q: dict(quantizer=q, dropout=.05, loop=dict(steps=450, validate_every=0, save_every=450))
     one, ar = semantic(levels=[4, 4, 4, 4]), dict(loop=loop, free_run=0)
-    table = [("interleaved", "one", one, ar), ("text_first", "one", one, ar | dict(layout="text_first")), ("learned table", "one", one, ar | dict(codes_in="learned")),
+    table = [("interleaved", "one", one, ar), ("no pointer", "one", one, ar | dict(pointer=False)), ("text_first", "one", one, ar | dict(layout="text_first")), ("learned table", "one", one, ar | dict(codes_in="learned")),
              ("2 codebooks, delay", "two", semantic(levels=[4, 4], codebooks=2), ar), ("4 codebooks, delay", "four", semantic(levels=[4], codebooks=4), ar)]
     for name, shared, sem, a in table:
         keep(variants=[r for r in held().get("variants", []) if r["variant"] != name] + [row := variant(name, segments, out, shared, sem, a)])

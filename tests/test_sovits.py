@@ -10,7 +10,7 @@ from xtts_ka.core.loop import LoopConfig, fit
 from xtts_ka.core.manifest import Row
 from xtts_ka.core.randomness import rng, seeded_step, torch_rng
 from xtts_ka.corpus.clips import Clips, Shelf
-from xtts_ka.sovits.ar import ArModel, Segment, to_grid
+from xtts_ka.sovits.ar import ArModel, Segment, along, collate, to_grid
 from xtts_ka.sovits.config import ArConfig, ArLoop, QuantizerConfig, SamplingConfig, SemanticConfig, SemanticLoop, TextConfig
 from xtts_ka.sovits.infer import Reference, Sovits, load_model
 from xtts_ka.sovits.sample import write
@@ -67,6 +67,29 @@ def test_cache_equals_no_cache_at_length(tmp_path):
     net = t.models()["ar"].eval()
     go = lambda cache: write(net, [[t.segment(1), Segment(t.ids[0])]], SamplingConfig(temperature=1, min_per_piece=30, max_per_piece=30), [torch_rng(0, "y")], cache)[0].codes
     assert len(go(True)) >= 100 and torch.equal(go(True), go(False))
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_letter_gets_its_tokens_in_order(seed):
+    "An alignment goes through all pieces that can be heard, never back; too few tokens are spread evenly."
+    tok, bpe = tokenizer(levels=[4, 4, 4]), Bpe.train(TEXTS, TEXT)
+    for text in TEXTS:
+        for spoken in (f"{text}.", f"«{text}», {text}"):
+            pieces, T = bpe.pieces(spoken), int(rng(seed, text, spoken).integers(1, 60))
+            at = tok.align(rng(seed, "codes", text).integers(tok.codes, size=(T, 1)), pieces)
+            heard = {k for k, p in enumerate(pieces) if any(c in tok.letters.ids for c in p)}
+            assert len(at) == T and at == sorted(at) and 0 <= at[0] and at[-1] < len(pieces)
+            if T > 2 * len(spoken): assert heard <= set(at) and set(at) <= heard | {k for k, p in enumerate(pieces) if "▁" in p}
+
+def test_pointer_in_training_and_in_use():
+    "The pointer begins at the first piece and ends at the last, in each pattern; a jump is learned as far as it can be told."
+    codes = torch.arange(8).view(4, 2)
+    assert along([1, 1, 3, 4], 6, to_grid(codes, "parallel", 16)) == [0, 1, 3, 4, 5]
+    assert along([1, 1, 3, 4], 6, to_grid(codes, "delay", 16)) == [0, 1, 3, 4, 5] and along([0, 2], 3, to_grid(codes[:2], "flat", 16), 2) == [0, 0, 2, 2, 2]
+    grid = to_grid(codes, "parallel", 16)
+    batch = collate([[Segment(None, grid), Segment([5, 6, 7, 8, 9, 4], grid, at=[0, 0, 1, 5, 5])]], ArConfig(), 2)
+    assert batch["moves"].tolist() == [-100] * 5 + [0, 1, 3, 0, -100]
+    points = batch["points"][0]
+    assert (points[: 1 + 5] == 3).all() and (points[-6:] - batch["begins"][0]).tolist()[:5] == [0, 0, 1, 5, 5] and points[-1] == 3   # nothing is said after the end
 
 def test_long_text_is_refused_before_work(tmp_path):
     net = task(tmp_path, 2, max_positions=64).models()["ar"].eval()
