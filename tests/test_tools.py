@@ -16,7 +16,8 @@ def kept(): return json.loads(figures.KEPT.read_text(encoding="utf-8"))
 
 def test_readme_shows_the_figures_of_the_run(root, kept):
     "Table and picture of README are those of nbs/results/demo.json; figures that miss what is asked for say so."
-    assert figures.table(kept) in (root/"README.md").read_text(encoding="utf-8")
+    text = (root/"README.md").read_text(encoding="utf-8")
+    assert figures.table(kept) in text and figures.headline(kept) in text
     run = subprocess.run([sys.executable, root/"tools/figures.py", "--check"], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     picture = root/"nbs/images/report.png"

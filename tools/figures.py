@@ -13,6 +13,7 @@ import readme
 ROOT = Path(__file__).resolve().parents[1]
 KEPT, INDEX = ROOT/"nbs/results/demo.json", ROOT/"nbs/index.ipynb"
 BEGIN, END = "<!-- figures: made by tools/figures.py, do not edit -->", "<!-- end of figures -->"
+HEAD, TAIL = "<!-- result: made by tools/figures.py, do not edit -->", "<!-- end of result -->"
 
 @dataclass(frozen=True)
 class Figure:
@@ -104,34 +105,47 @@ def results(kept):
         lines.append(f"| {f.label.format_map(metrics)} | {f.form.format(metrics[f.key])} | {f.wanted}{missed} |")
     return "\n".join(lines)
 
+PATHS = {"XTTS": "XTTS", "XTTS, by the vocoder": "XTTS with the vocoder", "sovits2": "GPT-SoVITS2"} # Ways from text to sound
+
+def headline(kept):
+    "The result in a sentence or two, for the first screen."
+    m = kept["stages"]["evaluate"]["metrics"]
+    best = min((k for k in PATHS if f"CER, {k}" in m), key=lambda k: m[f"CER, {k}"])
+    low, high = (f"{100 * float(x):.0f}" for x in m[f"CER interval, {best}"].split(" to "))
+    words = (f"**From nothing to a voice in {round(kept['wall_seconds'] / 60)} minutes**, with {kept['jobs'] * kept['threads']} CPU cores and no download of recordings or weights: an independent recogniser misunderstands "
+             f"{m[f'CER, {best}']:.1%} of the letters ({low} to {high} %) in sentences that {PATHS[best]} never saw, and {m['CER, recording']:.1%} in the recordings themselves; "
+             f"{m[f'stopped, {best}']} sentences end by themselves, and {m[f'right voice, {best}']} are in the right voice.")
+    return f"{HEAD}\n{words}\n{TAIL}"
+
 def table(kept):
     "The block between the marks, as markdown."
     older = f" Of these stages the code or the options have changed since: {', '.join(kept['changed_since'])}." if kept["changed_since"] else ""
     return f"{BEGIN}\n\nRun `{kept['run']}`, seed {kept['seed']}.{older}\n\n{results(kept)}\n\n{times(kept)}\n\n{END}"
 
-def replaced(text, block):
+def replaced(text, block, begin=BEGIN, end=END):
     "A text with the block between its marks exchanged."
-    if text.count(BEGIN) != 1 or text.count(END) != 1: sys.exit(f"the marks `{BEGIN}` and `{END}` must stand once each")
-    return text[:text.index(BEGIN)] + block + text[text.index(END) + len(END):]
+    if text.count(begin) != 1 or text.count(end) != 1: sys.exit(f"the marks `{begin}` and `{end}` must stand once each")
+    return text[:text.index(begin)] + block + text[text.index(end) + len(end):]
 
-def show(notebook, block):
-    "The notebook's text with the block in its place."
+def show(notebook, kept):
+    "The notebook's text with the result and the table in their places."
     nb = json.loads(notebook.read_text(encoding="utf-8"))
-    cell = next((c for c in nb["cells"] if c["cell_type"] == "markdown" and BEGIN in "".join(c["source"])), None)
-    if cell is None: sys.exit(f"{notebook.name}: no cell holds `{BEGIN}`")
-    cell["source"] = replaced("".join(cell["source"]), block).splitlines(keepends=True)
+    for block, begin, end in ((headline(kept), HEAD, TAIL), (table(kept), BEGIN, END)):
+        cell = next((c for c in nb["cells"] if c["cell_type"] == "markdown" and begin in "".join(c["source"])), None)
+        if cell is None: sys.exit(f"{notebook.name}: no cell holds `{begin}`")
+        cell["source"] = replaced("".join(cell["source"]), block, begin, end).splitlines(keepends=True)
     return json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
 
 def main(args):
     runs = [a for a in args if not a.startswith("-")]
     if runs: KEPT.write_text(json.dumps(take(runs[0]), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    block = table(json.loads(KEPT.read_text(encoding="utf-8")))
-    new = show(INDEX, block)
+    kept = json.loads(KEPT.read_text(encoding="utf-8"))
+    new = show(INDEX, kept)
     if "--check" in args:
         if new != INDEX.read_text(encoding="utf-8"): sys.exit("the figures in nbs/index.ipynb are not those of nbs/results/demo.json; run: uv run python tools/figures.py")
         return
     INDEX.write_text(new, encoding="utf-8")
     readme.main([])
-    print(block)
+    print(headline(kept), table(kept), sep="\n\n")
 
 if __name__ == "__main__": main(sys.argv[1:])
