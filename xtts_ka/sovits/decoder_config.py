@@ -48,9 +48,9 @@ _FULL = dict(hidden=256, heads=4, ffn=1024, token_layers=3, text_layers=6, prior
              speaker_dim=512, dropout=0.1, segment_frames=32, crop_tokens=0, reference_seconds=6., loss=dict(mel="single", mel_weight=45., kl_weight=1.),
              discriminator=dict(kinds=["mpd", "msd"]), loop=dict(steps=500_000, batch_size=32, lr=1e-4, schedule="constant", validate_every=5000, save_every=5000, log_every=100))
 PRESETS = {
-    "demo": dict(sample_rate=22050, generator=dict(kind="spec", dim=192, inter=576, layers=4), discriminator=dict(kinds=[]),
+    "demo": dict(sample_rate=22050, crop_tokens=32, segment_frames=24, generator=dict(kind="spec", dim=192, inter=576, layers=4), discriminator=dict(kinds=[]),
         loss=dict(mel="multi", mel_weight=45., phase_weight=10., amplitude_weight=5., kl_weight=0.2, latent_mel_weight=45., prior_mel_weight=45.),
-        loop=dict(steps=900, batch_size=16, lr=1.5e-3, final_lr=0.02, warmup=20, clip=10., ema=0.99, validate_every=300, save_every=300)),
+        loop=dict(steps=900, batch_size=8, lr=1.5e-3, final_lr=0.02, warmup=20, clip=10., ema=0.99, validate_every=300, save_every=300)),
     "full22": merge(_FULL, dict(sample_rate=22050, generator=_BLOCKS | dict(upsample_rates=[7, 7, 3, 3], upsample_kernel_sizes=[21, 21, 9, 9]))),
     "full32": merge(_FULL, dict(sample_rate=32000, n_fft=2048, generator=_BLOCKS | dict(upsample_rates=[10, 8, 2, 2, 2], upsample_kernel_sizes=[16, 16, 8, 2, 2]))),
 }
