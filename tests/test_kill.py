@@ -15,6 +15,7 @@ from smoke import Home, files
 
 KILLS, SEED = int(os.environ.get("XTTS_KA_KILLS", 2)), int(os.environ.get("XTTS_KA_KILL_SEED", 109))
 TIMES = ("metrics.jsonl", "metrics.json", "results.json", "waves.json")  # hold seconds, or when the recordings were written, which are never the same
+CLOCKED = ("seconds", "cpu second", "real_time_factor", "of these, the decoder", "peak memory", "made_of") # in names of figures that no two runs share
 FOLDERS = ("corpus", "segments", "speaker_encoder", "embeddings", "phonemes", "language", "xtts_init", "full_pretrain", "xtts", "vocoder", "sovits2", "evaluate")
 
 
@@ -103,7 +104,7 @@ def sums(folder, names):
 def without_times(path):
     "Lines or values of a metrics file without what the clock decides."
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.suffix == ".jsonl" else [json.loads(path.read_text(encoding="utf-8"))]
-    return [{k: v for k, v in row.items() if "seconds" not in k.lower() and k != "made_of"} for row in rows]
+    return [{k: v for k, v in row.items() if not any(word in k.lower() for word in CLOCKED)} for row in rows]
 
 
 def assert_same(home, whole, folders=FOLDERS, more=("spoken.tsv", "rejects.csv")):

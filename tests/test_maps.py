@@ -141,7 +141,8 @@ def test_a_click_is_heard(home, window):
 def test_a_clip_without_sound_says_why(home, window):
     for i, why in ((3, "no recording is known"), (4, "recording unreadable")):
         window.click(*point(window, i))
-        assert said(window).endswith(f"{home[2][i]} · {why}") and window.run(SOUND)["paused"]
+        window.wait(f"document.querySelector('#now p').innerText.endsWith('{home[2][i]} · {why}')")
+        assert window.run(SOUND)["paused"]
 
 @needs_browser
 def test_outliers_are_listed_and_play(home, window):
