@@ -165,6 +165,21 @@ def test_empty_run(tmp_path, monkeypatch):
     assert "Nothing has been run here yet." in page.words and "Nothing has been spoken" in page.words
 
 
+def test_models_stand_in_the_order_in_which_they_are_understood(run):
+    "Sentences of two models, stages that ran at the same time, in the order in which they ended."
+    (run/"sovits2").mkdir()
+    wav = (run/"spoken.tsv").read_text(encoding="utf-8").split("\t")[0]
+    (run/"spoken.tsv").write_text(f"{wav}\tდილა\tნინო\txtts\n", encoding="utf-8")
+    (run/"sovits2/spoken.tsv").write_text(f"{wav}\tმზე\tნინო\tsovits2\nhalf a line\n", encoding="utf-8")
+    states = {n: {"status": "done", "seconds": s, "started": f"2026-11-20T20:4{m}:00+00:00"} for n, m, s in (("evaluate", 5, 30.), ("sovits2", 0, 300.), ("corpus", 0, 60.))}
+    (run/"pretrain_progress.json").write_text(json.dumps({"schema": 1, "stages": states}), encoding="utf-8")
+    for rates, order in (((.5, .1), ["მზე", "დილა"]), ((.1, .5), ["დილა", "მზე"])):
+        (run/"evaluate/metrics.json").write_text(json.dumps(dict(zip(("CER, XTTS", "CER, sovits2"), rates))), encoding="utf-8")
+        said = R.read_spoken(run, R.Media(run/"media", [run.parents[1], run]))
+        assert [i["text"] for i in said["sounds"]] == order and "10% of the letters" in said["note"] and said["problems"] == ["sovits2/spoken.tsv:2: 1 fields instead of 4 (path, text, speaker, made by)"]
+    stages = R.read_stages(run)
+    assert [s.name for s in stages][:1] == ["corpus"] and stages[-1].name == "evaluate" and R._wall(stages) == 330
+
 @pytest.mark.parametrize("damage", ["notebook", "spoken", "metrics", "config", "audio"])
 def test_damaged_parts_are_shown_and_cost_nothing_else(run, damage):
     broken, name, words = {

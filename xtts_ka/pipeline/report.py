@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['AUDIO_MIME', 'TABLE_MIME', 'AUDIO_TYPES', 'EMBED_SECONDS', 'WAVE_BARS', 'TAIL', 'FOLD', 'TRACE', 'SILENT',
-           'REJECTS_SHOWN', 'LANGUAGES', 'UNITS', 'HEADLINES', 'PLOTS', 'Player', 'Players', 'Table', 'nice',
-           'duration', 'player', 'players', 'table', 'wave_path', 'Media', 'markdown', 'plain', 'highlight', 'blocks',
-           'StagePage', 'read_stages', 'read_spoken', 'read_rejects', 'read_config_rows', 'write_report']
+           'SPOKEN_BY', 'REJECTS_SHOWN', 'LANGUAGES', 'UNITS', 'HEADLINES', 'PLOTS', 'Player', 'Players', 'Table',
+           'nice', 'duration', 'player', 'players', 'table', 'wave_path', 'Media', 'markdown', 'plain', 'highlight',
+           'blocks', 'StagePage', 'read_stages', 'read_spoken', 'read_rejects', 'read_config_rows', 'write_report']
 
 # %% ../../nbs/pipeline/report.ipynb #a720165c
 import base64, hashlib, html, io, itertools, json, math, numbers, os, re, shutil
@@ -379,7 +379,7 @@ def blocks(
             out += _code(cell) + [b | {"headline": key} for b in found]
     return out
 
-# %% ../../nbs/pipeline/report.ipynb #0c6c8b78
+# %% ../../nbs/pipeline/report.ipynb #04ce1225
 @dataclass
 class StagePage:
     "What the report knows of a stage."
@@ -423,11 +423,11 @@ def _read_notebook(page):
 def read_stages(
     run_dir, # outputs/<run>
 ) -> list[StagePage]:
-    "The stages in the order of the progress file, then those that only left a notebook."
+    "The stages in the order of the pipeline, then those it does not know."
     run_dir = Path(run_dir)
     found = {_stage_of(p): p for p in sorted((run_dir/"notebooks").glob("*.ipynb")) if not p.name.startswith(".")}
-    states, pages = Progress(run_dir).stages, []
-    for name in [*states, *(n for n in found if n not in states)]:
+    states, pages, known = Progress(run_dir).stages, [], [s.name for s in STAGES]
+    for name in sorted([*states, *(n for n in found if n not in states)], key=lambda n: known.index(n) if n in known else len(known)):
         s = states.get(name) or StageState(status="unknown")
         page = StagePage(name, s.status, s.seconds, s.started or "", s.attempt, s.error or "", found.get(name))
         page.metrics = _metrics(run_dir/name/"metrics.json") or dict(s.metrics)
@@ -456,31 +456,38 @@ def _flat(tree, prefix=""):
         if isinstance(v, dict) and v: yield from _flat(v, f"{prefix}{k}.")
         else: yield f"{prefix}{k}", v
 
-# %% ../../nbs/pipeline/report.ipynb #8fe499fa
+# %% ../../nbs/pipeline/report.ipynb #3b6503a1
 def read_spoken(
     run_dir, # outputs/<run>
     media,   # Where the sounds go
 ) -> dict:
-    "The spoken sentences, and the lines that could not be read."
-    path, items, problems, made = Path(run_dir)/"spoken.tsv", [], [], {}
-    lines = path.read_text(encoding="utf-8").replace("\r\n", "\n").split("\n") if path.exists() else []
-    for n, line in enumerate(lines, 1):
-        parts = line.split("\t")
-        if line and len(parts) != 4:
-            problems.append(f"spoken.tsv:{n}: {len(parts)} fields instead of 4 (path, text, speaker, made by)")
-        if len(parts) != 4: continue
-        wav, text, speaker, by = parts
-        items.append(media.audio(wav, text=text, speaker=speaker, caption="", by=by))
-        made[by] = made.get(by, 0) + 1
+    "The spoken sentences of all models, the one that is understood best first, and the lines that could not be read."
+    items, problems = [], []
+    for list_ in ("sovits2/spoken.tsv", "spoken.tsv"):
+        path = Path(run_dir)/list_
+        lines = path.read_text(encoding="utf-8").replace("\r\n", "\n").split("\n") if path.exists() else []
+        problems += [f"{list_}:{n}: {line.count(chr(9)) + 1} fields instead of 4 (path, text, speaker, made by)" for n, line in enumerate(lines, 1) if line and line.count("\t") != 3]
+        for wav, text, speaker, by in (line.split("\t") for line in lines if line.count("\t") == 3): items.append(media.audio(wav, text=text, speaker=speaker, caption="", by=by))
+    rates = _error_rates(run_dir)
+    items.sort(key=lambda i: rates.get(i["by"], 9.))
+    made = list(dict.fromkeys(i["by"] for i in items))
     if len(made) > 1: items = [i | {"caption": i["by"]} for i in items]
-    return {"sounds": items, "problems": problems, "note": _spoken_note(items, made),
-        "seconds": sum(i["seconds"] or 0 for i in items), "voices": len({i["speaker"] for i in items})}
+    return {"sounds": items, "problems": problems, "note": _spoken_note(items, made, rates), "seconds": sum(i["seconds"] or 0 for i in items),
+        "voices": len({i["speaker"] for i in items}), "rates": {by: rates[by] for by in made if by in rates}}
 
-def _spoken_note(items, made) -> str:
+SPOKEN_BY = {"sovits2": "CER, sovits2", "xtts": "CER, XTTS"} # Model in spoken.tsv -> figure of the stage `evaluate`
+
+def _error_rates(run_dir) -> dict:
+    "Of each model, the share of letters that the independent recogniser does not understand, as far as it was asked."
+    measured = _metrics(Path(run_dir)/"evaluate"/"metrics.json")
+    return {by: measured[key] for by, key in SPOKEN_BY.items() if isinstance(measured.get(key), float)}
+
+def _spoken_note(items, made, rates) -> str:
     "One sentence about all sentences."
-    seconds = sum(i["seconds"] or 0 for i in items)
-    by = f", made by {next(iter(made))}" if len(made) == 1 and next(iter(made)) else ""
-    return f"{len(items)} sentences, {duration(seconds)} of speech{by}."
+    seconds, count = sum(i["seconds"] or 0 for i in items), lambda by: sum(i["by"] == by for i in items)
+    if len(made) < 2: return f"{len(items)} sentences, {duration(seconds)} of speech{f', made by {made[0]}' if made and made[0] else ''}."
+    each = (f"{count(by)} made by {by}" + (f" (an independent recogniser misunderstands {rates[by]:.0%} of the letters)" if by in rates else "") for by in made)
+    return f"{len(items)} sentences, {duration(seconds)} of speech: {', '.join(each)}."
 
 REJECTS_SHOWN = 200 # Rows of rejects.csv on the page; the file has all
 
@@ -511,7 +518,7 @@ def read_config_rows(
     shared = [(k, v) for k, v in tree.items() if not isinstance(v, dict)]
     return [("", shared)]*bool(shared) + [(k, list(_flat(v))) for k, v in tree.items() if isinstance(v, dict)], tree, ""
 
-# %% ../../nbs/pipeline/report.ipynb #5f770579
+# %% ../../nbs/pipeline/report.ipynb #252e8a3d
 LANGUAGES = {"ka": "Georgian", "en": "English", "ru": "Russian", "tr": "Turkish"}
 UNITS = {"seconds": "s", "percent": "%", "db": "dB", "hz": "Hz", "minutes": "min", "hours": "h"}
 HEADLINES, PLOTS = 6, 4 # How many numbers and plots the first page shows
@@ -527,6 +534,7 @@ def _headlines(stages, spoken) -> list[dict]:
     "What the run came to, in a few numbers."
     own = [{"label": "sentences spoken", "value": str(len(spoken["sounds"])), "unit": ""},
         {"label": "of speech", "value": f"{spoken['seconds']:.0f}", "unit": "s"}]
+    own += [{"label": f"of the letters misunderstood, {by}", "value": f"{100*rate:.1f}", "unit": "%"} for by, rate in spoken["rates"].items()]
     measured = next((s.metrics for s in reversed(stages) if s.metrics), {})
     short = [(k, v) for k, v in measured.items() if not isinstance(v, (bool, list, dict)) and v is not None and len(nice(v)) <= 12]
     return (own*bool(spoken["sounds"]) + [_headline(k, v) for k, v in short])[:HEADLINES]
@@ -547,12 +555,19 @@ def _sentence(stages, spoken) -> str:
     n, v = len(spoken["sounds"]), spoken["voices"]
     return f"{went}." if not n else f"{went}: {n} sentence{'s'*(n > 1)}, spoken in {v} voice{'s'*(v > 1)}."
 
+def _wall(stages) -> float:
+    "Seconds in which at least one stage was running: several may run at a time."
+    total, end = 0., 0.
+    for start, seconds in sorted((datetime.fromisoformat(s.started).timestamp(), s.seconds) for s in stages if s.started and s.seconds):
+        total, end = total + max(0., start + seconds - max(start, end)), max(end, start + seconds)
+    return total
+
 def _about(run_dir, stages, spoken, tree) -> dict:
     "The head of the first page."
     corpus = tree.get("corpus") if isinstance(tree.get("corpus"), dict) else {}
     language = corpus.get("language")
     started = min((s.started for s in stages if s.started), default="")
-    seconds = sum(s.seconds or 0 for s in stages)
+    seconds = _wall(stages)
     source = f"{corpus['source']} corpus" if corpus.get("source") else ""
     facts = [LANGUAGES.get(language, language), source, f"seed {tree['seed']}" if "seed" in tree else "", _when(started), duration(seconds or None)]
     return {"name": Path(run_dir).name, "folder": shown(run_dir), "sentence": _sentence(stages, spoken), "facts": [f for f in facts if f]}
