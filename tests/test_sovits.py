@@ -12,7 +12,7 @@ from xtts_ka.core.randomness import rng, seeded_step, torch_rng
 from xtts_ka.corpus.clips import Clips, Shelf
 from xtts_ka.sovits.ar import ArModel, Segment, along, collate, to_grid
 from xtts_ka.sovits.config import ArConfig, ArLoop, QuantizerConfig, SamplingConfig, SemanticConfig, SemanticLoop, TextConfig
-from xtts_ka.sovits.infer import Reference, Sovits, load_model
+from xtts_ka.sovits.infer import proportioned, Reference, Sovits, load_model
 from xtts_ka.sovits.sample import write
 from xtts_ka.sovits.semantic import Letters, SemanticNet
 from xtts_ka.sovits.text import Bpe
@@ -111,6 +111,15 @@ def test_references_of_any_rate_and_length(speaker, tmp_path):
     assert [h.share for h in heard] == [.25, .5, .25] and len(heard[0].codes) == 8 and len(heard[2].codes) == 60 * 25     # a minute says it all
     prompt = speaker.prompt_segments(heard)
     assert sum(len(s.grid) for s in prompt) <= speaker.prompt + 3 * 13 and len(prompt) == 3
+
+@pytest.mark.parametrize("wanted", [[.25, .75], [.5, .5], [.1, .9], [.2, .3, .5]])
+def test_mixtures_are_heard_in_proportion_where_the_decoder_is_steep(wanted):
+    "An ear to which the heavier voice drowns the lighter one; the weights make up for it. Voices that are the same stay as they are."
+    wanted, voices = torch.tensor(wanted), torch.eye(len(wanted), 7)
+    heard = lambda weights: (weights ** 2.2 / (weights ** 2.2).sum()) @ voices
+    assert (heard(wanted)[:len(wanted)] - wanted).abs().max() > .05 or len(set(wanted.tolist())) == 1
+    assert (heard(proportioned(heard, wanted))[:len(wanted)] - wanted).abs().max() < .021
+    assert torch.allclose(proportioned(lambda weights: voices[0], wanted), wanted)
 
 @pytest.mark.parametrize("make,why", [
     (lambda p: [], "no reference"), (lambda p: [Reference(p/"absent.wav")], "absent.wav"), (lambda p: [Reference(tone(p/"s.wav", .1))], "at least 0.2 s"),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STEPS', 'add_arguments', 'main']
 
-# %% ../../nbs/sovits/commands.ipynb #bfb3cc50
+# %% ../../nbs/sovits/commands.ipynb #a19db229
 import argparse
 
 from ..core.errors import ConfigError
@@ -34,7 +34,8 @@ def _speaking(sub, formatter):
     p.add_argument("--top_k", type=int, default=25, help="draw among so many tokens; 0: all")
     p.add_argument("--top_p", type=float, default=0.8, help="draw among the likeliest that have this probability together")
     p.add_argument("--seed", type=int, default=1, help="of the draws")
-    p.add_argument("--prompt", choices=("all", "heaviest", "none"), default="all", help="which references stand in front of the text; the decoder's voice is always the mean of all")
+    p.add_argument("--prompt", choices=("all", "heaviest", "none"), default="all", help="which references stand in front of the text; the decoder's voice is always that of all")
+    p.add_argument("--proportion", action=argparse.BooleanOptionalAction, default=True, help="mix voices so that the mixture is heard as far between them as the weights say; else by their plain mean")
     p.add_argument("--threads", type=int, default=2, help="CPU threads")
     p.set_defaults(sovits_main=_speak)
 
@@ -63,7 +64,7 @@ def main(args)->int: # Exit status
     "Hand the call to its function."
     return args.sovits_main(args)
 
-# %% ../../nbs/sovits/commands.ipynb #4a7e2766
+# %% ../../nbs/sovits/commands.ipynb #ef91add5
 def _train(args)->int:
     from xtts_ka.core.paths import resolve, shown
     from xtts_ka.sovits.stage_config import load_sovits
@@ -117,7 +118,7 @@ def _speak(args)->int:
 def _write(model, text:str, heard:list, sampling, args, path):
     from xtts_ka.core.audio import write_audio
     from xtts_ka.core.paths import shown
-    said = model.speak(text, heard, sampling, args.seed, args.prompt)
+    said = model.speak(text, heard, sampling, args.seed, args.prompt, proportion=args.proportion)
     if not len(said.wav): raise ConfigError(f"nothing was said of {text!r}: the model ended at once; try another --seed, or a longer text")
     write_audio(path, said.wav, said.sample_rate)
     note = "" if said.stopped else "; cut by the limit: it did not end by itself"
