@@ -12,7 +12,7 @@ from xtts_ka.core.randomness import rng, seeded_step, torch_rng
 from xtts_ka.corpus.clips import Clips, Shelf
 from xtts_ka.sovits.ar import ArModel, Segment, along, collate, to_grid
 from xtts_ka.sovits.config import ArConfig, ArLoop, QuantizerConfig, SamplingConfig, SemanticConfig, SemanticLoop, TextConfig
-from xtts_ka.sovits.infer import proportioned, Reference, Sovits, load_model
+from xtts_ka.sovits.infer import Reference, Sovits, load_model, proportioned
 from xtts_ka.sovits.sample import write
 from xtts_ka.sovits.semantic import Letters, SemanticNet
 from xtts_ka.sovits.text import Bpe
