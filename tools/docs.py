@@ -45,7 +45,7 @@ article img { border-radius: 4px; } div.cell_output img { background: white; pad
 article table td, article table th { vertical-align: top; }
 """
 
-TUTORIALS = ("first_run", "own_recordings", "common_voice", "several_machines", "another_language")
+TUTORIALS = ("first_run", "newcomer", "own_recordings", "common_voice", "several_machines", "another_language")
 def ORDER(name): return TUTORIALS.index(stem) if (stem := name.rpartition("/")[2]) in TUTORIALS else len(TUTORIALS), name
 
 def default_exp(source): return (re.search(r"^#\|\s*default_exp\s+(\S+)", source, re.M) or [None, None])[1]

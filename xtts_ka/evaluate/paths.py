@@ -164,7 +164,8 @@ def judge(
         row = {"path": name, "sentences": len(said), "CER": rate, "low": low, "high": high, "stopped": sum(s.stopped for s in said), "length ratio": float(np.mean(lengths)) if lengths else None}
         if voices:
             for s, v in zip(said, voices.similarity(said)): s.similarity = float(v)
-            row |= {"similarity": float(np.nanmean([s.similarity for s in said])), "right voice": sum(s.similarity > voices.different for s in said)}
+            near = [s.similarity for s in said if np.isfinite(s.similarity)]
+            row |= {"similarity": float(np.mean(near)) if near else None, "right voice": sum(s.similarity > voices.different for s in said) if np.isfinite(voices.different) else None} # one speaker alone is told from nobody
         rows.append(row)
     return rows
 
@@ -189,7 +190,8 @@ def path_row(
     "A row for people."
     n = r["sentences"]
     row = {"path": r["path"], "CER, %": f"{100 * r['CER']:.1f}", "95 % interval": f"{100 * r['low']:.1f} to {100 * r['high']:.1f}"}
-    if "similarity" in r: row |= {"likeness to the speaker": f"{r['similarity']:.2f}", "the right voice": f"{r['right voice']} of {n}"}
+    if r.get("similarity") is not None: row["likeness to the speaker"] = f"{r['similarity']:.2f}"
+    if r.get("right voice") is not None: row["the right voice"] = f"{r['right voice']} of {n}"
     return row | {"length ratio": "" if r["length ratio"] is None else f"{r['length ratio']:.2f}", "stopped": f"{r['stopped']} of {n}"}
 
 def path_metrics(
@@ -200,5 +202,7 @@ def path_metrics(
     out = {}
     for r in rows:
         out |= {f"CER, {r['path']}": round(r["CER"], 4), f"CER interval, {r['path']}": f"{r['low']:.3f} to {r['high']:.3f}", f"stopped, {r['path']}": f"{r['stopped']} of {r['sentences']}"}
-        if "similarity" in r: out |= {f"likeness, {r['path']}": round(r["similarity"], 3), f"right voice, {r['path']}": f"{r['right voice']} of {r['sentences']}"}
-    return out | ({"likeness of different speakers, 95th percentile": round(voices.different, 3), "likeness of one speaker": round(voices.same, 3)} if voices else {})
+        if r.get("similarity") is not None: out[f"likeness, {r['path']}"] = round(r["similarity"], 3)
+        if r.get("right voice") is not None: out[f"right voice, {r['path']}"] = f"{r['right voice']} of {r['sentences']}"
+    about = {"likeness of different speakers, 95th percentile": voices.different, "likeness of one speaker": voices.same} if voices else {}
+    return out | {k: round(v, 3) for k, v in about.items() if np.isfinite(v)}                            # a lone speaker, or a lone clip, has nothing to be compared with
