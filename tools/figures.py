@@ -113,7 +113,7 @@ def headline(kept):
     best = min((k for k in PATHS if f"CER, {k}" in m), key=lambda k: m[f"CER, {k}"])
     low, high = (f"{100 * float(x):.0f}" for x in m[f"CER interval, {best}"].split(" to "))
     words = (f"**From nothing to a voice in {round(kept['wall_seconds'] / 60)} minutes**, with {kept['jobs'] * kept['threads']} CPU cores and no download of recordings or weights: an independent recogniser misunderstands "
-             f"{m[f'CER, {best}']:.1%} of the letters ({low} to {high} %) in sentences that {PATHS[best]} never saw, and {m['CER, recording']:.1%} in the recordings themselves; "
+             f"{100 * m[f'CER, {best}']:.1f} % of the letters ({low} to {high} %) in sentences that {PATHS[best]} never saw, and {100 * m['CER, recording']:.1f} % in the recordings themselves; "
              f"{m[f'stopped, {best}']} sentences end by themselves, and {m[f'right voice, {best}']} are in the right voice.")
     return f"{HEAD}\n{words}\n{TAIL}"
 
