@@ -54,6 +54,12 @@ def test_written_files_come_back_and_misfits_are_named(tmp_path):
     jobs = [[Segment(t.ids[0])]]
     assert torch.equal(*(write(n, jobs, SamplingConfig(temperature=0, max_per_piece=3), [torch_rng(0, "x")])[0].codes for n in (net, again)))
     with pytest.raises(MissingError, match="train-ar"): load_ar(tmp_path/"nothing", t.tokenizer)
+    older = task(tmp_path/"older", 2, pointer=False)
+    save_ar(older.models()["ar"].eval(), older.bpe, tmp_path/"o")
+    about = json.loads((tmp_path/"o/ar.json").read_text(encoding="utf-8"))
+    del about["ar"]["pointer"]                                                                          # as files were before there was one
+    (tmp_path/"o/ar.json").write_text(json.dumps(about), encoding="utf-8")
+    assert load_ar(tmp_path/"o", t.tokenizer)[0].point is None
     seeded_step(1, "another")
     other = SemanticTokenizer(SemanticNet(t.tokenizer.net.cfg, len(t.tokenizer.letters)).eval(), t.tokenizer.letters)
     with pytest.raises(CheckpointError, match="another tokenizer"): load_ar(tmp_path/"m", other)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import yaml
 import readme
+from xtts_ka.pipeline.state import covered
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT, INDEX = ROOT/"nbs/results/demo.json", ROOT/"nbs/index.ipynb"
@@ -68,6 +69,8 @@ SHOWN = (
     Figure("evaluate", "CPU seconds a second of speech", "CPU seconds for one second of speech", "{:.2f}"),
 )
 
+def moment(iso): return datetime.fromisoformat(iso).timestamp()
+
 def take(run_dir):
     "What a finished run measured, as `nbs/results/<run>.json` keeps it."
     run_dir = Path(run_dir)
@@ -77,14 +80,7 @@ def take(run_dir):
     config = yaml.safe_load((run_dir/"config.yaml").read_text(encoding="utf-8"))
     metrics = {n: json.loads((run_dir/n/"metrics.json").read_text(encoding="utf-8")) for n in stages}
     return {**{k: config[k] for k in ("run", "seed", "threads", "jobs")}, "changed_since": [n for n, s in stages.items() if s["status"] == "stale"],
-            "wall_seconds": round(wall([(s["started"], s["ended"]) for s in stages.values()])), "stages": {n: {"seconds": round(s["seconds"], 1), "cpu_seconds": round(s["cpu_seconds"], 1), "metrics": metrics[n]} for n, s in stages.items()}}
-
-def wall(spans):
-    "Seconds in which at least one stage was running: several may run at a time, and a run may have rested in between."
-    total, end = 0., 0.
-    for a, b in sorted(tuple(datetime.fromisoformat(t).timestamp() for t in span) for span in spans):
-        total, end = total + max(0., b - max(a, end)), max(end, b)
-    return total
+            "wall_seconds": round(covered([moment(s[k]) for k in ("started", "ended")] for s in stages.values())), "stages": {n: {"seconds": round(s["seconds"], 1), "cpu_seconds": round(s["cpu_seconds"], 1), "metrics": metrics[n]} for n, s in stages.items()}}
 
 def minutes(seconds): return f"{int(round(seconds))//60}:{int(round(seconds))%60:02}"
 

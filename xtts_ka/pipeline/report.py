@@ -8,7 +8,7 @@ __all__ = ['AUDIO_MIME', 'TABLE_MIME', 'AUDIO_TYPES', 'EMBED_SECONDS', 'WAVE_BAR
            'nice', 'duration', 'player', 'players', 'table', 'wave_path', 'Media', 'markdown', 'plain', 'highlight',
            'blocks', 'StagePage', 'read_stages', 'read_spoken', 'read_rejects', 'read_config_rows', 'write_report']
 
-# %% ../../nbs/pipeline/report.ipynb #a720165c
+# %% ../../nbs/pipeline/report.ipynb #527863ae
 import base64, hashlib, html, io, itertools, json, math, numbers, os, re, shutil
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,7 +20,7 @@ from ..core.errors import AudioError, PathError, XttsKaError
 from ..core.files import fresh_dir, read_json
 from ..core.paths import repo_root, resolve, shown, slug
 from .stages import STAGES
-from .state import Progress, StageState
+from .state import Progress, StageState, covered
 
 # %% ../../nbs/pipeline/report.ipynb #721e73b7
 AUDIO_MIME = "application/vnd.xtts-ka.audio+json"
@@ -456,7 +456,7 @@ def _flat(tree, prefix=""):
         if isinstance(v, dict) and v: yield from _flat(v, f"{prefix}{k}.")
         else: yield f"{prefix}{k}", v
 
-# %% ../../nbs/pipeline/report.ipynb #3b6503a1
+# %% ../../nbs/pipeline/report.ipynb #4b91bed5
 def read_spoken(
     run_dir, # outputs/<run>
     media,   # Where the sounds go
@@ -469,7 +469,7 @@ def read_spoken(
         problems += [f"{list_}:{n}: {line.count(chr(9)) + 1} fields instead of 4 (path, text, speaker, made by)" for n, line in enumerate(lines, 1) if line and line.count("\t") != 3]
         for wav, text, speaker, by in (line.split("\t") for line in lines if line.count("\t") == 3): items.append(media.audio(wav, text=text, speaker=speaker, caption="", by=by))
     rates = _error_rates(run_dir)
-    items.sort(key=lambda i: rates.get(i["by"], 9.))
+    items.sort(key=lambda i: rates.get(i["by"], float("inf")))
     made = list(dict.fromkeys(i["by"] for i in items))
     if len(made) > 1: items = [i | {"caption": i["by"]} for i in items]
     return {"sounds": items, "problems": problems, "note": _spoken_note(items, made, rates), "seconds": sum(i["seconds"] or 0 for i in items),
@@ -518,7 +518,7 @@ def read_config_rows(
     shared = [(k, v) for k, v in tree.items() if not isinstance(v, dict)]
     return [("", shared)]*bool(shared) + [(k, list(_flat(v))) for k, v in tree.items() if isinstance(v, dict)], tree, ""
 
-# %% ../../nbs/pipeline/report.ipynb #252e8a3d
+# %% ../../nbs/pipeline/report.ipynb #7374d326
 LANGUAGES = {"ka": "Georgian", "en": "English", "ru": "Russian", "tr": "Turkish"}
 UNITS = {"seconds": "s", "percent": "%", "db": "dB", "hz": "Hz", "minutes": "min", "hours": "h"}
 HEADLINES, PLOTS = 6, 4 # How many numbers and plots the first page shows
@@ -555,19 +555,12 @@ def _sentence(stages, spoken) -> str:
     n, v = len(spoken["sounds"]), spoken["voices"]
     return f"{went}." if not n else f"{went}: {n} sentence{'s'*(n > 1)}, spoken in {v} voice{'s'*(v > 1)}."
 
-def _wall(stages) -> float:
-    "Seconds in which at least one stage was running: several may run at a time."
-    total, end = 0., 0.
-    for start, seconds in sorted((datetime.fromisoformat(s.started).timestamp(), s.seconds) for s in stages if s.started and s.seconds):
-        total, end = total + max(0., start + seconds - max(start, end)), max(end, start + seconds)
-    return total
-
 def _about(run_dir, stages, spoken, tree) -> dict:
     "The head of the first page."
     corpus = tree.get("corpus") if isinstance(tree.get("corpus"), dict) else {}
     language = corpus.get("language")
     started = min((s.started for s in stages if s.started), default="")
-    seconds = _wall(stages)
+    seconds = covered((t := datetime.fromisoformat(s.started).timestamp(), t + s.seconds) for s in stages if s.started and s.seconds)
     source = f"{corpus['source']} corpus" if corpus.get("source") else ""
     facts = [LANGUAGES.get(language, language), source, f"seed {tree['seed']}" if "seed" in tree else "", _when(started), duration(seconds or None)]
     return {"name": Path(run_dir).name, "folder": shown(run_dir), "sentence": _sentence(stages, spoken), "facts": [f for f in facts if f]}

@@ -111,7 +111,7 @@ class Plan:
 
     def __len__(self): return len(self.rows)
 
-# %% ../../nbs/sovits/ar.ipynb #09c6e377
+# %% ../../nbs/sovits/ar.ipynb #7fa81711
 def qwen(
     cfg:ArConfig,
 )->nn.Module: # Qwen2Model without its own vocabulary
@@ -172,9 +172,9 @@ class ArModel(nn.Module):
         hidden = self.qwen(inputs_embeds=self.embed(batch), attention_mask=batch["seen"], position_ids=batch["at"], use_cache=False).last_hidden_state # [B, L, dim]
         return self.scores(hidden.flatten(0, 1)[batch["places"]])
 
-    def embed(self, batch:dict)->Tensor: # [B, L, dim]
-        "The pool of vectors, and from it the sequence."
-        pool = self.pool(batch)
+    def embed(self, batch:dict, pool:Tensor|None=None)->Tensor: # [B, L, dim]
+        "The sequence, from the pool of vectors."
+        pool = self.pool(batch) if pool is None else pool
         x = pool[batch["index"]]
         return x + self.point(pool[batch["points"]]) if self.point is not None else x
 

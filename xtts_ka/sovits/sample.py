@@ -47,7 +47,7 @@ def draw(
     if recent and recent.count(code) >= cfg.repetition_share * cfg.repetition_window: code = int(torch.multinomial((scores / cfg.temperature).softmax(-1), 1, generator=generator))
     return code
 
-# %% ../../nbs/sovits/sample.ipynb #6d6c4286
+# %% ../../nbs/sovits/sample.ipynb #b751c1c0
 @dataclass
 class Written:
     "Tokens of an utterance."
@@ -114,8 +114,8 @@ def write(
     rows = [_Row(model, s, cfg, g) for s, g in zip(sequences, generators)]
     device, batch = model.marks.device, collate(sequences, model.cfg, model.books)
     batch = {k: v.to(device) for k, v in batch.items()}
-    x, at, seen = model.embed(batch), batch["at"], batch["seen"]
-    pool = model.pool(batch) if model.point is not None else None
+    pool = model.pool(batch)
+    x, at, seen = model.embed(batch, pool), batch["at"], batch["seen"]
     longest = int(at.max()) + max(r.most * r.per for r in rows)
     if longest >= model.cfg.max_positions: raise ConfigError(f"references and text need {longest} positions, the model has {model.cfg.max_positions} (ar.max_positions); give shorter references, or speak the text in parts")
     last, place, state = seen.sum(1) - 1, at.gather(1, (seen.sum(1) - 1)[:, None]), None
@@ -126,7 +126,7 @@ def write(
         new = torch.stack([torch.full((model.books,), ABSENT) if r.over else r.take([s[b].cpu() for s in scores]) for b, r in enumerate(rows)])
         if all(r.over for r in rows): return [r.written() for r in rows]
         vector, place = model.speech(new.to(device)[:, None]), place + 1
-        if pool is not None: vector = vector + model.point(pool[batch["begins"] + torch.tensor([r.at for r in rows], device=device)])[:, None]
+        if model.point is not None: vector = vector + model.point(pool[batch["begins"] + torch.tensor([r.at for r in rows], device=device)])[:, None]
         seen = torch.cat([seen, seen.new_ones(len(rows), 1)], 1)
         if cache: x, at, state = vector, place, done.past_key_values
         else: x, at = torch.cat([x, vector], 1), torch.cat([at, place], 1)

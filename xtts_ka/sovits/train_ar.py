@@ -141,7 +141,7 @@ class ArTask(Task):
         sequences = [[*(self.references(i, "val") if reference else []), Segment(self.ids[i], None, None if self.features is None else self.features[i])] for i in rows]
         return write(self.net.eval(), sequences, sampling or self.sampling, [torch_rng(self.cfg.loop.seed, "write", self.clips.key(i)) for i in rows])
 
-# %% ../../nbs/sovits/train_ar.ipynb #67630336
+# %% ../../nbs/sovits/train_ar.ipynb #d570c1ca
 def save_ar(
     net:ArModel,
     bpe:Bpe,
@@ -163,7 +163,7 @@ def load_ar(
     folder = Path(folder)
     if not (folder / "ar.json").is_file(): raise MissingError(f"{folder}/ar.json: no model here; train one with `xtts-ka sovits train-ar`")
     about, bpe = read_json(folder / "ar.json"), Bpe.load(folder / "bpe.json")
-    cfg = build(ArConfig, about["ar"] | {"init": ""})
+    cfg = build(ArConfig, {"pointer": False} | about["ar"] | {"init": ""})          # files from before there was a pointer do not name it
     net = ArModel(cfg, TextEncoder(build(TextConfig, about["text"]), bpe.size, about["features"]), tokenizer.net.quantizer)
     try: net.load_state_dict(load_file(folder / "ar.safetensors"))
     except Exception as e: raise CheckpointError(f"{folder}/ar.safetensors does not fit ar.json and the tokenizer beside it ({str(e)[:200]}); train the model again") from e # safetensors and torch raise several kinds
