@@ -180,7 +180,7 @@ class VocoderLoop(LoopConfig):
 _PAPER = dict(mel=MELS["ljspeech22"], loop=dict(batch_size=16, steps=2_500_000, validate_every=5000, save_every=5000, log_every=100), data=dict(level="peak"))
 PRESETS = {
     "demo": dict( # Minutes on a CPU: light generator, no discriminator
-        mel=MELS["ljspeech22"], generator=dict(kind="spec", match=2, refine=16, told=0.75), discriminator=dict(kinds=[]),
+        mel=MELS["ljspeech22"], generator=dict(kind="spec", match=2, refine=16, told=0.84), discriminator=dict(kinds=[]),
         loss=dict(mel="multi", mel_weight=45., phase_weight=10., amplitude_weight=5.),
         loop=dict(lr=1e-3, schedule="cosine", final_lr=0.02, warmup=20, clip=10., ema=0.995, betas=[0.8, 0.99])),
     "v1": merge(_PAPER, dict(generator=dict(preset="v1"))),

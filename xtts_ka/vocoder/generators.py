@@ -211,7 +211,7 @@ class SpecGenerator(Generator):
         log_amplitude, phase = self.spectrum(mel)
         if not self.cfg.refine: return self.combine(log_amplitude, phase)
         told = self.bands.sum(0)[:, None] > 0                                  # [bins, 1]
-        prior = self.prior(mel, max(4, self.cfg.match)) ** self.cfg.told * (log_amplitude * (1 - self.cfg.told)).exp()
+        prior = self.prior(mel, max(16, self.cfg.match)) ** self.cfg.told * (log_amplitude * (1 - self.cfg.told)).exp()
         amplitude = torch.where(told, prior, log_amplitude.exp())
         return phases(amplitude, torch.polar(torch.ones_like(phase), phase), self.stft, self.cfg.refine)
 
