@@ -1,7 +1,7 @@
 """How time and memory grow: `python bench/scaling.py [OUT]` measures the parts of a run on more and more of the same, each in a process of its own, and writes nbs/results/scaling.json;
 nbs/scaling.ipynb draws it and says what 1,000 and 100,000 hours would need.
 
-What grows: clips of a manifest, hours of audio for mels, semantic tokens' front end and voice embeddings, sentences for the reader and the n-gram model, speakers for the comparison of voices, clips for a report.
+What grows: clips of a manifest, hours of audio for mels, for what training reads of them and for voice embeddings, sentences for the reader and the n-gram model, speakers for the comparison of voices, rejected clips for a report.
 The recordings are one synthetic sentence again and again: what a part costs does not depend on what is said."""
 import json, os, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -54,6 +54,31 @@ def embeddings(hours, tmp):
     save_encoder(tmp/"encoder", new_ecapa(build(EncoderConfig, dict(name="ecapa-untrained")), 0))
     return lambda: prepare_embeddings(folder, tmp/"out", None, model=f"ecapa:{tmp}/encoder", visualize=False)
 
+def shelves(hours, tmp):
+    "Hours of log-mels: written, opened, and 2,000 clips read, as so many steps of training would."
+    import numpy as np
+    from xtts_ka.corpus.clips import Shelf
+    n, rows = round(hours * 3600 / SECONDS), round(SECONDS * 100)
+    drawn = np.random.default_rng(0).integers(0, n, 2000)
+    def use():
+        shelf = Shelf.write(tmp/"mels", (np.zeros((rows, 80), np.float16) for _ in range(n)), n * rows)
+        for i in drawn: shelf[i]
+    return use
+
+def reports(n, tmp):
+    "Rejected clips in a run, and its report."
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+    from xtts_ka.pipeline.report import write_report
+    run = tmp/"outputs/demo"
+    (run/"notebooks").mkdir(parents=True)
+    os.environ["XTTS_KA_ROOT"] = str(tmp)
+    (run/"config.yaml").write_text("run: demo\n", encoding="utf-8")
+    (run/"pretrain_progress.json").write_text(json.dumps({"schema": 1, "run": "demo", "stages": {"corpus": {"status": "done", "seconds": 1.}}}), encoding="utf-8")
+    (run/"rejects.csv").write_text("stage|file|line|item|reason\n" + "".join(f"corpus|metadata.csv|{i}|wavs/{i}.wav|truncated\n" for i in range(n)), encoding="utf-8")
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# Corpus"), new_code_cell("1")]), run/"notebooks/10_corpus.ipynb")
+    return lambda: write_report(run)
+
 def sentences(n, tmp):
     "Sentences, read in words."
     from xtts_ka.corpus.sentences import load_sentences
@@ -76,8 +101,9 @@ def speakers(n, tmp):
     mean = v.mean(1) / np.linalg.norm(v.mean(1), axis=1, keepdims=True)
     return lambda: [(v.reshape(-1, 128)[a: a + 4096] @ mean.T).argmax(1) for a in range(0, 10 * n, 4096)]
 
-PARTS = {"manifest": (manifest, "rows", (1_000, 10_000, 100_000, 1_000_000)), "mels": (mels, "hours", (.1, .3, 1, 3)), "embeddings": (embeddings, "hours", (.1, .3, 1)),
-         "sentences": (sentences, "sentences", (1_000, 10_000, 100_000)), "ngrams": (ngrams, "sentences", (500, 2_000, 8_000)), "speakers": (speakers, "speakers", (100, 1_000, 10_000))}
+PARTS = {"manifest": (manifest, "rows", (1_000, 10_000, 100_000, 1_000_000)), "mels": (mels, "hours", (.1, 1, 10)), "shelves": (shelves, "hours", (1, 10, 100)), "embeddings": (embeddings, "hours", (.1, 1, 3)),
+         "sentences": (sentences, "sentences", (1_000, 10_000, 100_000)), "ngrams": (ngrams, "sentences", (500, 2_000, 8_000)), "speakers": (speakers, "speakers", (100, 1_000, 10_000)),
+         "reports": (reports, "rejects", (1_000, 10_000, 100_000, 1_000_000))}
 
 def one(name, size):
     "In this process: CPU seconds, and by how much the peak of the memory grew."
@@ -85,7 +111,7 @@ def one(name, size):
     torch.set_num_threads(1)
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     with tempfile.TemporaryDirectory() as tmp:
-        go = PARTS[name][0](size if name in ("mels", "embeddings") else int(size), Path(tmp))
+        go = PARTS[name][0](size if PARTS[name][1] == "hours" else int(size), Path(tmp))
         before = peak()
         print(json.dumps({"size": size, "CPU seconds": timed(go), "MB": peak() - before}))
 

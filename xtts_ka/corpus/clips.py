@@ -44,14 +44,15 @@ class Shelf:
         about=None,  # What the frames were made from, kept in the index
     )->"Shelf":
         "Write runs one after another, without holding them all."
-        lengths, out = [], None
+        lengths, at, out = [], 0, None
         with fresh_dir(folder) as tmp:
             for run in runs:
                 run = np.asarray(run)
                 if out is None: out = _mapped(Path(tmp) / "frames.npy", run.dtype, (total, *run.shape[1:]))
-                out[sum(lengths): sum(lengths) + len(run)] = run
+                out[at: at + len(run)] = run
                 lengths.append(len(run))
-            if sum(lengths) != total: raise ValueError(f"{folder}: {sum(lengths)} frames were given, {total} announced")
+                at += len(run)
+            if at != total: raise ValueError(f"{folder}: {at} frames were given, {total} announced")
             out.flush()
             write_json(Path(tmp) / "index.json", {"lengths": lengths, "about": about or {}})
         return Shelf(folder)

@@ -89,7 +89,7 @@ def ready(
     weight = urgency(tuple(waiting))
     return sorted((s for s in waiting if not {*s.needs, *s.reads} & open_), key=lambda s: -weight[s.name])
 
-# %% ../../nbs/pipeline/parallel.ipynb #684bd544
+# %% ../../nbs/pipeline/parallel.ipynb #776fc6df
 class _Watcher(Watch):
     "One stage's part of the screen."
     def __init__(self, screen, name, states): self.screen, self.name, self.states, self.rest, self.begin = screen, name, states, "", time.monotonic(); self.cell(0, 0)
@@ -109,66 +109,44 @@ def _status(screen, states, over):
     screen.status("")
 
 def run_parallel(
-    run, chosen, force, screen, interrupts, lock, again, # As `runner.run_stages`
+    call,     # `runner.Call`
+    chosen,   # Stages
     jobs:int, # Stages at a time
 )->tuple: # (exit status, whether anything ran)
     "Bring stages up to date, several at a time."
-    team = _Team(run, force, screen, interrupts, lock, again, jobs)
-    over = threading.Event()
-    threading.Thread(target=_status, args=(screen, team.states, over), daemon=True).start()
-    try: return team.work(list(chosen))
+    team, over = _Team(call, jobs), threading.Event()
+    threading.Thread(target=_status, args=(call.screen, team.states, over), daemon=True).start()
+    try: team.work(list(chosen))
     finally: over.set()
+    call.interrupts.check()
+    return call.code, call.ran
 
-# %% ../../nbs/pipeline/parallel.ipynb #71974a34
+# %% ../../nbs/pipeline/parallel.ipynb #26627b00
 class _Team:
-    "What runs, what waits, what failed."
-    def __init__(self, run, force, screen, interrupts, lock, again, jobs):
-        self.run, self.force, self.screen, self.interrupts, self.lock, self.again, self.jobs = run, force, screen, interrupts, lock, again, jobs
-        self.states, self.busy, self.code, self.ran = {}, {}, 0, False
+    "What runs and what waits."
+    def __init__(self, call, jobs): self.call, self.jobs, self.states, self.busy = call, jobs, {}, {}
 
-    def title(self, stage)->str: return f"{self.run.stages.index(stage) + 1}/{len(self.run.stages)} {stage.name}"
+    @property
+    def over(self)->bool: return bool(self.call.code or self.call.interrupts.signum) # Nothing new is begun
 
-    def work(self, waiting:list)->tuple:
+    def work(self, waiting:list):
         "Begin what may begin, wait for what runs, until nothing is left."
         with ThreadPoolExecutor(self.jobs) as pool:
-            while waiting and not self.code and not self.interrupts.signum or self.busy:
-                if not self.code and not self.interrupts.signum: self.begin_more(pool, waiting)
+            while waiting and not self.over or self.busy:
+                if not self.over: self.begin_more(pool, waiting)
                 if not self.busy: continue
                 done, _ = wait(self.busy, timeout=.5, return_when=FIRST_COMPLETED)
                 for future in done: self.ended(future)
-        self.interrupts.check()
-        return self.code, self.ran
 
     def begin_more(self, pool, waiting):
         "As many as there is room for; one that is up to date takes none."
         while len(self.busy) < self.jobs and (now := ready(waiting, {s.name for s in waiting} | {s.name for s, *_ in self.busy.values()})):
             waiting.remove(stage := now[0])
-            if verdict := self.due(stage): self.begin(pool, stage, verdict)
-
-    def due(self, stage):
-        "The verdict of a stage that must run, else None."
-        from xtts_ka.pipeline.runner import judge, left_out
-        progress = self.run.progress
-        if why := left_out(self.run, stage):
-            if progress[stage.name].error != why: progress.update(stage.name, status="blocked", error=why)
-            return self.screen.say(f"– {self.title(stage):18} left out: {why}")
-        verdict, state = judge(self.run, stage, self.force), progress[stage.name]
-        if verdict.reason: return verdict
-        if state.status != "done": progress.update(stage.name, status="done")
-        self.screen.say(f"✓ {self.title(stage):18} up to date (took {clock(state.seconds or 0)}, {state.ended})")
-
-    def begin(self, pool, stage, verdict):
-        from xtts_ka.pipeline.runner import begin_stage, outdate_report
-        self.ran = outdate_report(self.run)
-        self.screen.say(f"▶ {self.title(stage):18} {verdict.reason}")
-        go, watch = begin_stage(self.run, stage, verdict, self.lock), _Watcher(self.screen, stage.name, self.states)
-        self.busy[pool.submit(go, execute_apart, watch, self.interrupts)] = (stage, watch)
+            if not (verdict := self.call.due(stage)): continue
+            go, watch = self.call.begin(stage, verdict), _Watcher(self.call.screen, stage.name, self.states)
+            self.busy[pool.submit(go, execute_apart, watch, self.call.interrupts)] = (stage, watch)
 
     def ended(self, future):
-        "Write down how a stage ended."
-        from xtts_ka.pipeline.runner import fail, record
         stage, watch = self.busy.pop(future)
         watch.close()
-        outcome = record(self.run, stage, future.result(), self.interrupts)
-        if outcome: self.screen.say(f"✓ {self.title(stage):18} {clock(outcome.seconds)} (CPU {clock(outcome.cpu_seconds)})")
-        elif not self.interrupts.signum: self.code = fail(self.run, stage, self.title(stage), outcome, self.screen, self.interrupts, self.again)
+        self.call.ended(stage, future.result())

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['select', 'Run', 'Verdict', 'judge', 'check_above', 'mark_stale', 'Screen', 'StageWatch', 'set_aside', 'begin_stage',
-           'execute_stage', 'record', 'run', 'resolve_config', 'go_on_command', 'left_out', 'run_stages', 'fail',
+           'record', 'run', 'resolve_config', 'go_on_command', 'left_out', 'block', 'Call', 'run_stages',
            'outdate_report', 'gather_rejects', 'finish', 'renew_index', 'make_report', 'run_name', 'show_list',
            'show_plan']
 
@@ -159,7 +159,7 @@ class StageWatch:
     def _tick(self):
         while not self.over.wait(1): self.screen.status(f"  {self.title}  {self.where}  {self.spent}")
 
-# %% ../../nbs/pipeline/runner.ipynb #5e53fa88
+# %% ../../nbs/pipeline/runner.ipynb #8fbb4154
 def set_aside(
     run:Run,
     stage, # `Stage`
@@ -194,23 +194,6 @@ def begin_stage(
             return Outcome(time.monotonic() - begin, 0., name=type(e).__name__, message=str(e))
     return go
 
-def execute_stage(
-    run:Run,
-    stage, # `Stage`
-    verdict:Verdict, # From `judge`
-    watch=None,      # `Watch`
-    interrupts=None, # `Interrupts`
-    lock=None,       # `RunLock`, inherited by the kernel
-): # `Outcome`
-    "Run a stage's notebook and record how it ended."
-    from xtts_ka.pipeline.execute import execute
-    go = begin_stage(run, stage, verdict, lock)
-    try: outcome = go(execute, watch, interrupts)
-    except BaseException as e:
-        run.progress.update(stage.name, status="failed", ended=now(), error=f"interrupted ({e or type(e).__name__})")
-        raise
-    return record(run, stage, outcome, interrupts)
-
 def record(run:Run, stage, outcome, interrupts):
     "Write down how a notebook ended; one that left an output out has failed."
     times = dict(ended=now(), seconds=round(outcome.seconds, 3), cpu_seconds=round(outcome.cpu_seconds, 3))
@@ -227,7 +210,7 @@ def record(run:Run, stage, outcome, interrupts):
     run.cache.save()
     return outcome
 
-# %% ../../nbs/pipeline/runner.ipynb #074b23f6
+# %% ../../nbs/pipeline/runner.ipynb #32c23d81
 def run(
     config=None,    # YAML or JSON file; None: defaults
     overrides=(),   # `section.key=value`
@@ -257,7 +240,7 @@ def run(
         atomic_write(it.dir/"config.yaml", to_yaml(it.cfg))
         screen.say(f"{shown(it.dir)}: {len(chosen)} of {len(stages)} stages" if len(chosen) < len(stages) else f"{shown(it.dir)}: {len(stages)} stages")
         for line in warnings: screen.say(line)
-        try: code, ran = _stages_at_once(it)(it, chosen, force, screen, interrupts, lock, again)
+        try: code, ran = _stages_at_once(it)(Call(it, force, screen, interrupts, lock, again), chosen)
         except Interrupted as e:
             screen.say(f"stopped ({e}); to go on: {again}")
             code, ran = e.code, True
@@ -279,7 +262,7 @@ def go_on_command(config, overrides, only="", from_="", to="")->str:
     flags = [f for name, value in (("--only", only), ("--from", from_), ("--to", to)) if value for f in (name, value)]
     return shlex.join(["xtts-ka", "run", *(["--config", str(config)] if config else []), *flags, *overrides])
 
-# %% ../../nbs/pipeline/runner.ipynb #9e0f20a9
+# %% ../../nbs/pipeline/runner.ipynb #030f4edc
 def left_out(run:Run, stage)->str: # Why, or ""
     "A stage made for other languages, or named in `skip`, is left out, and the rest goes on."
     if stage.name in run.cfg.skip: return "the configuration skips it"
@@ -287,45 +270,80 @@ def left_out(run:Run, stage)->str: # Why, or ""
     if not stage.languages or language in stage.languages: return ""
     return f"it is for {' and '.join(map(repr, stage.languages))}, this run is in {language!r}"
 
-def run_stages(run:Run, chosen, force, screen, interrupts, lock, again)->tuple: # (exit status, whether anything ran)
-    "Judge and run each chosen stage in turn."
-    ran = False
-    for stage in chosen:
-        title = f"{run.stages.index(stage) + 1}/{len(run.stages)} {stage.name}"
-        interrupts.check()
-        if why := left_out(run, stage):
-            if run.progress[stage.name].error != why: run.progress.update(stage.name, status="blocked", error=why)
-            screen.say(f"– {title:18} left out: {why}")
-            continue
-        verdict, state = judge(run, stage, force), run.progress[stage.name]
-        if not verdict.reason:
-            if state.status != "done": run.progress.update(stage.name, status="done")
-            screen.say(f"✓ {title:18} up to date (took {clock(state.seconds or 0)}, {state.ended})")
-            continue
-        ran = outdate_report(run)
-        screen.say(f"▶ {title:18} {verdict.reason}")
-        if verdict.fresh and any((run.dir/o).exists() for o in stage.outputs): screen.say(f"    earlier outputs of {stage.name} are kept in {shown(run.dir/'.old')}")
-        with StageWatch(screen, title) as watch: outcome = execute_stage(run, stage, verdict, watch, interrupts, lock)
-        if not outcome: return fail(run, stage, title, outcome, screen, interrupts, again), ran
-        screen.say(f"✓ {title:18} {clock(outcome.seconds)} (CPU {clock(outcome.cpu_seconds)})")
-    interrupts.check()
-    return 0, ran
-
-def fail(run:Run, stage, title, outcome, screen, interrupts, again)->int: # Exit status
-    "Say where a stage failed and how to go on; block what needs it."
+def block(
+    run:Run,
+    stage, # `Stage` that failed
+):
+    "Mark what needs a failed stage."
     blocked = {stage.name}
     for later in run.stages[run.stages.index(stage) + 1:]:
         if not blocked & set(later.needs): continue
         blocked.add(later.name)
         if run.progress[later.name].status not in ("done", "stale"): run.progress.update(later.name, status="blocked", error=f"needs {stage.name}")
-    interrupts.check()
-    where = f", cell [{outcome.cell}]: {outcome.source}" if outcome.cell else ""
-    lines = outcome.message.splitlines() or [""]
-    screen.say(f"✗ {title:18} failed after {clock(outcome.seconds)}{where}")
-    screen.say("    " + "; ".join(filter(None, (f"{outcome.name}: {lines[0]}", advice(lines[0])))))
-    if run.copy(stage).exists(): screen.say(f"    whole story: {shown(run.copy(stage))}")
-    screen.say(f"    to go on:    {again}")
-    return 1
+
+class Call:
+    "One call of `run`: which stages are due, how each begins and ends."
+    def __init__(self,
+        run:Run,
+        force:bool,    # Run also what is up to date
+        screen:Screen,
+        interrupts,    # `Interrupts`
+        lock,          # `RunLock`, inherited by the kernels
+        again:str,     # Command that goes on
+    ):
+        self.run, self.force, self.screen, self.interrupts, self.lock, self.again = run, force, screen, interrupts, lock, again
+        self.code, self.ran = 0, False # Exit status; whether any stage ran
+
+    def title(self, stage)->str: return f"{self.run.stages.index(stage) + 1}/{len(self.run.stages)} {stage.name}"
+
+    def say(self, mark, stage, text): self.screen.say(f"{mark} {self.title(stage):18} {text}")
+
+    def due(self, stage):
+        "The `Verdict` of a stage that must run, else None."
+        progress = self.run.progress
+        if why := left_out(self.run, stage):
+            if progress[stage.name].error != why: progress.update(stage.name, status="blocked", error=why)
+            return self.say("–", stage, f"left out: {why}")
+        verdict, state = judge(self.run, stage, self.force), progress[stage.name]
+        if verdict.reason: return verdict
+        if state.status != "done": progress.update(stage.name, status="done")
+        self.say("✓", stage, f"up to date (took {clock(state.seconds or 0)}, {state.ended})")
+
+    def begin(self, stage, verdict:Verdict): # As `begin_stage`
+        "Say why a stage runs, and make room for it."
+        self.ran = outdate_report(self.run)
+        self.say("▶", stage, verdict.reason)
+        if verdict.fresh and any((self.run.dir/o).exists() for o in stage.outputs): self.screen.say(f"    earlier outputs of {stage.name} are kept in {shown(self.run.dir/'.old')}")
+        return begin_stage(self.run, stage, verdict, self.lock)
+
+    def ended(self, stage, outcome):
+        "Write down how a stage ended; a failure is told, with how to go on, and gives the exit status."
+        outcome = record(self.run, stage, outcome, self.interrupts)
+        if outcome: return self.say("✓", stage, f"{clock(outcome.seconds)} (CPU {clock(outcome.cpu_seconds)})")
+        if self.interrupts.signum: return
+        block(self.run, stage)
+        where, lines, self.code = f", cell [{outcome.cell}]: {outcome.source}" if outcome.cell else "", outcome.message.splitlines() or [""], 1
+        self.say("✗", stage, f"failed after {clock(outcome.seconds)}{where}")
+        self.screen.say("    " + "; ".join(filter(None, (f"{outcome.name}: {lines[0]}", advice(lines[0])))))
+        if self.run.copy(stage).exists(): self.screen.say(f"    whole story: {shown(self.run.copy(stage))}")
+        self.screen.say(f"    to go on:    {self.again}")
+
+def run_stages(call:Call, chosen)->tuple: # (exit status, whether anything ran)
+    "Judge and run each chosen stage in turn."
+    for stage in chosen:
+        call.interrupts.check()
+        if not (verdict := call.due(stage)): continue
+        from xtts_ka.pipeline.execute import execute
+        go = call.begin(stage, verdict)
+        try:
+            with StageWatch(call.screen, call.title(stage)) as watch: outcome = go(execute, watch, call.interrupts)
+        except BaseException as e:
+            call.run.progress.update(stage.name, status="failed", ended=now(), error=f"interrupted ({e or type(e).__name__})")
+            raise
+        call.ended(stage, outcome)
+        if call.code: break
+    call.interrupts.check()
+    return call.code, call.ran
 
 # %% ../../nbs/pipeline/runner.ipynb #07f80b60
 def outdate_report(run:Run)->bool: # True
