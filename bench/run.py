@@ -48,14 +48,19 @@ def manifest():
 
 def audio():
     "Decoding and resampling of short files to 16 kHz."
-    import librosa
+    import librosa, soundfile, torch, torchaudio
     from xtts_ka.core.audio import read_audio
+    torch.set_num_threads(1)
     files, tmp = _recordings()
     ours, theirs = (lambda: [read_audio(f, 16000) for f in files]), (lambda: [librosa.load(f, sr=16000) for f in files])
+    def by_torchaudio(): # Its own load needs FFmpeg on the machine
+        for f in files:
+            wav, rate = soundfile.read(f, dtype="float32")
+            torchaudio.functional.resample(torch.from_numpy(wav), rate, 16000)
     seconds = sum(len(w) / r for w, r in ours())
     theirs()  # librosa loads its parts on the first call
-    return Row(f"audio, {len(files)} files, {seconds:.0f} s to 16 kHz", lambda: cpu(ours), {"librosa.load": lambda: cpu(theirs)}, {"librosa.load": 1.1},
-               f"ours also checks that the file is whole, finite and in range; librosa {version('librosa')}, both soxr HQ", [tmp])
+    return Row(f"audio, {len(files)} files, {seconds:.0f} s to 16 kHz", lambda: cpu(ours), {"librosa.load": lambda: cpu(theirs), "soundfile and torchaudio": lambda: cpu(by_torchaudio)}, {"librosa.load": 1.1},
+               f"ours also checks that the file is whole, finite and in range; librosa {version('librosa')}, both soxr HQ; torchaudio {version('torchaudio')}, a shorter filter", [tmp])
 
 def _recordings():
     "Real clips where they are at hand, else noise in the same format."
@@ -101,6 +106,40 @@ def loop():
     slope = lambda run: lambda: (run(1200) - run(200)) / 1000
     return Row("loop, a step of a small net (150 k weights, batch 16)", slope(ours), {"bare loop": slope(bare)}, {"bare loop": 1.3},
                "both clip by norm; ours also resumes bit by bit, logs and watches for non-finite losses")
+
+TOYS = """
+from xtts_ka.core.config import config
+from xtts_ka.pipeline.stages import Stage
+@config
+class Toy:
+    n: int = 1 # A number
+TOYS = tuple(Stage(f"toy{i}", f"nbs/runs/{i}0_toy.ipynb", "toys.Toy", needs=(f"toy{i - 1}",) if i > 1 else (), outputs=(f"toy{i}",)) for i in (1, 2, 3))
+"""
+DRIVE = "import sys; from toys import TOYS; from xtts_ka.pipeline.runner import run; sys.exit(run('c.yaml', [f'run={sys.argv[1]}'], stages=TOYS))"
+
+def runner():
+    "A run of three notebooks that do nothing, with its records and its report, against a papermill call for each."
+    import nbformat, resource, subprocess
+    from nbformat.v4 import new_code_cell, new_notebook
+    tmp = tempfile.TemporaryDirectory()
+    root, runs = Path(tmp.name), iter(range(10**6))
+    (root/"toys.py").write_text(TOYS)
+    (root/"c.yaml").write_text("jobs: 1\n")
+    (root/"nbs/runs").mkdir(parents=True)
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebooks = [root/f"nbs/runs/{i}0_toy.ipynb" for i in (1, 2, 3)]
+    for i, path in enumerate(notebooks, 1):
+        cells = [new_code_cell("n = 1\nrun_dir = ''\nseed = 1\nthreads = 1", metadata={"tags": ["parameters"]}), new_code_cell(f"from pathlib import Path\nfolder = Path(run_dir or 'plain')/'toy{i}'\nfolder.mkdir(parents=True, exist_ok=True)")]
+        nbformat.write(new_notebook(cells=cells, metadata=kernel), path)
+    env = os.environ | {"XTTS_KA_ROOT": tmp.name, "PYTHONPATH": tmp.name}
+    def spent(*commands):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        for command in commands: subprocess.run(command, cwd=root, env=env, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Row("runner, three notebooks that do nothing", lambda: spent([sys.executable, "-c", DRIVE, f"r{next(runs)}"]),
+               {"papermill, a call each": lambda: spent(*([sys.executable, "-m", "papermill", str(n), str(root/"out.ipynb")] for n in notebooks))}, {"papermill, a call each": 1.5},
+               f"ours also keeps records, fingerprints and outputs' digests and writes a report with the plots' library; papermill {version('papermill')}", [tmp])
 
 @functools.lru_cache(1)
 def espeak_reader():
@@ -148,10 +187,36 @@ def g2p():
     "Words in phonemes; the errors of both on reference pronunciations are printed by bench/g2p.py."
     from g2p import each
     from xtts_ka.text.g2p import GraphemeToPhoneme
+    from epitran import Epitran
+    from phonemizer.backend import EspeakBackend
+    from phonemizer.backend.espeak.wrapper import EspeakWrapper
+    import espeakng_loader
+    EspeakWrapper.set_library(espeakng_loader.get_library_path()); EspeakWrapper.set_data_path(espeakng_loader.get_data_path())
     words = sorted({w for s in _sentences() for w in "".join(c if "ა" <= c <= "ჰ" else " " for c in s).split()})
-    read = espeak_reader()
-    return Row(f"g2p, {len(words)} words", lambda: cpu(each(GraphemeToPhoneme()), words), {"espeak-ng": lambda: cpu(each(read), words)}, {"espeak-ng": 1.0},
-               f"errors: python bench/g2p.py; espeak-ng {read.version.split()[0]}")
+    read, rules, wrapped = espeak_reader(), Epitran("kat-Geor"), EspeakBackend("ka")
+    few = words[::10]
+    return Row(f"g2p, {len(words)} words", lambda: cpu(each(GraphemeToPhoneme()), words), {"espeak-ng": lambda: cpu(each(read), words),
+               "epitran": lambda: cpu(each(rules.transliterate), few) * len(words) / len(few), "phonemizer": lambda: cpu(wrapped.phonemize, few) * len(words) / len(few)}, {"espeak-ng": 1.0, "epitran": 1.0, "phonemizer": 1.0},
+               f"errors: python bench/g2p.py; espeak-ng {read.version.split()[0]}; epitran {version('epitran')} and phonemizer {version('phonemizer')} read every tenth", [rules, wrapped])
+
+def bpe():
+    "Pieces learned from sentences, and ids of them."
+    import io, sentencepiece
+    from xtts_ka.core.config import build
+    from xtts_ka.sovits.config import TextConfig
+    from xtts_ka.sovits.text import Bpe
+    sentences, cfg = _sentences(), build(TextConfig, dict(vocab_size=1256))
+    def theirs():
+        model = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(sentences), model_writer=model, model_type="bpe", vocab_size=1256, byte_fallback=True, character_coverage=1.0, num_threads=1, minloglevel=2)
+        reader = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+        return [reader.encode(s) for s in sentences]
+    def ours():
+        pieces = Bpe.train(sentences, cfg)
+        return [pieces.encode(s) for s in sentences]
+    count = lambda ids: sum(map(len, ids))
+    return Row(f"BPE, {len(sentences)} sentences: 1,256 ids learned, sentences read", lambda: cpu(ours), {"sentencepiece": lambda: cpu(theirs)}, {"sentencepiece": 2.0},
+               f"{count(ours()):,} ids, sentencepiece {version('sentencepiece')} {count(theirs()):,}")
 
 def _sentences():
     "Real sentences where they are at hand, else the package's own."
@@ -161,7 +226,7 @@ def _sentences():
     print("bench: no real sentences beside the repository, using the package's own", file=sys.stderr)
     return [s.text for s in load_sentences()]
 
-ROWS = dict(manifest=manifest, audio=audio, loop=loop, numbers=numbers, normalize=normalize, g2p=g2p)
+ROWS = dict(manifest=manifest, audio=audio, loop=loop, numbers=numbers, normalize=normalize, g2p=g2p, bpe=bpe, runner=runner)
 
 import embeddings, speaker, sovits, vocoder, xtts # here, for their rows take `Row` and `cpu` from this file
 ROWS |= speaker.ROWS | embeddings.ROWS | {f"xtts_{name}": row for name, row in xtts.ROWS.items()} | {f"vocoder_{name}": row for name, row in vocoder.ROWS.items()} | {f"sovits_{name}": row for name, row in sovits.ROWS.items()}

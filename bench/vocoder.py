@@ -96,6 +96,22 @@ def coqui(net):
     with torch.inference_mode(): assert torch.equal(peer(some_mel(20)).flatten(1), net(some_mel(20))), "coqui's output differs"
     return peer
 
+def speechbrain(net):
+    "SpeechBrain's generator of the same sizes, with weights of its own."
+    from speechbrain.lobes.models.HifiGAN import HifiganGenerator
+    c = net.cfg
+    peer = HifiganGenerator(80, 1, c.resblock, c.resblock_dilation_sizes, c.resblock_kernel_sizes, c.upsample_kernel_sizes, c.upsample_initial_channel, c.upsample_rates, inference_padding=0)
+    peer.remove_weight_norm()
+    return peer.eval()
+
+def vocos():
+    "Vocos at its published size, with weights of its own: (its mel, the function)."
+    import torch
+    from vocos.heads import ISTFTHead
+    from vocos.models import VocosBackbone
+    net = torch.nn.Sequential(VocosBackbone(100, 512, 1536, 8), ISTFTHead(512, 1024, 256)).eval()
+    return torch.randn(1, 100, FRAMES), torch.inference_mode()(net)
+
 def generator(preset):
     from xtts_ka.core.randomness import seeded_step
     from xtts_ka.vocoder.config import GeneratorConfig
@@ -109,11 +125,11 @@ def _inference(preset):
     from xtts_ka.vocoder.generators import FastGenerator
     torch.set_num_threads(1)
     net, mel = generator(preset), some_mel()
-    fast, exact, peer = FastGenerator(net), FastGenerator(net, "float32"), coqui(net)
+    fast, exact, peer, other = FastGenerator(net), FastGenerator(net, "float32"), coqui(net), speechbrain(net)
     apart = _mel_distance(fast.generate(mel), net.generate(mel))
     assert apart < 0.03, apart
-    return Row(f"{preset.upper()}, {FRAMES} frames", lambda: cpu(fast.generate, mel), {"coqui": lambda: cpu(peer.inference, mel), "the same in float32": lambda: cpu(exact.generate, mel)},
-               {"coqui": 1 / 1.7}, f"{fast.dtype}; mel distance to fp32 {apart:.4f}; one thread; coqui-tts {version('coqui-tts')}, which generates 10 frames more", [net, fast, exact, peer])
+    return Row(f"{preset.upper()}, {FRAMES} frames", lambda: cpu(fast.generate, mel), {"coqui": lambda: cpu(peer.inference, mel), "speechbrain": lambda: cpu(other.inference, mel, padding=False), "the same in float32": lambda: cpu(exact.generate, mel)},
+               {"coqui": 1 / 1.7, "speechbrain": 1 / 1.7}, f"{fast.dtype}; mel distance to fp32 {apart:.4f}; one thread; coqui-tts {version('coqui-tts')}, which generates 10 frames more; speechbrain {version('speechbrain')}", [net, fast, exact, peer, other])
 
 def _mel_distance(a, b):
     from xtts_ka.vocoder.config import MelConfig
@@ -134,8 +150,9 @@ def light():
     mel, spec, big = some_mel(), FastGenerator(generator("spec")), FastGenerator(generator("v1"))
     amplitude = mel_amplitude(mel[0], inverse_bands(spec.mel)).numpy()
     lim = lambda: librosa.griffinlim(amplitude, n_iter=60, hop_length=256, win_length=1024, random_state=0)
-    return Row(f"light generator, {FRAMES} frames", lambda: cpu(lambda: [spec.generate(mel) for _ in range(10)]) / 10, {"V1": lambda: cpu(big.generate, mel), "Griffin-Lim, 60 rounds (librosa)": lambda: cpu(lim)},
-               {"V1": 1 / 10, "Griffin-Lim, 60 rounds (librosa)": 1 / 10}, f"{spec.dtype} inside both; one thread; librosa {version('librosa')}", [spec, big])
+    wide, peer = vocos()
+    return Row(f"light generator, {FRAMES} frames", lambda: cpu(lambda: [spec.generate(mel) for _ in range(10)]) / 10, {"V1": lambda: cpu(big.generate, mel), "Vocos": lambda: cpu(peer, wide), "Griffin-Lim, 60 rounds (librosa)": lambda: cpu(lim)},
+               {"V1": 1 / 10, "Griffin-Lim, 60 rounds (librosa)": 1 / 10}, f"{spec.dtype} inside ours; one thread; librosa {version('librosa')}; vocos {version('vocos')}, 13.5 M parameters", [spec, big, peer])
 
 ROWS = dict(step_fp32=step_fp32, step_bf16=step_bf16, step_bf16_v1=step_bf16_v1, v1=v1, v2=v2, light=light)
 

@@ -6,7 +6,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("XTTS_KA_PROGRESS", "off")
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1") # Two workers on two cores
 
+@pytest.hookimpl(tryfirst=True) # Before xdist reads the marks
 def pytest_collection_modifyitems(items):
     "With several workers (`-n 2 --dist loadgroup`): the tests that look at the smoke run stay together, so that there is one; the others stay together by file."
     for item in items:
@@ -17,7 +19,7 @@ def pytest_terminal_summary(terminalreporter):
     "What tests counted with `record_property('count', ...)`, whichever process ran them."
     for report in terminalreporter.stats.get("passed", []):
         for name, value in report.user_properties:
-            if name == "count": terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {value}")
+            if name == "count": terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2].partition('@')[0]}: {value}")
 
 @pytest.fixture
 def counted(record_property):
