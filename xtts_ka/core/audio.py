@@ -171,8 +171,9 @@ def _check_md5(path, f, wav:np.ndarray): # [T, channels]
     with open(path, "rb") as raw: head = raw.read(42)
     bits = {"PCM_S8": 8, "PCM_16": 16, "PCM_24": 24}.get(f.subtype)
     if head[:4] != b"fLaC" or not bits or (head[20] & 1) << 4 | head[21] >> 4 != bits-1 or not any(head[26:42]): return # Behind tags, of odd width, or without a sum
-    ints = np.rint(wav*np.float32(2**(bits-1))).astype("<i4") # exact: float32 has 24 bits
-    if hashlib.md5(ints.view(np.uint8).reshape(-1, 4)[:, :bits//8].tobytes()).digest() != head[26:42]: raise AudioError("corrupt", path, "the samples are not those of which the header holds the MD5")
+    ints = wav*np.float32(2**(bits-1)) # exact: float32 has 24 bits
+    ints = ints.astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3] if bits == 24 else ints.astype(f"<i{bits//8}")
+    if hashlib.md5(np.ascontiguousarray(ints)).digest() != head[26:42]: raise AudioError("corrupt", path, "the samples are not those of which the header holds the MD5")
 
 def _samples(path, f, frames:int)->np.ndarray: # [frames] float32 in [-1, 1]
     "Decode to mono and check what came: all there, finite, not far outside [-1, 1]."
