@@ -75,7 +75,7 @@ def reports(n, tmp):
     os.environ["XTTS_KA_ROOT"] = str(tmp)
     (run/"config.yaml").write_text("run: demo\n", encoding="utf-8")
     (run/"pretrain_progress.json").write_text(json.dumps({"schema": 1, "run": "demo", "stages": {"corpus": {"status": "done", "seconds": 1.}}}), encoding="utf-8")
-    (run/"rejects.csv").write_text("stage|file|line|item|reason\n" + "".join(f"corpus|metadata.csv|{i}|wavs/{i}.wav|truncated\n" for i in range(n)), encoding="utf-8")
+    (run/"rejects.csv").write_text("stage|file|line|item|reason\n" + "".join(f"corpus|metadata.csv|{i}|wavs/{i}.wav|truncated: {i} of {i + 9} samples\n" for i in range(n)), encoding="utf-8")
     nbformat.write(new_notebook(cells=[new_markdown_cell("# Corpus"), new_code_cell("1")]), run/"notebooks/10_corpus.ipynb")
     return lambda: write_report(run)
 

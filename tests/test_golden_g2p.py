@@ -37,13 +37,13 @@ def test_spelling_comes_back(word):
     for convention in ("wikipron", "sigmorphon2021"): assert p2g(GraphemeToPhoneme("broad", convention)(word)) == word
     for system in ("reversible", "scholarly"): assert deromanize(romanize(word, system), system) == word
 
-@many
+READ = PhonemeProcessor(GraphemeToPhoneme("narrow"), normalizer=str)
+
+@settings(many, max_examples=500)
 @given(st.text(st.one_of(st.sampled_from(LETTERS + "ᲐႠⴀჱჴ-'"), st.characters(codec=None)), max_size=80))
 def test_any_text_is_read(text):
     "Unpaired surrogates, control characters, mixed scripts: places fit, symbols are known."
-    known = set(inventory("narrow"))
-    process = PhonemeProcessor(GraphemeToPhoneme("narrow"), normalizer=str)
-    result = process(text)
+    known, result = set(inventory("narrow")), READ(text)
     assert result.text == text and all(set(w.phonemes) <= known and w.phonemes for w in result.words)
     assert all(text[w.start:w.end] == w.text and all(i < len(w.text) and j < len(w.phonemes) for i, j in w.letters) for w in result.words)
     assert bool(result.words) != ("no speakable letter" in result.warnings)

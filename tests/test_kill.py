@@ -1,7 +1,7 @@
 """A smoke run killed with -9 at random moments, and resumed each time, ends in the same files as one that nothing disturbed.
 
-Moments are drawn evenly over the time the whole run takes. `XTTS_KA_KILLS=10` kills more often than the default, for about
-a quarter of a minute more each; `XTTS_KA_KILL_SEED` draws other moments (the default's two lie in the two training stages).
+Moments are drawn evenly over the time the run takes. By default two, in a run that takes over what lies before the training of XTTS; `XTTS_KA_KILLS=10` kills more often
+and from the first stage on, for about a quarter of a minute more each; `XTTS_KA_KILL_SEED` draws other moments.
 """
 import hashlib, json, os, random, shutil, signal, time
 from functools import partial
@@ -13,7 +13,7 @@ import psutil, pytest
 import house
 from smoke import Home, files
 
-KILLS, SEED = int(os.environ.get("XTTS_KA_KILLS", 2)), int(os.environ.get("XTTS_KA_KILL_SEED", 109))
+KILLS, SEED, WHOLE = int(os.environ.get("XTTS_KA_KILLS", 2)), int(os.environ.get("XTTS_KA_KILL_SEED", 109)), "XTTS_KA_KILLS" in os.environ
 TIMES = ("metrics.jsonl", "metrics.json", "results.json", "waves.json")  # hold seconds, or when the recordings were written, which are never the same
 CLOCKED = ("seconds", "cpu second", "real_time_factor", "of these, the decoder", "peak memory", "made_of") # in names of figures that no two runs share
 FOLDERS = ("corpus", "segments", "speaker_encoder", "embeddings", "phonemes", "language", "xtts_init", "full_pretrain", "xtts", "vocoder", "sovits2", "evaluate")
@@ -85,9 +85,25 @@ def disturbed(home, clock, draw, plan):
     return table
 
 
-def kills(clock, draw, n):
+def kills(clock, draw, n, begin=0.):
     "A plan of `n` random moments; every third time the kernel is left to find out by itself."
-    return [(moment, partial(killer, alone=i % 3 == 0)) for i, moment in enumerate(sorted(draw.uniform(0, clock.total) for _ in range(n)), 1)]
+    return [(moment, partial(killer, alone=i % 3 == 0)) for i, moment in enumerate(sorted(draw.uniform(begin, clock.total) for _ in range(n)), 1)]
+
+
+def begun(home, whole, first):
+    "Take over from a whole run what lies before a stage, as if it had just ended there; the names of what was taken."
+    from xtts_ka.pipeline.stages import STAGES
+    at = [s.name for s in STAGES].index(first)
+    shutil.copytree(whole.dir, home.dir)
+    for output in ["report", "spoken.tsv", *(o for s in STAGES[at:] for o in s.outputs)]:
+        path = home.dir/output
+        if path.is_dir(): shutil.rmtree(path)
+        elif path.exists(): path.unlink()
+    path = home.dir/"pretrain_progress.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["stages"] = {s.name: record["stages"][s.name] for s in STAGES[:at]}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    return list(record["stages"])
 
 
 def told(table):
@@ -156,9 +172,11 @@ def test_killed_and_resumed_is_the_same_to_the_bit(smoke, tmp_path_factory, reco
     print(f"\nundisturbed: {clock.total:.0f} s")
     while killed < KILLS:
         home = Home(tmp_path_factory.mktemp("killed"), smoke.root)  # the same sources, even when they were edited since
-        table = disturbed(home, clock, draw, kills(clock, draw, KILLS - killed))
+        taken = [] if WHOLE else begun(home, smoke, "full_pretrain")
+        table = disturbed(home, clock, draw, kills(clock, draw, KILLS - killed, sum(clock.lengths[n] for n in taken)))
         told(table)
         resumed(home)
+        assert {n: home.stages()[n]["started"] for n in taken} == {n: smoke.stages()[n]["started"] for n in taken}
         ended_the_same(home, smoke, len(table))
         killed += len(table)
         shutil.rmtree(home.root)

@@ -21,7 +21,7 @@ TOYS = (stage("root"), stage("left", needs=("root",)), stage("right", needs=("ro
 WORK = ("import time\nbegin = time.time()\n"
         "if mode == 'bad': raise ValueError('no luck')\n"
         "if mode == 'slow':\n    try:\n        (here/'begun').touch(); time.sleep(60)\n    except KeyboardInterrupt: (here/'saved').touch(); raise\n"
-        "if mode == 'wait': time.sleep(6)\n"
+        "if mode == 'wait': time.sleep(4)\n"
         "(here/'out.json').write_text(json.dumps([begin, time.time()])); (here/'metrics.json').write_text('{}')")
 
 class Team(Toys):

@@ -36,7 +36,7 @@ def task(tmp_path, steps, tok=None, **cfg):
     loop = ArLoop(steps=steps, batch_size=8, lr=4e-3, warmup=20, ema=0, validate_every=0, save_every=steps, bucket=False, precision="32-true")
     return ArTask(ArConfig(**(dict(layers=2, dim=64, heads=2, kv_heads=1, ffn=128, corrupt=0, free_run=0, loop=loop) | cfg)), TEXT, clips, codes, Bpe.train(TEXTS, TEXT), tok)
 
-@pytest.mark.parametrize("books,pattern,layout,pointer", [(1, "delay", "interleaved", True), (1, "delay", "interleaved", False), (2, "delay", "text_first", True)])
+@pytest.mark.parametrize("books,pattern,layout,pointer", [(1, "delay", "interleaved", True), pytest.param(1, "delay", "interleaved", False, marks=pytest.mark.slow), pytest.param(2, "delay", "text_first", True, marks=pytest.mark.slow)])
 def test_overfits_eight_utterances_to_exact_tokens(tmp_path, books, pattern, layout, pointer):
     t = task(tmp_path, 160, tokenizer(levels=[4, 4, 4], codebooks=books), pattern=pattern, layout=layout, pointer=pointer)
     fit(t, t.cfg.loop, tmp_path/"out")
@@ -71,8 +71,8 @@ def test_written_files_come_back_and_misfits_are_named(tmp_path):
 def test_cache_equals_no_cache_at_length(tmp_path):
     t = task(tmp_path, 2)
     net = t.models()["ar"].eval()
-    go = lambda cache: write(net, [[t.segment(1), Segment(t.ids[0])]], SamplingConfig(temperature=1, min_per_piece=30, max_per_piece=30), [torch_rng(0, "y")], cache)[0].codes
-    assert len(go(True)) >= 100 and torch.equal(go(True), go(False))
+    go = lambda cache: write(net, [[t.segment(1), Segment(t.ids[0])]], SamplingConfig(temperature=1, min_per_piece=15, max_per_piece=15), [torch_rng(0, "y")], cache)[0].codes
+    assert len(go(True)) >= 60 and torch.equal(go(True), go(False))
 
 @pytest.mark.parametrize("seed", range(6))
 def test_every_letter_gets_its_tokens_in_order(seed):

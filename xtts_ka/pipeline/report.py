@@ -10,6 +10,7 @@ __all__ = ['AUDIO_MIME', 'TABLE_MIME', 'AUDIO_TYPES', 'EMBED_SECONDS', 'WAVE_BAR
 
 # %% ../../nbs/pipeline/report.ipynb #527863ae
 import base64, hashlib, html, io, itertools, json, math, numbers, os, re, shutil
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib import resources
@@ -500,8 +501,8 @@ def read_rejects(
     columns, *rows = [line.split("|") for line in path.read_text(encoding="utf-8").split("\n") if line] or [[]]
     rows = [(r + [""]*len(columns))[:len(columns)] for r in rows]
     if not rows: return {"count": 0, "note": "Nothing was left out."}
-    why = [r[columns.index("reason")] if "reason" in columns else "" for r in rows]
-    reasons = ", ".join(f"{why.count(w)} {w.split(':')[0]}" for w in sorted(set(why), key=lambda w: (-why.count(w), w)))
+    why = Counter(r[columns.index("reason")].partition(":")[0] if "reason" in columns else "" for r in rows)
+    reasons = ", ".join(f"{n} {w}" for w, n in sorted(why.items(), key=lambda one: (-one[1], one[0])))
     note = "list" if len(rows) <= REJECTS_SHOWN else f"the first {REJECTS_SHOWN}; all are in {shown(path)}"
     return {"count": len(rows), "reasons": reasons, "shown": note, "table": _table_block({"columns": columns, "rows": rows[:REJECTS_SHOWN]})}
 
