@@ -1,6 +1,7 @@
 """The results page of the docs: what a finished run and the newest `make bench` measured, with sounds, and the commit they came from.
 
-    python tools/results.py outputs/demo    take figures and sounds from a run and from bench/results, then execute nbs/results.ipynb
+    python tools/results.py outputs/demo            take figures and sounds from a run and from bench/results, then execute nbs/results.ipynb
+    python tools/results.py outputs/demo COMMIT     the same for a run that was made from an earlier commit, in a clone of its own
 
 Figures go to nbs/results/results.json and bench.json, sounds to nbs/results/audio/ (Ogg, a few kilobytes each)."""
 import json, shutil, subprocess, sys
@@ -11,10 +12,10 @@ KEPT = ROOT/"nbs/results"
 SENTENCES = 2 # Sentences that can be heard, by every path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-def commit():
-    "The commit, and whether files that git knows differ from it."
+def commit(name=""):
+    "A commit; without a name the present one, and whether files that git knows differ from it."
     ask = lambda *words: subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    return {"commit": ask("rev-parse", "HEAD")[:12], "changed": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+    return {"commit": ask("rev-parse", "--verify", f"{name or 'HEAD'}^{{commit}}")[:12], "changed": not name and bool(ask("status", "--porcelain", "--untracked-files=no"))}
 
 def paths_of(metrics):
     "Rows of the evaluation: every path, with its figures."
@@ -50,13 +51,14 @@ def newest_bench():
     return {"measured": found[-1].stem, "versions": held["versions"], "rows": rows}
 
 def main(args):
-    if len(args) != 1: sys.exit(__doc__)
+    if len(args) not in (1, 2): sys.exit(__doc__)
     import execute, figures
     run = Path(args[0]).resolve()
     kept = figures.take(run)
     write = lambda name, value: (KEPT/name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    write("bench.json", newest_bench() | commit())
-    write("results.json", commit() | {"run": run.name, "seconds": kept["wall_seconds"], "paths": paths_of(kept["stages"]["evaluate"]["metrics"]), "sounds": sounds(run)})
+    now = commit()
+    write("bench.json", newest_bench() | now)
+    write("results.json", commit(*args[1:]) | {"run": run.name, "seconds": kept["wall_seconds"], "paths": paths_of(kept["stages"]["evaluate"]["metrics"]), "sounds": sounds(run)})
     print(*execute.execute(ROOT/"nbs/results.ipynb"), sep="\n")
 
 if __name__ == "__main__": main(sys.argv[1:])
