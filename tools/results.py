@@ -43,12 +43,13 @@ def sounds(run):
     return out
 
 def newest_bench():
-    "The last record of bench/run.py, without its single rounds."
-    found = sorted((ROOT/"bench/results").glob("*.json"))
+    "The last record of each row of bench/run.py, with its time and without its single rounds."
+    found, rows = sorted((ROOT/"bench/results").glob("*.json")), {}
     if not found: sys.exit("bench/results: no record lies there; run `make bench` first")
-    held = json.loads(found[-1].read_text(encoding="utf-8"))
-    rows = [r if "lacks" in r else {k: r[k] for k in ("row", "what", "ratios", "targets", "kept")} for r in held["rows"]]
-    return {"measured": found[-1].stem, "versions": held["versions"], "rows": rows}
+    for path in found:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        for r in held["rows"]: rows[r["row"]] = r if "lacks" in r else {k: r[k] for k in ("row", "what", "ratios", "targets", "kept")} | {"measured": path.stem}
+    return {"measured": found[-1].stem, "versions": held["versions"], "rows": list(rows.values())}
 
 def main(args):
     if len(args) not in (1, 2): sys.exit(__doc__)
