@@ -38,7 +38,7 @@ def sounds(run):
         if row["n"] >= SENTENCES: continue
         wav, rate = sf.read(run/row["file"], dtype="float32")
         name = f"{row['n']}-{slug(row['path'])}.ogg"
-        sf.write(KEPT/"audio"/name, np.clip(resample(wav, rate, 16000), -1, 1), 16000, format="OGG", subtype="VORBIS")
+        sf.write(KEPT/"audio"/name, np.clip(resample(wav, rate, 16000), -1, 1), 16000, format="OGG", subtype="VORBIS", compression_level=.7)
         out.append({k: row[k] for k in ("n", "path", "text", "speaker", "heard")} | {"file": f"audio/{name}"})
     return out
 
