@@ -104,7 +104,7 @@ def run(args, folder):
 def _row(least, n=6):
     "A row for bench/run.py: the backend that `auto` takes for an agreement, against the usual script."
     import numpy as np, soundfile as sf, torch
-    from run import Row, cpu as seconds
+    from compare import Row, cpu as seconds
     from xtts_ka.speaker.backends import choose_backend
     from xtts_ka.speaker.segments import plan_segments
     from xtts_ka.speaker.voice_embedding import VoiceEmbeddingGenerator

@@ -3,33 +3,14 @@
 A row is a function that returns a `Row`: our way, the peers' ways, and the ratio (ours / peer) we promise for each. Every contender is a callable that returns the CPU seconds
 of one go; they take turns, round after round, so that a busy machine slows all of them alike. The table shows medians with minimum and maximum, and the ratio of medians;
 a missed promise is red and makes the exit code 1. A peer that is not installed is named, and its row left out. All figures go to bench/results/."""
-import argparse, csv, functools, json, os, platform, random, statistics, sys, tempfile, time
-from dataclasses import dataclass, field
+import csv, functools, os, random, sys, tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["XTTS_KA_PROGRESS"] = "off"
-ROOT = Path(__file__).resolve().parents[1]
+import embeddings, speaker, sovits, vocoder, xtts
+from compare import ROOT, Row, cpu, main
+
 REAL = ROOT.parent/"shared/data/ljspeech_mini"  # real recordings, where they are at hand
-
-@dataclass
-class Row:
-    "One comparison."
-    what:str      # What is done, in words, with its size
-    ours:object   # () -> CPU seconds
-    peers:dict    # Name -> () -> CPU seconds
-    targets:dict  # Name -> ratio ours / peer that is promised; a peer without one is shown only
-    notes:str = ""
-    hold:list = field(default_factory=list)  # Things that must live as long as the row
-
-def cpu(call, *args, **kw):
-    "CPU seconds of one call, all threads of this process."
-    start = time.process_time()
-    call(*args, **kw)
-    return time.process_time() - start
-
-# rows
 
 def manifest():
     "Reading and checking a manifest, against readers that check nothing."
@@ -139,7 +120,7 @@ def runner():
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Row("runner, three notebooks that do nothing", lambda: spent([sys.executable, "-c", DRIVE, f"r{next(runs)}"]),
                {"papermill, a call each": lambda: spent(*([sys.executable, "-m", "papermill", str(n), str(root/"out.ipynb")] for n in notebooks))}, {"papermill, a call each": 1.0},
-               f"ours also keeps records, fingerprints and outputs' digests and writes a report with the plots' library; papermill {version('papermill')}", [tmp])
+               f"ours also keeps records, fingerprints and outputs' digests and writes a report; papermill {version('papermill')}", [tmp])
 
 @functools.lru_cache(1)
 def espeak_reader():
@@ -227,63 +208,6 @@ def _sentences():
     return [s.text for s in load_sentences()]
 
 ROWS = dict(manifest=manifest, audio=audio, loop=loop, numbers=numbers, normalize=normalize, g2p=g2p, bpe=bpe, runner=runner)
+ROWS |= speaker.ROWS | embeddings.ROWS | xtts.ROWS | vocoder.ROWS | sovits.ROWS
 
-import embeddings, speaker, sovits, vocoder, xtts # here, for their rows take `Row` and `cpu` from this file
-ROWS |= speaker.ROWS | embeddings.ROWS | {f"xtts_{name}": row for name, row in xtts.ROWS.items()} | {f"vocoder_{name}": row for name, row in vocoder.ROWS.items()} | {f"sovits_{name}": row for name, row in sovits.ROWS.items()}
-
-# measuring
-
-def measured(row, rounds):
-    "Seconds of every contender, taken in turns."
-    runs = {"ours": row.ours, **row.peers}
-    times = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items(): times[name].append(run())
-    return times
-
-def spread(values):
-    unit, factor = ("s", 1) if (m := statistics.median(values)) >= 1 else ("ms", 1e3) if m >= 1e-3 else ("us", 1e6)
-    return f"{m * factor:.3g} {unit} ({min(values) * factor:.3g}-{max(values) * factor:.3g})"
-
-def report(name, row, times, colour):
-    "Print one row; returns its record and whether every promise is kept."
-    ours, fine, ratios = statistics.median(times["ours"]), True, {}
-    print(f"\n{row.what}\n  ours          {spread(times['ours'])}")
-    for peer in row.peers:
-        ratios[peer] = ratio = ours / statistics.median(times[peer])
-        missed = ratio > row.targets.get(peer, float("inf"))
-        fine &= not missed
-        text = f"{ratio:.2g} of {peer}" + (f" (promised: at most {row.targets[peer]:.3g})" if peer in row.targets else "") + (" MISSED" if missed else "")
-        print(f"  {peer:13} {spread(times[peer])}   " + (f"\033[31m{text}\033[0m" if missed and colour else text))
-    print(f"  {row.notes}")
-    return dict(row=name, what=row.what, seconds=times, ratios=ratios, targets=row.targets, kept=fine), fine
-
-def made(name):
-    "A row, or the name of the package that it lacks."
-    try: return ROWS[name]()
-    except ImportError as e:
-        package = (e.name or str(e)).partition(".")[0]
-        if package == "xtts_ka": raise
-        print(f"\n{name}: not measured, for {package} is not here; the peers are the dependency group bench: uv sync --group bench")
-        return package
-
-def main():
-    ap = argparse.ArgumentParser(description="Compare with named peers; exit code 1 when a promised ratio is missed.")
-    ap.add_argument("rows", nargs="*", metavar="ROW", help=f"which: {', '.join(ROWS)} (all)")
-    ap.add_argument("--rounds", type=int, default=5, help="how often each contender runs (5)")
-    args = ap.parse_args()
-    if unknown := set(args.rows) - set(ROWS): ap.error(f"unknown row {', '.join(unknown)}; there are {', '.join(ROWS)}")
-    records, fine = [], True
-    for name in args.rows or ROWS:
-        if isinstance(row := made(name), str): records.append(dict(row=name, lacks=row)); continue
-        record, kept = report(name, row, measured(row, args.rounds), sys.stdout.isatty())
-        records.append(record); fine &= kept
-    out = ROOT/"bench/results"/time.strftime("%Y%m%d-%H%M%S.json")
-    out.parent.mkdir(exist_ok=True)
-    versions = dict(python=platform.python_version(), torch=version("torch"), cores=os.cpu_count())
-    out.write_text(json.dumps(dict(versions=versions, load=os.getloadavg()[0], rows=records), indent=1) + "\n")
-    left = [r["row"] for r in records if "lacks" in r]
-    print(f"\nwritten: {out.relative_to(ROOT)}" + f"; not measured: {', '.join(left)}"*bool(left))
-    sys.exit(not fine)
-
-if __name__ == "__main__": main()
+if __name__ == "__main__": main(ROWS)

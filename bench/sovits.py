@@ -17,7 +17,7 @@ TOKENS = 500
 def cache():
     "An untrained model of the demonstration's size writes 500 tokens; the cache changes none of them (tests/test_sovits.py)."
     import torch
-    from run import Row, cpu
+    from compare import Row, cpu
     from xtts_ka.core.randomness import seeded_step, torch_rng
     from xtts_ka.sovits.ar import ArModel, Segment
     from xtts_ka.sovits.config import ArConfig, QuantizerConfig, SamplingConfig, TextConfig
@@ -33,7 +33,7 @@ def cache():
     return Row(f"writing {TOKENS} tokens, {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters", lambda: cpu(go, True), {"without a cache": lambda: cpu(go, False)}, {"without a cache": 1 / 5},
                "the same tokens; one thread", [net])
 
-ROWS = dict(cache=cache)
+ROWS = dict(sovits_cache=cache)
 
 # what is no row
 
@@ -141,6 +141,5 @@ if __name__ == "__main__":
     elif words[:1] == ["compare"]: compare(words[1], words[2])
     elif words[:1] == ["fusion"]: fusion(words[1])
     else:
-        import run
-        run.ROWS = ROWS
-        run.main()
+        from compare import main
+        main(ROWS)

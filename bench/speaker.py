@@ -13,7 +13,7 @@ def _batch(N, M, D):
 def _losses(N, M, D):
     "Forward and backward, ours and coqui's, after both gave the same loss and gradient."
     import torch
-    from run import cpu
+    from compare import cpu
     from TTS.encoder.losses import GE2ELoss as Coqui
     from xtts_ka.speaker.ge2e import GE2ELoss
     torch.set_num_threads(1)
@@ -31,7 +31,7 @@ def _losses(N, M, D):
     return (lambda: cpu(run, ours, 50) / 50), (lambda: cpu(run, coqui))
 
 def _ge2e(N, M, D, target):
-    from run import Row
+    from compare import Row
     ours, coqui = _losses(N, M, D)
     return Row(f"GE2E softmax, {N} speakers x {M} utterances x {D}, forward and backward", ours, {"coqui": coqui}, {"coqui": target},
                f"one thread, cosines positive so that both are right; coqui-tts {version('coqui-tts')}")
@@ -47,7 +47,7 @@ def ge2e_paper():
 def eer():
     "The equal error rate of 18,860 + 18,860 scores."
     import torch
-    from run import Row, cpu
+    from compare import Row, cpu
     from speechbrain.utils.metric_stats import EER
     from xtts_ka.core.randomness import rng
     from xtts_ka.speaker.verification import eer as ours
@@ -63,6 +63,5 @@ def eer():
 ROWS = dict(ge2e=ge2e, ge2e_paper=ge2e_paper, eer=eer)
 
 if __name__ == "__main__":
-    import run
-    run.ROWS = ROWS
-    run.main()
+    from compare import main
+    main(ROWS)

@@ -1,5 +1,5 @@
 """Rows for bench/run.py: training steps and inference of the vocoders beside the published order of work, coqui-tts and Griffin-Lim.
-Alone: `python bench/vocoder.py`, or `python bench/vocoder.py step_bf16 v1 --rounds 3`. Two further words measure what is no row:
+Alone: `python bench/vocoder.py`, or `python bench/vocoder.py vocoder_step_bf16 vocoder_v1 --rounds 3`. Two further words measure what is no row:
 
 `python bench/vocoder.py gpu`: steps a second of V1, batch 16 x 8192, in bf16 and fp32 against the published order; needs CUDA.
 `python bench/vocoder.py quality [KEY=VALUE ...]`: trains configs/vocoder/demo.yaml on 20 real clips (`ljspeech_mini`, beside the repository) and scores 4 others beside Griffin-Lim.
@@ -72,7 +72,7 @@ def _equal(ours, original, within):
 
 def _step(preset, batch, precision, target):
     import torch
-    from run import Row, cpu
+    from compare import Row, cpu
     torch.set_num_threads(1)
     ours, original = Step(preset, batch, precision), Step(preset, batch)
     apart = _equal(ours, original, 1e-3 if precision == "32-true" else 2e-2)
@@ -99,6 +99,8 @@ def coqui(net):
 def speechbrain(net):
     "SpeechBrain's generator of the same sizes, with weights of its own."
     from speechbrain.lobes.models.HifiGAN import HifiganGenerator
+    from xtts_ka.core.randomness import seeded_step
+    seeded_step(0, "bench")
     c = net.cfg
     peer = HifiganGenerator(80, 1, c.resblock, c.resblock_dilation_sizes, c.resblock_kernel_sizes, c.upsample_kernel_sizes, c.upsample_initial_channel, c.upsample_rates, inference_padding=0)
     peer.remove_weight_norm()
@@ -109,8 +111,10 @@ def vocos():
     import torch
     from vocos.heads import ISTFTHead
     from vocos.models import VocosBackbone
+    from xtts_ka.core.randomness import seeded_step, torch_rng
+    seeded_step(0, "bench")
     net = torch.nn.Sequential(VocosBackbone(100, 512, 1536, 8), ISTFTHead(512, 1024, 256)).eval()
-    return torch.randn(1, 100, FRAMES), torch.inference_mode()(net)
+    return torch.randn(1, 100, FRAMES, generator=torch_rng(0, "bench", "mel")), torch.inference_mode()(net)
 
 def generator(preset):
     from xtts_ka.core.randomness import seeded_step
@@ -121,7 +125,7 @@ def generator(preset):
 
 def _inference(preset):
     import torch
-    from run import Row, cpu
+    from compare import Row, cpu
     from xtts_ka.vocoder.generators import FastGenerator
     torch.set_num_threads(1)
     net, mel = generator(preset), some_mel()
@@ -143,7 +147,7 @@ def v2(): return _inference("v2")
 def light():
     "The demo's generator beside V1 and Griffin-Lim."
     import librosa, numpy as np, torch
-    from run import Row, cpu
+    from compare import Row, cpu
     from xtts_ka.vocoder.generators import FastGenerator
     from xtts_ka.vocoder.mel import inverse_bands, mel_amplitude
     torch.set_num_threads(1)
@@ -154,7 +158,7 @@ def light():
     return Row(f"light generator, {FRAMES} frames", lambda: cpu(lambda: [spec.generate(mel) for _ in range(10)]) / 10, {"V1": lambda: cpu(big.generate, mel), "Vocos": lambda: cpu(peer, wide), "Griffin-Lim, 60 rounds (librosa)": lambda: cpu(lim)},
                {"V1": 1 / 10, "Griffin-Lim, 60 rounds (librosa)": 1 / 10}, f"{spec.dtype} inside ours; one thread; librosa {version('librosa')}; vocos {version('vocos')}, 13.5 M parameters", [spec, big, peer])
 
-ROWS = dict(step_fp32=step_fp32, step_bf16=step_bf16, step_bf16_v1=step_bf16_v1, v1=v1, v2=v2, light=light)
+ROWS = dict(vocoder_step_fp32=step_fp32, vocoder_step_bf16=step_bf16, vocoder_step_bf16_v1=step_bf16_v1, vocoder_v1=v1, vocoder_v2=v2, vocoder_light=light)
 
 # what is no row
 
@@ -238,6 +242,5 @@ def quality_of_run(segments, out, overrides, rounds=(0, 4, 8, 16)):
 if __name__ == "__main__":
     if sys.argv[1:2] == ["gpu"]: sys.exit(gpu())
     if sys.argv[1:2] == ["quality"]: sys.exit(quality(sys.argv[2:]))
-    import run
-    run.ROWS = ROWS
-    run.main()
+    from compare import main
+    main(ROWS)

@@ -1,5 +1,5 @@
 """Rows for bench/run.py: speech by xtts_ka beside coqui-tts, same weights, same greedy tokens. What counts is CPU seconds for a second of audio.
-The full shape has random weights (30 layers of 1,024): speed does not depend on their values. Alone: `python bench/xtts.py`, or `python bench/xtts.py full_int8 --rounds 3`.
+The full shape has random weights (30 layers of 1,024): speed does not depend on their values. Alone: `python bench/xtts.py`, or `python bench/xtts.py xtts_full_int8 --rounds 3`.
 
 coqui: `Xtts.inference` part by part: tokens by `GPT.generate`, latents by a second pass, waveform. Ours: tokens and latents from one pass, waveform without weight norm."""
 import functools
@@ -57,7 +57,7 @@ def parts(case, precision):
 
 def _row(what, case, precision, batch, target):
     import torch
-    from run import Row, cpu
+    from compare import Row, cpu
     from xtts_ka.xtts.decode import teacher_latents
     from xtts_ka.xtts.fast import FastGPT, fast_latents
     engine, wave = parts(case, precision)
@@ -79,7 +79,7 @@ def tiny_float32(): return _row("speech, the demo's shape", tiny(), "float32", 1
 
 def first_sound():
     "From ids to the first piece of waveform, against the whole sentence (100 codes)."
-    from run import Row, cpu
+    from compare import Row, cpu
     case, long = full(), 100
     engine, wave = parts(case, "int8")
     from xtts_ka.xtts.config import DecodeConfig
@@ -90,9 +90,8 @@ def first_sound():
     return Row(f"first sound, full shape, int8, {long} codes ({long * 1024 / 22050:.1f} s)", lambda: cpu(lambda: next(pieces())), {"whole": lambda: cpu(lambda: list(pieces()))}, {"whole": 1 / 4},
                "the pieces together are the waveform of the whole to 1e-4 (tests/test_decode.py); one thread", [case])
 
-ROWS = dict(tiny_float32=tiny_float32, full_float32=full_float32, full_int8=full_int8, full_int8_batch=full_int8_batch, first_sound=first_sound)
+ROWS = dict(xtts_tiny_float32=tiny_float32, xtts_full_float32=full_float32, xtts_full_int8=full_int8, xtts_full_int8_batch=full_int8_batch, xtts_first_sound=first_sound)
 
 if __name__ == "__main__":
-    import run
-    run.ROWS = ROWS
-    run.main()
+    from compare import main
+    main(ROWS)

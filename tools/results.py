@@ -4,18 +4,13 @@
     python tools/results.py outputs/demo COMMIT     the same for a run that was made from an earlier commit, in a clone of its own
 
 Figures go to nbs/results/results.json and bench.json, sounds to nbs/results/audio/ (Ogg, a few kilobytes each)."""
-import json, shutil, subprocess, sys
+import json, shutil, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT/"nbs/results"
 SENTENCES = 2 # Sentences that can be heard, by every path
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-def commit(name=""):
-    "A commit; without a name the present one, and whether files that git knows differ from it."
-    ask = lambda *words: subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    return {"commit": ask("rev-parse", "--verify", f"{name or 'HEAD'}^{{commit}}")[:12], "changed": not name and bool(ask("status", "--porcelain", "--untracked-files=no"))}
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT/"bench")]
 
 def paths_of(metrics):
     "Rows of the evaluation: every path, with its figures."
@@ -43,22 +38,22 @@ def sounds(run):
     return out
 
 def newest_bench():
-    "The last record of each row of bench/run.py, with its time and without its single rounds."
+    "The last record of each row of bench/run.py, with its time and its commit, without its single rounds."
     found, rows = sorted((ROOT/"bench/results").glob("*.json")), {}
     if not found: sys.exit("bench/results: no record lies there; run `make bench` first")
     for path in found:
         held = json.loads(path.read_text(encoding="utf-8"))
-        for r in held["rows"]: rows[r["row"]] = r if "lacks" in r else {k: r[k] for k in ("row", "what", "ratios", "targets", "kept")} | {"measured": path.stem}
+        for r in held["rows"]: rows[r["row"]] = r if "lacks" in r else {k: r[k] for k in ("row", "what", "ratios", "targets", "kept")} | {"measured": path.stem, "commit": held["commit"], "changed": held["changed"]}
     return {"measured": found[-1].stem, "versions": held["versions"], "rows": list(rows.values())}
 
 def main(args):
     if len(args) not in (1, 2): sys.exit(__doc__)
     import execute, figures
+    from compare import commit
     run = Path(args[0]).resolve()
     kept = figures.take(run)
     write = lambda name, value: (KEPT/name).write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    now = commit()
-    write("bench.json", newest_bench() | now)
+    write("bench.json", newest_bench())
     write("results.json", commit(*args[1:]) | {"run": run.name, "seconds": kept["wall_seconds"], "paths": paths_of(kept["stages"]["evaluate"]["metrics"]), "sounds": sounds(run)})
     print(*execute.execute(ROOT/"nbs/results.ipynb"), sep="\n")
 
