@@ -122,7 +122,7 @@ def qwen(
         net = Qwen2Model(Qwen2Config(vocab_size=1, max_position_embeddings=cfg.max_positions, attn_implementation="eager", initializer_range=0.02, **sizes))
     else:
         place = resolve(cfg.init) if resolve(cfg.init).is_dir() else cfg.init
-        try: net = Qwen2Model.from_pretrained(place, attn_implementation="eager")
+        try: net = Qwen2Model.from_pretrained(place, attn_implementation="eager", local_files_only=True)
         except (OSError, ValueError) as e: raise MissingError(f"ar.init={cfg.init}: no Qwen2 there ({str(e).splitlines()[0][:160]}); download Qwen/Qwen2-0.5B into a folder and name it, or leave ar.init empty") from e
         wrong = {k: getattr(net.config, k) for k, v in sizes.items() if getattr(net.config, k) != v}
         if wrong: raise CheckpointError(f"ar.init={cfg.init} has {wrong}; set ar.dim, layers, heads, kv_heads and ffn to its sizes")

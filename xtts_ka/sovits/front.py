@@ -100,9 +100,9 @@ class SpeechFeatures:
     ):
         from transformers import AutoFeatureExtractor, AutoModel
         place = resolve(name) if resolve(name).is_dir() else name
-        try: self.prepare, self.net = AutoFeatureExtractor.from_pretrained(place), AutoModel.from_pretrained(place, dtype=torch.float32)
+        try: self.prepare, self.net = AutoFeatureExtractor.from_pretrained(place, local_files_only=True), AutoModel.from_pretrained(place, dtype=torch.float32, local_files_only=True)
         except (OSError, ValueError) as e:
-            raise MissingError(f"semantic.features={name}: no speech model there ({str(e).splitlines()[0][:160]}); download one into a folder, e.g. utter-project/mHuBERT-147 (model.safetensors, config.json, preprocessor_config.json), and name it, or leave semantic.features empty") from e
+            raise MissingError(f"semantic.features={name}: no speech model there ({str(e).splitlines()[0][:160]}); download one first (hf download utter-project/mHuBERT-147, say) and give its name, or put model.safetensors, config.json and preprocessor_config.json into a folder and give that, or leave semantic.features empty") from e
         if not hasattr(self.net.config, "num_hidden_layers") or not -self.net.config.num_hidden_layers - 1 <= layer <= self.net.config.num_hidden_layers: raise ConfigError(f"semantic.layer={layer}: {name} has {getattr(self.net.config, 'num_hidden_layers', 0)} layers")
         self.net, self.layer, self.device, self.width = self.net.eval().requires_grad_(False).to(device), layer, device, self.net.config.hidden_size
         if self.width % 2: raise ConfigError(f"semantic.features={name}: features of {self.width} numbers cannot be halved")

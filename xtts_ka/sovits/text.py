@@ -75,7 +75,7 @@ class BgeM3:
     ):
         from transformers import AutoTokenizer, XLMRobertaModel
         place = resolve(name) if resolve(name).is_dir() else name
-        try: self.tokenizer, self.net = AutoTokenizer.from_pretrained(place), XLMRobertaModel.from_pretrained(place, add_pooling_layer=False)
+        try: self.tokenizer, self.net = AutoTokenizer.from_pretrained(place, local_files_only=True), XLMRobertaModel.from_pretrained(place, add_pooling_layer=False, local_files_only=True)
         except (OSError, ValueError) as e:
             raise MissingError(f"text.bge={name}: no BGE-M3 there ({str(e).splitlines()[0][:160]}); download BAAI/bge-m3 into a folder (model.safetensors, config.json, tokenizer.json) and name it, or leave text.bge empty") from e
         self.net, self.device, self.dim = self.net.eval().requires_grad_(False).to(device), device, self.net.config.hidden_size
