@@ -34,7 +34,7 @@ def espeak():
 
 def network(folder=None):
     "A trained network, or one trained now on SIGMORPHON's training part; and the CPU seconds of that."
-    from xtts_ka.text.g2p import CONVENTIONS
+    from xtts_ka.text.phones import CONVENTIONS
     from xtts_ka.text.g2p_config import NeuralG2PConfig
     from xtts_ka.text.g2p_neural import load_g2p, train_g2p
     if folder: return load_g2p(folder), 0.0
@@ -58,7 +58,8 @@ def each(g2p): return lambda words: [g2p(w) for w in words]
 
 def rows(model=None, neural=True):
     "Table rows: system, collection, words, WER, PER, words a second and their ratio to ours."
-    from xtts_ka.text.g2p import NARROW, GraphemeToPhoneme, phoneme_error_rate, word_error_rate
+    from xtts_ka.text.g2p import GraphemeToPhoneme
+    from xtts_ka.text.phones import NARROW, phoneme_error_rate, word_error_rate
     collections = {"sigmorphon2021_dev": ("broad", "sigmorphon2021"), "wiktionary_broad_extra_train": ("broad", "wikipron"), "wiktionary_narrow_dev": ("narrow", "wikipron")}
     net, trained = network(model) if neural else (None, 0.0)
     out = []

@@ -4,7 +4,8 @@ from collections import Counter
 from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
-from xtts_ka.text.g2p import GraphemeToPhoneme, PhonemeProcessor, edits, inventory, p2g, read_pronunciations
+from xtts_ka.text.g2p import GraphemeToPhoneme, PhonemeProcessor, read_pronunciations
+from xtts_ka.text.phones import edits, inventory, p2g
 from xtts_ka.text.letters import LETTERS, SYSTEMS, deromanize, romanize
 
 GOLDEN = Path(__file__).parent/"golden/ka_narrow.tsv"

@@ -96,7 +96,7 @@ def error_rate(
 )->tuple: # (rate, low, high); rates may exceed 1
     "Character error rate over all sentences, with its 95 % bootstrap interval."
     from xtts_ka.sovits.semantic import plain
-    from xtts_ka.text.g2p import edits
+    from xtts_ka.text.phones import edits
     wanted = [plain(a) for a, _ in pairs]
     wrong, of = np.array([edits(a, b) for a, (_, b) in zip(wanted, pairs)], float), np.array([len(a) for a in wanted], float)
     rate = wrong.sum() / of.sum()

@@ -24,7 +24,7 @@ from .config import SemanticConfig
 from .data import padded_mels
 from .front import augment, listener, masked, speech_mel
 from .semantic import BLANK, Letters, SemanticNet, collapse
-from ..text.g2p import edits
+from ..text.phones import edits
 
 # %% ../../nbs/sovits/train_semantic.ipynb #7296a16a
 def char_error_rate(

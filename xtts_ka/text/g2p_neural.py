@@ -19,8 +19,8 @@ from ..core.errors import MissingError, XttsKaError
 from ..core.files import atomic_write, digest, read_json, sha256_file, write_json
 from ..core.loop import FitResult, Task, fit, load_models
 from ..core.randomness import rng, seeded_step
-from .g2p import PhonemeVocab, inventory, phoneme_error_rate, word_error_rate
 from .g2p_config import NeuralG2PConfig
+from .phones import PhonemeVocab, inventory, phoneme_error_rate, word_error_rate
 from .letters import LETTERS, to_mkhedruli
 
 # %% ../../nbs/text/g2p_neural.ipynb #96c3beee

@@ -16,8 +16,9 @@ from ..core.errors import MissingError
 from ..core.files import digest, sha256_file, write_json
 from ..core.manifest import Reject, write_rejects
 from ..core.paths import resolve
-from .g2p import GraphemeToPhoneme, PhonemeVocab, inventory, phoneme_dict, phoneme_error_rate, read_pronunciations, word_error_rate
+from .g2p import GraphemeToPhoneme, phoneme_dict, read_pronunciations
 from .g2p_config import Benchmark, PhonemesConfig
+from .phones import PhonemeVocab, inventory, phoneme_error_rate, word_error_rate
 from .latin import fold_latin, sound_out, spell_latin
 from .letters import LETTERS, VOWELS
 from .normalize import normalize

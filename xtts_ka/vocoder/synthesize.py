@@ -155,7 +155,8 @@ _NEEDED = {"config.json": "give the folder of a FastSpeech2-conformer of transfo
 
 def _tokens(vocab:dict, folder)->Callable: # text -> tokens
     "How this model spells, from what its vocabulary holds."
-    from xtts_ka.text.g2p import GraphemeToPhoneme, inventory
+    from xtts_ka.text.g2p import GraphemeToPhoneme
+    from xtts_ka.text.phones import inventory
     from xtts_ka.text.letters import LETTERS
     if all(c in vocab for c in LETTERS): return lambda text: list(sayable(text))
     phones = GraphemeToPhoneme()
