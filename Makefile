@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+unexport PYTHONDONTWRITEBYTECODE # each stage is a process: modules compiled anew in each would cost it seconds
 .PHONY: help setup run test lab docs bench clean
 
 CONFIG ?= configs/demo.yaml

@@ -76,7 +76,7 @@ class Ways:
     def plan(self, clock, kills:int, in_each:tuple):
         "So many kills over the whole run, and in each stage each of the ways named."
         found, begin = test_kill.kills(clock, self.draw, kills), 0
-        found = [(moment, partial(self.killed, **way.keywords)) for moment, way in found]
+        found = [(clock.sooner(moment), partial(self.killed, **way.keywords)) for moment, way in found]
         for length in clock.lengths.values():
             found += [(begin + self.draw.uniform(0, .5)*length, way) for way in in_each]
             begin += length
@@ -105,7 +105,7 @@ class Ways:
     def killed(self, process, alone:bool):
         self.said.append(test_kill.kill(process, alone))
         self.count["kill -9"] += 1
-        if self.count["kill -9"] % 5 == 0: self.damage()
+        if self.count["kill -9"] % 3 == 0: self.damage()
         return f"kill -9 of {'the runner alone' if alone else 'runner and kernel'}"
 
     def kernel_dies(self, process):

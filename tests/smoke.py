@@ -28,7 +28,7 @@ class Home:
         ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
         for name in ("nbs", "configs", "xtts_ka"): shutil.copytree(source/name, self.root/name, ignore=ignore)
         shutil.copy(source/"settings.ini", self.root)
-        keep = {k: v for k, v in os.environ.items() if k != "IN_TEST"}
+        keep = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "PYTHONDONTWRITEBYTECODE")} # a stage is a process: modules compiled anew in each would cost seconds
         # MPLBACKEND as on many servers: the report must have its plots all the same
         self.env = keep | dict(XTTS_KA_ROOT=str(root), PYTHONPATH=str(root), OMP_NUM_THREADS="1", MPLBACKEND="agg")
 
