@@ -54,7 +54,7 @@ def test_any_text_is_read(text):
 @pytest.mark.parametrize("mode", ["broad", "narrow"])
 def test_time_is_linear(unit, mode):
     "A line of a megabyte takes about ten times as long as a tenth of it."
-    import time
+    import gc, time
     process = PhonemeProcessor(GraphemeToPhoneme(mode), normalizer=str)
     def seconds(n):
         start = time.process_time()
@@ -62,7 +62,9 @@ def test_time_is_linear(unit, mode):
         return time.process_time() - start
     seconds(1000)
     best = lambda n: min(seconds(n) for _ in range(2))  # the first of a size grows the heap
-    assert best(400_000) < 30 * max(best(40_000), 0.003)
+    gc.disable()  # what it looks through grows with all that other tests have left
+    try: assert best(400_000) < 30 * max(best(40_000), 0.003)
+    finally: gc.enable()
 
 @many
 @given(st.text("abc", max_size=9), st.text("abc", max_size=9), st.text("abc", max_size=9))
