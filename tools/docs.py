@@ -43,6 +43,8 @@ div.highlight pre, div.cell_output pre { white-space: pre-wrap; overflow-wrap: a
 div.cell div.cell_input { border-left: 3px solid var(--color-brand-primary); }
 article img { border-radius: 4px; } div.cell_output img { background: white; padding: 4px; }
 article table td, article table th { vertical-align: top; }
+div.cell_output table { border: 0; border-collapse: collapse; font-size: .9em; } /* those of pandas */
+div.cell_output td, div.cell_output th { border: 0; border-bottom: 1px solid var(--color-background-border); padding: .25em .7em; text-align: left; }
 """
 
 TUTORIALS = ("first_run", "newcomer", "own_recordings", "common_voice", "several_machines", "another_language")
