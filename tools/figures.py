@@ -108,7 +108,7 @@ def longer():
     held = json.loads((ROOT/"nbs/results/results.json").read_text(encoding="utf-8")).get("demo_long")
     if not held: return ""
     best = min((r for r in held["paths"] if r["path"] in PATHS), key=lambda r: r["CER"])
-    return f" With more sentences and longer training, {round(held['seconds'] / 60)} minutes (`make run CONFIG=configs/demo_long.yaml`), {100 * best['CER']:.1f} % ({100 * best['low']:.0f} to {100 * best['high']:.0f} %) are misunderstood."
+    return f" With more sentences and longer training, {round(held['cpu_seconds'] / 60)} CPU minutes (`make run CONFIG=configs/demo_long.yaml`), {100 * best['CER']:.1f} % ({100 * best['low']:.0f} to {100 * best['high']:.0f} %) are misunderstood."
 
 def headline(kept):
     "The result in a sentence or two, for the first screen."
