@@ -77,8 +77,9 @@ class Ways:
         "So many kills over the whole run, and in each stage each of the ways named."
         found, begin = test_kill.kills(clock, self.draw, kills), 0
         found = [(clock.sooner(moment), partial(self.killed, **way.keywords)) for moment, way in found]
-        for length in clock.lengths.values():
+        for name, length in clock.lengths.items():
             found += [(begin + self.draw.uniform(0, .5)*length, way) for way in in_each]
+            if list((clock.folder/name).rglob("checkpoints")): found.append((begin + .1*length, self.damaging))
             begin += length
         return sorted(found, key=lambda one: one[0])
 
@@ -105,8 +106,17 @@ class Ways:
     def killed(self, process, alone:bool):
         self.said.append(test_kill.kill(process, alone))
         self.count["kill -9"] += 1
-        if self.count["kill -9"] % 3 == 0: self.damage()
         return f"kill -9 of {'the runner alone' if alone else 'runner and kernel'}"
+
+    def damaging(self, process):
+        "A kill as soon as a training of the stage that runs has two checkpoints; then the newer one is spoiled."
+        if self.kernel(process) is None: return self.late(process)
+        stage = self.at()
+        while process.poll() is None and self.at() == stage and not self.pairs(): time.sleep(.02)
+        if process.poll() is not None: return self.late(process)
+        self.said.append(test_kill.kill(process, alone=False))
+        self.count["kill -9"] += 1
+        return f"kill -9 of runner and kernel, {self.damage()} checkpoints damaged"
 
     def kernel_dies(self, process):
         kernel = self.kernel(process)
@@ -137,17 +147,24 @@ class Ways:
         self.ended(process, 0)
         return "nothing: it was over"
 
-    def damage(self):
-        "Spoil the newest checkpoint of a stage that is not done, where an older one is whole."
-        from test_resume import damage
-        from xtts_ka.core.checkpoint import checkpoints, refusal
+    def pairs(self):
+        "(newest, older) checkpoints of every training of a stage that is not done."
+        from xtts_ka.core.checkpoint import checkpoints
         states = self.home.stages()
         roots = [r for n in states if states[n]["status"] != "done" for r in (self.home.dir/n).rglob("checkpoints")]
-        for newest, older in (found[:2] for r in roots if len(found := checkpoints(r)) > 1):
+        return [tuple(found[:2]) for r in roots if len(found := checkpoints(r)) > 1]
+
+    def damage(self):
+        "Spoil the newest checkpoint of a stage that is not done, where an older one is whole; how many."
+        from test_resume import damage
+        from xtts_ka.core.checkpoint import refusal
+        before = len(self.damaged)
+        for newest, older in self.pairs():
             if refusal(newest) or refusal(older): continue
             path = self.draw.choice(sorted(newest.iterdir()))
             damage(self.draw, path, older/path.name)
             if refusal(newest): self.damaged.append(newest); self.count["damaged checkpoints"] += 1
+        return len(self.damaged) - before
 
     def tidy(self, last):
         "Each damage was told; what was set aside goes, so that the rest can be compared."

@@ -56,7 +56,7 @@ def disturbed_home(folder, whole, number, kills, ways):
 @long
 @pytest.mark.timeout(1800)
 def test_stopped_in_every_stage_in_every_way(smoke, tmp_path_factory, counted):
-    "Two runs side by side: 100 kills at random moments, and a dead kernel, SIGTERM and SIGINT in each stage; for one of them the clock goes back."
+    "Two runs side by side: 100 kills at random moments, one in each training whose newest checkpoint is then damaged, and a dead kernel, SIGTERM and SIGINT in each stage; for one of them the clock goes back."
     from xtts_ka.pipeline.stages import STAGES
     jobs = [(tmp_path_factory.mktemp(f"disturbed{n}"), smoke, n, 52, ways) for n, ways in enumerate([(signal.SIGTERM,), ("kernel", signal.SIGINT)])]
     with ThreadPoolExecutor(2) as pool: results = list(pool.map(lambda job: disturbed_home(*job), jobs))
@@ -67,7 +67,7 @@ def test_stopped_in_every_stage_in_every_way(smoke, tmp_path_factory, counted):
         counted(f"{name} {', '.join(f'{s} {n}' for s, n in found.items())}")
         assert set(found) == {s.name for s in STAGES}
     counted(", ".join(f"{n} {k}" for k, n in count.items()))
-    assert count["kill -9"] >= 100 and count["damaged checkpoints"] >= 3 and count["second runs refused"] == len(STAGES)
+    assert count["kill -9"] >= 100 and count["damaged checkpoints"] >= 5 and count["second runs refused"] == len(STAGES)
 
 
 @long

@@ -25,7 +25,7 @@ class Clock:
     "How far a run has come, in seconds of the undisturbed one."
     def __init__(self, whole):
         self.lengths = {name: s["seconds"] for name, s in whole.stages().items()}
-        self.total = whole.first.seconds
+        self.total, self.folder = whole.first.seconds, whole.dir
 
     def sooner(self, moment, most=10.):
         "A moment of the same stage, in its first `most` seconds: where a stage is killed often, the next attempt goes on from a checkpoint, and so later parts have their turn."
