@@ -1,7 +1,7 @@
 """Faults that a long run meets sooner or later, each with a count below the results: nothing is lost, nothing is silently wrong, and the first line says what to do.
 
     pytest tests/test_faults.py                                                    the short form
-    XTTS_KA_FAULTS=full pytest tests/test_faults.py -n 2 --dist loadgroup          all: eleven minutes on two cores
+    XTTS_KA_FAULTS=full pytest tests/test_faults.py -n 2 --dist loadgroup          all: twelve minutes on two cores
 
 Not repeated here: a training killed at any step, 200 damages to its checkpoints and a pickle with a manifest that fits (`test_resume.py`; more with XTTS_KA_KILLS
 and XTTS_KA_DAMAGES), toy stages that die, hang and are stopped (`test_runner.py`), two kills of a whole run (`test_kill.py`), bad rows through the stages (`test_run_bad_input.py`).
