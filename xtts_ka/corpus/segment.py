@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SILENT', 'VAD_RATE', 'VAD_FRAME', 'LONGEST', 'SegmentConfig', 'frame_levels', 'speech_threshold', 'speech_edges',
            'cut_padded', 'speech_probability', 'has_speech', 'stretches', 'pieces', 'Clip', 'long_clips', 'row_clips',
-           'clip_path', 'shared_names', 'segment_corpus', 'summary', 'lay_out_splits']
+           'clip_path', 'shared_names', 'segment_corpus', 'move_alignments', 'summary', 'lay_out_splits']
 
 # %% ../../nbs/corpus/segment.ipynb #647b0036
-import functools, os, shutil
+import functools, json, os, shutil
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from pydantic import Field
 from ..core.audio import probe, read_audio, read_crop, resample, set_level, write_audio
 from ..core.config import config, to_dict
 from ..core.errors import AudioError, ConfigError, ManifestError
-from ..core.files import append_jsonl, digest, read_jsonl, write_json
+from ..core.files import append_jsonl, atomic_write, digest, read_jsonl, write_json
 from ..core.manifest import Manifest, Reject, Row, read_manifest, write_manifest, write_rejects
 from ..core.paths import shown, slug
 from ..core.progress import bar
@@ -334,10 +334,31 @@ def segment_corpus(
     columns = list(dict.fromkeys([*given.columns, "split", "duration"]))
     write_manifest(out_dir/"metadata.csv", rows, columns=columns)
     write_json(out_dir/"segments.json", summary(rows, rejects, [e for _, e in done]))
+    move_alignments(corpus_dir, out_dir, [e for _, e in done], cfg.pad_seconds)
     shutil.rmtree(out_dir/"split", ignore_errors=True)
     if cfg.split_folder: lay_out_splits(out_dir, rows, columns)
     (out_dir/_JOURNAL).unlink(missing_ok=True)
     return Manifest(out_dir/"metadata.csv", rows, rejects, columns)
+
+def move_alignments(
+    corpus_dir,  # May hold `alignments.jsonl`: phonemes with their times, a line a recording
+    out_dir,     # Gets the same for the clips, times counted from the clip's own beginning
+    entries,     # Journal entries: what was cut where
+    pad,         # Seconds of silence before the speech of a clip
+):
+    "Phoneme times move with the cut. A recording that was cut into several clips has no text any more, so none is kept."
+    source = Path(corpus_dir)/"alignments.jsonl"
+    known = {a["audio_file"]: a for a in read_jsonl(source)} if source.is_file() else {}
+    lines = []
+    for entry in entries:
+        found = known.get(entry["file"])
+        if found is None or not entry["whole"]:
+            continue
+        for name, start, end, _ in entry["clips"]:
+            times = [[ipa, round(at - start + pad, 4)] for ipa, at in found["phonemes"]]
+            lines.append({"audio_file": name, "speech": [round(pad, 4), round(pad + end - start, 4)], "phonemes": times})
+    if known:
+        atomic_write(Path(out_dir)/"alignments.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 def _sweep(out_dir, keep):
     "Remove wavs that no row names."

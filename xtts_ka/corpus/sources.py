@@ -21,6 +21,7 @@ from ..core.paths import resolve, shown, slug
 from ..core.progress import bar
 from ..core.randomness import rng
 from .loaders import find_format, read_corpus
+from .compose import compose
 from .sentences import load_sentences, recombine, words
 from .synthetic import SAMPLE_RATE, VOICES, Synthesizer
 from ..text.normalize import normalize
@@ -40,9 +41,11 @@ class CorpusConfig:
     voices: int | list[str] = 8 # S: how many of the 12 voices, or their names
     own: int = 400              # S: how many sentences of the package's collection
     recombined: int = 600       # S: how many further sentences from the recombiner
+    composed: int = 0           # S: how many further texts as people write them: single words, titles, commas, no final mark, see `corpus.compose`
+    composed_words: int = 10    # S: words of a composed text, at most
     min_words: int = 2          # S: words in a recombined sentence, at least
     max_words: int = 5          # S: at most
-    made_up: float = .1         # S: share of recombined sentences with a made-up word
+    made_up: float = .1         # S: share of recombined sentences and composed texts with a made-up word
     max_chars: int = 120        # S: longest normalised sentence, characters
     held_out: int = 20          # S: test sentences, new ones of words that occur in training; every voice speaks each
     pitch_range: float = 1.     # S: factor on the voices' range of pitch; below 1 is calmer and easier to learn
@@ -57,7 +60,7 @@ class CorpusConfig:
     def voice_count(self) -> int: return len(self.voices) if isinstance(self.voices, list) else self.voices
 
     def _check_ranges(self):
-        ranges = dict(voice_count=(1, len(VOICES)), pitch_range=(0, 2), own=(0, 10**6), recombined=(0, 10**7), held_out=(0, 10**5), clips_per_sentence=(1, self.voice_count),
+        ranges = dict(voice_count=(1, len(VOICES)), pitch_range=(0, 2), own=(0, 10**6), recombined=(0, 10**7), composed=(0, 10**6), composed_words=(2, 60), held_out=(0, 10**5), clips_per_sentence=(1, self.voice_count),
                       max_chars=(10, 1000), sample_rate=(8000, 48000))
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high: raise ConfigError(f"corpus.{name.replace('voice_count', 'voices')}={getattr(self, name)}: give a number from {low} to {high}")
@@ -69,17 +72,23 @@ def training_texts(
     cfg:CorpusConfig, # Options
     seed:int,         # Of the draw
 ) -> list: # [(id, normalised text, text as written)]
-    "Own and recombined sentences, all different and none longer than `max_chars`. ConfigError when there are too few own ones."
+    "Own and recombined sentences and composed texts, all different and none longer than `max_chars`. ConfigError when there are too few own ones."
     own = [(s.id, normalize(s.text).text, s.text) for s in load_sentences()]
     own = [s for s in own if len(s[1]) <= cfg.max_chars]
     if cfg.own > len(own): raise ConfigError(f"corpus.own={cfg.own}: the collection has {len(own)} sentences of at most {cfg.max_chars} characters")
-    if not cfg.own + cfg.recombined: raise ConfigError("corpus.own and corpus.recombined are both 0: there is nothing to speak")
+    if not cfg.own + cfg.recombined + cfg.composed: raise ConfigError("corpus.own, corpus.recombined and corpus.composed are all 0: there is nothing to speak")
     chosen = sorted(rng(seed, "corpus", "own").permutation(len(own))[:cfg.own])
     taken = {text for _, text, _ in own}
     more = recombine(2 * cfg.recombined + 100, seed, cfg.min_words, cfg.max_words, cfg.made_up) if cfg.recombined else []
     more = [t for t in more if len(t) <= cfg.max_chars and t not in taken][:cfg.recombined]
     if len(more) < cfg.recombined: raise ConfigError(f"corpus.max_chars={cfg.max_chars} is too short for sentences of {cfg.min_words} to {cfg.max_words} words")
-    return [own[i] for i in chosen] + [(f"rec{i:05d}", t, t) for i, t in enumerate(more, 1)]
+    taken |= set(more)
+    free = compose(2 * cfg.composed, seed, cfg.composed_words, cfg.made_up) if cfg.composed else []
+    free = [t for t in free if len(t) <= cfg.max_chars and t not in taken][:cfg.composed]
+    if len(free) < cfg.composed:
+        raise ConfigError(f"corpus.max_chars={cfg.max_chars} is too short for texts of up to {cfg.composed_words} words")
+    named = lambda kind, texts: [(f"{kind}{i:05d}", t, t) for i, t in enumerate(texts, 1)]
+    return [own[i] for i in chosen] + named("rec", more) + named("com", free)
 
 # %% ../../nbs/corpus/sources.ipynb #16863564
 def held_out_texts(
