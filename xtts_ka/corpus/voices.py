@@ -52,8 +52,13 @@ def recombined_texts(
     seed:int,   # Of the sentences
     min_words:int=4,
     max_words:int=8,
+    composed:float=0., # Share of texts as people write them (`corpus.compose`), of 1 to `max_words` words
 ) -> dict: # Voice -> sentences
     "Different sentences for every voice, put together from the package's lexicon."
+    from xtts_ka.corpus.compose import compose
     from xtts_ka.corpus.sentences import recombine
-    texts = iter(recombine(len(names) * clips, seed, min_words=min_words, max_words=max_words)) if names and clips else iter(())
-    return {name: [next(texts) for _ in range(clips)] for name in sorted(names)}
+    names, total = sorted(names), len(names) * clips
+    free = round(total * composed)
+    plain = recombine(total - free, seed, min_words=min_words, max_words=max_words) if total - free else []
+    texts = plain + (compose(free, seed, max_words) if free else [])
+    return {name: texts[k::len(names)] for k, name in enumerate(names)}

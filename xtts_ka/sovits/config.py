@@ -83,6 +83,7 @@ class PrepareConfig:
     "What is learned from, beside the clips of the run."
     voices: int = Field(0, ge=0)              # Further synthetic voices, at most; they speak Georgian
     voice_clips: int = Field(60, ge=1)        # Sentences of each
+    composed: float = Field(0.6, ge=0, le=1)  # Of them, texts as people write them: single words, commas, no final mark
     strangers: int = Field(0, ge=0)           # Synthetic voices kept from training, that say the held-out sentences
     stranger_clips: int = Field(20, ge=1)     # How many, at most
     max_seconds: float = Field(16., gt=0)     # Longer clips are rejects

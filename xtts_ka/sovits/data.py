@@ -51,7 +51,7 @@ def gather(
     if not rows: raise ManifestError(f"{held.path}: no clip is left to train on, all {len(rejects)} were rejected, e.g. line {rejects[0].line}: {rejects[0].reason}")
     names = other_voices({r.speaker_name for r in rows}, cfg.voices + cfg.strangers) if language == "ka" else []
     strangers = names[len(names) - min(cfg.strangers, len(names)):]
-    known = recombined_texts([n for n in names if n not in strangers], cfg.voice_clips, seed, 3, 7)
+    known = recombined_texts([n for n in names if n not in strangers], cfg.voice_clips, seed, 3, 8, cfg.composed)
     said = list(dict.fromkeys(r.text for r in rows if r.split == "test"))[:cfg.stranger_clips]
     parts = {"voices": (known, "train"), "strangers": ({n: said for n in strangers} if said else {}, "test")}
     for folder, (texts, split) in parts.items():

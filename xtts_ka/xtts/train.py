@@ -21,6 +21,7 @@ from ..core.paths import resolve
 from ..core.loop import fit, load_models
 from ..core.progress import bar
 from ..core.randomness import rng, seeded_step
+from .alignment import read_alignments
 from .base import Base
 from .config import DecodeConfig, DvaeConfig, PretrainConfig
 from ..corpus.clips import Clips, Shelf
@@ -62,7 +63,7 @@ class Pretrain:
         out,        # Folder of this stage
         seed:int=1,
     ):
-        self.cfg, self.init, self.out = cfg, Path(init), Path(out)
+        self.cfg, self.init, self.out, self.segments = cfg, Path(init), Path(out), Path(segments)
         for part in (cfg.gpt, cfg.decoder): seeded(part, seed)
         if not (self.init / "xtts_init_results.json").is_file(): raise MissingError(f"{init}/xtts_init_results.json: the stage xtts_init has not run; xtts-ka run --to xtts_init")
         self.results = read_json(self.init / "xtts_init_results.json")
@@ -132,7 +133,11 @@ class Pretrain:
         cfg = self.cfg.gpt
         check_vocabulary(self.out / "gpt", self.vocabulary)
         about = [self.results["base"]["digest"], self.results["vocabulary_mode"]] if self.base else None
-        self.task = self.task_of(self.clips, self.codes, Shelf(self.init / "references"), start=self.first if self.base else None, replay=self.replay(),
+        known = {} if cfg.alignment.times in ("forced", "forward_sum") else read_alignments(self.segments)
+        if cfg.alignment.times == "given" and not known: raise MissingError(f"{self.segments}/alignments.jsonl: gpt.alignment.times=given, but the corpus does not know when letters are spoken; use auto, forced or forward_sum")
+        mels = Shelf(self.init / "mels") if (self.init / "mels").is_dir() else None
+        vectors = self.dvae().codebook.embed.T.detach().clone()                       # [d, codes] -> [codes, d]
+        self.task = self.task_of(self.clips, self.codes, Shelf(self.init / "references"), start=self.first if self.base else None, replay=self.replay(), mels=mels, times=known, vectors=vectors,
                                  share=self.cfg.replay.share, listen=self.listener() if cfg.free_run and cfg.samples else None, about=about)
         if not self.task.val: print("no validation clips (segments.val_fraction): the validation loss is that of training clips and cannot show overfitting")
         result = fit(self.task, cfg.loop, self.out / "gpt", "GPT")
@@ -203,7 +208,7 @@ class Pretrain:
         "Everything in XTTS-v2's official layout, read back by coqui-tts before it counts."
         trained = {s: v for s, v in self.speakers.items() if self.clips.by_speaker[s]}
         about = {"clips": clips_digest(self.clips), "vocabulary": self.vocabulary.fingerprint, "gpt": to_dict(self.cfg.gpt), "decoder": to_dict(self.cfg.decoder),
-                 "dvae": self.results["dvae"], "voices": {s: [self.clips.key(i) for i in self.voice_clips(s)] for s in trained}, "pace": self.pace()}
+                 "dvae": self.results["dvae"], "voices": {s: [self.clips.key(i) for i in self.voice_clips(s)] for s in trained}, "pace": self.pace(), "alignment": {"heads": self.task.heads}}
         base = self.base and {**self.results["base"], "version": self.base.version, "licence": self.base.licence}
         choose = DecodeConfig(**{k: v for k in ("temperature", "top_k", "top_p", "repetition_penalty") if (v := self.base.config.get(k)) is not None}) if self.base else None
         return write_export(folder, self.gpt_net, self.waveform, self.encoder, self.stats, self.vocabulary, trained, self.dvae().state_dict(),
