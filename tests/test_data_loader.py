@@ -8,7 +8,7 @@ from xtts_ka.core.audio import write_audio
 from xtts_ka.core.errors import ConfigError, ManifestError, MissingError
 from xtts_ka.core.loop import Batches
 from xtts_ka.core.manifest import Row, read_manifest, write_manifest
-from xtts_ka.xtts.config import GptConfig
+from xtts_ka.xtts.config import AlignmentConfig, GptConfig
 from xtts_ka.xtts.data_loader import CollateFunction, DataManager, EpochBatches, XTTSDataset
 from xtts_ka.corpus.clips import Shelf
 from xtts_ka.xtts.dataset import mel_shelf
@@ -46,7 +46,8 @@ def manager(run, **options): return DataManager(run/"segments", init=run/"init",
 
 def gpt_task(run, data, **options):
     from xtts_ka.xtts.gpt import GptTask
-    cfg = GptConfig(layers=1, dim=32, heads=2, **options)
+    plain = dict(alignment=AlignmentConfig(weight=0), corrupt=0) # what only the training adds to a batch
+    cfg = GptConfig(layers=1, dim=32, heads=2, **plain, **options)
     cfg.loop.seed, cfg.loop.batch_size, cfg.loop.bucket = data.seed, 8, True
     held = data.shelves()
     return GptTask(cfg, data.clips, data.vocabulary, Shelf(run/"init/codes"), Shelf(run/"init/references"), held["stats"], held["codebook"])

@@ -21,7 +21,7 @@ from ..core.errors import ConfigError, XttsKaError
 from ..core.loop import Task
 from ..core.optim import muon_and_adamw, split_matrices
 from ..core.randomness import rng, seeded_step, torch_rng
-from .alignment import check_heads, default_heads, forward_sum_loss, given_loss, head_scores, id_spans, letter_times, pointing, soft_path
+from .alignment import check_heads, default_heads, forward_sum_loss, given_loss, head_scores, id_spans, pointing, soft_path
 from .config import DecodeConfig, GptConfig
 from ..corpus.clips import Clips, Shelf
 from .dataset import reference_cut, text_ids
@@ -89,7 +89,7 @@ def sequences(
     gpt,         # Names START and STOP of both
     hidden=None, # (first, last) codes of each clip that do not count, or None
     heard=None,  # [m] codes of each clip as inputs, where they differ from the targets
-)->dict: # text_in, text_out [B, n + 2], codes_in, codes_out [B, m + 1]; `*_out` holds IGNORE where nothing counts
+)->dict: # text_in, text_out [B, n + 2], text_lengths, steps [B]; codes_in, codes_out [B, m + 1]; `*_out` holds IGNORE where nothing counts
     "Inputs and targets: what comes next, and one STOP at the end."
     t = lambda *ids: torch.tensor(ids, dtype=torch.long)
     text, codes = [torch.as_tensor(x).long() for x in text], [torch.as_tensor(x).long() for x in codes]
@@ -101,7 +101,7 @@ def sequences(
     for out, span in zip(codes_out, hidden or ()):
         if span: out[span[0]: span[1]] = IGNORE
     return {"text_in": padded(text_in, gpt.stop_text_token), "text_out": padded(text_out, IGNORE),
-            "text_lengths": torch.tensor([len(x) for x in text_in]), "code_lengths": torch.tensor([len(x) for x in codes_in]),
+            "text_lengths": torch.tensor([len(x) for x in text_in]), "steps": torch.tensor([len(x) for x in codes_in]),
             "codes_in": padded(codes_in, gpt.stop_audio_token), "codes_out": padded(codes_out, IGNORE)}
 
 @dataclass
@@ -233,7 +233,7 @@ class GptTask(Task):
         listen=None,        # (codes [n], name, step) -> None; keeps what the free-running check said
         about=None,         # What `start` was made from, for the fingerprint
         mels:Shelf=None,    # [n, 80] log-mels that the codes were made of; None: latents are not asked for the mel
-        times:dict=None,    # audio_file -> phoneme times, of `alignment.read_alignments`; None or absent clips: forward-sum
+        times:dict=None,    # audio_file -> [characters, 2] seconds; None or absent clips: forward-sum
         vectors:Tensor=None, # [codes, d] of the codebook, for new embeddings
     ):
         self.cfg, self.clips, self.vocabulary, self.codes, self.references = cfg, clips, vocabulary, codes, references
@@ -279,9 +279,8 @@ class GptTask(Task):
     def path(self, i:int): # [m + 1, n] soft path, or None where the clip's times are not known
         "Where each code of a clip is in its text."
         row = self.clips.rows[i]
-        found = self.times.get(row.audio_file)
-        times = letter_times(row.text.strip(), found) if found else None
-        if times is None or not len(times): return None
+        times = self.times.get(row.audio_file)
+        if times is None: return None
         return soft_path(id_spans(self.vocabulary, self.ids[i], row.text), times, len(self.codes[i]), CODE / RATE)
 
     def sample(self, i:int, *key): # text ids [n], codes [m], reference [80, frames], span, soft path, mel [m, 320]
@@ -313,7 +312,7 @@ class GptTask(Task):
         if self.mels is not None: batch["mel"] = nn.utils.rnn.pad_sequence([s["mel"] for s in samples], batch_first=True)  # [B, m, 320]
         return batch
 
-    def shared_references(self, samples)->dict: # reference [U, 80, shortest], which [B]
+    def shared_references(self, samples)->dict: # reference [U, 80, shortest]; which [B], where clips share them
         "The first references of each speaker serve all its clips of the batch."
         most, chosen, which = self.cfg.references or len(samples), {}, []
         if self.cfg.reference == "same": most = len(samples)
@@ -326,7 +325,8 @@ class GptTask(Task):
                 which.append(mine[-1])
             else: which.append(mine[len(which) % len(mine)])
         shortest = min(r.shape[1] for r in picked)
-        return {"reference": torch.stack([r[:, :shortest] for r in picked]), "which": torch.tensor(which)}
+        out = {"reference": torch.stack([r[:, :shortest] for r in picked])}
+        return out if len(picked) == len(samples) else out | {"which": torch.tensor(which)}
 
     def _paths(self, samples, batch)->dict: # path [B, m + 1, n + 2], summed [B] bool: no times
         path = torch.zeros(len(samples), batch["codes_in"].shape[1], batch["text_in"].shape[1])
@@ -342,7 +342,7 @@ class GptTask(Task):
         fade = self.cfg.alignment.prior_until * self.cfg.loop.steps
         prior = max(0.0, 1 - step / fade) if fade else 0.0
         rows = batch["summed"]
-        free = forward_sum_loss(out.scores[:, rows], batch["text_lengths"][rows], batch["code_lengths"][rows], out.first, prior)
+        free = forward_sum_loss(out.scores[:, rows], batch["text_lengths"][rows], batch["steps"][rows], out.first, prior)
         return loss + free * rows.float().mean()
 
     def loss(self, phase, batch, step):

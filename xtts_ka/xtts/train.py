@@ -21,7 +21,8 @@ from ..core.paths import resolve
 from ..core.loop import fit, load_models
 from ..core.progress import bar
 from ..core.randomness import rng, seeded_step
-from .alignment import read_alignments
+from .aligner import forced_times
+from .alignment import letter_times, read_alignments
 from .base import Base
 from .config import DecodeConfig, DvaeConfig, PretrainConfig
 from ..corpus.clips import Clips, Shelf
@@ -128,16 +129,26 @@ class Pretrain:
         def listen(codes, name, step): keep_sample(self.out / "gpt" / "samples" / f"step-{step:07d}", name, codes_to_mel(dvae, codes, self.stats), f"step {step}, {name}")
         return listen
 
+    def letter_times(self)->dict: # audio_file -> [characters, 2] seconds; empty where heads are not taught or learn by forward-sum
+        "When each letter is spoken: as the corpus says, or as a recogniser of its own finds it."
+        cfg = self.cfg.gpt.alignment
+        if not cfg.weight or cfg.times == "forward_sum": return {}
+        if cfg.times == "forced":
+            return forced_times(self.clips, Shelf(self.init / "mels"), self.stats, self.out / "aligner", cfg.forced_steps, self.cfg.gpt.loop.seed)
+        found = read_alignments(self.segments)
+        if cfg.times == "given" and not found:
+            raise MissingError(f"{self.segments}/alignments.jsonl: gpt.alignment.times=given, but the corpus does not know when letters are spoken; use auto, forced or forward_sum")
+        known = {r.audio_file: letter_times(r.text.strip(), found[r.audio_file]) for r in self.clips.rows if r.audio_file in found}
+        return {name: times for name, times in known.items() if times is not None}
+
     def gpt(self): # FitResult; self.gpt_net is the trained GPT
         "Train the GPT; the best checkpoint on validation clips is used."
         cfg = self.cfg.gpt
         check_vocabulary(self.out / "gpt", self.vocabulary)
         about = [self.results["base"]["digest"], self.results["vocabulary_mode"]] if self.base else None
-        known = {} if cfg.alignment.times in ("forced", "forward_sum") else read_alignments(self.segments)
-        if cfg.alignment.times == "given" and not known: raise MissingError(f"{self.segments}/alignments.jsonl: gpt.alignment.times=given, but the corpus does not know when letters are spoken; use auto, forced or forward_sum")
         mels = Shelf(self.init / "mels") if (self.init / "mels").is_dir() else None
         vectors = self.dvae().codebook.embed.T.detach().clone()                       # [d, codes] -> [codes, d]
-        self.task = self.task_of(self.clips, self.codes, Shelf(self.init / "references"), start=self.first if self.base else None, replay=self.replay(), mels=mels, times=known, vectors=vectors,
+        self.task = self.task_of(self.clips, self.codes, Shelf(self.init / "references"), start=self.first if self.base else None, replay=self.replay(), mels=mels, times=self.letter_times(), vectors=vectors,
                                  share=self.cfg.replay.share, listen=self.listener() if cfg.free_run and cfg.samples else None, about=about)
         if not self.task.val: print("no validation clips (segments.val_fraction): the validation loss is that of training clips and cannot show overfitting")
         result = fit(self.task, cfg.loop, self.out / "gpt", "GPT")
