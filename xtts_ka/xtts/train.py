@@ -228,7 +228,9 @@ class Pretrain:
     def pace(self)->dict|None: # `Pace` of the training clips, for the length prior when speaking; None when all texts are equally long
         train = self.clips.split("train")
         ids, codes = [len(self.task.ids[i]) for i in train], [len(self.codes[i]) for i in train]
-        return asdict(fit_pace(ids, codes)) if len(set(ids)) > 1 else None
+        if len(set(ids)) < 2: return None
+        words = sorted(len(self.clips.rows[i].text.split()) for i in train)
+        return asdict(fit_pace(ids, codes)) | {"words": words[int(0.9 * (len(words) - 1))]} # of nine texts in ten, at most
 
     def finish(self, gpt, decoder)->dict: # Flat metrics of the stage
         "`metrics.json` for the report."
