@@ -21,7 +21,7 @@ from ..core.errors import ConfigError, XttsKaError
 from ..core.loop import Task
 from ..core.optim import muon_and_adamw, split_matrices
 from ..core.randomness import rng, seeded_step, torch_rng
-from .alignment import check_heads, default_heads, forward_sum_loss, given_loss, head_scores, id_spans, pointing, soft_path
+from .alignment import best_heads, check_heads, default_heads, forward_sum_loss, given_loss, head_scores, id_spans, pointing, soft_path
 from .config import DecodeConfig, GptConfig
 from ..corpus.clips import Clips, Shelf
 from .dataset import reference_cut, text_ids
@@ -241,9 +241,31 @@ class GptTask(Task):
         self.mels, self.times, self.vectors = mels if cfg.mel_weight else None, times or {}, vectors
         self.train, self.val, self.step = clips.split("train"), clips.split("val"), 0
         self.ids = [text_ids(vocabulary, r) for r in clips.rows]
-        self.heads = [list(h) for h in cfg.alignment.heads] or default_heads(cfg.layers, cfg.heads) if cfg.alignment.weight else []
+        self.heads = self.wanted_heads()
         self.replayed = round(len(self.train) * share / (1 - share)) if replay else 0
         self.lengths = [len(codes[i]) for i in self.train] + [int(np.mean([len(replay.codes[i]) for i in replay.train]))] * self.replayed if replay else [len(codes[i]) for i in self.train]
+
+    def wanted_heads(self): # [[layer, head], ...]; None: to be found in the base
+        "Those of the configuration; of a new network two fixed ones."
+        c = self.cfg
+        if not c.alignment.weight: return []
+        if c.alignment.heads: return [list(h) for h in c.alignment.heads]
+        return None if self.start else default_heads(c.layers, c.heads)
+
+    @torch.no_grad()
+    def found_heads(self, clips:int=32)->list: # [[layer, head], [layer, head]]
+        "The two heads of a trained network that read along best already: where letters are known by pointing at them, else by the forward-sum loss."
+        every = [[layer, head] for layer in range(self.cfg.layers) for head in range(self.cfg.heads)]
+        self.heads, self.net, total = [[0, 0]], self.net.eval(), torch.zeros(len(every))
+        for i in (self.train[:clips] or self.val[:clips]):
+            batch = self.collate([self.sample(i, "heads")])
+            for layer in range(self.cfg.layers):             # a layer at a time: all scores at once would not fit
+                mine = slice(layer * self.cfg.heads, (layer + 1) * self.cfg.heads)
+                out = gpt_forward(self.net, batch, every[mine])
+                if not bool(batch["summed"].any()): total[mine] += pointing(out.scores, batch["path"], out.first)
+                else: total[mine] -= torch.stack([forward_sum_loss(s[None], batch["text_lengths"], batch["steps"], out.first) for s in out.scores])
+        self.net.train()
+        return best_heads(total.view(self.cfg.layers, self.cfg.heads))
 
     def models(self):
         seeded_step(self.cfg.loop.seed, "gpt")
@@ -251,6 +273,7 @@ class GptTask(Task):
         new = not self.start
         self.net = adapt(make_gpt(self.cfg, len(v), v.start, v.stop, self.codebook) if new else self.start(), self.cfg)
         if new and self.vectors is not None and self.cfg.codebook_start: start_from_codebook(self.net, self.vectors, self.cfg.loop.seed)
+        if self.heads is None: self.heads = self.found_heads()
         check_heads(self.heads, self.net)
         if self.mels is None: return {"gpt": self.net}
         self.mel_heads = MelHeads(self.net.model_dim)
@@ -268,7 +291,7 @@ class GptTask(Task):
         c = self.cfg
         return {"clips": len(self.clips), "vocabulary": self.vocabulary.fingerprint, "codes": self.codebook, "dim": c.dim, "layers": c.layers, "heads": c.heads,
                 "lora": c.lora, "freeze": list(c.freeze), "reference": c.reference, "prompt_mask": c.prompt_mask, "start": self.about, "replay": self.replay and len(self.replay.train),
-                "alignment": [self.heads, c.alignment.weight, len(self.times)], "corrupt": c.corrupt, "mel": [c.mel_weight, self.mels is not None], "optimizer": [c.optimizer, c.muon_lr],
+                "alignment": [c.alignment.heads, c.alignment.weight, len(self.times)], "corrupt": c.corrupt, "mel": [c.mel_weight, self.mels is not None], "optimizer": [c.optimizer, c.muon_lr],
                 "dropout": c.dropout, "references": c.references, "codebook_start": c.codebook_start and self.vectors is not None}
 
     def cut(self, i:int, *key)->tuple: # [80, <= reference_frames], and the codes it covers where the clip is its own reference

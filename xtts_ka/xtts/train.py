@@ -122,7 +122,7 @@ class Pretrain:
         task = DvaeTask(DvaeConfig(**self.results["dvae"]), clips, Shelf(folder / "mels"), self.stats)
         made("codes", lambda to: code_shelf(self.dvae(), task, to))
         if rejects: print(f"{self.cfg.replay.path}: {len(rejects)} clips are not replayed, first: {rejects[0].item}: {rejects[0].reason}")
-        return self.task_of(clips, Shelf(folder / "codes"), Shelf(folder / "references"))
+        return self.task_of(clips, Shelf(folder / "codes"), Shelf(folder / "references"), mels=Shelf(folder / "mels"))
 
     def listener(self): # (codes, name, step) -> None
         dvae = self.dvae()

@@ -1,0 +1,153 @@
+"""What teaches XTTS's GPT to read: `python bench/reading.py RUN` (for example outputs/demo; about a quarter of an hour on one core) writes
+nbs/results/reading.json, which nbs/xtts/reading.ipynb draws.
+
+One GPT is trained on the clips of RUN with all parts, and once more with each part left out: taught heads, given times against a recogniser's
+against none, corrupted inputs, mel heads, the start from the codebook, Muon. The same steps, seed and batches each; then unseen texts are
+spoken by greedy decoding and read by the built-in recogniser from the codes through the DVAE and the run's vocoder. The figures compare
+variants of one short training with each other; they do not say how good a full training becomes."""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("XTTS_KA_PROGRESS", "off")
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "nbs/results/reading.json"
+
+VARIANTS = {  # name -> changes of full_pretrain.gpt
+    "all parts, given times": {},
+    "times by a recogniser (forced)": {"alignment.times": "forced"},
+    "no times (forward-sum)": {"alignment.times": "forward_sum"},
+    "no taught heads": {"alignment.weight": 0},
+    "no corrupted inputs": {"corrupt": 0},
+    "no mel heads": {"mel_weight": 0},
+    "no codebook start": {"codebook_start": False},
+    "AdamW alone, its rate doubled": {"optimizer": "adamw", "lr": 3e-3},
+}
+
+
+def options(run, steps, preset, changes):
+    "The configuration of a variant: that of the run, short."
+    from xtts_ka.pipeline.stages import load_run
+
+    gpt = {"loop.steps": steps, "loop.validate_every": max(1, steps // 4), "loop.save_every": steps, "loop.log_every": 10}
+    gpt |= {("loop.lr" if k == "lr" else k): v for k, v in changes.items()}
+    words = [f"full_pretrain.gpt.{k}={json.dumps(v)}" for k, v in gpt.items()]
+    words += [f"full_pretrain.preset={preset}"] if preset else []
+    return load_run(Path(run) / "config.yaml", words).full_pretrain
+
+
+def curve(path, keys):
+    "Lines of a log."
+    from xtts_ka.core.files import read_jsonl
+
+    rows = [r for r in read_jsonl(path) if any(k in r for k in keys)]
+    return {"step": [r["step"] for r in rows]} | {k: [round(r[k], 4) if k in r else None for r in rows] for k in keys}
+
+
+def attention(stage, i):
+    "Attention of the taught heads over the text of a clip, [codes, text positions], mean of the heads."
+    import torch
+    from xtts_ka.xtts.alignment import default_heads
+    from xtts_ka.xtts.gpt import gpt_forward
+
+    task = stage.task
+    heads = task.heads or default_heads(task.cfg.layers, task.cfg.heads)
+    with torch.inference_mode():
+        batch = task.collate([task.sample(i, "val")])
+        out = gpt_forward(task.net, batch, heads)
+    n = batch["text_in"].shape[1]
+    return out.scores.softmax(-1).mean(0)[0, :, out.first : out.first + n]
+
+
+def spoken_errors(stage, texts, vocoder):
+    "Character error rate of unseen texts, spoken greedily."
+    import numpy as np
+    from xtts_ka.evaluate.paths import hifi_mel
+    from xtts_ka.evaluate.recogniser import Recogniser, error_rate
+    from xtts_ka.xtts.config import DecodeConfig
+    from xtts_ka.xtts.decode import decode_batch
+    from xtts_ka.xtts.dvae import decode
+    from xtts_ka.xtts.fast import FastGPT
+
+    stage.voices()
+    voices, dvae, hear = sorted(stage.speakers), stage.dvae(), Recogniser()
+    conds = [stage.speakers[voices[k % len(voices)]]["gpt_cond_latent"] for k in range(len(texts))]
+    ids = [stage.vocabulary.encode(t) for t in texts]
+    said = decode_batch(FastGPT(stage.gpt_net), conds, ids, DecodeConfig(temperature=0))
+    pairs = []
+    for text, take in zip(texts, said):
+        mel = decode(dvae, take.codes) * stage.stats[:, None] if len(take.codes) else None
+        wav = vocoder.generate(hifi_mel(mel, vocoder.mel)).numpy() if mel is not None else np.zeros(2205, np.float32)
+        pairs.append((text, hear.hear(wav, 22050)))
+    rate, low, high = error_rate(pairs)
+    return {"cer": round(rate, 4), "low": round(low, 4), "high": round(high, 4), "stopped": sum(t.stopped for t in said)}
+
+
+def unseen_texts(stage, count):
+    "Texts of the composer that no clip says."
+    from xtts_ka.corpus.compose import compose
+    from xtts_ka.text.chunks import closed
+
+    known = {r.text for r in stage.clips.rows}
+    return [closed(t) for t in compose(4 * count, 4711, 6) if t not in known][:count]
+
+
+def pad_picture(picture):
+    return [[round(float(x), 3) for x in row] for row in picture]
+
+
+def measure(run, name, changes, args, work):
+    "Train a variant and judge it."
+    from xtts_ka.vocoder.synthesize import open_vocoder
+    from xtts_ka.xtts.train import Pretrain
+
+    cfg = options(run, args.steps, args.preset, changes)
+    began = time.process_time()
+    stage = Pretrain(cfg, run / "segments", run / "xtts_init", Path(work) / name.replace(" ", "-"), args.seed)
+    result = stage.gpt()
+    spent = time.process_time() - began
+    clip = max(stage.clips.split("val"), key=lambda i: -abs(len(stage.codes[i]) - 60))
+    row = {
+        "name": name,
+        "cpu_seconds": round(spent, 1),
+        "steps": args.steps,
+        "loss": curve(result.log_path, ("val/code", "val/point", "cpu_seconds")),
+        "align": curve(result.log_path, ("loss/align",)),
+        "text": stage.clips.rows[clip].text,
+        "attention": pad_picture(attention(stage, clip)),
+    }
+    row |= spoken_errors(stage, unseen_texts(stage, args.texts), open_vocoder(run / "vocoder"))
+    print(f"{name}: {row['loss']['val/code'][-1]:.3f} nats, {row['cer']:.1%} lost, {spent:.0f} CPU s", flush=True)
+    return row
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("run", metavar="RUN", help="folder of a run with segments, xtts_init and vocoder")
+    p.add_argument("--steps", type=int, default=200, help="of each training (default: 200)")
+    p.add_argument("--texts", type=int, default=40, help="unseen texts spoken (default: 40)")
+    p.add_argument("--preset", default="", help="sizes: tiny or small; empty: those of the run")
+    p.add_argument("--seed", type=int, default=1, help="(default: 1)")
+    p.add_argument("--only", default="", help="variants whose name holds this (default: all)")
+    p.add_argument("--key", default="", help="name of this set of figures in the file (default: the preset, or tiny)")
+    args = p.parse_args()
+    import torch
+
+    torch.set_num_threads(1)
+    sys.path.insert(0, str(ROOT))
+    run = Path(args.run).resolve()
+    with tempfile.TemporaryDirectory() as work:
+        rows = [measure(run, n, c, args, work) for n, c in VARIANTS.items() if args.only in n]
+    held = json.loads(OUT.read_text(encoding="utf-8")) if OUT.is_file() else {}
+    held[args.key or args.preset or "tiny"] = {"steps": args.steps, "texts": args.texts, "seed": args.seed, "rows": rows}
+    OUT.write_text(json.dumps(held, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
