@@ -121,7 +121,7 @@ class DecoderConfig:
     "Size and training of the waveform decoder."
     channels: int | list[int] = 64             # After the first convolution and each of the four upsamplings; one number is halved each time; XTTS-v2: 512
     kernels: list[list[int]] = [[3, 7, 11]] * 4 # Residual blocks of each stage, by kernel; those left out become zeros in the official shape
-    kink_rows: int = Field(0, ge=0)            # First channels that begin as second differences in time of the latents
+    carriers: int = Field(0, ge=0)             # Pitches at which channels begin to oscillate where the latents turn; each takes four of the first channels and one of the second
     crop: int = Field(32, ge=8)                # Training crop, frames of 256 samples at 24 kHz (10.7 ms)
     mel_weight: float = Field(1.0, ge=0)       # Weight of the log-mel L1
     stft_weight: float = Field(1.0, ge=0)      # Weight of the multi-resolution STFT loss
@@ -134,6 +134,8 @@ class DecoderConfig:
     judge_lr: float = Field(1e-3, gt=0)        # Its learning rate
     adversarial_weight: float = Field(1.0, ge=0) # Weight of being taken for a recording (LSGAN)
     feature_weight: float = Field(2.0, ge=0)   # Weight of the distance of the discriminator's features
+    optimizer: Literal["adamw", "muon"] = "adamw" # muon: for the kernels of the convolutions, with AdamW for the rest
+    muon_lr: float = Field(1e-2, gt=0)         # Learning rate of Muon
     start: Literal["new", "base", "keep"] = "new" # From nothing, from the base's weights, or the base's as it is
     loop: DecoderLoop = DecoderLoop()
 
