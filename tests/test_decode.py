@@ -192,6 +192,20 @@ def test_a_decoder_of_full_width_is_not_cut():
     fast, z, g = FastDecoder(net), torch.randn(1, 32, 40), torch.randn(1, 512, 1)
     with torch.inference_mode(): assert fast.net.conv_pre.out_channels == 48 and torch.allclose(fast.frames(z, g, 0, 40), net(z, g=g)[0, 0], atol=1e-5)
 
+def test_a_decoder_of_free_widths_is_cut_to_them():
+    from xtts_ka.xtts.decoder import make_decoder, make_generator, widen
+    seeded_step(2, "free widths")
+    sizes, kernels = [48, 32, 16, 16, 16], [[3, 7, 11], [7], [3, 7], []]
+    narrow, official = make_generator(32, sizes, kernels).eval(), make_decoder(32).waveform_decoder.eval()
+    official.load_state_dict(widen(narrow.state_dict(), official.state_dict()))
+    fast, z, g = FastDecoder(official), torch.randn(1, 32, 40), torch.randn(1, 512, 1)
+    assert [fast.net.conv_pre.out_channels, *(up.out_channels for up in fast.net.ups)] == sizes
+    assert [hasattr(b, "convs1") for b in fast.net.resblocks] == [k in stage for stage in kernels for k in (3, 7, 11)]
+    with torch.inference_mode():
+        said, theirs = fast.frames(z, g, 0, 40), official(z, g=g)[0, 0]
+        assert torch.allclose(said, theirs, atol=1e-5) and float((narrow(z, g=g)[0, 0] - theirs).abs().max()) < 1e-6
+        assert torch.allclose(fast.frames(z, g, 18, 22), theirs[18 * 256: 22 * 256], atol=1e-5)   # within reach of what it needs
+
 # text
 
 @settings(deadline=None, max_examples=200)

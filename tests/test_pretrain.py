@@ -15,9 +15,10 @@ from xtts_ka.core.randomness import rng
 
 KILLS, SEED = int(os.environ.get("XTTS_KA_KILLS", 2)), int(os.environ.get("XTTS_KA_KILL_SEED", 7))
 LOOP = dict(batch_size=4, warmup=1, validate_every=4, save_every=2, log_every=2)
-DVAE = dict(codes=16, hidden=16, codebook_dim=8, blocks=1, crop=32, loop=dict(steps=8, **LOOP))
+DVAE = dict(codes=16, hidden=16, codebook_dim=8, blocks=1, crop=0, letter_weight=0.03, loop=dict(steps=8, **LOOP))
 GPT = dict(layers=2, dim=32, heads=2, max_text=40, max_codes=60, reference_frames=48)
-DECODER = dict(channels=16, crop=8, loop=dict(steps=3, **LOOP | dict(batch_size=2)))
+DECODER = dict(channels=[24, 16, 16, 16, 16], kernels=[[3], [7], [7], []], carriers=4, crop=8, energy_weight=1, repetition_weight=1, phase_weight=1,
+               judge_from=0.3, judge_width=0.02, judge_periods=[3, 64], optimizer="muon", loop=dict(steps=3, **LOOP | dict(batch_size=2)))
 
 
 def tones(folder, letters, language, seed):

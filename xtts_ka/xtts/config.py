@@ -53,11 +53,16 @@ class DvaeConfig:
     hidden: int = Field(128, ge=8)          # Channels of the first convolution; the second has twice as many
     codebook_dim: int = Field(32, ge=2)     # Dimension of a code's vector
     blocks: int = Field(2, ge=0)            # Residual blocks on each side
-    crop: int = Field(64, ge=8)             # Training crop, frames of 11.6 ms
+    crop: int = Field(64, ge=0)             # Training crop, frames of 11.6 ms; 0: whole clips
+    letter_weight: float = Field(0.0, ge=0) # Weight of reading the clip's text from its codes (CTC), with `crop: 0`
+    even_until: float = Field(0.1, ge=0, le=1) # Share of the training in which letters are taught at even distances
     commitment: float = Field(0.25, ge=0)   # Weight of the pull of the encoder towards its code
     revive_after: int = Field(15, ge=0)     # Steps a code may stay unused before it is moved; 0: never (coqui's way)
     revive_until: float = Field(0.7, ge=0, le=1) # Share of the training in which codes are moved
     loop: DvaeLoop = DvaeLoop()
+
+    def __post_init__(self):
+        if self.letter_weight and self.crop: raise ConfigError("dvae.letter_weight reads whole texts: it needs dvae.crop=0")
 
 # %% ../../nbs/xtts/config.ipynb #ae959d38
 @config
@@ -131,10 +136,23 @@ class DecoderLoop(LoopConfig):
 @config
 class DecoderConfig:
     "Size and training of the waveform decoder."
-    channels: int = Field(64, ge=16, le=512)   # Width after the first convolution, a multiple of 16; XTTS-v2: 512
+    channels: int | list[int] = 64             # After the first convolution and each of the four upsamplings; one number is halved each time; XTTS-v2: 512
+    kernels: list[list[int]] = [[3, 7, 11]] * 4 # Residual blocks of each stage, by kernel; those left out become zeros in the official shape
+    carriers: int = Field(0, ge=0)             # Pitches at which channels begin to oscillate where the latents turn; each takes four of the first channels and one of the second
     crop: int = Field(32, ge=8)                # Training crop, frames of 256 samples at 24 kHz (10.7 ms)
     mel_weight: float = Field(1.0, ge=0)       # Weight of the log-mel L1
     stft_weight: float = Field(1.0, ge=0)      # Weight of the multi-resolution STFT loss
+    energy_weight: float = Field(0.0, ge=0)    # Weight of the log energies of patches of the spectrum
+    repetition_weight: float = Field(0.0, ge=0) # Weight of repeating oneself after a frame more than the recording does
+    phase_weight: float = Field(0.0, ge=0)     # Weight of the steps of the phase in time and frequency
+    judge_from: float = Field(1.0, ge=0, le=1) # Share of the training after which a multi-period discriminator joins; 1: never
+    judge_width: float = Field(0.125, gt=0)    # Factor on its channels; HiFi-GAN: 1
+    judge_periods: list[int] = [3, 5, 7, 64, 256] # Samples
+    judge_lr: float = Field(1e-3, gt=0)        # Its learning rate
+    adversarial_weight: float = Field(1.0, ge=0) # Weight of being taken for a recording (LSGAN)
+    feature_weight: float = Field(2.0, ge=0)   # Weight of the distance of the discriminator's features
+    optimizer: Literal["adamw", "muon"] = "adamw" # muon: for the kernels of the convolutions, with AdamW for the rest
+    muon_lr: float = Field(1e-2, gt=0)         # Learning rate of Muon
     start: Literal["new", "base", "keep"] = "new" # From nothing, from the base's weights, or the base's as it is
     loop: DecoderLoop = DecoderLoop()
 

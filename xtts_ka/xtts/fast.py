@@ -150,12 +150,12 @@ def plain_generator(
 ): # A new one without weight norm, as narrow as it can be
     "The generator as it is best used. What it says is the same up to rounding."
     state = {name: _plain(generator, name) for name in _names(generator)}
-    wide, channels = generator.conv_pre.out_channels, _alive(state)
-    shapes = {k: _shape(v.shape, wide, channels, k) for k, v in state.items()}
-    cut = {k: v[tuple(slice(0, n) for n in shapes[k])].clone() for k, v in state.items()}
-    if any(v.count_nonzero() != cut[k].count_nonzero() for k, v in state.items()): channels, cut = wide, state   # not a narrow one of ours
-    net = _like(generator, channels)
-    net.load_state_dict(cut)
+    per_stage = generator.num_kernels
+    alive = _alive(state, len(generator.ups), per_stage)
+    blocks = [n for n in range(len(generator.resblocks)) if any(bool(v.any()) for k, v in state.items() if k.startswith(f"resblocks.{n}."))]
+    net = _like(generator, alive, blocks)
+    shapes = {k: v.shape for k, v in net.state_dict().items()}
+    net.load_state_dict({k: state[k][tuple(map(slice, shape))].clone() for k, shape in shapes.items()})
     return net.eval().requires_grad_(False)
 
 def _names(net)->list: return [f"{n}.{p}" for n, m in net.named_modules() if isinstance(m, (nn.Conv1d, nn.ConvTranspose1d)) for p in ("weight", "bias") if getattr(m, p) is not None]
@@ -163,26 +163,32 @@ def _plain(net, name)->Tensor: # Direction and gain multiplied
     module, part = name.rsplit(".", 1)
     return getattr(net.get_submodule(module), part).detach().clone()
 
-def _alive(state)->int: # Width that holds all channels that are not zero, a multiple of 16
-    heads = [state["conv_pre.weight"].abs().amax((1, 2)), state["conv_pre.bias"].abs(), state["cond_layer.weight"].abs().amax((1, 2)), state["cond_layer.bias"].abs()]
-    alive = torch.stack(heads).amax(0).nonzero()
-    return 16 * math.ceil((int(alive.max()) + 1 if len(alive) else 1) / 16)
+def _alive(state:dict, stages:int, blocks:int)->list: # [stages + 1]
+    "Channels of each stage up to the last that anything writes to or reads from, a multiple of 16."
+    used = [set() for _ in range(stages + 1)]
+    def note(stage, tensor, axis=0):
+        used[stage].update(tensor.abs().amax([d for d in range(tensor.ndim) if d != axis]).nonzero().flatten().tolist() if tensor.ndim > 1 else tensor.nonzero().flatten().tolist())
+    for name, value in state.items():
+        part, *rest = name.split(".")
+        weight = name.endswith("weight")
+        if part in ("conv_pre", "cond_layer"): note(0, value)
+        elif part == "conv_post": note(stages, value, 1) if weight else None
+        elif part == "conds": note(int(rest[0]) + 1, value)
+        elif part == "ups":
+            note(int(rest[0]) + 1, value, 1 if weight else 0)
+            if weight: note(int(rest[0]), value)
+        elif part == "resblocks":
+            for axis in (0, 1)[: 1 + weight]: note(int(rest[0]) // blocks + 1, value, axis)
+    wide = [len(state["conv_pre.weight"]), *(state[f"ups.{i}.weight"].shape[1] for i in range(stages))]
+    return [min(n, 16 * math.ceil((max(u, default=0) + 1) / 16)) for n, u in zip(wide, used)]
 
-def _like(net, channels:int): # A generator of the same kind without weight norm
+def _like(net, channels:list, blocks:list): # A generator of the same kind without weight norm
     from torch.nn.utils import parametrize
-    from TTS.vocoder.models.hifigan_generator import HifiganGenerator
-    blocks = net.resblocks[: net.num_kernels]
-    new = HifiganGenerator(net.conv_pre.in_channels, 1, "1", [[c.dilation[0] for c in b.convs1] for b in blocks], [b.convs1[0].kernel_size[0] for b in blocks],
-        [u.kernel_size[0] for u in net.ups], channels, [u.stride[0] for u in net.ups], inference_padding=0, cond_channels=net.cond_layer.in_channels,
-        conv_pre_weight_norm=False, conv_post_weight_norm=False, conv_post_bias=net.conv_post.bias is not None, cond_in_each_up_layer=net.cond_in_each_up_layer)
+    from xtts_ka.xtts.decoder import KERNELS, make_generator
+    kept = [[KERNELS[n % 3] for n in blocks if n // 3 == stage] for stage in range(4)]
+    new = make_generator(net.conv_pre.in_channels, channels, kept, net.cond_layer.in_channels)
     for m in [m for m in new.modules() if parametrize.is_parametrized(m, "weight")]: parametrize.remove_parametrizations(m, "weight")
     return new
-
-def _shape(shape, wide, channels, name)->tuple:
-    "A tensor's shape at another width: of conditions and latents only the outgoing channels change."
-    widths = {wide >> i: channels >> i for i in range(5)}
-    fixed = {0: ("conv_post.",), 1: ("conv_pre.", "cond_layer.", "conds.")}
-    return tuple(n if axis > 1 or name.startswith(fixed[axis]) else widths[n] for axis, n in enumerate(shape))
 
 # %% ../../nbs/xtts/fast.ipynb #0fc224c0
 def reach(
@@ -194,8 +200,8 @@ def reach(
         far += math.ceil(up.kernel_size[0] / up.stride[0] / 2) / rate
         rate *= up.stride[0]
         blocks = generator.resblocks[i * generator.num_kernels: (i + 1) * generator.num_kernels]
-        sides = [sum((c.kernel_size[0] - 1) // 2 * c.dilation[0] for convs in (b.convs1, b.convs2) for c in convs) for b in blocks]
-        far += max(sides) / rate
+        sides = [sum((c.kernel_size[0] - 1) // 2 * c.dilation[0] for convs in (b.convs1, b.convs2) for c in convs) for b in blocks if hasattr(b, "convs1")]
+        far += max(sides, default=0) / rate
     return math.ceil(far + (generator.conv_post.kernel_size[0] - 1) / 2 / rate)
 
 def stretched(
