@@ -127,24 +127,85 @@ def measure(run, name, changes, args, work):
     return row
 
 
+def cost(preset="full", batch=2, codes=120, letters=60, rounds=4):
+    "CPU seconds and peak memory of a training step with and without taught heads, random weights, interleaved."
+    import torch
+    from xtts_ka.xtts.alignment import default_heads, given_loss
+    from xtts_ka.xtts.config import PRESETS, GptConfig
+    from xtts_ka.xtts.gpt import code_losses, gpt_forward, make_gpt, sequences
+
+    torch.manual_seed(0)
+    cfg = GptConfig(**PRESETS[preset]["gpt"])
+    gpt = make_gpt(cfg, 2000, 1, 0, 1024).train()
+    made = sequences([torch.randint(4, 2000, (letters,))] * batch, [torch.randint(1024, (codes,))] * batch, gpt)
+    made["reference"] = torch.randn(batch, 80, 200)
+    path = torch.rand(batch, codes + 1, letters + 2)
+    heads = default_heads(cfg.layers, cfg.heads)
+
+    def step(taught):
+        gpt.zero_grad(set_to_none=True)
+        out = gpt_forward(gpt, made, heads if taught else ())
+        loss = sum(code_losses(out, made))
+        if taught:
+            loss = loss + 0.3 * given_loss(out.scores, path / path.sum(-1, keepdim=True), out.first)
+        loss.backward()
+
+    def activations(taught):
+        "Bytes that the backward pass keeps, each storage once."
+        held = {}
+
+        def keep(x):
+            held[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            step(taught)
+        return sum(held.values())
+
+    weights = 2 * sum(p.numel() * p.element_size() for p in gpt.parameters())  # and their gradients
+    memory = {taught: weights + activations(taught) for taught in (False, True)}
+    seconds = {False: [], True: []}
+    for k in range(rounds):
+        for taught in (False, True) if k % 2 else (True, False):
+            began = time.process_time()
+            step(taught)
+            seconds[taught].append(time.process_time() - began)
+    best = {taught: min(times) for taught, times in seconds.items()}
+    row = {
+        "preset": preset,
+        "million_weights": round(sum(p.numel() for p in gpt.parameters()) / 1e6, 1),
+        "seconds_without": round(best[False], 2),
+        "seconds_with": round(best[True], 2),
+        "time_ratio": round(best[True] / best[False], 4),
+        "memory_ratio": round(memory[True] / memory[False], 4),
+    }
+    print(row)
+    return row
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("run", metavar="RUN", help="folder of a run with segments, xtts_init and vocoder")
+    p.add_argument("run", metavar="RUN", nargs="?", default="outputs/demo", help="folder of a run with segments, xtts_init and vocoder")
     p.add_argument("--steps", type=int, default=200, help="of each training (default: 200)")
     p.add_argument("--texts", type=int, default=40, help="unseen texts spoken (default: 40)")
     p.add_argument("--preset", default="", help="sizes: tiny or small; empty: those of the run")
     p.add_argument("--seed", type=int, default=1, help="(default: 1)")
     p.add_argument("--only", default="", help="variants whose name holds this (default: all)")
     p.add_argument("--key", default="", help="name of this set of figures in the file (default: the preset, or tiny)")
+    p.add_argument("--cost", action="store_true", help="instead: time and memory of a step at full size, with and without taught heads")
     args = p.parse_args()
     import torch
 
     torch.set_num_threads(1)
     sys.path.insert(0, str(ROOT))
+    held = json.loads(OUT.read_text(encoding="utf-8")) if OUT.is_file() else {}
+    if args.cost:
+        held["cost"] = cost(args.preset or "full")
+        OUT.write_text(json.dumps(held, ensure_ascii=False) + "\n", encoding="utf-8")
+        return
     run = Path(args.run).resolve()
     with tempfile.TemporaryDirectory() as work:
         rows = [measure(run, n, c, args, work) for n, c in VARIANTS.items() if args.only in n]
-    held = json.loads(OUT.read_text(encoding="utf-8")) if OUT.is_file() else {}
     held[args.key or args.preset or "tiny"] = {"steps": args.steps, "texts": args.texts, "seed": args.seed, "rows": rows}
     OUT.write_text(json.dumps(held, ensure_ascii=False) + "\n", encoding="utf-8")
 
