@@ -86,13 +86,13 @@ def align_letters(
     a:str,  # What was to be said
     b:str,  # What was heard
 )->list: # [(i, j)]: letter i of `a` became letter j of `b`; None where one has no partner
-    "The path through the table, from the end: kept or replaced before left out before put in."
+    "The path through the table, from the end: put in before left out before kept or replaced, so that gaps hold together."
     table, i, j, out = edit_table(a, b), len(a), len(b), []
     while i or j:
         cost = table[i, j]
-        if i and j and table[i - 1, j - 1] + (a[i - 1] != b[j - 1]) == cost: i, j, pair = i - 1, j - 1, (i - 1, j - 1)
+        if j and table[i, j - 1] + 1 == cost: j, pair = j - 1, (None, j - 1)
         elif i and table[i - 1, j] + 1 == cost: i, pair = i - 1, (i - 1, None)
-        else: j, pair = j - 1, (None, j - 1)
+        else: i, j, pair = i - 1, j - 1, (i - 1, j - 1)
         out.append(pair)
     return out[::-1]
 
