@@ -24,10 +24,9 @@ def paths_of(metrics):
     return rows
 
 def everyday_of(run):
-    "The everyday set in all, by path; nothing of a run that did not speak it."
+    "The everyday set by path and kind; nothing of a run that did not speak it."
     path = run/"evaluate/everyday.json"
-    held = json.loads(path.read_text(encoding="utf-8"))["summary"] if path.is_file() else []
-    return [s for s in held if s["kind"] == "all"]
+    return json.loads(path.read_text(encoding="utf-8"))["summary"] if path.is_file() else []
 
 def sounds(run):
     "The first sentences by every path, as Ogg files; their texts come from the evaluation."
