@@ -118,7 +118,7 @@ def unseen_share(
 @dataclass
 class Take:
     "One text of the set, spoken by one path."
-    path: str     # `recording`, `XTTS`, `sovits2`
+    path: str     # `recording`, `XTTS` (by its own decoder), `XTTS, by the vocoder`, `sovits2`
     kind: str
     text: str     # As typed
     said: str     # In words
@@ -233,13 +233,13 @@ def take(
 def open_xtts(
     folder,  # An export
 ) -> dict:  # Path -> `KaXtts`
-    "As `xtts-ka speak` opens it; and, where that does not take the export's own decoder, with it as well."
+    "As `xtts-ka speak` opens it; where that takes the run's vocoder, by the export's own decoder as well."
     from xtts_ka.xtts.speak import KaXtts
 
-    model = KaXtts(folder, precision="float32")
-    if "way" not in inspect.signature(KaXtts).parameters or getattr(model, "codes_to_sound", model) is None:
-        return {"XTTS": model}
-    return {"XTTS": model, "XTTS, own decoder": KaXtts(folder, precision="float32", way="decoder")}
+    own = KaXtts(folder, precision="float32")
+    if "way" not in inspect.signature(KaXtts).parameters: return {"XTTS": own}
+    model = KaXtts(folder, precision="float32", way="auto")
+    return {"XTTS": own} if model.by_codes is None else {"XTTS, by the vocoder": model, "XTTS": own}
 
 
 def say_xtts(
