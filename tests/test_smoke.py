@@ -2,7 +2,7 @@
 
 One small run is made for all tests here and in test_kill.py, in a copy of the repository.
 """
-import math, re
+import json, math, re
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -72,6 +72,22 @@ def test_spoken_sentences(smoke):
         assert path.startswith(f"outputs/{RUN}/evaluate/") and (rate, wav.ndim) == (24000, 1) and len(wav) > 0
         assert SCRIPTS["georgian"].search(text) and normalize(text).text == text and text not in trained
         assert speaker in manifest.speakers and by == "xtts"
+
+
+def test_everyday_texts_are_spoken_by_every_path(smoke):
+    "One text of each kind by the recordings' voices, XTTS and GPT-SoVITS2; the figures come first in the report and lie flat in metrics.json."
+    from xtts_ka.evaluate.everyday import KINDS, load_everyday, summarise
+    held = json.loads((smoke.dir/"evaluate/everyday.json").read_text(encoding="utf-8"))
+    rows, speakers = held["rows"], {r["speaker"] for r in held["rows"]}
+    paths = list(dict.fromkeys(r["path"] for r in rows))
+    assert paths[0] == "recording" and {"XTTS", "sovits2"} <= set(paths) and len(rows) == len(KINDS) * len(paths) and len(speakers) == 2
+    for path in paths: assert [(r["kind"], r["text"]) for r in rows if r["path"] == path] == [(t.kind, t.text) for t in load_everyday(len(KINDS))]
+    for r in rows: assert soundfile.info(smoke.dir/r["file"]).frames > 0 and 0 <= r["wrong"] and r["of"] > 0
+    assert held["summary"] == summarise(rows) and held["about"]["texts in training"] == 0
+    metrics = json.loads((smoke.dir/"evaluate/metrics.json").read_text(encoding="utf-8"))
+    assert metrics["everyday texts"] == len(KINDS) and metrics["everyday CER, recording"] < .25 < metrics["everyday CER, XTTS"]
+    page = (smoke.dir/"report/index.html").read_text(encoding="utf-8")
+    assert 0 < page.index("Everyday texts") < page.index("Spoken sentences")
 
 
 def test_second_call_runs_nothing(smoke):

@@ -23,6 +23,11 @@ def paths_of(metrics):
         rows.append({"path": n, "CER": metrics[f"CER, {n}"], "low": low, "high": high, "stopped": metrics[f"stopped, {n}"], "likeness": metrics.get(f"likeness, {n}"), "right voice": metrics.get(f"right voice, {n}")})
     return rows
 
+def everyday_of(run):
+    "The everyday set by path and kind; nothing of a run that did not speak it."
+    path = run/"evaluate/everyday.json"
+    return json.loads(path.read_text(encoding="utf-8"))["summary"] if path.is_file() else []
+
 def sounds(run):
     "The first sentences by every path, as Ogg files; their texts come from the evaluation."
     import numpy as np, soundfile as sf
@@ -51,7 +56,7 @@ def newest_bench():
 def result(run, made_from):
     "What one run reached, with the commit it was made from."
     kept = figures.take(run)
-    return {"run": run.name, "seconds": kept["wall_seconds"], "cpu_seconds": round(sum(s["cpu_seconds"] for s in kept["stages"].values())), **commit(made_from), "paths": paths_of(kept["stages"]["evaluate"]["metrics"]), "sounds": sounds(run)}
+    return {"run": run.name, "seconds": kept["wall_seconds"], "cpu_seconds": round(sum(s["cpu_seconds"] for s in kept["stages"].values())), **commit(made_from), "everyday": everyday_of(run), "paths": paths_of(kept["stages"]["evaluate"]["metrics"]), "sounds": sounds(run)}
 
 def main(args):
     if not args or args[0].startswith("-"): sys.exit(__doc__)

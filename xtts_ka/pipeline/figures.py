@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'INK', 'QUIET', 'IGNORED', 'IGNORED_PREFIXES', 'style', 'plot_wave', 'plot_mel', 'plot_mel_pair', 'smooth',
-           'plot_losses', 'plot_durations', 'perplexity', 'plot_code_usage', 'plot_retrieval', 'plot_dtw', 'plot_paths']
+           'plot_losses', 'plot_durations', 'perplexity', 'plot_code_usage', 'plot_retrieval', 'plot_dtw', 'plot_paths',
+           'plot_everyday']
 
 # %% ../../nbs/pipeline/figures.ipynb #88156f48
 import contextlib
@@ -308,4 +309,28 @@ def plot_paths(
         ax.set_yticks(range(len(rows)), [r["path"] for r in rows])
         ax.invert_yaxis()
         ax.set(title="What the independent recogniser does not understand", xlabel="character error rate, % (line: 95 % interval; dark: spoken freely)", xlim=(0, None))
+    return fig
+
+# %% ../../nbs/pipeline/figures.ipynb #f450c105
+def plot_everyday(
+    summary:list, # Dicts with path, kind, CER, low and high: of `evaluate.everyday.summarise`
+):
+    "Character error rates of every kind of text, by path."
+    import pandas as pd
+    import seaborn as sns
+    table = pd.DataFrame(summary)
+    free = table[~table.path.eq("recording")]
+    order = ["all", *(k for k in free.groupby("kind").CER.mean().sort_values(ascending=False).index if k != "all")]
+    paths = list(dict.fromkeys(table.path))
+    rates = table.pivot(index="kind", columns="path").loc[order]
+    height = 0.8 / len(paths)                                                 # of a bar; seaborn shares 0.8 of a row among the hues
+    with _canvas(height=.8 + .12 * len(paths) * len(order)) as (fig, ax):
+        colours = {p: QUIET if p == "recording" else c for p, c in zip(sorted(paths, key="recording".__ne__), (QUIET, *PALETTE))}
+        sns.barplot(table.assign(percent=100 * table.CER), x="percent", y="kind", hue="path", order=order, hue_order=paths, palette=colours, errorbar=None, ax=ax)
+        for n, path in enumerate(paths):
+            y = np.arange(len(order)) + (n + .5) * height - .4
+            ax.hlines(y, 100 * rates["low"][path], 100 * rates["high"][path], color=INK, lw=.9)
+        ax.legend(loc="lower right", title="")
+        ax.set(title="Everyday texts: what the independent recogniser does not understand", xlabel="character error rate, % (line: 95 % interval)", ylabel="",
+               xlim=(0, None), ylim=(len(order) - .45, -.55))
     return fig

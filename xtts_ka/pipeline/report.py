@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['AUDIO_MIME', 'TABLE_MIME', 'AUDIO_TYPES', 'EMBED_SECONDS', 'WAVE_BARS', 'TAIL', 'FOLD', 'TRACE', 'SILENT',
-           'SPOKEN_BY', 'REJECTS_SHOWN', 'LANGUAGES', 'UNITS', 'HEADLINES', 'PLOTS', 'Player', 'Players', 'Table',
-           'nice', 'duration', 'player', 'players', 'table', 'wave_path', 'Media', 'markdown', 'plain', 'highlight',
-           'blocks', 'StagePage', 'read_stages', 'read_spoken', 'read_rejects', 'read_config_rows', 'write_report']
+           'SPOKEN_BY', 'REJECTS_SHOWN', 'EVERYDAY_SOUNDS', 'LANGUAGES', 'UNITS', 'HEADLINES', 'PLOTS', 'Player',
+           'Players', 'Table', 'nice', 'duration', 'player', 'players', 'table', 'wave_path', 'Media', 'markdown',
+           'plain', 'highlight', 'blocks', 'StagePage', 'read_stages', 'read_spoken', 'read_rejects',
+           'read_config_rows', 'read_everyday', 'write_report']
 
 # %% ../../nbs/pipeline/report.ipynb #527863ae
 import base64, hashlib, html, io, itertools, json, math, numbers, os, re, shutil
@@ -487,7 +488,7 @@ def _spoken_note(items, made, rates) -> str:
     "One sentence about all sentences."
     seconds, count = sum(i["seconds"] or 0 for i in items), lambda by: sum(i["by"] == by for i in items)
     if len(made) < 2: return f"{len(items)} sentences, {duration(seconds)} of speech{f', made by {made[0]}' if made and made[0] else ''}."
-    each = (f"{count(by)} made by {by}" + (f" (an independent recogniser misunderstands {rates[by]:.0%} of the letters)" if by in rates else "") for by in made)
+    each = (f"{count(by)} made by {by}" + (f" (an independent recogniser misunderstands {rates[by]:.0%} of the letters of the held-out sentences)" if by in rates else "") for by in made)
     return f"{len(items)} sentences, {duration(seconds)} of speech: {', '.join(each)}."
 
 REJECTS_SHOWN = 200 # Rows of rejects.csv on the page; the file has all
@@ -519,6 +520,42 @@ def read_config_rows(
     shared = [(k, v) for k, v in tree.items() if not isinstance(v, dict)]
     return [("", shared)]*bool(shared) + [(k, list(_flat(v))) for k, v in tree.items() if isinstance(v, dict)], tree, ""
 
+# %% ../../nbs/pipeline/report.ipynb #d17eea27
+EVERYDAY_SOUNDS = 8 # Players on the first page; the page of `evaluate` has all that were kept
+
+def read_everyday(
+    run_dir, # outputs/<run>
+    media,   # Where the sounds go
+) -> dict:
+    "Table, sounds and a sentence; empty where the set was not spoken."
+    path = Path(run_dir)/"evaluate"/"everyday.json"
+    if not path.exists(): return {}
+    try: return _everyday(read_json(path), Path(run_dir), media)
+    except (XttsKaError, KeyError, TypeError, ValueError, AttributeError) as e:
+        return {"problem": f"evaluate/everyday.json cannot be read ({type(e).__name__}: {str(e)[:200]})"}
+
+def _everyday(held, run_dir, media) -> dict:
+    "What the first page shows of `everyday.json`."
+    whole = {s["path"]: s for s in held["summary"] if s["kind"] == "all"}
+    rates = dict(sorted(((p, float(s["CER"])) for p, s in whole.items()), key=lambda one: (one[0] == "recording", one[1])))
+    best = next(iter(rates))
+    kept = [r for r in held["rows"] if r["path"] == best and r["file"]][:EVERYDAY_SOUNDS]
+    sounds = [media.audio(str(run_dir/r["file"]), text=str(r["text"]), speaker=str(r["speaker"]), caption=f"{best}, {r['kind']}") for r in kept]
+    return {"problem": "", "rates": rates, "note": _everyday_note(held, whole, rates), "table": _everyday_table(held["summary"], rates), "sounds": sounds}
+
+def _everyday_table(summary, rates) -> dict:
+    "A row a kind, a column a path."
+    cer = {(s["kind"], s["path"]): round(100*float(s["CER"]), 1) for s in summary}
+    kinds = dict.fromkeys(s["kind"] for s in summary)
+    rows = [[kind, *(cer.get((kind, p)) for p in rates)] for kind in kinds]
+    return _table_block({"columns": ["kind of text", *rates], "rows": rows, "caption": "letters misunderstood, %"})
+
+def _everyday_note(held, whole, rates) -> str:
+    "One sentence about all paths."
+    each = (f"{100*rate:.1f} % of {by} ({100*whole[by]['low']:.0f} to {100*whole[by]['high']:.0f} %), {whole[by]['stopped']} of {whole[by]['texts']} ended by themselves" for by, rate in rates.items() if by != "recording")
+    floor = f"; of the recordings {100*rates['recording']:.1f} %" if "recording" in rates else ""
+    return f"{held['about']['texts']} texts as people type them, {held['about']['texts with an unseen word']} with a word that training never had. An independent recogniser misunderstands {'; '.join(each)}{floor}."
+
 # %% ../../nbs/pipeline/report.ipynb #7374d326
 LANGUAGES = {"ka": "Georgian", "en": "English", "ru": "Russian", "tr": "Turkish"}
 UNITS = {"seconds": "s", "percent": "%", "db": "dB", "hz": "Hz", "minutes": "min", "hours": "h"}
@@ -531,14 +568,15 @@ def _headline(key, value) -> dict:
     label = " ".join(words[:-1] if unit and len(words) > 1 else words)
     return {"label": label, "value": f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else nice(value), "unit": unit}
 
-def _headlines(stages, spoken) -> list[dict]:
-    "What the run came to, in a few numbers."
+def _headlines(stages, spoken, everyday={}) -> list[dict]:
+    "What the run came to, in a few numbers: everyday texts first."
+    daily = [{"label": f"of the letters of everyday texts misunderstood, {by}", "value": f"{100*rate:.1f}", "unit": "%"} for by, rate in everyday.get("rates", {}).items()]
     own = [{"label": "sentences spoken", "value": str(len(spoken["sounds"])), "unit": ""},
         {"label": "of speech", "value": f"{spoken['seconds']:.0f}", "unit": "s"}]
-    own += [{"label": f"of the letters misunderstood, {by}", "value": f"{100*rate:.1f}", "unit": "%"} for by, rate in spoken["rates"].items()]
+    own += [{"label": f"of the letters of held-out sentences misunderstood, {by}", "value": f"{100*rate:.1f}", "unit": "%"} for by, rate in spoken["rates"].items()]
     measured = next((s.metrics for s in reversed(stages) if s.metrics), {})
     short = [(k, v) for k, v in measured.items() if not isinstance(v, (bool, list, dict)) and v is not None and len(nice(v)) <= 12]
-    return (own*bool(spoken["sounds"]) + [_headline(k, v) for k, v in short])[:HEADLINES]
+    return (daily + own*bool(spoken["sounds"]) + [_headline(k, v) for k, v in short])[:HEADLINES]
 
 def _plots(pages) -> list[dict]:
     "Images of cells tagged `headline`; without any, the last image of each of the last stages."
@@ -607,10 +645,10 @@ def write_report(
         folder = Path(folder)
         media, links = Media(folder/"media", [repo_root(), run_dir]), {s.name: s.href for s in stages}
         found = [blocks(s.nb, media, s.name, links) if s.nb else [] for s in stages]
-        spoken = read_spoken(run_dir, media)
+        spoken, everyday = read_spoken(run_dir, media), read_everyday(run_dir, media)
         run = _about(run_dir, stages, spoken, tree)
         for i, page in enumerate(stages): (folder/page.file).write_text(_stage_html(env, i, stages, found[i], run, tree), encoding="utf-8")
-        first = env.get_template("index.html").render(run=run, stages=stages, spoken=spoken, headlines=_headlines(stages, spoken),
+        first = env.get_template("index.html").render(run=run, stages=stages, spoken=spoken, everyday=everyday, headlines=_headlines(stages, spoken, everyday),
             plots=_plots(zip(stages, found)), rejects=read_rejects(run_dir), config=config, config_note=config_note)
         (folder/"index.html").write_text(first, encoding="utf-8")
         shutil.copyfile(_templates()/"style.css", folder/"style.css")
