@@ -18,10 +18,12 @@ class Edges:
     def __init__(self,
         start:bool,        # Cut at the beginning
         end:bool,          # Cut at the end
-        level:float=-45.0, # dB below full scale; what is quieter counts as silence
+        below:float=30.0,  # dB below the loudest frame so far; what is quieter counts as silence
         edge:float=0.03,   # Seconds left of it, faded
+        loudest:float=0.0, # RMS of the loudest frame of what came before
     ):
-        self.start, self.end, self.floor = start, end, 10 ** (level / 20)
+        self.start, self.end, self.loudest = start, end, loudest
+        self.share = 10 ** (-below / 20)
         self.edge = int(edge * OUT_RATE)
         self.begun = False                       # Nothing loud has come yet
         self.held, self.rest = _nothing(), _nothing()
@@ -32,15 +34,21 @@ class Edges:
         self.rest = np.concatenate([self.rest, wav])
         whole = len(self.rest) // FRAME * FRAME
         new, self.rest = self.rest[:whole], self.rest[whole:]
-        return self._let(new, np.sqrt((new.reshape(-1, FRAME) ** 2).mean(1)) > self.floor)
+        return self._let(new, self._loud(new.reshape(-1, FRAME)))
 
     def close(self)->np.ndarray: # [t] the last of it
-        loud = len(self.rest) and np.sqrt((self.rest ** 2).mean()) > self.floor
-        said = self._let(self.rest, np.array([loud]))
+        said = self._let(self.rest, self._loud(self.rest[None]))
         if not self.begun: return said                                         # nothing but silence
         tail = self.held[: self.edge] if self.end else self.held
         fade = np.linspace(1, 0, len(tail)) if self.end else 1
         return np.concatenate([said, tail * fade]).astype(np.float32)
+
+    def _loud(self, frames)->np.ndarray: # [n, samples] -> [n] bool
+        if not frames.size: return np.zeros(0, bool)
+        levels = np.sqrt((frames ** 2).mean(1))
+        loudest = np.maximum(np.maximum.accumulate(levels), self.loudest)
+        self.loudest = float(loudest[-1])
+        return (levels > self.share * loudest) & (levels > 0)
 
     def _let(self, new, loud)->np.ndarray:
         "Give out what lies before the last loud frame, hold the rest."
@@ -73,7 +81,8 @@ class Joiner:
         "Begin with the next piece."
         first, last = self.at < 0, self.at + 2 == len(self.pauses)
         pause = 0 if first else self.pauses[self.at] - 2 * self.edges.edge / OUT_RATE
-        self.at, self.edges = self.at + 1, Edges(not first, not last, **self.options)
+        loudest = 0.0 if first else self.edges.loudest
+        self.at, self.edges = self.at + 1, Edges(not first, not last, loudest=loudest, **self.options)
         return np.zeros(max(0, round(pause * OUT_RATE)), np.float32)
 
     def push(self, wav)->np.ndarray: return self.edges.push(wav)
