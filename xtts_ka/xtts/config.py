@@ -168,6 +168,11 @@ class DecodeConfig:
     guard_extra: int = Field(20, ge=0)            # Codes
     best_of: int = Field(1, ge=1, le=64)          # Spoken so many times; the one that stops by itself and has the likeliest length is kept
     length_prior: bool = True                     # Judge lengths by the codes a text id of the training clips, where the export knows them
+    retries: int = Field(3, ge=0, le=64)          # A sentence that lost words by its alignment heads is spoken so many times more
+    retry_temperature: float = Field(0.5, ge=0)   # Of these further takes, where `temperature` is lower
+    watch_end: bool = True                        # The alignment heads decide when the text is done; STOP before the end cannot be drawn
+    end_slack: int = Field(2, ge=0)               # Text ids before STOP from which on the end may come: the final mark and the last letter
+    end_wait: int = Field(4, ge=0)                # Codes behind the end of the text, beside the silence of the training clips, after which it is ended
 
 # %% ../../nbs/xtts/config.ipynb #9b161ccf
 @config

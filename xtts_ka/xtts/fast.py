@@ -61,10 +61,15 @@ class FastGPT:
         self.layers = [_Layer(block, gpt.heads, precision) for block in gpt.gpt.h]
         self.kv = torch.bfloat16 if precision == "bfloat16" else torch.float32
 
-    def session(self): return Session(self)
+    def session(self,
+        heads:tuple=(), # (layer, head) of each attention head whose look at the text is wanted
+    ): return Session(self, heads)
+
     def hidden(self, x:Tensor, session, at:int, mask=None)->Tensor: # [B, n, D] -> [B, n, D] latents
         "Through all layers; keys and values go into slots `at` to `at + n`."
-        for layer, (k, v) in zip(self.layers, session.cache): x = layer(x, k, v, at, mask)
+        for n, (layer, (k, v)) in enumerate(zip(self.layers, session.cache)):
+            x, q = layer(x, k, v, at, mask)
+            session.note(n, q)
         for norm in self.norms: x = norm(x)
         return x
 
@@ -77,13 +82,14 @@ class _Layer:
         parts = block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj
         self.qkv, self.out, self.up, self.down = (matrix(p.weight, p.bias, precision) for p in parts)
 
-    def __call__(self, x, k, v, at, mask):
+    def __call__(self, x, k, v, at, mask): # Also the queries [B, H, n, D / H]
         b, n, d = x.shape
-        q, new_k, new_v = self.qkv(self._norm(self.ln_1, x)).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).to(k.dtype)  # [B, n, 3 D] -> 3 x [B, H, n, D / H]
+        qkv = self.qkv(self._norm(self.ln_1, x)).view(b, n, 3, self.heads, -1)                     # [B, n, 3 D]
+        q, new_k, new_v = qkv.permute(2, 0, 3, 1, 4).to(k.dtype)                                   # 3 x [B, H, n, D / H]
         k[:, :, at: at + n], v[:, :, at: at + n] = new_k, new_v
         seen = F.scaled_dot_product_attention(q, k[:, :, : at + n], v[:, :, : at + n], attn_mask=mask, is_causal=n > 1)
         x = x + self.out(seen.transpose(1, 2).reshape(b, n, d).float())                            # [B, H, n, D / H] -> [B, n, D]
-        return x + self.down(F.gelu(self.up(self._norm(self.ln_2, x)), approximate="tanh"))
+        return x + self.down(F.gelu(self.up(self._norm(self.ln_2, x)), approximate="tanh")), q
 
     @staticmethod
     def _norm(n, x): return F.layer_norm(x, n.normalized_shape, n.weight, n.bias, n.eps)
@@ -93,7 +99,14 @@ class Session:
     "Keys and values of a batch on its way. Prefixes go through one by one (a batch would round int8 differently), equal ones once."
     GROW = 128 # Slots
 
-    def __init__(self, gpt:FastGPT): self.gpt = gpt
+    def __init__(self, gpt:FastGPT, heads:tuple=()):
+        self.gpt, self.heads = gpt, tuple(heads)
+        self.queries = [None] * len(self.heads) # [B, D / H] each, of the newest code
+        self.attention = None                   # [B, widest text] how they look at it, aligned at the right
+
+    def note(self, layer:int, q:Tensor): # [B, H, n, D / H]
+        for n, (l, head) in enumerate(self.heads):
+            if l == layer: self.queries[n] = q[:, head, -1]
 
     def _buffers(self, rows:int, slots:int):
         size = rows, self.gpt.heads, slots, self.gpt.model_dim // self.gpt.heads
@@ -101,18 +114,38 @@ class Session:
 
     def start(self,
         prefixes:list, # B x [1, n, D], n may differ
+        texts:list=(), # Text positions of each, the last of which stands before the last of the prefix
     )->Tensor: # [B, D] latents that predict the first codes
         longest = max(p.shape[1] for p in prefixes)
-        whole, latents, done = self._buffers(len(prefixes), longest + self.GROW), [], []
+        whole, latents, queries, done = self._buffers(len(prefixes), longest + self.GROW), [], [], []
         for row, p in enumerate(prefixes):
+            own = slice(longest - p.shape[1], longest)
             twin = next((r for r, other in done if other.shape == p.shape and torch.equal(other, p)), None)
-            self.cache = self._buffers(1, p.shape[1]) if twin is None else [(k[twin: twin + 1, :, longest - p.shape[1]: longest], v[twin: twin + 1, :, longest - p.shape[1]: longest]) for k, v in whole]
+            self.cache = self._buffers(1, p.shape[1]) if twin is None else [(k[twin: twin + 1, :, own], v[twin: twin + 1, :, own]) for k, v in whole]
             latents.append(self.gpt.hidden(p, self, 0)[:, -1] if twin is None else latents[twin])
-            for (k, v), (own_k, own_v) in zip(whole, self.cache): k[row, :, longest - p.shape[1]: longest], v[row, :, longest - p.shape[1]: longest] = own_k[0], own_v[0]
+            queries.append(list(self.queries) if twin is None else queries[twin])
+            for (k, v), (own_k, own_v) in zip(whole, self.cache): k[row, :, own], v[row, :, own] = own_k[0], own_v[0]
             done.append((row, p))
         self.cache, self.at = whole, longest
         self.lead = torch.tensor([longest - p.shape[1] for p in prefixes])                          # [B] empty slots in front
+        if self.heads: self._look(texts, [torch.cat(q) for q in zip(*queries)])
         return torch.cat(latents)
+
+    def _look(self, texts:list, queries:list):
+        "Lay the text's keys aside, and look for the first time."
+        widest, end = max(texts), self.at - 1
+        keys = [self.cache[layer][0][:, head, end - widest: end] for layer, head in self.heads]
+        self.keys = torch.stack(keys, 1).float()                                                   # [B, heads, widest, D / H]
+        self.keys *= self.keys.shape[-1] ** -0.5
+        outside = torch.arange(widest) < widest - torch.tensor(texts)[:, None]                     # [B, widest]
+        self.outside = torch.zeros(outside.shape).masked_fill(outside, -math.inf)[:, None] if outside.any() else None
+        self._attend(queries)
+
+    def _attend(self, queries:list): # heads x [B, D / H]
+        q = torch.stack(queries, 1).float()[..., None]                                             # [B, heads, D / H, 1]
+        scores = (self.keys @ q)[..., 0]                                                           # [B, heads, widest]
+        if self.outside is not None: scores = scores + self.outside
+        self.attention = scores.softmax(-1).mean(1)
 
     def step(self,
         x:Tensor, # [B, 1, D]
@@ -121,6 +154,7 @@ class Session:
         mask = None if not self.lead.any() else (torch.arange(self.at + 1) >= self.lead[:, None])[:, None, None]  # [B, 1, 1, slots]
         latents = self.gpt.hidden(x, self, self.at, mask)[:, 0]
         self.at += 1
+        if self.heads: self._attend(self.queries)
         return latents
 
     def _longer(self, x): return F.pad(x, (0, 0, 0, max(self.GROW, self.at // 2)))
@@ -128,6 +162,9 @@ class Session:
         rows:list, # Numbers of the rows that go on
     ):
         self.cache, self.lead = [(k[rows], v[rows]) for k, v in self.cache], self.lead[rows]
+        if not self.heads: return
+        self.keys = self.keys[rows]
+        if self.outside is not None: self.outside = self.outside[rows]
 
 # %% ../../nbs/xtts/fast.ipynb #4e538ca2
 @torch.inference_mode()
