@@ -66,9 +66,10 @@ def _end(tail:str, ends:str)->str:
     mark = next((m for m, there in marks.items() if there and m in ends), ".")
     return dots if mark == "…" else mark
 
-# %% ../../nbs/text/chunks.ipynb #70297643
-PAUSES = {".": .35, "!": .35, "?": .35, "…": .45, ",": .15, ";": .25, ":": .2, "–": .2, "—": .2,
-          "-": .2, "(": .12, '"': .08, " ": .02} # Seconds of silence after a piece, by what follows it
+# %% ../../nbs/text/chunks.ipynb #73faed6d
+PAUSES = { # Seconds of silence after a piece, by what follows it
+    ".": .35, "!": .35, "?": .35, "…": .45, ",": .15, ";": .25, ":": .2, "–": .2, "—": .2, "-": .2,
+    "(": .12, '"': .08, " ": .02}
 
 @dataclass(frozen=True)
 class Piece:
@@ -78,6 +79,7 @@ class Piece:
     start: int    # First character of the text that it says
     end: int      # One after the last
 
+_AFTER = re.compile(rf"[\s{re.escape(_MARKS)}]*")
 _BORDER = re.compile(r"\s+|(?<=[^\W\d_][,;!?…])(?=[^\W\d_])|(?=[–—])|(?<=[–—])")
 
 def _words(text:str, most:int, fits)->list: # of (start, end)
@@ -94,22 +96,27 @@ def _words(text:str, most:int, fits)->list: # of (start, end)
 def _parts(text:str, start:int, end:int, fits)->list: # of (start, end)
     out = []
     while start < end:
-        cuts = [n for n in range(start + 1, end + 1) if n == end or not unicodedata.combining(text[n])]
-        last = len(cuts) if fits(start, end) else bisect_left(cuts, True, key=lambda n: not fits(start, n))
-        n = cuts[max(0, last - 1)]                                          # an accent stays with its letter
+        whole = lambda n: n == end or not unicodedata.combining(text[n])    # accents stay
+        cuts = [n for n in range(start + 1, end + 1) if whole(n)]
+        too_long = lambda n: not fits(start, n)
+        last = bisect_left(cuts, True, key=too_long) if too_long(end) else len(cuts)
+        n = cuts[max(0, last - 1)]
         if any(c.isalnum() for c in text[start:n]): out.append((start, n))
         start = next((k for k in range(n, end) if text[k] not in _MARKS), end)
     return out
 
-# %% ../../nbs/text/chunks.ipynb #8f29b975
+# %% ../../nbs/text/chunks.ipynb #76e49d2d
 def _gap(text:str, start:int, end:int, pauses:dict)->tuple: # (kind of border, seconds)
-    "What stands between two words: `end` of a sentence, a `clause`'s mark, a bracket or quote (`soft`), a `blank`; `word` inside of one."
+    "What is between two words: `end`, `clause`, `soft` (bracket, quote), `blank`, `word`: nothing."
     between = text[start:end]
     marks = [c for c in between.translate(_ALIKE) if c in _MARKS]
-    signs = ["(" if unicodedata.category(c) in ("Ps", "Pe") and c not in "„‚" else '"' for c in between if _around(c)]
-    seconds = max((pauses.get(m, 0.) for m in [*marks, *signs, " "]), default=0.)
-    kind = "end" if set(marks) & set(ENDS) else "clause" if marks else "soft" if signs else "blank" if between else "word"
-    return kind, seconds, set(marks)
+    signs = [_bracket(c) for c in between if _around(c)]
+    seconds = max(pauses.get(m, 0.) for m in [*marks, *signs, " "])
+    if marks: return "end" if set(marks) & set(ENDS) else "clause", seconds, set(marks)
+    return "soft" if signs else "blank" if between else "word", seconds, set()
+
+def _bracket(c:str)->str: # The key of its pause
+    return "(" if unicodedata.category(c) in ("Ps", "Pe") and c not in "„‚" else '"'
 
 def pieces(
     text:str,           # Normalised text
@@ -125,22 +132,29 @@ def pieces(
     fits = lambda start, end: count(closed(bare[start:end], ends)) <= most
     spans = _words(bare, most, fits)
     gaps = [_gap(text, a[1], b[0], pauses) for a, b in zip(spans, spans[1:])]
-    stops = [re.compile(rf"[\s{re.escape(_MARKS)}]*").match(bare, b).end() for _, b in spans] # a word's marks belong to it
-    piece = lambda i, j: Piece(closed(bare[spans[i][0]:stops[j - 1]], ends), gaps[j - 1][1] if j < len(spans) else 0.,
-                               spans[i][0], spans[i][0] + len(text[spans[i][0]:stops[j - 1]].rstrip()))
-    return [piece(i, j) for i, j in _path(spans, gaps, words, inside, lambda i, j: fits(spans[i][0], stops[j - 1]))]
+    stops = [_AFTER.match(bare, b).end() for _, b in spans]                 # with a word's marks
+    def piece(i, j):
+        start, stop = spans[i][0], stops[j - 1]
+        pause = gaps[j - 1][1] if j < len(spans) else 0.
+        end = start + len(text[start:stop].rstrip())
+        return Piece(closed(bare[start:stop], ends), pause, start, end)
+    cuts = _path(spans, gaps, words, inside, lambda i, j: fits(spans[i][0], stops[j - 1]))
+    return [piece(i, j) for i, j in cuts]
 
-def _path(spans:list, gaps:list, words:int, inside:str, fits)->list: # of (first word, one after the last)
-    "The cheapest pieces."
-    best = [(0., 0)] + [(float("inf"), 0)] * len(spans)                     # cost up to here, where the last piece begins
+def _path(spans:list, gaps:list, words:int, inside:str, fits)->list:
+    "The cheapest pieces, as (first word, one after the last)."
+    best = [(0., 0)] + [(float("inf"), 0)] * len(spans)                     # cost, last begin
     for i in range(len(spans)):
         for j in range(i + 1, min(len(spans), i + words) + 1):
-            cost = best[i][0] + 1 + ((words - (j - i)) / words) ** 2 + (_toll(spans[j - 1], gaps[j - 1]) if j < len(spans) else 0)
+            toll = _toll(spans[j - 1], gaps[j - 1]) if j < len(spans) else 0.
+            cost = best[i][0] + 1 + ((words - (j - i)) / words) ** 2 + toll
             if j > i + 1 and not fits(i, j): break
             if cost < best[j][0]: best[j] = cost, i
             if j < len(spans) and _hard(gaps[j - 1], inside): break
     out, j = [], len(spans)
-    while j: out.append((best[j][1], j)); j = best[j][1]
+    while j:
+        out.append((best[j][1], j))
+        j = best[j][1]
     return out[::-1]
 
 def _hard(gap:tuple, inside:str)->bool:
@@ -148,4 +162,4 @@ def _hard(gap:tuple, inside:str)->bool:
 
 def _toll(word:tuple, gap:tuple)->float:
     "What a cut costs beside the piece itself."
-    return {"blank": .5 + .15 * (word[1] - word[0] <= 3)}.get(gap[0], 0.)
+    return .5 + .15 * (word[1] - word[0] <= 3) if gap[0] == "blank" else 0.
