@@ -8,7 +8,7 @@ __all__ = ['PROMPTS', 'LEVEL', 'Reference', 'parse_reference', 'shares', 'Heard'
 
 # %% ../../nbs/sovits/infer.ipynb #f8e27b77
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +21,19 @@ from ..core.randomness import torch_rng
 from ..core.config import build
 from ..core.errors import MissingError
 from ..core.files import read_json, write_json
+from ..core.progress import bar
 from .ar import Segment, along, to_grid
+from .semantic import plain
 from .config import SamplingConfig, TextConfig
 from .decoder_train import Decoder
 from .front import TOKEN_RATE
-from .sample import Written, write
+from .sample import Limits, Written, write
 from .text import BgeM3, TextEncoder
 from .train_ar import load_ar, save_ar
 from .train_semantic import SemanticTokenizer
-from ..text.chunks import chunks
+from ..text.chunks import ENDS, Piece, closed, habits, pieces
 from ..text.normalize import normalize
+from ..text.reading import Reading, added_letters, follow, lost_words, missing_words, read_errors
 
 PROMPTS = ("all", "heaviest", "none")
 LEVEL = -23. # dB of every recording at the border; what is spoken comes out at it too
@@ -81,6 +84,66 @@ class Speech:
     stopped: bool     # Every piece ended by itself
     read: str         # What the recogniser reads in the tokens
     warnings: list
+    missing: list = field(default_factory=list) # Words that were not said
+    pieces: list = field(default_factory=list)  # `Piece`s, spoken one after another
+    paths: list = field(default_factory=list)   # Of each piece, [T] position in its text; empty without a pointer
+
+    @property
+    def complete(self)->bool:
+        "Was all of the text said, to its end?"
+        return self.stopped and not self.missing
+
+@dataclass
+class Take:
+    "A piece as it was written once, and what two witnesses say about it: the pointer, and the tokenizer's own reader."
+    piece: Piece
+    written: Written
+    read: str
+    reading: Reading|None # None without a pointer
+    missing: list         # Words
+    added: int            # Letters in a row that the text does not have
+    errors: float         # Edits a letter
+    allowed: int = 6      # Letters in a row that may be added: fewer are misheard
+
+    @property
+    def good(self)->bool: return self.written.stopped and not self.missing and self.added < self.allowed
+    @property
+    def rank(self)->tuple: # The smallest is the best
+        return not self.written.stopped, bool(self.missing), self.added >= self.allowed, self.errors
+
+    @property
+    def fault(self)->str: # For a person; empty where there is none
+        faults = [] if self.written.stopped else ["cut by the limit"]
+        if self.missing: faults.append(f"not said: {' '.join(self.missing)}")
+        if self.added >= self.allowed: faults.append("something is said that is not in the text")
+        return f"«{self.piece.text}»: {'; '.join(faults)}" if faults else ""
+
+def trimmed_sound(
+    wav:np.ndarray,   # [T] float32
+    rate:int,         # Hz
+    keep:float=.02,   # Seconds of silence that stay at both ends
+    floor:float=-45., # dB below the loudest 10 ms
+)->np.ndarray:
+    "Without the silence around it."
+    n = rate // 100
+    power = np.square(wav[: len(wav) // n * n].reshape(-1, n)).mean(1) if len(wav) >= n else np.zeros(0)
+    loud = np.flatnonzero(power > power.max(initial=0.) * 10 ** (floor / 10))
+    if not len(loud): return wav[:0]
+    return wav[max(0, loud[0] * n - int(keep * rate)): (loud[-1] + 1) * n + int(keep * rate)]
+
+def joined(
+    wavs:list,    # [n] of [T] float32
+    pauses:list,  # [n] seconds of silence after each
+    rate:int,     # Hz
+    fade:float=.005, # Seconds at the ends of each, so that nothing clicks
+)->np.ndarray: # [T] float32
+    "One sound with the pauses that are asked for."
+    out, ramp = [], np.linspace(0, 1, int(fade * rate), dtype=np.float32)
+    for wav, pause in zip(wavs, pauses):
+        wav, n = wav.copy(), min(len(ramp), len(wav) // 2)
+        if n: wav[:n], wav[-n:] = wav[:n] * ramp[-n:], wav[-n:] * ramp[-n:][::-1]
+        out += [wav, np.zeros(int(pause * rate), np.float32)]
+    return np.concatenate(out) if out else np.zeros(0, np.float32)
 
 def trimmed(
     codes:Tensor, # [T, G]
@@ -118,8 +181,12 @@ class Sovits:
         language:str="",     # Whose numbers and signs are read in words; empty: texts stay as they are
         prompt_seconds:float=8., # Of references in front of the text, together
         bge=None,            # `BgeM3`, where the model was trained with it
+        limits:Limits|None=None, # Of the speech it learned from; None: usual ones
+        texts:dict|None=None,    # `habits` of the texts it learned from; None: five words, and the marks it knows
     ):
         self.tokenizer, self.ar, self.bpe, self.decoder, self.language, self.prompt, self.bge = tokenizer, ar, bpe, decoder, language, int(prompt_seconds * TOKEN_RATE), bge
+        self.limits = limits or Limits()
+        self.texts = texts or habits([]) | {"ends": "".join(m for m in ENDS if max(bpe.encode(m)) > 255)}
 
     @property
     def sample_rate(self)->int: return self.decoder.cfg.sample_rate
@@ -144,28 +211,73 @@ class Sovits:
         if not any(c.isalpha() for c in said): raise XttsKaError(f"nothing to say in {text!r}: it needs at least one letter")
         return said, [str(w) for w in result.warnings] if result else []
 
+    def cut(self, said:str, most:int=120)->list: # of `Piece`s
+        "A text as the model can say it, piece by piece."
+        return pieces(said, most=most, count=lambda s: len(self.bpe.encode(s)), **self.texts)
+
     def prompt_segments(self, heard:list)->list:
         "References in front of the text, each with its share of the prompt, the heaviest last."
         net, out = self.ar, []
         for h in sorted(heard, key=lambda h: h.share):
             most = max(TOKEN_RATE // 2, round(self.prompt * h.share))
             if h.share <= 0: continue
-            codes = trimmed(h.codes, most)
-            known = h.text and len(codes) == len(h.codes)                  # a text belongs to a whole recording only
-            grid, ids = to_grid(codes, net.cfg.pattern, net.end), self.bpe.encode(h.text) if known else None
-            at = along(self.tokenizer.align(codes, self.bpe.pieces(h.text)), len(ids), grid, net.books if net.cfg.pattern == "flat" else 1) if known and net.cfg.pointer else None
-            out.append(Segment(ids, grid, self.features(h.text) if known else None, at))
+            codes, text = trimmed(h.codes, most), closed(h.text, self.texts["ends"])
+            known = text and len(codes) == len(h.codes)                    # a text belongs to a whole recording only
+            grid, ids = to_grid(codes, net.cfg.pattern, net.end), self.bpe.encode(text) if known else None
+            at = along(self.tokenizer.align(codes, self.bpe.pieces(text)), len(ids), grid, net.books if net.cfg.pattern == "flat" else 1) if known and net.cfg.pointer else None
+            out.append(Segment(ids, grid, self.features(text) if known else None, at))
         return out
 
     def features(self, text:str): return self.bge(text, self.bpe.offsets(text)) if self.bge else None
 
-    def tokens(self, pieces:list, heard:list, sampling:SamplingConfig, seed:int, prompt:str="all")->list: # of `Written`
-        "Tokens of each piece of text, after all references, the heaviest, or none."
+    def front(self, heard:list, prompt:str="all")->list: # of `Segment`s
+        "What stands in front of a text: all references, the heaviest, or none."
         if prompt not in PROMPTS: raise ConfigError(f"prompt {prompt!r}: one of {', '.join(PROMPTS)}")
         some = {"all": heard, "heaviest": [max(heard, key=lambda h: h.share)], "none": []}[prompt]
-        front = self.prompt_segments(some) if self.ar.cfg.references else []
-        sequences = [[*front, Segment(self.bpe.encode(p), None, self.features(p))] for p in pieces]
-        return write(self.ar, sequences, sampling, [torch_rng(seed, "speak", p, k) for k, p in enumerate(pieces)])
+        return self.prompt_segments(some) if self.ar.cfg.references else []
+
+    def tokens(self, texts:list, front:list, sampling:SamplingConfig, keys:list, batch:int=24)->list:
+        "`Written` of each text after the same `front`; the draws of each follow from its key."
+        order, out = sorted(range(len(texts)), key=lambda i: len(texts[i])), [None] * len(texts)
+        starts = range(0, len(order), batch)
+        for a in bar(starts, "writing") if len(starts) > 2 else starts:
+            ids = order[a: a + batch]
+            sequences = [[*front, Segment(self.bpe.encode(texts[i]), None, self.features(texts[i]))] for i in ids]
+            randoms = [torch_rng(*keys[i]) for i in ids]
+            for i, w in zip(ids, write(self.ar, sequences, sampling, randoms, limits=self.limits)): out[i] = w
+        return out
+
+    def takes(self,
+        parts:list,      # `Piece`s
+        front:list,      # From `front`
+        sampling:SamplingConfig,
+        seed:int=1,
+        retries:int=3,   # Further takes of a piece that is not all said
+    )->list: # of `Take`s
+        "Write every piece, read it back, and write again what lacks a stretch: the best take of each."
+        best, todo = [None] * len(parts), list(range(len(parts)))
+        for attempt in range(1 + retries):
+            again = () if not attempt else (attempt,)
+            warmer = replace(sampling, temperature=max(sampling.temperature, .3)) if attempt else sampling # the likeliest tokens are always the same
+            keys = [(seed, "speak", parts[i].text, i, *again) for i in todo]
+            written = self.tokens([parts[i].text for i in todo], front, warmer, keys)
+            for i, take in zip(todo, self.judged([parts[i] for i in todo], written)):
+                if best[i] is None or take.rank < best[i].rank: best[i] = take
+            todo = [i for i in todo if not best[i].good]
+            if not todo: break
+        return best
+
+    def judged(self, parts:list, written:list)->list: # [n] of `Piece`s and of `Written` -> [n] of `Take`s
+        "What the pointer and the tokenizer's reader say."
+        out = []
+        for p, w, read in zip(parts, written, self.tokenizer.texts([w.codes for w in written])):
+            offsets = self.bpe.offsets(p.text)
+            letters = [sum(c.isalpha() for c in p.text[a:b]) for a, b in offsets]
+            reading = follow(w.path, len(letters), letters=letters) if self.ar.point is not None else None
+            lost = {*lost_words(p.text, reading.lost if reading else [], offsets), *missing_words(p.text, read)}
+            missing = [t for t in map(plain, p.text.split()) if lost & {t, *t.split()}]
+            out.append(Take(p, w, read, reading, missing, added_letters(p.text, read), read_errors(p.text, read)))
+        return out
 
     def voice(self, heard:list, proportion:bool=True)->Tensor: # [1, speaker_dim]
         "The voice of all references. With `proportion`, mixed so that the decoder's own ear, which listens to a probe, finds it between them as their shares say; else their plain mean."
@@ -191,17 +303,25 @@ class Sovits:
         noise:float=0.3,  # Of the decoder's prior
         most:int=120,     # Pieces of text spoken in one breath
         proportion:bool=True, # Mix voices so that the mixture is heard as far between them as their weights say; else by their plain mean
+        retries:int=3,    # Further takes of a piece that is not all said
     )->Speech:
-        "Speak with these voices. A long text is spoken in parts, cut where a reader would pause."
+        "Speak with these voices: in pieces as long as the training's texts, each read back, and with the pauses that the marks ask for."
         said, warnings = self.plain(text)
-        heard = references if references and isinstance(references[0], Heard) else self.hear([r if isinstance(r, Reference) else Reference(r) for r in references])
-        pieces = chunks(said, most, lambda s: len(self.bpe.encode(s)))
-        written = self.tokens(pieces, heard, sampling, seed, prompt)
-        voice = self.voice(heard, proportion)
-        wavs = [self.sound(w.codes, p, voice, noise, seed + k) for k, (w, p) in enumerate(zip(written, pieces)) if len(w.codes)]
-        wav = np.concatenate(wavs) if wavs else np.zeros(0, np.float32)
-        read = " ".join(self.tokenizer.texts([w.codes for w in written]))
-        return Speech(wav, self.sample_rate, said, [w.codes for w in written], all(w.stopped for w in written), " ".join(read.split()), warnings)
+        if not references or not isinstance(references[0], Heard):
+            references = self.hear([r if isinstance(r, Reference) else Reference(r) for r in references])
+        parts = self.cut(said, most)
+        takes = self.takes(parts, self.front(references, prompt), sampling, seed, retries)
+        if self.ar.point is None: warnings.append("this model has no pointer, so nothing but its own end tells when a text is over; train it again with ar.pointer=true")
+        faults = [t.fault for t in takes if t.fault]
+        return Speech(self.spoken(takes, self.voice(references, proportion), noise, seed), self.sample_rate, said, [t.written.codes for t in takes],
+                      all(t.written.stopped for t in takes), " ".join(" ".join(t.read for t in takes).split()), warnings + faults,
+                      [w for t in takes for w in t.missing], parts, [t.written.path for t in takes])
+
+    def spoken(self, takes:list, voice:Tensor, noise:float, seed:int)->np.ndarray: # [T] float32
+        "Takes through the decoder, with their pauses."
+        said = [(k, t) for k, t in enumerate(takes) if len(t.written.codes)]
+        wavs = [self.sound(t.written.codes, t.piece.text, voice, noise, seed + k) for k, t in said]
+        return joined([trimmed_sound(w, self.sample_rate) for w in wavs], [t.piece.pause for _, t in said], self.sample_rate)
 
 # %% ../../nbs/sovits/infer.ipynb #bcf2a30d
 def save_model(
@@ -214,7 +334,8 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     model.tokenizer.save(folder)
     save_ar(model.ar, model.bpe, folder)
-    write_json(folder / "config.json", {"format": 1, "language": model.language, "prompt_seconds": model.prompt / TOKEN_RATE, "bge": model.ar.text.cfg.bge, "about": about or {}})
+    write_json(folder / "config.json", {"format": 1, "language": model.language, "prompt_seconds": model.prompt / TOKEN_RATE, "bge": model.ar.text.cfg.bge,
+        "limits": asdict(model.limits), "texts": model.texts, "about": about or {}})
     model.decoder.save(folder)
     return folder
 
@@ -230,4 +351,5 @@ def load_model(
     ar, bpe = load_ar(folder, tokenizer)
     text = build(TextConfig, read_json(folder / "ar.json")["text"])
     decoder = Decoder.load(folder, TextEncoder(text, bpe.size))
-    return Sovits(tokenizer, ar, bpe, decoder, about["language"], about["prompt_seconds"], BgeM3(bge or about["bge"]) if about["bge"] else None)
+    limits = Limits(**about["limits"]) if about.get("limits") else None    # models from before there were any have none
+    return Sovits(tokenizer, ar, bpe, decoder, about["language"], about["prompt_seconds"], BgeM3(bge or about["bge"]) if about["bge"] else None, limits, about.get("texts"))

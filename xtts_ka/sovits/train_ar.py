@@ -6,6 +6,7 @@
 __all__ = ['corrupted', 'ArTask', 'save_ar', 'load_ar']
 
 # %% ../../nbs/sovits/train_ar.ipynb #ed94efc3
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from ..core.files import atomic_write, digest, read_json, write_json
 from ..core.loop import Task
 from ..core.randomness import rng, seeded_step, torch_rng
 from ..corpus.clips import Clips, Shelf
+from ..text.chunks import ENDS, closed, habits, pieces
 from .ar import ArModel, Segment, along, ar_loss, collate, guessed, move_loss, to_grid
 from .config import ArConfig, SamplingConfig, TextConfig
-from .sample import write
+from .sample import Limits, write
 from .semantic import plain
 from .text import Bpe, TextEncoder
 from .train_semantic import SemanticTokenizer, char_error_rate
@@ -36,6 +38,27 @@ def corrupted(
     wrong = torch.from_numpy(draw.random(codes.shape) < share)
     return torch.where(wrong, codes[torch.from_numpy(draw.integers(len(codes), size=codes.shape)), torch.arange(codes.shape[1])], codes)
 
+@dataclass
+class Asked:
+    "A text for the free-running check."
+    kind: str
+    text: str
+    of: list # Places of its sentences among those it was made of
+
+def everyday(
+    texts:list, # Closed sentences
+)->list: # of `Asked`
+    "Sentences as people write them: as they are, without a mark, one word, with a comma, two."
+    out = []
+    for n, text in enumerate(texts):
+        body, both = text.rstrip(ENDS), [n, (n + 1) % len(texts)]
+        other = texts[both[1]]
+        forms = [Asked("sentence", text, [n]), Asked("no mark", body, [n]),
+                 Asked("word", max(body.split(), key=len), [n]),
+                 Asked("comma", f"{body}, {other}", both), Asked("two", f"{text} {other}", both)]
+        out.append(forms[n % len(forms)])
+    return out
+
 class ArTask(Task):
     "The next token, given text and references."
     def __init__(self,
@@ -48,9 +71,12 @@ class ArTask(Task):
         features=None,                # Shelf of [n, F] features of each clip's text, or None
         start=None,                   # Path of weights to begin with, or None
         sampling:SamplingConfig=SamplingConfig(temperature=0), # Of the free-running check
+        bge=None,                     # `BgeM3`, where there are features
     ):
+        self.bge, self._limits, self._habits = bge, None, None
         self.cfg, self.text, self.clips, self.codes, self.bpe, self.tokenizer, self.features = cfg, text, clips, codes, bpe, tokenizer, features
-        self.sampling, self.ids = sampling, [bpe.encode(r.text) for r in clips.rows]
+        self.sampling, self.texts = sampling, [closed(r.text) for r in clips.rows]
+        self.ids = [bpe.encode(t) for t in self.texts]
         self.train, self.val = clips.split("train"), clips.split("val")
         self.lengths = [codes.index["lengths"][i] for i in self.train]
         self.end, self.held = tokenizer.codes, {}
@@ -69,7 +95,7 @@ class ArTask(Task):
     def __len__(self): return len(self.train)
     def fingerprint(self):
         shape = {k: v for k, v in to_dict(self.cfg).items() if k not in ("loop", "free_run")}
-        return {"clips": [self.clips.key(i) for i in self.train], "codes": self.codes.index["about"], "text": to_dict(self.text), "bpe": digest(self.bpe.tokenizer.to_str()), **shape}
+        return {"clips": [self.clips.key(i) for i in self.train], "texts": digest([self.texts[i] for i in self.train]), "codes": self.codes.index["about"], "text": to_dict(self.text), "bpe": digest(self.bpe.tokenizer.to_str()), **shape}
 
     def segment(self, i:int, text:bool=True)->Segment:
         "A clip as it stands in a sequence."
@@ -79,7 +105,7 @@ class ArTask(Task):
 
     def along(self, i:int, grid:Tensor)->list: # [S]
         "Where the pointer stands in a clip; found once."
-        if i not in self.held: self.held[i] = self.tokenizer.align(self.codes[i], self.bpe.pieces(self.clips.rows[i].text))
+        if i not in self.held: self.held[i] = self.tokenizer.align(self.codes[i], self.bpe.pieces(self.texts[i]))
         return along(self.held[i], len(self.ids[i]), grid, self.tokenizer.books if self.cfg.pattern == "flat" else 1)
 
     def references(self, i:int, *key)->list:
@@ -127,14 +153,49 @@ class ArTask(Task):
         rows = (self.val or self.train[:32])
         loss, right = self.score(rows[:96])
         values = {"score": loss, "code": loss, "right": right}
-        return values | self.free(rows[:self.cfg.free_run]) if self.cfg.free_run else values
+        if not self.cfg.free_run or self.features is not None and self.bge is None: return values
+        return values | self.free(rows[:self.cfg.free_run])
 
-    def free(self, rows:list)->dict: # cer, stopped, length: means
-        "Sentences spoken from their text and a reference."
-        with torch.autocast(self.net.marks.device.type, enabled=False): written = self.write(rows)
-        cer = char_error_rate((plain(self.clips.rows[i].text), t) for i, t in zip(rows, self.tokenizer.texts([w.codes for w in written])))
-        lengths = [len(w.codes) / max(1, self.codes.index["lengths"][i]) for i, w in zip(rows, written)]
-        return {"free/cer": cer, "free/stopped": sum(w.stopped for w in written) / len(rows), "free/length": float(np.mean(lengths))}
+    @property
+    def habits(self)->dict:
+        "What the training texts are like, see `text.chunks.habits`."
+        if self._habits is None: self._habits = habits(self.texts[i] for i in self.train)
+        return self._habits
+
+    def limits(self, most:int=400)->Limits|None:
+        "What the training's speech is like, of so many clips; None without a pointer."
+        if not self.cfg.pointer or self._limits: return self._limits
+        some = self.train[::max(1, len(self.train) // most)]
+        for i in some: self.segment(i)                                      # finds the alignment, once
+        self._limits = Limits.of((self.held[i], len(self.ids[i])) for i in some)
+        return self._limits
+
+    def free(self, rows:list)->dict: # cer, stopped, length: means; cer of each kind
+        "Texts as people write them, spoken in pieces as `speak` does, with a reference."
+        asked = everyday([self.texts[i] for i in rows])
+        cut = [(k, p.text) for k, a in enumerate(asked) for p in pieces(a.text, **self.habits)]
+        with torch.autocast(self.net.marks.device.type, enabled=False):
+            written = self.say([(rows[asked[k].of[0]], text) for k, text in cut])
+        read = self.tokenizer.texts([w.codes for w in written])
+        parts = lambda k, values: [v for v, (j, _) in zip(values, cut) if j == k]
+        pairs = [(plain(a.text), " ".join(parts(k, read))) for k, a in enumerate(asked)]
+        size = lambda a: max(1, sum(self.codes.index["lengths"][rows[n]] for n in a.of))
+        tokens = [len(w.codes) for w in written]
+        lengths = [sum(parts(k, tokens)) / size(a) for k, a in enumerate(asked) if a.kind != "word"]
+        kinds = {a.kind: [p for p, b in zip(pairs, asked) if b.kind == a.kind] for a in asked}
+        return {"free/cer": char_error_rate(pairs), "free/length": float(np.mean(lengths)),
+                "free/stopped": sum(w.stopped for w in written) / len(written),
+                **{f"free/cer, {kind}": char_error_rate(some) for kind, some in kinds.items()}}
+
+    def say(self,
+        texts:list, # of (clip whose reference is taken, text)
+    )->list: # of `Written`
+        "Texts that need not be a clip's."
+        feature = lambda t: None if self.bge is None else self.bge(t, self.bpe.offsets(t))
+        texts_in = [Segment(self.bpe.encode(t), None, feature(t)) for _, t in texts]
+        sequences = [[*self.references(i, "val"), s] for (i, _), s in zip(texts, texts_in)]
+        randoms = [torch_rng(self.cfg.loop.seed, "write", self.clips.key(i), t) for i, t in texts]
+        return write(self.net.eval(), sequences, self.sampling, randoms, limits=self.limits())
 
     def write(self, rows:list, sampling:SamplingConfig|None=None, reference:bool=True)->list: # of `Written`
         "What the model writes for these clips' texts."

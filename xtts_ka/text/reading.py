@@ -95,7 +95,7 @@ def lost_words(
     touched = lambda m: len(lost.intersection(range(*m.span()))) >= min(2, len(m[0]))
     return [m[0] for m in _WORD.finditer(text) if touched(m)]
 
-# %% ../../nbs/text/reading.ipynb #2e3712ef
+# %% ../../nbs/text/reading.ipynb #113d5288
 def _letters(text:str)->str:
     return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
 
@@ -130,11 +130,15 @@ def missing_words(
     text:str,        # What was to be said
     read:str,        # What a recogniser read
     share:float=.5,  # Of a word's letters that must be gone, more than this
+    least:int=3,     # Letters in a row that must be: the ear alone may miss fewer
 )->list[str]: # Words of the text
     "Words that a transcript lacks."
     plain = _letters(text)
     gone = _edits(plain, _letters(read))[0]
-    lacks = lambda m: gone[m.start():m.end()].sum() > share * len(m[0])
+    stretch = np.zeros(len(plain), bool)
+    for m in re.finditer("x+", "".join("x" if g else "." for g in gone)):
+        stretch[m.start():m.end()] = len(plain[m.start():m.end()].replace(" ", "")) >= min(least, len(plain))
+    lacks = lambda m: (gone & stretch)[m.start():m.end()].sum() > share * len(m[0])
     return [m[0] for m in re.finditer(r"\S+", plain) if lacks(m)]
 
 def added_letters(
