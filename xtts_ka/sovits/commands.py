@@ -7,6 +7,7 @@ __all__ = ['STEPS', 'add_arguments', 'main']
 
 # %% ../../nbs/sovits/commands.ipynb #a19db229
 import argparse
+from pathlib import Path
 
 from ..core.errors import ConfigError
 
@@ -36,6 +37,8 @@ def _speaking(sub, formatter):
     p.add_argument("--seed", type=int, default=1, help="of the draws")
     p.add_argument("--prompt", choices=("all", "heaviest", "none"), default="all", help="which references stand in front of the text; the decoder's voice is always that of all")
     p.add_argument("--proportion", action=argparse.BooleanOptionalAction, default=True, help="mix voices so that the mixture is heard as far between them as the weights say; else by their plain mean")
+    p.add_argument("--retries", type=int, default=3, help="further takes of a part of the text that was not all said; the best one is kept")
+    p.add_argument("--allow-incomplete", action="store_true", help="exit status 0 even when words are missing; without it, 1")
     p.add_argument("--threads", type=int, default=2, help="CPU threads")
     p.set_defaults(sovits_main=_speak)
 
@@ -100,27 +103,37 @@ def _tokenise(args)->int:
 def _speak(args)->int:
     if bool(args.text.strip()) == bool(args.text_file): raise ConfigError("sovits speak: give --text or --text_file, not both" if args.text_file else "sovits speak: --text is empty")
     if len(args.reference_text) > len(args.reference): raise ConfigError(f"--reference_text: {len(args.reference_text)} texts for {len(args.reference)} references; give one for each, in the same order")
-    from pathlib import Path
+    if args.retries < 0: raise ConfigError(f"--retries {args.retries}: 0 or more")
     import torch
     from xtts_ka.sovits.config import SamplingConfig
     from xtts_ka.sovits.infer import load_model, parse_reference, shares
     references = [parse_reference(r) for r in args.reference]
     for r, text in zip(references, args.reference_text): r.text = text
     shares(references)                                                     # refuse wrong ones before seconds go by
+    lines = [l.strip() for l in Path(args.text_file).read_text(encoding="utf-8").splitlines() if l.strip()] if args.text_file else [args.text]
+    files = [Path(args.out) / f"{n + 1:04}.wav" for n in range(len(lines))] if args.text_file else [Path(args.out)]
+    _spare_references(files, references)
     sampling = SamplingConfig(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
     torch.set_num_threads(args.threads)
     model = load_model(args.model)
     heard = model.hear(references)
-    lines = [l.strip() for l in Path(args.text_file).read_text(encoding="utf-8").splitlines() if l.strip()] if args.text_file else [args.text]
-    for n, line in enumerate(lines): _write(model, line, heard, sampling, args, Path(args.out) / f"{n + 1:04}.wav" if args.text_file else Path(args.out))
-    return 0
+    complete = [_write(model, line, heard, sampling, args, path) for line, path in zip(lines, files)]
+    return 0 if all(complete) or args.allow_incomplete else 1
 
-def _write(model, text:str, heard:list, sampling, args, path):
+def _spare_references(files:list, references:list):
+    "`ConfigError` when a file that is to be written is a reference, by whatever name."
+    for path in files:
+        for r in references:
+            same = path.exists() and Path(r.path).exists() and path.samefile(r.path)
+            if same: raise ConfigError(f"--out {path} is the same file as --reference {r.path}, which would be lost; give another name")
+
+def _write(model, text:str, heard:list, sampling, args, path)->bool: # Was all of it said?
     from xtts_ka.core.audio import write_audio
     from xtts_ka.core.paths import shown
-    said = model.speak(text, heard, sampling, args.seed, args.prompt, proportion=args.proportion)
+    said = model.speak(text, heard, sampling, args.seed, args.prompt, proportion=args.proportion, retries=args.retries)
     if not len(said.wav): raise ConfigError(f"nothing was said of {text!r}: the model ended at once; try another --seed, or a longer text")
     write_audio(path, said.wav, said.sample_rate)
     note = "" if said.stopped else "; cut by the limit: it did not end by itself"
     print(f"{shown(path)}  {len(said.wav) / said.sample_rate:.1f} s{note}")
     for w in said.warnings: print(f"  {w}")
+    return said.complete

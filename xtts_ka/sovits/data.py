@@ -23,6 +23,7 @@ from ..corpus.voices import other_voices, recombined_texts, speak_voices
 from .config import PrepareConfig
 from .front import N_MELS, TOKEN_RATE, n_tokens, speech_mel
 from .semantic import plain
+from ..text.chunks import closed
 
 # %% ../../nbs/sovits/data.ipynb #4ec0225e
 def _rows(manifest, root:Path)->list:
@@ -47,7 +48,7 @@ def gather(
     rows, rejects, root = [], list(held.rejects), Path(os.path.commonpath([segments.resolve(), out.resolve()]))
     for row in _rows(held, root):
         if reason := _unfit(row, cfg): rejects.append(Reject(row.line, row.audio_file, reason))
-        else: rows.append(row)
+        else: rows.append(replace(row, text=closed(row.text)))             # as it will be when somebody speaks
     if not rows: raise ManifestError(f"{held.path}: no clip is left to train on, all {len(rejects)} were rejected, e.g. line {rejects[0].line}: {rejects[0].reason}")
     names = other_voices({r.speaker_name for r in rows}, cfg.voices + cfg.strangers) if language == "ka" else []
     strangers = names[len(names) - min(cfg.strangers, len(names)):]

@@ -99,7 +99,7 @@ class Sovits2Stage:
         cfg = seeded(self.cfg.ar, self.seed)
         self.bge = BgeM3(self.cfg.text.bge) if self.cfg.text.bge else None
         features = feature_shelf(self.bge, self.bpe, self.clips, self.out / "features") if self.bge else None
-        task = ArTask(cfg, self.cfg.text, self.clips, self.codes, self.bpe, self.tokenizer, features)
+        task = ArTask(cfg, self.cfg.text, self.clips, self.codes, self.bpe, self.tokenizer, features, bge=self.bge)
         result = fit(task, cfg.loop, self.out / "ar", "autoregressive")
         load_models(self.out / "ar", {"ar": task.net}, "latest")
         self.ar, self.ar_task = task.net.cpu().eval(), task
@@ -121,7 +121,7 @@ class Sovits2Stage:
 
     def export(self)->Path:
         "`model/`, which speaks anywhere."
-        self.model = Sovits(self.tokenizer, self.ar, self.bpe, self.decoder, self.language if self.language == "ka" else "", self.cfg.prompt_seconds, self.bge)
+        self.model = Sovits(self.tokenizer, self.ar, self.bpe, self.decoder, self.language if self.language == "ka" else "", self.cfg.prompt_seconds, self.bge, self.ar_task.limits(), self.ar_task.habits)
         train = self.clips.split("train")
         about = {"clips": len(train), "minutes": round(sum(self.mels.index["lengths"][i] for i in train) / 6000, 1), "speakers": [s for s in self.clips.speakers if s not in self.strangers], "seed": self.seed}
         return save_model(self.model, self.out / "model", about)
@@ -154,10 +154,11 @@ class Sovits2Stage:
             name = f"{n:02}_{slug(Path(row.audio_file).stem)}"
             paths = {kind: self.out / "wavs" / f"{name}{'' if kind == 'spoken' else '-copy'}.wav" for kind in ("spoken", "copy")}
             for kind, wav in (("spoken", said.wav), ("copy", copy)): write_audio(paths[kind], wav if len(wav) else np.zeros(rate // 10, np.float32), rate)
-            out.append({"clip": i, "text": plain(said.text), "speaker": row.speaker_name, "paths": paths, "wavs": {"spoken": said.wav, "copy": copy}, "read": said.read, "stopped": said.stopped,
+            out.append({"clip": i, "text": plain(said.text), "speaker": row.speaker_name, "paths": paths, "wavs": {"spoken": said.wav, "copy": copy}, "read": said.read, "stopped": said.stopped, "missing": said.missing, "warnings": said.warnings, "path": said.paths, "pieces": [p.text for p in said.pieces],
                         "length": len(said.wav) / rate / (self.clips.samples(i) / self.clips.sample_rate), "cpu": spent / max(1e-9, len(said.wav) / rate), "decoder": sound, "tokens": sum(map(len, said.codes))})
         self.spoken = out
         write_json(self.out / "endings.json", {u["paths"]["spoken"].name: u["stopped"] for u in out})
+        write_json(self.out / "alignments.json", {u["paths"]["spoken"].name: [{"text": t, "pieces": self.bpe.pieces(t), "path": p} for t, p in zip(u["pieces"], u["path"])] for u in out})
         atomic_write(self.out / "spoken.tsv", "".join(f"{shown(u['paths']['spoken'])}\t{u['text']}\t{u['speaker']}\tsovits2\n" for u in out))
         return out
 
@@ -182,7 +183,7 @@ class Sovits2Stage:
     def finish(self)->dict:
         "`metrics.json`."
         n = len(self.spoken)
-        values = self.metrics | {f"CER, {k}": v for k, v in self.rates.items()} | {"stopped by itself": f"{sum(u['stopped'] for u in self.spoken)} of {n}",
+        values = self.metrics | {f"CER, {k}": v for k, v in self.rates.items()} | {"stopped by itself": f"{sum(u['stopped'] for u in self.spoken)} of {n}", "all words said": f"{sum(not u['missing'] for u in self.spoken)} of {n}",
             "mean length ratio": round(float(np.mean([u["length"] for u in self.spoken])), 3)} | self.speed()
         values |= {f"CPU seconds, {c['model']}": c["CPU seconds"] for c in self.costs} | {"parameters": sum(c["parameters"] for c in self.costs)}
         write_json(self.out / "metrics.json", values)

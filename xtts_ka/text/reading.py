@@ -95,6 +95,70 @@ def lost_words(
     touched = lambda m: len(lost.intersection(range(*m.span()))) >= min(2, len(m[0]))
     return [m[0] for m in _WORD.finditer(text) if touched(m)]
 
+# %% ../../nbs/text/reading.ipynb #113d5288
+def _letters(text:str)->str:
+    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+
+def _edits(text:str, read:str)->tuple: # ([text] bool: deleted, [read] bool: inserted, edits)
+    "The cheapest way from one to the other; of equal ones, that with the longest stretches."
+    n, m = len(text), len(read)
+    cost = np.zeros((n + 1, m + 1), int)
+    cost[:, 0], cost[0] = range(n + 1), range(m + 1)
+    b = np.array([ord(c) for c in read], int)
+    steps = np.arange(m + 1)
+    for i in range(1, n + 1):                                               # a row at a time
+        row = np.minimum(cost[i - 1, 1:] + 1, cost[i - 1, :-1] + (b != ord(text[i - 1])))
+        cost[i] = np.minimum.accumulate(np.concatenate([[i], row]) - steps) + steps
+    return *_trace(cost, text, read), int(cost[n, m])
+
+def _trace(cost:np.ndarray, text:str, read:str)->tuple: # ([text], [read]) bool
+    "Back along the cheapest way."
+    i, j, last = len(text), len(read), "both"
+    gone, more = np.zeros(i, bool), np.zeros(j, bool)
+    while i or j:
+        wrong = bool(i and j) and text[i - 1] != read[j - 1]
+        ways = {"both": i and j and cost[i, j] == cost[i - 1, j - 1] + wrong,
+                "gone": i and cost[i, j] == cost[i - 1, j] + 1,
+                "more": j and cost[i, j] == cost[i, j - 1] + 1}
+        last = last if ways[last] else next(w for w, there in ways.items() if there)
+        if last == "gone": gone[i - 1] = True
+        if last == "more": more[j - 1] = True
+        i, j = i - (last != "more"), j - (last != "gone")
+    return gone, more
+
+def missing_words(
+    text:str,        # What was to be said
+    read:str,        # What a recogniser read
+    share:float=.5,  # Of a word's letters that must be gone, more than this
+    least:int=3,     # Letters in a row that must be: the ear alone may miss fewer
+)->list[str]: # Words of the text
+    "Words that a transcript lacks."
+    plain = _letters(text)
+    gone = _edits(plain, _letters(read))[0]
+    stretch = np.zeros(len(plain), bool)
+    for m in re.finditer("x+", "".join("x" if g else "." for g in gone)):
+        stretch[m.start():m.end()] = len(plain[m.start():m.end()].replace(" ", "")) >= min(least, len(plain))
+    lacks = lambda m: (gone & stretch)[m.start():m.end()].sum() > share * len(m[0])
+    return [m[0] for m in re.finditer(r"\S+", plain) if lacks(m)]
+
+def added_letters(
+    text:str,
+    read:str,
+)->int: # The longest stretch, 0 for none
+    "Letters in a row that a transcript has and the text lacks."
+    said = _letters(read)
+    more = _edits(_letters(text), said)[1]
+    runs = "".join("x" if m and c != " " else "" if m else " " for m, c in zip(more, said)).split()
+    return max(map(len, runs), default=0)
+
+def read_errors(
+    text:str,
+    read:str,
+)->float: # Edits a letter of the text; may exceed 1
+    "Character error rate of one text."
+    plain = _letters(text)
+    return _edits(plain, _letters(read))[2] / max(1, len(plain))
+
 # %% ../../nbs/text/reading.ipynb #2e3712ef
 def _letters(text:str)->str:
     return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
