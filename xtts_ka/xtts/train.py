@@ -27,9 +27,11 @@ from ..corpus.clips import Clips, Shelf
 from .dataset import load_clips, mel_shelf
 from .decode import fit_pace, teacher_latents
 from .decoder import DecoderTask, make_decoder, voice_vector, whiten_speaker_encoder
+from .distil import distil, heard_clips, narrow_vectors, official_encoder
 from .dvae import DvaeTask, code_shelf, make_dvae
 from .export import write_export
 from .gpt import GptTask, merge, unigram
+from .guests import make_guests, with_guests
 from .initialize import base_digest, clips_digest, once, seeded
 from .listen import codes_to_mel, keep_sample
 from .mel import RATE, log_mel
@@ -63,7 +65,7 @@ class Pretrain:
         seed:int=1,
     ):
         self.cfg, self.init, self.out = cfg, Path(init), Path(out)
-        for part in (cfg.gpt, cfg.decoder): seeded(part, seed)
+        for part in (cfg.gpt, cfg.encoder, cfg.decoder): seeded(part, seed)
         if not (self.init / "xtts_init_results.json").is_file(): raise MissingError(f"{init}/xtts_init_results.json: the stage xtts_init has not run; xtts-ka run --to xtts_init")
         self.results = read_json(self.init / "xtts_init_results.json")
         self.vocabulary = Vocabulary.load(self.init / "vocab.json", self.results["language"])
@@ -152,20 +154,45 @@ class Pretrain:
             seconds += self.clips.samples(mine[int(i)]) / RATE
         return chosen
 
-    @torch.inference_mode()
     def voices(self)->dict: # name -> {"gpt_cond_latent": [1, 32, D], "speaker_embedding": [1, 512, 1]}
         "Conditioning latents and voice vectors of all speakers, as coqui computes them."
         chosen = {s: self.voice_clips(s) for s in self.clips.speakers}
         wavs = {s: [self.clips.wav(i) for i in ids] for s, ids in chosen.items()}
+        self.guests, self.learned = None, None
         self.encoder = self.base.speaker_encoder().eval() if self.base else self.new_encoder(wavs)
-        self.speakers = {s: {"gpt_cond_latent": self.conditioning(torch.cat(w)), "speaker_embedding": voice_vector(self.encoder, w)} for s, w in wavs.items()}
+        with torch.inference_mode():
+            self.speakers = {s: {"gpt_cond_latent": self.conditioning(torch.cat(w)), "speaker_embedding": voice_vector(self.encoder, w)} for s, w in wavs.items()}
         return self.speakers
 
-    def new_encoder(self, wavs:dict): # coqui's ResNetSpeakerEncoder: random, with a whitened last layer
+    def new_encoder(self, wavs:dict): # coqui's ResNetSpeakerEncoder
+        "It learns from the stage speaker_encoder; where the run has none: random, with a whitened last layer."
+        teacher = self.init.parent / "speaker_encoder"
+        if (teacher / "encoder.json").is_file(): return self.distilled(teacher)
+        print("the stage speaker_encoder was not run: the export gets a placeholder that hardly tells voices apart (xtts-ka run --only speaker_encoder, then --from full_pretrain)")
         seeded_step(self.cfg.decoder.loop.seed, "speaker encoder")
         encoder = make_decoder(self.cfg.gpt.dim, 16).speaker_encoder.eval()
         whiten_speaker_encoder(encoder, [torch.from_numpy(resample(w.numpy(), RATE, 16000)) for ws in wavs.values() for w in ws[:8]])
         return encoder
+
+    def distilled(self, folder): # coqui's ResNetSpeakerEncoder; self.narrow is the same as it was trained
+        "What the run's encoder hears, in XTTS's form; Georgian runs have guests to hear and, later, to speak."
+        from xtts_ka.speaker.encoders import SpeakerEncoder, load_encoder
+        cfg, seed = self.cfg.encoder, self.cfg.encoder.loop.seed
+        if self.vocabulary.language == "ka":
+            self.guests = make_guests(self.cfg.guests, self.clips, self.out / "guests", seed)
+        parts = [self.clips, self.guests.clips] if self.guests else [self.clips]
+        teacher = SpeakerEncoder(load_encoder(folder), "teacher", "cpu")
+        self.narrow, self.learned = distil(cfg, teacher, heard_clips(cfg, parts, seed), self.out / "encoder")
+        return official_encoder(self.narrow)
+
+    def decoder_data(self)->tuple: # Clips, latents and vectors that the decoder learns from
+        "The run's own, and those of guests where there are any."
+        vectors, own = {s: v["speaker_embedding"] for s, v in self.speakers.items()}, Shelf(self.out / "latents")
+        if not self.guests: return self.clips, own, vectors
+        heard = self.guests.clips
+        wavs = (heard.wav(i) for i in range(len(heard)))
+        vectors |= zip((r.speaker_name for r in heard.rows), narrow_vectors(self.narrow, wavs))
+        return *with_guests(self.clips, own, self.guests, self.cfg.guests.share), vectors
 
     def conditioning(self, wav:Tensor)->Tensor: # [T] at 22,050 Hz -> [1, 32, D], the mean over chunks of 6 s
         chunks = [c for c in wav[: 30 * RATE].split(6 * RATE) if len(c) >= 0.33 * RATE]
@@ -188,9 +215,9 @@ class Pretrain:
         if self.cfg.decoder.start == "keep":
             self.waveform = self.base.waveform_decoder().state_dict()
             return None
-        vectors = {s: v["speaker_embedding"] for s, v in self.speakers.items()}
+        clips, latents, vectors = self.decoder_data()
         start = self.base.waveform_decoder if self.cfg.decoder.start == "base" else None
-        self.decoder_task = DecoderTask(self.cfg.decoder, self.clips, Shelf(self.out / "latents"), vectors, self.cfg.gpt.dim, start)
+        self.decoder_task = DecoderTask(self.cfg.decoder, clips, latents, vectors, self.cfg.gpt.dim, start)
         result = fit(self.decoder_task, self.cfg.decoder.loop, self.out / "decoder", "decoder")
         load_models(self.out / "decoder", {"decoder": self.decoder_task.net}, "latest")
         self.waveform = self.decoder_task.net.eval().state_dict()
@@ -218,6 +245,7 @@ class Pretrain:
         "`metrics.json` for the report."
         metrics = {"GPT loss, nats a code": round(gpt.best_score, 4), "unigram, nats a code": round(self.unigram, 4), "GPT best step": gpt.best_step,
                    "GPT parameters": sum(p.numel() for p in self.gpt_net.parameters()), "GPT CPU seconds": round(gpt.cpu_seconds, 1), "speakers": len(self.speakers)}
+        if self.learned: metrics |= {"speaker encoder CPU seconds": round(self.learned.cpu_seconds, 1), "guests": len(self.guests.of) if self.guests else 0}
         if decoder: metrics |= {"decoder mel L1": round(decoder.best_score, 4), "decoder CPU seconds": round(decoder.cpu_seconds, 1)}
         write_json(self.out / "metrics.json", metrics)
         return metrics
@@ -232,7 +260,7 @@ def model_card(
     origin = f"XTTS-v2 (base {base.version}, {stage.results['base']['digest'][:12]})" if base else "nothing"
     names = stage.clips.speakers
     speakers = f"speakers {', '.join(names[:20])}" + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    encoder = "the base's" if base else "random convolutions with a whitened last layer, a placeholder; cloning from new recordings is therefore rough"
+    encoder = "the base's" if base else "learned from the run's own ECAPA-TDNN" if stage.learned else "random convolutions with a whitened last layer, a placeholder; cloning from new recordings is therefore rough"
     return f"""# XTTS model for `{stage.vocabulary.language}`, trained from {origin} by xtts_ka
 
 - **Data**: {source or 'see config.yaml of the run'}; {len(stage.clips.split('train'))} training clips, {seconds / 60:.1f} minutes, {speakers}.
