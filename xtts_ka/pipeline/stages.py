@@ -54,7 +54,7 @@ STAGES = (
     Stage("xtts_init", "nbs/runs/70_xtts_init.ipynb", "xtts_ka.xtts.config.InitConfig",
           needs=("segments",), outputs=("xtts_init",), cost=160, doc="Georgian tokenizer, audio codes (DVAE), a fresh or given XTTS"),
     Stage("full_pretrain", "nbs/runs/80_full_pretrain.ipynb", "xtts_ka.xtts.config.PretrainConfig",
-          needs=("segments", "xtts_init"), outputs=("full_pretrain", "xtts"), cost=600, doc="training of the GPT and the decoder, export as XTTS-v2"),
+          needs=("segments", "xtts_init"), reads=("speaker_encoder",), outputs=("full_pretrain", "xtts"), cost=600, doc="training of the GPT and the decoder, export as XTTS-v2"),
     Stage("vocoder", "nbs/runs/85_vocoder.ipynb", "xtts_ka.vocoder.config.VocoderConfig",
           needs=("segments",), outputs=("vocoder",), inputs=("data.train", "data.val", "data.mels", "checkpoint_path"), cost=150, doc="mel spectrograms to sound: a light generator, or HiFi-GAN; beside Griffin-Lim"),
     Stage("sovits2", "nbs/runs/90_sovits2.ipynb", "xtts_ka.sovits.stage_config.Sovits2Config",

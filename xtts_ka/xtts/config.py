@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'VocabularyConfig', 'DvaeLoop', 'DvaeConfig', 'GptLoop', 'LoraConfig', 'AlignmentConfig', 'GptConfig',
-           'DecoderLoop', 'DecoderConfig', 'DecodeConfig', 'ReplayConfig', 'InitConfig', 'PretrainConfig']
+           'DecoderLoop', 'DecoderConfig', 'DecodeConfig', 'SpeakerLoop', 'SpeakerConfig', 'GuestConfig',
+           'ReplayConfig', 'InitConfig', 'PretrainConfig']
 
 # %% ../../nbs/xtts/config.ipynb #1b03fb80
 from typing import Literal
@@ -14,6 +15,7 @@ from pydantic import Field
 from ..core.config import config
 from ..core.errors import ConfigError
 from ..core.loop import LoopConfig
+from ..speaker.train_config import AugmentConfig
 from .filters import FilterConfig
 
 # %% ../../nbs/xtts/config.ipynb #f7dc9a60
@@ -174,6 +176,40 @@ class DecodeConfig:
     end_slack: int = Field(2, ge=0)               # Text ids before STOP from which on the end may come: the final mark and the last letter
     end_wait: int = Field(4, ge=0)                # Codes behind the end of the text, beside the silence of the training clips, after which it is ended
 
+# %% ../../nbs/xtts/config.ipynb #c84e11d9
+@config
+class SpeakerLoop(LoopConfig):
+    "Training of the speaker encoder; an item is a whole batch of crops."
+    batch_size: int = Field(1, ge=1, le=1)
+    steps: int = Field(150, ge=1)
+    lr: float = Field(3e-3, gt=0)
+    warmup: int = Field(10, ge=0)
+    final_lr: float = Field(0.02, ge=0, le=1)
+    save_every: int = Field(50, ge=1)
+    precision: Literal["32-true", "bf16-mixed", "auto"] = "auto"
+
+@config
+class SpeakerConfig:
+    "The speaker encoder of the export: a narrow ResNet that learns the vectors of the stage speaker_encoder."
+    channels: int = Field(8, ge=8, le=32)       # Of the first layer, a multiple of 8; XTTS-v2: 32
+    clips: int = Field(120, ge=2)               # Of a speaker of the corpus, at most
+    crops: int = Field(32, ge=4)                # A batch holds so many crops of 2.5 s, fewer longer ones
+    min_seconds: float = Field(1.0, gt=0.1)     # Shortest crop
+    max_seconds: float = Field(6.0, gt=0.1)     # Longest crop; what is shorter is said again
+    pairs_weight: float = Field(1.0, ge=0)      # Weight of the error of cosines between clips, beside that to the teacher's vector
+    augment: AugmentConfig = AugmentConfig(p_noise=0.7, noise_snr=(8.0, 25.0), p_reverb=0.2, p_eq=0.4, p_band=0.3) # Another room and microphone for each crop
+    loop: SpeakerLoop = SpeakerLoop()
+
+    def __post_init__(self):
+        if self.channels % 8: raise ConfigError(f"encoder.channels {self.channels} must be a multiple of 8")
+        if self.min_seconds > self.max_seconds: raise ConfigError(f"encoder.min_seconds {self.min_seconds:g} is above max_seconds {self.max_seconds:g}")
+
+@config
+class GuestConfig:
+    "Voices of espeak-ng that say what Georgian clips of the run say."
+    voices: int = Field(960, ge=0)              # A clip each; 0: none
+    share: float = Field(0.5, gt=0, lt=1)       # Of the decoder's training crops
+
 # %% ../../nbs/xtts/config.ipynb #9b161ccf
 @config
 class ReplayConfig:
@@ -203,6 +239,8 @@ class PretrainConfig:
     preset: Literal["", "tiny", "small", "full"] = "" # Sizes of GPT and decoder; empty: those given below; a base brings its own
     gpt: GptConfig = GptConfig()              # Text to codes
     decoder: DecoderConfig = DecoderConfig()  # Latents to waveform
+    encoder: SpeakerConfig = SpeakerConfig()  # A voice to its vector
+    guests: GuestConfig = GuestConfig()       # Further voices for the decoder
     voice_seconds: float = Field(12.0, gt=0)  # Reference speech behind each stored voice
     replay: ReplayConfig = ReplayConfig()     # Against forgetting
     export_dtype: Literal["float32", "float16"] = "float32" # Of the exported weights; clients read both
