@@ -30,13 +30,14 @@ from .dataset import load_clips, mel_shelf
 from .decode import fit_pace, teacher_latents
 from .decoder import DecoderTask, make_decoder, voice_vector, whiten_speaker_encoder
 from .distil import distil, heard_clips, narrow_vectors, official_encoder
-from .dvae import DvaeTask, code_shelf, make_dvae
+from .dvae import DvaeTask, Reader, code_shelf, make_dvae
 from .export import write_export
 from .gpt import GptTask, merge, unigram
 from .guests import make_guests, with_guests
 from .initialize import base_digest, clips_digest, once, seeded
 from .listen import codes_to_mel, keep_sample
 from .mel import RATE, log_mel
+from .reader import CodeReader
 from .resize import resize_text
 from .vocabulary import Vocabulary
 
@@ -93,6 +94,15 @@ class Pretrain:
         dvae = make_dvae(DvaeConfig(**self.results["dvae"]))
         load_models(self.init / "dvae", {"dvae": dvae}, "latest")
         return dvae.eval()
+
+    def code_reader(self)->CodeReader|None: # None where the DVAE was not taught letters
+        "What reads codes back when the model speaks: the reader that the DVAE learned with."
+        held = DvaeConfig(**self.results["dvae"])
+        if not held.letter_weight or (self.base and not self.results["base"]["tuned"]): return None
+        letters = "".join(sorted({c for i in self.clips.split("train") for c in self.clips.rows[i].text.lower() if c.isalpha()}))
+        net = Reader(held.codebook_dim, len(letters) + 1)
+        load_models(self.init / "dvae", {"code_reader": net}, "latest")
+        return CodeReader(net.eval(), self.dvae().codebook.embed.T.detach().clone(), letters)
 
     def first(self): # coqui's GPT: the base's, with rows for the new ids
         rows = self.results["vocabulary_mode"]["new_rows"]
@@ -250,7 +260,7 @@ class Pretrain:
         base = self.base and {**self.results["base"], "version": self.base.version, "licence": self.base.licence}
         choose = DecodeConfig(**{k: v for k in ("temperature", "top_k", "top_p", "repetition_penalty") if (v := self.base.config.get(k)) is not None}) if self.base else None
         return write_export(folder, self.gpt_net, self.waveform, self.encoder, self.stats, self.vocabulary, trained, self.dvae().state_dict(),
-                            model_card(self, source), about | {"base": base}, dtype=self.cfg.export_dtype, decode=choose)
+                            model_card(self, source), about | {"base": base}, dtype=self.cfg.export_dtype, decode=choose, reader=self.code_reader())
 
     def pace(self)->dict|None: # `Pace` of the training clips, for the length prior when speaking; None when all texts are equally long
         train = self.clips.split("train")
