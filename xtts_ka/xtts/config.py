@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'VocabularyConfig', 'DvaeLoop', 'DvaeConfig', 'GptLoop', 'LoraConfig', 'AlignmentConfig', 'GptConfig',
-           'DecoderLoop', 'DecoderConfig', 'DecodeConfig', 'SpeakerLoop', 'SpeakerConfig', 'GuestConfig',
-           'ReplayConfig', 'InitConfig', 'PretrainConfig']
+           'DecoderLoop', 'DecoderConfig', 'AcousticLoop', 'AcousticConfig', 'DecodeConfig', 'SpeakerLoop',
+           'SpeakerConfig', 'GuestConfig', 'ReplayConfig', 'InitConfig', 'PretrainConfig']
 
 # %% ../../nbs/xtts/config.ipynb #1b03fb80
 from typing import Literal
@@ -160,6 +160,27 @@ class DecoderConfig:
 
 # %% ../../nbs/xtts/config.ipynb #b16777e1
 @config
+class AcousticLoop(LoopConfig):
+    "Training of the acoustic network."
+    steps: int = Field(600, ge=1)
+    batch_size: int = Field(12, ge=1)
+    lr: float = Field(2e-3, gt=0)
+    warmup: int = Field(20, ge=0)
+    final_lr: float = Field(0.02, ge=0, le=1)
+    validate_every: int = Field(200, ge=1)
+    save_every: int = Field(200, ge=1)
+    precision: Literal["32-true", "bf16-mixed", "auto"] = "auto"
+
+@config
+class AcousticConfig:
+    "A small network from the GPT's latents to the mel of a vocoder, beside XTTS's own waveform decoder."
+    train: bool = True                        # false: `speak --way vocoder` takes the mel that the DVAE makes of the codes
+    dim: int = Field(160, ge=16)              # Channels
+    blocks: int = Field(4, ge=1)              # Residual blocks
+    crop: int = Field(64, ge=4)               # Training crop, codes of 46.4 ms
+    loop: AcousticLoop = AcousticLoop()
+
+@config
 class DecodeConfig:
     "How codes are chosen."
     temperature: float = Field(0.65, ge=0)        # 0: greedy
@@ -238,6 +259,7 @@ class PretrainConfig:
     "Stage full_pretrain."
     preset: Literal["", "tiny", "small", "full"] = "" # Sizes of GPT and decoder; empty: those given below; a base brings its own
     gpt: GptConfig = GptConfig()              # Text to codes
+    acoustic: AcousticConfig = AcousticConfig() # Latents to the mel of a vocoder
     decoder: DecoderConfig = DecoderConfig()  # Latents to waveform
     encoder: SpeakerConfig = SpeakerConfig()  # A voice to its vector
     guests: GuestConfig = GuestConfig()       # Further voices for the decoder
