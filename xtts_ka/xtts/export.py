@@ -23,6 +23,7 @@ from .decoder import OFFICIAL_CHANNELS, VOICE_DIM, make_decoder, widen
 from .dvae import make_dvae
 from .gpt import quiet
 from .mel import HOP, OUT_RATE, RATE
+from .acoustic import FILE as ACOUSTIC_FILE, acoustic_tensors
 from .reader import FILE as READER_FILE, reader_tensors
 from .vocabulary import CLIENT_LANGUAGES, Vocabulary
 
@@ -179,6 +180,7 @@ def write_export(
     scores:dict=None,   # name -> number or text, for the card
     decode:DecodeConfig=None, # How clients choose codes when they are not told
     reader=None,        # `CodeReader` that reads takes back, or None
+    acoustic=None,      # `Acoustic` from latents to a vocoder's mel, or None
 )->Path:
     "Write an export, all or nothing. `CheckpointError` when unmodified coqui-tts does not read it back and choose the same codes."
     from safetensors.torch import save_file
@@ -187,10 +189,11 @@ def write_export(
     config = xtts_config(gpt, vocabulary, name, decode)
     with fresh_dir(folder) as tmp:
         tensors = write_weights(Path(tmp), name, state, stats, speakers, dvae)
-        if reader is not None:
-            held, metadata = reader_tensors(reader)
-            save_file(held, Path(tmp) / READER_FILE, metadata=metadata)
-            tensors[READER_FILE] = len(held)
+        for file, of, kept in ((READER_FILE, reader, reader_tensors), (ACOUSTIC_FILE, acoustic, acoustic_tensors)):
+            if of is None: continue
+            held, metadata = kept(of)
+            save_file(held, Path(tmp) / file, metadata=metadata)
+            tensors[file] = len(held)
         vocabulary.save(Path(tmp) / "vocab.json")
         config.save_json(str(Path(tmp) / "config.json"))
         compared = check_export(tmp, state, vocabulary, *[v["gpt_cond_latent"] for v in speakers.values()][:1])

@@ -21,11 +21,13 @@ from ..core.paths import resolve
 from ..core.loop import fit, load_models
 from ..core.progress import bar
 from ..core.randomness import rng, seeded_step
+from .acoustic import AcousticTask
 from .aligner import forced_times
 from .alignment import letter_times, read_alignments
 from .base import Base
 from .config import DecodeConfig, DvaeConfig, PretrainConfig
 from ..corpus.clips import Clips, Shelf
+from ..vocoder.config import MelConfig
 from .dataset import load_clips, mel_shelf
 from .decode import fit_pace, teacher_latents
 from .decoder import DecoderTask, make_decoder, voice_vector, whiten_speaker_encoder
@@ -68,7 +70,8 @@ class Pretrain:
         seed:int=1,
     ):
         self.cfg, self.init, self.out, self.segments = cfg, Path(init), Path(out), Path(segments)
-        for part in (cfg.gpt, cfg.encoder, cfg.decoder): seeded(part, seed)
+        self.acoustic_net = None
+        for part in (cfg.gpt, cfg.encoder, cfg.acoustic, cfg.decoder): seeded(part, seed)
         if not (self.init / "xtts_init_results.json").is_file(): raise MissingError(f"{init}/xtts_init_results.json: the stage xtts_init has not run; xtts-ka run --to xtts_init")
         self.results = read_json(self.init / "xtts_init_results.json")
         self.vocabulary = Vocabulary.load(self.init / "vocab.json", self.results["language"])
@@ -226,8 +229,8 @@ class Pretrain:
         return torch.stack(styles).mean(0).transpose(1, 2)
 
     def latents(self)->Shelf|None:
-        "Teacher-forced latents of all clips: what the decoder will see when the model speaks. None when the decoder is not trained."
-        if self.cfg.decoder.start == "keep": return None
+        "Teacher-forced latents of all clips: what decoder and acoustic network will see when the model speaks. None when neither is trained."
+        if self.cfg.decoder.start == "keep" and not self.cfg.acoustic.train: return None
         made_of = [clips_digest(self.clips), self.results["dvae"], self.results.get("base"), self.cfg.gpt, self.cfg.voice_seconds, "latents"]
         total = sum(len(self.codes[i]) for i in range(len(self.clips)))
         def run(i):
@@ -235,6 +238,16 @@ class Pretrain:
             return teacher_latents(self.gpt_net, self.speakers[row.speaker_name]["gpt_cond_latent"], self.vocabulary.encode(row.text), torch.from_numpy(self.codes[i])).numpy()
         once(self.out / "latents.json", made_of, lambda: len(Shelf.write(self.out / "latents", (run(i) for i in bar(range(len(self.clips)), "latents")), total)))
         return Shelf(self.out / "latents")
+
+    def acoustic(self): # FitResult, or None when none is wanted; self.acoustic_net is the network
+        "Train the network from latents to the vocoder's mel."
+        if not self.cfg.acoustic.train: return None
+        clips, latents, vectors = self.decoder_data()
+        task = AcousticTask(self.cfg.acoustic, clips, latents, vectors, MelConfig())
+        result = fit(task, self.cfg.acoustic.loop, self.out / "acoustic", "acoustic")
+        load_models(self.out / "acoustic", {"acoustic": task.net}, "latest")
+        self.acoustic_net = task.net.eval()
+        return result
 
     def decoder(self): # FitResult, or None when the base's decoder is kept; self.waveform is its state
         "Train the waveform decoder on the latents."
@@ -260,7 +273,7 @@ class Pretrain:
         base = self.base and {**self.results["base"], "version": self.base.version, "licence": self.base.licence}
         choose = DecodeConfig(**{k: v for k in ("temperature", "top_k", "top_p", "repetition_penalty") if (v := self.base.config.get(k)) is not None}) if self.base else None
         return write_export(folder, self.gpt_net, self.waveform, self.encoder, self.stats, self.vocabulary, trained, self.dvae().state_dict(),
-                            model_card(self, source), about | {"base": base}, dtype=self.cfg.export_dtype, decode=choose, reader=self.code_reader())
+                            model_card(self, source), about | {"base": base}, dtype=self.cfg.export_dtype, decode=choose, reader=self.code_reader(), acoustic=self.acoustic_net)
 
     def pace(self)->dict|None: # `Pace` of the training clips, for the length prior when speaking; None when all texts are equally long
         train = self.clips.split("train")
@@ -269,11 +282,12 @@ class Pretrain:
         words = sorted(len(self.clips.rows[i].text.split()) for i in train)
         return asdict(fit_pace(ids, codes)) | {"words": words[int(0.9 * (len(words) - 1))]} # of nine texts in ten, at most
 
-    def finish(self, gpt, decoder)->dict: # Flat metrics of the stage
+    def finish(self, gpt, decoder, acoustic=None)->dict: # Flat metrics of the stage
         "`metrics.json` for the report."
         metrics = {"GPT loss, nats a code": round(gpt.best_score, 4), "unigram, nats a code": round(self.unigram, 4), "GPT best step": gpt.best_step,
                    "GPT parameters": sum(p.numel() for p in self.gpt_net.parameters()), "GPT CPU seconds": round(gpt.cpu_seconds, 1), "speakers": len(self.speakers)}
         if self.learned: metrics |= {"speaker encoder CPU seconds": round(self.learned.cpu_seconds, 1), "guests": len(self.guests.of) if self.guests else 0}
+        if acoustic: metrics |= {"acoustic mel L1": round(acoustic.best_score, 4), "acoustic CPU seconds": round(acoustic.cpu_seconds, 1)}
         if decoder: metrics |= {"decoder mel L1": round(decoder.best_score, 4), "decoder CPU seconds": round(decoder.cpu_seconds, 1)}
         write_json(self.out / "metrics.json", metrics)
         return metrics
