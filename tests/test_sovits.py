@@ -141,7 +141,7 @@ def test_bad_texts_say_why(speaker, text, why):
 def test_command_line(tmp_path):
     call = lambda *words: subprocess.run([str(Path(sys.executable).with_name("xtts-ka")), "sovits", *words], capture_output=True, text=True, cwd=tmp_path)
     help = call("speak", "--help")
-    assert help.returncode == 0 and "--reference" in help.stdout and "(default: 0.7)" in help.stdout
+    assert help.returncode == 0 and "--reference" in help.stdout and "(default: 0.3)" in help.stdout and "--allow-incomplete" in help.stdout
     bad = call("train-ar", "dataset_path=nowhere", "path_to_save=out", "ar.layer=2")
     assert bad.returncode == 2 and "did you mean `layers`" in bad.stderr
     missing = call("speak", "--model", "nowhere", "--text", "დილა", "--reference", "a.wav")

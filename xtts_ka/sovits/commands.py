@@ -31,7 +31,7 @@ def _speaking(sub, formatter):
     p.add_argument("--text", default="", help="what to say")
     p.add_argument("--text_file", metavar="FILE", default="", help="speak the lines of a UTF-8 file instead, each into a file of its own")
     p.add_argument("--out", metavar="FILE", default="spoken.wav", help="WAV file to write; with --text_file a folder")
-    p.add_argument("--temperature", type=float, default=0.7, help="0: always the likeliest token")
+    p.add_argument("--temperature", type=float, default=0.3, help="0: always the likeliest token")
     p.add_argument("--top_k", type=int, default=25, help="draw among so many tokens; 0: all")
     p.add_argument("--top_p", type=float, default=0.8, help="draw among the likeliest that have this probability together")
     p.add_argument("--seed", type=int, default=1, help="of the draws")

@@ -117,7 +117,7 @@ class ArLoop(LoopConfig):
 @config
 class SamplingConfig:
     "How tokens are drawn."
-    temperature: float = Field(0.7, ge=0)     # 0: always the likeliest
+    temperature: float = Field(0.3, ge=0)     # 0: always the likeliest
     top_k: int = Field(25, ge=0)              # Choose among so many; 0: all
     top_p: float = Field(0.8, gt=0, le=1)     # Choose among the likeliest that have this probability together
     repetition_window: int = Field(10, ge=0)  # Tokens looked back at (repetition-aware sampling, VALL-E 2); 0: not at all

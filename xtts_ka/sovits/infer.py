@@ -104,9 +104,13 @@ class Take:
     added: int            # Letters in a row that the text does not have
     errors: float         # Edits a letter
     allowed: int = 6      # Letters in a row that may be added: fewer are misheard
+    misread: float = .25  # Edits a letter that are the reader's own; more, and another take may be better
 
     @property
     def good(self)->bool: return self.written.stopped and not self.missing and self.added < self.allowed
+    @property
+    def clear(self)->bool: # Nothing to be gained by another take
+        return self.good and self.errors <= self.misread
     @property
     def rank(self)->tuple: # The smallest is the best
         return not self.written.stopped, bool(self.missing), self.added >= self.allowed, self.errors
@@ -121,8 +125,8 @@ class Take:
 def trimmed_sound(
     wav:np.ndarray,   # [T] float32
     rate:int,         # Hz
-    keep:float=.02,   # Seconds of silence that stay at both ends
-    floor:float=-45., # dB below the loudest 10 ms
+    keep:float=.03,   # Seconds of silence that stay at both ends
+    floor:float=-38., # dB below the loudest 10 ms: a decoder's silence hums at about -42
 )->np.ndarray:
     "Without the silence around it."
     n = rate // 100
@@ -186,7 +190,7 @@ class Sovits:
     ):
         self.tokenizer, self.ar, self.bpe, self.decoder, self.language, self.prompt, self.bge = tokenizer, ar, bpe, decoder, language, int(prompt_seconds * TOKEN_RATE), bge
         self.limits = limits or Limits()
-        self.texts = texts or habits([]) | {"ends": "".join(m for m in ENDS if max(bpe.encode(m)) > 255)}
+        self.texts = texts or habits([]) | {"ends": "".join(m for m in ENDS if bpe.encode(m)[-1] > 255)}
 
     @property
     def sample_rate(self)->int: return self.decoder.cfg.sample_rate
@@ -258,12 +262,12 @@ class Sovits:
         best, todo = [None] * len(parts), list(range(len(parts)))
         for attempt in range(1 + retries):
             again = () if not attempt else (attempt,)
-            warmer = replace(sampling, temperature=max(sampling.temperature, .3)) if attempt else sampling # the likeliest tokens are always the same
+            warmer = replace(sampling, temperature=max(sampling.temperature, .3)) if attempt else sampling # at 0 all takes are one
             keys = [(seed, "speak", parts[i].text, i, *again) for i in todo]
             written = self.tokens([parts[i].text for i in todo], front, warmer, keys)
             for i, take in zip(todo, self.judged([parts[i] for i in todo], written)):
                 if best[i] is None or take.rank < best[i].rank: best[i] = take
-            todo = [i for i in todo if not best[i].good]
+            todo = [i for i in todo if not best[i].clear]
             if not todo: break
         return best
 
@@ -273,7 +277,7 @@ class Sovits:
         for p, w, read in zip(parts, written, self.tokenizer.texts([w.codes for w in written])):
             offsets = self.bpe.offsets(p.text)
             letters = [sum(c.isalpha() for c in p.text[a:b]) for a, b in offsets]
-            reading = follow(w.path, len(letters), letters=letters) if self.ar.point is not None else None
+            reading = follow(w.path, len(letters), letters=letters) if self.ar.cfg.pointer else None
             lost = {*lost_words(p.text, reading.lost if reading else [], offsets), *missing_words(p.text, read)}
             missing = [t for t in map(plain, p.text.split()) if lost & {t, *t.split()}]
             out.append(Take(p, w, read, reading, missing, added_letters(p.text, read), read_errors(p.text, read)))
@@ -311,7 +315,7 @@ class Sovits:
             references = self.hear([r if isinstance(r, Reference) else Reference(r) for r in references])
         parts = self.cut(said, most)
         takes = self.takes(parts, self.front(references, prompt), sampling, seed, retries)
-        if self.ar.point is None: warnings.append("this model has no pointer, so nothing but its own end tells when a text is over; train it again with ar.pointer=true")
+        if not self.ar.cfg.pointer: warnings.append("this model has no pointer, so nothing but its own end tells when a text is over; train it again with ar.pointer=true")
         faults = [t.fault for t in takes if t.fault]
         return Speech(self.spoken(takes, self.voice(references, proportion), noise, seed), self.sample_rate, said, [t.written.codes for t in takes],
                       all(t.written.stopped for t in takes), " ".join(" ".join(t.read for t in takes).split()), warnings + faults,

@@ -95,9 +95,9 @@ class _Row:
         return (1 + next((k for k, at in enumerate(before) if at != self.at), len(before))) // self.per
 
     def ending(self, scores:Tensor)->Tensor: # [codes + 1]
-        "The end may not come before the pointer is at the last letter or the mark behind it; there it must not tarry."
+        "The end may not come before a token says the last letter; at the mark behind it, it must."
         if not self.limits: return scores
-        if self.at < self.last - 1: scores[-1] = -torch.inf
+        if not self.path or self.path[-1] < self.last - 1: scores[-1] = -torch.inf
         if self.at == self.last and self.stayed > self.limits.after: scores[:-1] = -torch.inf
         return scores
 
