@@ -305,11 +305,12 @@ def score_row(
 def _mean(
     rows: list,
     key: str,
-) -> tuple:  # (mean, half of the 95 % interval) of what is there; (None, None) of nothing
+) -> tuple:  # (mean, half of the 95 % interval) of what is there; None for what cannot be said
     values = [r[key] for r in rows if r.get(key) is not None]
     if not values: return None, None
-    half = 1.96 * np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return round(float(np.mean(values)), 4), round(float(half), 4)
+    mean = round(float(np.mean(values)), 4)
+    if len(values) == 1: return mean, None
+    return mean, round(float(1.96 * np.std(values, ddof=1) / len(values) ** 0.5), 4)
 
 
 def sum_up(
@@ -365,7 +366,8 @@ def everyday_row(
     row |= {"words skipped": of("skipped", "words"), "stretches repeated": s["repeated"]}
     row |= {"length 0.75 to 1.3": of("in range", "lengths")}
     row |= {"likeness": "" if s["likeness"] is None else f"{s['likeness']:.2f}"}
-    return row | {"DistillMOS": "" if s["MOS"] is None else f"{s['MOS']:.2f} ± {s['MOS half']:.2f}"}
+    half = "" if s["MOS half"] is None else f" ± {s['MOS half']:.2f}"
+    return row | {"DistillMOS": "" if s["MOS"] is None else f"{s['MOS']:.2f}{half}"}
 
 
 def everyday_metrics(
@@ -435,7 +437,7 @@ class EverydayTest:
         out = []
         for text, speaker in self.jobs:
             wav = record(text.said, self.recorded[speaker], self.pad)
-            out.append(Take("recording", text.kind, text.text, text.said, speaker, wav, SAMPLE_RATE, complete=True))
+            out.append(Take("recording", text.kind, text.text, text.said, speaker, wav, SAMPLE_RATE))
         return out
 
     @property

@@ -552,8 +552,8 @@ def _everyday_table(summary, rates) -> dict:
 
 def _everyday_note(held, whole, rates) -> str:
     "One sentence about all paths."
-    each = (f"{100*rate:.1f} % of {by} ({100*whole[by]['low']:.0f} to {100*whole[by]['high']:.0f} %), {whole[by]['stopped']} of {whole[by]['texts']} ended by themselves" for by, rate in rates.items() if by != "recording")
-    floor = f"; of the recordings {100*rates['recording']:.1f} %" if "recording" in rates else ""
+    each = (f"{100*rate:.1f} % of the letters as {by} speaks them ({100*whole[by]['low']:.0f} to {100*whole[by]['high']:.0f} %), {whole[by]['stopped']} of {whole[by]['texts']} ended by themselves" for by, rate in rates.items() if by != "recording")
+    floor = f"; in the recordings {100*rates['recording']:.1f} %" if "recording" in rates else ""
     return f"{held['about']['texts']} texts as people type them, {held['about']['texts with an unseen word']} with a word that training never had. An independent recogniser misunderstands {'; '.join(each)}{floor}."
 
 # %% ../../nbs/pipeline/report.ipynb #7374d326
