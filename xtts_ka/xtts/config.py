@@ -183,7 +183,7 @@ class AcousticConfig:
 @config
 class DecodeConfig:
     "How codes are chosen."
-    temperature: float = Field(0.65, ge=0)        # 0: greedy
+    temperature: float = Field(0.3, ge=0)         # 0: greedy
     top_k: int = Field(30, ge=0)                  # Keep the k likeliest codes; 0: all
     top_p: float = Field(0.85, gt=0, le=1)        # Then the smallest set with this probability
     repetition_penalty: float = Field(1.0, gt=0)  # Above 1: codes already said become less likely (Keskar et al. 2019, section 4.1); coqui: 10
@@ -191,7 +191,8 @@ class DecodeConfig:
     guard_extra: int = Field(20, ge=0)            # Codes
     best_of: int = Field(1, ge=1, le=64)          # Spoken so many times; the one that stops by itself and has the likeliest length is kept
     length_prior: bool = True                     # Judge lengths by the codes a text id of the training clips, where the export knows them
-    retries: int = Field(3, ge=0, le=64)          # A sentence that lost words by its alignment heads is spoken so many times more
+    retries: int = Field(3, ge=0, le=64)          # A sentence that lost words by its alignment heads, or reads back badly, is spoken so many times more
+    most_errors: float = Field(0.05, ge=0)        # Errors a letter above which a take that was read back is spoken again
     retry_temperature: float = Field(0.5, ge=0)   # Of these further takes, where `temperature` is lower
     watch_end: bool = True                        # The alignment heads decide when the text is done; STOP before the end cannot be drawn
     end_slack: int = Field(2, ge=0)               # Text ids before STOP from which on the end may come: the final mark and the last letter

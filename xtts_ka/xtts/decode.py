@@ -29,6 +29,7 @@ class Decoded:
     attention: Tensor | None = None # [n, ids + 2] of the alignment heads over START, ids, STOP
     reading: Reading | None = None  # What of the text was spoken; None: there are no such heads
     forced: bool = False # The end came because the text had been read, not because STOP was drawn
+    errors: float = 0.0 # Errors a letter when its codes were read back; 0 where nothing reads them
 
 # %% ../../nbs/xtts/decode.ipynb #45f35adb
 def choose(
@@ -287,9 +288,9 @@ def merit(
     ids:int,         # Text ids of the sentence
     pace:Pace=None,
 )->tuple: # Greater is better
-    "Own stop first, then the whole text, then the likeliest length and codes, in nats."
+    "Own stop first, then the whole text, then what reads back best, then the likeliest length and codes, in nats."
     z = pace.z(ids, len(take.codes)) if pace else 0.0
-    return take.stopped and len(take.codes) > 0, -astray(take), take.score - z * z / 2
+    return take.stopped and len(take.codes) > 0, -astray(take), -take.errors, take.score - z * z / 2
 
 def astray(
     take:Decoded,
@@ -300,9 +301,10 @@ def astray(
 
 def good(
     take:Decoded,
+    most_errors:float=1.0, # A letter, when read back
 )->bool:
-    "Whether it ended and, as far as it was watched, said its text, once."
-    return take.stopped and len(take.codes) > 0 and not astray(take)
+    "Whether it ended and, as far as it was watched and read back, said its text, once."
+    return take.stopped and len(take.codes) > 0 and not astray(take) and take.errors <= most_errors
 
 def decode_best(
     gpt,             # coqui's GPT in evaluation mode, or a FastGPT
@@ -312,7 +314,8 @@ def decode_best(
     seeds:list=(),
     pace:Pace=None,
     size:int=8,      # Takes at once
-    watch:Watch=None, # Alignment heads to be watched; without them nothing is spoken again
+    watch:Watch=None, # Alignment heads to be watched; without them and a reader nothing is spoken again
+    errors=None,     # (number of a sentence, codes [n]) -> errors a letter when the codes are read back, or None
 )->list[Decoded]:
     "The best of `cfg.best_of` takes of each sentence, and of up to `cfg.retries` more where none is good."
     cfg = cfg or DecodeConfig()
@@ -322,13 +325,14 @@ def decode_best(
         chosen = [[x[i] for i, _ in jobs] for x in (conds, ids)]
         done = decode_batch(gpt, *chosen, cfg, [_take_seed(seeds[i], k) for i, k in jobs], pace, size, watch)
         for (i, _), take in zip(jobs, done):
+            take.errors = errors(i, take.codes) if errors else 0.0
             better = best[i] is None or merit(take, len(ids[i]), prior) > merit(best[i], len(ids[i]), prior)
             best[i] = take if better else best[i]
     takes = cfg.best_of if cfg.temperature else 1                              # greedy takes are all the same
     speak([(i, k) for i in range(len(ids)) for k in range(takes)], cfg)
     again = replace(cfg, temperature=max(cfg.temperature, cfg.retry_temperature))
-    for k in range(takes, takes + cfg.retries * bool(watch)):
-        bad = [(i, k) for i, take in enumerate(best) if not good(take)]
+    for k in range(takes, takes + cfg.retries * bool(watch or errors)):
+        bad = [(i, k) for i, take in enumerate(best) if not good(take, cfg.most_errors)]
         if bad: speak(bad, again)
     return best
 

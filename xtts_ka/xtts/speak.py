@@ -31,6 +31,7 @@ from .fast import FastDecoder, FastGPT
 from .join import Joiner, join
 from .mel import OUT_RATE, RATE
 from .vocabulary import Vocabulary
+from .reader import load_reader
 from .vocode import open_way
 
 # %% ../../nbs/xtts/speak.ipynb #c3b330e6
@@ -157,6 +158,7 @@ class KaXtts:
         self.watch = watched(self.gpt, self.vocabulary, read_heads(self.folder))
         self.engine = FastGPT(self.gpt, precision) if precision else self.gpt
         self.wave = FastDecoder(self.decoder.waveform_decoder, precision) if precision else None
+        self.reader = load_reader(self.folder)
         self.by_codes = open_way(self.folder, self.xtts.mel_stats, way, vocoder)
 
     @property
@@ -244,13 +246,16 @@ class KaXtts:
         plans = [self.plan(t) for t in texts]
         jobs = [piece.text for plan in plans for piece in plan.pieces]
         ids, seeds = [self.vocabulary.encode(p) for p in jobs], [_named(seed, p) for p in jobs]
-        done = iter(decode_best(self.engine, [cond] * len(jobs), ids, cfg, seeds, self.pace, size, self.watch))
+        done = iter(decode_best(self.engine, [cond] * len(jobs), ids, cfg, seeds, self.pace, size, self.watch, self._read_back(jobs)))
         takes = [[next(done) for _ in plan.pieces] for plan in plans]
         return [self._spoken(p, t, self._joined(p, t, vector, speed), speaker, self.way) for p, t in zip(plans, takes)]
 
+    def _read_back(self, texts:list): # (number of a text, codes) -> errors a letter; None without a reader
+        return (lambda i, codes: self.reader.errors(codes, texts[i])) if self.reader else None
+
     def _joined(self, plan:Plan, takes:list, vector, speed:float)->np.ndarray: # [T]
         nothing = np.zeros(0, np.float32)
-        by = (lambda d: self.by_codes.speak(d.codes, speed)) if self.by_codes else lambda d: self.sound(d.latents, vector, speed)
+        by = (lambda d: self.by_codes.say(d, vector, speed)) if self.by_codes else lambda d: self.sound(d.latents, vector, speed)
         wavs = [by(d) if len(d.codes) else nothing for d in takes]
         return join(wavs, [p.pause for p in plan.pieces], speed)
 
