@@ -4,6 +4,7 @@
 `python bench/sovits.py written SEGMENTS OUT CONFIG [KEY=VALUE ...]`: trains tokenizer and autoregressive model as CONFIG says (configs/sovits/demo_long.yaml, say; what `xtts-ka sovits train-ar` has left in OUT is taken), lets it write the held-out sentences, and adds a row to nbs/results/sovits.json.
 `python bench/sovits.py compare SEGMENTS OUT`: layouts, codebook counts and the way codes enter, each trained alike; writes nbs/results/sovits.json, which nbs/sovits/compare.ipynb shows.
 `python bench/sovits.py fusion RUN_DIR`: mixes two voices of a finished run (stages speaker_encoder and sovits2) and adds the curve to that file.
+`python bench/sovits.py decoder RUN_DIR [LABEL=MODEL ...]`: lets decoders speak ten validation clips of each voice from the recordings' own tokens (*prior*) and from the recordings themselves (*posterior*), listens to both, and adds the rows to that file and a sentence of each to nbs/results/audio/decoder. Without LABEL=MODEL it takes RUN_DIR's own model as `now`. Wants `pip install --no-deps distillmos xls-r-sqa` for DistillMOS.
 SEGMENTS is a folder as the stage `segments` leaves it, for example outputs/demo/segments."""
 import json, sys, time
 from pathlib import Path
@@ -131,6 +132,114 @@ def fusion(run_dir):
     keep(fusion={"voices": names, "sentences": len(texts), "curve": rows})
     for r in rows: print("  ".join(f"{k}: {v:.2f}" for k, v in r.items()))
 
+class Ears:
+    "What is measured of a sound beside its recording; one row for all clips of a way."
+    def __init__(self):
+        try: import distillmos
+        except ImportError as e:
+            raise SystemExit(f"{e}: pip install --no-deps distillmos xls-r-sqa, then run this again") from e
+        from xtts_ka.evaluate.recogniser import Recogniser
+        from xtts_ka.vocoder.config import MelConfig
+        from xtts_ka.vocoder.mel import LogMel
+        self.recogniser, self.mos = Recogniser(), distillmos.ConvTransformerSQAModel().eval()
+        self.mel = LogMel(MelConfig())
+
+    def opinion(self, wav): # [T] at 22,050 Hz -> DistillMOS
+        import torch
+        from xtts_ka.core.audio import resample
+        with torch.no_grad(): return float(self.mos(torch.from_numpy(resample(wav, 22050, 16000))[None]))
+
+    def hum(self, wav, lag): # [T] -> likeness of loud stretches to what is `lag` samples later
+        import numpy as np
+        size = 2048
+        pairs = [(wav[a:a + size], wav[a + lag:a + lag + size])
+                 for a in range(0, len(wav) - size - lag, size // 2)]
+        loud = [(x, y) for x, y in pairs if min((x ** 2).mean(), (y ** 2).mean()) > 4e-4]
+        return float(np.median([x @ y / np.sqrt((x @ x) * (y @ y)) for x, y in loud]))
+
+    def in_tune(self, wav, recording): # Share of the recording's voiced frames with its pitch, within 6 %
+        import librosa, numpy as np
+        yin = lambda x: librosa.yin(x.astype(float), fmin=60, fmax=400, sr=22050,
+                                    frame_length=1024, hop_length=441)
+        frames = librosa.util.frame(np.pad(recording, 512), frame_length=1024, hop_length=441)
+        crossings = (np.diff(np.sign(frames), axis=0) != 0).mean(0)
+        voiced = (np.sqrt((frames ** 2).mean(0)) > .03) & (crossings < .15)
+        ours, theirs = yin(wav), yin(recording)
+        n = min(len(ours), len(theirs), len(voiced))
+        off = np.abs(np.log2(ours[:n] / theirs[:n]))[voiced[:n]]
+        return float((off < np.log2(1.06)).mean())
+
+    def clip(self, row, wav, recording): # Figures of one clip
+        import torch
+        from xtts_ka.core.audio import set_level
+        wav, n = set_level(wav, -23.), min(len(wav), len(recording))
+        mels = [self.mel(torch.from_numpy(x[:n])) for x in (wav, recording)]
+        return {"speaker": row.speaker_name, "pair": (row.text, self.recogniser.hear(wav, 22050)),
+                "DistillMOS": self.opinion(wav), "log-mel L1": float((mels[0] - mels[1]).abs().mean()),
+                "pitch right": self.in_tune(wav[:n], recording[:n]),
+                "likeness at 441 samples": self.hum(wav, 441), "at 882": self.hum(wav, 882)}
+
+def summary(found):
+    "Means of what `Ears.clip` gave, and DistillMOS and pitch of each voice."
+    import numpy as np
+    from xtts_ka.evaluate.recogniser import error_rate
+    numbers = [k for k, v in found[0].items() if isinstance(v, float)]
+    row = {k: round(float(np.mean([f[k] for f in found])), 3) for k in numbers}
+    names = ("CER", "CER, low", "CER, high")
+    row |= {k: round(v, 4) for k, v in zip(names, error_rate([f["pair"] for f in found]))}
+    for name in sorted({f["speaker"] for f in found}):
+        own = [f for f in found if f["speaker"] == name]
+        row |= {f"{k}, {name}": round(float(np.mean([f[k] for f in own])), 3)
+                for k in ("DistillMOS", "pitch right")}
+    return row
+
+def decoded(model, wav, row, reference):
+    "A clip by its tokens (prior), and by the latent of its recording (posterior)."
+    import torch
+    from xtts_ka.sovits.decoder_train import cut
+    net = model.decoder.net
+    codes = torch.from_numpy(model.tokenizer.encode(wav, 22050)).long()
+    voice = model.decoder.voice([(reference, 22050)])
+    yield "prior", model.sound(codes, row.text, voice)
+    length = 2 * len(codes)
+    with torch.no_grad():
+        spec = model.decoder.front.stft(cut(torch.from_numpy(wav), 0, length * 441)[None]).abs()
+        latent, _ = net.posterior(spec, torch.ones(1, 1, length, dtype=torch.bool), voice)
+        yield "posterior", net.sound(latent, voice)[0].numpy()
+
+def keep_sound(name, wav):
+    import soundfile
+    (folder := ROOT/"nbs/results/audio/decoder").mkdir(parents=True, exist_ok=True)
+    soundfile.write(folder/f"{name}.ogg", wav, 22050)
+
+def decoder(run_dir, words, clips=10):
+    import torch
+    from xtts_ka.core.audio import read_audio
+    from xtts_ka.core.manifest import read_manifest
+    from xtts_ka.core.paths import resolve
+    from xtts_ka.sovits.infer import load_model
+    torch.set_num_threads(1)
+    run, ears, rows = resolve(run_dir), Ears(), []
+    manifest = read_manifest(run/"segments", check_audio=False)
+    read = lambda r: read_audio(manifest.audio_path(r), 22050)[0]
+    names = sorted({r.speaker_name for r in manifest.rows})
+    of = lambda name, split: [r for r in manifest.rows if (r.speaker_name, r.split) == (name, split)]
+    chosen = [r for name in names for r in of(name, "val")[:clips]]
+    first = {name: next(r for r in of(name, "train") if r.duration > 2) for name in names}
+    models = dict(w.split("=", 1) for w in words) or {"now": run/"sovits2/model"}
+    ways = {"recording": [ears.clip(r, read(r), read(r)) for r in chosen]}
+    for label, folder in models.items():
+        model = load_model(resolve(folder))
+        for r in chosen:
+            for way, wav in decoded(model, read(r), r, read(first[r.speaker_name])):
+                ways.setdefault(f"{label}, {way}", []).append(ears.clip(r, wav, read(r)))
+                if r in (chosen[0], chosen[-1]) and way == "prior":
+                    keep_sound(f"{label}-{r.speaker_name}", wav)
+    for r in (chosen[0], chosen[-1]): keep_sound(f"recording-{r.speaker_name}", read(r))
+    rows = [{"way": way, **summary(found)} for way, found in ways.items()]
+    for row in rows: print("  ".join(f"{k}: {v}" for k, v in row.items()), flush=True)
+    keep(decoder={"clips": len(chosen), "rows": rows})
+
 def held(): return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
 def keep(**values): RESULTS.write_text(json.dumps(held() | values, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
@@ -140,6 +249,7 @@ if __name__ == "__main__":
     elif words[:1] == ["written"]: written(words[1], words[2], words[3], words[4:])
     elif words[:1] == ["compare"]: compare(words[1], words[2])
     elif words[:1] == ["fusion"]: fusion(words[1])
+    elif words[:1] == ["decoder"]: decoder(words[1], words[2:])
     else:
         from compare import main
         main(ROWS)

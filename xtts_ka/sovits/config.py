@@ -40,7 +40,8 @@ class SemanticLoop(LoopConfig):
     "Training of the tokenizer."
     steps: int = Field(1500, ge=1)
     batch_size: int = Field(24, ge=1)         # Clips
-    lr: float = Field(1.5e-3, gt=0)
+    lr: float = Field(1.5e-3, gt=0)           # Of AdamW
+    muon_lr: float = Field(0., ge=0)          # Of Muon, for the matrices of the blocks; 0: AdamW for all
     warmup: int = Field(100, ge=0)
     final_lr: float = Field(0.02, ge=0, le=1)
     clip: float = Field(1.0, ge=0)

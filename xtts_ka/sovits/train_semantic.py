@@ -18,6 +18,7 @@ from ..core.config import build, to_dict
 from ..core.errors import CheckpointError, MissingError
 from ..core.files import atomic_write, read_json, write_json
 from ..core.loop import Task
+from ..core.optim import muon_and_adamw, split_matrices
 from ..core.randomness import rng, seeded_step
 from ..corpus.clips import Clips, Shelf
 from .config import SemanticConfig
@@ -64,7 +65,9 @@ class SemanticTask(Task):
         return {"semantic": self.net}
 
     def optimizers(self, models, cfg):
-        return {"main": torch.optim.AdamW(models["semantic"].parameters(), lr=cfg.lr, betas=(0.9, 0.98), weight_decay=0.01)}
+        net, betas = models["semantic"], (0.9, 0.98)
+        if not cfg.muon_lr: return {"main": torch.optim.AdamW(net.parameters(), lr=cfg.lr, betas=betas, weight_decay=0.01)}
+        return {"main": muon_and_adamw(*split_matrices(net, ("before", "after")), cfg.muon_lr, cfg.lr, betas)}
 
     def __len__(self): return len(self.train)
     def fingerprint(self):

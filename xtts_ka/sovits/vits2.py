@@ -170,10 +170,10 @@ class Vits2(nn.Module):
 
     def sound(self, z, voice, chunk:int=0): # [B, latent, F] -> [B, F * hop]
         "In pieces that see as far as the head does, so that the result is the same."
-        total, hop, side = z.shape[2], self.cfg.hop, self.head.reach
-        if not chunk or total <= chunk: return self.head(z, voice).float()
-        out = []
+        total, hop, side, plan = z.shape[2], self.cfg.hop, self.head.reach, self.head.plan(z, voice)
+        out, chunk = [], chunk or total
         for first in range(0, total, chunk):
             start, last = max(0, first - side), min(total, first + chunk)
-            out.append(self.head(z[..., start: last + side], voice).float()[:, (first - start) * hop: (last - start) * hop])
+            wav = self.head.say(*self.head.part(plan, start, min(total, last + side))).float()
+            out.append(wav[:, (first - start) * hop: (last - start) * hop])
         return torch.cat(out, 1)
