@@ -57,6 +57,7 @@ class DvaeConfig:
     blocks: int = Field(2, ge=0)            # Residual blocks on each side
     crop: int = Field(64, ge=0)             # Training crop, frames of 11.6 ms; 0: whole clips
     letter_weight: float = Field(0.0, ge=0) # Weight of reading the clip's text from its codes (CTC), with `crop: 0`
+    mel_letter_weight: float = Field(0.0, ge=0) # Weight of reading it from the decoded mel, too, by a network that learns from recordings; likewise
     even_until: float = Field(0.1, ge=0, le=1) # Share of the training in which letters are taught at even distances
     commitment: float = Field(0.25, ge=0)   # Weight of the pull of the encoder towards its code
     revive_after: int = Field(15, ge=0)     # Steps a code may stay unused before it is moved; 0: never (coqui's way)
@@ -64,7 +65,7 @@ class DvaeConfig:
     loop: DvaeLoop = DvaeLoop()
 
     def __post_init__(self):
-        if self.letter_weight and self.crop: raise ConfigError("dvae.letter_weight reads whole texts: it needs dvae.crop=0")
+        if (self.letter_weight or self.mel_letter_weight) and self.crop: raise ConfigError("dvae.letter_weight and mel_letter_weight read whole texts: they need dvae.crop=0")
 
 # %% ../../nbs/xtts/config.ipynb #ae959d38
 @config
@@ -140,7 +141,7 @@ class DecoderConfig:
     "Size and training of the waveform decoder."
     channels: int | list[int] = 64             # After the first convolution and each of the four upsamplings; one number is halved each time; XTTS-v2: 512
     kernels: list[list[int]] = [[3, 7, 11]] * 4 # Residual blocks of each stage, by kernel; those left out become zeros in the official shape
-    carriers: int = Field(0, ge=0)             # Pitches at which channels begin to oscillate where the latents turn; each takes four of the first channels and one of the second
+    carriers: int = Field(0, ge=0)             # Pitches at which channels begin to oscillate where the latents turn; each takes four of the first channels and one of the second, and there are at most as many as fill half of the second
     crop: int = Field(32, ge=8)                # Training crop, frames of 256 samples at 24 kHz (10.7 ms)
     mel_weight: float = Field(1.0, ge=0)       # Weight of the log-mel L1
     stft_weight: float = Field(1.0, ge=0)      # Weight of the multi-resolution STFT loss

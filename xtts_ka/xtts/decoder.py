@@ -216,6 +216,7 @@ def start_carriers(
 ):
     """Let some channels begin as oscillations at fixed pitches, set off wherever the latents turn, and the others without a repetition at every frame.
     A channel's frequency beyond the frames' Nyquist goes through the first convolution as its alias and is put back by the kernel of the upsampling."""
+    carriers = min(carriers, net.conv_pre.out_channels // 4, net.ups[0].out_channels // 2)
     frequency = SPAN[0] * (SPAN[1] / SPAN[0]) ** torch.linspace(0, 1, carriers)      # [C] Hz
     kernel, stride = UPS[0]
     fine = (torch.arange(kernel) - (kernel - 1) / 2) / stride                        # [16] frames from the middle

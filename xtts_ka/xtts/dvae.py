@@ -113,7 +113,7 @@ class DvaeTask(Task):
         self.cfg, self.clips, self.mels, self.stats, self.start = cfg, clips, mels, stats, start
         self.train, self.val = clips.split("train"), clips.split("val") or clips.split("train")[:32]
         self.revival = Revival(cfg.codes, cfg.revive_after)
-        self.letters = self.alphabet() if cfg.letter_weight else {}
+        self.letters = self.alphabet() if cfg.letter_weight or cfg.mel_letter_weight else {}
         self.lengths = [min(mels.index["lengths"][i], cfg.crop or 1 << 30) for i in self.train]
 
     def alphabet(self)->dict: # Letter -> class; 0 is CTC's blank
@@ -126,15 +126,16 @@ class DvaeTask(Task):
         found = {"dvae": self.net, "revival": self.revival}
         if not self.letters: return found
         classes = len(self.letters) + 1
-        self.code_reader, self.mel_reader = Reader(self.net.codebook.dim, classes), Reader(N_MELS, classes, stride=2)
-        return found | {"code_reader": self.code_reader, "mel_reader": self.mel_reader}
+        self.readers = nn.ModuleDict({"codes": Reader(self.net.codebook.dim, classes)})
+        if self.cfg.mel_letter_weight: self.readers["mel"] = Reader(N_MELS, classes, stride=2)
+        return found | {"readers": self.readers}
 
     def __len__(self): return len(self.train)
     def mel(self, i:int)->Tensor: return torch.from_numpy(self.mels[i]).T / self.stats[:, None] # [80, n]
     def fingerprint(self):
         cfg = self.cfg
         return {"clips": len(self.clips), "codes": cfg.codes, "hidden": cfg.hidden, "dim": cfg.codebook_dim,
-                "crop": cfg.crop, "letters": [cfg.letter_weight, *self.letters]}
+                "crop": cfg.crop, "letters": [cfg.letter_weight, cfg.mel_letter_weight, *self.letters]}
 
     def ids(self, i:int)->Tensor: # [N] classes of the clip's letters
         text = self.clips.rows[i].text.lower()
@@ -178,15 +179,18 @@ class DvaeTask(Task):
         loss, logs = recon + self.cfg.commitment * commitment, {"recon": recon.detach(), "commitment": commitment.detach()}
         if not self.letters: return loss, logs
         found = self.reading(quantised, mel, out, batch, step)
-        return loss + self.cfg.letter_weight * sum(found.values()), logs | {k: v.detach() for k, v in found.items()}
+        weight = {"codes": self.cfg.letter_weight, "recording": self.cfg.mel_letter_weight, "decoded": self.cfg.mel_letter_weight}
+        return loss + sum(weight[k] * v for k, v in found.items()), logs | {k: v.detach() for k, v in found.items()}
 
     def reading(self, quantised, mel, out, batch, step)->dict: # Name -> nats a letter
         "How badly the text can be read: from the codes, from the recording's mel, and from the decoded mel by the reader that knows recordings."
         ctc = lambda logp: self.ctc(logp, batch, step)
-        found = {"codes": ctc(self.code_reader(quantised.mT)), "recording": ctc(self.mel_reader(mel))}
+        found = {"codes": ctc(self.readers["codes"](quantised.mT))}
+        if "mel" not in self.readers: return found
+        found["recording"] = ctc(self.readers["mel"](mel))
         if self.beginning(step): return found                    # the reader knows nothing yet
-        frozen = {k: v.detach() for k, v in self.mel_reader.named_parameters()}
-        return found | {"decoded": ctc(torch.func.functional_call(self.mel_reader, frozen, (out,)))}
+        frozen = {k: v.detach() for k, v in self.readers["mel"].named_parameters()}
+        return found | {"decoded": ctc(torch.func.functional_call(self.readers["mel"], frozen, (out,)))}
 
     def beginning(self, step)->bool: return step < self.cfg.even_until * self.cfg.loop.steps
     def ctc(self, logp, batch, step)->Tensor: # Scalar, nats a letter (Graves et al. 2006)
