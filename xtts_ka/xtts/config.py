@@ -125,7 +125,7 @@ class DecoderConfig:
 @config
 class DecodeConfig:
     "How codes are chosen."
-    temperature: float = Field(0.65, ge=0)        # 0: greedy
+    temperature: float = Field(0.3, ge=0)         # 0: greedy
     top_k: int = Field(30, ge=0)                  # Keep the k likeliest codes; 0: all
     top_p: float = Field(0.85, gt=0, le=1)        # Then the smallest set with this probability
     repetition_penalty: float = Field(1.0, gt=0)  # Above 1: codes already said become less likely (Keskar et al. 2019, section 4.1); coqui: 10
