@@ -322,6 +322,7 @@ def plot_everyday(
     free = table[~table.path.eq("recording")]
     order = ["all", *(k for k in free.groupby("kind").CER.mean().sort_values(ascending=False).index if k != "all")]
     paths = list(dict.fromkeys(table.path))
+    top = 100 * max(table.high.max(), table.CER.max())
     rates = table.pivot(index="kind", columns="path").loc[order]
     height = 0.8 / len(paths)                                                 # of a bar; seaborn shares 0.8 of a row among the hues
     with _canvas(height=.8 + .12 * len(paths) * len(order)) as (fig, ax):
@@ -331,6 +332,6 @@ def plot_everyday(
             y = np.arange(len(order)) + (n + .5) * height - .4
             ax.hlines(y, 100 * rates["low"][path], 100 * rates["high"][path], color=INK, lw=.9)
         ax.legend(loc="lower right", title="")
-        ax.set(title="Everyday texts: what the independent recogniser does not understand", xlabel="character error rate, % (line: 95 % interval)", ylabel="",
-               xlim=(0, None), ylim=(len(order) - .45, -.55))
+        ax.set(title="Everyday texts: what the independent recogniser does not understand", xlabel=f"character error rate, % (line: 95 % interval{'; cut at 120' if top > 120 else ''})", ylabel="",
+               xlim=(0, min(120, 1.05 * top)), ylim=(len(order) - .45, -.55))
     return fig
