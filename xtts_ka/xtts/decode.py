@@ -288,9 +288,10 @@ def merit(
     ids:int,         # Text ids of the sentence
     pace:Pace=None,
 )->tuple: # Greater is better
-    "Own stop first, then the whole text, then what reads back best, then the likeliest length and codes, in nats."
+    "Own stop first, then the whole text, then the likeliest length and codes, in nats; a lost or misread letter is one."
     z = pace.z(ids, len(take.codes)) if pace else 0.0
-    return take.stopped and len(take.codes) > 0, -astray(take), -take.errors, take.score - z * z / 2
+    wrong = astray(take) + take.errors * ids
+    return take.stopped and len(take.codes) > 0, good(take), take.score - z * z / 2 - wrong
 
 def astray(
     take:Decoded,
