@@ -57,7 +57,6 @@ class DvaeConfig:
     blocks: int = Field(2, ge=0)            # Residual blocks on each side
     crop: int = Field(64, ge=0)             # Training crop, frames of 11.6 ms; 0: whole clips
     letter_weight: float = Field(0.0, ge=0) # Weight of reading the clip's text from its codes (CTC), with `crop: 0`
-    mel_letter_weight: float = Field(0.0, ge=0) # Weight of reading it from the decoded mel, too, by a network that learns from recordings; likewise
     even_until: float = Field(0.1, ge=0, le=1) # Share of the training in which letters are taught at even distances
     commitment: float = Field(0.25, ge=0)   # Weight of the pull of the encoder towards its code
     revive_after: int = Field(15, ge=0)     # Steps a code may stay unused before it is moved; 0: never (coqui's way)
@@ -65,7 +64,7 @@ class DvaeConfig:
     loop: DvaeLoop = DvaeLoop()
 
     def __post_init__(self):
-        if (self.letter_weight or self.mel_letter_weight) and self.crop: raise ConfigError("dvae.letter_weight and mel_letter_weight read whole texts: they need dvae.crop=0")
+        if self.letter_weight and self.crop: raise ConfigError("dvae.letter_weight reads whole texts: it needs dvae.crop=0")
 
 # %% ../../nbs/xtts/config.ipynb #ae959d38
 @config

@@ -69,24 +69,20 @@ def init_codebook(
 
 # %% ../../nbs/xtts/dvae.ipynb #5a0c0010
 class Reader(nn.Module):
-    "Reads letters from code vectors or from mels, two guesses a code; used in training only."
+    "Reads letters from code vectors, two guesses a code; used in training only."
     def __init__(self,
-        dim:int,      # Of its input
+        dim:int,      # Of a code's vector
         letters:int,  # Classes with the blank
-        stride:int=1, # 1 for code vectors, 2 for mels
         hidden:int=128,
     ):
         super().__init__()
-        guesses = 2 // stride                                    # of each place of the last layer
-        self.guesses = guesses
-        self.net = nn.Sequential(nn.Conv1d(dim, hidden, 5, stride, 2), nn.GELU(),
+        self.net = nn.Sequential(nn.Conv1d(dim, hidden, 5, padding=2), nn.GELU(),
                                  nn.Conv1d(hidden, hidden, 5, padding=2), nn.GELU(),
-                                 nn.Conv1d(hidden, hidden, 5, padding=2), nn.GELU(),
-                                 nn.Conv1d(hidden, guesses * letters, 1))
+                                 nn.Conv1d(hidden, 2 * letters, 1))
 
-    def forward(self, x): # [B, D, n] codes or [B, 80, 4 n] mel -> [B, 2 n, letters] log-probabilities
-        out = self.net(x)                                        # -> [B, guesses * letters, places]
-        return out.mT.unflatten(2, (self.guesses, -1)).flatten(1, 2).float().log_softmax(-1)
+    def forward(self, x): # [B, D, n] -> [B, 2 n, letters] log-probabilities
+        out = self.net(x)                                        # [B, D, n] -> [B, 2 letters, n]
+        return out.mT.unflatten(2, (2, -1)).flatten(1, 2).float().log_softmax(-1)
 
 def even_letters(
     ids:Tensor,    # [B, N] letters, padded
@@ -113,7 +109,7 @@ class DvaeTask(Task):
         self.cfg, self.clips, self.mels, self.stats, self.start = cfg, clips, mels, stats, start
         self.train, self.val = clips.split("train"), clips.split("val") or clips.split("train")[:32]
         self.revival = Revival(cfg.codes, cfg.revive_after)
-        self.letters = self.alphabet() if cfg.letter_weight or cfg.mel_letter_weight else {}
+        self.letters = self.alphabet() if cfg.letter_weight else {}
         self.lengths = [min(mels.index["lengths"][i], cfg.crop or 1 << 30) for i in self.train]
 
     def alphabet(self)->dict: # Letter -> class; 0 is CTC's blank
@@ -125,17 +121,15 @@ class DvaeTask(Task):
         self.net = self.start() if self.start else make_dvae(self.cfg)
         found = {"dvae": self.net, "revival": self.revival}
         if not self.letters: return found
-        classes = len(self.letters) + 1
-        self.readers = nn.ModuleDict({"codes": Reader(self.net.codebook.dim, classes)})
-        if self.cfg.mel_letter_weight: self.readers["mel"] = Reader(N_MELS, classes, stride=2)
-        return found | {"readers": self.readers}
+        self.reader = Reader(self.net.codebook.dim, len(self.letters) + 1)
+        return found | {"reader": self.reader}
 
     def __len__(self): return len(self.train)
     def mel(self, i:int)->Tensor: return torch.from_numpy(self.mels[i]).T / self.stats[:, None] # [80, n]
     def fingerprint(self):
         cfg = self.cfg
         return {"clips": len(self.clips), "codes": cfg.codes, "hidden": cfg.hidden, "dim": cfg.codebook_dim,
-                "crop": cfg.crop, "letters": [cfg.letter_weight, cfg.mel_letter_weight, *self.letters]}
+                "crop": cfg.crop, "letters": [cfg.letter_weight, *self.letters]}
 
     def ids(self, i:int)->Tensor: # [N] classes of the clip's letters
         text = self.clips.rows[i].text.lower()
@@ -178,24 +172,14 @@ class DvaeTask(Task):
         self.last = z.detach().reshape(-1, z.shape[-1]), codes
         loss, logs = recon + self.cfg.commitment * commitment, {"recon": recon.detach(), "commitment": commitment.detach()}
         if not self.letters: return loss, logs
-        found = self.reading(quantised, mel, out, batch, step)
-        weight = {"codes": self.cfg.letter_weight, "recording": self.cfg.mel_letter_weight, "decoded": self.cfg.mel_letter_weight}
-        return loss + sum(weight[k] * v for k, v in found.items()), logs | {k: v.detach() for k, v in found.items()}
+        reading = self.reading(quantised, batch, step)
+        return loss + self.cfg.letter_weight * reading, logs | {"letters": reading.detach()}
 
-    def reading(self, quantised, mel, out, batch, step)->dict: # Name -> nats a letter
-        "How badly the text can be read: from the codes, from the recording's mel, and from the decoded mel by the reader that knows recordings."
-        ctc = lambda logp: self.ctc(logp, batch, step)
-        found = {"codes": ctc(self.readers["codes"](quantised.mT))}
-        if "mel" not in self.readers: return found
-        found["recording"] = ctc(self.readers["mel"](mel))
-        if self.beginning(step): return found                    # the reader knows nothing yet
-        frozen = {k: v.detach() for k, v in self.readers["mel"].named_parameters()}
-        return found | {"decoded": ctc(torch.func.functional_call(self.readers["mel"], frozen, (out,)))}
-
-    def beginning(self, step)->bool: return step < self.cfg.even_until * self.cfg.loop.steps
-    def ctc(self, logp, batch, step)->Tensor: # Scalar, nats a letter (Graves et al. 2006)
+    def reading(self, quantised, batch, step)->Tensor: # Scalar, nats a letter
+        "How badly the text can be read from the codes (CTC, Graves et al. 2006)."
         ids, sizes, guesses = batch["ids"], batch["sizes"], batch["frames"] // 2
-        if self.beginning(step):
+        logp = self.reader(quantised.mT)                         # [B, n, D] -> [B, 2 n, letters]
+        if step < self.cfg.even_until * self.cfg.loop.steps:
             return F.nll_loss(logp.mT, even_letters(ids, sizes, guesses, logp.shape[1]))
         return F.ctc_loss(logp.transpose(0, 1), ids, guesses, sizes, zero_infinity=True)
 
