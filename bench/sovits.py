@@ -4,7 +4,7 @@
 `python bench/sovits.py written SEGMENTS OUT CONFIG [KEY=VALUE ...]`: trains tokenizer and autoregressive model as CONFIG says (configs/sovits/demo_long.yaml, say; what `xtts-ka sovits train-ar` has left in OUT is taken), lets it write the held-out sentences, and adds a row to nbs/results/sovits.json.
 `python bench/sovits.py compare SEGMENTS OUT`: layouts, codebook counts and the way codes enter, each trained alike; writes nbs/results/sovits.json, which nbs/sovits/compare.ipynb shows.
 `python bench/sovits.py fusion RUN_DIR`: mixes two voices of a finished run (stages speaker_encoder and sovits2) and adds the curve to that file.
-`python bench/sovits.py decoder RUN_DIR [LABEL=MODEL ...]`: lets decoders speak ten validation clips of each voice from the recordings' own tokens (*prior*) and from the recordings themselves (*posterior*), listens to both, and adds the rows to that file and a sentence of each to nbs/results/audio/decoder. Without LABEL=MODEL it takes RUN_DIR's own model as `now`. Wants `pip install --no-deps distillmos xls-r-sqa` for DistillMOS.
+`python bench/sovits.py decoder RUN_DIR [LABEL=MODEL ...]`: lets decoders speak eight validation clips of each voice from the recordings' own tokens (*prior*) and from the recordings themselves (*posterior*), listens to both, and adds the rows to that file and a sentence of each to nbs/results/audio/decoder. Without LABEL=MODEL it takes RUN_DIR's own model as `now`. Wants `pip install --no-deps distillmos xls-r-sqa` for DistillMOS.
 SEGMENTS is a folder as the stage `segments` leaves it, for example outputs/demo/segments."""
 import json, sys, time
 from pathlib import Path
@@ -212,7 +212,7 @@ def keep_sound(name, wav):
     (folder := ROOT/"nbs/results/audio/decoder").mkdir(parents=True, exist_ok=True)
     soundfile.write(folder/f"{name}.ogg", wav, 22050)
 
-def decoder(run_dir, words, clips=10):
+def decoder(run_dir, words, clips=8):
     import torch
     from xtts_ka.core.audio import read_audio
     from xtts_ka.core.manifest import read_manifest

@@ -24,7 +24,7 @@ class DecoderLoss(LossConfig):
     kl_weight: float = Field(1., ge=0)        # Between posterior and prior (VITS, eq. 4), summed over channels, mean over frames
     latent_mel_weight: float = Field(0., ge=0) # generator.kind=spec: log-mel read from the posterior's latent
     prior_mel_weight: float = Field(0., ge=0) # generator.kind=spec: log-mel read from the prior's latent
-    pitch_weight: float = Field(0., ge=0)     # carrier: octaves between the pitch read from the latents and the recording's, where there is a voice
+    pitch_weight: float = Field(0., ge=0)     # carrier: octaves between the pitch read and the recording's
     periodic_weight: float = Field(0., ge=0)  # carrier: squared error of how periodic each band is
 
 @config
@@ -50,10 +50,11 @@ _FULL = dict(hidden=256, heads=4, ffn=1024, token_layers=3, text_layers=6, prior
              speaker_dim=512, dropout=0.1, segment_frames=32, crop_tokens=0, reference_seconds=6., loss=dict(mel="single", mel_weight=45., kl_weight=1.),
              discriminator=dict(kinds=["mpd", "msd"]), loop=dict(steps=500_000, batch_size=32, lr=1e-4, schedule="constant", validate_every=5000, save_every=5000, log_every=100))
 PRESETS = {
-    "demo": dict(sample_rate=22050, crop_tokens=32, segment_frames=24, carrier=True, discriminator=dict(kinds=[]),
+    "demo": dict(sample_rate=22050, crop_tokens=32, segment_frames=24, carrier=True,
+        discriminator=dict(kinds=[]),
         generator=dict(kind="spec", dim=192, inter=576, layers=4, match=2),
-        loss=dict(mel="multi", mel_weight=45., phase_weight=10., amplitude_weight=5., kl_weight=0.2, latent_mel_weight=45., prior_mel_weight=45.,
-                  pitch_weight=20., periodic_weight=20.),
+        loss=dict(mel="multi", mel_weight=45., phase_weight=10., amplitude_weight=5., kl_weight=0.2,
+                  latent_mel_weight=45., prior_mel_weight=45., pitch_weight=20., periodic_weight=20.),
         loop=dict(steps=900, batch_size=8, lr=1.5e-3, final_lr=0.02, warmup=20, clip=10., ema=0.99, validate_every=300, save_every=300)),
     "full22": merge(_FULL, dict(sample_rate=22050, generator=_BLOCKS | dict(upsample_rates=[7, 7, 3, 3], upsample_kernel_sizes=[21, 21, 9, 9]))),
     "full32": merge(_FULL, dict(sample_rate=32000, n_fft=2048, generator=_BLOCKS | dict(upsample_rates=[10, 8, 2, 2, 2], upsample_kernel_sizes=[16, 16, 8, 2, 2]))),
@@ -91,7 +92,7 @@ class DecoderConfig:
     rise: int = Field(3, ge=1)                # generator.kind=spec: its frames for each latent frame
     rise_fft: int = Field(1029, ge=64)        # generator.kind=spec: samples of its transform
     mel_layers: int = Field(2, ge=0)          # generator.kind=spec: blocks between the latent and the log-mel
-    carrier: bool = False                     # generator.kind=spec: the latents say a pitch, too, and pulses of that pitch are what the mel filters
+    carrier: bool = False                     # generator.kind=spec: the mel filters pulses of a pitch
     segment_frames: int = Field(32, ge=4)     # Latent frames that become sound in a training step
     crop_tokens: int = Field(48, ge=0)        # Tokens of a clip that a training step looks at; 0: the whole clip
     generator: GeneratorConfig = GeneratorConfig(kind="spec")
@@ -120,7 +121,7 @@ class DecoderConfig:
 
     def _check_hifigan(self):
         if self.generator.hop != self.hop: raise ConfigError(f"decoder.generator.upsample_rates={self.generator.upsample_rates} make {self.generator.hop} samples a frame, at {self.sample_rate} Hz a latent frame has {self.hop}")
-        if self.carrier: raise ConfigError("decoder.carrier: HiFi-GAN makes its own waves; set it to false, or generator.kind to spec")
+        if self.carrier: raise ConfigError("decoder.carrier=true: HiFi-GAN makes its own waves; set it to false")
         for name in ("latent_mel_weight", "prior_mel_weight"):
             if getattr(self.loss, name): raise ConfigError(f"decoder.loss.{name}={getattr(self.loss, name):g}: HiFi-GAN goes from the latent to the waveform without a mel; set it to 0")
 
@@ -135,8 +136,10 @@ class DecoderConfig:
     def voiced(self)->MelConfig: # What the generator speaks from, and losses compare with
         if self.generator.kind == "hifigan": return self.front
         if self.hop % self.rise: raise ConfigError(f"decoder.rise={self.rise} does not divide the {self.hop} samples of a latent frame")
-        return self._mel(self.rise_fft, self.hop // self.rise, self.sample_rate / 2 if self.carrier else None) # a carrier has all bins, and each wants a band
+        fmax = self.sample_rate / 2 if self.carrier else None # a carrier has all bins; each wants a band
+        return self._mel(self.rise_fft, self.hop // self.rise, fmax)
 
     def _mel(self, n_fft, hop, fmax=None):
         usual = 8000. if self.sample_rate == 22050 else 12000.
-        return MelConfig(sample_rate=self.sample_rate, n_fft=n_fft, win_length=n_fft, hop_length=hop, n_mels=80, fmax=fmax or usual)
+        sizes = dict(n_fft=n_fft, win_length=n_fft, hop_length=hop, n_mels=80)
+        return MelConfig(sample_rate=self.sample_rate, fmax=fmax or usual, **sizes)

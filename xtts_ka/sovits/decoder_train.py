@@ -129,10 +129,10 @@ def tune_losses(
     mask:Tensor,  # [B, 1, F]
 )->dict: # pitch: octaves where there is a voice; periodic: squared error
     "How far a tune is from a recording's."
-    sung = (heard[:, 1] > VOICED) & mask[:, 0]                                                     # [B, F]
+    sung = (heard[:, 1] > VOICED) & mask[:, 0]  # [B, F]
     octaves = ((tune[:, 0] - heard[:, 0]).abs() * sung).sum() / sung.sum().clamp_min(1)
-    periodic = ((tune[:, 1:] - heard[:, 1:]).square() * mask).sum() / mask.sum() / (tune.shape[1] - 1)
-    return {"pitch": octaves, "periodic": periodic}
+    errors = (tune[:, 1:] - heard[:, 1:]).square().mean(1)  # [B, F]
+    return {"pitch": octaves, "periodic": (errors * mask[:, 0]).sum() / mask.sum()}
 
 class DecoderTask(Task):
     "VITS2 on clips; discriminators where there are any."
@@ -189,29 +189,34 @@ class DecoderTask(Task):
         out = self.net(spec, batch["vectors"], batch["lengths"], text, batch["text_lengths"], voice)
         out |= {"voice": voice, "real": parts(batch["wav"], start * cfg.hop, cfg.segment_frames * cfg.hop)}
         out |= self.planned(batch, out)
-        pieces = [parts(x, start * rate, cfg.segment_frames * rate + more) for x, (rate, more) in zip(out["plan"], self.net.head.rates)]
+        pieces = [parts(x, start * rate, cfg.segment_frames * rate + more)
+                  for x, (rate, more) in zip(out["plan"], self.net.head.rates)]
         return out | {"fake": self.net.head.say(*pieces)}
 
-    def planned(self, batch, out)->dict: # plan, and with a carrier what is read from the latent and what is heard in the recording
-        "The head's plan. With a carrier it has the recording's pulses, so that the waveforms can be compared harmonic by harmonic."
+    def planned(self, batch, out)->dict: # plan; with a carrier also the tune that is read, and the one heard
+        "The head's plan. A carrier's has the recording's pulses, so that harmonics can be compared."
         head = self.net.head
         if not self.cfg.carrier: return {"plan": head.plan(out["z"], out["voice"])}
-        mel, tune = head.read(out["z"], out["voice"])                                              # [B, 80, 2 T * rise], [B, 1 + K, 2 T]
-        heard = head.heard(batch["wav"])                                                           # [B, 1 + K, 2 T]
-        octaves = torch.where(heard[:, 1] > VOICED, heard[:, 0], tune[:, 0].detach())              # where there is no voice, what the latent says
+        mel, tune = head.read(out["z"], out["voice"])  # [B, 80, 2 T * rise], [B, 1 + K, 2 T]
+        heard = head.heard(batch["wav"])  # [B, 1 + K, 2 T]
+        # where there is no voice, what the latent says
+        octaves = torch.where(heard[:, 1] > VOICED, heard[:, 0], tune[:, 0].detach())
         known = torch.cat([octaves[:, None], heard[:, 1:]], 1)
         return {"plan": (mel, known, head.waves(octaves)), "tune": tune, "heard": heard}
 
     def read_losses(self, batch, out)->dict: # name -> scalar
-        "What the head reads from the latent, of the recording and as the prior foretells it, against the recording's: log-mels, and the tune of a carrier."
+        "What the head reads from both latents, the posterior's and the prior's, against the recording."
         weights, head, mask = self.cfg.loss, self.net.head, out["mask"]
         if not (weights.latent_mel_weight or weights.prior_mel_weight): return {}
-        wanted, many = self.voiced(batch["wav"]), mask.repeat_interleave(self.cfg.rise, 2)         # [B, 80, F], [B, 1, F]
+        wanted = self.voiced(batch["wav"])  # [B, 80, F]
+        many = mask.repeat_interleave(self.cfg.rise, 2)  # [B, 1, F]
         distance = lambda mel: ((mel - wanted).abs() * many).sum() / many.sum() / wanted.shape[1]
         latent = self.net.flow.back(out["mean_p"], mask, out["voice"])
-        mel, tune = head.read(latent, out["voice"]) if self.cfg.carrier else (head.mel(latent, out["voice"]), None)
+        mel, *tune = head.read(latent, out["voice"]) if self.cfg.carrier else [head.mel(latent, out["voice"])]
         found = {"latent_mel": distance(out["plan"][0]), "prior_mel": distance(mel)}
-        return found | tune_losses(torch.cat([out["tune"], tune]), out["heard"].repeat(2, 1, 1), mask.repeat(2, 1, 1)) if self.cfg.carrier else found
+        if not self.cfg.carrier: return found
+        twice = [x.repeat(2, 1, 1) for x in (out["heard"], mask)]
+        return found | tune_losses(torch.cat([out["tune"], *tune]), *twice)
 
     def discriminator_loss(self, batch):
         for m in (self.net, self.text): m.requires_grad_(True)                                     # the graph is for the phase that follows
@@ -230,7 +235,8 @@ class DecoderTask(Task):
             with torch.no_grad(): real = self.judge(out["real"])
             made = self.judge(out["fake"])
             logs |= {"adversarial": lsgan_g(made), "feature": feature_matching(real, made)}
-        loss = loss + sum(getattr(weights, f"{name}_weight") * logs[name] for name in ("kl", "latent_mel", "prior_mel", "pitch", "periodic", "adversarial", "feature") if name in logs)
+        names = ("kl", "latent_mel", "prior_mel", "pitch", "periodic", "adversarial", "feature")
+        loss = loss + sum(getattr(weights, f"{name}_weight") * logs[name] for name in names if name in logs)
         return loss, {k: v.detach() for k, v in logs.items()}
 
     def validate(self):
@@ -305,7 +311,7 @@ class Decoder:
         for name in ("decoder.safetensors", "config.json"):
             if not (folder / name).is_file(): raise MissingError(f"{folder / name}: no decoder here; train one with `xtts-ka sovits train-decoder`")
         if "decoder" not in (held := read_json(folder / "config.json")): raise CheckpointError(f"{folder}/config.json: no entry `decoder`; train the decoder again")
-        options = {"carrier": False, **held["decoder"]}                                            # folders from before there were carriers do not say so
+        options = {"carrier": False, **held["decoder"]}  # older folders do not speak of a carrier
         try: net = Vits2(build(DecoderConfig, options, "decoder"))
         except ConfigError as e: raise CheckpointError(f"{folder}/config.json: its decoder is damaged or of a newer version: {e}") from e
         state = _read(folder / "decoder.safetensors")

@@ -66,8 +66,9 @@ class SemanticTask(Task):
 
     def optimizers(self, models, cfg):
         net, betas = models["semantic"], (0.9, 0.98)
-        if not cfg.muon_lr: return {"main": torch.optim.AdamW(net.parameters(), lr=cfg.lr, betas=betas, weight_decay=0.01)}
-        return {"main": muon_and_adamw(*split_matrices(net, ("before", "after")), cfg.muon_lr, cfg.lr, betas)}
+        matrices, others = split_matrices(net, ("before", "after")) if cfg.muon_lr else ([], [*net.parameters()])
+        if matrices: return {"main": muon_and_adamw(matrices, others, cfg.muon_lr, cfg.lr, betas)}
+        return {"main": torch.optim.AdamW(others, lr=cfg.lr, betas=betas, weight_decay=0.01)}
 
     def __len__(self): return len(self.train)
     def fingerprint(self):
