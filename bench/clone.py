@@ -26,7 +26,7 @@ from xtts_ka.xtts.config import DecodeConfig
 from xtts_ka.xtts.export import load_stock
 from xtts_ka.xtts.mel import OUT_RATE
 
-VOICES = ("steph", "alicia", "aunty", "victor", "robert", "max")
+VOICES = ("steph", "alicia", "victor", "robert")
 HEARD = ("ჩემი მეგობარი ხვალ საღამოს ჩამოვა ქალაქში და ბევრ ამბავს მოგვიყვება.",
          "მთაში ცივი ქარი ქროდა, მაგრამ ცა სუფთა იყო და ვარსკვლავები ანათებდა.",
          "ბავშვები ეზოში თამაშობდნენ და ხმამაღლა იცინოდნენ.")

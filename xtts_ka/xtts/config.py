@@ -230,7 +230,7 @@ class SpeakerConfig:
 class GuestConfig:
     "Voices of espeak-ng that say what Georgian clips of the run say."
     voices: int = Field(960, ge=0)              # A clip each; 0: none
-    share: float = Field(0.5, gt=0, lt=1)       # Of the decoder's training crops
+    share: float = Field(0.5, ge=0, lt=1)       # Of the decoder's training crops; 0: only the speaker encoder hears them
 
 # %% ../../nbs/xtts/config.ipynb #9b161ccf
 @config

@@ -218,7 +218,7 @@ class Pretrain:
     def decoder_data(self)->tuple: # Clips, latents and vectors that the decoder learns from
         "The run's own, and those of guests where there are any."
         vectors, own = {s: v["speaker_embedding"] for s, v in self.speakers.items()}, Shelf(self.out / "latents")
-        if not self.guests: return self.clips, own, vectors
+        if not self.guests or not self.cfg.guests.share: return self.clips, own, vectors
         heard = self.guests.clips
         wavs = (heard.wav(i) for i in range(len(heard)))
         vectors |= zip((r.speaker_name for r in heard.rows), narrow_vectors(self.narrow, wavs))
