@@ -52,7 +52,8 @@ class Edges:
 
     def _let(self, new, loud)->np.ndarray:
         "Give out what lies before the last loud frame, hold the rest."
-        whole, at = np.concatenate([self.held, new]), len(self.held) + FRAME * np.flatnonzero(loud)
+        whole = np.concatenate([self.held, new])
+        at = len(self.held) + FRAME * np.flatnonzero(loud)
         opening = self.start and not self.begun
         if not len(at):
             self.held = whole[-self.edge:] if opening else whole if self.begun else _nothing()
@@ -82,7 +83,8 @@ class Joiner:
         first, last = self.at < 0, self.at + 2 == len(self.pauses)
         pause = 0 if first else self.pauses[self.at] - 2 * self.edges.edge / OUT_RATE
         loudest = 0.0 if first else self.edges.loudest
-        self.at, self.edges = self.at + 1, Edges(not first, not last, loudest=loudest, **self.options)
+        self.at += 1
+        self.edges = Edges(not first, not last, loudest=loudest, **self.options)
         return np.zeros(max(0, round(pause * OUT_RATE)), np.float32)
 
     def push(self, wav)->np.ndarray: return self.edges.push(wav)
