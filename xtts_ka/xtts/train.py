@@ -16,7 +16,7 @@ from ..core.audio import resample
 from ..core.config import to_dict
 from ..core.checkpoint import read_tensors
 from ..core.errors import CheckpointError, ConfigError, MissingError
-from ..core.files import read_json, write_json
+from ..core.files import read_json, sweep, write_json
 from ..core.paths import resolve
 from ..core.loop import fit, load_models
 from ..core.progress import bar
@@ -133,6 +133,7 @@ class Pretrain:
         folder, made_of = self.out / "replay", [clips_digest(clips), self.results["dvae"], self.results.get("base")]
         made = lambda name, write: once(folder / f"{name}.json", [*made_of, name], lambda: len(write(folder / name)))
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
         made("mels", lambda to: mel_shelf(clips, to))
         made("references", lambda to: mel_shelf(clips, to, "reference"))
         task = DvaeTask(DvaeConfig(**self.results["dvae"]), clips, Shelf(folder / "mels"), self.stats)
