@@ -38,7 +38,7 @@ from .gpt import GptTask, merge, unigram
 from .guests import make_guests, with_guests
 from .initialize import base_digest, clips_digest, once, seeded
 from .listen import codes_to_mel, keep_sample
-from .mel import N_MELS, RATE, log_mel
+from .mel import RATE, log_mel
 from .reader import CodeReader
 from .resize import resize_text
 from .vocabulary import Vocabulary
@@ -103,10 +103,9 @@ class Pretrain:
         held = DvaeConfig(**self.results["dvae"])
         if not held.letter_weight or (self.base and not self.results["base"]["tuned"]): return None
         letters = "".join(sorted({c for i in self.clips.split("train") for c in self.clips.rows[i].text.lower() if c.isalpha()}))
-        readers = torch.nn.ModuleDict({"codes": Reader(held.codebook_dim, len(letters) + 1)})
-        if held.mel_letter_weight: readers["mel"] = Reader(N_MELS, len(letters) + 1, stride=2)
-        load_models(self.init / "dvae", {"readers": readers}, "latest")
-        return CodeReader(readers["codes"].eval(), self.dvae().codebook.embed.T.detach().clone(), letters)
+        net = Reader(held.codebook_dim, len(letters) + 1)
+        load_models(self.init / "dvae", {"reader": net}, "latest")
+        return CodeReader(net.eval(), self.dvae().codebook.embed.T.detach().clone(), letters)
 
     def first(self): # coqui's GPT: the base's, with rows for the new ids
         rows = self.results["vocabulary_mode"]["new_rows"]
