@@ -52,7 +52,7 @@ _FULL = dict(hidden=256, heads=4, ffn=1024, token_layers=3, text_layers=6, prior
 PRESETS = {
     "demo": dict(sample_rate=22050, crop_tokens=32, segment_frames=24, carrier=True,
         discriminator=dict(kinds=[]),
-        generator=dict(kind="spec", dim=192, inter=576, layers=4, match=2),
+        generator=dict(kind="spec", dim=192, inter=576, layers=4, match=2, refine=8, told=.7),
         loss=dict(mel="multi", mel_weight=45., phase_weight=10., amplitude_weight=5., kl_weight=0.2,
                   latent_mel_weight=45., prior_mel_weight=45., pitch_weight=20., periodic_weight=20.),
         loop=dict(steps=900, batch_size=8, lr=1.5e-3, final_lr=0.02, warmup=20, clip=10., ema=0.99, validate_every=300, save_every=300)),
