@@ -18,7 +18,8 @@ from ..core.files import read_json, write_json
 from ..core.paths import resolve, slug
 from ..core.progress import bar
 from .recogniser import Recogniser, error_rate
-from ..xtts.vocode import hifi_mel
+from ..xtts.speak import KaXtts
+from ..xtts.vocode import LatentVocoder, hifi_mel
 
 # %% ../../nbs/evaluate/paths.ipynb #abf02203
 @dataclass
@@ -48,6 +49,7 @@ class Paths:
         self.vocoder = open_vocoder(self.run/"vocoder") if (self.run/"vocoder/generator").is_dir() else None
         self.mel = self.vocoder.mel if self.vocoder else MelConfig()
         self.lim = open_vocoder(GRIFFIN_LIM, self.mel)
+        self.way = evaluation.model.by_codes # what `xtts-ka speak` takes: the vocoder where there is one
         self.held = [u for u in evaluation.utterances if u.clip is not None]
 
     def recording(self, i:int)->np.ndarray: return self.ev.clips.wav(i).numpy() # [T] at 22,050 Hz
@@ -66,6 +68,19 @@ class Paths:
         cond, vector = model.voice(u.speaker)
         with torch.inference_mode(): return model.sound(teacher_latents(model.gpt, cond, model.vocabulary.encode(u.text), self.codes(u.clip)), vector, 1.)
 
+    def by_way(self, u)->np.ndarray: # A recording's codes to sound by the GPT's latents, the acoustic network and the vocoder
+        from types import SimpleNamespace
+        from xtts_ka.xtts.decode import teacher_latents
+        model, codes = self.ev.model, self.codes(u.clip)
+        cond, vector = model.voice(u.speaker)
+        latents = teacher_latents(model.gpt, cond, model.vocabulary.encode(u.text), codes)
+        return self.way.say(SimpleNamespace(codes=codes, latents=latents), vector)
+
+    def by_own(self, u)->np.ndarray: # [T] at 24 kHz, the same takes by XTTS's own decoder, as other clients hear them
+        if not self.ev.model.by_codes: return u.wav
+        if not hasattr(self, "own"): self.own = KaXtts(self.ev.model.folder, precision="float32")
+        return self.own.speak(u.text, self.own.voice(u.speaker), self.ev.cfg.decode, self.ev.seed, u.speaker).wav
+
     def say(self)->dict: # Path -> [Said]
         "All paths that there are."
         from xtts_ka.vocoder.synthesize import copy_synthesis
@@ -73,9 +88,10 @@ class Paths:
         if self.vocoder: ways["vocoder copy"] = lambda u: (copy_synthesis(self.recording(u.clip), self.vocoder), 22050, True)
         ways["codes, by Griffin-Lim"] = lambda u: (self.by_mel(self.codes(u.clip), self.lim), 22050, True)
         if self.vocoder: ways["codes, by the vocoder"] = lambda u: (self.by_mel(self.codes(u.clip), self.vocoder), 22050, True)
+        if isinstance(self.way, LatentVocoder): ways["codes, by latents and the vocoder"] = lambda u: (self.by_way(u), 24000, True)
         ways["codes, by the decoder"] = lambda u: (self.by_decoder(u), 24000, True)
-        ways["XTTS"] = lambda u: (u.wav, 24000, u.stopped)
-        if self.vocoder: ways["XTTS, by the vocoder"] = lambda u: (self.by_mel(u.codes, self.vocoder), 22050, u.stopped)
+        ways["XTTS"] = lambda u: (self.by_own(u), 24000, u.stopped)
+        if self.way: ways["XTTS, by the vocoder"] = lambda u: (u.wav, 24000, u.stopped)
         self.paths = {name: [self._said(u, *way(u)) for u in self.held] for name, way in bar(ways.items(), "paths", total=len(ways))}
         self.paths |= sovits_paths(self.run, self.ev.clips)
         return self.paths

@@ -40,6 +40,7 @@ class Utterance:
     clip: int|None      # Number of the recording, None when there is none
     cpu_seconds: float
     codes: torch.Tensor # [n] long
+    alignments: list    # (piece of the text, [n, text positions] attention of the taught heads) of each piece; empty where none are taught
 
 # %% ../../nbs/evaluate/score.ipynb #a2d3a25b
 def choose_clips(
@@ -72,7 +73,7 @@ class Evaluation:
     ):
         if not Path(checkpoint).is_dir(): raise MissingError(f"{checkpoint}: no export here; xtts-ka run --to full_pretrain")
         self.cfg, self.out, self.seed = cfg, Path(out), seed
-        self.model = KaXtts(checkpoint, precision="float32")   # the lean modules: the same codes, a tenth of the time
+        self.model = KaXtts(checkpoint, precision="float32", way="auto") # as the command speaks; the lean modules: the same codes, a tenth of the time
         self.stats = self.model.xtts.mel_stats
         self.clips, _ = load_clips(segments, self.model.vocabulary)
         self.chosen = choose_clips(self.clips, cfg.sentences)
@@ -87,7 +88,8 @@ class Evaluation:
         path = self.out / "wavs" / f"{name}.wav"
         wav = spoken.wav if len(spoken.wav) else np.zeros(OUT_RATE // 10, np.float32)   # it said nothing: a tenth of a second of silence
         write_audio(path, wav, OUT_RATE)
-        return Utterance(path, spoken.text, known, wav, spoken.stopped, clip, time.process_time() - start, torch.cat(spoken.codes))
+        seen = [(p.text, a) for p, a in zip(spoken.pieces, spoken.attention) if a is not None]
+        return Utterance(path, spoken.text, known, wav, spoken.stopped, clip, time.process_time() - start, torch.cat(spoken.codes), seen)
 
     def speak(self)->list[Utterance]:
         "All held-out sentences, then the further texts."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'INK', 'QUIET', 'IGNORED', 'IGNORED_PREFIXES', 'style', 'plot_wave', 'plot_mel', 'plot_mel_pair', 'smooth',
-           'plot_losses', 'plot_durations', 'perplexity', 'plot_code_usage', 'plot_retrieval', 'plot_dtw', 'plot_paths',
-           'plot_everyday']
+           'plot_losses', 'plot_durations', 'perplexity', 'plot_code_usage', 'plot_retrieval', 'plot_alignments',
+           'plot_dtw', 'plot_paths', 'plot_everyday']
 
 # %% ../../nbs/pipeline/figures.ipynb #88156f48
 import contextlib
@@ -276,6 +276,28 @@ def plot_retrieval(
         for axis in (ax.xaxis, ax.yaxis): axis.get_major_locator().set_params(integer=True)
         if labels is not None: ax.set_yticks(rows, [str(x) for x in labels])
         fig.colorbar(image, ax=ax, label="distance", fraction=0.046, pad=0.03).outline.set_visible(False)
+    return fig
+
+def plot_alignments(
+    items,  # (text, [n, text positions] attention) of each piece
+    title="",  # Above the plot
+    columns=4,  # Pictures in a row
+    seconds=0.0464,  # Of a step
+):
+    "Which letter the taught heads look at while each code is chosen: a line from corner to corner is a text that was read once and whole."
+    items = [(text, _need(a, 2, "attention", "[n, text positions]")) for text, a in items]
+    rows = -(-len(items) // columns)
+    with _canvas(width=2.3 * columns, height=2.1 * rows + 0.4, rows=rows, cols=columns) as (fig, axes):
+        for ax in np.atleast_1d(axes).flat:
+            ax.set_visible(False)
+        for ax, (text, a) in zip(np.atleast_1d(axes).flat, items):
+            ax.set_visible(True)
+            ax.imshow(a.T, cmap="magma", origin="lower", aspect="auto", interpolation="nearest", vmin=0, vmax=1, extent=(0, len(a) * seconds, 0, a.shape[1]))
+            ax.set_title(text if len(text) < 30 else f"{text[:28]}…", fontsize=7)
+            ax.tick_params(labelsize=6)
+        fig.supxlabel("seconds", fontsize=8)
+        fig.supylabel("text position", fontsize=8)
+        if title: fig.suptitle(title)
     return fig
 
 def plot_dtw(

@@ -47,7 +47,7 @@ def xtts_config(
     languages = dict.fromkeys([vocabulary.language, *vocabulary.languages, *CLIENT_LANGUAGES])
     config = XttsConfig(model_args=args, audio=audio, languages=list(languages))
     d = decode or DecodeConfig()
-    config.run_name, config.temperature, config.top_k, config.top_p, config.repetition_penalty = name, d.temperature or 0.65, d.top_k, d.top_p, d.repetition_penalty # clients sample: 0 has no meaning to them
+    config.run_name, config.temperature, config.top_k, config.top_p, config.repetition_penalty = name, d.temperature or DecodeConfig().temperature, d.top_k, d.top_p, d.repetition_penalty # clients sample: 0 has no meaning to them
     return config
 
 def model_state(

@@ -33,7 +33,7 @@ class Player:
         self.text = w.Textarea(text, description="ტექსტი", layout=wide)
         self.voice = w.Dropdown(options=model.speakers, description="ხმა")
         self.speed = w.FloatSlider(1.0, min=0.5, max=2.0, step=0.05, description="სიჩქარე", continuous_update=False)
-        self.temperature = w.FloatSlider(0.65, min=0.0, max=1.2, step=0.05, description="ტემპერატურა", continuous_update=False)
+        self.temperature = w.FloatSlider(DecodeConfig().temperature, min=0.0, max=1.2, step=0.05, description="ტემპერატურა", continuous_update=False)
         self.seed = w.IntText(seed, description="seed")
         self.button, self.output = w.Button(description="თქვი", button_style="primary", icon="play"), w.Output()
         self.button.on_click(lambda _: self.say())
