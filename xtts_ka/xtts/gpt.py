@@ -389,7 +389,7 @@ class GptTask(Task):
             batch = {k: v.to(self.net.mel_head.weight.device) for k, v in self.collate([self.sample(i, "val") for i in rows[a: a + 16]]).items()}
             size = int((batch["codes_out"] != IGNORE).sum())
             out = gpt_forward(self.net, batch, self.heads)
-            total, n = total + float(code_losses(out, batch)[1]) * size, n + size
+            total, n = total + float(code_losses(out, batch)[1].detach()) * size, n + size
             if self.heads: pointed += float(pointing(out.scores, batch["path"], out.first).mean()) * size
         return {"code": total / n} | ({"point": pointed / n} if self.heads and self.times else {})
 
