@@ -1,5 +1,5 @@
 """What teaches XTTS's GPT to read: `python bench/reading.py RUN` (for example outputs/demo; about a quarter of an hour on one core) writes
-nbs/results/reading.json, which nbs/xtts/reading.ipynb draws.
+nbs/results/reading.json, which nbs/xtts/reading.ipynb draws. `--recordings DIR` does the same for recordings, `--cost` measures a step.
 
 One GPT is trained on the clips of RUN with all parts, and once more with each part left out: taught heads, given times against a recogniser's
 against none, corrupted inputs, mel heads, the start from the codebook, Muon. The same steps, seed and batches each; then unseen texts are
@@ -127,6 +127,48 @@ def measure(run, name, changes, args, work):
     return row
 
 
+def recordings(folder, language, steps, seed, work):
+    "Real recordings, whose letter times nobody knows: a recogniser of their own finds them, and heads learn to point there."
+    import torch
+    from xtts_ka.core.config import build
+    from xtts_ka.core.loop import load_models
+    from xtts_ka.corpus.segment import SegmentConfig, segment_corpus
+    from xtts_ka.corpus.sources import CorpusConfig, build_corpus
+    from xtts_ka.xtts.config import InitConfig, PretrainConfig
+    from xtts_ka.xtts.initialize import XTTSModelInitializer
+    from xtts_ka.xtts.train import Pretrain
+
+    run = Path(work)
+    build_corpus(build(CorpusConfig, {"source": "folder", "path": str(folder), "language": language}), run / "corpus", seed)
+    segment_corpus(build(SegmentConfig, {"vad": False, "val_fraction": 0.15}), run / "corpus", run / "segments", seed)
+    dvae = {"codes": 128, "loop": {"steps": 300, "batch_size": 16, "validate_every": 300, "save_every": 300}}
+    first = XTTSModelInitializer(build(InitConfig, {"dvae": dvae}), run / "segments", run / "xtts_init", language, seed)
+    for part in (first.vocabulary, first.mels, first.dvae):
+        part()
+    first.finish(first.codes())
+    loop = {"steps": steps, "batch_size": 8, "validate_every": steps // 4, "save_every": steps, "log_every": 10, "precision": "auto"}
+    gpt = {"optimizer": "muon", "dropout": 0.0, "references": 2, "alignment": {"times": "forced", "forced_steps": 400}, "loop": loop}
+    stage = Pretrain(build(PretrainConfig, {"gpt": gpt}), run / "segments", run / "xtts_init", run / "full_pretrain", seed)
+    result = stage.gpt()
+    load_models(run / "full_pretrain/gpt", {"gpt": stage.task.net}, "latest")  # the best step of so few clips is an early one
+    clip = min(stage.clips.split("train"), key=lambda i: abs(len(stage.codes[i]) - 70))
+    with torch.no_grad():
+        seen = stage.task.score(stage.clips.split("train")[:16])["point"]
+    align = curve(result.log_path, ("loss/align",))
+    row = {
+        "clips": len(stage.clips),
+        "aligned": len(stage.task.times),
+        "align": align,
+        "point": curve(result.log_path, ("val/point",)),
+        "point of training clips": round(float(seen), 4),
+        "text": stage.clips.rows[clip].text,
+        "attention": pad_picture(attention(stage, clip)),
+    }
+    first_loss, last_loss = (next(x for x in part if x is not None) for part in (align["loss/align"], align["loss/align"][::-1]))
+    print(f"{row['clips']} recordings, {row['aligned']} aligned: alignment loss {first_loss:.2f} to {last_loss:.2f} nats a code, heads point at the letter in {seen:.0%} of the codes")
+    return row
+
+
 def cost(preset="full", batch=2, codes=120, letters=60, rounds=4):
     "CPU seconds and peak memory of a training step with and without taught heads, random weights, interleaved."
     import torch
@@ -192,6 +234,8 @@ def main():
     p.add_argument("--seed", type=int, default=1, help="(default: 1)")
     p.add_argument("--only", default="", help="variants whose name holds this (default: all)")
     p.add_argument("--key", default="", help="name of this set of figures in the file (default: the preset, or tiny)")
+    p.add_argument("--recordings", metavar="DIR", help="instead: a folder of recordings with a list, for example of LJSpeech, through forced alignment")
+    p.add_argument("--language", default="en", help="of the recordings (default: en)")
     p.add_argument("--cost", action="store_true", help="instead: time and memory of a step at full size, with and without taught heads")
     args = p.parse_args()
     import torch
@@ -201,6 +245,11 @@ def main():
     held = json.loads(OUT.read_text(encoding="utf-8")) if OUT.is_file() else {}
     if args.cost:
         held["cost"] = cost(args.preset or "full")
+        OUT.write_text(json.dumps(held, ensure_ascii=False) + "\n", encoding="utf-8")
+        return
+    if args.recordings:
+        with tempfile.TemporaryDirectory() as work:
+            held["recordings"] = recordings(Path(args.recordings).resolve(), args.language, args.steps, args.seed, work)
         OUT.write_text(json.dumps(held, ensure_ascii=False) + "\n", encoding="utf-8")
         return
     run = Path(args.run).resolve()
