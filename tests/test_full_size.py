@@ -135,6 +135,7 @@ def test_it_runs_on_a_small_base(root, releases, text, monkeypatch):
     monkeypatch.setenv("XTTS_KA_ROOT", str(releases))
     write_random_base(releases/"models/xtts_v2", "tiny")
     few = [f"full_pretrain.gpt.loop.{k}" for k in ("steps=2", "batch_size=2", "accumulate=2", "warmup=0", "validate_every=1", "save_every=2", "log_every=1", "workers=0")]
+    few.append("full_pretrain.gpt.alignment.forced_steps=2")
     runs = [[w for w in words if "=" in w] for words in commands(text) if "run=replay" in words] + [few]
     for cfg in (load_run(root/RECIPE, words) for words in runs):
         out = releases/"outputs"/cfg.run

@@ -110,7 +110,7 @@ def test_a_single_stage_can_be_asked_for(smoke):
 def test_no_file_could_carry_code(smoke):
     assert house.walk_outputs(smoke.dir) == []
     kinds = {Path(n).suffix for n in files(smoke.dir/"full_pretrain") + files(smoke.dir/"xtts") + files(smoke.dir/"xtts_init")}
-    assert kinds == {".safetensors", ".pt", ".pth", ".npy", ".json", ".jsonl", ".md", ".csv", ""}  # "": the lock of a training
+    assert kinds == {".safetensors", ".pt", ".pth", ".npy", ".json", ".jsonl", ".md", ".csv", ".wav", ".i16", ""}  # "": the lock of a training; .wav and .i16: sound of guests
     assert not [n for n in files(smoke.dir) if ".tmp-" in n]
 
 
