@@ -126,13 +126,13 @@ def demo():
     clips, codes = load_clips(DEMO/"segments", model.vocabulary)[0], Shelf(DEMO/"xtts_init/codes")
     train = clips.split("train")
     model.pace = fit_pace([len(model.vocabulary.encode(clips.rows[i].text)) for i in train], [len(codes[i]) for i in train])
-    model.words = sorted({w.strip(".,!?") for i in train for w in clips.rows[i].text.split()})
+    model.known = sorted({w.strip(".,!?") for i in train for w in clips.rows[i].text.split()})
     return model
 
 def test_short_prompts_do_not_babble(demo):
     r, cfg, ratios = rng(1, "short"), DecodeConfig(best_of=4), []
     for n in range(24):
-        spoken = demo.speak(" ".join(r.choice(demo.words, 1 + n % 3)), demo.voice(demo.speakers[n % len(demo.speakers)]), cfg)
+        spoken = demo.speak(" ".join(r.choice(demo.known, 1 + n % 3)), demo.voice(demo.speakers[n % len(demo.speakers)]), cfg)
         ratios.append(sum(map(len, spoken.codes)) / demo.pace.expected(len(demo.vocabulary.encode(spoken.text))) if spoken.stopped else np.inf)
     assert sum(0.7 <= x <= 1.4 for x in ratios) >= 22, ratios
 

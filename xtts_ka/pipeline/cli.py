@@ -61,12 +61,6 @@ def _parser_run(sub):
     _overrides(p)
     p.set_defaults(do=_run)
 
-def _parser_speak(sub):
-    p = sub.add_parser("speak", help="speak a sentence", formatter_class=_Help, description="Speak a sentence with a trained voice into a WAV file.")
-    from xtts_ka.xtts.speak_command import add_arguments, main
-    add_arguments(p)
-    p.set_defaults(do=main)
-
 def _parsers_text(sub):
     n = sub.add_parser("normalize", help="Georgian text in words", formatter_class=_Help, description="Write digits, abbreviations, foreign words and signs of Georgian text in words. One line in, one line out; exit status 1 when a line could not be said.")
     g = sub.add_parser("phonemize", help="Georgian text in phonemes", formatter_class=_Help, description="Georgian text in IPA phonemes, normalised first: spaces between phonemes, ` | ` between words. One line in, one line out; exit status 1 when a line could not be said.")
@@ -81,6 +75,7 @@ def _parsers_text(sub):
     n.set_defaults(do=_normalize); g.set_defaults(do=_phonemize)
 
 _MODULES = { # Command -> module with `add_arguments`, function, help
+    "speak": ("xtts_ka.xtts.speak_command", "main", "speak a sentence with a trained voice into a WAV file"),
     "embed": ("xtts_ka.speaker.prepare_embeddings", "main_embed", "voice embeddings of a folder, with maps to click and hear"),
     "train-speaker": ("xtts_ka.speaker.train_encoder", "main_train", "train a speaker encoder (GE2E)"),
     "create-speaker-embeddings": ("xtts_ka.speaker.create_speaker_embeddings", "main_create", "a vector beside each recording of VCTK, LibriTTS or a folder"),
@@ -109,7 +104,7 @@ def parser(
     p = argparse.ArgumentParser("xtts-ka", description="Georgian text-to-speech: from recordings to a voice.", allow_abbrev=False)
     p.add_argument("--version", action="version", version=f"xtts-ka {__version__}")
     sub = p.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _parser_run(sub); _parser_speak(sub); _parsers_text(sub); _parsers_modules(sub, words)
+    _parser_run(sub); _parsers_text(sub); _parsers_modules(sub, words)
     r = sub.add_parser("report", help="write the report of a run again", description="Write outputs/<run>/report/index.html again from what lies in the run's folder.")
     r.add_argument("run_dir", metavar="RUN_DIR", help="folder of a run, for example outputs/demo")
     r.set_defaults(do=_report)
