@@ -13,7 +13,7 @@ from nbdev.clean import clean_nb
 from nbdev.config import get_config
 
 ROOT = Path(__file__).resolve().parents[1]
-LONGEST, HEAVIEST = 6_000, 120_000 # Characters of a text, of a picture in base64
+LONGEST, HEAVIEST = 6_000, 160_000 # Characters of a text, of a picture in base64
 RICH = ("text/html", "text/markdown", "image/png", "image/svg+xml", "text/latex")
 VOLATILE = ((re.compile(r"\b20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:\+00:00|Z)?"), "…"),  # moments
             (re.compile(r"\b0x[0-9a-f]{6,16}\b"), "0x…"),                                               # addresses of objects
