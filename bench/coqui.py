@@ -32,26 +32,52 @@ from xtts_ka.xtts.speak import KaXtts
 @torch.inference_mode()
 def by_coqui(stock, plan, voice, cfg, seed):
     "Every piece by `Xtts.inference`, joined as ours are. Waveform [T] at 24 kHz."
-    options = dict(temperature=cfg.temperature, top_k=cfg.top_k, top_p=cfg.top_p, repetition_penalty=cfg.repetition_penalty)
+    options = dict(
+        temperature=cfg.temperature,
+        top_k=cfg.top_k,
+        top_p=cfg.top_p,
+        repetition_penalty=cfg.repetition_penalty,
+    )
     wavs = []
     for k, piece in enumerate(plan.pieces):
         seeded_step(seed, "coqui", k)
-        wavs.append(np.asarray(stock.inference(piece.text, "en", *voice, enable_text_splitting=False, **options)["wav"], np.float32))
+        wavs.append(
+            np.asarray(
+                stock.inference(piece.text, "en", *voice, enable_text_splitting=False, **options)[
+                    "wav"
+                ],
+                np.float32,
+            )
+        )
     return join(wavs, [p.pause for p in plan.pieces], 1.0)
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("run", type=Path, help="folder of a finished run")
-    p.add_argument("--texts", type=int, default=60, help="texts of the everyday set, kinds in turn (default: 60)")
+    p.add_argument(
+        "--texts",
+        type=int,
+        default=60,
+        help="texts of the everyday set, kinds in turn (default: 60)",
+    )
     p.add_argument("--seed", type=int, default=1, help="of the draws (default: 1)")
     p.add_argument("--json", type=Path, help="file to write the figures to")
     args = p.parse_args()
     torch.set_num_threads(1)
-    ours, stock, hear = KaXtts(args.run / "xtts", precision="float32"), load_stock(args.run / "xtts"), Recogniser()
+    ours, stock, hear = (
+        KaXtts(args.run / "xtts", precision="float32"),
+        load_stock(args.run / "xtts"),
+        Recogniser(),
+    )
     cfg = DecodeConfig()
     plain = replace(cfg, retries=0, watch_end=False)
-    texts, rows = load_everyday(args.texts), {"coqui": [], "ours, first takes": [], "ours, as spoken": []}
+    texts, rows = (
+        load_everyday(args.texts),
+        {"coqui": [], "ours, first takes": [], "ours, as spoken": []},
+    )
     seconds = dict.fromkeys(rows, 0.0)
     for k, text in enumerate(texts):
         speaker = ours.speakers[k % len(ours.speakers)]
@@ -69,8 +95,15 @@ def main():
     out = {"run": args.run.name, **commit(), "texts": len(texts), "paths": {}}
     for name, pairs in rows.items():
         rate, low, high = error_rate(pairs)
-        out["paths"][name] = {"CER": round(rate, 4), "low": round(low, 4), "high": round(high, 4), "cpu_seconds": round(seconds[name], 1)}
-        print(f"{name:18} {rate:.1%} ({low:.1%} to {high:.1%}) of the letters misunderstood, {seconds[name]:.0f} CPU s")
+        out["paths"][name] = {
+            "CER": round(rate, 4),
+            "low": round(low, 4),
+            "high": round(high, 4),
+            "cpu_seconds": round(seconds[name], 1),
+        }
+        print(
+            f"{name:18} {rate:.1%} ({low:.1%} to {high:.1%}) of the letters misunderstood, {seconds[name]:.0f} CPU s"
+        )
     if args.json:
         args.json.write_text(json.dumps(out, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 

@@ -35,7 +35,12 @@ def options(run, steps, preset, changes):
     "The configuration of a variant: that of the run, short."
     from xtts_ka.pipeline.stages import load_run
 
-    gpt = {"loop.steps": steps, "loop.validate_every": max(1, steps // 4), "loop.save_every": steps, "loop.log_every": 10}
+    gpt = {
+        "loop.steps": steps,
+        "loop.validate_every": max(1, steps // 4),
+        "loop.save_every": steps,
+        "loop.log_every": 10,
+    }
     gpt |= {("loop.lr" if k == "lr" else k): v for k, v in changes.items()}
     words = [f"full_pretrain.gpt.{k}={json.dumps(v)}" for k, v in gpt.items()]
     words += [f"full_pretrain.preset={preset}"] if preset else []
@@ -47,12 +52,15 @@ def curve(path, keys):
     from xtts_ka.core.files import read_jsonl
 
     rows = [r for r in read_jsonl(path) if any(k in r for k in keys)]
-    return {"step": [r["step"] for r in rows]} | {k: [round(r[k], 4) if k in r else None for r in rows] for k in keys}
+    return {"step": [r["step"] for r in rows]} | {
+        k: [round(r[k], 4) if k in r else None for r in rows] for k in keys
+    }
 
 
 def attention(stage, i):
     "Attention of the taught heads over the text of a clip, [codes, text positions], mean of the heads."
     import torch
+
     from xtts_ka.xtts.alignment import default_heads
     from xtts_ka.xtts.gpt import gpt_forward
 
@@ -68,6 +76,7 @@ def attention(stage, i):
 def spoken_errors(stage, texts, vocoder):
     "Character error rate of unseen texts, spoken greedily."
     import numpy as np
+
     from xtts_ka.evaluate.paths import hifi_mel
     from xtts_ka.evaluate.recogniser import Recogniser, error_rate
     from xtts_ka.xtts.config import DecodeConfig
@@ -83,10 +92,19 @@ def spoken_errors(stage, texts, vocoder):
     pairs = []
     for text, take in zip(texts, said):
         mel = decode(dvae, take.codes) * stage.stats[:, None] if len(take.codes) else None
-        wav = vocoder.generate(hifi_mel(mel, vocoder.mel)).numpy() if mel is not None else np.zeros(2205, np.float32)
+        wav = (
+            vocoder.generate(hifi_mel(mel, vocoder.mel)).numpy()
+            if mel is not None
+            else np.zeros(2205, np.float32)
+        )
         pairs.append((text, hear.hear(wav, 22050)))
     rate, low, high = error_rate(pairs)
-    return {"cer": round(rate, 4), "low": round(low, 4), "high": round(high, 4), "stopped": sum(t.stopped for t in said)}
+    return {
+        "cer": round(rate, 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "stopped": sum(t.stopped for t in said),
+    }
 
 
 def unseen_texts(stage, count):
@@ -109,7 +127,9 @@ def measure(run, name, changes, args, work):
 
     cfg = options(run, args.steps, args.preset, changes)
     began = time.process_time()
-    stage = Pretrain(cfg, run / "segments", run / "xtts_init", Path(work) / name.replace(" ", "-"), args.seed)
+    stage = Pretrain(
+        cfg, run / "segments", run / "xtts_init", Path(work) / name.replace(" ", "-"), args.seed
+    )
     result = stage.gpt()
     spent = time.process_time() - began
     clip = max(stage.clips.split("val"), key=lambda i: -abs(len(stage.codes[i]) - 60))
@@ -123,13 +143,17 @@ def measure(run, name, changes, args, work):
         "attention": pad_picture(attention(stage, clip)),
     }
     row |= spoken_errors(stage, unseen_texts(stage, args.texts), open_vocoder(run / "vocoder"))
-    print(f"{name}: {row['loss']['val/code'][-1]:.3f} nats, {row['cer']:.1%} lost, {spent:.0f} CPU s", flush=True)
+    print(
+        f"{name}: {row['loss']['val/code'][-1]:.3f} nats, {row['cer']:.1%} lost, {spent:.0f} CPU s",
+        flush=True,
+    )
     return row
 
 
 def recordings(folder, language, steps, seed, work):
     "Real recordings, whose letter times nobody knows: a recogniser of their own finds them, and heads learn to point there."
     import torch
+
     from xtts_ka.core.config import build
     from xtts_ka.core.loop import load_models
     from xtts_ka.corpus.segment import SegmentConfig, segment_corpus
@@ -139,18 +163,53 @@ def recordings(folder, language, steps, seed, work):
     from xtts_ka.xtts.train import Pretrain
 
     run = Path(work)
-    build_corpus(build(CorpusConfig, {"source": "folder", "path": str(folder), "language": language}), run / "corpus", seed)
-    segment_corpus(build(SegmentConfig, {"vad": False, "val_fraction": 0.15}), run / "corpus", run / "segments", seed)
-    dvae = {"codes": 128, "loop": {"steps": 300, "batch_size": 16, "validate_every": 300, "save_every": 300}}
-    first = XTTSModelInitializer(build(InitConfig, {"dvae": dvae}), run / "segments", run / "xtts_init", language, seed)
+    build_corpus(
+        build(CorpusConfig, {"source": "folder", "path": str(folder), "language": language}),
+        run / "corpus",
+        seed,
+    )
+    segment_corpus(
+        build(SegmentConfig, {"vad": False, "val_fraction": 0.15}),
+        run / "corpus",
+        run / "segments",
+        seed,
+    )
+    dvae = {
+        "codes": 128,
+        "loop": {"steps": 300, "batch_size": 16, "validate_every": 300, "save_every": 300},
+    }
+    first = XTTSModelInitializer(
+        build(InitConfig, {"dvae": dvae}), run / "segments", run / "xtts_init", language, seed
+    )
     for part in (first.vocabulary, first.mels, first.dvae):
         part()
     first.finish(first.codes())
-    loop = {"steps": steps, "batch_size": 8, "validate_every": steps // 4, "save_every": steps, "log_every": 10, "precision": "auto"}
-    gpt = {"optimizer": "muon", "dropout": 0.0, "references": 2, "alignment": {"times": "forced", "forced_steps": 400}, "loop": loop}
-    stage = Pretrain(build(PretrainConfig, {"gpt": gpt}), run / "segments", run / "xtts_init", run / "full_pretrain", seed)
+    loop = {
+        "steps": steps,
+        "batch_size": 8,
+        "validate_every": steps // 4,
+        "save_every": steps,
+        "log_every": 10,
+        "precision": "auto",
+    }
+    gpt = {
+        "optimizer": "muon",
+        "dropout": 0.0,
+        "references": 2,
+        "alignment": {"times": "forced", "forced_steps": 400},
+        "loop": loop,
+    }
+    stage = Pretrain(
+        build(PretrainConfig, {"gpt": gpt}),
+        run / "segments",
+        run / "xtts_init",
+        run / "full_pretrain",
+        seed,
+    )
     result = stage.gpt()
-    load_models(run / "full_pretrain/gpt", {"gpt": stage.task.net}, "latest")  # the best step of so few clips is an early one
+    load_models(
+        run / "full_pretrain/gpt", {"gpt": stage.task.net}, "latest"
+    )  # the best step of so few clips is an early one
     clip = min(stage.clips.split("train"), key=lambda i: abs(len(stage.codes[i]) - 70))
     with torch.no_grad():
         seen = stage.task.score(stage.clips.split("train")[:16])["point"]
@@ -164,14 +223,20 @@ def recordings(folder, language, steps, seed, work):
         "text": stage.clips.rows[clip].text,
         "attention": pad_picture(attention(stage, clip)),
     }
-    first_loss, last_loss = (next(x for x in part if x is not None) for part in (align["loss/align"], align["loss/align"][::-1]))
-    print(f"{row['clips']} recordings, {row['aligned']} aligned: alignment loss {first_loss:.2f} to {last_loss:.2f} nats a code, heads point at the letter in {seen:.0%} of the codes")
+    first_loss, last_loss = (
+        next(x for x in part if x is not None)
+        for part in (align["loss/align"], align["loss/align"][::-1])
+    )
+    print(
+        f"{row['clips']} recordings, {row['aligned']} aligned: alignment loss {first_loss:.2f} to {last_loss:.2f} nats a code, heads point at the letter in {seen:.0%} of the codes"
+    )
     return row
 
 
 def cost(preset="full", batch=2, codes=120, letters=60, rounds=4):
     "CPU seconds and peak memory of a training step with and without taught heads, random weights, interleaved."
     import torch
+
     from xtts_ka.xtts.alignment import default_heads, given_loss
     from xtts_ka.xtts.config import PRESETS, GptConfig
     from xtts_ka.xtts.gpt import code_losses, gpt_forward, make_gpt, sequences
@@ -179,7 +244,9 @@ def cost(preset="full", batch=2, codes=120, letters=60, rounds=4):
     torch.manual_seed(0)
     cfg = GptConfig(**PRESETS[preset]["gpt"])
     gpt = make_gpt(cfg, 2000, 1, 0, 1024).train()
-    made = sequences([torch.randint(4, 2000, (letters,))] * batch, [torch.randint(1024, (codes,))] * batch, gpt)
+    made = sequences(
+        [torch.randint(4, 2000, (letters,))] * batch, [torch.randint(1024, (codes,))] * batch, gpt
+    )
     made["reference"] = torch.randn(batch, 80, 200)
     path = torch.rand(batch, codes + 1, letters + 2)
     heads = default_heads(cfg.layers, cfg.heads)
@@ -226,17 +293,37 @@ def cost(preset="full", batch=2, codes=120, letters=60, rounds=4):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("run", metavar="RUN", nargs="?", default="outputs/demo", help="folder of a run with segments, xtts_init and vocoder")
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "run",
+        metavar="RUN",
+        nargs="?",
+        default="outputs/demo",
+        help="folder of a run with segments, xtts_init and vocoder",
+    )
     p.add_argument("--steps", type=int, default=200, help="of each training (default: 200)")
     p.add_argument("--texts", type=int, default=40, help="unseen texts spoken (default: 40)")
     p.add_argument("--preset", default="", help="sizes: tiny or small; empty: those of the run")
     p.add_argument("--seed", type=int, default=1, help="(default: 1)")
     p.add_argument("--only", default="", help="variants whose name holds this (default: all)")
-    p.add_argument("--key", default="", help="name of this set of figures in the file (default: the preset, or tiny)")
-    p.add_argument("--recordings", metavar="DIR", help="instead: a folder of recordings with a list, for example of LJSpeech, through forced alignment")
+    p.add_argument(
+        "--key",
+        default="",
+        help="name of this set of figures in the file (default: the preset, or tiny)",
+    )
+    p.add_argument(
+        "--recordings",
+        metavar="DIR",
+        help="instead: a folder of recordings with a list, for example of LJSpeech, through forced alignment",
+    )
     p.add_argument("--language", default="en", help="of the recordings (default: en)")
-    p.add_argument("--cost", action="store_true", help="instead: time and memory of a step at full size, with and without taught heads")
+    p.add_argument(
+        "--cost",
+        action="store_true",
+        help="instead: time and memory of a step at full size, with and without taught heads",
+    )
     args = p.parse_args()
     import torch
 
@@ -249,13 +336,20 @@ def main():
         return
     if args.recordings:
         with tempfile.TemporaryDirectory() as work:
-            held["recordings"] = recordings(Path(args.recordings).resolve(), args.language, args.steps, args.seed, work)
+            held["recordings"] = recordings(
+                Path(args.recordings).resolve(), args.language, args.steps, args.seed, work
+            )
         OUT.write_text(json.dumps(held, ensure_ascii=False) + "\n", encoding="utf-8")
         return
     run = Path(args.run).resolve()
     with tempfile.TemporaryDirectory() as work:
         rows = [measure(run, n, c, args, work) for n, c in VARIANTS.items() if args.only in n]
-    held[args.key or args.preset or "tiny"] = {"steps": args.steps, "texts": args.texts, "seed": args.seed, "rows": rows}
+    held[args.key or args.preset or "tiny"] = {
+        "steps": args.steps,
+        "texts": args.texts,
+        "seed": args.seed,
+        "rows": rows,
+    }
     OUT.write_text(json.dumps(held, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

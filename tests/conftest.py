@@ -1,48 +1,67 @@
 """What every test shares: the repository's root, a copy of it in which tools may write, and one finished smoke run."""
-import os, shutil
+
+import os
+import shutil
 from pathlib import Path
+
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("XTTS_KA_PROGRESS", "off")
 os.environ.setdefault("MPLBACKEND", "agg")
-os.environ.setdefault("OMP_NUM_THREADS", "1") # Two workers on two cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two workers on two cores
 
-@pytest.hookimpl(tryfirst=True) # Before xdist reads the marks
+
+@pytest.hookimpl(tryfirst=True)  # Before xdist reads the marks
 def pytest_collection_modifyitems(items):
     "With several workers (`-n 2 --dist loadgroup`): the tests that look at the smoke run stay together, so that there is one; the others stay together by file."
     for item in items:
         together = "smoke" if "smoke" in getattr(item, "fixturenames", ()) else item.path.name
         item.add_marker(pytest.mark.xdist_group(together))
 
+
 def pytest_terminal_summary(terminalreporter):
     "What tests counted with `record_property('count', ...)`, whichever process ran them."
     for report in terminalreporter.stats.get("passed", []):
         for name, value in report.user_properties:
-            if name == "count": terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2].partition('@')[0]}: {value}")
+            if name == "count":
+                terminalreporter.write_line(
+                    f"{report.nodeid.rpartition('::')[2].partition('@')[0]}: {value}"
+                )
+
 
 @pytest.fixture
 def counted(record_property):
     "Call it with a line that says how many of what were tried; it stands below the results."
     return lambda line: record_property("count", line)
 
+
 @pytest.fixture(scope="session")
-def root(): return ROOT
+def root():
+    return ROOT
+
 
 @pytest.fixture
 def workshop(tmp_path):
     "Notebooks, package and settings in a folder of their own, so that export and clean change nothing here."
     ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "_proc")
-    for name in ("nbs", "xtts_ka"): shutil.copytree(ROOT/name, tmp_path/"copy"/name, ignore=ignore)
-    for name in ("settings.ini", "pyproject.toml"): shutil.copy(ROOT/name, tmp_path/"copy"/name)
-    return tmp_path/"copy"
+    for name in ("nbs", "xtts_ka"):
+        shutil.copytree(ROOT / name, tmp_path / "copy" / name, ignore=ignore)
+    for name in ("settings.ini", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / "copy" / name)
+    return tmp_path / "copy"
+
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory, request):
     "The smoke run from nothing to speech, once for all tests that look at it; nobody may change its files."
     from smoke import Home
+
     home = Home(tmp_path_factory.mktemp("smoke"))
     home.first = home.run()
-    assert home.first.returncode == 0, f"the smoke run ended with {home.first.returncode}:\n{home.first.stdout}{home.first.stderr}"
+    assert home.first.returncode == 0, (
+        f"the smoke run ended with {home.first.returncode}:\n{home.first.stdout}{home.first.stderr}"
+    )
     yield home
-    if not request.session.testsfailed: shutil.rmtree(home.root)  # 150 MB; after a failure it is what one wants to look at
+    if not request.session.testsfailed:
+        shutil.rmtree(home.root)  # 150 MB; after a failure it is what one wants to look at

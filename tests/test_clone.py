@@ -1,5 +1,8 @@
 """The export's speaker encoder is the run's own in XTTS's form, and the decoder learns from guests; without a trained encoder there is a placeholder, and it says so."""
-import numpy as np, pytest, torch
+
+import numpy as np
+import pytest
+import torch
 from test_pretrain import DECODER, GPT, LOOP, initialize
 
 from xtts_ka.core.audio import write_audio
@@ -10,54 +13,87 @@ from xtts_ka.corpus.synthetic import SAMPLE_RATE, Synthesizer
 TEXTS = ("დილა მშვიდობისა", "როგორ ხარ?", "კარგად ვარ", "ნახვამდის", "გმადლობ", "სად მიდიხარ?")
 ENCODER = dict(crops=4, max_seconds=1.5, loop=dict(steps=4, save_every=2, log_every=2))
 
+
 def spoken(folder):
     "Two voices say a few sentences: a folder as the stage segments leaves it."
     synthesizer, rows = Synthesizer(), []
     for k, text in enumerate(TEXTS):
         name = ("nino", "giorgi")[k % 2]
         wav = synthesizer.speak(text, name).wav
-        write_audio(folder/f"wavs/{k}.wav", wav, SAMPLE_RATE)
-        rows.append(Row(f"wavs/{k}.wav", text, name, "train" if k < 5 else "val", len(wav) / SAMPLE_RATE))
-    write_manifest(folder/"metadata.csv", rows, ("audio_file", "text", "speaker_name", "split", "duration"))
+        write_audio(folder / f"wavs/{k}.wav", wav, SAMPLE_RATE)
+        rows.append(
+            Row(f"wavs/{k}.wav", text, name, "train" if k < 5 else "val", len(wav) / SAMPLE_RATE)
+        )
+    write_manifest(
+        folder / "metadata.csv", rows, ("audio_file", "text", "speaker_name", "split", "duration")
+    )
+
 
 def trained(run, name):
     "A stage full_pretrain whose GPT is trained and whose voices are made."
     from xtts_ka.xtts.config import PretrainConfig
     from xtts_ka.xtts.train import Pretrain
-    cfg = dict(gpt=dict(**GPT, loop=dict(steps=2, lr=2e-3, **LOOP)), decoder=DECODER, encoder=ENCODER, guests=dict(voices=4), voice_seconds=2.0)
-    stage = Pretrain(build(PretrainConfig, cfg), run/"segments", run/"xtts_init", run/name, 1)
+
+    cfg = dict(
+        gpt=dict(**GPT, loop=dict(steps=2, lr=2e-3, **LOOP)),
+        decoder=DECODER,
+        encoder=ENCODER,
+        guests=dict(voices=4),
+        voice_seconds=2.0,
+    )
+    stage = Pretrain(build(PretrainConfig, cfg), run / "segments", run / "xtts_init", run / name, 1)
     stage.gpt()
     stage.voices()
     return stage
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("clone")
-    spoken(run/"segments")
-    initialize(run/"segments", run/"xtts_init", "ka")
+    spoken(run / "segments")
+    initialize(run / "segments", run / "xtts_init", "ka")
     return run
+
 
 def test_without_a_trained_encoder_the_placeholder_says_so(run, capsys):
     stage = trained(run, "without")
     stage.latents()
-    assert stage.learned is None and stage.guests is None and len(stage.decoder_data()[0]) == len(TEXTS)
+    assert (
+        stage.learned is None
+        and stage.guests is None
+        and len(stage.decoder_data()[0]) == len(TEXTS)
+    )
     assert "xtts-ka run --only speaker_encoder" in capsys.readouterr().out
+
 
 def test_the_export_hears_what_the_run_hears(run):
     from xtts_ka.speaker.encoder_config import EncoderConfig
     from xtts_ka.speaker.encoders import new_ecapa, save_encoder
     from xtts_ka.xtts.distil import narrow_vectors
     from xtts_ka.xtts.export import load_stock
-    save_encoder(run/"speaker_encoder", new_ecapa(EncoderConfig(channels=16, dim=24, mels=40, attention=16, squeeze=16), 3))
+
+    save_encoder(
+        run / "speaker_encoder",
+        new_ecapa(EncoderConfig(channels=16, dim=24, mels=40, attention=16, squeeze=16), 3),
+    )
     stage = trained(run, "with")
     stage.latents()
     clips, latents, vectors = stage.decoder_data()
-    assert len(stage.guests.of) == 4 and len(clips) > len(TEXTS) and set(vectors) == {"nino", "giorgi", *stage.guests.clips.speakers}
-    assert latents[len(TEXTS)].shape[1] == GPT["dim"] and np.array_equal(latents[2], stage.decoder_data()[1][2])
+    assert (
+        len(stage.guests.of) == 4
+        and len(clips) > len(TEXTS)
+        and set(vectors) == {"nino", "giorgi", *stage.guests.clips.speakers}
+    )
+    assert latents[len(TEXTS)].shape[1] == GPT["dim"] and np.array_equal(
+        latents[2], stage.decoder_data()[1][2]
+    )
     stage.decoder()
-    stock = load_stock(stage.export(run/"xtts", "two voices"))
+    stock = load_stock(stage.export(run / "xtts", "two voices"))
     wav = stage.clips.wav(0)
     theirs = stock.get_speaker_embedding(wav[None], 22050)
-    assert torch.nn.functional.cosine_similarity(theirs, narrow_vectors(stage.narrow, [wav])[0]).item() > 0.99
-    assert "ECAPA" in (run/"xtts/MODEL_CARD.md").read_text(encoding="utf-8")
+    assert (
+        torch.nn.functional.cosine_similarity(theirs, narrow_vectors(stage.narrow, [wav])[0]).item()
+        > 0.99
+    )
+    assert "ECAPA" in (run / "xtts/MODEL_CARD.md").read_text(encoding="utf-8")

@@ -1,8 +1,15 @@
 """`xtts-ka embed` in several processes, killed and resumed, leaves the files of one process that nothing disturbed."""
-import hashlib, os, signal, subprocess, sys, time
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
-import numpy as np, pytest
+import numpy as np
+import pytest
 
 from xtts_ka.core.audio import write_audio
 from xtts_ka.speaker.store import load_matrix, load_speakers, read_index
@@ -12,33 +19,75 @@ from xtts_ka.speaker.prepare_embeddings import add_arguments, main_embed
 parser = argparse.ArgumentParser()
 add_arguments(parser)
 sys.exit(main_embed(parser.parse_args()))"""
-BAD = {"ცარიელი.wav": (b"", "too_short"), "not sound.wav": (b"x" * 500, "unreadable"), "სიჩუმე.wav": (None, "silent")}
+BAD = {
+    "ცარიელი.wav": (b"", "too_short"),
+    "not sound.wav": (b"x" * 500, "unreadable"),
+    "სიჩუმე.wav": (None, "silent"),
+}
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     "A root with an untrained encoder (what is compared is files, not voices) and 40 clips of four speakers, three of them useless."
     from xtts_ka.speaker.encoders import EncoderConfig, new_ecapa, save_encoder
+
     root = tmp_path_factory.mktemp("ხმები და embeddings")
-    save_encoder(root/"encoder", new_ecapa(EncoderConfig(channels=16, dim=24)))
+    save_encoder(root / "encoder", new_ecapa(EncoderConfig(channels=16, dim=24)))
     draw, lines = np.random.default_rng(0), ["audio_file|text|speaker_name"]
     for i in range(40):
         t = np.arange(draw.integers(3000, 60000)) / 16000
-        write_audio(root/f"segmented/wavs/კლიპი {i}.wav", .05 * np.sin(2 * np.pi * (90 + 40 * (i % 4)) * t) + .01 * draw.standard_normal(len(t)), 16000)
+        write_audio(
+            root / f"segmented/wavs/კლიპი {i}.wav",
+            0.05 * np.sin(2 * np.pi * (90 + 40 * (i % 4)) * t)
+            + 0.01 * draw.standard_normal(len(t)),
+            16000,
+        )
         lines.append(f"wavs/კლიპი {i}.wav|ა|მთქმელი {i % 4}")
     for name, (data, _) in BAD.items():
-        if data is None: write_audio(root/"segmented/wavs"/name, np.zeros(16000), 16000)
-        else: (root/"segmented/wavs"/name).write_bytes(data)
+        if data is None:
+            write_audio(root / "segmented/wavs" / name, np.zeros(16000), 16000)
+        else:
+            (root / "segmented/wavs" / name).write_bytes(data)
         lines.append(f"wavs/{name}|ა|მთქმელი 0")
-    (root/"segmented/metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (root / "segmented/metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return root
 
 
 def start(home, out, rank=0, world=1):
     "One process of `world`, as torchrun would start it."
-    env = os.environ | dict(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), XTTS_KA_ROOT=str(home), OMP_NUM_THREADS="1", XTTS_KA_PROGRESS="off")
-    words = ["--segmented_dir", "segmented", "--output_dir", out, "--metadata", "", "--model", "ecapa:encoder", "--device", "cpu", "--segment_length", "1", "--segment_overlap", "0.2", "--no_visualize"]
-    return subprocess.Popen([sys.executable, "-c", CALL, *words], env=env, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    env = os.environ | dict(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world),
+        XTTS_KA_ROOT=str(home),
+        OMP_NUM_THREADS="1",
+        XTTS_KA_PROGRESS="off",
+    )
+    words = [
+        "--segmented_dir",
+        "segmented",
+        "--output_dir",
+        out,
+        "--metadata",
+        "",
+        "--model",
+        "ecapa:encoder",
+        "--device",
+        "cpu",
+        "--segment_length",
+        "1",
+        "--segment_overlap",
+        "0.2",
+        "--no_visualize",
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-c", CALL, *words],
+        env=env,
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def ended(*processes):
@@ -49,8 +98,15 @@ def ended(*processes):
 
 def contents(home, out):
     "Digests of everything that somebody may read; locks and journals are not."
-    files = [p for p in (home/out).rglob("*") if p.is_file() and "journal" not in p.parts and p.name != "rejects.csv"]  # it counts the fields of lines, which the first run made one more
-    return {p.relative_to(home/out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    files = [
+        p
+        for p in (home / out).rglob("*")
+        if p.is_file() and "journal" not in p.parts and p.name != "rejects.csv"
+    ]  # it counts the fields of lines, which the first run made one more
+    return {
+        p.relative_to(home / out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in files
+    }
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +117,18 @@ def alone(home):
 
 
 def test_one_process(home, alone):
-    entries = {e.utt: e for e in read_index(home/"alone")}
-    assert {Path(e.audio).name: e.status for e in entries.values() if e.status != "ok"} == {name: status for name, (_, status) in BAD.items()}
-    vectors, speakers = load_matrix(home/"alone"), load_speakers(home/"alone")
-    assert vectors.matrix.shape == (40, 24) and np.allclose(np.linalg.norm(vectors.matrix, axis=1), 1, atol=1e-5)
+    entries = {e.utt: e for e in read_index(home / "alone")}
+    assert {Path(e.audio).name: e.status for e in entries.values() if e.status != "ok"} == {
+        name: status for name, (_, status) in BAD.items()
+    }
+    vectors, speakers = load_matrix(home / "alone"), load_speakers(home / "alone")
+    assert vectors.matrix.shape == (40, 24) and np.allclose(
+        np.linalg.norm(vectors.matrix, axis=1), 1, atol=1e-5
+    )
     assert list(speakers) == [f"მთქმელი {i}" for i in range(4)]
-    for utt, v in zip(vectors.utts, vectors.matrix): assert np.array_equal(np.load(home/"alone"/entries[utt].npy), v)
-    assert not (home/"alone/journal").exists()
+    for utt, v in zip(vectors.utts, vectors.matrix):
+        assert np.array_equal(np.load(home / "alone" / entries[utt].npy), v)
+    assert not (home / "alone/journal").exists()
 
 
 def test_two_processes_give_the_same_files(home, alone):
@@ -80,15 +141,18 @@ def test_two_processes_give_the_same_files(home, alone):
 
 def test_killed_and_resumed_by_two(home, alone):
     victim = start(home, "killed")
-    journal = home/"killed/journal/rank-0000-of-0001.jsonl"
+    journal = home / "killed/journal/rank-0000-of-0001.jsonl"
     deadline = time.monotonic() + 120
-    while victim.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 5):
+    while victim.poll() is None and not (
+        journal.exists() and journal.read_bytes().count(b"\n") >= 5
+    ):
         assert time.monotonic() < deadline
-        time.sleep(.002)
-    victim.send_signal(signal.SIGKILL); victim.communicate()
+        time.sleep(0.002)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
     assert victim.returncode == -signal.SIGKILL, "it was done before it could be killed"
     done = journal.read_bytes().count(b"\n")
-    assert 5 <= done < 43 and not (home/"killed/matrix.safetensors").exists()
+    assert 5 <= done < 43 and not (home / "killed/matrix.safetensors").exists()
     said = ended(*(start(home, "killed", rank, 2) for rank in range(2)))
     made = sum(int(s.split(" vectors made now")[0].rsplit(" ", 1)[1]) for s in said)
     assert made <= 43 - done  # what was there is not made again

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from xtts_ka.core.loop import fit
 from xtts_ka.core.manifest import Row
 from xtts_ka.corpus.clips import Clips, Shelf
@@ -19,8 +20,14 @@ def speech(tmp_path, clips=24):
     rows, codes, times = [], [], {}
     for k in range(clips):
         text = "".join(rng.choice(list(LETTERS), 6))
-        rows.append(Row(f"{k}.wav", text, "nino" if k % 2 else "gia", "val" if k % 6 == 5 else "train", 1.0))
-        codes.append(np.array([3 * LETTERS.index(c) + rng.integers(3) for c in text for _ in range(A_LETTER)]))
+        rows.append(
+            Row(f"{k}.wav", text, "nino" if k % 2 else "gia", "val" if k % 6 == 5 else "train", 1.0)
+        )
+        codes.append(
+            np.array(
+                [3 * LETTERS.index(c) + rng.integers(3) for c in text for _ in range(A_LETTER)]
+            )
+        )
         seconds = np.arange(len(text) + 1) * A_LETTER * 1024 / 22050
         times[f"{k}.wav"] = np.stack([seconds[:-1], seconds[1:]], 1)
     total = sum(map(len, codes))
@@ -36,8 +43,17 @@ def speech(tmp_path, clips=24):
 
 def task_of(data, steps=8, times="auto", **options):
     cfg = GptConfig(
-        layers=2, dim=64, heads=2, max_text=20, max_codes=30, reference_frames=32, optimizer="muon", references=2,
-        alignment=AlignmentConfig(times=times), dropout=0.0, **options,
+        layers=2,
+        dim=64,
+        heads=2,
+        max_text=20,
+        max_codes=30,
+        reference_frames=32,
+        optimizer="muon",
+        references=2,
+        alignment=AlignmentConfig(times=times),
+        dropout=0.0,
+        **options,
     )
     loop = cfg.loop
     loop.steps, loop.batch_size, loop.warmup, loop.seed, loop.lr = steps, 8, 2, 3, 3e-3
@@ -45,8 +61,16 @@ def task_of(data, steps=8, times="auto", **options):
     vocabulary = Vocabulary(make_vocab("ka"), "ka")
     known = data["times"] if times == "auto" else {}
     return GptTask(
-        cfg, data["clips"], vocabulary, data["codes"], data["references"], torch.ones(80), CODES,
-        mels=data["mels"], times=known, vectors=torch.randn(CODES, 8, generator=torch.Generator().manual_seed(0)),
+        cfg,
+        data["clips"],
+        vocabulary,
+        data["codes"],
+        data["references"],
+        torch.ones(80),
+        CODES,
+        mels=data["mels"],
+        times=known,
+        vectors=torch.randn(CODES, 8, generator=torch.Generator().manual_seed(0)),
     )
 
 
@@ -77,7 +101,9 @@ def test_a_broken_training_ends_in_the_same_bits(tmp_path, times):
     again = task_of(data, times=times)
     result = fit(again, again.cfg.loop, tmp_path / "broken", "GPT")
     assert result.resumed_from == 4
-    for (name, a), b in zip(whole.net.state_dict().items(), again.net.state_dict().values(), strict=True):
+    for (name, a), b in zip(
+        whole.net.state_dict().items(), again.net.state_dict().values(), strict=True
+    ):
         assert torch.equal(a, b), name
 
 
@@ -96,8 +122,16 @@ def test_heads_of_a_base_are_found(tmp_path):
     fit(taught, taught.cfg.loop, tmp_path / "out", "GPT")
     cfg, heads = taught.cfg, taught.heads
     found = GptTask(
-        cfg, data["clips"], taught.vocabulary, data["codes"], data["references"], torch.ones(80), CODES,
-        start=lambda: taught.net, times=data["times"], about=["base"],
+        cfg,
+        data["clips"],
+        taught.vocabulary,
+        data["codes"],
+        data["references"],
+        torch.ones(80),
+        CODES,
+        start=lambda: taught.net,
+        times=data["times"],
+        about=["base"],
     )
     found.models()
     assert sorted(found.heads) == sorted(heads)
@@ -107,8 +141,12 @@ def test_corruption_is_keyed_and_spares_targets(tmp_path):
     task = task_of(speech(tmp_path), corrupt=0.5)
     task.models()
     batch = task.collate([task.item(k, 2) for k in range(4)])
-    assert torch.equal(batch["codes_in"], task.collate([task.item(k, 2) for k in range(4)])["codes_in"])
-    wrong = (batch["codes_in"][:, 1:] != batch["codes_out"][:, :-1]) & (batch["codes_out"][:, :-1] < CODES)
+    assert torch.equal(
+        batch["codes_in"], task.collate([task.item(k, 2) for k in range(4)])["codes_in"]
+    )
+    wrong = (batch["codes_in"][:, 1:] != batch["codes_out"][:, :-1]) & (
+        batch["codes_out"][:, :-1] < CODES
+    )
     assert 0.2 < wrong[batch["codes_out"][:, :-1] >= 0].float().mean() < 0.8
     assert torch.equal(batch["codes_out"][0, :12], torch.from_numpy(task.codes[task.train[0]]))
 
@@ -117,7 +155,9 @@ def test_like_codes_start_alike():
     from xtts_ka.xtts.gpt import make_gpt
 
     gpt = make_gpt(GptConfig(layers=1, dim=64, heads=2), 10, 1, 0, 16)
-    vectors = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)).repeat(2, 1)  # code k sounds as code k + 8
+    vectors = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)).repeat(
+        2, 1
+    )  # code k sounds as code k + 8
     start_from_codebook(gpt, vectors, 1)
     rows = torch.nn.functional.normalize(gpt.mel_embedding.weight[:16].detach(), dim=1)
     cosine = rows @ rows.T

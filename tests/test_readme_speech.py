@@ -1,8 +1,10 @@
 """Every sentence that README speaks, spoken by the run that is here: the demonstration's, else the smoke run's."""
+
 import shlex
 from pathlib import Path
 
-import pytest, soundfile
+import pytest
+import soundfile
 from test_docs import commands
 
 from xtts_ka.core.audio import read_audio
@@ -11,64 +13,112 @@ from xtts_ka.pipeline.cli import main
 from xtts_ka.pipeline.stages import load_run
 
 ROOT = Path(__file__).resolve().parents[1]
-LOST = 0.40             # Letters that the recogniser may misread in what the demonstration's models say
-A_LETTER, AROUND = 0.3, 1.5 # Longest time of a letter, and of the silence around a sentence, seconds
+LOST = 0.40  # Letters that the recogniser may misread in what the demonstration's models say
+A_LETTER, AROUND = (
+    0.3,
+    1.5,
+)  # Longest time of a letter, and of the silence around a sentence, seconds
+
 
 def spoken_words(text):
     "Calls of `xtts-ka speak` and `xtts-ka sovits speak` on a page."
-    calls = [words for words in commands(text) if words[:1] == ["speak"] or words[:2] == ["sovits", "speak"]]
+    calls = [
+        words
+        for words in commands(text)
+        if words[:1] == ["speak"] or words[:2] == ["sovits", "speak"]
+    ]
     return [words for words in calls if words[1] != "speak" or "--text" in words]
+
 
 def other_texts(text):
     "Sentences that coqui-tts speaks from our folder, and those of `evaluate.say`."
-    lines = [shlex.split(line) for line in text.replace("\\\n", " ").splitlines() if line.startswith("tts ")]
-    return [words[words.index("--text") + 1] for words in lines] + list(load_run(ROOT/"configs/demo.yaml").evaluate.say)
+    lines = [
+        shlex.split(line)
+        for line in text.replace("\\\n", " ").splitlines()
+        if line.startswith("tts ")
+    ]
+    return [words[words.index("--text") + 1] for words in lines] + list(
+        load_run(ROOT / "configs/demo.yaml").evaluate.say
+    )
+
 
 def wanted():
     "(model, text, the words of the call without its folders and files), each once."
-    page = (ROOT/"README.md").read_text(encoding="utf-8")
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
     found = {}
     for words in spoken_words(page):
         sovits = words[0] == "sovits"
         said = words[words.index("--text") + 1] if sovits else words[1]
         kept = [w for w in words if w.startswith("nino.wav") or w.startswith("gia.wav")]
         found["sovits" if sovits else "xtts", said, len(kept)] = kept
-    for said in other_texts(page): found.setdefault(("xtts", said, 0), [])
+    for said in other_texts(page):
+        found.setdefault(("xtts", said, 0), [])
     return [(model, said, kept) for (model, said, _), kept in found.items()]
+
 
 def test_readme_speaks():
     models = [model for model, *_ in wanted()]
-    assert models.count("xtts") >= 2 and models.count("sovits") >= 2  # else the search above finds nothing any more
+    assert (
+        models.count("xtts") >= 2 and models.count("sovits") >= 2
+    )  # else the search above finds nothing any more
+
 
 @pytest.fixture(scope="module")
 def run():
     for name in ("demo", "smoke"):
-        folder = ROOT/"outputs"/name
-        if (folder/"xtts/export.json").is_file() and (folder/"sovits2/model/config.json").is_file(): return folder
-    pytest.skip("no run has finished here: `make run` makes outputs/demo, and these sentences are spoken with it")
+        folder = ROOT / "outputs" / name
+        if (folder / "xtts/export.json").is_file() and (
+            folder / "sovits2/model/config.json"
+        ).is_file():
+            return folder
+    pytest.skip(
+        "no run has finished here: `make run` makes outputs/demo, and these sentences are spoken with it"
+    )
+
 
 def references(run, names):
     "Options for a call: a clip of a speaker of the run for each recording that README names, with its weight."
-    manifest = read_manifest(run/"segments", check_audio=False)
-    clip = {r.speaker_name: manifest.audio_path(r) for r in reversed(manifest.rows) if r.split == "train"}
+    manifest = read_manifest(run / "segments", check_audio=False)
+    clip = {
+        r.speaker_name: manifest.audio_path(r)
+        for r in reversed(manifest.rows)
+        if r.split == "train"
+    }
     out = []
-    for speaker, name in zip(sorted(clip), names): out += ["--reference", f"{clip[speaker]}{name.partition('.wav')[2]}"]
+    for speaker, name in zip(sorted(clip), names):
+        out += ["--reference", f"{clip[speaker]}{name.partition('.wav')[2]}"]
     return out
+
 
 def call(run, model, said, names, out):
     "The words of README's call, with this run's folders."
-    if model == "xtts": return ["speak", said, "--checkpoint", str(run/"xtts"), "--out", str(out)]
-    return ["sovits", "speak", "--model", str(run/"sovits2/model"), "--text", said, *references(run, names), "--threads", "1", "--out", str(out)]
+    if model == "xtts":
+        return ["speak", said, "--checkpoint", str(run / "xtts"), "--out", str(out)]
+    return [
+        "sovits",
+        "speak",
+        "--model",
+        str(run / "sovits2/model"),
+        "--text",
+        said,
+        *references(run, names),
+        "--threads",
+        "1",
+        "--out",
+        str(out),
+    ]
+
 
 @pytest.fixture(scope="module")
 def said(run, tmp_path_factory):
     "(model, text) -> file, of all sentences."
     folder, out = tmp_path_factory.mktemp("readme"), []
     for k, (model, text, names) in enumerate(wanted()):
-        path = folder/f"{k}.wav"
+        path = folder / f"{k}.wav"
         status = main(call(run, model, text, names, path))
         out.append((model, text, status, path))
     return out
+
 
 @pytest.mark.timeout(300)
 def test_every_sentence_is_spoken(said, run):
@@ -77,14 +127,23 @@ def test_every_sentence_is_spoken(said, run):
         assert not status and path.is_file(), (model, text, status)
         seconds = soundfile.info(path).duration
         shortest = 0.3 if run.name == "demo" else 0.0
-        assert shortest <= seconds <= A_LETTER * letters + AROUND, (model, text, f"{seconds:.1f} s for {letters} letters")
+        assert shortest <= seconds <= A_LETTER * letters + AROUND, (
+            model,
+            text,
+            f"{seconds:.1f} s for {letters} letters",
+        )
+
 
 def test_the_demonstration_is_understood(said, run, counted):
-    if run.name != "demo": pytest.skip("the smoke run has learned to speak nothing that could be understood")
+    if run.name != "demo":
+        pytest.skip("the smoke run has learned to speak nothing that could be understood")
     from xtts_ka.evaluate.recogniser import Recogniser, error_rate
+
     ear = Recogniser()
     for model in ("xtts", "sovits"):
         pairs = [(text, ear.hear(*read_audio(path))) for m, text, _, path in said if m == model]
         lost = error_rate(pairs, draws=0)[0]
-        counted(f"{model}: {100 * lost:.0f} % of the letters of README's {len(pairs)} sentences are lost")
+        counted(
+            f"{model}: {100 * lost:.0f} % of the letters of README's {len(pairs)} sentences are lost"
+        )
         assert lost <= LOST, (model, pairs)

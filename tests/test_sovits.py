@@ -1,9 +1,15 @@
 """GPT-SoVITS2: the models learn what they must, write the same with and without a cache, and refuse what they cannot use."""
-import dataclasses, json, subprocess, sys
+
+import dataclasses
+import json
+import subprocess
+import sys
 from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+
 from xtts_ka.core.audio import write_audio
 from xtts_ka.core.errors import AudioError, CheckpointError, ConfigError, MissingError, XttsKaError
 from xtts_ka.core.loop import LoopConfig, fit
@@ -11,7 +17,15 @@ from xtts_ka.core.manifest import Row
 from xtts_ka.core.randomness import rng, seeded_step, torch_rng
 from xtts_ka.corpus.clips import Clips, Shelf
 from xtts_ka.sovits.ar import ArModel, Segment, along, collate, to_grid
-from xtts_ka.sovits.config import ArConfig, ArLoop, QuantizerConfig, SamplingConfig, SemanticConfig, SemanticLoop, TextConfig
+from xtts_ka.sovits.config import (
+    ArConfig,
+    ArLoop,
+    QuantizerConfig,
+    SamplingConfig,
+    SemanticConfig,
+    SemanticLoop,
+    TextConfig,
+)
 from xtts_ka.sovits.infer import Reference, Sovits, load_model, proportioned
 from xtts_ka.sovits.sample import write
 from xtts_ka.sovits.semantic import Letters, SemanticNet
@@ -19,60 +33,154 @@ from xtts_ka.sovits.text import Bpe
 from xtts_ka.sovits.train_ar import ArTask, load_ar, save_ar
 from xtts_ka.sovits.train_semantic import SemanticTask, SemanticTokenizer, char_error_rate
 
-TEXTS = ["დილა მშვიდობისა", "როგორ ხარ", "წვიმს", "დღეს ცივა", "ბავშვი თამაშობს", "ძაღლი ყეფს", "მზე ანათებს", "წიგნი მაგიდაზეა"]
+TEXTS = [
+    "დილა მშვიდობისა",
+    "როგორ ხარ",
+    "წვიმს",
+    "დღეს ცივა",
+    "ბავშვი თამაშობს",
+    "ძაღლი ყეფს",
+    "მზე ანათებს",
+    "წიგნი მაგიდაზეა",
+]
 TEXT = TextConfig(vocab_size=320, dim=48, heads=2)
+
 
 def tokenizer(**quantizer):
     "Untrained: its codes are as good as any where only their order counts."
     seeded_step(0, "tokenizer")
     letters = Letters.of(TEXTS)
-    return SemanticTokenizer(SemanticNet(SemanticConfig(dim=32, heads=2, before=1, kernel=5, quantizer=QuantizerConfig(**quantizer)), len(letters)).eval(), letters)
+    return SemanticTokenizer(
+        SemanticNet(
+            SemanticConfig(
+                dim=32, heads=2, before=1, kernel=5, quantizer=QuantizerConfig(**quantizer)
+            ),
+            len(letters),
+        ).eval(),
+        letters,
+    )
+
 
 def task(tmp_path, steps, tok=None, **cfg):
     "Eight utterances of two speakers with tokens drawn by lot, so that nothing can be guessed."
     tok = tok or tokenizer(levels=[4, 4, 4])
-    codes = Shelf.write(tmp_path/"codes", (rng(0, "code", k).integers(tok.codes, size=(10 + k, tok.books)).astype(np.int16) for k in range(8)), sum(10 + k for k in range(8)))
-    clips = Clips([Row(f"{k}.wav", t, "ab"[k % 2], split="train") for k, t in enumerate(TEXTS)], tmp_path)
-    loop = ArLoop(steps=steps, batch_size=8, lr=4e-3, warmup=20, ema=0, validate_every=0, save_every=steps, bucket=False, precision="32-true")
-    return ArTask(ArConfig(**(dict(layers=2, dim=64, heads=2, kv_heads=1, ffn=128, corrupt=0, free_run=0, loop=loop) | cfg)), TEXT, clips, codes, Bpe.train(TEXTS, TEXT), tok)
+    codes = Shelf.write(
+        tmp_path / "codes",
+        (
+            rng(0, "code", k).integers(tok.codes, size=(10 + k, tok.books)).astype(np.int16)
+            for k in range(8)
+        ),
+        sum(10 + k for k in range(8)),
+    )
+    clips = Clips(
+        [Row(f"{k}.wav", t, "ab"[k % 2], split="train") for k, t in enumerate(TEXTS)], tmp_path
+    )
+    loop = ArLoop(
+        steps=steps,
+        batch_size=8,
+        lr=4e-3,
+        warmup=20,
+        ema=0,
+        validate_every=0,
+        save_every=steps,
+        bucket=False,
+        precision="32-true",
+    )
+    return ArTask(
+        ArConfig(
+            **(
+                dict(
+                    layers=2, dim=64, heads=2, kv_heads=1, ffn=128, corrupt=0, free_run=0, loop=loop
+                )
+                | cfg
+            )
+        ),
+        TEXT,
+        clips,
+        codes,
+        Bpe.train(TEXTS, TEXT),
+        tok,
+    )
 
-@pytest.mark.parametrize("books,pattern,layout,pointer", [(1, "delay", "interleaved", True), pytest.param(1, "delay", "interleaved", False, marks=pytest.mark.slow), pytest.param(2, "delay", "text_first", True, marks=pytest.mark.slow)])
+
+@pytest.mark.parametrize(
+    "books,pattern,layout,pointer",
+    [
+        (1, "delay", "interleaved", True),
+        pytest.param(1, "delay", "interleaved", False, marks=pytest.mark.slow),
+        pytest.param(2, "delay", "text_first", True, marks=pytest.mark.slow),
+    ],
+)
 def test_overfits_eight_utterances_to_exact_tokens(tmp_path, books, pattern, layout, pointer):
-    t = task(tmp_path, 160, tokenizer(levels=[4, 4, 4], codebooks=books), pattern=pattern, layout=layout, pointer=pointer)
-    fit(t, t.cfg.loop, tmp_path/"out")
+    t = task(
+        tmp_path,
+        160,
+        tokenizer(levels=[4, 4, 4], codebooks=books),
+        pattern=pattern,
+        layout=layout,
+        pointer=pointer,
+    )
+    fit(t, t.cfg.loop, tmp_path / "out")
     for references in (True, False):
         written = t.write(list(range(8)), SamplingConfig(temperature=0), references)
         assert all(w.stopped for w in written)
-        assert all((w.codes.numpy() == t.codes[k]).all() for k, w in enumerate(written)), f"with references: {references}"
+        assert all((w.codes.numpy() == t.codes[k]).all() for k, w in enumerate(written)), (
+            f"with references: {references}"
+        )
+
 
 def test_written_files_come_back_and_misfits_are_named(tmp_path):
     t = task(tmp_path, 2)
     net = t.models()["ar"].eval()
-    save_ar(net, t.bpe, tmp_path/"m")
-    t.tokenizer.save(tmp_path/"m")
-    again, bpe = load_ar(tmp_path/"m", SemanticTokenizer.load(tmp_path/"m"))
+    save_ar(net, t.bpe, tmp_path / "m")
+    t.tokenizer.save(tmp_path / "m")
+    again, bpe = load_ar(tmp_path / "m", SemanticTokenizer.load(tmp_path / "m"))
     jobs = [[Segment(t.ids[0])]]
-    assert torch.equal(*(write(n, jobs, SamplingConfig(temperature=0, max_per_piece=3), [torch_rng(0, "x")])[0].codes for n in (net, again)))
-    with pytest.raises(MissingError, match="train-ar"): load_ar(tmp_path/"nothing", t.tokenizer)
-    older = task(tmp_path/"older", 2, pointer=False)
-    save_ar(older.models()["ar"].eval(), older.bpe, tmp_path/"o")
-    about = json.loads((tmp_path/"o/ar.json").read_text(encoding="utf-8"))
-    del about["ar"]["pointer"]                                                                          # as files were before there was one
-    (tmp_path/"o/ar.json").write_text(json.dumps(about), encoding="utf-8")
-    assert load_ar(tmp_path/"o", t.tokenizer)[0].point is None
+    assert torch.equal(
+        *(
+            write(n, jobs, SamplingConfig(temperature=0, max_per_piece=3), [torch_rng(0, "x")])[
+                0
+            ].codes
+            for n in (net, again)
+        )
+    )
+    with pytest.raises(MissingError, match="train-ar"):
+        load_ar(tmp_path / "nothing", t.tokenizer)
+    older = task(tmp_path / "older", 2, pointer=False)
+    save_ar(older.models()["ar"].eval(), older.bpe, tmp_path / "o")
+    about = json.loads((tmp_path / "o/ar.json").read_text(encoding="utf-8"))
+    del about["ar"]["pointer"]  # as files were before there was one
+    (tmp_path / "o/ar.json").write_text(json.dumps(about), encoding="utf-8")
+    assert load_ar(tmp_path / "o", t.tokenizer)[0].point is None
     seeded_step(1, "another")
-    other = SemanticTokenizer(SemanticNet(t.tokenizer.net.cfg, len(t.tokenizer.letters)).eval(), t.tokenizer.letters)
-    with pytest.raises(CheckpointError, match="another tokenizer"): load_ar(tmp_path/"m", other)
-    raw = bytearray((tmp_path/"m/ar.safetensors").read_bytes())
-    (tmp_path/"m/ar.safetensors").write_bytes(raw[:-50])
-    with pytest.raises(CheckpointError, match="does not fit"): load_ar(tmp_path/"m", t.tokenizer)
-    with pytest.raises(MissingError, match="no GPT-SoVITS2 model here"): load_model(tmp_path/"m")
+    other = SemanticTokenizer(
+        SemanticNet(t.tokenizer.net.cfg, len(t.tokenizer.letters)).eval(), t.tokenizer.letters
+    )
+    with pytest.raises(CheckpointError, match="another tokenizer"):
+        load_ar(tmp_path / "m", other)
+    raw = bytearray((tmp_path / "m/ar.safetensors").read_bytes())
+    (tmp_path / "m/ar.safetensors").write_bytes(raw[:-50])
+    with pytest.raises(CheckpointError, match="does not fit"):
+        load_ar(tmp_path / "m", t.tokenizer)
+    with pytest.raises(MissingError, match="no GPT-SoVITS2 model here"):
+        load_model(tmp_path / "m")
+
 
 def test_cache_equals_no_cache_at_length(tmp_path):
     t = task(tmp_path, 2)
     net = t.models()["ar"].eval()
-    go = lambda cache: write(net, [[t.segment(1), Segment(t.ids[0])]], SamplingConfig(temperature=1, min_per_piece=15, max_per_piece=15), [torch_rng(0, "y")], cache)[0].codes
+
+    def go(cache):
+        return write(
+            net,
+            [[t.segment(1), Segment(t.ids[0])]],
+            SamplingConfig(temperature=1, min_per_piece=15, max_per_piece=15),
+            [torch_rng(0, "y")],
+            cache,
+        )[0].codes
+
     assert len(go(True)) >= 60 and torch.equal(go(True), go(False))
+
 
 @pytest.mark.parametrize("seed", range(6))
 def test_every_letter_gets_its_tokens_in_order(seed):
@@ -84,87 +192,169 @@ def test_every_letter_gets_its_tokens_in_order(seed):
             at = tok.align(rng(seed, "codes", text).integers(tok.codes, size=(T, 1)), pieces)
             heard = {k for k, p in enumerate(pieces) if any(c in tok.letters.ids for c in p)}
             assert len(at) == T and at == sorted(at) and 0 <= at[0] and at[-1] < len(pieces)
-            if T > 2 * len(spoken): assert heard <= set(at) and set(at) <= heard | {k for k, p in enumerate(pieces) if "▁" in p}
+            if T > 2 * len(spoken):
+                assert heard <= set(at) and set(at) <= heard | {
+                    k for k, p in enumerate(pieces) if "▁" in p
+                }
+
 
 def test_pointer_in_training_and_in_use():
     "The pointer begins at the first piece and ends at the last, in each pattern; a jump is learned as far as it can be told."
     codes = torch.arange(8).view(4, 2)
     assert along([1, 1, 3, 4], 6, to_grid(codes, "parallel", 16)) == [0, 1, 3, 4, 5]
-    assert along([1, 1, 3, 4], 6, to_grid(codes, "delay", 16)) == [0, 1, 3, 4, 5] and along([0, 2], 3, to_grid(codes[:2], "flat", 16), 2) == [0, 0, 2, 2, 2]
+    assert along([1, 1, 3, 4], 6, to_grid(codes, "delay", 16)) == [0, 1, 3, 4, 5] and along(
+        [0, 2], 3, to_grid(codes[:2], "flat", 16), 2
+    ) == [0, 0, 2, 2, 2]
     grid = to_grid(codes, "parallel", 16)
-    batch = collate([[Segment(None, grid), Segment([5, 6, 7, 8, 9, 4], grid, at=[0, 0, 1, 5, 5])]], ArConfig(), 2)
+    batch = collate(
+        [[Segment(None, grid), Segment([5, 6, 7, 8, 9, 4], grid, at=[0, 0, 1, 5, 5])]],
+        ArConfig(),
+        2,
+    )
     assert batch["moves"].tolist() == [-100] * 5 + [0, 1, 3, 0, -100]
     points = batch["points"][0]
-    assert (points[: 1 + 5] == 3).all() and (points[-6:] - batch["begins"][0]).tolist()[:5] == [0, 0, 1, 5, 5] and points[-1] == 3   # nothing is said after the end
+    assert (
+        (points[: 1 + 5] == 3).all()
+        and (points[-6:] - batch["begins"][0]).tolist()[:5] == [0, 0, 1, 5, 5]
+        and points[-1] == 3
+    )  # nothing is said after the end
+
 
 def test_long_text_is_refused_before_work(tmp_path):
     net = task(tmp_path, 2, max_positions=64).models()["ar"].eval()
-    with pytest.raises(ConfigError, match="ar.max_positions"): write(net, [[Segment(list(range(40)))]], SamplingConfig(), [torch_rng(0, "z")])
-    with pytest.raises(ConfigError, match="no text to speak"): write(net, [[Segment(None)]], SamplingConfig(), [torch_rng(0, "z")])
+    with pytest.raises(ConfigError, match="ar.max_positions"):
+        write(net, [[Segment(list(range(40)))]], SamplingConfig(), [torch_rng(0, "z")])
+    with pytest.raises(ConfigError, match="no text to speak"):
+        write(net, [[Segment(None)]], SamplingConfig(), [torch_rng(0, "z")])
+
 
 @pytest.fixture
 def speaker(tmp_path):
     t = task(tmp_path, 2)
     return Sovits(t.tokenizer, t.models()["ar"].eval(), t.bpe, None, "ka")
 
-def tone(path, seconds, rate=16000, level=.1):
-    write_audio(path, (level * np.sin(np.arange(int(seconds * rate)) * .1)).astype(np.float32), rate)
+
+def tone(path, seconds, rate=16000, level=0.1):
+    write_audio(
+        path, (level * np.sin(np.arange(int(seconds * rate)) * 0.1)).astype(np.float32), rate
+    )
     return str(path)
 
+
 def test_references_of_any_rate_and_length(speaker, tmp_path):
-    made = [Reference(tone(tmp_path/f"{k}.wav", s, rate), w) for k, (s, rate, w) in enumerate([(.3, 8000, 1), (2, 44100, 2), (120, 16000, 1)])]
+    made = [
+        Reference(tone(tmp_path / f"{k}.wav", s, rate), w)
+        for k, (s, rate, w) in enumerate([(0.3, 8000, 1), (2, 44100, 2), (120, 16000, 1)])
+    ]
     heard = speaker.hear(made)
-    assert [h.share for h in heard] == [.25, .5, .25] and len(heard[0].codes) == 8 and len(heard[2].codes) == 60 * 25     # a minute says it all
+    assert (
+        [h.share for h in heard] == [0.25, 0.5, 0.25]
+        and len(heard[0].codes) == 8
+        and len(heard[2].codes) == 60 * 25
+    )  # a minute says it all
     prompt = speaker.prompt_segments(heard)
     assert sum(len(s.grid) for s in prompt) <= speaker.prompt + 3 * 13 and len(prompt) == 3
 
-@pytest.mark.parametrize("wanted", [[.25, .75], [.5, .5], [.1, .9], [.2, .3, .5]])
+
+@pytest.mark.parametrize("wanted", [[0.25, 0.75], [0.5, 0.5], [0.1, 0.9], [0.2, 0.3, 0.5]])
 def test_mixtures_are_heard_in_proportion_where_the_decoder_is_steep(wanted):
     "An ear to which the heavier voice drowns the lighter one; the weights make up for it. Voices that are the same stay as they are."
     wanted, voices = torch.tensor(wanted), torch.eye(len(wanted), 7)
-    heard = lambda weights: (weights ** 2.2 / (weights ** 2.2).sum()) @ voices
-    assert (heard(wanted)[:len(wanted)] - wanted).abs().max() > .05 or len(set(wanted.tolist())) == 1
-    assert (heard(proportioned(heard, wanted))[:len(wanted)] - wanted).abs().max() < .021
+
+    def heard(weights):
+        return (weights**2.2 / (weights**2.2).sum()) @ voices
+
+    assert (heard(wanted)[: len(wanted)] - wanted).abs().max() > 0.05 or len(
+        set(wanted.tolist())
+    ) == 1
+    assert (heard(proportioned(heard, wanted))[: len(wanted)] - wanted).abs().max() < 0.021
     assert torch.allclose(proportioned(lambda weights: voices[0], wanted), wanted)
 
-@pytest.mark.parametrize("make,why", [
-    (lambda p: [], "no reference"), (lambda p: [Reference(p/"absent.wav")], "absent.wav"), (lambda p: [Reference(tone(p/"s.wav", .1))], "at least 0.2 s"),
-    (lambda p: [Reference(tone(p/"q.wav", 2, level=0))], "nothing is heard"), (lambda p: [Reference(tone(p/"w.wav", 2), float("nan"))], "0 or more")])
-def test_bad_references_say_why(speaker, tmp_path, make, why):
-    with pytest.raises((AudioError, ConfigError), match=why): speaker.hear(make(tmp_path))
 
-@pytest.mark.parametrize("text,why", [("", "nothing to say"), ("!!", "nothing to say"), ("日本語", "never learned: 日 本 語")])
+@pytest.mark.parametrize(
+    "make,why",
+    [
+        (lambda p: [], "no reference"),
+        (lambda p: [Reference(p / "absent.wav")], "absent.wav"),
+        (lambda p: [Reference(tone(p / "s.wav", 0.1))], "at least 0.2 s"),
+        (lambda p: [Reference(tone(p / "q.wav", 2, level=0))], "nothing is heard"),
+        (lambda p: [Reference(tone(p / "w.wav", 2), float("nan"))], "0 or more"),
+    ],
+)
+def test_bad_references_say_why(speaker, tmp_path, make, why):
+    with pytest.raises((AudioError, ConfigError), match=why):
+        speaker.hear(make(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text,why",
+    [("", "nothing to say"), ("!!", "nothing to say"), ("日本語", "never learned: 日 本 語")],
+)
 def test_bad_texts_say_why(speaker, text, why):
     speaker.language = ""
-    with pytest.raises(XttsKaError, match=why): speaker.plain(text)
+    with pytest.raises(XttsKaError, match=why):
+        speaker.plain(text)
+
 
 def test_command_line(tmp_path):
-    call = lambda *words: subprocess.run([str(Path(sys.executable).with_name("xtts-ka")), "sovits", *words], capture_output=True, text=True, cwd=tmp_path)
+    def call(*words):
+        return subprocess.run(
+            [str(Path(sys.executable).with_name("xtts-ka")), "sovits", *words],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+
     help = call("speak", "--help")
-    assert help.returncode == 0 and "--reference" in help.stdout and "(default: 0.3)" in help.stdout and "--allow-incomplete" in help.stdout
+    assert (
+        help.returncode == 0
+        and "--reference" in help.stdout
+        and "(default: 0.3)" in help.stdout
+        and "--allow-incomplete" in help.stdout
+    )
     bad = call("train-ar", "dataset_path=nowhere", "path_to_save=out", "ar.layer=2")
     assert bad.returncode == 2 and "did you mean `layers`" in bad.stderr
     missing = call("speak", "--model", "nowhere", "--text", "დილა", "--reference", "a.wav")
     assert missing.returncode == 2 and "no GPT-SoVITS2 model here" in missing.stderr
 
+
 @pytest.mark.slow
 def test_full_shapes_take_a_step(tmp_path):
     "Qwen2-0.5B's sizes and BGE-M3's architecture with random weights; memory is printed."
     import resource
+
     from transformers import XLMRobertaConfig, XLMRobertaModel
+
     sizes = dict(layers=24, dim=896, heads=14, kv_heads=2, ffn=4864)
     t = task(tmp_path, 1, tokenizer(), **sizes)
     net = t.models()["ar"]
     n = sum(p.numel() for p in net.qwen.parameters())
-    assert 350e6 < n < 370e6                                     # Qwen2-0.5B without its embedding
+    assert 350e6 < n < 370e6  # Qwen2-0.5B without its embedding
     batch = t.collate([t.item(k, 0) for k in range(2)])
     optimizer = t.optimizers({"ar": net}, t.cfg.loop)["main"]
     before = net.qwen.layers[0].mlp.up_proj.weight[0, :8].clone()
     loss = t.loss("main", batch, 0)[0]
-    loss.backward(); optimizer.step()
-    assert torch.isfinite(loss) and not torch.equal(before, net.qwen.layers[0].mlp.up_proj.weight[0, :8])
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss) and not torch.equal(
+        before, net.qwen.layers[0].mlp.up_proj.weight[0, :8]
+    )
     del net, t, optimizer
-    bge = XLMRobertaModel(XLMRobertaConfig(vocab_size=250002, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, max_position_embeddings=8194, type_vocab_size=1), add_pooling_layer=False).eval()
-    with torch.inference_mode(): out = bge(torch.randint(5, 250000, (1, 30))).last_hidden_state
+    bge = XLMRobertaModel(
+        XLMRobertaConfig(
+            vocab_size=250002,
+            hidden_size=1024,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            intermediate_size=4096,
+            max_position_embeddings=8194,
+            type_vocab_size=1,
+        ),
+        add_pooling_layer=False,
+    ).eval()
+    with torch.inference_mode():
+        out = bge(torch.randint(5, 250000, (1, 30))).last_hidden_state
     assert out.shape == (1, 30, 1024) and 560e6 < sum(p.numel() for p in bge.parameters()) < 570e6
-    print(f"\nQwen2-0.5B's sizes: {n / 1e6:.0f} M parameters; BGE-M3's 568 M; peak of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+    print(
+        f"\nQwen2-0.5B's sizes: {n / 1e6:.0f} M parameters; BGE-M3's 568 M; peak of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
+    )

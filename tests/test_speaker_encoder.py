@@ -1,5 +1,10 @@
 """A speaker encoder's training, killed with -9 and started again, ends in the same loss curve and the same files as one that nobody disturbed."""
-import json, multiprocessing, os, sys, time
+
+import json
+import multiprocessing
+import os
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +15,60 @@ from xtts_ka.core.randomness import rng
 
 # A process of its own for every training, forked from a server that has loaded the libraries once
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["torch", "lightning_fabric", "sklearn.metrics", "xtts_ka.speaker.train_encoder"])
-TINY = dict(model_name="ecapa-untrained", encoder=dict(channels=16, dim=16, mels=24, attention=8, squeeze=8, scale=2), window_size_s=.5, speakers_per_batch=3, utterances_per_speaker=3,
-            val_speakers_per_batch=None, val_utterances_per_speaker=4, val_speakers=.4, steps=30, learning_rate_init=3e-3, schedule="plateau", scheduler_metrics_avg_every=3, scheduler_patience=0, ema=.9,
-            val_every=10, save_every=4, vis_train_art_every=0, vis_val_art_every=0, vis_train_metrics_every=1, backup_every=0, use_data_augmentation=True, augment=dict(rooms=3), projection="pca", device="cpu", tensorboard=False, seed=3)
+FORK.set_forkserver_preload(
+    ["torch", "lightning_fabric", "sklearn.metrics", "xtts_ka.speaker.train_encoder"]
+)
+TINY = dict(
+    model_name="ecapa-untrained",
+    encoder=dict(channels=16, dim=16, mels=24, attention=8, squeeze=8, scale=2),
+    window_size_s=0.5,
+    speakers_per_batch=3,
+    utterances_per_speaker=3,
+    val_speakers_per_batch=None,
+    val_utterances_per_speaker=4,
+    val_speakers=0.4,
+    steps=30,
+    learning_rate_init=3e-3,
+    schedule="plateau",
+    scheduler_metrics_avg_every=3,
+    scheduler_patience=0,
+    ema=0.9,
+    val_every=10,
+    save_every=4,
+    vis_train_art_every=0,
+    vis_val_art_every=0,
+    vis_train_metrics_every=1,
+    backup_every=0,
+    use_data_augmentation=True,
+    augment=dict(rooms=3),
+    projection="pca",
+    device="cpu",
+    tensorboard=False,
+    seed=3,
+)
 
 
 def voices(folder, speakers=5, clips=3, rate=16000):
     "Harmonics of a pitch of its own, with an envelope of its own, for each speaker."
     for s in range(speakers):
         own, t = rng(0, "voice", s), np.arange(rate) / rate
-        pitch, weights = own.uniform(90, 250), own.uniform(.1, 1, 12)
+        pitch, weights = own.uniform(90, 250), own.uniform(0.1, 1, 12)
         for k in range(clips):
             r = rng(0, "clip", s, k)
-            wav = sum(w * np.sin(2 * np.pi * (h * pitch * t + .3 * np.sin(2 * np.pi * r.uniform(2, 5) * t))) for h, w in enumerate(weights, 1))
-            write_audio(folder/f"ხმა {s}/{k}.wav", (.3 * wav / np.abs(wav).max() + .002 * r.standard_normal(rate)).astype(np.float32), rate)
+            wav = sum(
+                w
+                * np.sin(
+                    2 * np.pi * (h * pitch * t + 0.3 * np.sin(2 * np.pi * r.uniform(2, 5) * t))
+                )
+                for h, w in enumerate(weights, 1)
+            )
+            write_audio(
+                folder / f"ხმა {s}/{k}.wav",
+                (0.3 * wav / np.abs(wav).max() + 0.002 * r.standard_normal(rate)).astype(
+                    np.float32
+                ),
+                rate,
+            )
 
 
 def train(values, out):
@@ -33,9 +77,11 @@ def train(values, out):
     with open(f"{out}.said", "w", buffering=1) as said:
         sys.stdout = sys.stderr = said
         import torch
+
         from xtts_ka.core.config import build
         from xtts_ka.speaker.train_config import TrainConfig
         from xtts_ka.speaker.train_encoder import train_encoder
+
         torch.set_num_threads(1)
         train_encoder(build(TrainConfig, values), out)
 
@@ -46,11 +92,15 @@ def start(values, out):
     return process
 
 
-def said(out): return Path(f"{out}.said").read_text()
+def said(out):
+    return Path(f"{out}.said").read_text()
 
 
 def lines(out):
-    return [{k: v for k, v in row.items() if k not in ("seconds", "cpu_seconds")} for row in read_jsonl(out/"metrics.jsonl")]
+    return [
+        {k: v for k, v in row.items() if k not in ("seconds", "cpu_seconds")}
+        for row in read_jsonl(out / "metrics.jsonl")
+    ]
 
 
 def finish(values, out):
@@ -62,7 +112,8 @@ def finish(values, out):
 def killed_at(values, out, count):
     "Kill with -9 when the log has `count` lines; how many it had then."
     process = start(values, out)
-    while process.is_alive() and len(lines(out)) < count: time.sleep(.002)
+    while process.is_alive() and len(lines(out)) < count:
+        time.sleep(0.002)
     process.kill()
     process.join()
     assert process.exitcode == -9, said(out) or "it was over before it could be killed"
@@ -70,29 +121,47 @@ def killed_at(values, out, count):
 
 
 def weights(out):
-    return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(Path(out).rglob("*.safetensors"))}
+    return {
+        p.relative_to(out).as_posix(): p.read_bytes()
+        for p in sorted(Path(out).rglob("*.safetensors"))
+    }
 
 
 def test_killed_training_ends_in_the_same_bits(tmp_path):
-    voices(tmp_path/"data")
-    values = TINY | {"train_data_root": str(tmp_path/"data")}
-    finish(values, tmp_path/"whole")
-    at = [killed_at(values, tmp_path/"killed", n) for n in (6, 17)]
-    finish(values, tmp_path/"killed")
-    whole, killed = lines(tmp_path/"whole"), lines(tmp_path/"killed")
-    assert killed == whole and [r["step"] for r in whole if r["kind"] == "train"] == list(range(1, 31)) and max(at) < len(whole)
-    assert len({r["lr"] for r in whole if r["kind"] == "train"}) > 1  # the plateau moved, and was remembered
-    a, b = weights(tmp_path/"whole"), weights(tmp_path/"killed")
+    voices(tmp_path / "data")
+    values = TINY | {"train_data_root": str(tmp_path / "data")}
+    finish(values, tmp_path / "whole")
+    at = [killed_at(values, tmp_path / "killed", n) for n in (6, 17)]
+    finish(values, tmp_path / "killed")
+    whole, killed = lines(tmp_path / "whole"), lines(tmp_path / "killed")
+    assert (
+        killed == whole
+        and [r["step"] for r in whole if r["kind"] == "train"] == list(range(1, 31))
+        and max(at) < len(whole)
+    )
+    assert (
+        len({r["lr"] for r in whole if r["kind"] == "train"}) > 1
+    )  # the plateau moved, and was remembered
+    a, b = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert a == b and "encoder.safetensors" in a and len(a) >= 3
     losses = [r["loss/main"] for r in whole if r["kind"] == "train"]
-    assert len(set(losses)) == len(losses)  # no two steps are alike, so a step too many or too few would show
+    assert len(set(losses)) == len(
+        losses
+    )  # no two steps are alike, so a step too many or too few would show
 
 
 def test_shipped_configuration(root):
     "Every key has arrived with the value that stands in the file; defaults differ from it where the documentation says so, and nowhere else."
     from xtts_ka.speaker.train_config import TrainConfig, load_train_config
-    path = root/"configs/speaker/train_config.json"
+
+    path = root / "configs/speaker/train_config.json"
     written, cfg, default = json.loads(path.read_text()), load_train_config(path), TrainConfig()
     assert {k: getattr(cfg, k) for k in written} == written and len(written) == 36
     own = {"run_id", "train_data_root", "val_data_root", "comet_key", "comet_project"}
-    assert {k for k in written if getattr(default, k) != written[k]} - own == {"force_restart", "use_data_augmentation", "num_workers", "data_parallel", "device"}
+    assert {k for k in written if getattr(default, k) != written[k]} - own == {
+        "force_restart",
+        "use_data_augmentation",
+        "num_workers",
+        "data_parallel",
+        "device",
+    }

@@ -1,18 +1,45 @@
 """`xtts-ka sovits tokenize` under torchrun, as jobs of an array, killed and resumed, leaves the files of one process that nothing disturbed."""
-import os, re, signal, subprocess, sys, time
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
-import numpy as np, pytest
-
+import numpy as np
+import pytest
 from test_cli import refused
+
 from xtts_ka.core.audio import write_audio
 from xtts_ka.core.files import sha256_file
 from xtts_ka.core.manifest import read_rejects
 from xtts_ka.corpus.clips import Shelf
 from xtts_ka.pipeline.cli import main
 
-CLIPS, BAD = 30, {"empty.wav": "empty", "text.wav": "", "სიჩუმე.wav": "silent", "absent.wav": "missing", "long.wav": "too_long"}
-WORDS = ["sovits", "tokenize", "--model", "model", "--manifest", "corpus", "--max_seconds", "4", "--device", "cpu"]
+CLIPS, BAD = (
+    30,
+    {
+        "empty.wav": "empty",
+        "text.wav": "",
+        "სიჩუმე.wav": "silent",
+        "absent.wav": "missing",
+        "long.wav": "too_long",
+    },
+)
+WORDS = [
+    "sovits",
+    "tokenize",
+    "--model",
+    "model",
+    "--manifest",
+    "corpus",
+    "--max_seconds",
+    "4",
+    "--device",
+    "cpu",
+]
 ENV = dict(OMP_NUM_THREADS="1", XTTS_KA_PROGRESS="off")
 
 
@@ -20,50 +47,80 @@ ENV = dict(OMP_NUM_THREADS="1", XTTS_KA_PROGRESS="off")
 def home(tmp_path_factory):
     "An untrained tokenizer (what is compared is files, not letters) and thirty clips of all lengths, beside five of no use and half a line."
     import torch
+
     from xtts_ka.core.randomness import seeded_step
     from xtts_ka.sovits.config import SemanticConfig
     from xtts_ka.sovits.semantic import Letters, SemanticNet
     from xtts_ka.sovits.train_semantic import SemanticTokenizer
+
     root = tmp_path_factory.mktemp("ტოკენები და tokens")
-    seeded_step(0, "tokenizer"); letters = Letters.of(["დილა მშვიდობისა"])
-    SemanticTokenizer(SemanticNet(SemanticConfig(dim=64, heads=2, before=2, kernel=5), len(letters)).eval(), letters).save(root/"model")
-    draw, wavs = np.random.default_rng(0), root/"corpus/wavs"
+    seeded_step(0, "tokenizer")
+    letters = Letters.of(["დილა მშვიდობისა"])
+    SemanticTokenizer(
+        SemanticNet(SemanticConfig(dim=64, heads=2, before=2, kernel=5), len(letters)).eval(),
+        letters,
+    ).save(root / "model")
+    draw, wavs = np.random.default_rng(0), root / "corpus/wavs"
     for i in range(CLIPS):
         t = np.arange(draw.integers(1500, 60000)) / 16000
-        write_audio(wavs/f"კლიპი {i}.wav", .05 * np.sin(2 * np.pi * (90 + 40 * (i % 4)) * t) + .02 * draw.standard_normal(len(t)), 16000)
-    (wavs/"empty.wav").write_bytes(b""); (wavs/"text.wav").write_bytes(b"x" * 500)
-    write_audio(wavs/"სიჩუმე.wav", np.zeros(16000), 16000); write_audio(wavs/"long.wav", .1 * draw.standard_normal(70000), 16000)
+        write_audio(
+            wavs / f"კლიპი {i}.wav",
+            0.05 * np.sin(2 * np.pi * (90 + 40 * (i % 4)) * t)
+            + 0.02 * draw.standard_normal(len(t)),
+            16000,
+        )
+    (wavs / "empty.wav").write_bytes(b"")
+    (wavs / "text.wav").write_bytes(b"x" * 500)
+    write_audio(wavs / "სიჩუმე.wav", np.zeros(16000), 16000)
+    write_audio(wavs / "long.wav", 0.1 * draw.standard_normal(70000), 16000)
     lines = [f"wavs/{n}|ა|ნინო" for n in [*(f"კლიპი {i}.wav" for i in range(CLIPS)), *BAD]]
-    (root/"corpus/metadata.csv").write_text("\n".join(["audio_file|text|speaker_name", *lines, "half a line"]) + "\n", encoding="utf-8")
+    (root / "corpus/metadata.csv").write_text(
+        "\n".join(["audio_file|text|speaker_name", *lines, "half a line"]) + "\n", encoding="utf-8"
+    )
     return root
 
 
 def start(home, out, *more, program=(sys.executable, "-m", "xtts_ka.cli")):
     "A process of its own: they take seconds to import, so one is started where it must be killed, or find its place by torchrun."
-    return subprocess.Popen([*program, *WORDS, "--out", out, *more], env=os.environ | ENV | dict(XTTS_KA_ROOT=str(home)), cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [*program, *WORDS, "--out", out, *more],
+        env=os.environ | ENV | dict(XTTS_KA_ROOT=str(home)),
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 @pytest.fixture
 def here(home, monkeypatch, capsys):
     "The same command in this process."
-    for k, v in ENV.items(): monkeypatch.setenv(k, v)
+    for k, v in ENV.items():
+        monkeypatch.setenv(k, v)
     monkeypatch.setenv("XTTS_KA_ROOT", str(home))
+
     def here(*words, **env):
-        for k, v in env.items(): monkeypatch.setenv(k, v)
+        for k, v in env.items():
+            monkeypatch.setenv(k, v)
         code = main([str(w) for w in words])
         return subprocess.CompletedProcess(words, code, *capsys.readouterr())
+
     return here
 
 
 def contents(home, out):
     "Digests of everything that somebody may read; locks are not."
-    return {p.relative_to(home/out).as_posix(): sha256_file(p) for p in (home/out).rglob("*") if p.is_file() and "journal" not in p.parts}
+    return {
+        p.relative_to(home / out).as_posix(): sha256_file(p)
+        for p in (home / out).rglob("*")
+        if p.is_file() and "journal" not in p.parts
+    }
 
 
 @pytest.fixture
 def alone(home, here):
     "The files of one process, made once."
-    if not (home/"alone/codes").exists():
+    if not (home / "alone/codes").exists():
         run = here(*WORDS, "--out", "alone")
         assert f"{CLIPS + len(BAD)} tokenised now" in run.stdout and "6 rejected" in run.stdout, run
     return contents(home, "alone")
@@ -72,18 +129,39 @@ def alone(home, here):
 def test_one_process(home, alone):
     from xtts_ka.core.audio import read_audio
     from xtts_ka.sovits.train_semantic import SemanticTokenizer
+
     assert set(alone) == {"codes/frames.npy", "codes/index.json", "rejects.csv"}
-    shelf, rejects = Shelf(home/"alone/codes"), read_rejects(home/"alone/rejects.csv")
+    shelf, rejects = Shelf(home / "alone/codes"), read_rejects(home / "alone/rejects.csv")
     why = {Path(r.item).name: r.reason.partition(":")[0] for r in rejects}
-    assert set(why) == {*BAD, "half a line"} and all(why[n] == w for n, w in BAD.items() if w) and why["half a line"] == "fields"
+    assert (
+        set(why) == {*BAD, "half a line"}
+        and all(why[n] == w for n, w in BAD.items() if w)
+        and why["half a line"] == "fields"
+    )
     names = [c["name"] for c in shelf.index["about"]["clips"]]
-    assert names == [f"wavs/კლიპი {i}.wav" for i in range(CLIPS)] and len(names) + len(BAD) + 1 == CLIPS + len(rejects)  # nothing is lost
-    tokenizer = SemanticTokenizer.load(home/"model")
-    for k in (0, 7, 29): assert np.array_equal(shelf[k], tokenizer.encode(*read_audio(home/"corpus"/names[k])))
+    assert names == [f"wavs/კლიპი {i}.wav" for i in range(CLIPS)] and len(names) + len(
+        BAD
+    ) + 1 == CLIPS + len(rejects)  # nothing is lost
+    tokenizer = SemanticTokenizer.load(home / "model")
+    for k in (0, 7, 29):
+        assert np.array_equal(shelf[k], tokenizer.encode(*read_audio(home / "corpus" / names[k])))
 
 
 def test_torchrun_gives_the_same_files(home, alone):
-    torchrun = start(home, "two", program=(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "xtts_ka.cli"))
+    torchrun = start(
+        home,
+        "two",
+        program=(
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "xtts_ka.cli",
+        ),
+    )
     said = torchrun.communicate()[0]
     assert torchrun.returncode == 0, said
     made = [int(n) for n in re.findall(r"(\d+) tokenised now", said)]
@@ -93,24 +171,43 @@ def test_torchrun_gives_the_same_files(home, alone):
 
 def test_jobs_of_an_array_give_the_same_files(home, alone, here):
     "A job may be over before the next one starts."
-    job = lambda k: here(*WORDS, "--out", "array", "--shard", "slurm", SLURM_ARRAY_TASK_ID=str(k), SLURM_ARRAY_TASK_MIN="0", SLURM_ARRAY_TASK_MAX="2", SLURM_ARRAY_TASK_COUNT="3")
-    for k in (2, 0): assert "other processes still work" in job(k).stdout and not (home/"array/codes").exists()
+
+    def job(k):
+        return here(
+            *WORDS,
+            "--out",
+            "array",
+            "--shard",
+            "slurm",
+            SLURM_ARRAY_TASK_ID=str(k),
+            SLURM_ARRAY_TASK_MIN="0",
+            SLURM_ARRAY_TASK_MAX="2",
+            SLURM_ARRAY_TASK_COUNT="3",
+        )
+
+    for k in (2, 0):
+        assert "other processes still work" in job(k).stdout and not (home / "array/codes").exists()
     assert "rejected, see" in job(1).stdout and contents(home, "array") == alone
 
 
 def test_killed_and_resumed_by_two_others(home, alone, here):
-    victim, journal = start(home, "killed"), home/"killed/journal/rank-0000-of-0001.jsonl"
+    victim, journal = start(home, "killed"), home / "killed/journal/rank-0000-of-0001.jsonl"
     deadline = time.monotonic() + 120
-    while victim.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") >= 4):
+    while victim.poll() is None and not (
+        journal.exists() and journal.read_bytes().count(b"\n") >= 4
+    ):
         assert time.monotonic() < deadline
-        time.sleep(.001)
-    victim.send_signal(signal.SIGKILL); victim.communicate()
+        time.sleep(0.001)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
     assert victim.returncode == -signal.SIGKILL, "it was done before it could be killed"
     done = journal.read_bytes().count(b"\n")
-    assert 4 <= done < CLIPS + len(BAD) and not (home/"killed/codes").exists()
+    assert 4 <= done < CLIPS + len(BAD) and not (home / "killed/codes").exists()
     said = [here(*WORDS, "--out", "killed", "--shard", f"{k}/2").stdout for k in range(2)]
     made = sum(int(s.split(" tokenised now")[0].rsplit(" ", 1)[1]) for s in said)
-    assert made <= CLIPS + len(BAD) - done + 1, said  # what was there is not made again; a file that is not there is looked for again
+    assert made <= CLIPS + len(BAD) - done + 1, (
+        said
+    )  # what was there is not made again; a file that is not there is looked for again
     assert contents(home, "killed") == alone
 
 
@@ -118,4 +215,6 @@ def test_wrong_calls(here):
     refused(here(*WORDS, "--shard", "2/2"), "--shard 2/2", "from 0/8 to 7/8")
     refused(here(*WORDS, "--shard", "slurm"), "no job of Slurm")
     refused(here(*WORDS, "--threads", "0"), "--threads 0")
-    refused(here("sovits", "tokenize", "--model", "corpus", "--manifest", "corpus"), "no tokenizer here")
+    refused(
+        here("sovits", "tokenize", "--model", "corpus", "--manifest", "corpus"), "no tokenizer here"
+    )

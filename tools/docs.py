@@ -2,8 +2,16 @@
 
 nbdev's own `proc_nbs` would run every cell that holds an import to fill `show_doc`; here the names are taken from the exported module instead,
 so a page needs no test to run, and all pages are made in one process."""
-import importlib, inspect, json, re, shutil, subprocess, sys
+
+import importlib
+import inspect
+import json
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+
 import nbformat
 from nbdev import processors as procs
 from nbdev.config import get_config
@@ -14,14 +22,33 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import check_docs
 
 ROOT = Path(__file__).resolve().parents[1]
-WORK, SITE = ROOT/"_proc", ROOT/"_docs"
-NBS, MEDIA = ROOT/"nbs", (".png", ".svg", ".jpg", ".wav")
-PAGES = WORK/"pages" # What Sphinx reads; what it leaves lying about stays in WORK too
-STEPS = [procs.populate_language, # without FrontmatterProc: it drops what stands below the title in the same cell
-         procs.add_show_docs, procs.strip_ansi, procs.hide_line, procs.rm_header_dash, procs.rm_export,
-         procs.clean_magics, procs.hide_, procs.add_links]
-FOLDERS = dict(tutorials="Tutorials", runs="The stages", core="core", text="text", corpus="corpus", speaker="speaker", vocoder="vocoder", xtts="xtts", sovits="sovits",
-               evaluate="evaluate", pipeline="pipeline")
+WORK, SITE = ROOT / "_proc", ROOT / "_docs"
+NBS, MEDIA = ROOT / "nbs", (".png", ".svg", ".jpg", ".wav")
+PAGES = WORK / "pages"  # What Sphinx reads; what it leaves lying about stays in WORK too
+STEPS = [
+    procs.populate_language,  # without FrontmatterProc: it drops what stands below the title in the same cell
+    procs.add_show_docs,
+    procs.strip_ansi,
+    procs.hide_line,
+    procs.rm_header_dash,
+    procs.rm_export,
+    procs.clean_magics,
+    procs.hide_,
+    procs.add_links,
+]
+FOLDERS = dict(
+    tutorials="Tutorials",
+    runs="The stages",
+    core="core",
+    text="text",
+    corpus="corpus",
+    speaker="speaker",
+    vocoder="vocoder",
+    xtts="xtts",
+    sovits="sovits",
+    evaluate="evaluate",
+    pipeline="pipeline",
+)
 CONF = """
 project, author, html_title = {title!r}, {author!r}, {title!r}
 extensions = ["myst_nb"]
@@ -47,68 +74,168 @@ div.cell_output table { border: 0; border-collapse: collapse; font-size: .9em; }
 div.cell_output td, div.cell_output th { border: 0; border-bottom: 1px solid var(--color-background-border); padding: .25em .7em; text-align: left; }
 """
 
-TUTORIALS = ("first_run", "newcomer", "own_recordings", "common_voice", "several_machines", "another_language")
-def ORDER(name): return TUTORIALS.index(stem) if (stem := name.rpartition("/")[2]) in TUTORIALS else len(TUTORIALS), name
+TUTORIALS = (
+    "first_run",
+    "newcomer",
+    "own_recordings",
+    "common_voice",
+    "several_machines",
+    "another_language",
+)
 
-def default_exp(source): return (re.search(r"^#\|\s*default_exp\s+(\S+)", source, re.M) or [None, None])[1]
+
+def ORDER(name):
+    return TUTORIALS.index(stem) if (stem := name.rpartition("/")[2]) in TUTORIALS else len(
+        TUTORIALS
+    ), name
+
+
+def default_exp(source):
+    return (re.search(r"^#\|\s*default_exp\s+(\S+)", source, re.M) or [None, None])[1]
+
 
 def signature(obj, level=3):
     "Name, signature with units and shapes, and docstring, as markdown."
-    text = show_doc(obj, title_level=level)._repr_markdown_().removeprefix("---").strip().removesuffix("*Call self as a function.*")
-    text = re.sub(r"^(#+) (\S+)$", r"\1 `\2`", text, count=1, flags=re.M).replace(":NoneType=None", "=None").replace("pathlib.Path", "Path")
-    return re.sub(r"^\)->None:", "):", re.sub("^def ", "class ", text, count=1, flags=re.M), count=1, flags=re.M) if inspect.isclass(obj) else text
+    text = (
+        show_doc(obj, title_level=level)
+        ._repr_markdown_()
+        .removeprefix("---")
+        .strip()
+        .removesuffix("*Call self as a function.*")
+    )
+    text = (
+        re.sub(r"^(#+) (\S+)$", r"\1 `\2`", text, count=1, flags=re.M)
+        .replace(":NoneType=None", "=None")
+        .replace("pathlib.Path", "Path")
+    )
+    return (
+        re.sub(
+            r"^\)->None:",
+            "):",
+            re.sub("^def ", "class ", text, count=1, flags=re.M),
+            count=1,
+            flags=re.M,
+        )
+        if inspect.isclass(obj)
+        else text
+    )
+
 
 def members(cls):
     "Documented public methods and properties of a class, in the order they were written."
-    found = {n: getattr(m, "fget", None) or getattr(m, "__func__", m) for n, m in vars(cls).items() if not n.startswith("_")}
-    return [m for m in found.values() if inspect.isfunction(m) and m.__doc__ and m.__module__ == cls.__module__]
+    found = {
+        n: getattr(m, "fget", None) or getattr(m, "__func__", m)
+        for n, m in vars(cls).items()
+        if not n.startswith("_")
+    }
+    return [
+        m
+        for m in found.values()
+        if inspect.isfunction(m) and m.__doc__ and m.__module__ == cls.__module__
+    ]
+
 
 def value(default):
     "A default as the user types it, with its bounds where it has any."
     signs = dict(Ge="≥", Gt=">", Le="≤", Lt="<")
-    bounds = [f"{signs[type(m).__name__]}\u00a0{getattr(m, type(m).__name__.lower())}" for m in getattr(default, "metadata", []) if type(m).__name__ in signs]
+    bounds = [
+        f"{signs[type(m).__name__]}\u00a0{getattr(m, type(m).__name__.lower())}"
+        for m in getattr(default, "metadata", [])
+        if type(m).__name__ in signs
+    ]
     default = getattr(default, "default", default)
     return "" if default is ... else ", ".join([f"`{default!r}`", *bounds])
+
 
 def options(cls):
     "A configuration class as a table of its options; those of other classes it holds or extends stand in their own tables."
     from fastcore.docments import docments
+
     from xtts_ka.core.config import describe
+
     own, notes = vars(cls).get("__annotations__", {}), docments(cls, returns=False)
-    rows = {o.key: f"| `{o.key}` | {o.type.replace('|', '¦')} | {value(o.default)} | {o.comment} |" for o in describe(cls) if o.key in own}
-    parts = {n: f"| `{n}.…` | `{t.__name__}` | | {notes.get(n) or ''} |" for n, t in own.items() if hasattr(t, "__pydantic_config__")}
-    base = "".join(f" Further options: those of `{b.__name__}`." for b in cls.__bases__ if hasattr(b, "__pydantic_config__"))
+    rows = {
+        o.key: f"| `{o.key}` | {o.type.replace('|', '¦')} | {value(o.default)} | {o.comment} |"
+        for o in describe(cls)
+        if o.key in own
+    }
+    parts = {
+        n: f"| `{n}.…` | `{t.__name__}` | | {notes.get(n) or ''} |"
+        for n, t in own.items()
+        if hasattr(t, "__pydantic_config__")
+    }
+    base = "".join(
+        f" Further options: those of `{b.__name__}`."
+        for b in cls.__bases__
+        if hasattr(b, "__pydantic_config__")
+    )
     table = [(rows | parts)[n] for n in own if n in rows or n in parts]
-    return "\n".join([f"### `{cls.__name__}`\n\n*{cls.__doc__}*{base}\n", "| option | type | default | meaning |", "|---|---|---|---|", *table])
+    return "\n".join(
+        [
+            f"### `{cls.__name__}`\n\n*{cls.__doc__}*{base}\n",
+            "| option | type | default | meaning |",
+            "|---|---|---|---|",
+            *table,
+        ]
+    )
+
 
 def documented(call, module):
     "What `show_doc(name)` shows, as markdown; configurations get a table of their options, classes their methods."
     obj = importlib.import_module(f"{get_config().lib_name}.{module}")
-    for part in re.match(r"show_doc\(([\w.]+)", call)[1].split("."): obj = getattr(obj, part)
-    if hasattr(obj, "__pydantic_config__"): return options(obj)
-    return "\n\n".join([signature(obj), *(signature(m, 4) for m in (members(obj) if inspect.isclass(obj) else []))])
+    for part in re.match(r"show_doc\(([\w.]+)", call)[1].split("."):
+        obj = getattr(obj, part)
+    if hasattr(obj, "__pydantic_config__"):
+        return options(obj)
+    return "\n\n".join(
+        [signature(obj), *(signature(m, 4) for m in (members(obj) if inspect.isclass(obj) else []))]
+    )
+
 
 def relinked(text, page, here):
     "Addresses of the future site as paths between pages, so that the site works from any folder; links to files that are not on the site as their names."
     cfg, up = get_config(), "../" * (len(page.parts) - 1)
-    text = re.sub(rf"\]\({re.escape(cfg.doc_host + cfg.doc_baseurl)}/([^)#\s]*?)\.html(#[^)\s]*)?\)", lambda m: f"]({up}{m[1]}.ipynb{(m[2] or '').lower()})", text)
+    text = re.sub(
+        rf"\]\({re.escape(cfg.doc_host + cfg.doc_baseurl)}/([^)#\s]*?)\.html(#[^)\s]*)?\)",
+        lambda m: f"]({up}{m[1]}.ipynb{(m[2] or '').lower()})",
+        text,
+    )
+
     def kept(m):
-        target = (here/m[2].partition("#")[0]).resolve()
-        on_site = re.match(r"[a-z]+:|#", m[2]) or target.is_relative_to(NBS) and target.suffix in (".ipynb", ".md", *MEDIA)
+        target = (here / m[2].partition("#")[0]).resolve()
+        on_site = (
+            re.match(r"[a-z]+:|#", m[2])
+            or target.is_relative_to(NBS)
+            and target.suffix in (".ipynb", ".md", *MEDIA)
+        )
         return m[0] if on_site else m[1]
+
     return re.sub(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)", kept, text)
+
 
 def page_cells(notebook, page):
     "The cells of a page: prose, documented names, and cells that show something, with their saved outputs."
-    module = next(filter(None, (default_exp("".join(c.source)) for c in nbformat.read(notebook, as_version=4).cells)), None)
+    module = next(
+        filter(
+            None,
+            (default_exp("".join(c.source)) for c in nbformat.read(notebook, as_version=4).cells),
+        ),
+        None,
+    )
     for cell in NBProcessor(notebook, procs=STEPS, process=True).nb.cells:
         source = (cell.get("source") or "").strip()
-        if not source: continue
-        if cell.cell_type == "markdown": yield nbformat.v4.new_markdown_cell(relinked(source, page, notebook.parent))
-        elif source.startswith("show_doc("): yield nbformat.v4.new_markdown_cell(documented(source, module))
+        if not source:
+            continue
+        if cell.cell_type == "markdown":
+            yield nbformat.v4.new_markdown_cell(relinked(source, page, notebook.parent))
+        elif source.startswith("show_doc("):
+            yield nbformat.v4.new_markdown_cell(documented(source, module))
         else:
             lines = "\n".join(l for l in source.splitlines() if not l.startswith("#|"))
-            yield nbformat.v4.new_code_cell(lines, outputs=[nbformat.from_dict(o) for o in cell.get("outputs", [])])
+            yield nbformat.v4.new_code_cell(
+                lines, outputs=[nbformat.from_dict(o) for o in cell.get("outputs", [])]
+            )
+
 
 JS = """// A page opened from a folder may not fetch others, so the excerpts below search results are for sites that a server gives out.
 if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
@@ -116,62 +243,129 @@ if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = f
 
 ICON = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><path d="M1 8h2l2-5 3 11 3-9 1 3h3" fill="none" stroke="#1c5d6b" stroke-width="1.6"/></svg>\n'
 
-def toctree(caption, names): return "\n".join(["```{toctree}", f":caption: {caption}", ":hidden:", "", *names, "```"])
+
+def toctree(caption, names):
+    return "\n".join(["```{toctree}", f":caption: {caption}", ":hidden:", "", *names, "```"])
+
 
 def contents(pages):
     "Tables of contents for the first page, one a folder, the tutorials in the order that their page gives."
     names, blocks = [p.with_suffix("").as_posix() for p in pages], []
     for folder, caption in FOLDERS.items():
-        if found := [n for n in names if n.partition("/")[0] == folder and "/" in n]: blocks.append(toctree(caption, sorted(found, key=ORDER)))
-    return nbformat.v4.new_markdown_cell("\n\n".join([*blocks, toctree("More", [n for n in names if "/" not in n and n != "index"])]))
+        if found := [n for n in names if n.partition("/")[0] == folder and "/" in n]:
+            blocks.append(toctree(caption, sorted(found, key=ORDER)))
+    return nbformat.v4.new_markdown_cell(
+        "\n\n".join([*blocks, toctree("More", [n for n in names if "/" not in n and n != "index"])])
+    )
 
-def write_gallery(nbs): # Whether there is one
+
+def write_gallery(nbs):  # Whether there is one
     "The page of pictures that tools/gallery.py took of a run's report."
-    kept = nbs/"images/gallery/gallery.json"
-    if not kept.is_file(): return False
+    kept = nbs / "images/gallery/gallery.json"
+    if not kept.is_file():
+        return False
     found = json.loads(kept.read_text(encoding="utf-8"))
-    lines = ["# A report, page by page", "", f"> What a run leaves to read: the pages of `outputs/{found['run']}/report`, as a browser shows them.", "",
-             f"The pictures are of the run `{found['run']}` (seed {found['seed']}), taken by `tools/gallery.py outputs/{found['run']}`. In the report itself every sentence and every clip can be heard, and nothing is loaded from outside its folder."]
-    for page in found["pages"]: lines += ["", f"## {page['title']}", "", f"{page['says']}", "", f"![The page {page['title']} of the report](images/gallery/{page['picture']})"]
+    lines = [
+        "# A report, page by page",
+        "",
+        f"> What a run leaves to read: the pages of `outputs/{found['run']}/report`, as a browser shows them.",
+        "",
+        f"The pictures are of the run `{found['run']}` (seed {found['seed']}), taken by `tools/gallery.py outputs/{found['run']}`. In the report itself every sentence and every clip can be heard, and nothing is loaded from outside its folder.",
+    ]
+    for page in found["pages"]:
+        lines += [
+            "",
+            f"## {page['title']}",
+            "",
+            f"{page['says']}",
+            "",
+            f"![The page {page['title']} of the report](images/gallery/{page['picture']})",
+        ]
     PAGES.mkdir(parents=True, exist_ok=True)
-    (PAGES/"gallery.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (PAGES / "gallery.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return True
+
 
 def prepare(nbs):
     "Write every page into `PAGES`, with what Sphinx needs beside them."
-    pages = sorted(p.relative_to(nbs) for suffix in ("ipynb", "md") for p in nbs.rglob(f"*.{suffix}") if not any(x[0] in "._" for x in p.relative_to(nbs).parts))
-    if Path("index.ipynb") not in pages: sys.exit(f"{nbs/'index.ipynb'} is missing: the site needs its first page")
-    made = [Path("gallery.md")]*write_gallery(nbs)
+    pages = sorted(
+        p.relative_to(nbs)
+        for suffix in ("ipynb", "md")
+        for p in nbs.rglob(f"*.{suffix}")
+        if not any(x[0] in "._" for x in p.relative_to(nbs).parts)
+    )
+    if Path("index.ipynb") not in pages:
+        sys.exit(f"{nbs / 'index.ipynb'} is missing: the site needs its first page")
+    made = [Path("gallery.md")] * write_gallery(nbs)
     for page in pages:
-        (PAGES/page).parent.mkdir(parents=True, exist_ok=True)
-        if page.suffix == ".md": (PAGES/page).write_text(relinked((nbs/page).read_text(encoding="utf-8"), page, (nbs/page).parent), encoding="utf-8"); continue
-        cells = list(page_cells(nbs/page, page)) + ([contents(pages + made)] if page == Path("index.ipynb") else [])
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=dict(language_info=dict(name="python"))), PAGES/page)
+        (PAGES / page).parent.mkdir(parents=True, exist_ok=True)
+        if page.suffix == ".md":
+            (PAGES / page).write_text(
+                relinked((nbs / page).read_text(encoding="utf-8"), page, (nbs / page).parent),
+                encoding="utf-8",
+            )
+            continue
+        cells = list(page_cells(nbs / page, page)) + (
+            [contents(pages + made)] if page == Path("index.ipynb") else []
+        )
+        nbformat.write(
+            nbformat.v4.new_notebook(cells=cells, metadata=dict(language_info=dict(name="python"))),
+            PAGES / page,
+        )
     for extra in (p for p in nbs.rglob("*") if p.suffix in MEDIA):
-        (PAGES/extra.relative_to(nbs)).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(extra, PAGES/extra.relative_to(nbs))
-    (PAGES/"_static").mkdir()
-    (PAGES/"_static/house.css").write_text(CSS.lstrip(), encoding="utf-8")
-    (PAGES/"_static/house.js").write_text(JS, encoding="utf-8")
-    (PAGES/"_static/icon.svg").write_text(ICON, encoding="utf-8")
-    (PAGES/"conf.py").write_text(CONF.format(title=get_config().title, author=get_config().author), encoding="utf-8")
+        (PAGES / extra.relative_to(nbs)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(extra, PAGES / extra.relative_to(nbs))
+    (PAGES / "_static").mkdir()
+    (PAGES / "_static/house.css").write_text(CSS.lstrip(), encoding="utf-8")
+    (PAGES / "_static/house.js").write_text(JS, encoding="utf-8")
+    (PAGES / "_static/icon.svg").write_text(ICON, encoding="utf-8")
+    (PAGES / "conf.py").write_text(
+        CONF.format(title=get_config().title, author=get_config().author), encoding="utf-8"
+    )
+
 
 def outside(site):
     "Pages that load something from another address (links for people to click are fine)."
-    loads = re.compile(r"""<(?:script|img|iframe|audio|source)[^>]+src=["']?(?:https?:)?//|<link[^>]+href=["']?(?:https?:)?//|@import\s+(?:url\()?["']?(?:https?:)?//""")
-    return [p.relative_to(site).as_posix() for p in sorted(site.rglob("*")) if p.suffix in (".html", ".css") and loads.search(p.read_text(encoding="utf-8"))]
+    loads = re.compile(
+        r"""<(?:script|img|iframe|audio|source)[^>]+src=["']?(?:https?:)?//|<link[^>]+href=["']?(?:https?:)?//|@import\s+(?:url\()?["']?(?:https?:)?//"""
+    )
+    return [
+        p.relative_to(site).as_posix()
+        for p in sorted(site.rglob("*"))
+        if p.suffix in (".html", ".css") and loads.search(p.read_text(encoding="utf-8"))
+    ]
+
 
 def main():
     sys.path.insert(0, str(ROOT))
     shutil.rmtree(WORK, ignore_errors=True)
-    prepare(ROOT/"nbs")
-    code = subprocess.run([sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W", "--keep-going", "-d", WORK/"doctrees", PAGES, WORK/"html"]).returncode
-    if code: sys.exit(code)
+    prepare(ROOT / "nbs")
+    code = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-b",
+            "html",
+            "-q",
+            "-W",
+            "--keep-going",
+            "-d",
+            WORK / "doctrees",
+            PAGES,
+            WORK / "html",
+        ]
+    ).returncode
+    if code:
+        sys.exit(code)
     shutil.rmtree(SITE, ignore_errors=True)
-    shutil.move(WORK/"html", SITE)
+    shutil.move(WORK / "html", SITE)
     shutil.rmtree(WORK)
-    if found := outside(SITE): sys.exit(f"these pages load something from outside: {', '.join(found)}")
+    if found := outside(SITE):
+        sys.exit(f"these pages load something from outside: {', '.join(found)}")
     check_docs.main(SITE)
     print(f"docs: {SITE.relative_to(ROOT)}/index.html, {len(list(SITE.rglob('*.html')))} pages")
 
-if __name__ == "__main__": main()
+
+if __name__ == "__main__":
+    main()

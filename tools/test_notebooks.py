@@ -1,13 +1,28 @@
 """Run the notebooks' own tests, two at a time, and name the slow ones. Arguments: notebooks, else all but nbs/runs (the pipeline runs those)."""
-import subprocess, sys
+
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SKIP = "^([_.].*|runs)$"
 
+
 def main(paths):
-    command = [str(Path(sys.executable).with_name("nbdev_test")), "--n_workers", "2", "--timing", "--skip_folder_re", SKIP]
-    codes = [subprocess.run([*command, *args], cwd=ROOT).returncode for args in ([["--path", p] for p in paths] or [[]])]
+    command = [
+        str(Path(sys.executable).with_name("nbdev_test")),
+        "--n_workers",
+        "2",
+        "--timing",
+        "--skip_folder_re",
+        SKIP,
+    ]
+    codes = [
+        subprocess.run([*command, *args], cwd=ROOT).returncode
+        for args in ([["--path", p] for p in paths] or [[]])
+    ]
     sys.exit(max(codes))
 
-if __name__ == "__main__": main(sys.argv[1:])
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

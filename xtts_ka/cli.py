@@ -10,4 +10,5 @@ import sys
 
 from .pipeline.cli import main
 
-if __name__ == "__main__" and "IPython" not in sys.modules: sys.exit(main())
+if __name__ == "__main__" and "IPython" not in sys.modules:
+    sys.exit(main())

@@ -8,11 +8,20 @@ __all__ = ['REASONS', 'FORMATS', 'MAX_CHANNELS', 'MAX_PEAK', 'MAX_VALUES', 'RATE
            'set_level']
 
 # %% ../../nbs/core/audio.ipynb #0b8344fd
-import contextlib, hashlib, io, os, re, stat, sys, tempfile, threading
+import contextlib
+import hashlib
+import io
+import os
+import re
+import stat
+import sys
+import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np, soundfile as sf
+import numpy as np
+import soundfile as sf
 
 from .errors import AudioError
 from .files import atomic_write
@@ -30,53 +39,90 @@ REASONS = dict(
     non_finite="NaN or infinity among the samples",
     level="samples far outside [-1, 1]: probably integers stored as floats",
 )
-FORMATS = ("WAV", "WAVEX", "RF64", "AIFF", "FLAC", "OGG", "MP3") # the containers whose completeness is checked below
-MAX_CHANNELS, MAX_PEAK, MAX_VALUES = 8, 1.5, 2**28 # MAX_VALUES: samples x channels, 1 GiB as float32
-RATES = range(1000, 768001) # Hz that a header may say
+FORMATS = (
+    "WAV",
+    "WAVEX",
+    "RF64",
+    "AIFF",
+    "FLAC",
+    "OGG",
+    "MP3",
+)  # the containers whose completeness is checked below
+MAX_CHANNELS, MAX_PEAK, MAX_VALUES = (
+    8,
+    1.5,
+    2**28,
+)  # MAX_VALUES: samples x channels, 1 GiB as float32
+RATES = range(1000, 768001)  # Hz that a header may say
+
 
 @dataclass(frozen=True)
 class AudioInfo:
     "What a header says, once it is known to be true."
-    frames: int # Samples a channel
-    sample_rate: int # Hz
+
+    frames: int  # Samples a channel
+    sample_rate: int  # Hz
     channels: int
-    format: str = "" # Container, a name of libsndfile
-    subtype: str = "" # Encoding, a name of libsndfile
+    format: str = ""  # Container, a name of libsndfile
+    subtype: str = ""  # Encoding, a name of libsndfile
+
     @property
-    def seconds(self)->float: return self.frames/self.sample_rate
+    def seconds(self) -> float:
+        return self.frames / self.sample_rate
 
 # %% ../../nbs/core/audio.ipynb #86a3deb6
 _fd2 = threading.Lock()
 _MPG123 = re.compile(rb"\[?src/libmpg123|Note: |Warning: |\s*$")
 
+
 @contextlib.contextmanager
-def _mpg123_heard(active:bool):
+def _mpg123_heard(active: bool):
     "Yield a list that holds libmpg123's lines after the block."
     lines = []
-    if not active: yield lines; return
+    if not active:
+        yield lines
+        return
     with _fd2, tempfile.TemporaryFile() as heard:
-        sys.stderr.flush(); kept = os.dup(2); os.dup2(heard.fileno(), 2)
-        try: yield lines
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(heard.fileno(), 2)
+        try:
+            yield lines
         finally:
-            sys.stderr.flush(); os.dup2(kept, 2); os.close(kept); heard.seek(0)
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            heard.seek(0)
             for line in heard.read().splitlines(keepends=True):
-                if _MPG123.match(line): lines.append(line.decode(errors="replace").strip())
-                else: os.write(2, line)
+                if _MPG123.match(line):
+                    lines.append(line.decode(errors="replace").strip())
+                else:
+                    os.write(2, line)
 
-def _head(path)->bytes:
+
+def _head(path) -> bytes:
     "The first 12 bytes of a regular file with something in it."
     try:
         info = os.stat(path)
-        if not stat.S_ISREG(info.st_mode): raise AudioError("not_regular", path, "give a plain file")
-        if not info.st_size: raise AudioError("empty", path, "0 bytes")
-        with open(path, "rb") as f: return f.read(12)
-    except FileNotFoundError: raise AudioError("missing", path, "no such file") from None
-    except OSError as e: raise AudioError("unreadable", path, e.strerror or str(e)) from None
-    except AudioError: raise
-    except ValueError as e: raise AudioError("missing", path, str(e)) from None # NUL in the name
+        if not stat.S_ISREG(info.st_mode):
+            raise AudioError("not_regular", path, "give a plain file")
+        if not info.st_size:
+            raise AudioError("empty", path, "0 bytes")
+        with open(path, "rb") as f:
+            return f.read(12)
+    except FileNotFoundError:
+        raise AudioError("missing", path, "no such file") from None
+    except OSError as e:
+        raise AudioError("unreadable", path, e.strerror or str(e)) from None
+    except AudioError:
+        raise
+    except ValueError as e:
+        raise AudioError("missing", path, str(e)) from None  # NUL in the name
 
 # %% ../../nbs/core/audio.ipynb #9d4163c4
-def _promised(path, head:bytes)->tuple: # (promised, present) bytes of sound, and the bytes that follow it; (0, 0, b"") when there is no such chunk
+def _promised(
+    path, head: bytes
+) -> tuple:  # (promised, present) bytes of sound, and the bytes that follow it; (0, 0, b"") when there is no such chunk
     "RIFF/WAVE, RF64 (EBU Tech 3306) and AIFF: the size that the sound chunk announces."
     order = "big" if head[:4] in (b"FORM", b"RIFX") else "little"
     wanted, wide = b"SSND" if head[:4] == b"FORM" else b"data", 0
@@ -84,182 +130,309 @@ def _promised(path, head:bytes)->tuple: # (promised, present) bytes of sound, an
         end, at = os.fstat(f.fileno()).st_size, 12
         for _ in range(1000):
             f.seek(at)
-            if len(chunk := f.read(8)) < 8: break
+            if len(chunk := f.read(8)) < 8:
+                break
             name, size = chunk[:4], int.from_bytes(chunk[4:], order)
             if name == wanted:
                 size = wide if wide and size == 0xFFFFFFFF else size
-                f.seek(at+8+size)
-                return size, end-at-8, f.read(5)
-            if name == b"ds64": wide = int.from_bytes(f.read(16)[8:], "little")
+                f.seek(at + 8 + size)
+                return size, end - at - 8, f.read(5)
+            if name == b"ds64":
+                wide = int.from_bytes(f.read(16)[8:], "little")
             at += 8 + size + size % 2
     return 0, 0, b""
 
-def _belongs(follows:bytes)->bool: # Five bytes behind the sound
-    "Whether they are the end, the name of a further chunk (behind a byte that makes the place even or without it), or padding."
-    return any(len(part) < 4 or re.fullmatch(rb"[ -~]{4}|\0{4}", part) for part in (follows[:4], follows[1:]))
 
-def _ogg_ends(path)->bool:
+def _belongs(follows: bytes) -> bool:  # Five bytes behind the sound
+    "Whether they are the end, the name of a further chunk (behind a byte that makes the place even or without it), or padding."
+    return any(
+        len(part) < 4 or re.fullmatch(rb"[ -~]{4}|\0{4}", part)
+        for part in (follows[:4], follows[1:])
+    )
+
+
+def _ogg_ends(path) -> bool:
     "Whether the last page (at most 65307 bytes, RFC 3533 section 6) is whole and carries the end-of-stream flag."
     with open(path, "rb") as f:
-        f.seek(max(0, os.fstat(f.fileno()).st_size - 2**17)); tail = f.read()
+        f.seek(max(0, os.fstat(f.fileno()).st_size - 2**17))
+        tail = f.read()
     at = tail.rfind(b"OggS")
-    if at < 0 or len(tail) < at+27: return False
-    lengths = tail[at+27:at+27+tail[at+26]]
-    return len(lengths) == tail[at+26] and len(tail) >= at+27+len(lengths)+sum(lengths) and bool(tail[at+5] & 4)
+    if at < 0 or len(tail) < at + 27:
+        return False
+    lengths = tail[at + 27 : at + 27 + tail[at + 26]]
+    return (
+        len(lengths) == tail[at + 26]
+        and len(tail) >= at + 27 + len(lengths) + sum(lengths)
+        and bool(tail[at + 5] & 4)
+    )
 
-def _check_whole(path, head:bytes):
+
+def _check_whole(path, head: bytes):
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
         promised, present, follows = _promised(path, head)
-        if promised > present: raise AudioError("truncated", path, f"the header promises {promised} bytes of sound, the file has {present}")
-        if not _belongs(follows): raise AudioError("corrupt", path, f"the header promises {promised} bytes of sound, and further ones follow that belong to nothing")
-    if head[:4] == b"OggS" and not _ogg_ends(path): raise AudioError("truncated", path, "the last Ogg page is missing or cut")
+        if promised > present:
+            raise AudioError(
+                "truncated",
+                path,
+                f"the header promises {promised} bytes of sound, the file has {present}",
+            )
+        if not _belongs(follows):
+            raise AudioError(
+                "corrupt",
+                path,
+                f"the header promises {promised} bytes of sound, and further ones follow that belong to nothing",
+            )
+    if head[:4] == b"OggS" and not _ogg_ends(path):
+        raise AudioError("truncated", path, "the last Ogg page is missing or cut")
 
 # %% ../../nbs/core/audio.ipynb #48cd06d4
-_KBPS = {3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320), 2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)}
+_KBPS = {
+    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
 _HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
-def _mp3_frame(data:bytes, at:int)->tuple|None: # (bytes, samples)
-    "Size of the layer III frame at a place, from its header (ISO 11172-3, 2.4.1.3; version 2.5 as LAME writes it)."
-    if at+4 > len(data) or data[at] != 0xff or data[at+1] & 0xe6 != 0xe2: return None
-    version, rate, kbps = data[at+1] >> 3 & 3, data[at+2] >> 2 & 3, data[at+2] >> 4
-    if version == 1 or rate == 3 or kbps in (0, 15): return None
-    samples = 1152 if version == 3 else 576
-    return samples//8*_KBPS[3 if version == 3 else 2][kbps]*1000//_HZ[version][rate] + (data[at+2] >> 1 & 1), samples
 
-def _mp3_frames(path, guess:int)->int: # Samples a channel
+def _mp3_frame(data: bytes, at: int) -> tuple | None:  # (bytes, samples)
+    "Size of the layer III frame at a place, from its header (ISO 11172-3, 2.4.1.3; version 2.5 as LAME writes it)."
+    if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] & 0xE6 != 0xE2:
+        return None
+    version, rate, kbps = data[at + 1] >> 3 & 3, data[at + 2] >> 2 & 3, data[at + 2] >> 4
+    if version == 1 or rate == 3 or kbps in (0, 15):
+        return None
+    samples = 1152 if version == 3 else 576
+    return samples // 8 * _KBPS[3 if version == 3 else 2][kbps] * 1000 // _HZ[version][rate] + (
+        data[at + 2] >> 1 & 1
+    ), samples
+
+
+def _mp3_frames(path, guess: int) -> int:  # Samples a channel
     "libsndfile's count where a Xing header or another layer makes it exact, else the sum over the frames."
     data, at, total = Path(path).read_bytes(), 0, 0
-    while data[at:at+3] == b"ID3": at += 10 + sum(b << s for b, s in zip(data[at+6:at+10], (21, 14, 7, 0)))
-    if data[at:at+200].find(b"Xing") > 0 or data[at:at+200].find(b"Info") > 0: return guess
+    while data[at : at + 3] == b"ID3":
+        at += 10 + sum(b << s for b, s in zip(data[at + 6 : at + 10], (21, 14, 7, 0)))
+    if data[at : at + 200].find(b"Xing") > 0 or data[at : at + 200].find(b"Info") > 0:
+        return guess
     while frame := _mp3_frame(data, at):
-        if at+frame[0] > len(data): raise AudioError("truncated", path, f"the last MPEG frame lacks {at+frame[0]-len(data)} bytes")
-        at, total = at+frame[0], total+frame[1]
-    rest = data[at:at+2**16]
-    if total and len(rest) > 128 and rest.strip(b"\0") and rest[:3] not in (b"TAG", b"APE", b"LYR", b"ID3"): raise AudioError("corrupt", path, f"no MPEG frame at byte {at}")
-    if total > 1.02*guess + 1152: raise AudioError("unreadable", path, "variable rate without a length header, libsndfile would stop early; convert it to WAV or FLAC")
+        if at + frame[0] > len(data):
+            raise AudioError(
+                "truncated", path, f"the last MPEG frame lacks {at + frame[0] - len(data)} bytes"
+            )
+        at, total = at + frame[0], total + frame[1]
+    rest = data[at : at + 2**16]
+    if (
+        total
+        and len(rest) > 128
+        and rest.strip(b"\0")
+        and rest[:3] not in (b"TAG", b"APE", b"LYR", b"ID3")
+    ):
+        raise AudioError("corrupt", path, f"no MPEG frame at byte {at}")
+    if total > 1.02 * guess + 1152:
+        raise AudioError(
+            "unreadable",
+            path,
+            "variable rate without a length header, libsndfile would stop early; convert it to WAV or FLAC",
+        )
     return total or guess
 
 # %% ../../nbs/core/audio.ipynb #8673924e
 @contextlib.contextmanager
-def _opened(path, max_seconds:float):
+def _opened(path, max_seconds: float):
     "Yield (SoundFile, AudioInfo, what libmpg123 said) of a file whose header can be believed."
     head = _head(path)
     _check_whole(path, head)
     is_mp3 = head[:4] not in (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS")
     with _mpg123_heard(is_mp3) as heard:
-        try: f = sf.SoundFile(os.fspath(path))
-        except (RuntimeError, TypeError, ValueError) as e: # soundfile raises TypeError for names that end in .raw
-            raise AudioError("unreadable", path, getattr(e, "error_string", "") or "not a known sound format") from None
+        try:
+            f = sf.SoundFile(os.fspath(path))
+        except (
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as e:  # soundfile raises TypeError for names that end in .raw
+            raise AudioError(
+                "unreadable", path, getattr(e, "error_string", "") or "not a known sound format"
+            ) from None
         with f:
             frames = _mp3_frames(path, f.frames) if f.format == "MP3" else f.frames
             info = AudioInfo(frames, f.samplerate, f.channels, f.format, f.subtype)
             _check_header(path, info, max_seconds)
             yield f, info
-    if bad := [line for line in heard if re.search(r"Skipped \d+ bytes|error:", line)]: raise AudioError("corrupt", path, bad[0])
+    if bad := [line for line in heard if re.search(r"Skipped \d+ bytes|error:", line)]:
+        raise AudioError("corrupt", path, bad[0])
 
-def _check_header(path, info:AudioInfo, max_seconds:float):
+
+def _check_header(path, info: AudioInfo, max_seconds: float):
     "Refuse before any memory is given out."
-    if info.format not in FORMATS: raise AudioError("unreadable", path, f"{info.format} is not among {', '.join(FORMATS)}; convert it to WAV or FLAC")
-    if info.sample_rate not in RATES: raise AudioError("unreadable", path, f"sample rate {info.sample_rate} Hz")
-    if info.channels > MAX_CHANNELS: raise AudioError("unreadable", path, f"{info.channels} channels, at most {MAX_CHANNELS}")
-    if info.frames <= 0: raise AudioError("empty", path, "0 samples")
-    if info.seconds > max_seconds: raise AudioError("too_long", path, f"{info.seconds:.4g} s, at most {max_seconds:g} s; segment it or raise the limit")
-    if info.frames*info.channels > MAX_VALUES: raise AudioError("too_long", path, f"{info.frames} samples of {info.channels} channels need more than 1 GiB")
+    if info.format not in FORMATS:
+        raise AudioError(
+            "unreadable",
+            path,
+            f"{info.format} is not among {', '.join(FORMATS)}; convert it to WAV or FLAC",
+        )
+    if info.sample_rate not in RATES:
+        raise AudioError("unreadable", path, f"sample rate {info.sample_rate} Hz")
+    if info.channels > MAX_CHANNELS:
+        raise AudioError("unreadable", path, f"{info.channels} channels, at most {MAX_CHANNELS}")
+    if info.frames <= 0:
+        raise AudioError("empty", path, "0 samples")
+    if info.seconds > max_seconds:
+        raise AudioError(
+            "too_long",
+            path,
+            f"{info.seconds:.4g} s, at most {max_seconds:g} s; segment it or raise the limit",
+        )
+    if info.frames * info.channels > MAX_VALUES:
+        raise AudioError(
+            "too_long",
+            path,
+            f"{info.frames} samples of {info.channels} channels need more than 1 GiB",
+        )
 
-def _check_md5(path, f, wav:np.ndarray): # [T, channels]
+
+def _check_md5(path, f, wav: np.ndarray):  # [T, channels]
     "A FLAC file holds the MD5 of all its samples (RFC 9639, 8.2): the only sign of a header that says less than there is."
-    with open(path, "rb") as raw: head = raw.read(42)
+    with open(path, "rb") as raw:
+        head = raw.read(42)
     bits = {"PCM_S8": 8, "PCM_16": 16, "PCM_24": 24}.get(f.subtype)
-    if head[:4] != b"fLaC" or not bits or (head[20] & 1) << 4 | head[21] >> 4 != bits-1 or not any(head[26:42]): return # Behind tags, of odd width, or without a sum
-    ints = wav*np.float32(2**(bits-1)) # exact: float32 has 24 bits
-    ints = ints.astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3] if bits == 24 else ints.astype(f"<i{bits//8}")
-    if hashlib.md5(np.ascontiguousarray(ints)).digest() != head[26:42]: raise AudioError("corrupt", path, "the samples are not those of which the header holds the MD5")
+    if (
+        head[:4] != b"fLaC"
+        or not bits
+        or (head[20] & 1) << 4 | head[21] >> 4 != bits - 1
+        or not any(head[26:42])
+    ):
+        return  # Behind tags, of odd width, or without a sum
+    ints = wav * np.float32(2 ** (bits - 1))  # exact: float32 has 24 bits
+    ints = (
+        ints.astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3]
+        if bits == 24
+        else ints.astype(f"<i{bits // 8}")
+    )
+    if hashlib.md5(np.ascontiguousarray(ints)).digest() != head[26:42]:
+        raise AudioError(
+            "corrupt", path, "the samples are not those of which the header holds the MD5"
+        )
 
-def _samples(path, f, frames:int)->np.ndarray: # [frames] float32 in [-1, 1]
+
+def _samples(path, f, frames: int) -> np.ndarray:  # [frames] float32 in [-1, 1]
     "Decode to mono and check what came: all there, finite, not far outside [-1, 1]."
-    try: wav = f.read(frames, dtype="float32", always_2d=True) # [T, channels]
-    except RuntimeError as e: raise AudioError("truncated", path, f"decoding stops: {str(e).strip() or 'no data'}") from None
-    if len(wav) < frames: raise AudioError("truncated", path, f"{len(wav)} of {frames} samples")
-    if f.format == "FLAC" and frames == f.frames: _check_md5(path, f, wav)
-    peak = float(np.maximum(wav.max(), -wav.min())) # NaN goes through max and min
-    if not np.isfinite(peak): raise AudioError("non_finite", path, "NaN or infinity among the samples; write the file anew")
-    if peak > MAX_PEAK: raise AudioError("level", path, f"peak {peak:.4g}, at most {MAX_PEAK}; floats must be scaled to [-1, 1]")
-    wav = wav[:, 0] if wav.shape[1] == 1 else wav.mean(1) # [T, channels] -> [T]
+    try:
+        wav = f.read(frames, dtype="float32", always_2d=True)  # [T, channels]
+    except RuntimeError as e:
+        raise AudioError(
+            "truncated", path, f"decoding stops: {str(e).strip() or 'no data'}"
+        ) from None
+    if len(wav) < frames:
+        raise AudioError("truncated", path, f"{len(wav)} of {frames} samples")
+    if f.format == "FLAC" and frames == f.frames:
+        _check_md5(path, f, wav)
+    peak = float(np.maximum(wav.max(), -wav.min()))  # NaN goes through max and min
+    if not np.isfinite(peak):
+        raise AudioError(
+            "non_finite", path, "NaN or infinity among the samples; write the file anew"
+        )
+    if peak > MAX_PEAK:
+        raise AudioError(
+            "level", path, f"peak {peak:.4g}, at most {MAX_PEAK}; floats must be scaled to [-1, 1]"
+        )
+    wav = wav[:, 0] if wav.shape[1] == 1 else wav.mean(1)  # [T, channels] -> [T]
     return np.ascontiguousarray(np.clip(wav, -1, 1) if peak > 1 else wav)
 
 # %% ../../nbs/core/audio.ipynb #f372a162
 def resample(
-    wav, # [T] float32
-    from_rate:int, # Hz of `wav`
-    to_rate:int, # Hz wanted
-)->np.ndarray: # [T * to_rate / from_rate] float32, not clipped
+    wav,  # [T] float32
+    from_rate: int,  # Hz of `wav`
+    to_rate: int,  # Hz wanted
+) -> np.ndarray:  # [T * to_rate / from_rate] float32, not clipped
     "soxr at quality HQ (20 bit, linear phase)."
     wav = np.asarray(wav, np.float32)
-    if from_rate == to_rate: return wav
+    if from_rate == to_rate:
+        return wav
     import soxr
+
     return soxr.resample(wav, from_rate, to_rate, quality="HQ")
 
+
 def probe(
-    path:str|Path, # WAV, AIFF, FLAC, OGG or MP3
-    max_seconds:float=600., # Longest file accepted
-)->AudioInfo:
+    path: str | Path,  # WAV, AIFF, FLAC, OGG or MP3
+    max_seconds: float = 600.0,  # Longest file accepted
+) -> AudioInfo:
     "Length, rate and channels without decoding; `AudioError` when the header cannot be true."
-    with _opened(path, max_seconds) as (f, info): return info
+    with _opened(path, max_seconds) as (f, info):
+        return info
+
 
 def read_audio(
-    path:str|Path, # WAV, AIFF, FLAC, OGG or MP3; 8 bit to float, any number of channels up to 8
-    sample_rate:int|None=None, # Hz to resample to; None keeps the file's
-    max_seconds:float=600., # Longest file accepted
-    min_seconds:float=.01, # Shortest file accepted
-)->tuple[np.ndarray, int]: # (wav [T] mono float32 in [-1, 1], its rate in Hz)
+    path: str | Path,  # WAV, AIFF, FLAC, OGG or MP3; 8 bit to float, any number of channels up to 8
+    sample_rate: int | None = None,  # Hz to resample to; None keeps the file's
+    max_seconds: float = 600.0,  # Longest file accepted
+    min_seconds: float = 0.01,  # Shortest file accepted
+) -> tuple[np.ndarray, int]:  # (wav [T] mono float32 in [-1, 1], its rate in Hz)
     "Decode a whole file; `AudioError` with one of `REASONS` when it cannot be used. Digital silence is sound."
     with _opened(path, max_seconds) as (f, info):
         _check_short(path, info, min_seconds)
         wav = _samples(path, f, info.frames)
-    if sample_rate is None or sample_rate == info.sample_rate: return wav, info.sample_rate
-    return np.clip(resample(wav, info.sample_rate, sample_rate), -1, 1), sample_rate # filters ring past 1
+    if sample_rate is None or sample_rate == info.sample_rate:
+        return wav, info.sample_rate
+    return np.clip(
+        resample(wav, info.sample_rate, sample_rate), -1, 1
+    ), sample_rate  # filters ring past 1
 
-def _check_short(path, info:AudioInfo, min_seconds:float):
-    if info.seconds < min_seconds: raise AudioError("too_short", path, f"{info.frames} samples, {info.seconds:.2g} s, at least {min_seconds:g} s")
+
+def _check_short(path, info: AudioInfo, min_seconds: float):
+    if info.seconds < min_seconds:
+        raise AudioError(
+            "too_short",
+            path,
+            f"{info.frames} samples, {info.seconds:.2g} s, at least {min_seconds:g} s",
+        )
 
 # %% ../../nbs/core/audio.ipynb #722c3eea
 def check_audio(
-    path:str|Path, # WAV, AIFF, FLAC, OGG or MP3
-    max_seconds:float=600., # Longest file accepted
-    min_seconds:float=.01, # Shortest file accepted
-)->AudioInfo:
+    path: str | Path,  # WAV, AIFF, FLAC, OGG or MP3
+    max_seconds: float = 600.0,  # Longest file accepted
+    min_seconds: float = 0.01,  # Shortest file accepted
+) -> AudioInfo:
     "Refuse whatever `read_audio` would refuse, decoding only where the header does not tell."
     with _opened(path, max_seconds) as (f, info):
         _check_short(path, info, min_seconds)
         plain = info.format in ("WAV", "WAVEX", "RF64", "AIFF") and info.subtype.startswith("PCM_")
-        if not plain: _samples(path, f, info.frames)
+        if not plain:
+            _samples(path, f, info.frames)
     return info
 
+
 def read_crop(
-    path:str|Path, # WAV, AIFF, FLAC, OGG or MP3
-    start:int, # First sample, counted at the file's own rate
-    frames:int, # Samples to read; fewer come back where the file ends
-    max_seconds:float=7200., # Longest file accepted; only the crop takes memory
-)->tuple[np.ndarray, int]: # (wav [<= frames] mono float32 in [-1, 1], the file's rate in Hz)
+    path: str | Path,  # WAV, AIFF, FLAC, OGG or MP3
+    start: int,  # First sample, counted at the file's own rate
+    frames: int,  # Samples to read; fewer come back where the file ends
+    max_seconds: float = 7200.0,  # Longest file accepted; only the crop takes memory
+) -> tuple[np.ndarray, int]:  # (wav [<= frames] mono float32 in [-1, 1], the file's rate in Hz)
     "Part of a file by seeking, for random training crops; equal to the same part of `read_audio`."
     with _opened(path, max_seconds) as (f, info):
-        if not 0 <= start < info.frames or frames < 1: raise AudioError("empty", path, f"crop of {frames} samples from {start}, the file has {info.frames}")
+        if not 0 <= start < info.frames or frames < 1:
+            raise AudioError(
+                "empty", path, f"crop of {frames} samples from {start}, the file has {info.frames}"
+            )
         f.seek(start)
-        return _samples(path, f, min(frames, info.frames-start)), info.sample_rate
+        return _samples(path, f, min(frames, info.frames - start)), info.sample_rate
 
 # %% ../../nbs/core/audio.ipynb #fc3f1497
 def write_audio(
-    path:str|Path, # `.wav` or `.flac`; missing folders are made
-    wav, # [T] float in [-1, 1]: array or CPU tensor
-    sample_rate:int, # Hz
-)->int: # How many samples lay outside [-1, 1] and were clipped
+    path: str | Path,  # `.wav` or `.flac`; missing folders are made
+    wav,  # [T] float in [-1, 1]: array or CPU tensor
+    sample_rate: int,  # Hz
+) -> int:  # How many samples lay outside [-1, 1] and were clipped
     "Write 16-bit PCM atomically; `AudioError` for NaN or infinity, TypeError for integers or a shape other than [T]."
     wav = np.asarray(wav)
-    if wav.ndim != 1 or not np.issubdtype(wav.dtype, np.floating): raise TypeError(f"wav must be [T] float, got {list(wav.shape)} {wav.dtype}")
-    if not np.isfinite(wav).all(): raise AudioError("non_finite", path, "nothing was written")
-    pcm = np.clip(np.rint(wav.astype(np.float64)*32768), -32768, 32767).astype(np.int16)
+    if wav.ndim != 1 or not np.issubdtype(wav.dtype, np.floating):
+        raise TypeError(f"wav must be [T] float, got {list(wav.shape)} {wav.dtype}")
+    if not np.isfinite(wav).all():
+        raise AudioError("non_finite", path, "nothing was written")
+    pcm = np.clip(np.rint(wav.astype(np.float64) * 32768), -32768, 32767).astype(np.int16)
     kind = {".wav": "WAV", ".flac": "FLAC"}.get(Path(path).suffix.lower())
-    if kind is None: raise AudioError("unreadable", path, "write .wav or .flac")
+    if kind is None:
+        raise AudioError("unreadable", path, "write .wav or .flac")
     buffer = io.BytesIO()
     sf.write(buffer, pcm, int(sample_rate), format=kind, subtype="PCM_16")
     atomic_write(path, buffer.getvalue())
@@ -267,35 +440,39 @@ def write_audio(
 
 # %% ../../nbs/core/audio.ipynb #c5d0888a
 def rms_db(
-    wav, # [T] float
-)->float: # dB of full scale; -inf for digital silence
+    wav,  # [T] float
+) -> float:  # dB of full scale; -inf for digital silence
     "Root mean square level."
-    power = float(np.mean(np.square(np.asarray(wav, np.float64)))) if len(wav) else 0.
-    return 10*np.log10(power) if power > 0 else -np.inf
+    power = float(np.mean(np.square(np.asarray(wav, np.float64)))) if len(wav) else 0.0
+    return 10 * np.log10(power) if power > 0 else -np.inf
+
 
 def is_silent(
-    wav, # [T] float
-    db:float=-60., # RMS level, dB of full scale, below which nothing is heard
-)->bool:
+    wav,  # [T] float
+    db: float = -60.0,  # RMS level, dB of full scale, below which nothing is heard
+) -> bool:
     "Whether a recording holds nothing to hear; it is still readable."
     return bool(rms_db(wav) < db)
 
+
 def peak_normalize(
-    wav, # [T] float
-    peak:float=.95, # Greatest magnitude wanted
-)->np.ndarray: # [T] float32
+    wav,  # [T] float
+    peak: float = 0.95,  # Greatest magnitude wanted
+) -> np.ndarray:  # [T] float32
     "Scale to a peak; digital silence stays as it is."
     wav = np.asarray(wav, np.float32)
     top = np.abs(wav).max(initial=0)
-    return wav*np.float32(peak/top) if top > 0 else wav
+    return wav * np.float32(peak / top) if top > 0 else wav
+
 
 def set_level(
-    wav, # [T] float
-    db:float=-23., # RMS wanted, dB of full scale
-    peak:float=.95, # Never exceeded; the level stays lower where it would be
-)->np.ndarray: # [T] float32 in [-peak, peak]
+    wav,  # [T] float
+    db: float = -23.0,  # RMS wanted, dB of full scale
+    peak: float = 0.95,  # Never exceeded; the level stays lower where it would be
+) -> np.ndarray:  # [T] float32 in [-peak, peak]
     "Scale to an RMS level as far as the peak allows; digital silence stays as it is."
     wav = np.asarray(wav, np.float32)
-    if not np.isfinite(level := rms_db(wav)): return wav
-    gain = min(10**((db-level)/20), peak/float(np.abs(wav).max()))
-    return wav*np.float32(gain)
+    if not np.isfinite(level := rms_db(wav)):
+        return wav
+    gain = min(10 ** ((db - level) / 20), peak / float(np.abs(wav).max()))
+    return wav * np.float32(gain)

@@ -7,7 +7,12 @@ __all__ = ['FORMAT', 'PARTS', 'checkpoints', 'save_checkpoint', 'read_tensors', 
            'load_checkpoint', 'set_aside', 'CheckpointManager']
 
 # %% ../../nbs/core/checkpoint.ipynb #8cf71a5f
-import json, os, re, shutil, sys, warnings
+import json
+import os
+import re
+import shutil
+import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,137 +24,202 @@ def _own(tensor, seen):
     "A CPU tensor that shares its memory with nothing written before it and holds nothing beyond its elements."
     t = tensor.detach().cpu().contiguous()
     where = t.untyped_storage().data_ptr()
-    if where in seen or t.untyped_storage().nbytes() != t.nbytes: t = t.clone()
-    if t.nbytes: seen.add(t.untyped_storage().data_ptr())
+    if where in seen or t.untyped_storage().nbytes() != t.nbytes:
+        t = t.clone()
+    if t.nbytes:
+        seen.add(t.untyped_storage().data_ptr())
     return t
+
 
 def _canonical(o, path, seen):
     "The same plain value in fresh containers; anything that is neither plain nor a tensor is refused with its path."
     import torch
-    if isinstance(o, torch.Tensor): return _own(o, seen)
-    if o is None or type(o) in (bool, int, float): return o
-    if type(o) is str: return sys.intern(o)
+
+    if isinstance(o, torch.Tensor):
+        return _own(o, seen)
+    if o is None or type(o) in (bool, int, float):
+        return o
+    if type(o) is str:
+        return sys.intern(o)
     if isinstance(o, dict):
-        return {_canonical(k, f"{path} key", seen): _canonical(v, f"{path}/{k}", seen) for k, v in o.items()}
+        return {
+            _canonical(k, f"{path} key", seen): _canonical(v, f"{path}/{k}", seen)
+            for k, v in o.items()
+        }
     if type(o) in (list, tuple):
         return type(o)([_canonical(v, f"{path}/{i}", seen) for i, v in enumerate(o)])
-    raise CheckpointError(f"{path}: a {type(o).__name__} cannot be stored; use tensors, numbers, texts, lists and dicts")
+    raise CheckpointError(
+        f"{path}: a {type(o).__name__} cannot be stored; use tensors, numbers, texts, lists and dicts"
+    )
+
 
 def _flat(models):
     "`{name: state_dict}` as one `{name/parameter: tensor}`."
     import torch
+
     seen, out = set(), {}
     for name, state in models.items():
-        if "/" in name: raise CheckpointError(f"model name {name!r}: `/` parts the name from the parameter; choose another")
+        if "/" in name:
+            raise CheckpointError(
+                f"model name {name!r}: `/` parts the name from the parameter; choose another"
+            )
         for key, value in state.items():
             if not isinstance(value, torch.Tensor):
-                raise CheckpointError(f"{name}/{key}: a {type(value).__name__} in a model's state; keep it in `extra_state`")
+                raise CheckpointError(
+                    f"{name}/{key}: a {type(value).__name__} in a model's state; keep it in `extra_state`"
+                )
             out[f"{name}/{key}"] = _own(value, seen)
     return out
 
 # %% ../../nbs/core/checkpoint.ipynb #6ab62c5e
 FORMAT, PARTS = 1, ("model.safetensors", "optimizer.pt", "state.json")
 
+
 def _write_manifest(folder, step):
     "Bytes and SHA-256 of each part."
-    files = {name: {"bytes": (folder/name).stat().st_size, "sha256": sha256_file(folder/name)} for name in PARTS}
-    write_json(folder/"manifest.json", {"format": FORMAT, "step": step, "files": files})
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
+        for name in PARTS
+    }
+    write_json(folder / "manifest.json", {"format": FORMAT, "step": step, "files": files})
+
 
 def _write_parts(folder, models, optimizers, state):
     "The three files of content."
     import torch
     from safetensors.torch import save_file
-    save_file(_flat(models), folder/"model.safetensors", metadata={"format": "pt"})
-    os.chmod(folder/"model.safetensors", 0o666 & ~_umask())  # safetensors makes it 0600; a checkpoint is shared like any file
-    torch.save(_canonical(optimizers, "optimizer", set()), folder/"optimizer.pt")
-    try: write_json(folder/"state.json", state)
+
+    save_file(_flat(models), folder / "model.safetensors", metadata={"format": "pt"})
+    os.chmod(
+        folder / "model.safetensors", 0o666 & ~_umask()
+    )  # safetensors makes it 0600; a checkpoint is shared like any file
+    torch.save(_canonical(optimizers, "optimizer", set()), folder / "optimizer.pt")
+    try:
+        write_json(folder / "state.json", state)
     except (TypeError, ValueError) as e:
-        raise CheckpointError(f"state.json: {e}; the state of a checkpoint is plain JSON with finite numbers") from e
+        raise CheckpointError(
+            f"state.json: {e}; the state of a checkpoint is plain JSON with finite numbers"
+        ) from e
+
 
 def _umask():
     "The process's file mask (it can only be read by setting it)."
     os.umask(mask := os.umask(0))
     return mask
 
+
 def checkpoints(
     root,  # Folder of a run's checkpoints
-    tag:str="latest",  # `latest` for the numbered ones, or a tag such as `best`
+    tag: str = "latest",  # `latest` for the numbered ones, or a tag such as `best`
 ) -> list[Path]:  # Newest first, whole or not
     "The checkpoint folders of one kind."
     shape = re.compile(rf"{re.escape('step' if tag == 'latest' else tag)}-(\d{{10}})")
-    found = [p for p in Path(root).iterdir() if shape.fullmatch(p.name)] if Path(root).is_dir() else []
+    found = (
+        [p for p in Path(root).iterdir() if shape.fullmatch(p.name)] if Path(root).is_dir() else []
+    )
     return sorted(found, key=lambda p: p.name, reverse=True)
+
 
 def save_checkpoint(
     root,  # Folder of the run's checkpoints; made when absent
-    step:int,  # Optimiser steps done
-    models:dict,  # Name -> state_dict
-    optimizers:dict,  # Name -> state_dict
-    state:dict,  # Plain JSON: counters, scores, digests
-    keep:int=2,  # How many numbered ones stay; of a tag always one
-    tag:str|None=None,  # `best` or another word kept apart from the numbered ones
+    step: int,  # Optimiser steps done
+    models: dict,  # Name -> state_dict
+    optimizers: dict,  # Name -> state_dict
+    state: dict,  # Plain JSON: counters, scores, digests
+    keep: int = 2,  # How many numbered ones stay; of a tag always one
+    tag: str | None = None,  # `best` or another word kept apart from the numbered ones
 ) -> Path:  # The folder written
     "Write a checkpoint; on any failure `CheckpointError`, and the older ones are as they were."
     from safetensors import SafetensorError
-    path = Path(root)/f"{tag or 'step'}-{step:010d}"
+
+    path = Path(root) / f"{tag or 'step'}-{step:010d}"
     try:
         with fresh_dir(path) as tmp:
             _write_parts(tmp, models, optimizers, state)
             _write_manifest(tmp, step)
     except (OSError, RuntimeError, SafetensorError) as e:
-        raise CheckpointError(f"{path}: could not be written ({e}); earlier checkpoints are untouched, "
-                              "free space on the disk and run again") from e
+        raise CheckpointError(
+            f"{path}: could not be written ({e}); earlier checkpoints are untouched, "
+            "free space on the disk and run again"
+        ) from e
     older = [p for p in checkpoints(root, tag or "latest") if p.name < path.name]
-    for p in older[(1 if tag else keep) - 1:]: shutil.rmtree(p)
+    for p in older[(1 if tag else keep) - 1 :]:
+        shutil.rmtree(p)
     return path
 
 # %% ../../nbs/core/checkpoint.ipynb #b51918ee
 def read_tensors(
-    path, # A `.pt` or `.pth`
-): # Its content: tensors and plain values, on the CPU
+    path,  # A `.pt` or `.pth`
+):  # Its content: tensors and plain values, on the CPU
     "Read a file of torch without running anything in it; `CheckpointError` when it is damaged, or could carry code."
     import torch
-    try: return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as e: raise MissingError(f"{path}: no such file; run the stage that writes it") from e
-    except Exception as e: # The restricted unpickler raises whatever a foreign file makes it trip over
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as e:
+        raise MissingError(f"{path}: no such file; run the stage that writes it") from e
+    except (
+        Exception
+    ) as e:  # The restricted unpickler raises whatever a foreign file makes it trip over
         why = (str(e).splitlines() or [""])[0][:160]
-        raise CheckpointError(f"{path}: holds more than plain tensors, or is damaged ({type(e).__name__}: {why}); nothing of it was run. Write it again, or delete it and run the stage that makes it") from e
+        raise CheckpointError(
+            f"{path}: holds more than plain tensors, or is damaged ({type(e).__name__}: {why}); nothing of it was run. Write it again, or delete it and run the stage that makes it"
+        ) from e
+
 
 @dataclass
 class Checkpoint:
     "What a folder held."
-    path:Path        # The folder
-    step:int         # Optimiser steps done
-    models:dict      # Name -> state_dict, tensors on the CPU
-    optimizers:dict  # Name -> state_dict
-    state:dict       # Content of state.json
-    skipped:list[str] = field(default_factory=list)  # Newer ones that were refused, with the reason
+
+    path: Path  # The folder
+    step: int  # Optimiser steps done
+    models: dict  # Name -> state_dict, tensors on the CPU
+    optimizers: dict  # Name -> state_dict
+    state: dict  # Content of state.json
+    skipped: list[str] = field(
+        default_factory=list
+    )  # Newer ones that were refused, with the reason
+
 
 def _manifest(folder):
     "The manifest of a folder, if it is spelled exactly as we write it."
-    raw = (folder/"manifest.json").read_bytes()
-    try: m = json.loads(raw)
-    except ValueError as e: raise ValueError("manifest.json is damaged") from e
-    if raw != (json.dumps(m, indent=1, ensure_ascii=False) + "\n").encode(): raise ValueError("manifest.json is damaged")
-    if m.get("format") != FORMAT: raise ValueError(f"manifest.json is of format {m.get('format')}, this version reads {FORMAT}")
-    if sorted(m.get("files", ())) != sorted(PARTS): raise ValueError("manifest.json does not list the three parts")
+    raw = (folder / "manifest.json").read_bytes()
+    try:
+        m = json.loads(raw)
+    except ValueError as e:
+        raise ValueError("manifest.json is damaged") from e
+    if raw != (json.dumps(m, indent=1, ensure_ascii=False) + "\n").encode():
+        raise ValueError("manifest.json is damaged")
+    if m.get("format") != FORMAT:
+        raise ValueError(
+            f"manifest.json is of format {m.get('format')}, this version reads {FORMAT}"
+        )
+    if sorted(m.get("files", ())) != sorted(PARTS):
+        raise ValueError("manifest.json does not list the three parts")
     return m
+
 
 def refusal(
     folder,  # A checkpoint's folder
-) -> str|None:  # Why it cannot be trusted; None when it is whole
+) -> str | None:  # Why it cannot be trusted; None when it is whole
     "Compare every byte of a checkpoint with its manifest."
     folder = Path(folder)
     try:
         m = _manifest(folder)
-        if not folder.name.endswith(f"-{m['step']:010d}"): return f"manifest.json is of step {m['step']}"
+        if not folder.name.endswith(f"-{m['step']:010d}"):
+            return f"manifest.json is of step {m['step']}"
         for name, want in m["files"].items():
-            size = (folder/name).stat().st_size
-            if size != want["bytes"]: return f"{name} has {size} bytes, not {want['bytes']}"
-            if sha256_file(folder/name) != want["sha256"]: return f"{name} is damaged (SHA-256 differs)"
-    except FileNotFoundError as e: return f"{Path(e.filename).name} is missing"
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as e: return f"{e}" or type(e).__name__
+            size = (folder / name).stat().st_size
+            if size != want["bytes"]:
+                return f"{name} has {size} bytes, not {want['bytes']}"
+            if sha256_file(folder / name) != want["sha256"]:
+                return f"{name} is damaged (SHA-256 differs)"
+    except FileNotFoundError as e:
+        return f"{Path(e.filename).name} is missing"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
+        return f"{e}" or type(e).__name__
     return None
+
 
 def read_checkpoint(
     folder,  # One checkpoint's folder
@@ -157,76 +227,130 @@ def read_checkpoint(
     "Read one checkpoint, or `CheckpointError` with the reason. No content of it is ever executed."
     import torch
     from safetensors.torch import load_file
+
     folder, models = Path(folder), {}
-    if why := refusal(folder): raise CheckpointError(f"{folder}: {why}; delete the folder or restore it from a copy")
+    if why := refusal(folder):
+        raise CheckpointError(f"{folder}: {why}; delete the folder or restore it from a copy")
     try:
-        for key, value in load_file(folder/"model.safetensors").items():
+        for key, value in load_file(folder / "model.safetensors").items():
             models.setdefault(key.partition("/")[0], {})[key.partition("/")[2]] = value
-        optimizers = torch.load(folder/"optimizer.pt", map_location="cpu", weights_only=True)
-        state = json.loads((folder/"state.json").read_text(encoding="utf-8"))
-    except Exception as e:  # The restricted unpickler raises whatever a foreign file makes it trip over
-        raise CheckpointError(f"{folder}: {type(e).__name__} {str(e)[:200]}; this is not a file that we wrote, delete the folder") from e
+        optimizers = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    except (
+        Exception
+    ) as e:  # The restricted unpickler raises whatever a foreign file makes it trip over
+        raise CheckpointError(
+            f"{folder}: {type(e).__name__} {str(e)[:200]}; this is not a file that we wrote, delete the folder"
+        ) from e
     return Checkpoint(folder, int(folder.name[-10:]), models, optimizers, state)
 
 # %% ../../nbs/core/checkpoint.ipynb #38b44fac
 def load_checkpoint(
     root,  # Folder of the run's checkpoints
-    tag:str="latest",  # `latest`, or a tag such as `best`
-) -> Checkpoint|None:  # None when there is no checkpoint of this kind at all
+    tag: str = "latest",  # `latest`, or a tag such as `best`
+) -> Checkpoint | None:  # None when there is no checkpoint of this kind at all
     "The newest whole checkpoint. Refused ones are named in a warning and in `skipped`; if all are, `CheckpointError`."
     skipped = []
     for folder in checkpoints(root, tag):
-        try: found = read_checkpoint(folder)
+        try:
+            found = read_checkpoint(folder)
         except CheckpointError as e:
             skipped.append(str(e).removeprefix(f"{root}/"))
             continue
         found.skipped = skipped
-        if skipped: warnings.warn(f"{root}: going on from {folder.name}; refused: {'; '.join(skipped)}", stacklevel=2)
+        if skipped:
+            warnings.warn(
+                f"{root}: going on from {folder.name}; refused: {'; '.join(skipped)}", stacklevel=2
+            )
         return found
-    if skipped: raise CheckpointError(f"{root}: no checkpoint is whole ({'; '.join(skipped)}); delete them to start again")
+    if skipped:
+        raise CheckpointError(
+            f"{root}: no checkpoint is whole ({'; '.join(skipped)}); delete them to start again"
+        )
     return None
+
 
 def set_aside(
     root,  # Folder of the run's checkpoints
-    after:int,  # The step that training goes on from
+    after: int,  # The step that training goes on from
 ) -> list[str]:  # New names
     "Rename numbered checkpoints newer than `after` to `refused-...`: they are damaged, and must not count among the last k."
     moved = []
     for folder in checkpoints(root):
-        if int(folder.name[-10:]) <= after: continue
+        if int(folder.name[-10:]) <= after:
+            continue
         target = folder.with_name(f"refused-{folder.name}")
-        if target.exists(): shutil.rmtree(target)
+        if target.exists():
+            shutil.rmtree(target)
         moved.append(folder.rename(target).name)
     return moved
 
 # %% ../../nbs/core/checkpoint.ipynb #a2f9fd93
 class CheckpointManager:
     "The checkpoints of one training."
-    def __init__(self,
-        root,       # Folder of the checkpoints
-        keep:int=2, # How many numbered ones stay
-    ): self.root, self.keep = Path(root), keep
 
-    def list_checkpoints(self)->list[dict]: # name, step, tag, bytes, damage (None when whole); oldest first
+    def __init__(
+        self,
+        root,  # Folder of the checkpoints
+        keep: int = 2,  # How many numbered ones stay
+    ):
+        self.root, self.keep = Path(root), keep
+
+    def list_checkpoints(
+        self,
+    ) -> list[dict]:  # name, step, tag, bytes, damage (None when whole); oldest first
         "Every checkpoint, with what is wrong with it."
-        found = [p for p in sorted(self.root.glob("*-" + "[0-9]" * 10)) if p.is_dir()] if self.root.is_dir() else []
-        size = lambda p: sum(f.stat().st_size for f in p.iterdir() if f.is_file())
-        rows = [dict(name=p.name, step=int(p.name[-10:]), tag=p.name[:-11], bytes=size(p), damage=refusal(p)) for p in found]
+        found = (
+            [p for p in sorted(self.root.glob("*-" + "[0-9]" * 10)) if p.is_dir()]
+            if self.root.is_dir()
+            else []
+        )
+
+        def size(p):
+            return sum(f.stat().st_size for f in p.iterdir() if f.is_file())
+
+        rows = [
+            dict(
+                name=p.name,
+                step=int(p.name[-10:]),
+                tag=p.name[:-11],
+                bytes=size(p),
+                damage=refusal(p),
+            )
+            for p in found
+        ]
         return sorted(rows, key=lambda r: (r["step"], r["tag"]))
 
-    def save(self, step, models, optimizers, state, tag=None)->Path: return save_checkpoint(self.root, step, models, optimizers, state, self.keep, tag)
-    def load(self, tag="latest")->Checkpoint|None: return load_checkpoint(self.root, tag)
-    def latest(self)->int|None: return max((r["step"] for r in self.list_checkpoints() if r["tag"] == "step" and not r["damage"]), default=None)
-    def best(self)->int|None: return max((r["step"] for r in self.list_checkpoints() if r["tag"] == "best" and not r["damage"]), default=None)
+    def save(self, step, models, optimizers, state, tag=None) -> Path:
+        return save_checkpoint(self.root, step, models, optimizers, state, self.keep, tag)
 
-    def cleanup(self,
-        dry_run:bool=True, # Only say what would go
-    )->list[str]: # Names of what goes
+    def load(self, tag="latest") -> Checkpoint | None:
+        return load_checkpoint(self.root, tag)
+
+    def latest(self) -> int | None:
+        return max(
+            (r["step"] for r in self.list_checkpoints() if r["tag"] == "step" and not r["damage"]),
+            default=None,
+        )
+
+    def best(self) -> int | None:
+        return max(
+            (r["step"] for r in self.list_checkpoints() if r["tag"] == "best" and not r["damage"]),
+            default=None,
+        )
+
+    def cleanup(
+        self,
+        dry_run: bool = True,  # Only say what would go
+    ) -> list[str]:  # Names of what goes
         "All but the newest `keep` whole ones and the best; damaged ones go. The last whole one always stays."
         rows = self.list_checkpoints()
         whole = [r for r in rows if r["tag"] == "step" and not r["damage"]]
-        stays = {r["name"] for r in whole[-max(1, self.keep):]} | {r["name"] for r in rows if r["tag"] not in ("step", "refused-step") and not r["damage"]}
+        stays = {r["name"] for r in whole[-max(1, self.keep) :]} | {
+            r["name"] for r in rows if r["tag"] not in ("step", "refused-step") and not r["damage"]
+        }
         goes = [r["name"] for r in rows if r["name"] not in stays] if whole else []
         if not dry_run:
-            for name in goes: shutil.rmtree(self.root/name)
+            for name in goes:
+                shutil.rmtree(self.root / name)
         return goes

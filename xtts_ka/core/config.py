@@ -7,36 +7,58 @@ __all__ = ['AnyFloat', 'config', 'build', 'merge', 'read_config', 'parse_overrid
            'describe']
 
 # %% ../../nbs/core/config.ipynb #28d8ee81
-import copy, dataclasses, difflib, functools, math, re, types, typing
+import copy
+import dataclasses
+import difflib
+import functools
+import math
+import re
+import types
+import typing
 from pathlib import Path
 
-import pydantic, yaml
+import pydantic
+import yaml
 from pydantic_core import PydanticCustomError
 
 from .errors import ConfigError
 
 # %% ../../nbs/core/config.ipynb #d3a3875d
-_RULES = pydantic.ConfigDict(extra="forbid", validate_default=True, validate_assignment=True, allow_inf_nan=False)
-AnyFloat = typing.Annotated[float, pydantic.Field(allow_inf_nan=True)] # for the rare field where infinity has a meaning
+_RULES = pydantic.ConfigDict(
+    extra="forbid", validate_default=True, validate_assignment=True, allow_inf_nan=False
+)
+AnyFloat = typing.Annotated[
+    float, pydantic.Field(allow_inf_nan=True)
+]  # for the rare field where infinity has a meaning
+
 
 @typing.dataclass_transform()
 def config(
-    cls, # A class whose body is annotated fields with comments
-): # The same class as a validated dataclass that raises `ConfigError`
+    cls,  # A class whose body is annotated fields with comments
+):  # The same class as a validated dataclass that raises `ConfigError`
     "Make a configuration class: unknown keys, wrong types, NaN and infinity are refused."
     for name in cls.__dict__.get("__annotations__", {}):
         default = cls.__dict__.get(name)
         if isinstance(default, (list, dict, set)) or dataclasses.is_dataclass(default):
-            setattr(cls, name, dataclasses.field(default_factory=functools.partial(copy.deepcopy, default)))
+            setattr(
+                cls,
+                name,
+                dataclasses.field(default_factory=functools.partial(copy.deepcopy, default)),
+            )
     cls._refuse_bool = pydantic.field_validator("*", mode="before")(classmethod(_refuse_bool))
     cls = pydantic.dataclasses.dataclass(cls, config=_RULES)
     checked_init = cls.__init__
+
     @functools.wraps(checked_init)
     def __init__(self, *args, **kwargs):
-        try: checked_init(self, *args, **kwargs)
-        except pydantic.ValidationError as e: raise ConfigError(_explain(cls, e, {}, cls.__name__)) from None
+        try:
+            checked_init(self, *args, **kwargs)
+        except pydantic.ValidationError as e:
+            raise ConfigError(_explain(cls, e, {}, cls.__name__)) from None
+
     cls.__init__ = __init__
     return cls
+
 
 def _refuse_bool(cls, value, info):
     "`true` is not 1: pydantic's lax mode says it is."
@@ -45,31 +67,47 @@ def _refuse_bool(cls, value, info):
         raise PydanticCustomError("bool_for_number", "a number is expected, not true or false")
     return value
 
-def _has_bool(value)->bool:
-    if isinstance(value, dict): value = list(value.values())
-    return any(map(_has_bool, value)) if isinstance(value, (list, tuple)) else isinstance(value, bool)
+
+def _has_bool(value) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return (
+        any(map(_has_bool, value)) if isinstance(value, (list, tuple)) else isinstance(value, bool)
+    )
 
 # %% ../../nbs/core/config.ipynb #5a1c207b
-def _annotation(cls, name:str):
+def _annotation(cls, name: str):
     "The type of a field, also one inherited or written as a string."
     return typing.get_type_hints(cls, include_extras=True)[name]
 
-def _kinds(kind)->set:
+
+def _kinds(kind) -> set:
     "All plain types in an annotation: `dict[str, int] | None` -> {str, int, NoneType}."
-    inner = [a for a in typing.get_args(kind) if not isinstance(a, (str, int, pydantic.fields.FieldInfo)) and a is not ...]
+    inner = [
+        a
+        for a in typing.get_args(kind)
+        if not isinstance(a, (str, int, pydantic.fields.FieldInfo)) and a is not ...
+    ]
     return set().union(*map(_kinds, inner)) if inner else {kind}
 
-def _type_name(kind)->str:
+
+def _type_name(kind) -> str:
     "An annotation as a person writes it: `int | None`, `one of 'cosine', 'constant'`."
     origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal: return "one of " + ", ".join(map(repr, args))
-    if origin is typing.Annotated: return _type_name(args[0])
-    if origin in (typing.Union, types.UnionType): return " | ".join(map(_type_name, args))
-    if args: return f"{_type_name(origin)}[{', '.join('...' if a is ... else _type_name(a) for a in args)}]"
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, args))
+    if origin is typing.Annotated:
+        return _type_name(args[0])
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_type_name, args))
+    if args:
+        return (
+            f"{_type_name(origin)}[{', '.join('...' if a is ... else _type_name(a) for a in args)}]"
+        )
     return "None" if kind is type(None) else getattr(kind, "__name__", str(kind))
 
 # %% ../../nbs/core/config.ipynb #c31b59c3
-def _explain(cls, error:pydantic.ValidationError, where:dict, source:str)->str:
+def _explain(cls, error: pydantic.ValidationError, where: dict, source: str) -> str:
     "All mistakes of a validation, one line each, in the order of the fields."
     lines = {}
     for e in error.errors():
@@ -78,82 +116,127 @@ def _explain(cls, error:pydantic.ValidationError, where:dict, source:str)->str:
         lines.setdefault(key, f"{place}: " * bool(place) + _sentence(e, key, owner, kind))
     return "\n".join(lines.values())
 
-def _walk(cls, loc:tuple)->tuple: # (key path, class that owns the last key, type of the last key)
+
+def _walk(
+    cls, loc: tuple
+) -> tuple:  # (key path, class that owns the last key, type of the last key)
     "Follow pydantic's location through the fields; it also holds names of union branches, which are no keys."
     key, owner, kind = (), cls, cls
     for part in loc:
         configs = [k for k in _kinds(kind) if dataclasses.is_dataclass(k)]
-        nested = next((k for k in configs if part in _names(k)), configs[0] if len(configs) == 1 else None)
-        if isinstance(part, int): key += (part,)
-        elif nested is None: break
-        elif part in _names(nested): key, owner, kind = key+(part,), nested, _annotation(nested, part)
-        elif not any(part == k.__name__ for k in configs): return key+(part,), nested, None
+        nested = next(
+            (k for k in configs if part in _names(k)), configs[0] if len(configs) == 1 else None
+        )
+        if isinstance(part, int):
+            key += (part,)
+        elif nested is None:
+            break
+        elif part in _names(nested):
+            key, owner, kind = key + (part,), nested, _annotation(nested, part)
+        elif not any(part == k.__name__ for k in configs):
+            return key + (part,), nested, None
     return key, owner, kind
 
-def _names(cls)->list: return [f.name for f in dataclasses.fields(cls) if f.init]
 
-def _dotted(key:tuple)->str: return ".".join(map(str, key))
+def _names(cls) -> list:
+    return [f.name for f in dataclasses.fields(cls) if f.init]
 
-def _sentence(e:dict, key:tuple, owner, kind)->str:
+
+def _dotted(key: tuple) -> str:
+    return ".".join(map(str, key))
+
+
+def _sentence(e: dict, key: tuple, owner, kind) -> str:
     "One mistake in words."
     index = f" at index {key[-1]}" if key and isinstance(key[-1], int) else ""
     name = f"`{_dotted(key[:-1] if index else key)}`"
-    if kind is None: return f"unknown key {name}; {_nearest(str(key[-1]), _names(owner))}"
-    if e["type"].startswith("missing") and not index: return f"{name} is needed ({_type_name(kind)}); add it"
-    got = "got too few values" if e["type"].startswith("missing") else f"got {_short(e['input'])}{index}"
-    if e["type"] == "value_error": return f"{name} " * bool(key) + str(e["ctx"]["error"])
-    if e["type"] == "finite_number": return f"{name} must be a finite number, {got}"
-    if dataclasses.is_dataclass(kind): return f"{name} must hold keys ({', '.join(_names(kind))}), {got}"
+    if kind is None:
+        return f"unknown key {name}; {_nearest(str(key[-1]), _names(owner))}"
+    if e["type"].startswith("missing") and not index:
+        return f"{name} is needed ({_type_name(kind)}); add it"
+    got = (
+        "got too few values"
+        if e["type"].startswith("missing")
+        else f"got {_short(e['input'])}{index}"
+    )
+    if e["type"] == "value_error":
+        return f"{name} " * bool(key) + str(e["ctx"]["error"])
+    if e["type"] == "finite_number":
+        return f"{name} must be a finite number, {got}"
+    if dataclasses.is_dataclass(kind):
+        return f"{name} must hold keys ({', '.join(_names(kind))}), {got}"
     text = f"{name} must be {_type_name(kind)}, {got}"
-    if re.search("greater|less|multiple|short|long|pattern", e["type"]): text += f": {e['msg'][0].lower()}{e['msg'][1:]}"
-    if str in _kinds(kind) and isinstance(e["input"], (int, float)): text += "; put it in quotes"
+    if re.search("greater|less|multiple|short|long|pattern", e["type"]):
+        text += f": {e['msg'][0].lower()}{e['msg'][1:]}"
+    if str in _kinds(kind) and isinstance(e["input"], (int, float)):
+        text += "; put it in quotes"
     return text
 
-def _short(value, limit:int=60)->str:
-    text = repr(value)
-    return f"{text if len(text) <= limit else text[:limit-3] + '...'} ({type(value).__name__})"
 
-def _nearest(word:str, known:list)->str:
-    if close := difflib.get_close_matches(word, known, 1, .6): return f"did you mean `{close[0]}`?"
+def _short(value, limit: int = 60) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= limit else text[: limit - 3] + '...'} ({type(value).__name__})"
+
+
+def _nearest(word: str, known: list) -> str:
+    if close := difflib.get_close_matches(word, known, 1, 0.6):
+        return f"did you mean `{close[0]}`?"
     return "known keys: " + ", ".join(known)
 
 # %% ../../nbs/core/config.ipynb #2e3fad8c
 def build(
-    cls, # A class made by `@config`
-    values:dict, # Keys are fields; nested mappings for nested configurations
-    source:str="", # What to call these values in a message
-    where:dict|None=None, # Key path as a tuple -> place, for messages with lines
-): # A checked object of `cls`
+    cls,  # A class made by `@config`
+    values: dict,  # Keys are fields; nested mappings for nested configurations
+    source: str = "",  # What to call these values in a message
+    where: dict | None = None,  # Key path as a tuple -> place, for messages with lines
+):  # A checked object of `cls`
     "Make a configuration from a mapping; `ConfigError` lists every mistake."
-    if not isinstance(values, dict): raise ConfigError(f"{source or cls.__name__}: a mapping of keys is expected, got {_short(values)}")
-    try: return pydantic.TypeAdapter(cls).validate_python(values)
-    except pydantic.ValidationError as e: raise ConfigError(_explain(cls, e, where or {}, source)) from None
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{source or cls.__name__}: a mapping of keys is expected, got {_short(values)}"
+        )
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(values)
+    except pydantic.ValidationError as e:
+        raise ConfigError(_explain(cls, e, where or {}, source)) from None
 
 # %% ../../nbs/core/config.ipynb #145ccbde
 class _Loader(yaml.SafeLoader):
     "SafeLoader with the scalars of YAML 1.2's core schema (section 10.3.2), and `_` allowed inside digits."
+
     yaml_implicit_resolvers = {}
 
+
 _DIGITS = r"[0-9](?:_?[0-9])*"
-_FLOAT = re.compile(rf"[-+]?(?:{_DIGITS}\.?|(?:{_DIGITS})?\.{_DIGITS})(?:[eE][-+]?[0-9]+)?$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$")
-for _tag, _pattern in [("null", r"(?:~|null|Null|NULL|)$"), ("bool", r"(?:true|True|TRUE|false|False|FALSE)$"),
-                       ("int", rf"[-+]?{_DIGITS}$|0o[0-7]+$|0x[0-9a-fA-F]+$"), ("float", _FLOAT.pattern), ("merge", "<<$")]:
+_FLOAT = re.compile(
+    rf"[-+]?(?:{_DIGITS}\.?|(?:{_DIGITS})?\.{_DIGITS})(?:[eE][-+]?[0-9]+)?$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
+)
+for _tag, _pattern in [
+    ("null", r"(?:~|null|Null|NULL|)$"),
+    ("bool", r"(?:true|True|TRUE|false|False|FALSE)$"),
+    ("int", rf"[-+]?{_DIGITS}$|0o[0-7]+$|0x[0-9a-fA-F]+$"),
+    ("float", _FLOAT.pattern),
+    ("merge", "<<$"),
+]:
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), None)
+
 
 def _int(loader, node):
     "Decimal also with leading zeros; octal only as `0o`."
     text = loader.construct_scalar(node).replace("_", "")
     return int(text, 10 if text.lstrip("+-").isdigit() else 0)
 
+
 def _float(loader, node):
     text = loader.construct_scalar(node).replace("_", "").lower()
     return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 # %% ../../nbs/core/config.ipynb #179390da
-def _parse(text:str, name:str)->tuple: # (value, {key path: "file:line"})
+def _parse(text: str, name: str) -> tuple:  # (value, {key path: "file:line"})
     "Read YAML; syntax errors and repeated keys become a `ConfigError` with the line."
     loader = None
     try:
@@ -163,150 +246,214 @@ def _parse(text:str, name:str)->tuple: # (value, {key path: "file:line"})
         return (loader.construct_document(node) if node else None), where
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
-        raise ConfigError(f"{name}{f':{mark.line+1}' if mark else ''}: not valid YAML: {getattr(e, 'problem', None) or e}") from None
-    except (ValueError, RecursionError) as e: # a tagged scalar such as `!!int x`; nesting without end
-        if isinstance(e, ConfigError): raise
+        raise ConfigError(
+            f"{name}{f':{mark.line + 1}' if mark else ''}: not valid YAML: {getattr(e, 'problem', None) or e}"
+        ) from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as e:  # a tagged scalar such as `!!int x`; nesting without end
+        if isinstance(e, ConfigError):
+            raise
         raise ConfigError(f"{name}: not valid YAML: {e}") from None
     finally:
-        if loader: loader.dispose()
+        if loader:
+            loader.dispose()
 
-def _places(node, name:str, key:tuple=(), above:tuple=()):
+
+def _places(node, name: str, key: tuple = (), above: tuple = ()):
     "Yield (key path, file:line) of every key under a node."
-    if any(node is n for n in above): raise ConfigError(f"{name}:{node.start_mark.line+1}: an anchor that holds itself")
+    if any(node is n for n in above):
+        raise ConfigError(f"{name}:{node.start_mark.line + 1}: an anchor that holds itself")
     if isinstance(node, yaml.SequenceNode):
-        for i, item in enumerate(node.value): yield from _places(item, name, (*key, i), (*above, node))
-    if not isinstance(node, yaml.MappingNode): return
+        for i, item in enumerate(node.value):
+            yield from _places(item, name, (*key, i), (*above, node))
+    if not isinstance(node, yaml.MappingNode):
+        return
     seen = {}
     for k, v in node.value:
         line = k.start_mark.line + 1
-        if k.tag.endswith(":merge"): continue
+        if k.tag.endswith(":merge"):
+            continue
         if not isinstance(k, yaml.ScalarNode) or not k.tag.endswith(":str"):
-            raise ConfigError(f"{name}:{line}: a key must be a name, got {getattr(k, 'value', '')!r}; put it in quotes if it is meant as text")
-        if k.value in seen: raise ConfigError(f"{name}:{line}: `{_dotted((*key, k.value))}` is given twice, first on line {seen[k.value]}; remove one")
+            raise ConfigError(
+                f"{name}:{line}: a key must be a name, got {getattr(k, 'value', '')!r}; put it in quotes if it is meant as text"
+            )
+        if k.value in seen:
+            raise ConfigError(
+                f"{name}:{line}: `{_dotted((*key, k.value))}` is given twice, first on line {seen[k.value]}; remove one"
+            )
         seen[k.value] = line
         yield (*key, k.value), f"{name}:{line}"
         yield from _places(v, name, (*key, k.value), (*above, node))
 
 # %% ../../nbs/core/config.ipynb #c3b16242
 def merge(
-    under:dict, # Values that give way
-    over:dict, # Values that win
-)->dict: # A new dict; neither argument is changed
+    under: dict,  # Values that give way
+    over: dict,  # Values that win
+) -> dict:  # A new dict; neither argument is changed
     "Lay one nested mapping over another; lists are replaced, not joined."
     out = dict(under)
-    for k, v in over.items(): out[k] = merge(out[k], v) if isinstance(v, dict) and isinstance(out.get(k), dict) else v
+    for k, v in over.items():
+        out[k] = merge(out[k], v) if isinstance(v, dict) and isinstance(out.get(k), dict) else v
     return out
 
-def _read(path:Path, above:tuple=())->tuple: # (values, {key path: "file:line"})
+
+def _read(path: Path, above: tuple = ()) -> tuple:  # (values, {key path: "file:line"})
     "One file with its bases."
-    if path.resolve() in above: raise ConfigError(f"{path}: `base` comes back to this file; break the circle")
-    try: text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError: raise ConfigError(f"{path}: no such file; {_files_beside(path)}") from None
-    except OSError as e: raise ConfigError(f"{path}: cannot be read: {e.strerror}") from None
-    except UnicodeDecodeError: raise ConfigError(f"{path}: not UTF-8 text; save it as UTF-8") from None
+    if path.resolve() in above:
+        raise ConfigError(f"{path}: `base` comes back to this file; break the circle")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; {_files_beside(path)}") from None
+    except OSError as e:
+        raise ConfigError(f"{path}: cannot be read: {e.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text; save it as UTF-8") from None
     values, where = _parse(text, str(path))
-    if values is None: values = {}
-    if not isinstance(values, dict): raise ConfigError(f"{path}: a mapping `key: value` is expected, got {_short(values)}")
-    if "base" not in values: return values, where
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a mapping `key: value` is expected, got {_short(values)}")
+    if "base" not in values:
+        return values, where
     base = values.pop("base")
-    if not isinstance(base, str) or not base: raise ConfigError(f"{where[('base',)]}: `base` must be the path of a file, got {_short(base)}")
-    try: below, places = _read(path.parent/base, (*above, path.resolve()))
-    except ConfigError as e: raise ConfigError(f"{e}\n  (`base` of {where[('base',)]})") from None
+    if not isinstance(base, str) or not base:
+        raise ConfigError(
+            f"{where[('base',)]}: `base` must be the path of a file, got {_short(base)}"
+        )
+    try:
+        below, places = _read(path.parent / base, (*above, path.resolve()))
+    except ConfigError as e:
+        raise ConfigError(f"{e}\n  (`base` of {where[('base',)]})") from None
     return merge(below, values), places | where
 
-def _files_beside(path:Path)->str:
-    found = sorted(p.name for p in path.parent.glob("*") if p.suffix in (".yaml", ".yml", ".json")) if path.parent.is_dir() else []
+
+def _files_beside(path: Path) -> str:
+    found = (
+        sorted(p.name for p in path.parent.glob("*") if p.suffix in (".yaml", ".yml", ".json"))
+        if path.parent.is_dir()
+        else []
+    )
     return f"{path.parent} has {', '.join(found[:8])}" if found else "check the path"
 
+
 def read_config(
-    path:str|Path, # YAML or JSON, UTF-8
-)->dict: # Nested plain values; `base` already merged under them
+    path: str | Path,  # YAML or JSON, UTF-8
+) -> dict:  # Nested plain values; `base` already merged under them
     "The values of a file, not yet checked against a class."
     return _read(Path(path))[0]
 
 # %% ../../nbs/core/config.ipynb #82b6d814
 _KEY = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 
+
 def parse_override(
-    text:str, # `a.b=value`, the value in YAML
-)->tuple: # (key path, value)
+    text: str,  # `a.b=value`, the value in YAML
+) -> tuple:  # (key path, value)
     "Split an override; `ConfigError` with the right spelling when it is none."
     key, equals, value = text.partition("=")
     if not equals or not _KEY.fullmatch(key):
         slip = re.match(r"\s*([\w.]+)\s*[:=]\s*(.*?)\s*$", text, re.S)
         right = f"{slip[1]}={slip[2]}" if slip and _KEY.fullmatch(slip[1]) else "key.subkey=value"
-        raise ConfigError(f"override {text!r} is not understood; write {right if ' ' not in right else repr(right)}")
+        raise ConfigError(
+            f"override {text!r} is not understood; write {right if ' ' not in right else repr(right)}"
+        )
     return tuple(key.split(".")), _parse(value, f"override {text!r}")[0]
 
-def _override(values:dict, where:dict, overrides)->tuple:
+
+def _override(values: dict, where: dict, overrides) -> tuple:
     "Lay overrides over values, and say for each key that it came from there."
     for text in overrides:
         key, value = parse_override(text)
         nested = functools.reduce(lambda inner, k: {k: inner}, reversed(key), value)
         values = merge(values, nested)
-        where = {k: v for k, v in where.items() if k[:len(key)] != key} | {key: f"override {text!r}"}
+        where = {k: v for k, v in where.items() if k[: len(key)] != key} | {
+            key: f"override {text!r}"
+        }
     return values, where
 
+
 def load(
-    cls, # A class made by `@config`
-    path:str|Path|None=None, # YAML or JSON; None: defaults only
-    overrides=(), # Strings `a.b=value`; later ones win
-): # A checked object of `cls`
+    cls,  # A class made by `@config`
+    path: str | Path | None = None,  # YAML or JSON; None: defaults only
+    overrides=(),  # Strings `a.b=value`; later ones win
+):  # A checked object of `cls`
     "File, then overrides, then the check; `ConfigError` names file and line of every mistake."
     values, where = _read(Path(path)) if path is not None else ({}, {})
     return build(cls, *(lambda v, w: (v, str(path or ""), w))(*_override(values, where, overrides)))
 
 # %% ../../nbs/core/config.ipynb #bfba4bb5
 def to_dict(
-    cfg, # An object of a `@config` class
-)->dict: # Plain values that YAML, JSON and papermill can carry
+    cfg,  # An object of a `@config` class
+) -> dict:  # Plain values that YAML, JSON and papermill can carry
     "The inverse of `build`: `build(type(cfg), to_dict(cfg)) == cfg`."
-    if dataclasses.is_dataclass(cfg): return {f.name: to_dict(getattr(cfg, f.name)) for f in dataclasses.fields(cfg)}
-    if isinstance(cfg, dict): return {k: to_dict(v) for k, v in cfg.items()}
-    if isinstance(cfg, (list, tuple)): return [to_dict(v) for v in cfg]
+    if dataclasses.is_dataclass(cfg):
+        return {f.name: to_dict(getattr(cfg, f.name)) for f in dataclasses.fields(cfg)}
+    if isinstance(cfg, dict):
+        return {k: to_dict(v) for k, v in cfg.items()}
+    if isinstance(cfg, (list, tuple)):
+        return [to_dict(v) for v in cfg]
     return cfg.as_posix() if isinstance(cfg, Path) else cfg
+
 
 class _Dumper(yaml.SafeDumper):
     "Quotes what either YAML 1.1 or our reader would take for a number, a date or a truth value."
-    def ignore_aliases(self, data): return True
 
-def _text(dumper, text:str):
+    def ignore_aliases(self, data):
+        return True
+
+
+def _text(dumper, text: str):
     "Line separators such as U+0085 survive only with escapes, which need double quotes."
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"'
+    )
+
 
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, None)
 _Dumper.add_representer(str, _text)
 
+
 def to_yaml(
-    cfg, # An object of a `@config` class, or plain values
-)->str: # YAML that `load` reads back to an equal object
+    cfg,  # An object of a `@config` class, or plain values
+) -> str:  # YAML that `load` reads back to an equal object
     "The text for `config.yaml`."
     return yaml.dump(to_dict(cfg), Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=120)
 
 # %% ../../nbs/core/config.ipynb #17dc598f
 class Option(typing.NamedTuple):
     "One line of `describe`."
-    key: str # With dots for nested configurations
-    type: str # As a person writes it
-    default: object # `...` when the key is needed
-    comment: str # The comment beside the field
+
+    key: str  # With dots for nested configurations
+    type: str  # As a person writes it
+    default: object  # `...` when the key is needed
+    comment: str  # The comment beside the field
+
 
 def describe(
-    cls, # A class made by `@config`, in a module (source text of `__main__` is not kept)
-    prefix:str="", # Put before each key
-)->list[Option]:
+    cls,  # A class made by `@config`, in a module (source text of `__main__` is not kept)
+    prefix: str = "",  # Put before each key
+) -> list[Option]:
     "All options, nested ones after their parent's place, in the order of the source."
     from fastcore.docments import docments
+
     notes = {}
     for c in reversed(cls.__mro__):
-        if dataclasses.is_dataclass(c): notes |= {k: v for k, v in docments(c, returns=False).items() if v}
+        if dataclasses.is_dataclass(c):
+            notes |= {k: v for k, v in docments(c, returns=False).items() if v}
     out = []
     for f in dataclasses.fields(cls):
         kind, key = _annotation(cls, f.name), f"{prefix}{f.name}"
-        if dataclasses.is_dataclass(kind): out += describe(kind, f"{key}.")
-        else: out.append(Option(key, _type_name(kind), _default(f), notes.get(f.name, "")))
+        if dataclasses.is_dataclass(kind):
+            out += describe(kind, f"{key}.")
+        else:
+            out.append(Option(key, _type_name(kind), _default(f), notes.get(f.name, "")))
     return out
 
-def _default(f:dataclasses.Field):
-    if f.default_factory is not dataclasses.MISSING: return f.default_factory()
+
+def _default(f: dataclasses.Field):
+    if f.default_factory is not dataclasses.MISSING:
+        return f.default_factory()
     return ... if f.default is dataclasses.MISSING else f.default

@@ -10,17 +10,22 @@ __all__ = ['XttsKaError', 'ConfigError', 'PathError', 'ManifestError', 'Checkpoi
 class XttsKaError(ValueError):
     "Something the user can mend; the message says how."
 
+
 class ConfigError(XttsKaError):
     "A configuration file or an override that does not fit: unknown key, wrong type, bad value."
+
 
 class PathError(XttsKaError):
     "A path that leaves its folder or is not what it should be."
 
+
 class ManifestError(XttsKaError):
     "A `metadata.csv` that cannot be read at all (single bad rows are rejects, not errors)."
 
+
 class CheckpointError(XttsKaError):
     "A checkpoint that is damaged, foreign or of another configuration."
+
 
 class MissingError(XttsKaError):
     "Weights, a library or a device that is not here; the message names it and how to get it."
@@ -28,52 +33,91 @@ class MissingError(XttsKaError):
 # %% ../../nbs/core/errors.ipynb #45894792
 class AudioError(XttsKaError):
     "A recording that cannot be used."
-    def __init__(self,
-        reason:str, # One word for `rejects.csv`, e.g. `truncated`
-        path="",    # The file
-        detail:str="", # What was found, for a person
+
+    def __init__(
+        self,
+        reason: str,  # One word for `rejects.csv`, e.g. `truncated`
+        path="",  # The file
+        detail: str = "",  # What was found, for a person
     ):
         super().__init__(f"{path}: {reason}" + (f" ({detail})" if detail else ""))
         self.reason, self.path, self.detail = reason, str(path), detail
-    def __reduce__(self): return AudioError, (self.reason, self.path, self.detail)
+
+    def __reduce__(self):
+        return AudioError, (self.reason, self.path, self.detail)
 
 # %% ../../nbs/core/errors.ipynb #115bffde
-import errno, os, re, signal, sys, traceback
+import errno
+import os
+import re
+import signal
+import sys
+import traceback
 
 _FULL = "the disk, or your share of it, is full: free space there and run the same command again; what is finished is kept"
 _CLOSED = "nothing can be written there: make it writable for you, or choose another place, and run the same command again"
-_ADVICE = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EFBIG: _FULL, errno.EROFS: _CLOSED, errno.EACCES: _CLOSED, errno.EPERM: _CLOSED,
-           errno.EMFILE: "too many files are open: raise the limit (ulimit -n 4096)", errno.EIO: "the disk does not answer as it should: look at the system's log, and have a copy"}
-_WRITER = "PytorchStreamWriter failed writing" # torch does not say why
+_ADVICE = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: _FULL,
+    errno.EROFS: _CLOSED,
+    errno.EACCES: _CLOSED,
+    errno.EPERM: _CLOSED,
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n 4096)",
+    errno.EIO: "the disk does not answer as it should: look at the system's log, and have a copy",
+}
+_WRITER = "PytorchStreamWriter failed writing"  # torch does not say why
+
 
 def advice(
-    said:str, # The message of an error, from wherever it comes
-)->str: # What to do, or ""
+    said: str,  # The message of an error, from wherever it comes
+) -> str:  # What to do, or ""
     "The way out of an error of the system that is named by its number."
     number = re.search(r"\[Errno (\d+)\]|os error (\d+)", said)
-    return _ADVICE.get(int(number[1] or number[2]), "") if number else _FULL if _WRITER in said else ""
+    return (
+        _ADVICE.get(int(number[1] or number[2]), "") if number else _FULL if _WRITER in said else ""
+    )
+
 
 def explained(
-    e:OSError,
-)->str: # One line: file, what the system says, what to do
+    e: OSError,
+) -> str:  # One line: file, what the system says, what to do
     "An error of the system as a user needs it."
     place = re.sub(r"\.tmp-\d+-[0-9a-f]+-", "", str(e.filename)) if e.filename else ""
-    return ": ".join(filter(None, (place, e.strerror or str(e)))) + (f"; {_ADVICE[e.errno]}" if e.errno in _ADVICE else "")
+    return ": ".join(filter(None, (place, e.strerror or str(e)))) + (
+        f"; {_ADVICE[e.errno]}" if e.errno in _ADVICE else ""
+    )
 
 # %% ../../nbs/core/errors.ipynb #3f7b70ed
 def guarded(
-    program:str, # Name of the command, as typed
-    do,          # What it does; returns an exit status
+    program: str,  # Name of the command, as typed
+    do,  # What it does; returns an exit status
     *args,
-)->int: # Exit status: that of `do`; 1 failed, 2 refused, 130 stopped
+) -> int:  # Exit status: that of `do`; 1 failed, 2 refused, 130 stopped
     "Call a command; whatever it raises becomes one clear line on stderr."
-    say = lambda line: print(f"{program}: {line}", file=sys.stderr, flush=True)
-    try: return do(*args)
-    except XttsKaError as e: say(e); return 2
-    except KeyboardInterrupt: say("stopped"); return 128 + signal.SIGINT
-    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()); return 1 # `| head` closed our output
-    except OSError as e: say(explained(e)); return 1
-    except Exception as e: # Ours, or a library's: shown in full, below the line that says what holds
-        say(f"a mistake of the program ({type(e).__name__}: {e}). What is finished is kept, and the same command goes on. If it happens again, report it with these lines:")
+
+    def say(line):
+        return print(f"{program}: {line}", file=sys.stderr, flush=True)
+
+    try:
+        return do(*args)
+    except XttsKaError as e:
+        say(e)
+        return 2
+    except KeyboardInterrupt:
+        say("stopped")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1  # `| head` closed our output
+    except OSError as e:
+        say(explained(e))
+        return 1
+    except (
+        Exception
+    ) as e:  # Ours, or a library's: shown in full, below the line that says what holds
+        say(
+            f"a mistake of the program ({type(e).__name__}: {e}). What is finished is kept, and the same command goes on. If it happens again, report it with these lines:"
+        )
         traceback.print_exc()
         return 1

@@ -7,7 +7,16 @@ __all__ = ['sha256_file', 'digest', 'atomic_write', 'write_json', 'read_json', '
            'fresh_dir', 'sweep', 'DigestCache', 'tree_digest']
 
 # %% ../../nbs/core/files.ipynb #b48f2edb
-import contextlib, ctypes, dataclasses, hashlib, json, math, os, secrets, shutil, time
+import contextlib
+import ctypes
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+import time
 from pathlib import Path
 
 from .errors import XttsKaError
@@ -15,49 +24,68 @@ from .errors import XttsKaError
 # %% ../../nbs/core/files.ipynb #ec772504
 def sha256_file(
     path,  # File to read
-    block:int=1 << 20,  # Bytes read at a time
+    block: int = 1 << 20,  # Bytes read at a time
 ) -> str:  # 64 hex digits
     "SHA-256 of a file's bytes, read in blocks so that a large checkpoint needs no memory."
     h = hashlib.sha256()
     with open(path, "rb") as f:
-        while part := f.read(block): h.update(part)
+        while part := f.read(block):
+            h.update(part)
     return h.hexdigest()
+
 
 def _plain(o):
     "Only what JSON knows, in one canonical form; a type with no obvious form is refused."
-    if isinstance(o, float) and not math.isfinite(o): return f"float:{o}"
-    if o is None or isinstance(o, (bool, int, float, str)): return o
+    if isinstance(o, float) and not math.isfinite(o):
+        return f"float:{o}"
+    if o is None or isinstance(o, (bool, int, float, str)):
+        return o
     if dataclasses.is_dataclass(o) and not isinstance(o, type):
         return {f.name: _plain(getattr(o, f.name)) for f in dataclasses.fields(o)}
-    if isinstance(o, dict): return {str(k): _plain(v) for k, v in o.items()}
-    if isinstance(o, (list, tuple)): return [_plain(v) for v in o]
-    if isinstance(o, (set, frozenset)): return sorted((_plain(v) for v in o), key=str)
-    if isinstance(o, os.PathLike): return os.fspath(o)
-    if isinstance(o, (bytes, bytearray)): return f"bytes:{bytes(o).hex()}"
-    if hasattr(o, "tolist"): return _plain(o.tolist())  # numpy scalars and arrays
-    raise TypeError(f"no canonical JSON for {type(o).__name__}: give plain values, dataclasses or arrays")
+    if isinstance(o, dict):
+        return {str(k): _plain(v) for k, v in o.items()}
+    if isinstance(o, (list, tuple)):
+        return [_plain(v) for v in o]
+    if isinstance(o, (set, frozenset)):
+        return sorted((_plain(v) for v in o), key=str)
+    if isinstance(o, os.PathLike):
+        return os.fspath(o)
+    if isinstance(o, (bytes, bytearray)):
+        return f"bytes:{bytes(o).hex()}"
+    if hasattr(o, "tolist"):
+        return _plain(o.tolist())  # numpy scalars and arrays
+    raise TypeError(
+        f"no canonical JSON for {type(o).__name__}: give plain values, dataclasses or arrays"
+    )
+
 
 def digest(
     obj,  # Plain values, dataclasses, paths, sets, numpy values, nested at will
 ) -> str:  # 64 hex digits
     "SHA-256 of the canonical JSON of `obj`; equal values give equal digests in every process."
-    text = json.dumps(_plain(obj), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        _plain(obj), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 # %% ../../nbs/core/files.ipynb #2738ffcc
 def _fsync_dir(path):
     "Flush a folder's list of names (POSIX keeps it apart from the files)."
     fd = os.open(path, os.O_RDONLY)
-    try: os.fsync(fd)
-    finally: os.close(fd)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
 
 def _aside(path) -> Path:
     "A temporary name beside `path`: hidden, with the writer's pid, never used twice."
     return path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}"[:200])
 
+
 def atomic_write(
     path,  # File to write; its folder is made
-    data:str|bytes,  # Whole content; text is written as UTF-8, line ends as they are
+    data: str | bytes,  # Whole content; text is written as UTF-8, line ends as they are
 ) -> Path:
     "Write `path` so that a reader, or a crash at any moment, finds the old content or the new one."
     path = Path(path)
@@ -75,19 +103,26 @@ def atomic_write(
     _fsync_dir(path.parent)
     return path
 
+
 def write_json(
     path,  # File to write
     obj,  # Plain values; non-finite floats are refused, JSON has none
-    indent:int|None=1,  # Spaces a level; None for one line
+    indent: int | None = 1,  # Spaces a level; None for one line
 ) -> Path:
     "Atomic, UTF-8, readable Georgian, one newline at the end."
-    return atomic_write(path, json.dumps(obj, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    return atomic_write(
+        path, json.dumps(obj, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+
 
 def read_json(path):
     "Read a JSON file; a broken one raises `XttsKaError` with file and line."
-    try: return json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise XttsKaError(f"{path}:{getattr(e, 'lineno', 1)}: not valid JSON ({e}); restore or delete the file") from e
+        raise XttsKaError(
+            f"{path}:{getattr(e, 'lineno', 1)}: not valid JSON ({e}); restore or delete the file"
+        ) from e
 
 # %% ../../nbs/core/files.ipynb #01afff58
 def _heal(f):
@@ -98,9 +133,12 @@ def _heal(f):
         f.seek(start)
         cut = f.read(pos - start).rfind(b"\n")
         pos = start + cut + 1 if cut >= 0 else start
-        if cut >= 0: break
-    if pos < end: f.truncate(pos)
+        if cut >= 0:
+            break
+    if pos < end:
+        f.truncate(pos)
     f.seek(0, os.SEEK_END)
+
 
 def append_jsonl(
     path,  # File to append to; made with its folder when absent
@@ -114,53 +152,66 @@ def append_jsonl(
         _heal(f)
         f.write(line.encode("utf-8"))
 
+
 def read_jsonl(
     path,  # File; an absent one reads as no lines
 ) -> list:
     "All whole lines. A last line without its newline is what a kill left, and is ignored."
     path = Path(path)
-    if not path.exists(): return []
+    if not path.exists():
+        return []
     lines = path.read_bytes().split(b"\n")[:-1]  # What follows the last newline is empty or cut
     rows = []
     for n, line in enumerate(lines, 1):
-        try: rows.append(json.loads(line))
-        except ValueError as e: raise XttsKaError(f"{path}:{n}: not a line of JSON ({e}); delete the line") from e
+        try:
+            rows.append(json.loads(line))
+        except ValueError as e:
+            raise XttsKaError(f"{path}:{n}: not a line of JSON ({e}); delete the line") from e
     return rows
 
 # %% ../../nbs/core/files.ipynb #ac7ef78e
 def reserve(
-    path, # File that will be written as mapped memory
-    size:int, # Bytes
+    path,  # File that will be written as mapped memory
+    size: int,  # Bytes
 ):
     "Claim the space now. On a full disk this is an error; a write to a mapped page without space would end the process (SIGBUS)."
     with open(path, "r+b") as f:
-        if hasattr(os, "posix_fallocate"): os.posix_fallocate(f.fileno(), 0, size)
-        else: f.truncate(size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(f.fileno(), 0, size)
+        else:
+            f.truncate(size)
+
 
 def _flush_tree(root):
     "fsync every file and folder below `root`, and `root` itself."
     for folder, _, files in os.walk(root):
         for name in files:
             if not os.path.islink(p := os.path.join(folder, name)):
-                with open(p, "rb") as f: os.fsync(f.fileno())
+                with open(p, "rb") as f:
+                    os.fsync(f.fileno())
         _fsync_dir(folder)
+
 
 def _exchange(a, b) -> bool:
     "Swap two names in one step; False where the system or the file system cannot."
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
-    if renameat2 is None: return False
+    if renameat2 is None:
+        return False
     AT_FDCWD, RENAME_EXCHANGE = -100, 2
     return renameat2(AT_FDCWD, os.fsencode(a), AT_FDCWD, os.fsencode(b), RENAME_EXCHANGE) == 0
 
+
 def _into_place(new, path):
     "Give the folder `new` the name `path`, and remove the folder that had it."
-    if not path.exists(): return os.rename(new, path)
+    if not path.exists():
+        return os.rename(new, path)
     if not _exchange(new, path):
         old = _aside(path)
         os.rename(path, old)
         os.rename(new, path)
         new = old
     shutil.rmtree(new)
+
 
 @contextlib.contextmanager
 def fresh_dir(
@@ -181,23 +232,29 @@ def fresh_dir(
     _fsync_dir(path.parent)
 
 # %% ../../nbs/core/files.ipynb #4f7adb44
-def _alive(pid:int) -> bool:
+def _alive(pid: int) -> bool:
     "Whether a process of this number exists on this machine."
-    try: os.kill(pid, 0)
-    except ProcessLookupError: return False
-    except PermissionError: return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
     return True
+
 
 def sweep(
     folder,  # Where to look
-    below:bool=False,  # Also in all folders below
+    below: bool = False,  # Also in all folders below
 ) -> list[str]:  # Names removed
     "Remove temporary files and folders that writers killed on this machine left in `folder`."
     gone, look = [], Path(folder).rglob if below else Path(folder).glob
     for p in sorted(look(".tmp-*-*")):
         pid = p.name.split("-")[1]
-        if not os.path.lexists(p): continue  # It went with the one it lay in
-        if not pid.isdigit() or int(pid) == os.getpid() or _alive(int(pid)): continue
+        if not os.path.lexists(p):
+            continue  # It went with the one it lay in
+        if not pid.isdigit() or int(pid) == os.getpid() or _alive(int(pid)):
+            continue
         shutil.rmtree(p) if p.is_dir() and not p.is_symlink() else p.unlink()
         gone.append(p.name)
     return gone
@@ -205,13 +262,18 @@ def sweep(
 # %% ../../nbs/core/files.ipynb #0b80ac09
 class DigestCache:
     "SHA-256 of files, remembered in a JSON file by (size, mtime_ns, inode)."
-    def __init__(self,
+
+    def __init__(
+        self,
         path,  # JSON file of the cache; a broken one is started anew, a cache is only a saving
     ):
         self.path, self.hits = Path(path), 0
-        try: self.known = read_json(self.path) if self.path.exists() else {}
-        except XttsKaError: self.known = {}
-        if not isinstance(self.known, dict): self.known = {}
+        try:
+            self.known = read_json(self.path) if self.path.exists() else {}
+        except XttsKaError:
+            self.known = {}
+        if not isinstance(self.known, dict):
+            self.known = {}
 
     def file(self, path) -> str:
         "Digest of one file, from memory when size, date and inode are as they were."
@@ -221,7 +283,8 @@ class DigestCache:
             self.hits += 1
             return old[3]
         value = sha256_file(path)
-        if time.time_ns() - s.st_mtime_ns > 2_000_000_000: self.known[key] = [*mark, value]
+        if time.time_ns() - s.st_mtime_ns > 2_000_000_000:
+            self.known[key] = [*mark, value]
         return value
 
     def save(self):
@@ -229,17 +292,22 @@ class DigestCache:
         self.known = {k: v for k, v in self.known.items() if os.path.exists(k)}
         write_json(self.path, self.known, indent=None)
 
+
 def tree_digest(
     path,  # A folder, or one file
-    cache:DigestCache|None=None,  # Saves reading large files again
+    cache: DigestCache | None = None,  # Saves reading large files again
 ) -> str:  # 64 hex digits
     "Digest of all names and contents below `path`; a link counts by where it points, temporary files not at all."
     path, one = Path(path), cache.file if cache else sha256_file
-    if not path.is_dir(): return one(path)
+    if not path.is_dir():
+        return one(path)
     rows = []
     for p in sorted(path.rglob("*")):
         rel = p.relative_to(path)
-        if any(part.startswith(".tmp-") for part in rel.parts): continue
-        if p.is_symlink(): rows.append([rel.as_posix(), "link", os.readlink(p)])
-        elif p.is_file(): rows.append([rel.as_posix(), "file", one(p)])
+        if any(part.startswith(".tmp-") for part in rel.parts):
+            continue
+        if p.is_symlink():
+            rows.append([rel.as_posix(), "link", os.readlink(p)])
+        elif p.is_file():
+            rows.append([rel.as_posix(), "file", one(p)])
     return digest(sorted(rows))

@@ -7,7 +7,15 @@ __all__ = ['LoopConfig', 'lr_scale', 'Task', 'TrainingDiverged', 'Interrupted', 
            'load_models']
 
 # %% ../../nbs/core/loop.ipynb #8231f457
-import contextlib, dataclasses, fcntl, json, math, os, signal, threading, time
+import contextlib
+import dataclasses
+import fcntl
+import json
+import math
+import os
+import signal
+import threading
+import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Literal
@@ -25,143 +33,212 @@ from .randomness import permutation, rng, seeded_step, torch_rng
 @config
 class LoopConfig:
     "How a model is trained; the model and the data have their own configurations."
-    steps:int = Field(1000, ge=1)              # Optimiser steps of the whole run
-    batch_size:int = Field(16, ge=1)           # Items a micro-batch and process
-    accumulate:int = Field(1, ge=1)            # Micro-batches a step; a step sees batch_size * accumulate * processes items
-    lr:float = Field(1e-3, gt=0)               # Peak learning rate of the default optimiser
-    warmup:int = Field(0, ge=0)                # Steps over which the rate rises from 0
-    schedule:Literal["cosine", "constant"] = "cosine" # After the warm-up
-    final_lr:float = Field(0.1, ge=0, le=1)    # Where the cosine ends, as a fraction of the peak
-    clip:float = Field(1.0, ge=0)              # Largest norm of a phase's gradient; 0 leaves it
-    ema:float = Field(0.0, ge=0, lt=1)         # Decay of the weights' moving average; 0 for none
-    seed:int = 0                               # Names every random draw
-    validate_every:int = Field(0, ge=0)        # Steps; also after the last one; 0 for never
-    patience:int = Field(0, ge=0)              # Validations in a row without a better score after which training ends early; 0 for never
-    save_every:int = Field(500, ge=1)          # Steps between checkpoints; also after the last one
-    save_minutes:float = Field(5.0, gt=0)      # And at least this often
-    keep:int = Field(2, ge=1)                  # Newest checkpoints kept, beside the best
-    log_every:int = Field(10, ge=1)            # Steps a line of metrics.jsonl
-    precision:Literal["32-true", "bf16-mixed", "auto"] = "32-true" # auto: bf16-mixed where the processor multiplies in it, else 32-true; fp16 is not offered: these models overflow in it
-    devices:int = Field(1, ge=1)               # Processes a machine
-    num_nodes:int = Field(1, ge=1)             # Machines; start one process each with torchrun or Slurm
-    strategy:Literal["auto", "ddp"] = "auto"   # How processes share a step
-    accelerator:Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto" # Where to run
-    workers:int = Field(0, ge=0)               # Processes that prepare batches; 0 prepares them in line
-    bucket:bool = False                        # Batches of items of like length (the task gives `lengths`)
-    max_nonfinite:int = Field(0, ge=0)         # Steps in a row that may be skipped for a non-finite gradient
-    tensorboard:bool = False                   # Also write TensorBoard files
 
-_FREE = {"validate_every", "save_every", "save_minutes", "keep", "log_every", "workers", "tensorboard", "accelerator", "strategy"}
+    steps: int = Field(1000, ge=1)  # Optimiser steps of the whole run
+    batch_size: int = Field(16, ge=1)  # Items a micro-batch and process
+    accumulate: int = Field(
+        1, ge=1
+    )  # Micro-batches a step; a step sees batch_size * accumulate * processes items
+    lr: float = Field(1e-3, gt=0)  # Peak learning rate of the default optimiser
+    warmup: int = Field(0, ge=0)  # Steps over which the rate rises from 0
+    schedule: Literal["cosine", "constant"] = "cosine"  # After the warm-up
+    final_lr: float = Field(0.1, ge=0, le=1)  # Where the cosine ends, as a fraction of the peak
+    clip: float = Field(1.0, ge=0)  # Largest norm of a phase's gradient; 0 leaves it
+    ema: float = Field(0.0, ge=0, lt=1)  # Decay of the weights' moving average; 0 for none
+    seed: int = 0  # Names every random draw
+    validate_every: int = Field(0, ge=0)  # Steps; also after the last one; 0 for never
+    patience: int = Field(
+        0, ge=0
+    )  # Validations in a row without a better score after which training ends early; 0 for never
+    save_every: int = Field(500, ge=1)  # Steps between checkpoints; also after the last one
+    save_minutes: float = Field(5.0, gt=0)  # And at least this often
+    keep: int = Field(2, ge=1)  # Newest checkpoints kept, beside the best
+    log_every: int = Field(10, ge=1)  # Steps a line of metrics.jsonl
+    precision: Literal["32-true", "bf16-mixed", "auto"] = (
+        "32-true"  # auto: bf16-mixed where the processor multiplies in it, else 32-true; fp16 is not offered: these models overflow in it
+    )
+    devices: int = Field(1, ge=1)  # Processes a machine
+    num_nodes: int = Field(1, ge=1)  # Machines; start one process each with torchrun or Slurm
+    strategy: Literal["auto", "ddp"] = "auto"  # How processes share a step
+    accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"  # Where to run
+    workers: int = Field(0, ge=0)  # Processes that prepare batches; 0 prepares them in line
+    bucket: bool = False  # Batches of items of like length (the task gives `lengths`)
+    max_nonfinite: int = Field(
+        0, ge=0
+    )  # Steps in a row that may be skipped for a non-finite gradient
+    tensorboard: bool = False  # Also write TensorBoard files
+
+
+_FREE = {
+    "validate_every",
+    "save_every",
+    "save_minutes",
+    "keep",
+    "log_every",
+    "workers",
+    "tensorboard",
+    "accelerator",
+    "strategy",
+}
+
 
 def _binding(cfg) -> dict:
     "The options that decide what the weights become: a run can only go on with the same ones."
     values = {k: v for k, v in to_dict(cfg).items() if k not in _FREE}
     values["processes"] = values.pop("devices") * values.pop("num_nodes")
-    if cfg.schedule == "constant": values.pop("steps")  # such a run may be made longer
+    if cfg.schedule == "constant":
+        values.pop("steps")  # such a run may be made longer
     return values
 
+
 def lr_scale(
-    step:int,  # Steps done before this one
-    cfg:LoopConfig,
+    step: int,  # Steps done before this one
+    cfg: LoopConfig,
 ) -> float:  # Factor on every optimiser's own rate
     "Linear warm-up, then constant or half a cosine (Loshchilov and Hutter 2017, eq. 5, without restarts)."
-    if step < cfg.warmup: return (step + 1) / (cfg.warmup + 1)
-    if cfg.schedule == "constant": return 1.0
+    if step < cfg.warmup:
+        return (step + 1) / (cfg.warmup + 1)
+    if cfg.schedule == "constant":
+        return 1.0
     done = (step - cfg.warmup) / max(1, cfg.steps - 1 - cfg.warmup)
     return cfg.final_lr + (1 - cfg.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 # %% ../../nbs/core/loop.ipynb #6c1c1582
 class Task(ABC):
     "What `fit` trains. Models, items, collate and loss are the task's; order, devices, saving and logging are not."
+
     phases = ("main",)  # Names of the optimisers, in the order in which a step runs them
-    lengths = None      # [items] numbers, for `bucket`: seconds, frames or tokens
+    lengths = None  # [items] numbers, for `bucket`: seconds, frames or tokens
 
     @abstractmethod
-    def models(self) -> dict: "Name -> module. Called once; build the modules under `seeded_step` so that a start is reproducible."
+    def models(self) -> dict:
+        "Name -> module. Called once; build the modules under `seeded_step` so that a start is reproducible."
+
     @abstractmethod
-    def __len__(self): "How many items an epoch has."
+    def __len__(self):
+        "How many items an epoch has."
+
     @abstractmethod
-    def item(self, index:int, epoch:int): "One sample. What it draws comes from `rng(seed, epoch, index)`."
+    def item(self, index: int, epoch: int):
+        "One sample. What it draws comes from `rng(seed, epoch, index)`."
+
     @abstractmethod
-    def loss(self, phase:str, batch, step:int):
+    def loss(self, phase: str, batch, step: int):
         "`(scalar tensor, {name: number or 0-d tensor})`; `step` counts those done before. `(None, {})` leaves the phase out."
 
-    def collate(self, samples:list):
+    def collate(self, samples: list):
         "Samples -> batch."
         from torch.utils.data import default_collate
+
         return default_collate(samples)
 
-    def optimizers(self, models:dict, cfg:LoopConfig) -> dict:
+    def optimizers(self, models: dict, cfg: LoopConfig) -> dict:
         "Phase -> optimiser. By default AdamW over all that is trainable."
         from torch.optim import AdamW
-        return {"main": AdamW([p for m in models.values() for p in m.parameters() if p.requires_grad], lr=cfg.lr)}
 
-    def lr_scale(self, step:int, cfg:LoopConfig) -> float: return lr_scale(step, cfg)
-    def averaged(self) -> tuple|None: "Names of the models that EMA averages; None for all."
-    def validate(self) -> dict: return {}
-    def before_fit(self, resumed:bool): "Once, before the first step: data-dependent initialisation (not when resumed)."
-    def after_step(self, step:int): "After the optimisers; `step` counts this one. Global generators are set by step."
-    def extra_state(self) -> dict: return {}
-    def load_extra(self, state:dict): "Take back what `extra_state` gave: plain JSON."
-    def fingerprint(self) -> dict: return {"class": type(self).__qualname__, "items": len(self)}
+        return {
+            "main": AdamW(
+                [p for m in models.values() for p in m.parameters() if p.requires_grad], lr=cfg.lr
+            )
+        }
+
+    def lr_scale(self, step: int, cfg: LoopConfig) -> float:
+        return lr_scale(step, cfg)
+
+    def averaged(self) -> tuple | None:
+        "Names of the models that EMA averages; None for all."
+
+    def validate(self) -> dict:
+        return {}
+
+    def before_fit(self, resumed: bool):
+        "Once, before the first step: data-dependent initialisation (not when resumed)."
+
+    def after_step(self, step: int):
+        "After the optimisers; `step` counts this one. Global generators are set by step."
+
+    def extra_state(self) -> dict:
+        return {}
+
+    def load_extra(self, state: dict):
+        "Take back what `extra_state` gave: plain JSON."
+
+    def fingerprint(self) -> dict:
+        return {"class": type(self).__qualname__, "items": len(self)}
 
 # %% ../../nbs/core/loop.ipynb #f20167ad
 class TrainingDiverged(XttsKaError):
     "The loss or a gradient is not finite."
 
+
 class Interrupted(XttsKaError):
     "Stopped by a signal after saving; the same call goes on."
-    def __init__(self,
-        signum:int,  # SIGTERM or SIGINT
-        step:int,    # Step saved
-        where="",    # Folder of the checkpoints
+
+    def __init__(
+        self,
+        signum: int,  # SIGTERM or SIGINT
+        step: int,  # Step saved
+        where="",  # Folder of the checkpoints
     ):
-        super().__init__(f"{where}: stopped by {signal.Signals(signum).name} after step {step}, which is saved; run the same command to go on")
+        super().__init__(
+            f"{where}: stopped by {signal.Signals(signum).name} after step {step}, which is saved; run the same command to go on"
+        )
         self.signum, self.step, self.exit_code = signum, step, 128 + signum
 
 # %% ../../nbs/core/loop.ipynb #3a050837
 class Batches:
     "Micro-batch number -> its items, prepared. A function of the number, so it can begin anywhere."
-    def __init__(self,
-        task,          # Gives `item`, `collate`, `lengths`
-        cfg:LoopConfig,
-        rank:int=0,    # This process
-        world:int=1,   # All processes
-        window:int=50, # Batches sorted together by `bucket`
+
+    def __init__(
+        self,
+        task,  # Gives `item`, `collate`, `lengths`
+        cfg: LoopConfig,
+        rank: int = 0,  # This process
+        world: int = 1,  # All processes
+        window: int = 50,  # Batches sorted together by `bucket`
     ):
         self.task, self.cfg, self.rank, self.world, self.window = task, cfg, rank, world, window
         self.n, self.size = len(task), cfg.batch_size * world
-        if self.n == 0: raise ConfigError("the task has no items to train on; look at the rejects and at the splits of its data")
-        if cfg.bucket and task.lengths is None: raise ConfigError("`bucket: true` needs a task with `lengths`; set it to false")
+        if self.n == 0:
+            raise ConfigError(
+                "the task has no items to train on; look at the rejects and at the splits of its data"
+            )
+        if cfg.bucket and task.lengths is None:
+            raise ConfigError("`bucket: true` needs a task with `lengths`; set it to false")
         self.per_epoch, self._epoch, self._order = -(-self.n // self.size), -1, None
 
-    def order(self, epoch:int) -> list:  # of arrays of indices
+    def order(self, epoch: int) -> list:  # of arrays of indices
         "All batches of an epoch, over all processes."
-        if epoch == self._epoch: return self._order
+        if epoch == self._epoch:
+            return self._order
         items = permutation(self.cfg.seed, epoch, self.n)
-        if self.cfg.bucket: items = self._by_length(items)
-        out = [items[i:i + self.size] for i in range(0, self.n, self.size)]
-        if self.cfg.bucket: out = [out[i] for i in rng(self.cfg.seed, "buckets", epoch).permutation(len(out))]
+        if self.cfg.bucket:
+            items = self._by_length(items)
+        out = [items[i : i + self.size] for i in range(0, self.n, self.size)]
+        if self.cfg.bucket:
+            out = [out[i] for i in rng(self.cfg.seed, "buckets", epoch).permutation(len(out))]
         self._epoch, self._order = epoch, out
         return out
 
     def _by_length(self, items):
         "Sorted within windows; equal lengths stay in the order of the permutation."
         import numpy as np
+
         lengths, span = np.asarray(self.task.lengths), self.window * self.size
-        parts = [items[i:i + span] for i in range(0, self.n, span)]
+        parts = [items[i : i + span] for i in range(0, self.n, span)]
         return np.concatenate([p[np.argsort(lengths[p], kind="stable")] for p in parts])
 
-    def whole(self, m:int): return self.order(m // self.per_epoch)[m % self.per_epoch]
+    def whole(self, m: int):
+        return self.order(m // self.per_epoch)[m % self.per_epoch]
 
-    def indices(self, m:int) -> list[int]:
+    def indices(self, m: int) -> list[int]:
         "This process's items of micro-batch `m`."
         batch = self.whole(m)
         short = self.world - len(batch)
         batch = batch.tolist()
-        return (batch + (batch * short)[:max(0, short)])[self.rank::self.world]
+        return (batch + (batch * short)[: max(0, short)])[self.rank :: self.world]
 
-    def __getitem__(self, m:int):
+    def __getitem__(self, m: int):
         "Prepared micro-batch `m`. Even an item that draws from the global generators draws the same again."
         seeded_step(self.cfg.seed, "batch", m, self.rank)
         return self.task.collate([self.task.item(i, m // self.per_epoch) for i in self.indices(m)])
@@ -169,50 +246,77 @@ class Batches:
 # %% ../../nbs/core/loop.ipynb #aef0913a
 def _deaf(_):
     "Workers leave signals to the parent, and end with it."
-    for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, signal.SIG_IGN)
+    for s in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(s, signal.SIG_IGN)
 
-def _stream(batches:Batches, first:int, last:int, pin:bool):
+
+def _stream(batches: Batches, first: int, last: int, pin: bool):
     "Micro-batches `first` to `last - 1`, in line or by workers."
-    if not batches.cfg.workers: return (batches[m] for m in range(first, last))
+    if not batches.cfg.workers:
+        return (batches[m] for m in range(first, last))
     from torch.utils.data import DataLoader
-    return iter(DataLoader(batches, batch_size=None, sampler=range(first, last), num_workers=batches.cfg.workers,
-                           worker_init_fn=_deaf, generator=torch_rng(batches.cfg.seed, "loader"), pin_memory=pin))
+
+    return iter(
+        DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(first, last),
+            num_workers=batches.cfg.workers,
+            worker_init_fn=_deaf,
+            generator=torch_rng(batches.cfg.seed, "loader"),
+            pin_memory=pin,
+        )
+    )
 
 # %% ../../nbs/core/loop.ipynb #9c844600
-def _numbers(values:list) -> list[float]:
+def _numbers(values: list) -> list[float]:
     "Python floats of a list of floats and 0-d tensors, with one wait for the device."
     tensors = [v for v in values if hasattr(v, "detach")]
-    if not tensors: return [float(v) for v in values]
+    if not tensors:
+        return [float(v) for v in values]
     import torch
+
     read = iter(torch.stack([t.detach().float().reshape(()) for t in tensors]).tolist())
     return [next(read) if hasattr(v, "detach") else float(v) for v in values]
 
-def _jsonable(values:dict) -> dict:
+
+def _jsonable(values: dict) -> dict:
     "JSON has no NaN: a non-finite number becomes null."
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()
+    }
+
 
 class _Log:
     "metrics.jsonl, and TensorBoard where asked."
-    def __init__(self, path, step:int, cfg, write:bool):
+
+    def __init__(self, path, step: int, cfg, write: bool):
         self.path, self.pending, self.sink, self.file = Path(path), {}, None, None
         rows = [r for r in read_jsonl(path) if r["step"] <= step]
-        self.seconds, self.cpu = (rows[-1]["seconds"], rows[-1]["cpu_seconds"]) if rows else (0.0, 0.0)
+        self.seconds, self.cpu = (
+            (rows[-1]["seconds"], rows[-1]["cpu_seconds"]) if rows else (0.0, 0.0)
+        )
         self.wall0, self.cpu0 = time.monotonic(), time.process_time()
-        if not write: return
+        if not write:
+            return
         atomic_write(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
         self.file = open(path, "a", encoding="utf-8")
         if cfg.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
-            self.sink = SummaryWriter(self.path.parent/"tensorboard", purge_step=step + 1)
+
+            self.sink = SummaryWriter(self.path.parent / "tensorboard", purge_step=step + 1)
 
     def times(self) -> dict:
         "Seconds of this run over all its sessions, on the clock and of the processor."
-        return {"seconds": round(self.seconds + time.monotonic() - self.wall0, 3),
-                "cpu_seconds": round(self.cpu + time.process_time() - self.cpu0, 3)}
+        return {
+            "seconds": round(self.seconds + time.monotonic() - self.wall0, 3),
+            "cpu_seconds": round(self.cpu + time.process_time() - self.cpu0, 3),
+        }
 
-    def add(self, values:dict):
+    def add(self, values: dict):
         "Remember values of a micro-batch."
-        for k, v in values.items(): self.pending.setdefault(k, []).append(v)
+        for k, v in values.items():
+            self.pending.setdefault(k, []).append(v)
 
     def means(self) -> dict:
         "Means of what is pending, and forget it. The sum is exact, so it does not matter when values were read."
@@ -225,59 +329,81 @@ class _Log:
         self.pending = {k: _numbers(v) for k, v in self.pending.items()}
         return self.pending
 
-    def line(self, row:dict):
+    def line(self, row: dict):
         "Write a line, and send its numbers to the sink."
-        if self.file is None: return
+        if self.file is None:
+            return
         self.file.write(json.dumps(_jsonable(row), ensure_ascii=False) + "\n")
         self.file.flush()
-        if self.sink is None: return
+        if self.sink is None:
+            return
         for k, v in row.items():
-            if isinstance(v, (int, float)) and k != "step": self.sink.add_scalar(f"{row['kind']}/{k}", v, row["step"])
+            if isinstance(v, (int, float)) and k != "step":
+                self.sink.add_scalar(f"{row['kind']}/{k}", v, row["step"])
 
     def sync(self):
         "Onto the disk, before the checkpoint that relies on it."
-        if self.file is not None: os.fsync(self.file.fileno())
+        if self.file is not None:
+            os.fsync(self.file.fileno())
 
     def close(self):
-        if self.file is not None: self.file.close()
-        if self.sink is not None: self.sink.close()
+        if self.file is not None:
+            self.file.close()
+        if self.sink is not None:
+            self.sink.close()
 
 # %% ../../nbs/core/loop.ipynb #f3c7adb9
 class _Average:
     "Exponential moving average of some models' parameters, as state_dicts."
-    def __init__(self, models:dict, decay:float):
-        self.models, self.decay = models, decay
-        self.state = {n: {k: v.detach().clone() for k, v in m.state_dict().items()} for n, m in models.items()}
-        self.smooth = {n: {k for k, _ in m.named_parameters(remove_duplicate=False)} for n, m in models.items()}
 
-    def update(self, step:int):
+    def __init__(self, models: dict, decay: float):
+        self.models, self.decay = models, decay
+        self.state = {
+            n: {k: v.detach().clone() for k, v in m.state_dict().items()} for n, m in models.items()
+        }
+        self.smooth = {
+            n: {k for k, _ in m.named_parameters(remove_duplicate=False)} for n, m in models.items()
+        }
+
+    def update(self, step: int):
         "One step of the average; `step` counts this one."
         import torch
+
         keep = min(self.decay, (1 + step) / (10 + step))
         for name, model in self.models.items():
             mine, now = self.state[name], model.state_dict()
             keys = [k for k in now if k in self.smooth[name] and now[k].is_floating_point()]
             torch._foreach_lerp_([mine[k] for k in keys], [now[k] for k in keys], 1 - keep)
-            for k in now.keys() - set(keys): mine[k].copy_(now[k])
+            for k in now.keys() - set(keys):
+                mine[k].copy_(now[k])
 
-    def load(self, states:dict):
+    def load(self, states: dict):
         "Take back saved averages."
         for name, state in states.items():
-            for k, v in state.items(): self.state[name][k].copy_(v)
+            for k, v in state.items():
+                self.state[name][k].copy_(v)
 
     @contextlib.contextmanager
     def in_place(self):
         "The models hold the averages inside the block, and exactly their own weights after it."
-        own = {n: {k: v.detach().clone() for k, v in m.state_dict().items()} for n, m in self.models.items()}
-        for n, m in self.models.items(): m.load_state_dict(self.state[n])
-        try: yield
+        own = {
+            n: {k: v.detach().clone() for k, v in m.state_dict().items()}
+            for n, m in self.models.items()
+        }
+        for n, m in self.models.items():
+            m.load_state_dict(self.state[n])
+        try:
+            yield
         finally:
-            for n, m in self.models.items(): m.load_state_dict(own[n])
+            for n, m in self.models.items():
+                m.load_state_dict(own[n])
 
 # %% ../../nbs/core/loop.ipynb #f45deb7b
 class _Signals:
     "A flag set by SIGTERM or SIGINT inside the `with` block."
-    def __init__(self): self.got, self.old = 0, {}
+
+    def __init__(self):
+        self.got, self.old = 0, {}
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
@@ -286,85 +412,112 @@ class _Signals:
 
     def note(self, signum, frame):
         "Remember the signal; a second Ctrl-C does what it does elsewhere."
-        if self.got and signum == signal.SIGINT: raise KeyboardInterrupt
+        if self.got and signum == signal.SIGINT:
+            raise KeyboardInterrupt
         self.got = signum
 
     def __exit__(self, *_):
-        for s, handler in self.old.items(): signal.signal(s, handler)
+        for s, handler in self.old.items():
+            signal.signal(s, handler)
+
 
 @contextlib.contextmanager
 def _lock(folder):
     "One training a folder. A POSIX record lock goes with this process, however it ends; `flock` would live on in its data workers."
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder/".lock", "a") as f:
-        try: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with open(folder / ".lock", "a") as f:
+        try:
+            fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as e:
-            raise CheckpointError(f"{folder}: another training writes here; wait for it, or choose another folder") from e
+            raise CheckpointError(
+                f"{folder}: another training writes here; wait for it, or choose another folder"
+            ) from e
         yield
 
 # %% ../../nbs/core/loop.ipynb #2406b889
 class _Team:
     "What processes do together; alone it does nothing."
-    def __init__(self, fabric): self.fabric, self.size = fabric, fabric.world_size
 
-    def same_start(self, models:dict):
+    def __init__(self, fabric):
+        self.fabric, self.size = fabric, fabric.world_size
+
+    def same_start(self, models: dict):
         "Everybody takes the weights of process 0."
-        if self.size == 1: return
+        if self.size == 1:
+            return
         import torch.distributed as dist
-        for m in models.values():
-            for t in m.state_dict().values(): dist.broadcast(t, 0)
 
-    def average(self, tensors:list, limit:int=1 << 25):
+        for m in models.values():
+            for t in m.state_dict().values():
+                dist.broadcast(t, 0)
+
+    def average(self, tensors: list, limit: int = 1 << 25):
         "Mean over the processes, in place, in flat buffers of about `limit` elements."
-        if self.size == 1: return
-        import numpy as np, torch, torch.distributed as dist
+        if self.size == 1:
+            return
+        import numpy as np
+        import torch
+        import torch.distributed as dist
+
         while tensors:
             n = int(np.searchsorted(np.cumsum([t.numel() for t in tensors]), limit)) + 1
             part, tensors = tensors[:n], tensors[n:]
             flat = torch.cat([t.reshape(-1) for t in part])
             dist.all_reduce(flat)
-            for t, mean in zip(part, (flat / self.size).split([t.numel() for t in part])): t.copy_(mean.view_as(t))
+            for t, mean in zip(part, (flat / self.size).split([t.numel() for t in part])):
+                t.copy_(mean.view_as(t))
 
-    def gradients(self, params:list):
+    def gradients(self, params: list):
         "Average the gradients; a parameter that this process did not use counts as zero."
-        if self.size == 1: return
+        if self.size == 1:
+            return
         import torch
-        for p in params: p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+
+        for p in params:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         self.average([p.grad for p in params])
 
-    def most(self, *values:float) -> list[float]:
+    def most(self, *values: float) -> list[float]:
         "The largest of each number over the processes."
-        if self.size == 1 or not values: return list(values)
-        import torch, torch.distributed as dist
+        if self.size == 1 or not values:
+            return list(values)
+        import torch
+        import torch.distributed as dist
+
         t = torch.tensor(values, dtype=torch.float64).to(self.fabric.device, torch.float32)
         dist.all_reduce(t, op=dist.ReduceOp.MAX)
         return t.tolist()
 
     def wait(self):
-        if self.size > 1: self.fabric.barrier()
+        if self.size > 1:
+            self.fabric.barrier()
 
 # %% ../../nbs/core/loop.ipynb #9523e4af
 @dataclasses.dataclass
 class FitResult:
     "How a training ended."
-    step:int                # Steps done
-    best_step:int|None      # Step of the best validation
-    best_score:float|None   # Its score, lower is better
-    seconds:float           # On the clock, over all sessions
-    cpu_seconds:float       # Of this process, over all sessions
-    resumed_from:int|None   # Step of the checkpoint that this call began with
-    log_path:Path           # metrics.jsonl
+
+    step: int  # Steps done
+    best_step: int | None  # Step of the best validation
+    best_score: float | None  # Its score, lower is better
+    seconds: float  # On the clock, over all sessions
+    cpu_seconds: float  # Of this process, over all sessions
+    resumed_from: int | None  # Step of the checkpoint that this call began with
+    log_path: Path  # metrics.jsonl
+
 
 class _Run:
     "The state of one `fit` call."
-    def __init__(self, task, cfg:LoopConfig, out_dir, fabric):
+
+    def __init__(self, task, cfg: LoopConfig, out_dir, fabric):
         self.task, self.cfg, self.fabric, self.team = task, cfg, fabric, _Team(fabric)
-        self.root, self.path = Path(out_dir)/"checkpoints", Path(out_dir)/"metrics.jsonl"
+        self.root, self.path = Path(out_dir) / "checkpoints", Path(out_dir) / "metrics.jsonl"
         self.step, self.items, self.bad, self.doubts = 0, 0, {}, []
         self.best, self.best_step, self.pending = None, None, {}
         seeded_step(cfg.seed, "models")
         self.models = task.models()
-        for m in self.models.values(): m.to(fabric.device).train()
+        for m in self.models.values():
+            m.to(fabric.device).train()
         self.setup_phases()
         self.batches = Batches(task, cfg, fabric.global_rank, fabric.world_size)
         self.eager = fabric.device.type == "cpu" or cfg.max_nonfinite > 0
@@ -376,105 +529,165 @@ class _Run:
         task = self.task
         self.optimizers = task.optimizers(self.models, self.cfg)
         if set(self.optimizers) != set(task.phases):
-            raise ConfigError(f"{type(task).__name__}: phases {sorted(task.phases)} and optimisers {sorted(self.optimizers)} differ; name one for each")
+            raise ConfigError(
+                f"{type(task).__name__}: phases {sorted(task.phases)} and optimisers {sorted(self.optimizers)} differ; name one for each"
+            )
         self.rates = {n: [g["lr"] for g in o.param_groups] for n, o in self.optimizers.items()}
-        self.params = {n: [p for g in o.param_groups for p in g["params"] if p.requires_grad] for n, o in self.optimizers.items()}
-        self.trainable = [p for m in self.models.values() for p in m.parameters() if p.requires_grad]
-        if sum(map(len, self.params.values())) != len({id(p) for ps in self.params.values() for p in ps}):
-            raise ConfigError(f"{type(task).__name__}: a parameter is in two optimisers; give each parameter to one")
+        self.params = {
+            n: [p for g in o.param_groups for p in g["params"] if p.requires_grad]
+            for n, o in self.optimizers.items()
+        }
+        self.trainable = [
+            p for m in self.models.values() for p in m.parameters() if p.requires_grad
+        ]
+        if sum(map(len, self.params.values())) != len(
+            {id(p) for ps in self.params.values() for p in ps}
+        ):
+            raise ConfigError(
+                f"{type(task).__name__}: a parameter is in two optimisers; give each parameter to one"
+            )
         self.phase = None
 
     def only(self, phase):
         "Just the parameters of this phase require a gradient."
-        if phase == self.phase: return
-        for p in self.trainable: p.requires_grad_(False)
-        for p in self.params.get(phase, ()): p.requires_grad_(True)
+        if phase == self.phase:
+            return
+        for p in self.trainable:
+            p.requires_grad_(False)
+        for p in self.params.get(phase, ()):
+            p.requires_grad_(True)
         self.phase = phase
 
 # %% ../../nbs/core/loop.ipynb #a127dab0
-def _differences(old:dict, new:dict) -> str:
+def _differences(old: dict, new: dict) -> str:
     "`lr was 0.001, is 0.002`, for every key that differs."
-    return ", ".join(f"{k} was {old.get(k)}, is {new.get(k)}" for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k))
+    return ", ".join(
+        f"{k} was {old.get(k)}, is {new.get(k)}"
+        for k in sorted(old.keys() | new.keys())
+        if old.get(k) != new.get(k)
+    )
+
 
 def _identity(task, cfg) -> dict:
     "What a checkpoint must agree with: options, and a digest of each entry of the task's fingerprint."
     return {**_binding(cfg), **{f"task.{k}": digest(v)[:16] for k, v in task.fingerprint().items()}}
 
-def _checked(task, cfg, root) -> Checkpoint|None:
+
+def _checked(task, cfg, root) -> Checkpoint | None:
     "The newest whole checkpoint, if it is of this task and these options."
     found = load_checkpoint(root)
-    if found is None: return None
+    if found is None:
+        return None
     if diff := _differences(found.state["identity"], _identity(task, cfg)):
-        raise CheckpointError(f"{found.path}: made with other options ({diff}); put them back, or train into a new folder")
+        raise CheckpointError(
+            f"{found.path}: made with other options ({diff}); put them back, or train into a new folder"
+        )
     return found
 
-def _load_weights(models:dict, found:Checkpoint, suffix:str=""):
+
+def _load_weights(models: dict, found: Checkpoint, suffix: str = ""):
     "Saved weights into modules; a misfit is an error that names the keys."
     for name, model in models.items():
         state = found.models.get(name + suffix, found.models.get(name))
-        if state is None: raise CheckpointError(f"{found.path}: no model {name!r}; it holds {sorted(found.models)}")
-        try: model.load_state_dict(state)
-        except RuntimeError as e: raise CheckpointError(f"{found.path}: weights of {name!r} do not fit this model ({e}); use the code and options it was made with") from e
+        if state is None:
+            raise CheckpointError(
+                f"{found.path}: no model {name!r}; it holds {sorted(found.models)}"
+            )
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as e:
+            raise CheckpointError(
+                f"{found.path}: weights of {name!r} do not fit this model ({e}); use the code and options it was made with"
+            ) from e
 
 # %% ../../nbs/core/loop.ipynb #4e74d75b
 def _average_of(run):
     "The averaged models, if any are asked for."
-    if not run.cfg.ema: return None
+    if not run.cfg.ema:
+        return None
     names = run.task.averaged() or tuple(run.models)
     return _Average({n: run.models[n] for n in names}, run.cfg.ema)
 
-_PLAN = ("steps", "log_every", "validate_every", "save_every") # For whoever watches: a log alone does not say where it will end
 
-def _begin(run, found:Checkpoint|None):
+_PLAN = (
+    "steps",
+    "log_every",
+    "validate_every",
+    "save_every",
+)  # For whoever watches: a log alone does not say where it will end
+
+
+def _begin(run, found: Checkpoint | None):
     "Bring a run to where the checkpoint left it, or to its start."
     if found is not None:
         state = found.state
         _load_weights(run.models, found)
-        for name, o in run.optimizers.items(): o.load_state_dict(found.optimizers[name])
-        run.step, run.items, run.bad, run.pending = state["step"], state["items"], state["bad"], state["pending"]
+        for name, o in run.optimizers.items():
+            o.load_state_dict(found.optimizers[name])
+        run.step, run.items, run.bad, run.pending = (
+            state["step"],
+            state["items"],
+            state["bad"],
+            state["pending"],
+        )
         run.best, run.best_step = state["best_score"], state["best_step"]
         run.task.load_extra(state["extra"])
     seeded_step(run.cfg.seed, "before_fit")
     run.task.before_fit(found is not None)
     run.team.same_start(run.models)
     run.average = _average_of(run)
-    if found is not None and run.average: run.average.load({n: found.models[f"{n}_ema"] for n in run.average.models})
+    if found is not None and run.average:
+        run.average.load({n: found.models[f"{n}_ema"] for n in run.average.models})
     lead = run.fabric.global_rank == 0
-    if found is not None and lead: set_aside(run.root, run.step)
+    if found is not None and lead:
+        set_aside(run.root, run.step)
     run.log = _Log(run.path, run.step, run.cfg, lead)
     run.log.pending = {k: list(v) for k, v in run.pending.items()}
-    if lead: write_json(run.path.with_name("training.json"), {k: getattr(run.cfg, k) for k in _PLAN})
+    if lead:
+        write_json(run.path.with_name("training.json"), {k: getattr(run.cfg, k) for k in _PLAN})
     run.saved, run.saved_step = time.monotonic(), run.step if found is not None else None
     run.team.wait()
 
 # %% ../../nbs/core/loop.ipynb #8545e50d
-def _phase(run, name:str, micro:list, scale:float):
+def _phase(run, name: str, micro: list, scale: float):
     "One optimiser's part of a step."
     cfg, optimizer, total = run.cfg, run.optimizers[name], 0.0
     run.only(name)
     optimizer.zero_grad(set_to_none=True)
     for k, batch in enumerate(micro):
         seeded_step(cfg.seed, run.step, name, k, run.fabric.global_rank)
-        with run.fabric.autocast(): loss, logs = run.task.loss(name, batch, run.step)
-        if loss is None: return
+        with run.fabric.autocast():
+            loss, logs = run.task.loss(name, batch, run.step)
+        if loss is None:
+            return
         run.fabric.backward(loss / len(micro) if len(micro) > 1 else loss)
         total = total + loss.detach()
         run.log.add({name: loss.detach(), **logs})
     run.team.gradients(run.params[name])
     norm = _clip(run.params[name], cfg.clip)
     run.log.add({f"grad/{name}": norm})
-    for group, rate in zip(optimizer.param_groups, run.rates[name]): group["lr"] = rate * scale
-    if _sound(run, name, total + norm): optimizer.step()
+    for group, rate in zip(optimizer.param_groups, run.rates[name]):
+        group["lr"] = rate * scale
+    if _sound(run, name, total + norm):
+        optimizer.step()
 
-def _clip(params:list, limit:float):
+
+def _clip(params: list, limit: float):
     "Norm of a phase's gradient, before it is clipped to `limit` (0: not at all)."
     from torch.nn.utils import clip_grad_norm_, get_total_norm
-    return clip_grad_norm_(params, limit) if limit else get_total_norm([p.grad for p in params if p.grad is not None])
 
-def _sound(run, phase:str, value) -> bool:
+    return (
+        clip_grad_norm_(params, limit)
+        if limit
+        else get_total_norm([p.grad for p in params if p.grad is not None])
+    )
+
+
+def _sound(run, phase: str, value) -> bool:
     "Whether to step. `value` is loss + norm: finite if both are."
     run.doubts.append((run.step, phase, value))
     return not run.eager or _settle(run)
+
 
 def _settle(run) -> bool:
     "Look at the values collected; raise after more than `max_nonfinite` bad steps of a phase in a row."
@@ -483,15 +696,19 @@ def _settle(run) -> bool:
     bad = run.team.most(*(float(not math.isfinite(v)) for v in values))
     for (step, phase, _), value, is_bad in zip(doubts, values, bad):
         run.bad[phase] = run.bad.get(phase, 0) + 1 if is_bad else 0
-        if run.bad[phase] > run.cfg.max_nonfinite: raise TrainingDiverged(_why(run, step, phase, value))
+        if run.bad[phase] > run.cfg.max_nonfinite:
+            raise TrainingDiverged(_why(run, step, phase, value))
     return not any(bad)
+
 
 def _why(run, step, phase, value) -> str:
     "What went wrong, with which items, and what helps."
     a = run.cfg.accumulate
     items = [i for m in range(step * a, (step + 1) * a) for i in run.batches.indices(m)]
-    return (f"{run.root}: loss or gradient of phase {phase!r} is {value} in step {step + 1} (items {items[:32]}); the last checkpoint is from before. "
-            "Try a lower `lr`, a longer `warmup`, a smaller `clip`, `precision: 32-true`, or look at these items; `max_nonfinite` lets single steps pass")
+    return (
+        f"{run.root}: loss or gradient of phase {phase!r} is {value} in step {step + 1} (items {items[:32]}); the last checkpoint is from before. "
+        "Try a lower `lr`, a longer `warmup`, a smaller `clip`, `precision: 32-true`, or look at these items; `max_nonfinite` lets single steps pass"
+    )
 
 # %% ../../nbs/core/loop.ipynb #69b888e9
 def _one_step(run, stream):
@@ -501,12 +718,15 @@ def _one_step(run, stream):
         micro.append(run.fabric.to_device(next(stream)))
         run.items += len(run.batches.whole(run.step * cfg.accumulate + k))
     scale = run.task.lr_scale(run.step, cfg)
-    for name in run.task.phases: _phase(run, name, micro, scale)
+    for name in run.task.phases:
+        _phase(run, name, micro, scale)
     run.step += 1
     if run.hook:
         seeded_step(cfg.seed, run.step, "after_step")
         run.task.after_step(run.step)
-    if run.average: run.average.update(run.step)
+    if run.average:
+        run.average.update(run.step)
+
 
 def _write_line(run):
     "A line of kind train."
@@ -514,26 +734,46 @@ def _write_line(run):
     means = run.log.means()
     if run.team.size > 1:
         import torch
+
         values = torch.tensor(list(means.values()), device=run.fabric.device)
         run.team.average([values])
         means = dict(zip(means, values.tolist()))
     lr = next(iter(run.optimizers.values())).param_groups[0]["lr"]
     losses = {k if "/" in k else f"loss/{k}": v for k, v in means.items()}
     epoch = run.step * run.cfg.accumulate / run.batches.per_epoch
-    run.log.line({"kind": "train", "step": run.step, "epoch": round(epoch, 4), "lr": lr, **losses, "items": run.items, **run.log.times()})
-    if losses: run.bar.note(**{next(iter(losses)): next(iter(losses.values()))})
+    run.log.line(
+        {
+            "kind": "train",
+            "step": run.step,
+            "epoch": round(epoch, 4),
+            "lr": lr,
+            **losses,
+            "items": run.items,
+            **run.log.times(),
+        }
+    )
+    if losses:
+        run.bar.note(**{next(iter(losses)): next(iter(losses.values()))})
 
 # %% ../../nbs/core/loop.ipynb #d047921b
 def _scored(run) -> dict:
     "The task's validation: averaged weights if there are any, evaluation mode, no gradients, draws named by step."
     import torch
+
     modes = [(m, m.training) for model in run.models.values() for m in model.modules()]
-    for model in run.models.values(): model.eval()
+    for model in run.models.values():
+        model.eval()
     seeded_step(run.cfg.seed, run.step, "validate")
-    with torch.no_grad(), run.fabric.autocast(), run.average.in_place() if run.average else contextlib.nullcontext():
+    with (
+        torch.no_grad(),
+        run.fabric.autocast(),
+        run.average.in_place() if run.average else contextlib.nullcontext(),
+    ):
         values = {k: v.item() if hasattr(v, "item") else v for k, v in run.task.validate().items()}
-    for m, mode in modes: m.training = mode
+    for m, mode in modes:
+        m.training = mode
     return values
+
 
 def _validate(run):
     "Score, log, and keep the best."
@@ -542,70 +782,120 @@ def _validate(run):
     row = {k if "/" in k or k == "score" else f"val/{k}": v for k, v in values.items()}
     run.log.line({"kind": "val", "step": run.step, **row, "items": run.items, **run.log.times()})
     score = values.get("score")
-    if score is None or not math.isfinite(score) or (run.best is not None and score >= run.best): return
+    if score is None or not math.isfinite(score) or (run.best is not None and score >= run.best):
+        return
     run.best, run.best_step = score, run.step
     _save(run, tag="best")
 
-def _weights(run, best:bool) -> dict:
+
+def _weights(run, best: bool) -> dict:
     "State dicts to save: under its name what was scored (best), or the raw weights and `name_ema` (latest)."
     own = {n: m.state_dict() for n, m in run.models.items()}
-    if run.average is None: return own
+    if run.average is None:
+        return own
     return {**own, **{n if best else f"{n}_ema": s for n, s in run.average.state.items()}}
+
 
 def _save(run, tag=None):
     "Write a checkpoint; only process 0 writes, all wait."
     _settle(run)
     run.log.sync()
-    state = {"step": run.step, "items": run.items, "bad": run.bad, "best_step": run.best_step, "best_score": run.best,
-             "pending": run.log.read(), "identity": run.identity, "extra": run.task.extra_state()}
+    state = {
+        "step": run.step,
+        "items": run.items,
+        "bad": run.bad,
+        "best_step": run.best_step,
+        "best_score": run.best,
+        "pending": run.log.read(),
+        "identity": run.identity,
+        "extra": run.task.extra_state(),
+    }
     if run.fabric.global_rank == 0:
         optimizers = {} if tag else {n: o.state_dict() for n, o in run.optimizers.items()}
-        save_checkpoint(run.root, run.step, _weights(run, bool(tag)), optimizers, state, run.cfg.keep, tag)
-    if not tag: run.saved, run.saved_step = time.monotonic(), run.step
+        save_checkpoint(
+            run.root, run.step, _weights(run, bool(tag)), optimizers, state, run.cfg.keep, tag
+        )
+    if not tag:
+        run.saved, run.saved_step = time.monotonic(), run.step
     run.team.wait()
 
 # %% ../../nbs/core/loop.ipynb #32fa9fbc
-def _stale(cfg, step:int, best_step) -> bool:
+def _stale(cfg, step: int, best_step) -> bool:
     "Whether the last `patience` validations all failed to better the score."
-    return bool(cfg.patience and cfg.validate_every and best_step is not None and step // cfg.validate_every - best_step // cfg.validate_every >= cfg.patience)
+    return bool(
+        cfg.patience
+        and cfg.validate_every
+        and best_step is not None
+        and step // cfg.validate_every - best_step // cfg.validate_every >= cfg.patience
+    )
 
-def _due(every:int, step:int, steps:int) -> bool: return every > 0 and (step % every == 0 or step == steps)
+
+def _due(every: int, step: int, steps: int) -> bool:
+    return every > 0 and (step % every == 0 or step == steps)
+
 
 def _after(run, signals):
     "What is due after a step: a line, a validation, a checkpoint, the end."
     cfg, step = run.cfg, run.step
-    if _due(cfg.log_every, step, cfg.steps): _write_line(run)
-    if _due(cfg.validate_every, step, cfg.steps): _validate(run)
+    if _due(cfg.log_every, step, cfg.steps):
+        _write_line(run)
+    if _due(cfg.validate_every, step, cfg.steps):
+        _validate(run)
     late = time.monotonic() - run.saved > 60 * cfg.save_minutes
     signum, late = run.team.most(signals.got, late)
-    if late or signum or _due(cfg.save_every, step, cfg.steps): _save(run)
-    if signum: raise Interrupted(int(signum), step, run.root)
+    if late or signum or _due(cfg.save_every, step, cfg.steps):
+        _save(run)
+    if signum:
+        raise Interrupted(int(signum), step, run.root)
+
 
 def _train(run, title):
     "All steps that are left."
     cfg = run.cfg
-    stream = _stream(run.batches, run.step * cfg.accumulate, cfg.steps * cfg.accumulate, run.fabric.device.type == "cuda")
-    shown = bar(cfg.steps, title, start=run.step) if run.fabric.global_rank == 0 else Bar(draw=lambda line: None)
+    stream = _stream(
+        run.batches,
+        run.step * cfg.accumulate,
+        cfg.steps * cfg.accumulate,
+        run.fabric.device.type == "cuda",
+    )
+    shown = (
+        bar(cfg.steps, title, start=run.step)
+        if run.fabric.global_rank == 0
+        else Bar(draw=lambda line: None)
+    )
     with _Signals() as signals, shown as run.bar:
         while run.step < cfg.steps and not _stale(cfg, run.step, run.best_step):
             _one_step(run, stream)
             run.bar.update(1)
             _after(run, signals)
-    if run.step < cfg.steps and run.saved_step != run.step: _save(run)   # ended early
+    if run.step < cfg.steps and run.saved_step != run.step:
+        _save(run)  # ended early
+
 
 def has_bf16(
-    accelerator:str="auto", # As in `LoopConfig`
-)->bool:
+    accelerator: str = "auto",  # As in `LoopConfig`
+) -> bool:
     "Whether the device that would train multiplies bfloat16 in its own units; where it only emulates it, bf16 is slower than float32."
     import torch
-    if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available(): return torch.cuda.is_bf16_supported(including_emulation=False)
-    if accelerator == "mps" or accelerator == "auto" and torch.backends.mps.is_available(): return False
+
+    if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if accelerator == "mps" or accelerator == "auto" and torch.backends.mps.is_available():
+        return False
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
 
 def _fabric(cfg):
     "Fabric for these options. Imported here: it takes seconds, and only a training needs it."
     from lightning_fabric import Fabric
-    fabric = Fabric(accelerator=cfg.accelerator, strategy=cfg.strategy, devices=cfg.devices, num_nodes=cfg.num_nodes, precision=cfg.precision)
+
+    fabric = Fabric(
+        accelerator=cfg.accelerator,
+        strategy=cfg.strategy,
+        devices=cfg.devices,
+        num_nodes=cfg.num_nodes,
+        precision=cfg.precision,
+    )
     fabric.launch()
     return fabric
 
@@ -613,42 +903,72 @@ def _fabric(cfg):
 def _already(task, cfg, out_dir, found) -> FitResult:
     "The result of a training that is complete; its weights go into the task's models."
     _load_weights(task.models(), found)
-    rows = read_jsonl(path := Path(out_dir)/"metrics.jsonl")
+    rows = read_jsonl(path := Path(out_dir) / "metrics.jsonl")
     times = rows[-1] if rows else {"seconds": 0.0, "cpu_seconds": 0.0}
     task.load_extra(found.state["extra"])
-    return FitResult(found.step, found.state["best_step"], found.state["best_score"], times["seconds"], times["cpu_seconds"], found.step, path)
+    return FitResult(
+        found.step,
+        found.state["best_step"],
+        found.state["best_score"],
+        times["seconds"],
+        times["cpu_seconds"],
+        found.step,
+        path,
+    )
+
 
 def fit(
-    task:Task,       # Models, items and loss
-    cfg:LoopConfig,  # How to train
-    out_dir,         # Gets `metrics.jsonl`, `training.json` and `checkpoints/`; what lies there is gone on with
-    title:str="",    # In front of the progress bar
+    task: Task,  # Models, items and loss
+    cfg: LoopConfig,  # How to train
+    out_dir,  # Gets `metrics.jsonl`, `training.json` and `checkpoints/`; what lies there is gone on with
+    title: str = "",  # In front of the progress bar
 ) -> FitResult:  # The task's models then hold the last weights; `load_models` gets the best
     "Train until `cfg.steps`. Raises `Interrupted` (saved), `TrainingDiverged` (nothing overwritten), `CheckpointError`."
-    if cfg.precision == "auto": cfg = dataclasses.replace(cfg, precision="bf16-mixed" if has_bf16(cfg.accelerator) else "32-true")
-    root, fabric = Path(out_dir)/"checkpoints", None
-    if int(os.environ.get("WORLD_SIZE", 1)) * cfg.devices == 1 and (found := _checked(task, cfg, root)) and (found.step >= cfg.steps or _stale(cfg, found.step, found.state["best_step"])):
+    if cfg.precision == "auto":
+        cfg = dataclasses.replace(
+            cfg, precision="bf16-mixed" if has_bf16(cfg.accelerator) else "32-true"
+        )
+    root, fabric = Path(out_dir) / "checkpoints", None
+    if (
+        int(os.environ.get("WORLD_SIZE", 1)) * cfg.devices == 1
+        and (found := _checked(task, cfg, root))
+        and (found.step >= cfg.steps or _stale(cfg, found.step, found.state["best_step"]))
+    ):
         return _already(task, cfg, out_dir, found)
     fabric = _fabric(cfg)
     with _lock(root) if fabric.global_rank == 0 else contextlib.nullcontext():
-        if fabric.global_rank == 0: sweep(root)
+        if fabric.global_rank == 0:
+            sweep(root)
         run = _Run(task, cfg, out_dir, fabric)
         found = _checked(task, cfg, root)
         _begin(run, found)
-        try: _train(run, title)
+        try:
+            _train(run, title)
         finally:
-            for p in run.trainable: p.requires_grad_(True)
+            for p in run.trainable:
+                p.requires_grad_(True)
             run.log.close()
-    return FitResult(run.step, run.best_step, run.best, **run.log.times(), resumed_from=found and found.step, log_path=run.path)
+    return FitResult(
+        run.step,
+        run.best_step,
+        run.best,
+        **run.log.times(),
+        resumed_from=found and found.step,
+        log_path=run.path,
+    )
+
 
 def load_models(
-    out_dir,       # Where `fit` trained
-    models:dict,   # Name -> module, as the task gives them; filled in place
-    tag:str="best",  # `best` holds the weights that were scored, `latest` the last ones
-    ema:bool=True,   # Of `latest`, take the moving average where there is one
+    out_dir,  # Where `fit` trained
+    models: dict,  # Name -> module, as the task gives them; filled in place
+    tag: str = "best",  # `best` holds the weights that were scored, `latest` the last ones
+    ema: bool = True,  # Of `latest`, take the moving average where there is one
 ) -> Checkpoint:
     "Load trained weights. There is no falling back from `best` to `latest`: a missing one is an error."
-    found = load_checkpoint(root := Path(out_dir)/"checkpoints", tag)
-    if found is None: raise MissingError(f"{root}: no checkpoint {tag!r}; train first, or ask for another tag (`best` needs a validation with a score)")
+    found = load_checkpoint(root := Path(out_dir) / "checkpoints", tag)
+    if found is None:
+        raise MissingError(
+            f"{root}: no checkpoint {tag!r}; train first, or ask for another tag (`best` needs a validation with a score)"
+        )
     _load_weights(models, found, "_ema" if ema and tag == "latest" else "")
     return found

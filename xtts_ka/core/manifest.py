@@ -7,7 +7,9 @@ __all__ = ['COLUMNS', 'SCRIPTS', 'REJECT_COLUMNS', 'Row', 'Reject', 'Manifest', 
            'write_rejects', 'read_rejects']
 
 # %% ../../nbs/core/manifest.ipynb #5896e890
-import math, posixpath, re
+import math
+import posixpath
+import re
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,158 +20,252 @@ from .files import atomic_write
 from .paths import inside, outside, shown
 
 # %% ../../nbs/core/manifest.ipynb #f215311a
-COLUMNS = ("audio_file", "text", "speaker_name") # needed; `split` and `duration` have a meaning; any others are kept as text
+COLUMNS = (
+    "audio_file",
+    "text",
+    "speaker_name",
+)  # needed; `split` and `duration` have a meaning; any others are kept as text
+
 
 @dataclass(slots=True)
 class Row:
     "One utterance."
-    audio_file: str # Relative to the manifest's folder, with `/`
-    text: str # As written, not normalised
+
+    audio_file: str  # Relative to the manifest's folder, with `/`
+    text: str  # As written, not normalised
     speaker_name: str
-    split: str = "" # train, val, test, or not assigned
-    duration: float|None = None # Seconds; measured where the audio was checked and the file gives none
-    extra: dict = field(default_factory=dict) # Further columns, as text
-    line: int = field(default=0, compare=False) # In the file it came from, from 1
+    split: str = ""  # train, val, test, or not assigned
+    duration: float | None = (
+        None  # Seconds; measured where the audio was checked and the file gives none
+    )
+    extra: dict = field(default_factory=dict)  # Further columns, as text
+    line: int = field(default=0, compare=False)  # In the file it came from, from 1
+
 
 @dataclass(slots=True)
 class Reject:
     "One line that cannot be used, and why."
-    line: int # From 1, the header included
-    item: str # The audio file, or the line's beginning
-    reason: str # A fixed word or two, of `core.audio.REASONS` for sound; then often `: ` and a detail
-    file: str = "" # The manifest
-    stage: str = "" # Of the pipeline
+
+    line: int  # From 1, the header included
+    item: str  # The audio file, or the line's beginning
+    reason: (
+        str  # A fixed word or two, of `core.audio.REASONS` for sound; then often `: ` and a detail
+    )
+    file: str = ""  # The manifest
+    stage: str = ""  # Of the pipeline
+
 
 @dataclass(slots=True)
 class Manifest:
     "A `metadata.csv` that was read: `len(rows) + len(rejects)` is the number of its lines with data."
+
     path: Path
     rows: list
     rejects: list
     columns: tuple
 
     @property
-    def folder(self)->Path: return self.path.parent
+    def folder(self) -> Path:
+        return self.path.parent
 
     @property
-    def speakers(self)->dict: # name -> number of rows
+    def speakers(self) -> dict:  # name -> number of rows
         return dict(sorted(Counter(r.speaker_name for r in self.rows).items()))
 
-    def audio_path(self, row:Row)->Path:
+    def audio_path(self, row: Row) -> Path:
         "Where a row's sound lies; `PathError` when a link leads out of the folder."
         return inside(self.folder, row.audio_file)
 
-    def summary(self)->str: # One line for the log
+    def summary(self) -> str:  # One line for the log
         "How many lines were kept, how many rejected and for what."
         why = Counter(r.reason.split(":")[0] for r in self.rejects)
         text = f"{shown(self.path)}: {len(self.rows)} rows of {len(self.speakers)} speakers"
-        return text + (f"; {len(self.rejects)} lines rejected: " + ", ".join(f"{n} {w}" for w, n in why.most_common()) if why else "")
+        return text + (
+            f"; {len(self.rejects)} lines rejected: "
+            + ", ".join(f"{n} {w}" for w, n in why.most_common())
+            if why
+            else ""
+        )
 
 # %% ../../nbs/core/manifest.ipynb #4b7d16c3
-def _lines(path:Path)->list: # [(line number, text or None)]; None: not UTF-8
+def _lines(path: Path) -> list:  # [(line number, text or None)]; None: not UTF-8
     "Lines that hold something. Split at LF only (CR before it belongs to the line end): other separators may stand in a text."
-    try: data = path.read_bytes()
-    except FileNotFoundError: raise ManifestError(f"{shown(path)}: no such file; a folder of recordings needs a `metadata.csv` with the header {'|'.join(COLUMNS)}") from None
-    except OSError as e: raise ManifestError(f"{shown(path)}: cannot be read: {e.strerror}") from None
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"): raise ManifestError(f"{shown(path)}:1: the file is UTF-16; save it as UTF-8")
-    data = data.removeprefix(b"\xef\xbb\xbf") # a byte order mark, as Excel writes it
-    try: lines = data.decode().split("\n")
-    except UnicodeDecodeError: lines = [_decoded(raw) for raw in data.split(b"\n")]
-    return [(n, line if line is None else line.removesuffix("\r")) for n, line in enumerate(lines, 1) if line is None or line.strip()]
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ManifestError(
+            f"{shown(path)}: no such file; a folder of recordings needs a `metadata.csv` with the header {'|'.join(COLUMNS)}"
+        ) from None
+    except OSError as e:
+        raise ManifestError(f"{shown(path)}: cannot be read: {e.strerror}") from None
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ManifestError(f"{shown(path)}:1: the file is UTF-16; save it as UTF-8")
+    data = data.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, as Excel writes it
+    try:
+        lines = data.decode().split("\n")
+    except UnicodeDecodeError:
+        lines = [_decoded(raw) for raw in data.split(b"\n")]
+    return [
+        (n, line if line is None else line.removesuffix("\r"))
+        for n, line in enumerate(lines, 1)
+        if line is None or line.strip()
+    ]
 
-def _decoded(raw:bytes)->str|None:
-    try: return raw.decode()
-    except UnicodeDecodeError: return None
 
-def _columns(path:Path, number:int, header:str|None)->list:
+def _decoded(raw: bytes) -> str | None:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _columns(path: Path, number: int, header: str | None) -> list:
     "The column names, or a `ManifestError` that says what is wrong with the first line."
     at, right = f"{shown(path)}:{number}", "|".join(COLUMNS)
-    if header is None: raise ManifestError(f"{at}: the header is not UTF-8; save the file as UTF-8")
-    if "\r" in header: raise ManifestError(f"{at}: the line ends are CR alone; save the file with LF or CRLF")
+    if header is None:
+        raise ManifestError(f"{at}: the header is not UTF-8; save the file as UTF-8")
+    if "\r" in header:
+        raise ManifestError(f"{at}: the line ends are CR alone; save the file with LF or CRLF")
     columns = header.split("|")
     for other, name in ((",", "commas"), (";", "semicolons"), ("\t", "tabs")):
-        if len(columns) == 1 and other in header: raise ManifestError(f"{at}: the columns are separated by {name}; use `|`: {right}")
+        if len(columns) == 1 and other in header:
+            raise ManifestError(f"{at}: the columns are separated by {name}; use `|`: {right}")
     if missing := [c for c in COLUMNS if c not in columns]:
-        raise ManifestError(f"{at}: no column {', '.join(missing)} in the header {header[:80]!r}; the first line must be {right} (further columns may follow)")
-    if twice := [c for c, n in Counter(columns).items() if n > 1 or not c.strip()]: raise ManifestError(f"{at}: column {twice[0]!r} is empty or given twice; name every column once")
+        raise ManifestError(
+            f"{at}: no column {', '.join(missing)} in the header {header[:80]!r}; the first line must be {right} (further columns may follow)"
+        )
+    if twice := [c for c, n in Counter(columns).items() if n > 1 or not c.strip()]:
+        raise ManifestError(
+            f"{at}: column {twice[0]!r} is empty or given twice; name every column once"
+        )
     return columns
 
 # %% ../../nbs/core/manifest.ipynb #e3a1b2c8
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
-SCRIPTS = dict(georgian=re.compile("[\u10a0-\u10fa\u10fc-\u10ff\u1c90-\u1cbf\u2d00-\u2d2d]"), latin=re.compile("[A-Za-z\u00c0-\u024f]"))
+SCRIPTS = dict(
+    georgian=re.compile("[\u10a0-\u10fa\u10fc-\u10ff\u1c90-\u1cbf\u2d00-\u2d2d]"),
+    latin=re.compile("[A-Za-z\u00c0-\u024f]"),
+)
+
 
 class _Refused(Exception):
     "Carries the reason of one line."
 
-def _row(line:str, columns:list, number:int)->Row:
+
+def _row(line: str, columns: list, number: int) -> Row:
     "Split one line; `_Refused` when it is no row."
     values = line.split("|")
-    if len(values) != len(columns): raise _Refused(f"fields: {len(columns)} expected, {len(values)} found; a text may not hold `|`")
-    if bad := _CONTROL.search(line): raise _Refused(f"control character: {bad[0]!r}")
+    if len(values) != len(columns):
+        raise _Refused(
+            f"fields: {len(columns)} expected, {len(values)} found; a text may not hold `|`"
+        )
+    if bad := _CONTROL.search(line):
+        raise _Refused(f"control character: {bad[0]!r}")
     extra = dict(zip(columns, values))
-    row = Row(extra.pop("audio_file"), extra.pop("text"), extra.pop("speaker_name"), extra.pop("split", ""), None, extra, number)
-    if why := outside(row.audio_file): raise _Refused(f"path: {why}")
-    if not row.speaker_name.strip(): raise _Refused("speaker: no speaker name")
-    if seconds := extra.pop("duration", ""): row.duration = _seconds(seconds)
+    row = Row(
+        extra.pop("audio_file"),
+        extra.pop("text"),
+        extra.pop("speaker_name"),
+        extra.pop("split", ""),
+        None,
+        extra,
+        number,
+    )
+    if why := outside(row.audio_file):
+        raise _Refused(f"path: {why}")
+    if not row.speaker_name.strip():
+        raise _Refused("speaker: no speaker name")
+    if seconds := extra.pop("duration", ""):
+        row.duration = _seconds(seconds)
     return row
 
-def _seconds(text:str)->float:
-    try: value = float(text)
-    except ValueError: value = math.nan
-    if not 0 <= value < math.inf: raise _Refused(f"duration: {text!r} is not a number of seconds")
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise _Refused(f"duration: {text!r} is not a number of seconds")
     return value
 
-def _check_text(text:str, script:str|None):
-    if not any(map(str.isalpha, text)): raise _Refused("no letters" if text.strip() else "empty text")
-    if script and not SCRIPTS[script].search(text): raise _Refused(f"no {script.capitalize()} letters")
 
-def _check_sound(folder:Path, row:Row, max_seconds:float):
+def _check_text(text: str, script: str | None):
+    if not any(map(str.isalpha, text)):
+        raise _Refused("no letters" if text.strip() else "empty text")
+    if script and not SCRIPTS[script].search(text):
+        raise _Refused(f"no {script.capitalize()} letters")
+
+
+def _check_sound(folder: Path, row: Row, max_seconds: float):
     "Fill in the duration, or refuse with the word of the `AudioError`."
-    try: info = _check_audio(inside(folder, row.audio_file), max_seconds)
-    except AudioError as e: raise _Refused(f"{e.reason}: {e.detail}") from None
-    except PathError as e: raise _Refused("path: a link leads out of the folder") from None
-    if row.duration is None: row.duration = info.seconds
+    try:
+        info = _check_audio(inside(folder, row.audio_file), max_seconds)
+    except AudioError as e:
+        raise _Refused(f"{e.reason}: {e.detail}") from None
+    except PathError:
+        raise _Refused("path: a link leads out of the folder") from None
+    if row.duration is None:
+        row.duration = info.seconds
 
 # %% ../../nbs/core/manifest.ipynb #637b585d
 def read_manifest(
-    path:str|Path, # `metadata.csv`, or the folder that holds it
-    check_audio:bool=True, # Open every recording; a bad one is a reject
-    require_text:bool=True, # Reject a text without letters
-    require_script:str|None=None, # "georgian" or "latin": reject a text without a letter of it
-    max_seconds:float=600., # Longest recording accepted
-)->Manifest:
+    path: str | Path,  # `metadata.csv`, or the folder that holds it
+    check_audio: bool = True,  # Open every recording; a bad one is a reject
+    require_text: bool = True,  # Reject a text without letters
+    require_script: str
+    | None = None,  # "georgian" or "latin": reject a text without a letter of it
+    max_seconds: float = 600.0,  # Longest recording accepted
+) -> Manifest:
     "Read a manifest; `ManifestError` where the whole file is wrong, a `Reject` where a line is."
-    path = Path(path)/"metadata.csv" if Path(path).is_dir() else Path(path)
-    if require_script and require_script not in SCRIPTS: raise ManifestError(f"require_script={require_script!r} is not known; use one of {', '.join(SCRIPTS)}")
+    path = Path(path) / "metadata.csv" if Path(path).is_dir() else Path(path)
+    if require_script and require_script not in SCRIPTS:
+        raise ManifestError(
+            f"require_script={require_script!r} is not known; use one of {', '.join(SCRIPTS)}"
+        )
     lines = _lines(path)
-    if not lines: raise ManifestError(f"{shown(path)}: the file is empty; the first line must be {'|'.join(COLUMNS)}")
+    if not lines:
+        raise ManifestError(
+            f"{shown(path)}: the file is empty; the first line must be {'|'.join(COLUMNS)}"
+        )
     columns = _columns(path, *lines[0])
-    if not lines[1:]: raise ManifestError(f"{shown(path)}: no rows after the header; add a line for each recording")
+    if not lines[1:]:
+        raise ManifestError(
+            f"{shown(path)}: no rows after the header; add a line for each recording"
+        )
     rows, rejects, seen, name = [], [], {}, shown(path)
     for number, line in lines[1:]:
         try:
-            if line is None: raise _Refused("not UTF-8")
+            if line is None:
+                raise _Refused("not UTF-8")
             row = _row(line, columns, number)
-            if require_text: _check_text(row.text, require_script)
+            if require_text:
+                _check_text(row.text, require_script)
             first = seen.get(key := posixpath.normpath(row.audio_file))
-            if first: raise _Refused(f"duplicate: the same audio file as line {first}")
-            if check_audio: _check_sound(path.parent, row, max_seconds)
-        except _Refused as why: rejects.append(Reject(number, _item(line, columns), str(why), name))
-        else: rows.append(row); seen[key] = number
+            if first:
+                raise _Refused(f"duplicate: the same audio file as line {first}")
+            if check_audio:
+                _check_sound(path.parent, row, max_seconds)
+        except _Refused as why:
+            rejects.append(Reject(number, _item(line, columns), str(why), name))
+        else:
+            rows.append(row)
+            seen[key] = number
     assert len(rows) + len(rejects) == len(lines) - 1
     return Manifest(path, rows, rejects, tuple(columns))
 
-def _item(line:str|None, columns:list)->str:
+
+def _item(line: str | None, columns: list) -> str:
     "What names a rejected line: its audio file where the field can be told, else its beginning."
     values, place = (line or "").split("|"), columns.index("audio_file")
     return values[place] if len(values) == len(columns) or place == 0 else (line or "")[:40]
 
 # %% ../../nbs/core/manifest.ipynb #b9ba51cf
 def write_manifest(
-    path:str|Path, # `metadata.csv` to write or replace
-    rows, # `Row`s
-    columns=None, # Names in order; None: the needed ones, then split, duration and others where any row has them
-)->Path:
+    path: str | Path,  # `metadata.csv` to write or replace
+    rows,  # `Row`s
+    columns=None,  # Names in order; None: the needed ones, then split, duration and others where any row has them
+) -> Path:
     "Write atomically; `ManifestError` names the row and column that would not read back."
     rows = list(rows)
     columns = tuple(columns or _used_columns(rows))
@@ -177,42 +273,81 @@ def write_manifest(
     lines, seen = ["|".join(columns)], set()
     for n, row in enumerate(rows, 1):
         values = [_written(row, c) for c in columns]
-        bad = next((c for c, v in zip(columns, values) if "|" in v or "\n" in v or _CONTROL.search(v)), None)
-        why = (f"`|`, a line end or a control character in {bad}" if bad else outside(row.audio_file) or ("no speaker name" if not row.speaker_name.strip() else "")
-               or ("the audio file is there twice" if (key := posixpath.normpath(row.audio_file)) in seen else ""))
-        if why: raise ManifestError(f"{shown(path)}: row {n} ({row.audio_file!r}) cannot be written: {why}; mend the row first")
-        seen.add(key); lines.append("|".join(values))
+        bad = next(
+            (c for c, v in zip(columns, values) if "|" in v or "\n" in v or _CONTROL.search(v)),
+            None,
+        )
+        why = (
+            f"`|`, a line end or a control character in {bad}"
+            if bad
+            else outside(row.audio_file)
+            or ("no speaker name" if not row.speaker_name.strip() else "")
+            or (
+                "the audio file is there twice"
+                if (key := posixpath.normpath(row.audio_file)) in seen
+                else ""
+            )
+        )
+        if why:
+            raise ManifestError(
+                f"{shown(path)}: row {n} ({row.audio_file!r}) cannot be written: {why}; mend the row first"
+            )
+        seen.add(key)
+        lines.append("|".join(values))
     return atomic_write(path, "\n".join(lines) + "\n")
 
-def _used_columns(rows:list)->list:
-    extra = dict.fromkeys(k for row in rows for k in row.extra)
-    return [*COLUMNS, *["split"]*any(r.split for r in rows), *["duration"]*any(r.duration is not None for r in rows), *extra]
 
-def _written(row:Row, column:str)->str:
-    if column == "duration": return "" if row.duration is None else repr(float(row.duration))
+def _used_columns(rows: list) -> list:
+    extra = dict.fromkeys(k for row in rows for k in row.extra)
+    return [
+        *COLUMNS,
+        *["split"] * any(r.split for r in rows),
+        *["duration"] * any(r.duration is not None for r in rows),
+        *extra,
+    ]
+
+
+def _written(row: Row, column: str) -> str:
+    if column == "duration":
+        return "" if row.duration is None else repr(float(row.duration))
     return str(getattr(row, column)) if column in _FIELDS else str(row.extra.get(column, ""))
+
 
 _FIELDS = {f.name for f in fields(Row)} - {"extra", "line", "duration"}
 
 # %% ../../nbs/core/manifest.ipynb #2b6b6758
 REJECT_COLUMNS = ("stage", "file", "line", "item", "reason")
 
+
 def write_rejects(
-    path:str|Path, # CSV to write or replace, `|`-separated
-    rejects, # `Reject`s, of one manifest or several
-    stage:str="", # For those that do not name theirs
-)->Path:
+    path: str | Path,  # CSV to write or replace, `|`-separated
+    rejects,  # `Reject`s, of one manifest or several
+    stage: str = "",  # For those that do not name theirs
+) -> Path:
     "Write `stage|file|line|item|reason`, atomically, also when there is nothing to list."
-    lines = ["|".join(_cell(v) for v in (r.stage or stage, r.file, r.line, r.item, r.reason)) for r in rejects]
+    lines = [
+        "|".join(_cell(v) for v in (r.stage or stage, r.file, r.line, r.item, r.reason))
+        for r in rejects
+    ]
     return atomic_write(path, "\n".join(["|".join(REJECT_COLUMNS), *lines]) + "\n")
 
-def _cell(value)->str:
-    text = re.sub(r"[|\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]", lambda m: f"\\u{ord(m[0]):04x}", str(value))
+
+def _cell(value) -> str:
+    text = re.sub(
+        r"[|\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]",
+        lambda m: f"\\u{ord(m[0]):04x}",
+        str(value),
+    )
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
+
 def read_rejects(
-    path:str|Path, # A file of `write_rejects`
-)->list[Reject]: # With the escapes as they are
+    path: str | Path,  # A file of `write_rejects`
+) -> list[Reject]:  # With the escapes as they are
     "Read a list of rejects back, to join those of several stages."
-    rows = [line.split("|") for line in Path(path).read_text(encoding="utf-8").split("\n")[1:] if line]
-    return [Reject(int(line), item, reason, file, stage) for stage, file, line, item, reason in rows]
+    rows = [
+        line.split("|") for line in Path(path).read_text(encoding="utf-8").split("\n")[1:] if line
+    ]
+    return [
+        Reject(int(line), item, reason, file, stage) for stage, file, line, item, reason in rows
+    ]

@@ -49,7 +49,12 @@ def muon_and_adamw(
     parts = []
     if matrices:
         muon = torch.optim.Muon(
-            matrices, lr=muon_lr, weight_decay=weight_decay, momentum=0.95, ns_steps=5, adjust_lr_fn="match_rms_adamw"
+            matrices,
+            lr=muon_lr,
+            weight_decay=weight_decay,
+            momentum=0.95,
+            ns_steps=5,
+            adjust_lr_fn="match_rms_adamw",
         )
         parts.append(muon)
     if others:

@@ -6,89 +6,117 @@
 __all__ = ['repo_root', 'resolve', 'shown', 'find_run', 'inside', 'outside', 'slug']
 
 # %% ../../nbs/core/paths.ipynb #7239d5db
-import configparser, hashlib, os, re, unicodedata
+import configparser
+import hashlib
+import os
+import re
+import unicodedata
 from functools import lru_cache
 from pathlib import Path
 
 from .errors import PathError
 
 # %% ../../nbs/core/paths.ipynb #4fe461c8
-def _names_us(ini:Path)->bool:
+def _names_us(ini: Path) -> bool:
     "Whether a `settings.ini` belongs to this project; one that cannot be parsed does not."
     parser = configparser.ConfigParser(interpolation=None)
-    try: parser.read(ini, encoding="utf-8")
-    except (configparser.Error, UnicodeDecodeError, OSError): return False
+    try:
+        parser.read(ini, encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError, OSError):
+        return False
     return parser["DEFAULT"].get("lib_name") == "xtts_ka"
 
+
 @lru_cache(maxsize=64)
-def _seen(path:Path, changed:int)->bool: return _names_us(path) # Read again only when it changed: paths are shown and resolved by the thousand
+def _seen(path: Path, changed: int) -> bool:
+    return _names_us(
+        path
+    )  # Read again only when it changed: paths are shown and resolved by the thousand
 
-def _ours(path:Path)->bool:
-    try: return _seen(path, path.stat().st_mtime_ns)
-    except OSError: return False
 
-def repo_root()->Path: # Absolute path of the folder from which relative paths count
+def _ours(path: Path) -> bool:
+    try:
+        return _seen(path, path.stat().st_mtime_ns)
+    except OSError:
+        return False
+
+
+def repo_root() -> Path:  # Absolute path of the folder from which relative paths count
     "`$XTTS_KA_ROOT`, else the nearest parent with our `settings.ini`, else the working folder."
     if env := os.environ.get("XTTS_KA_ROOT"):
         if not (root := Path(env).expanduser()).is_dir():
-            raise PathError(f"XTTS_KA_ROOT={env} is not a folder; set it to the repository's root or unset it")
+            raise PathError(
+                f"XTTS_KA_ROOT={env} is not a folder; set it to the repository's root or unset it"
+            )
         return root.resolve()
     here = Path.cwd()
-    return next((d for d in (here, *here.parents) if _ours(d/"settings.ini")), here)
+    return next((d for d in (here, *here.parents) if _ours(d / "settings.ini")), here)
+
 
 def resolve(
-    path:str|os.PathLike, # Absolute, `~/...`, or relative to the root
-)->Path: # Absolute, not required to exist
+    path: str | os.PathLike,  # Absolute, `~/...`, or relative to the root
+) -> Path:  # Absolute, not required to exist
     "A path as the configuration means it, the same from every working folder."
-    return Path(os.path.normpath(repo_root()/Path(path).expanduser()))
+    return Path(os.path.normpath(repo_root() / Path(path).expanduser()))
+
 
 def shown(
-    path:str|os.PathLike, # Any path
-)->str: # Relative to the root when inside it, with `/`
+    path: str | os.PathLike,  # Any path
+) -> str:  # Relative to the root when inside it, with `/`
     "A path as a message or `spoken.tsv` shows it."
     path, root = resolve(path), repo_root()
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 # %% ../../nbs/core/paths.ipynb #2c41f5e8
 def find_run(
-    part:str, # Path inside a run, as `xtts/export.json`
-)->Path|None: # The run's folder; None: no run has that
+    part: str,  # Path inside a run, as `xtts/export.json`
+) -> Path | None:  # The run's folder; None: no run has that
     "`outputs/demo` where it has the part, else the run whose part is newest."
     runs = resolve("outputs")
-    if (runs/"demo"/part).exists(): return runs/"demo"
+    if (runs / "demo" / part).exists():
+        return runs / "demo"
     found = sorted(runs.glob(f"*/{part}"), key=lambda path: (path.stat().st_mtime, path.as_posix()))
-    return runs/found[-1].relative_to(runs).parts[0] if found else None
+    return runs / found[-1].relative_to(runs).parts[0] if found else None
 
 # %% ../../nbs/core/paths.ipynb #61d5b6da
 def inside(
-    folder:str|os.PathLike, # The folder to stay in
-    rel:str, # A relative path from outside, with `/`
-)->Path: # `folder/rel`; not required to exist
+    folder: str | os.PathLike,  # The folder to stay in
+    rel: str,  # A relative path from outside, with `/`
+) -> Path:  # `folder/rel`; not required to exist
     "The path, or `PathError` when it is absolute, has `..` or NUL, or follows a link out of the folder."
     why = outside(rel)
     if not why:
         root, target = os.path.realpath(folder), os.path.realpath(os.path.join(folder, rel))
-        if os.path.commonpath([root, target]) != root: why = "a link leads out of the folder"
-    if why: raise PathError(f"{rel!r}: {why}; give a path inside {folder}")
-    return Path(folder)/rel
+        if os.path.commonpath([root, target]) != root:
+            why = "a link leads out of the folder"
+    if why:
+        raise PathError(f"{rel!r}: {why}; give a path inside {folder}")
+    return Path(folder) / rel
+
 
 def outside(
-    rel:str, # A path as written in a file
-)->str: # Why it is refused, or ""
+    rel: str,  # A path as written in a file
+) -> str:  # Why it is refused, or ""
     "What the text alone tells; links are the part of `inside`."
-    if not rel: return "empty path"
-    if "\0" in rel: return "NUL in the path"
-    if rel[0] in "/\\~" or re.match(r"[A-Za-z]:[\\/]", rel): return "absolute path"
+    if not rel:
+        return "empty path"
+    if "\0" in rel:
+        return "NUL in the path"
+    if rel[0] in "/\\~" or re.match(r"[A-Za-z]:[\\/]", rel):
+        return "absolute path"
     return "`..` in the path" if ".." in re.split(r"[/\\]", rel) else ""
 
 # %% ../../nbs/core/paths.ipynb #53aadd64
 def slug(
-    text:str, # An identifier: a speaker, a sentence's id
-    limit:int=100, # Most bytes in UTF-8; file systems allow 255
-)->str: # A file name without separators, blanks or leading dots, never empty
+    text: str,  # An identifier: a speaker, a sentence's id
+    limit: int = 100,  # Most bytes in UTF-8; file systems allow 255
+) -> str:  # A file name without separators, blanks or leading dots, never empty
     "A safe file name; different texts get different names."
     text = unicodedata.normalize("NFC", text)
     name = re.sub(r"[^\w.\-]+", "-", text).strip("-.")
     name = name.encode()[:limit].decode(errors="ignore")
-    if name and name == text: return name
-    return f"{name}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}".lstrip("-")
+    if name and name == text:
+        return name
+    return f"{name}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}".lstrip(
+        "-"
+    )

@@ -6,20 +6,30 @@
 __all__ = ['LIVE', 'where', 'clock', 'Bar', 'bar']
 
 # %% ../../nbs/core/progress.ipynb #87350d8c
-import os, sys, time
+import os
+import sys
+import time
 
 # %% ../../nbs/core/progress.ipynb #941e6ba6
-LIVE = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")  # Set for kernels that a person looks at, not by papermill
+LIVE = (
+    "JPY_SESSION_NAME",
+    "VSCODE_PID",
+    "COLAB_RELEASE_TAG",
+)  # Set for kernels that a person looks at, not by papermill
+
 
 def where() -> str:  # "terminal", "notebook", "log" or "off"
     "Who reads our output. `XTTS_KA_PROGRESS` decides when it is set; the runner sets it to `log`."
-    if forced := os.environ.get("XTTS_KA_PROGRESS"): return forced
+    if forced := os.environ.get("XTTS_KA_PROGRESS"):
+        return forced
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if hasattr(shell, "kernel"): return "notebook" if any(k in os.environ for k in LIVE) else "log"
+    if hasattr(shell, "kernel"):
+        return "notebook" if any(k in os.environ for k in LIVE) else "log"
     return "terminal" if getattr(sys.stderr, "isatty", lambda: False)() else "log"
 
+
 def clock(
-    seconds:float,  # A duration
+    seconds: float,  # A duration
 ) -> str:  # `1:05` or `2:03:09`
     "A duration as people read it."
     s = int(seconds)
@@ -28,13 +38,15 @@ def clock(
 # %% ../../nbs/core/progress.ipynb #67cb7efd
 class Bar:
     "A count that shows itself now and then: in a kernel one display or plain lines, elsewhere plain lines."
-    def __init__(self,
-        items=None,    # What to iterate over, if anything
-        total=None,    # How many there will be; None when nobody knows
-        title="",      # In front of the count
-        start=0,       # Count at the beginning: a resumed run starts further on
-        every=30.,     # Seconds between two lines
-        draw=None,     # Called with the line; None prints
+
+    def __init__(
+        self,
+        items=None,  # What to iterate over, if anything
+        total=None,  # How many there will be; None when nobody knows
+        title="",  # In front of the count
+        start=0,  # Count at the beginning: a resumed run starts further on
+        every=30.0,  # Seconds between two lines
+        draw=None,  # Called with the line; None prints
     ):
         self.items, self.total, self.title, self.n, self.first = items, total, title, start, start
         self.every, self.draw, self.notes = every, draw or _say, ""
@@ -52,60 +64,96 @@ class Bar:
     def show(self):
         "Draw now, unless this very count was drawn already."
         self.shown = time.monotonic()
-        if self.drawn != (state := (self.n, self.notes)): self.draw(str(self))
+        if self.drawn != (state := (self.n, self.notes)):
+            self.draw(str(self))
         self.drawn = state
 
-    def update(self, n:int=1):
+    def update(self, n: int = 1):
         "Count `n` more."
         self.n += n
-        if time.monotonic() - self.shown >= self.every: self.show()
+        if time.monotonic() - self.shown >= self.every:
+            self.show()
 
     def note(self, **values):
         "Numbers behind the bar; floats are rounded."
-        self.notes = " " + " ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+        self.notes = " " + " ".join(
+            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()
+        )
 
-    def close(self): self.show()
-    def __enter__(self): return self
-    def __exit__(self, *_): self.close()
-    def __len__(self): return self.total
+    def close(self):
+        self.show()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __len__(self):
+        return self.total
+
     def __iter__(self):
         with self:
             for item in self.items:
                 yield item
                 self.update()
 
+
 def _say(line):
     "One plain line; in a kernel to stdout, where it is not red, else to stderr, which is not data."
-    kernel = hasattr(sys.modules["IPython"].get_ipython(), "kernel") if "IPython" in sys.modules else False
+    kernel = (
+        hasattr(sys.modules["IPython"].get_ipython(), "kernel")
+        if "IPython" in sys.modules
+        else False
+    )
     print(line, file=sys.stdout if kernel else sys.stderr, flush=True)
 
 # %% ../../nbs/core/progress.ipynb #e2d083d9
 def _display():
     "A drawing place in a live notebook: one output, replaced."
     from IPython.display import display
+
     handle = display({"text/plain": ""}, raw=True, display_id=True)
     return lambda line: handle.update({"text/plain": line}, raw=True)
 
+
 class _Terminal(Bar):
     "The same object, drawn by tqdm."
+
     def __init__(self, items=None, total=None, title="", start=0):
         from tqdm import tqdm
+
         super().__init__(items, total, title, start, draw=lambda line: None)
-        self.tqdm = tqdm(total=total, desc=title, initial=start, dynamic_ncols=True, mininterval=0.2)
-    def update(self, n=1): self.n += n; self.tqdm.update(n)
-    def note(self, **values): super().note(**values); self.tqdm.set_postfix_str(self.notes.strip(), refresh=False)
-    def close(self): self.tqdm.close()
+        self.tqdm = tqdm(
+            total=total, desc=title, initial=start, dynamic_ncols=True, mininterval=0.2
+        )
+
+    def update(self, n=1):
+        self.n += n
+        self.tqdm.update(n)
+
+    def note(self, **values):
+        super().note(**values)
+        self.tqdm.set_postfix_str(self.notes.strip(), refresh=False)
+
+    def close(self):
+        self.tqdm.close()
+
 
 def bar(
-    items,            # What to iterate over, or how many there will be
-    title:str="",     # In front of the count
-    start:int=0,      # Count at the beginning
-    total:int|None=None, # How many, where `items` cannot say
+    items,  # What to iterate over, or how many there will be
+    title: str = "",  # In front of the count
+    start: int = 0,  # Count at the beginning
+    total: int | None = None,  # How many, where `items` cannot say
 ) -> Bar:  # Iterate over it, or `update`, `note` and `close` it
     "A progress bar for where we are: terminal, live notebook, or a log."
-    if isinstance(items, int): items, total = None, items
-    elif total is None and hasattr(items, "__len__"): total = len(items)
+    if isinstance(items, int):
+        items, total = None, items
+    elif total is None and hasattr(items, "__len__"):
+        total = len(items)
     kind = where()
-    if kind == "terminal": return _Terminal(items, total, title, start)
-    if kind == "notebook": return Bar(items, total, title, start, every=2., draw=_display())
+    if kind == "terminal":
+        return _Terminal(items, total, title, start)
+    if kind == "notebook":
+        return Bar(items, total, title, start, every=2.0, draw=_display())
     return Bar(items, total, title, start, draw=None if kind == "log" else lambda line: None)

@@ -6,7 +6,9 @@
 __all__ = ['rng', 'torch_rng', 'permutation', 'seeded_step']
 
 # %% ../../nbs/core/randomness.ipynb #b867ece8
-import hashlib, random, sys
+import hashlib
+import random
+import sys
 from operator import index
 
 # %% ../../nbs/core/randomness.ipynb #f9d16e2e
@@ -15,46 +17,57 @@ def _part(part) -> str:
     text = f"s{part}" if isinstance(part, str) else f"i{index(part)}"
     return f"{len(text)}:{text}"
 
+
 def _bits(key) -> bytes:  # 32 bytes
     "SHA-256 of a name."
     return hashlib.sha256("".join(map(_part, key)).encode("utf-8", "surrogatepass")).digest()
 
+
 def rng(
-    seed:int,  # The run's seed
-    *key:int|str,  # What the numbers are for, e.g. `epoch, index`
+    seed: int,  # The run's seed
+    *key: int | str,  # What the numbers are for, e.g. `epoch, index`
 ):  # np.random.Generator
     "A numpy generator of its own for this name (Philox with a 128-bit key: cheap to make, independent by design)."
     import numpy as np  # Here and below: a command line that prints its help should not wait for it
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(_bits((seed, *key))[:16], "little")))
+
+    return np.random.Generator(
+        np.random.Philox(key=int.from_bytes(_bits((seed, *key))[:16], "little"))
+    )
+
 
 def torch_rng(
-    seed:int,  # The run's seed
-    *key:int|str,  # What the numbers are for
+    seed: int,  # The run's seed
+    *key: int | str,  # What the numbers are for
 ):  # torch.Generator on the CPU
     "A torch generator of its own for this name."
     import torch
+
     g = torch.Generator()
     g.manual_seed(int.from_bytes(_bits((seed, *key))[:8], "little") >> 1)
     return g
 
 # %% ../../nbs/core/randomness.ipynb #5344db69
 def permutation(
-    seed:int,  # The run's seed
-    epoch:int,  # Each epoch has its own order
-    n:int,  # How many items
+    seed: int,  # The run's seed
+    epoch: int,  # Each epoch has its own order
+    n: int,  # How many items
 ):  # np.ndarray [n] int64, each of 0..n-1 once
     "The order of the items in an epoch."
     return rng(seed, "permutation", epoch).permutation(n)
 
+
 def seeded_step(
-    seed:int,  # The run's seed
-    *key:int|str,  # What is about to run, e.g. `step, phase`
+    seed: int,  # The run's seed
+    *key: int | str,  # What is about to run, e.g. `step, phase`
 ):
     "Set the global generators of python, numpy and torch (CPU and, where in use, CUDA) by a name."
     bits = _bits((seed, "global", *key))
     random.seed(bits[:8])
-    if numpy := sys.modules.get("numpy"): numpy.random.seed(int.from_bytes(bits[8:12], "little"))
-    if (torch := sys.modules.get("torch")) is None: return
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(int.from_bytes(bits[8:12], "little"))
+    if (torch := sys.modules.get("torch")) is None:
+        return
     value = int.from_bytes(bits[16:24], "little") >> 1
     torch.default_generator.manual_seed(value)
-    if torch.cuda.is_initialized(): torch.cuda.manual_seed_all(value)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(value)

@@ -6,141 +6,207 @@
 __all__ = ['distributed', 'which_shard', 'deal', 'recording_digest', 'Shards']
 
 # %% ../../nbs/core/shards.ipynb #66424a44
-import contextlib, fcntl, os, re, stat, time
+import contextlib
+import fcntl
+import os
+import re
+import stat
+import time
 from pathlib import Path
 
 from .errors import AudioError, ConfigError, XttsKaError
 from .files import append_jsonl, read_jsonl, sha256_file, sweep
 
 # %% ../../nbs/core/shards.ipynb #40a54ce7
-def distributed()->tuple: # (rank, number of processes)
+def distributed() -> tuple:  # (rank, number of processes)
     "Which of the processes that `torchrun` or Slurm started this is; (0, 1) when it is alone."
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if not 0 <= rank < world: raise ConfigError(f"RANK={rank} and WORLD_SIZE={world} do not fit; unset both to run alone")
+    if not 0 <= rank < world:
+        raise ConfigError(f"RANK={rank} and WORLD_SIZE={world} do not fit; unset both to run alone")
     return rank, world
 
+
 def which_shard(
-    text:str="", # `i/n` from 0/n on, `slurm` for the jobs of an array or the tasks of `srun`, empty: as `distributed`
-)->tuple: # (rank, number of processes)
+    text: str = "",  # `i/n` from 0/n on, `slurm` for the jobs of an array or the tasks of `srun`, empty: as `distributed`
+) -> tuple:  # (rank, number of processes)
     "The share that an option names. `ConfigError` for one that is none."
-    if not text: return distributed()
-    if text == "slurm": return _slurm(os.environ)
+    if not text:
+        return distributed()
+    if text == "slurm":
+        return _slurm(os.environ)
     found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found or int(found[1]) >= int(found[2]): raise ConfigError(f"--shard {text}: write i/n, from 0/8 to 7/8 for eight shares, or slurm")
+    if not found or int(found[1]) >= int(found[2]):
+        raise ConfigError(f"--shard {text}: write i/n, from 0/8 to 7/8 for eight shares, or slurm")
     return int(found[1]), int(found[2])
 
-def _slurm(env)->tuple:
+
+def _slurm(env) -> tuple:
     "An array counts from its least index in steps; tasks of one job from 0."
-    number = lambda name: int(env.get(name) or 0)
+
+    def number(name):
+        return int(env.get(name) or 0)
+
     if env.get("SLURM_ARRAY_TASK_ID"):
-        first, last, step = number("SLURM_ARRAY_TASK_MIN"), number("SLURM_ARRAY_TASK_MAX"), number("SLURM_ARRAY_TASK_STEP") or 1
-        count, rank = number("SLURM_ARRAY_TASK_COUNT"), (number("SLURM_ARRAY_TASK_ID") - first) // step
-        if (last - first) // step + 1 != count: raise ConfigError("--shard slurm: the array has gaps; give one as 0-7, or name the share yourself, --shard i/n")
+        first, last, step = (
+            number("SLURM_ARRAY_TASK_MIN"),
+            number("SLURM_ARRAY_TASK_MAX"),
+            number("SLURM_ARRAY_TASK_STEP") or 1,
+        )
+        count, rank = (
+            number("SLURM_ARRAY_TASK_COUNT"),
+            (number("SLURM_ARRAY_TASK_ID") - first) // step,
+        )
+        if (last - first) // step + 1 != count:
+            raise ConfigError(
+                "--shard slurm: the array has gaps; give one as 0-7, or name the share yourself, --shard i/n"
+            )
         return rank, count
-    if env.get("SLURM_PROCID") and env.get("SLURM_NTASKS"): return number("SLURM_PROCID"), number("SLURM_NTASKS")
-    raise ConfigError("--shard slurm: this is no job of Slurm (neither SLURM_ARRAY_TASK_ID nor SLURM_PROCID is set); leave the option out, or write --shard i/n")
+    if env.get("SLURM_PROCID") and env.get("SLURM_NTASKS"):
+        return number("SLURM_PROCID"), number("SLURM_NTASKS")
+    raise ConfigError(
+        "--shard slurm: this is no job of Slurm (neither SLURM_ARRAY_TASK_ID nor SLURM_PROCID is set); leave the option out, or write --shard i/n"
+    )
 
 # %% ../../nbs/core/shards.ipynb #87f4fc7d
 def deal(
-    items,     # All of a corpus
-    key,       # item -> what it is sorted by, the largest first, and its name last, so that every process sees one order
-    rank:int,  # This process
-    world:int, # Of how many
-)->list:       # Items of this process; alone all, in their own order
+    items,  # All of a corpus
+    key,  # item -> what it is sorted by, the largest first, and its name last, so that every process sees one order
+    rank: int,  # This process
+    world: int,  # Of how many
+) -> list:  # Items of this process; alone all, in their own order
     "The share of one process."
     return sorted(items, key=key)[rank::world] if world > 1 else list(items)
 
-def recording_digest(path)->str:
+
+def recording_digest(path) -> str:
     "SHA-256 of a regular file, so that changed recordings are noticed; a pipe would block for ever. `AudioError` says what it is instead."
     try:
         os.fspath(path).encode()
-        if not stat.S_ISREG(os.stat(path).st_mode): raise AudioError("not_regular", path, "give a plain file")
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise AudioError("not_regular", path, "give a plain file")
         return sha256_file(path)
-    except AudioError: raise
-    except FileNotFoundError: raise AudioError("missing", path, "no such file") from None
-    except ValueError: raise AudioError("unreadable", ascii(path), "the name is not UTF-8 or holds NUL; rename the file") from None
-    except OSError as e: raise AudioError("unreadable", path, e.strerror or str(e)) from None
+    except AudioError:
+        raise
+    except FileNotFoundError:
+        raise AudioError("missing", path, "no such file") from None
+    except ValueError:
+        raise AudioError(
+            "unreadable", ascii(path), "the name is not UTF-8 or holds NUL; rename the file"
+        ) from None
+    except OSError as e:
+        raise AudioError("unreadable", path, e.strerror or str(e)) from None
 
 # %% ../../nbs/core/shards.ipynb #c4d77c60
 def _hold(journal):
     "The open lock file of a journal's process; None when that process is at work."
     f = open(journal.with_suffix(".lock"), "w")
-    try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError: f.close(); return None
+    try:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        f.close()
+        return None
     return f
+
 
 class Shards:
     "A folder that several processes fill, each with a journal in `journal/`."
-    def __init__(self,
-        root,        # Folder; made when absent
-        rank:int=0,  # Which of the processes this one is
-        world:int=1, # How many there are
-        what:str="results", # Named in messages
-        option:str="output_dir", # That gives the folder
+
+    def __init__(
+        self,
+        root,  # Folder; made when absent
+        rank: int = 0,  # Which of the processes this one is
+        world: int = 1,  # How many there are
+        what: str = "results",  # Named in messages
+        option: str = "output_dir",  # That gives the folder
     ):
-        self.root, self.rank, self.world, self.what, self.option = Path(root), rank, world, what, option
-        self.journal = self.root/"journal"/f"rank-{rank:04}-of-{world:04}.jsonl"
+        self.root, self.rank, self.world, self.what, self.option = (
+            Path(root),
+            rank,
+            world,
+            what,
+            option,
+        )
+        self.journal = self.root / "journal" / f"rank-{rank:04}-of-{world:04}.jsonl"
         self.journal.parent.mkdir(parents=True, exist_ok=True)
         self._own = self._claim()
 
     def _claim(self):
         "Hold this process's place, so that nobody else takes it."
-        for _ in range(100): # somebody may be looking just now whether we are here
-            if held := _hold(self.journal): return held
-            time.sleep(.02)
-        raise XttsKaError(f"{self.root}: another process writes {self.what} here; wait for it, or give another {self.option}")
+        for _ in range(100):  # somebody may be looking just now whether we are here
+            if held := _hold(self.journal):
+                return held
+            time.sleep(0.02)
+        raise XttsKaError(
+            f"{self.root}: another process writes {self.what} here; wait for it, or give another {self.option}"
+        )
 
     @contextlib.contextmanager
     def lock(self):
         "Alone with what all share."
-        with open(self.journal.parent/"index.lock", "w") as f:
+        with open(self.journal.parent / "index.lock", "w") as f:
             fcntl.flock(f, fcntl.LOCK_EX)
             yield
 
     def close(self):
         "Let go; what lies in the journal stays there for the next one."
-        if self.world == 1: self._tidy()
+        if self.world == 1:
+            self._tidy()
         self._own.close()
-    def __enter__(self): return self
-    def __exit__(self, *_): self.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
 
 # %% ../../nbs/core/shards.ipynb #e0ab491d
 from fastcore.basics import patch
 
+
 @patch
-def add(self:Shards, line:dict):
+def add(self: Shards, line: dict):
     "Append a result to the journal; it is safe when this returns."
     append_jsonl(self.journal, line)
 
-@patch
-def journals(self:Shards)->list: return sorted(self.journal.parent.glob("rank-*.jsonl"))
 
 @patch
-def lines(self:Shards)->list:
+def journals(self: Shards) -> list:
+    return sorted(self.journal.parent.glob("rank-*.jsonl"))
+
+
+@patch
+def lines(self: Shards) -> list:
     "All results in all journals, whoever wrote them and is at it still."
     out = []
     for p in self.journals():
-        with contextlib.suppress(FileNotFoundError): out += read_jsonl(p) # its process may take it away
+        with contextlib.suppress(FileNotFoundError):
+            out += read_jsonl(p)  # its process may take it away
     return out
+
 
 @patch
 @contextlib.contextmanager
-def folding(self:Shards):
+def folding(self: Shards):
     "Yield the results of our journal and of those whose processes are no more, with nobody else at it; when the block ends well, these journals are gone."
     with self.lock(), contextlib.ExitStack() as held:
         done = []
         for p in self.journals():
             if p != self.journal:
-                if not (f := _hold(p)): continue
-                held.enter_context(f) # its process must not come back while we read
+                if not (f := _hold(p)):
+                    continue
+                held.enter_context(f)  # its process must not come back while we read
             done.append(p)
         yield [line for p in done for line in read_jsonl(p)]
-        for p in done: p.unlink(missing_ok=True)
+        for p in done:
+            p.unlink(missing_ok=True)
+
 
 @patch
-def _tidy(self:Shards):
+def _tidy(self: Shards):
     "Nobody else is here: remove what killed processes left, and the folder of journals unless one is not folded yet."
     sweep(self.root, below=True)
-    if any(self.journal.parent.glob("*.jsonl")): return
-    for p in self.journal.parent.glob("*.lock"): p.unlink(missing_ok=True)
+    if any(self.journal.parent.glob("*.jsonl")):
+        return
+    for p in self.journal.parent.glob("*.lock"):
+        p.unlink(missing_ok=True)
     self.journal.parent.rmdir()

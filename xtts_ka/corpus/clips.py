@@ -17,100 +17,157 @@ from ..core.errors import AudioError, CheckpointError, ManifestError, MissingErr
 from ..core.files import fresh_dir, read_json, reserve, write_json
 from ..core.randomness import rng
 
-RATE = 22050 # Hz, of the clips that the segments stage writes by default
+RATE = 22050  # Hz, of the clips that the segments stage writes by default
 
 # %% ../../nbs/corpus/clips.ipynb #74614b3d
-def _mapped(path, dtype, shape): # A new array in a file, with its space claimed
+def _mapped(path, dtype, shape):  # A new array in a file, with its space claimed
     out = np.lib.format.open_memmap(path, "w+", dtype, shape)
     reserve(path, out.offset + out.nbytes)
     return out
 
+
 class Shelf:
     "Runs of frames `[n, D]` in one memory-mapped file, read by number."
-    def __init__(self,
-        folder, # Made by `Shelf.write`
+
+    def __init__(
+        self,
+        folder,  # Made by `Shelf.write`
     ):
-        if not (Path(folder) / "index.json").is_file(): raise MissingError(f"{folder}: no shelf here; the stage that writes it has not run (xtts-ka run --only ...)")
+        if not (Path(folder) / "index.json").is_file():
+            raise MissingError(
+                f"{folder}: no shelf here; the stage that writes it has not run (xtts-ka run --only ...)"
+            )
         self.index = read_json(Path(folder) / "index.json")
-        try: self.frames = np.load(Path(folder) / "frames.npy", mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as e: raise CheckpointError(f"{folder}/frames.npy: not an array of numbers ({e}); delete {folder} and run the stage that writes it") from e
+        try:
+            self.frames = np.load(Path(folder) / "frames.npy", mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as e:
+            raise CheckpointError(
+                f"{folder}/frames.npy: not an array of numbers ({e}); delete {folder} and run the stage that writes it"
+            ) from e
         self.ends = np.cumsum([0, *self.index["lengths"]])
 
     @staticmethod
     def write(
-        folder,      # New folder; replaced whole when there
-        runs,        # Iterable of [n, D] or [n] arrays of one dtype
-        total:int,   # Frames of all runs together
+        folder,  # New folder; replaced whole when there
+        runs,  # Iterable of [n, D] or [n] arrays of one dtype
+        total: int,  # Frames of all runs together
         about=None,  # What the frames were made from, kept in the index
-    )->"Shelf":
+    ) -> "Shelf":
         "Write runs one after another, without holding them all."
         lengths, at, out = [], 0, None
         with fresh_dir(folder) as tmp:
             for run in runs:
                 run = np.asarray(run)
-                if out is None: out = _mapped(Path(tmp) / "frames.npy", run.dtype, (total, *run.shape[1:]))
-                out[at: at + len(run)] = run
+                if out is None:
+                    out = _mapped(Path(tmp) / "frames.npy", run.dtype, (total, *run.shape[1:]))
+                out[at : at + len(run)] = run
                 lengths.append(len(run))
                 at += len(run)
-            if at != total: raise ValueError(f"{folder}: {at} frames were given, {total} announced")
+            if at != total:
+                raise ValueError(f"{folder}: {at} frames were given, {total} announced")
             out.flush()
             write_json(Path(tmp) / "index.json", {"lengths": lengths, "about": about or {}})
         return Shelf(folder)
 
-    def __len__(self): return len(self.index["lengths"])
-    def __getitem__(self, i:int)->np.ndarray: # [n, D] a copy, so that it can become a tensor
-        return np.array(self.frames[self.ends[i]: self.ends[i + 1]])
+    def __len__(self):
+        return len(self.index["lengths"])
+
+    def __getitem__(self, i: int) -> np.ndarray:  # [n, D] a copy, so that it can become a tensor
+        return np.array(self.frames[self.ends[i] : self.ends[i + 1]])
 
 # %% ../../nbs/corpus/clips.ipynb #14179210
 class Clips:
     """The clips of a run: rows of the manifest in a fixed order, with splits and speakers.
     A speaker with a single clip has no other reference; the clip then is its own."""
-    def __init__(self,
-        rows:list,      # `Row`s of a manifest
-        folder,         # They lie in it
-        sample_rate:int=RATE, # Hz that `wav` gives
+
+    def __init__(
+        self,
+        rows: list,  # `Row`s of a manifest
+        folder,  # They lie in it
+        sample_rate: int = RATE,  # Hz that `wav` gives
     ):
-        if not rows: raise ManifestError(f"{folder}/metadata.csv: no clip is left to train on; its rejects say why")
+        if not rows:
+            raise ManifestError(
+                f"{folder}/metadata.csv: no clip is left to train on; its rejects say why"
+            )
         self.rows, self.folder, self.sample_rate = rows, Path(folder), sample_rate
         self.speakers = sorted({r.speaker_name for r in rows})
-        self.by_speaker = {s: [i for i, r in enumerate(rows) if r.speaker_name == s and r.split == "train"] for s in self.speakers}
+        self.by_speaker = {
+            s: [i for i, r in enumerate(rows) if r.speaker_name == s and r.split == "train"]
+            for s in self.speakers
+        }
 
-    def __len__(self): return len(self.rows)
-    def of(self, speaker:str)->list[int]: # All clips of a speaker, training clips first
-        return self.by_speaker[speaker] + [i for i, r in enumerate(self.rows) if r.speaker_name == speaker and r.split != "train"]
-    def split(self, name:str)->list[int]: return [i for i, r in enumerate(self.rows) if r.split == name]
-    def wav(self, i:int)->Tensor: # [T] float32 at `sample_rate`
-        return torch.from_numpy(read_audio(self.folder / self.rows[i].audio_file, self.sample_rate)[0])
-    def samples(self, i:int)->int: # Of its file, which the segments stage wrote at 22,050 Hz
+    def __len__(self):
+        return len(self.rows)
+
+    def of(self, speaker: str) -> list[int]:  # All clips of a speaker, training clips first
+        return self.by_speaker[speaker] + [
+            i for i, r in enumerate(self.rows) if r.speaker_name == speaker and r.split != "train"
+        ]
+
+    def split(self, name: str) -> list[int]:
+        return [i for i, r in enumerate(self.rows) if r.split == name]
+
+    def wav(self, i: int) -> Tensor:  # [T] float32 at `sample_rate`
+        return torch.from_numpy(
+            read_audio(self.folder / self.rows[i].audio_file, self.sample_rate)[0]
+        )
+
+    def samples(self, i: int) -> int:  # Of its file, which the segments stage wrote at 22,050 Hz
         info = probe(self.folder / self.rows[i].audio_file)
-        if info.sample_rate != RATE: raise AudioError("rate", self.key(i), f"{info.sample_rate} Hz; the segments stage writes {RATE} Hz, run it again")
+        if info.sample_rate != RATE:
+            raise AudioError(
+                "rate",
+                self.key(i),
+                f"{info.sample_rate} Hz; the segments stage writes {RATE} Hz, run it again",
+            )
         return info.frames
-    def key(self, i:int)->str: return self.rows[i].audio_file
 
-    def other(self,
-        i:int,     # A clip
-        seed:int,  # Names the draw, with `key`
+    def key(self, i: int) -> str:
+        return self.rows[i].audio_file
+
+    def other(
+        self,
+        i: int,  # A clip
+        seed: int,  # Names the draw, with `key`
         *key,
-    )->int: # A training clip of the same speaker, another one where there is another
+    ) -> int:  # A training clip of the same speaker, another one where there is another
         "The reference of a clip: hearing itself would teach the model to copy instead of to speak."
         speaker = self.rows[i].speaker_name
-        pool = [j for j in self.by_speaker[speaker] if j != i] or [j for j in self.of(speaker) if j != i] or [i]
+        pool = (
+            [j for j in self.by_speaker[speaker] if j != i]
+            or [j for j in self.of(speaker) if j != i]
+            or [i]
+        )
         return pool[int(rng(seed, "reference", i, *key).integers(len(pool)))]
 
 # %% ../../nbs/corpus/clips.ipynb #a81fb409
 class Picked:
     "Runs of a shelf in the order of other clips."
-    def __init__(self,
-        shelf:Shelf,
-        held:list,  # Key of each run of the shelf
-        clips:Clips, # Those wanted, in order
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        held: list,  # Key of each run of the shelf
+        clips: Clips,  # Those wanted, in order
     ):
-        if len(held) != len(shelf): raise MissingError(f"the shelf has {len(shelf)} runs for {len(held)} clips; run the stage that wrote it again (xtts-ka run --from STAGE --force)")
+        if len(held) != len(shelf):
+            raise MissingError(
+                f"the shelf has {len(shelf)} runs for {len(held)} clips; run the stage that wrote it again (xtts-ka run --from STAGE --force)"
+            )
         at = {key: n for n, key in enumerate(held)}
         lost = [clips.key(i) for i in range(len(clips)) if clips.key(i) not in at]
-        if lost: raise MissingError(f"{len(lost)} clips are not on the shelf, first {lost[0]}; run the stage that wrote it again (xtts-ka run --from STAGE)")
+        if lost:
+            raise MissingError(
+                f"{len(lost)} clips are not on the shelf, first {lost[0]}; run the stage that wrote it again (xtts-ka run --from STAGE)"
+            )
         self.shelf, self.places = shelf, [at[clips.key(i)] for i in range(len(clips))]
 
-    def __len__(self): return len(self.places)
-    def __getitem__(self, i:int)->np.ndarray: return self.shelf[self.places[i]] # [n, D] a copy
-    def length(self, i:int)->int: return self.shelf.index["lengths"][self.places[i]]
+    def __len__(self):
+        return len(self.places)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.shelf[self.places[i]]  # [n, D] a copy
+
+    def length(self, i: int) -> int:
+        return self.shelf.index["lengths"][self.places[i]]

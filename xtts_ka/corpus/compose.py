@@ -12,7 +12,6 @@ import random
 
 from ..core.errors import XttsKaError
 from ..core.randomness import rng
-from ..text.normalize import normalize
 from xtts_ka.corpus.sentences import (
     TENSES,
     Composer,
@@ -25,6 +24,7 @@ from xtts_ka.corpus.sentences import (
     place,
     question,
 )
+from ..text.normalize import normalize
 
 # %% ../../nbs/corpus/compose.ipynb #c41a739a
 @functools.cache
@@ -51,8 +51,19 @@ class Writer(Composer):
 
     def noun_form(self) -> str:
         "A noun in some case."
-        noun = made_up_noun(self.random) if self.maybe(self.made_up) else self.noun(tuple(self.lexicon.nouns))[0]
-        forms = (noun.nominative, noun.genitive, noun.ergative, noun.dative, noun.at("ში"), noun.away)
+        noun = (
+            made_up_noun(self.random)
+            if self.maybe(self.made_up)
+            else self.noun(tuple(self.lexicon.nouns))[0]
+        )
+        forms = (
+            noun.nominative,
+            noun.genitive,
+            noun.ergative,
+            noun.dative,
+            noun.at("ში"),
+            noun.away,
+        )
         return self.pick(forms)
 
     def word(self) -> str:
@@ -106,7 +117,10 @@ def address(c: Writer) -> str:
 def listing(c: Writer) -> str:
     "Two to four things, with commas and an `and`."
     kind = c.pick(TAGS)
-    words = [c.noun((kind,))[0].nominative if c.maybe(0.6) else c.word() for _ in range(c.pick((2, 3, 3, 4)))]
+    words = [
+        c.noun((kind,))[0].nominative if c.maybe(0.6) else c.word()
+        for _ in range(c.pick((2, 3, 3, 4)))
+    ]
     return ", ".join(words[:-1]) + f" და {words[-1]}"
 
 
@@ -187,7 +201,9 @@ def compose(
         if text in seen or len(text.split()) > max_words:
             misses += 1
             if misses > 200 * n + 10_000:
-                raise XttsKaError(f"only {len(out)} different texts of at most {max_words} words; {n} were asked for")
+                raise XttsKaError(
+                    f"only {len(out)} different texts of at most {max_words} words; {n} were asked for"
+                )
             continue
         seen.add(text)
         out.append(text)

@@ -20,282 +20,598 @@ from ..core.paths import inside, outside, resolve, shown
 
 # %% ../../nbs/corpus/loaders.ipynb #c7c2b8a3
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff")
-LANGUAGE_SCRIPTS = {"ka": "georgian", "en": "latin"} # Languages whose texts must have a letter of that script
-_PARTS = {"train": "train", "training": "train", "dev": "val", "val": "val", "valid": "val", "validation": "val", "eval": "test", "test": "test", "testing": "test"}
+LANGUAGE_SCRIPTS = {
+    "ka": "georgian",
+    "en": "latin",
+}  # Languages whose texts must have a letter of that script
+_PARTS = {
+    "train": "train",
+    "training": "train",
+    "dev": "val",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "eval": "test",
+    "test": "test",
+    "testing": "test",
+}
+
 
 @dataclass(slots=True)
 class Found:
     "One recording as a release describes it, not yet checked."
-    audio_file: str        # Relative to the root, with `/`
+
+    audio_file: str  # Relative to the root, with `/`
     text: str = ""
-    speaker: str = ""      # Empty: the release does not tell
-    split: str = ""        # train, val, test, or not told
-    extra: dict = field(default_factory=dict) # gender, age, language, ...
-    line: int = 0          # In `file`, from 1; 0: there is no line
-    file: str = ""         # That described it
-    fault: str = ""        # Why it cannot be used, where that is known already
+    speaker: str = ""  # Empty: the release does not tell
+    split: str = ""  # train, val, test, or not told
+    extra: dict = field(default_factory=dict)  # gender, age, language, ...
+    line: int = 0  # In `file`, from 1; 0: there is no line
+    file: str = ""  # That described it
+    fault: str = ""  # Why it cannot be used, where that is known already
+
 
 @dataclass(slots=True)
 class Corpus(Manifest):
     "What was read: rows and rejects like a `Manifest`, with paths relative to `root`."
+
     root: Path = None
     format: str = "manifest"
-    described: dict = field(default_factory=dict) # audio_file -> file that named it
+    described: dict = field(default_factory=dict)  # audio_file -> file that named it
 
     @property
-    def folder(self)->Path: return self.root
+    def folder(self) -> Path:
+        return self.root
 
 # %% ../../nbs/corpus/loaders.ipynb #e0268760
-def _lines(path:Path)->Iterator: # (line number, text; None: not UTF-8)
+def _lines(path: Path) -> Iterator:  # (line number, text; None: not UTF-8)
     "Lines that hold something, split at LF only."
-    try: data = path.read_bytes()
-    except OSError as e: raise ManifestError(f"{shown(path)}: cannot be read: {e.strerror}; see the table of formats in corpus.loaders") from None
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise ManifestError(
+            f"{shown(path)}: cannot be read: {e.strerror}; see the table of formats in corpus.loaders"
+        ) from None
     for n, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        if not raw.strip(): continue
-        try: yield n, raw.decode().removesuffix("\r")
-        except UnicodeDecodeError: yield n, None
+        if not raw.strip():
+            continue
+        try:
+            yield n, raw.decode().removesuffix("\r")
+        except UnicodeDecodeError:
+            yield n, None
 
-def _fields(path:Path, mark:str, least:int, most:int=99)->Iterator: # (line number, fields or None, fault)
+
+def _fields(
+    path: Path, mark: str, least: int, most: int = 99
+) -> Iterator:  # (line number, fields or None, fault)
     "Fields of each line. Quotes mean nothing: an unbalanced one would swallow what follows."
     for n, line in _lines(path):
         parts = (line or "").split(mark)
-        fault = "not UTF-8" if line is None else f"fields: {least}{f' to {most}' if most < 99 else ' or more'} expected, {len(parts)} found" if not least <= len(parts) <= most else ""
+        fault = (
+            "not UTF-8"
+            if line is None
+            else f"fields: {least}{f' to {most}' if most < 99 else ' or more'} expected, {len(parts)} found"
+            if not least <= len(parts) <= most
+            else ""
+        )
         yield n, None if fault else parts, fault
 
-def _table(path:Path, mark:str, needed:tuple)->Iterator: # (line number, {column: value}, fault)
+
+def _table(
+    path: Path, mark: str, needed: tuple
+) -> Iterator:  # (line number, {column: value}, fault)
     "Lines of a table with a header. `ManifestError` when a needed column is missing."
     rows = _fields(path, mark, 1)
     n, names, fault = next(rows, (1, [], "the file is empty"))
-    if fault or set(needed) - set(names): raise ManifestError(f"{shown(path)}:{n}: {fault or 'no column ' + ', '.join(sorted(set(needed) - set(names)))}; the first line must name {', '.join(needed)}")
+    if fault or set(needed) - set(names):
+        raise ManifestError(
+            f"{shown(path)}:{n}: {fault or 'no column ' + ', '.join(sorted(set(needed) - set(names)))}; the first line must name {', '.join(needed)}"
+        )
     for n, parts, fault in rows:
-        fault = fault or ("" if len(parts) == len(names) else f"fields: {len(names)} expected, {len(parts)} found")
+        fault = fault or (
+            "" if len(parts) == len(names) else f"fields: {len(names)} expected, {len(parts)} found"
+        )
         yield n, {} if fault else dict(zip(names, parts)), fault
 
-def _said(path:Path)->tuple: # (text, fault) of a transcript file
-    try: text = " ".join(path.read_bytes().decode("utf-8-sig").split())
-    except FileNotFoundError: return "", f"no transcript: {path.name} is not there"
-    except UnicodeDecodeError: return "", f"not UTF-8: {path.name}"
+
+def _said(path: Path) -> tuple:  # (text, fault) of a transcript file
+    try:
+        text = " ".join(path.read_bytes().decode("utf-8-sig").split())
+    except FileNotFoundError:
+        return "", f"no transcript: {path.name} is not there"
+    except UnicodeDecodeError:
+        return "", f"not UTF-8: {path.name}"
     return text, ""
 
-def _named(o, path:Path)->str: return f"{o.shown}/{path.relative_to(o.root).as_posix()}" # As `shown`, which is slow for a hundred thousand files
 
-def _sounds(folder:Path)->list: # Paths below, sorted; hidden ones left out
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not any(x.startswith(".") for x in p.relative_to(folder).parts))
+def _named(o, path: Path) -> str:
+    return f"{o.shown}/{path.relative_to(o.root).as_posix()}"  # As `shown`, which is slow for a hundred thousand files
+
+
+def _sounds(folder: Path) -> list:  # Paths below, sorted; hidden ones left out
+    return sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in SUFFIXES
+        and not any(x.startswith(".") for x in p.relative_to(folder).parts)
+    )
 
 # %% ../../nbs/corpus/loaders.ipynb #bc5d70a2
-def _common_voice(root:Path, o)->Iterator:
+def _common_voice(root: Path, o) -> Iterator:
     "Rows of `validated.tsv`, or of the file that `split` names."
     files = {p.stem: p for p in root.glob("*.tsv")}
-    main = [o.split] if o.split in files and o.split not in _PARTS else [n for n in ("validated",) if n in files] or [n for n in ("train", "dev", "test") if n in files]
+    main = (
+        [o.split]
+        if o.split in files and o.split not in _PARTS
+        else [n for n in ("validated",) if n in files]
+        or [n for n in ("train", "dev", "test") if n in files]
+    )
     part, speaker_part = {}, {}
     for name in (n for n in ("train", "dev", "test") if n in files):
         for _, row, _ in _table(files[name], "\t", ("client_id", "path", "sentence")):
-            if row: part[row["path"]] = speaker_part[row["client_id"]] = _PARTS[name]
+            if row:
+                part[row["path"]] = speaker_part[row["client_id"]] = _PARTS[name]
     for path in (files[n] for n in main):
         said = shown(path)
         for n, row, fault in _table(path, "\t", ("client_id", "path", "sentence")):
             tested = {"val": "val", "test": "test"}.get(speaker_part.get(row.get("client_id")), "")
-            split = part.get(row.get("path"), tested) if main == ["validated"] else _PARTS.get(path.stem, "")
-            extra = {k: row[k] for k in ("gender", "age") if row.get(k)} | ({"language": row["locale"].lower()} if row.get("locale") else {})
+            split = (
+                part.get(row.get("path"), tested)
+                if main == ["validated"]
+                else _PARTS.get(path.stem, "")
+            )
+            extra = {k: row[k] for k in ("gender", "age") if row.get(k)} | (
+                {"language": row["locale"].lower()} if row.get("locale") else {}
+            )
             fault = fault or _voted(row) or _other_language(row.get("locale", ""), o.language)
             name = row.get("path", "")
-            yield Found(f"clips/{name}" + ".mp3" * (not Path(name).suffix), row.get("sentence", ""), f"cv-{row.get('client_id', '')[:12]}", split, extra, n, said, fault)
+            yield Found(
+                f"clips/{name}" + ".mp3" * (not Path(name).suffix),
+                row.get("sentence", ""),
+                f"cv-{row.get('client_id', '')[:12]}",
+                split,
+                extra,
+                n,
+                said,
+                fault,
+            )
 
-def _voted(row:dict)->str: # Why the votes speak against a recording
+
+def _voted(row: dict) -> str:  # Why the votes speak against a recording
     up, down = row.get("up_votes", ""), row.get("down_votes", "")
-    if not (up or down): return ""
-    if not (up.isdigit() and down.isdigit()): return f"votes: {up!r} up and {down!r} down are no numbers"
+    if not (up or down):
+        return ""
+    if not (up.isdigit() and down.isdigit()):
+        return f"votes: {up!r} up and {down!r} down are no numbers"
     return f"votes: {up} up, {down} down" if int(down) and int(down) >= int(up) else ""
 
-def _other_language(found:str, wanted:str)->str:
-    return f"language: {found}, not {wanted}" if wanted and found and found.replace("_", "-").split("-")[0].lower() != wanted else ""
+
+def _other_language(found: str, wanted: str) -> str:
+    return (
+        f"language: {found}, not {wanted}"
+        if wanted and found and found.replace("_", "-").split("-")[0].lower() != wanted
+        else ""
+    )
 
 # %% ../../nbs/corpus/loaders.ipynb #3aa9ffd2
-def _fleurs(root:Path, o)->Iterator:
+def _fleurs(root: Path, o) -> Iterator:
     "Rows of `train.tsv`, `dev.tsv` and `test.tsv`."
     language = root.name if "_" in root.name else ""
     for name in ("train", "dev", "test"):
-        path = root/f"{name}.tsv"
-        if not path.is_file(): continue
-        said, places = shown(path), [p for p in (f"audio/{name}", name, f"wav/{name}", "audio", "") if (root/p).is_dir()]
+        path = root / f"{name}.tsv"
+        if not path.is_file():
+            continue
+        said, places = (
+            shown(path),
+            [p for p in (f"audio/{name}", name, f"wav/{name}", "audio", "") if (root / p).is_dir()],
+        )
         for n, row, fault in _fields(path, "\t", 4):
             file = row[1] if row else ""
-            place = next((p for p in places if file and os.path.isfile(root/p/file)), places[0])
-            gender = {"gender": row[-1].lower()} if row and row[-1].lower() in ("male", "female", "other") else {}
+            place = next((p for p in places if file and os.path.isfile(root / p / file)), places[0])
+            gender = (
+                {"gender": row[-1].lower()}
+                if row and row[-1].lower() in ("male", "female", "other")
+                else {}
+            )
             extra = gender | ({"language": language.split("_")[0]} if language else {})
-            yield Found(f"{place}/{file}".lstrip("/"), row[2] if row else "", o.speaker_name or f"fleurs-{Path(file).stem}", _PARTS[name], extra, n, said, fault or _other_language(language, o.language))
+            yield Found(
+                f"{place}/{file}".lstrip("/"),
+                row[2] if row else "",
+                o.speaker_name or f"fleurs-{Path(file).stem}",
+                _PARTS[name],
+                extra,
+                n,
+                said,
+                fault or _other_language(language, o.language),
+            )
 
 # %% ../../nbs/corpus/loaders.ipynb #6d48985e
-def _ljspeech(root:Path, o)->Iterator:
+def _ljspeech(root: Path, o) -> Iterator:
     "Rows of `metadata.csv` without header."
-    path, said = root/"metadata.csv", shown(root/"metadata.csv")
+    path, said = root / "metadata.csv", shown(root / "metadata.csv")
     for n, row, fault in _fields(path, "|", 2, 3):
         name = row[0].strip() if row else ""
-        file = next((f for s in ("", *SUFFIXES) if name and os.path.isfile(root/(f := f"wavs/{name}{s}"))), f"wavs/{name}.wav")
-        yield Found(file, (row[-1].strip() or row[1]) if row else "", o.speaker_name or "speaker", "", {}, n, said, fault)
+        file = next(
+            (
+                f
+                for s in ("", *SUFFIXES)
+                if name and os.path.isfile(root / (f := f"wavs/{name}{s}"))
+            ),
+            f"wavs/{name}.wav",
+        )
+        yield Found(
+            file,
+            (row[-1].strip() or row[1]) if row else "",
+            o.speaker_name or "speaker",
+            "",
+            {},
+            n,
+            said,
+            fault,
+        )
 
-def _coqui_tables(root:Path)->dict: # file -> part
-    return {p: part for name, part in (("metadata.csv", ""), ("metadata_train.csv", "train"), ("metadata_eval.csv", "val"), ("metadata_val.csv", "val"), ("metadata_test.csv", "test")) if (p := root/name).is_file()}
 
-def _coqui(root:Path, o)->Iterator:
+def _coqui_tables(root: Path) -> dict:  # file -> part
+    return {
+        p: part
+        for name, part in (
+            ("metadata.csv", ""),
+            ("metadata_train.csv", "train"),
+            ("metadata_eval.csv", "val"),
+            ("metadata_val.csv", "val"),
+            ("metadata_test.csv", "test"),
+        )
+        if (p := root / name).is_file()
+    }
+
+
+def _coqui(root: Path, o) -> Iterator:
     "Rows of coqui's tables."
     for path, part in _coqui_tables(root).items():
         said = shown(path)
         for n, row, fault in _table(path, "|", ("audio_file", "text")):
             extra = {k: v for k, v in row.items() if k not in COLUMNS and k != "split" and v}
             split = _PARTS.get(row.get("split", ""), part)
-            yield Found(_relative(row.get("audio_file", ""), root), row.get("text", ""), row.get("speaker_name", "").strip() or o.speaker_name or "speaker", split, extra, n, said, fault)
+            yield Found(
+                _relative(row.get("audio_file", ""), root),
+                row.get("text", ""),
+                row.get("speaker_name", "").strip() or o.speaker_name or "speaker",
+                split,
+                extra,
+                n,
+                said,
+                fault,
+            )
 
-def _relative(file:str, root:Path)->str:
+
+def _relative(file: str, root: Path) -> str:
     "An absolute path inside the root becomes a relative one; others stay and are refused later."
     path = Path(file)
-    return path.relative_to(root).as_posix() if path.is_absolute() and path.is_relative_to(root) else file
+    return (
+        path.relative_to(root).as_posix()
+        if path.is_absolute() and path.is_relative_to(root)
+        else file
+    )
 
 # %% ../../nbs/corpus/loaders.ipynb #f8643ca7
-def _vctk(root:Path, o)->Iterator:
+def _vctk(root: Path, o) -> Iterator:
     "Utterances of `wav48_silence_trimmed` (or `wav48`, ...) with the texts of `txt`."
-    sounds = max((p for p in root.glob("wav*") if p.is_dir() and (root/"txt").is_dir()), default=None)
-    if not sounds: raise ManifestError(f"{shown(root)}: no folders txt and wav48_silence_trimmed (or wav48) here; is it VCTK? See the table of formats in corpus.loaders")
+    sounds = max(
+        (p for p in root.glob("wav*") if p.is_dir() and (root / "txt").is_dir()), default=None
+    )
+    if not sounds:
+        raise ManifestError(
+            f"{shown(root)}: no folders txt and wav48_silence_trimmed (or wav48) here; is it VCTK? See the table of formats in corpus.loaders"
+        )
     for p in _sounds(sounds):
-        if p.stem.endswith("_mic2"): continue
+        if p.stem.endswith("_mic2"):
+            continue
         speaker = p.parent.name
-        said = root/"txt"/speaker/f"{p.stem.removesuffix('_mic1')}.txt"
+        said = root / "txt" / speaker / f"{p.stem.removesuffix('_mic1')}.txt"
         text, fault = _said(said)
-        yield Found(p.relative_to(root).as_posix(), text, speaker, "", {}, 0 if fault else 1, _named(o, said), fault)
+        yield Found(
+            p.relative_to(root).as_posix(),
+            text,
+            speaker,
+            "",
+            {},
+            0 if fault else 1,
+            _named(o, said),
+            fault,
+        )
 
-def _libritts(root:Path, o)->Iterator:
+
+def _libritts(root: Path, o) -> Iterator:
     "`subset/speaker/chapter/*.wav`, or without the subset's folder."
     for p in _sounds(root):
         rel = p.relative_to(root)
-        if len(rel.parts) < 3: continue
+        if len(rel.parts) < 3:
+            continue
         said = p.with_name(f"{p.stem}.normalized.txt")
         text, fault = _said(said)
         subset = rel.parts[-4] if len(rel.parts) > 3 else root.name
-        yield Found(rel.as_posix(), text, rel.parts[-3], _PARTS.get(subset.split("-")[0], ""), {}, 0 if fault else 1, _named(o, said), fault)
+        yield Found(
+            rel.as_posix(),
+            text,
+            rel.parts[-3],
+            _PARTS.get(subset.split("-")[0], ""),
+            {},
+            0 if fault else 1,
+            _named(o, said),
+            fault,
+        )
 
-_PLAIN = {"wav", "wavs", "wav16", "wav22", "wav48", "audio", "audios", "clips", "data", "flac", "mp3"} # Folders that are no speakers
 
-def _folder(root:Path, o)->Iterator:
+_PLAIN = {
+    "wav",
+    "wavs",
+    "wav16",
+    "wav22",
+    "wav48",
+    "audio",
+    "audios",
+    "clips",
+    "data",
+    "flac",
+    "mp3",
+}  # Folders that are no speakers
+
+
+def _folder(root: Path, o) -> Iterator:
     "Every recording with the `.txt` or `.lab` of its name."
     for p in _sounds(root):
         above = p.relative_to(root).parts[:-1]
-        said = next((s for x in (".txt", ".lab", ".normalized.txt") if (s := p.with_name(p.stem + x)).is_file()), p.with_suffix(".txt"))
+        said = next(
+            (
+                s
+                for x in (".txt", ".lab", ".normalized.txt")
+                if (s := p.with_name(p.stem + x)).is_file()
+            ),
+            p.with_suffix(".txt"),
+        )
         text, fault = _said(said)
         part = next((_PARTS[x.lower()] for x in above if x.lower() in _PARTS), "")
-        speaker = next((x for x in above if x.casefold() not in _PLAIN and x.lower() not in _PARTS), "") or o.speaker_name or "speaker"
-        yield Found(p.relative_to(root).as_posix(), text, speaker, part, {}, 0 if fault else 1, _named(o, said), fault)
+        speaker = (
+            next((x for x in above if x.casefold() not in _PLAIN and x.lower() not in _PARTS), "")
+            or o.speaker_name
+            or "speaker"
+        )
+        yield Found(
+            p.relative_to(root).as_posix(),
+            text,
+            speaker,
+            part,
+            {},
+            0 if fault else 1,
+            _named(o, said),
+            fault,
+        )
 
 # %% ../../nbs/corpus/loaders.ipynb #751fcc6b
-_READERS = {"common_voice": _common_voice, "fleurs": _fleurs, "ljspeech": _ljspeech, "coqui": _coqui, "vctk": _vctk, "libritts": _libritts, "folder": _folder}
+_READERS = {
+    "common_voice": _common_voice,
+    "fleurs": _fleurs,
+    "ljspeech": _ljspeech,
+    "coqui": _coqui,
+    "vctk": _vctk,
+    "libritts": _libritts,
+    "folder": _folder,
+}
 FORMATS = ("auto", "manifest", *_READERS)
 
-def _first(path:Path)->str: # First line that holds something
+
+def _first(path: Path) -> str:  # First line that holds something
     return next((line or "" for _, line in _lines(path)), "")
 
-def _homes(path:Path, language:str)->list:
+
+def _homes(path: Path, language: str) -> list:
     "The folder, and those inside it that are named for the language (`ka`, `ka_ge`)."
-    return [path, *([path/language, *sorted(path.glob(f"{language}_*"))] if language else [])]
+    return [path, *([path / language, *sorted(path.glob(f"{language}_*"))] if language else [])]
+
 
 def find_format(
-    path,        # Folder of a release
-    language="", # Of the texts: a release of several languages has a folder for each
-)->tuple: # (format, folder in which its files lie)
+    path,  # Folder of a release
+    language="",  # Of the texts: a release of several languages has a folder for each
+) -> tuple:  # (format, folder in which its files lie)
     "Recognise a release. `ManifestError` says what is looked for when nothing fits."
     path = resolve(path)
     for home in _homes(path, language):
-        tables = [p for n in ("validated", "train", "dev", "test", "other") if (p := home/f"{n}.tsv").is_file()]
-        if tables: return ("common_voice" if _first(tables[0]).startswith("client_id\t") else "fleurs"), home
-    if (path/"metadata.csv").is_file(): return _of_metadata(path), path
-    if _coqui_tables(path): return "coqui", path
-    if (path/"txt").is_dir() and any(p.is_dir() for p in path.glob("wav*")): return "vctk", path
-    if next(path.rglob("*.normalized.txt"), None): return "libritts", path
-    if any(p.with_suffix(s).is_file() for p in _sounds(path) for s in (".txt", ".lab")): return "folder", path
-    raise ManifestError(f"{shown(path)}: no corpus is recognised here. Looked for metadata.csv ({'|'.join(COLUMNS)}, or LJSpeech's), *.tsv of Common Voice or FLEURS, "
-                        "txt/ with wav48*/ of VCTK, *.normalized.txt of LibriTTS, and recordings with a .txt or .lab of the same name")
+        tables = [
+            p
+            for n in ("validated", "train", "dev", "test", "other")
+            if (p := home / f"{n}.tsv").is_file()
+        ]
+        if tables:
+            return (
+                "common_voice" if _first(tables[0]).startswith("client_id\t") else "fleurs"
+            ), home
+    if (path / "metadata.csv").is_file():
+        return _of_metadata(path), path
+    if _coqui_tables(path):
+        return "coqui", path
+    if (path / "txt").is_dir() and any(p.is_dir() for p in path.glob("wav*")):
+        return "vctk", path
+    if next(path.rglob("*.normalized.txt"), None):
+        return "libritts", path
+    if any(p.with_suffix(s).is_file() for p in _sounds(path) for s in (".txt", ".lab")):
+        return "folder", path
+    raise ManifestError(
+        f"{shown(path)}: no corpus is recognised here. Looked for metadata.csv ({'|'.join(COLUMNS)}, or LJSpeech's), *.tsv of Common Voice or FLEURS, "
+        "txt/ with wav48*/ of VCTK, *.normalized.txt of LibriTTS, and recordings with a .txt or .lab of the same name"
+    )
 
-def _of_metadata(path:Path)->str:
+
+def _of_metadata(path: Path) -> str:
     "ljspeech, coqui or manifest."
-    first = _first(path/"metadata.csv").split("|")
-    if {"audio_file", "text"} <= set(first): return "manifest" if set(COLUMNS) <= set(first) else "coqui"
+    first = _first(path / "metadata.csv").split("|")
+    if {"audio_file", "text"} <= set(first):
+        return "manifest" if set(COLUMNS) <= set(first) else "coqui"
     name = first[0].strip()
-    return "ljspeech" if len(first) in (2, 3) and any(os.path.isfile(path/f"wavs/{name}{s}") for s in ("", *SUFFIXES)) else "manifest"
+    return (
+        "ljspeech"
+        if len(first) in (2, 3)
+        and any(os.path.isfile(path / f"wavs/{name}{s}") for s in ("", *SUFFIXES))
+        else "manifest"
+    )
 
 # %% ../../nbs/corpus/loaders.ipynb #49182dc1
 class _Judge:
     "Why recordings of a release cannot be used."
-    def __init__(self, root:Path, script:str|None, check_audio:bool, max_seconds:float):
-        self.root, self.script, self.check_audio, self.max_seconds = root, script, check_audio, max_seconds
+
+    def __init__(self, root: Path, script: str | None, check_audio: bool, max_seconds: float):
+        self.root, self.script, self.check_audio, self.max_seconds = (
+            root,
+            script,
+            check_audio,
+            max_seconds,
+        )
         self.seen, self.safe = {}, set()  # lines of accepted files; folders that lie inside
 
-    def __call__(self, f:Found)->tuple: # (reason or "", seconds or None)
-        if why := f.fault or (f"path: {why}" if (why := outside(f.audio_file)) else ""): return why, None
-        if f.audio_file in self.seen: return f"duplicate: the same audio file as line {self.seen[f.audio_file]}", None
-        if why := self._text(f): return why, None
+    def __call__(self, f: Found) -> tuple:  # (reason or "", seconds or None)
+        if why := f.fault or (f"path: {why}" if (why := outside(f.audio_file)) else ""):
+            return why, None
+        if f.audio_file in self.seen:
+            return f"duplicate: the same audio file as line {self.seen[f.audio_file]}", None
+        if why := self._text(f):
+            return why, None
         try:
             path = self._path(f.audio_file)
-            seconds = _check_audio(path, self.max_seconds).seconds if self.check_audio else self._there(path)
-        except AudioError as e: return f"{e.reason}: {e.detail}", None
-        except PathError: return "path: a link leads out of the folder", None
-        except OSError as e: return f"unreadable: {e.strerror}", None # A name that is longer than the system allows
+            seconds = (
+                _check_audio(path, self.max_seconds).seconds
+                if self.check_audio
+                else self._there(path)
+            )
+        except AudioError as e:
+            return f"{e.reason}: {e.detail}", None
+        except PathError:
+            return "path: a link leads out of the folder", None
+        except OSError as e:
+            return f"unreadable: {e.strerror}", None  # A name that is longer than the system allows
         self.seen[f.audio_file] = f.line
         return "", seconds
 
-    def _text(self, f:Found)->str:
-        if not f.speaker.strip(): return "speaker: no speaker name"
-        if "|" in f.text or not f.text.replace("\t", " ").isprintable(): return "text: holds `|` or a control character"
-        if not any(map(str.isalpha, f.text)): return "no letters" if f.text.strip() else "empty text"
-        return f"no {self.script.capitalize()} letters" if self.script and not SCRIPTS[self.script].search(f.text) else ""
+    def _text(self, f: Found) -> str:
+        if not f.speaker.strip():
+            return "speaker: no speaker name"
+        if "|" in f.text or not f.text.replace("\t", " ").isprintable():
+            return "text: holds `|` or a control character"
+        if not any(map(str.isalpha, f.text)):
+            return "no letters" if f.text.strip() else "empty text"
+        return (
+            f"no {self.script.capitalize()} letters"
+            if self.script and not SCRIPTS[self.script].search(f.text)
+            else ""
+        )
 
-    def _path(self, file:str)->Path: # Folders are followed once, not for each of their hundred thousand files
-        path, folder = self.root/file, file.rpartition("/")[0] or "."
-        if folder not in self.safe: inside(self.root, folder); self.safe.add(folder)
+    def _path(
+        self, file: str
+    ) -> Path:  # Folders are followed once, not for each of their hundred thousand files
+        path, folder = self.root / file, file.rpartition("/")[0] or "."
+        if folder not in self.safe:
+            inside(self.root, folder)
+            self.safe.add(folder)
         return inside(self.root, file) if path.is_symlink() else path
 
-    def _there(self, path:Path)->None:
-        if not path.is_file(): raise AudioError("missing", path, "no such file")
+    def _there(self, path: Path) -> None:
+        if not path.is_file():
+            raise AudioError("missing", path, "no such file")
 
-def _clean(value:str)->str: return "".join(c if c.isprintable() and c != "|" else "/" if c == "|" else " " for c in value)
+
+def _clean(value: str) -> str:
+    return "".join(c if c.isprintable() and c != "|" else "/" if c == "|" else " " for c in value)
 
 # %% ../../nbs/corpus/loaders.ipynb #348a3485
 def read_corpus(
-    path,                  # Folder of a release as it was unpacked, or its `metadata.csv`
-    format:str="auto",     # One of `FORMATS`
-    language:str="",       # Two letters; texts without a letter of its script and clips of another language are rejects
-    split:str="",          # Only this part: train, val or test (for Common Voice also `other`, ...); empty: all
-    speaker_name:str="",   # Of a release that names no speakers
-    check_audio:bool=True, # Open every recording; False: only see that it is there
-    max_seconds:float=600., # Longest recording accepted
-)->Corpus:
+    path,  # Folder of a release as it was unpacked, or its `metadata.csv`
+    format: str = "auto",  # One of `FORMATS`
+    language: str = "",  # Two letters; texts without a letter of its script and clips of another language are rejects
+    split: str = "",  # Only this part: train, val or test (for Common Voice also `other`, ...); empty: all
+    speaker_name: str = "",  # Of a release that names no speakers
+    check_audio: bool = True,  # Open every recording; False: only see that it is there
+    max_seconds: float = 600.0,  # Longest recording accepted
+) -> Corpus:
     """Rows of a release, and rejects with file, line and reason.
     Errors: MissingError for no such folder, ConfigError for an unknown format, ManifestError when the release is not of that format or holds nothing."""
-    if format not in FORMATS: raise ConfigError(f"format={format!r} is not known; use one of {', '.join(FORMATS)}")
+    if format not in FORMATS:
+        raise ConfigError(f"format={format!r} is not known; use one of {', '.join(FORMATS)}")
     path = resolve(path)
-    if not path.exists(): raise MissingError(f"{shown(path)}: no such folder; give the folder into which the corpus was unpacked")
+    if not path.exists():
+        raise MissingError(
+            f"{shown(path)}: no such folder; give the folder into which the corpus was unpacked"
+        )
     root = path if path.is_dir() else path.parent
-    if format == "auto" and path.is_file() and path.name not in ("metadata.csv", "validated.tsv"): format = "manifest"
-    kind, root = find_format(root, language) if format == "auto" else (format, _home(root, format, language))
-    if split and split not in _PARTS and not (kind == "common_voice" and (root/f"{split}.tsv").is_file()): raise ConfigError(f"split={split!r}: no such part in {shown(root)}; use train, val or test")
+    if format == "auto" and path.is_file() and path.name not in ("metadata.csv", "validated.tsv"):
+        format = "manifest"
+    kind, root = (
+        find_format(root, language) if format == "auto" else (format, _home(root, format, language))
+    )
+    if (
+        split
+        and split not in _PARTS
+        and not (kind == "common_voice" and (root / f"{split}.tsv").is_file())
+    ):
+        raise ConfigError(f"split={split!r}: no such part in {shown(root)}; use train, val or test")
     script, wanted = LANGUAGE_SCRIPTS.get(language), _PARTS.get(split, "")
-    if kind == "manifest": return _own(path, root, script, wanted, check_audio, max_seconds)
-    o, judge = SimpleNamespace(language=language, split=split, speaker_name=speaker_name, root=root, shown=shown(root)), _Judge(root, script, check_audio, max_seconds)
+    if kind == "manifest":
+        return _own(path, root, script, wanted, check_audio, max_seconds)
+    o, judge = (
+        SimpleNamespace(
+            language=language, split=split, speaker_name=speaker_name, root=root, shown=shown(root)
+        ),
+        _Judge(root, script, check_audio, max_seconds),
+    )
     rows, rejects, files = [], [], {}
     for f in _READERS[kind](root, o):
-        if wanted and f.split != wanted and (f.split or not f.fault): continue
+        if wanted and f.split != wanted and (f.split or not f.fault):
+            continue
         why, seconds = judge(f)
-        if why: rejects.append(Reject(f.line, f.audio_file, why, f.file))
-        else: rows.append(Row(f.audio_file, f.text.strip(), f.speaker, f.split, seconds, {k: _clean(v) for k, v in f.extra.items()}, f.line)); files[f.audio_file] = f.file
-    if not rows and not rejects: raise ManifestError(f"{shown(root)}: no recordings in the format {kind}{f' with split {split!r}' if split else ''}; see the table in corpus.loaders")
+        if why:
+            rejects.append(Reject(f.line, f.audio_file, why, f.file))
+        else:
+            rows.append(
+                Row(
+                    f.audio_file,
+                    f.text.strip(),
+                    f.speaker,
+                    f.split,
+                    seconds,
+                    {k: _clean(v) for k, v in f.extra.items()},
+                    f.line,
+                )
+            )
+            files[f.audio_file] = f.file
+    if not rows and not rejects:
+        raise ManifestError(
+            f"{shown(root)}: no recordings in the format {kind}{f' with split {split!r}' if split else ''}; see the table in corpus.loaders"
+        )
     columns = (*COLUMNS, "split", "duration", *dict.fromkeys(k for r in rows for k in r.extra))
     return Corpus(root, rows, rejects, columns, root, kind, files)
 
 # %% ../../nbs/corpus/loaders.ipynb #c06b164b
-def _home(root:Path, format:str, language:str)->Path: # Of tables that lie in a folder named for the language
-    if format not in ("common_voice", "fleurs"): return root
+def _home(
+    root: Path, format: str, language: str
+) -> Path:  # Of tables that lie in a folder named for the language
+    if format not in ("common_voice", "fleurs"):
+        return root
     return next((h for h in _homes(root, language) if any(h.glob("*.tsv"))), root)
 
-def _own(path:Path, root:Path, script, split:str, check_audio:bool, max_seconds:float)->Corpus:
+
+def _own(
+    path: Path, root: Path, script, split: str, check_audio: bool, max_seconds: float
+) -> Corpus:
     "Our manifest, by its own strict reader."
     m = read_manifest(path, check_audio=check_audio, require_script=script, max_seconds=max_seconds)
     rows = [r for r in m.rows if not split or _PARTS.get(r.split, r.split) == split]
-    if not rows and not m.rejects: raise ManifestError(f"{shown(m.path)}: no rows with split {split!r}; it has {dict(Counter(r.split or 'none' for r in m.rows))}")
-    return Corpus(m.path, rows, m.rejects, m.columns, root, "manifest", {r.audio_file: shown(m.path) for r in rows})
+    if not rows and not m.rejects:
+        raise ManifestError(
+            f"{shown(m.path)}: no rows with split {split!r}; it has {dict(Counter(r.split or 'none' for r in m.rows))}"
+        )
+    return Corpus(
+        m.path,
+        rows,
+        m.rejects,
+        m.columns,
+        root,
+        "manifest",
+        {r.audio_file: shown(m.path) for r in rows},
+    )

@@ -8,18 +8,30 @@ __all__ = ['SILENT', 'VAD_RATE', 'VAD_FRAME', 'LONGEST', 'SegmentConfig', 'frame
            'clip_path', 'shared_names', 'segment_corpus', 'move_alignments', 'summary', 'lay_out_splits']
 
 # %% ../../nbs/corpus/segment.ipynb #647b0036
-import functools, json, os, shutil
+import functools
+import json
+import os
+import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
 import numpy as np
 from pydantic import Field
+
 from ..core.audio import probe, read_audio, read_crop, resample, set_level, write_audio
 from ..core.config import config, to_dict
 from ..core.errors import AudioError, ConfigError, ManifestError
 from ..core.files import append_jsonl, atomic_write, digest, read_jsonl, write_json
-from ..core.manifest import Manifest, Reject, Row, read_manifest, write_manifest, write_rejects
+from xtts_ka.core.manifest import (
+    Manifest,
+    Reject,
+    Row,
+    read_manifest,
+    write_manifest,
+    write_rejects,
+)
 from ..core.paths import shown, slug
 from ..core.progress import bar
 from .split import SPLITS, assign_splits
@@ -28,62 +40,79 @@ from .split import SPLITS, assign_splits
 @config
 class SegmentConfig:
     "How recordings become clips, and how clips are divided."
-    min_seconds:float = Field(0.5, gt=0)          # Shortest speech of a clip, seconds, padding not counted
-    max_seconds:float = Field(12.0, gt=0)         # Longest speech of a clip, seconds, padding not counted
-    pad_seconds:float = Field(0.05, ge=0, le=1)   # Silence left at both ends, seconds; missing silence is added
-    level_db:float|None = Field(-23.0, ge=-60, le=0) # Level every clip is set to, dB; null leaves it
-    sample_rate:int = Field(22050, ge=4000, le=96000) # Of the clips, Hz
-    transcripts:bool = True                       # false: texts are not needed, so long recordings may be cut
-    vad:bool = True                               # Find speech with silero-vad; false: by energy alone
-    threshold:float = Field(0.5, gt=0, lt=1)      # Speech probability above which a frame is speech
-    pause_seconds:float = Field(1.0, gt=0)        # A longer pause never lies inside a piece, seconds
-    block_seconds:float = Field(300.0, ge=30)     # Long recordings are read in blocks of this length, seconds
-    split:Literal["stratified", "speaker", "given"] = "stratified" # See `corpus.split`
-    val_fraction:float = Field(0.1, ge=0, lt=1)   # Of the clips (of the speakers for split=speaker)
-    test_fraction:float = Field(0.0, ge=0, lt=1)  # Of the clips (of the speakers for split=speaker)
-    split_folder:bool = False                     # Also lay out `split/{train,val,test}.csv` with their wavs
+
+    min_seconds: float = Field(0.5, gt=0)  # Shortest speech of a clip, seconds, padding not counted
+    max_seconds: float = Field(12.0, gt=0)  # Longest speech of a clip, seconds, padding not counted
+    pad_seconds: float = Field(
+        0.05, ge=0, le=1
+    )  # Silence left at both ends, seconds; missing silence is added
+    level_db: float | None = Field(
+        -23.0, ge=-60, le=0
+    )  # Level every clip is set to, dB; null leaves it
+    sample_rate: int = Field(22050, ge=4000, le=96000)  # Of the clips, Hz
+    transcripts: bool = True  # false: texts are not needed, so long recordings may be cut
+    vad: bool = True  # Find speech with silero-vad; false: by energy alone
+    threshold: float = Field(0.5, gt=0, lt=1)  # Speech probability above which a frame is speech
+    pause_seconds: float = Field(1.0, gt=0)  # A longer pause never lies inside a piece, seconds
+    block_seconds: float = Field(
+        300.0, ge=30
+    )  # Long recordings are read in blocks of this length, seconds
+    split: Literal["stratified", "speaker", "given"] = "stratified"  # See `corpus.split`
+    val_fraction: float = Field(0.1, ge=0, lt=1)  # Of the clips (of the speakers for split=speaker)
+    test_fraction: float = Field(
+        0.0, ge=0, lt=1
+    )  # Of the clips (of the speakers for split=speaker)
+    split_folder: bool = False  # Also lay out `split/{train,val,test}.csv` with their wavs
 
     def __post_init__(self):
         if self.min_seconds >= self.max_seconds:
-            raise ConfigError(f"min_seconds={self.min_seconds} must be below max_seconds={self.max_seconds}")
+            raise ConfigError(
+                f"min_seconds={self.min_seconds} must be below max_seconds={self.max_seconds}"
+            )
 
 # %% ../../nbs/corpus/segment.ipynb #6f8d7962
-SILENT = -60.0 # dB relative to full scale; a recording whose loudest frame is lower has nothing in it
+SILENT = (
+    -60.0
+)  # dB relative to full scale; a recording whose loudest frame is lower has nothing in it
+
 
 def frame_levels(
-    wav,   # [T] float32 in [-1, 1]
+    wav,  # [T] float32 in [-1, 1]
     size,  # Samples a frame
-)->np.ndarray: # [ceil(T / size)] RMS level, dB relative to full scale, not below -120
+) -> np.ndarray:  # [ceil(T / size)] RMS level, dB relative to full scale, not below -120
     "Level of consecutive frames; the last one is filled with zeros."
     frames = np.pad(wav, (0, -len(wav) % size)).reshape(-1, size)  # [T] -> [F, size]
     return 10 * np.log10(np.maximum(np.mean(np.square(frames, dtype=np.float64), axis=1), 1e-12))
 
+
 def speech_threshold(
-    levels, # [F] frame levels, dB
-)->float: # dB
+    levels,  # [F] frame levels, dB
+) -> float:  # dB
     "Level above which a frame is speech: 40 dB under the loudest, more where noise is louder than that."
     top, floor = levels.max(), np.percentile(levels, 2)
     return max(top - 40, min(floor + 8, top - 20))
 
+
 def speech_edges(
     wav,  # [T] float32 in [-1, 1]
-    rate, # Hz
-)->tuple|None: # (start, end) in samples; None for a recording in which nothing sounds
+    rate,  # Hz
+) -> tuple | None:  # (start, end) in samples; None for a recording in which nothing sounds
     "First and last sample of what is not silence, to 10 ms."
     size = round(rate * 0.01)
     levels = frame_levels(wav, size) if len(wav) else np.array([-np.inf])
-    if levels.max() < SILENT: return None
+    if levels.max() < SILENT:
+        return None
     loud = np.flatnonzero(levels > speech_threshold(levels))
     return int(loud[0]) * size, min((int(loud[-1]) + 1) * size, len(wav))
 
 # %% ../../nbs/corpus/segment.ipynb #15fd0675
 def cut_padded(
-    wav,   # [T] float32 in [-1, 1]
-    start, # Sample at which speech begins
-    end,   # Sample after the last one of speech
-    pad,   # Samples of silence on either side
+    wav,  # [T] float32 in [-1, 1]
+    start,  # Sample at which speech begins
+    end,  # Sample after the last one of speech
+    pad,  # Samples of silence on either side
     fade,  # Samples faded at either end, at most `pad`
-)->np.ndarray: # [end - start + 2 * pad] float32
+) -> np.ndarray:  # [end - start + 2 * pad] float32
     "`wav[start:end]` with the same silence at both ends."
     left, right = max(start - pad, 0), min(end + pad, len(wav))
     out = np.pad(wav[left:right], (pad - (start - left), pad - (right - end))).astype(np.float32)
@@ -94,119 +123,152 @@ def cut_padded(
     return out
 
 # %% ../../nbs/corpus/segment.ipynb #3be06100
-VAD_RATE, VAD_FRAME = 16000, 512 # What silero-vad was trained on: Hz, samples
+VAD_RATE, VAD_FRAME = 16000, 512  # What silero-vad was trained on: Hz, samples
+
 
 @functools.cache
 def _detector():
     "The voice detector; its import changes torch's threads, which other stages want as they were."
     import torch
+
     threads = torch.get_num_threads()
     try:
         from silero_vad import load_silero_vad
+
         return load_silero_vad()
-    finally: torch.set_num_threads(threads)
+    finally:
+        torch.set_num_threads(threads)
+
 
 def speech_probability(
-    wav,   # [T] float32 in [-1, 1]
+    wav,  # [T] float32 in [-1, 1]
     rate,  # Hz
 ):
     "Yield the probability of speech of consecutive frames of 32 ms (silero-vad)."
     import torch
+
     model = _detector()
     wav = resample(wav, rate, VAD_RATE)
     frames = np.pad(wav, (0, -len(wav) % VAD_FRAME)).reshape(-1, VAD_FRAME).astype(np.float32)
     model.reset_states()
     for frame in torch.from_numpy(frames):
-        with torch.inference_mode(): yield float(model(frame, VAD_RATE))
+        with torch.inference_mode():
+            yield float(model(frame, VAD_RATE))
+
 
 def has_speech(
-    wav,           # [T] float32 in [-1, 1]
-    rate,          # Hz
-    threshold=0.5, # Speech probability
-)->bool:
+    wav,  # [T] float32 in [-1, 1]
+    rate,  # Hz
+    threshold=0.5,  # Speech probability
+) -> bool:
     "Whether two frames are speech. A quarter of a second of silence goes first: the detector needs a start."
     wav, found = np.pad(set_level(wav, -23.0), (rate // 4, rate // 4)), 0
     for p in speech_probability(wav, rate):
         found += p > threshold
-        if found >= 2: return True
+        if found >= 2:
+            return True
     return False
 
 # %% ../../nbs/corpus/segment.ipynb #7390f899
 def stretches(
-    speech,    # [F] bool, frames
-    shortest=3, # Frames; a shorter gap is no pause
-)->list: # (first, after the last) frame of each stretch of speech
+    speech,  # [F] bool, frames
+    shortest=3,  # Frames; a shorter gap is no pause
+) -> list:  # (first, after the last) frame of each stretch of speech
     "Runs of speech; gaps shorter than `shortest` are closed."
     edge = np.flatnonzero(np.diff(np.r_[0, np.asarray(speech, np.int8), 0]))
     out = []
     for a, b in zip(edge[::2].tolist(), edge[1::2].tolist()):
-        if out and a - out[-1][1] < shortest: out[-1] = (out[-1][0], b)
-        else: out.append((a, b))
+        if out and a - out[-1][1] < shortest:
+            out[-1] = (out[-1][0], b)
+        else:
+            out.append((a, b))
     return out
 
 # %% ../../nbs/corpus/segment.ipynb #865616a7
 def pieces(
-    parts,    # Stretches of speech, in frames
-    levels,   # [F] frame levels, dB, for cuts by force
-    shortest, # Frames of the shortest clip
+    parts,  # Stretches of speech, in frames
+    levels,  # [F] frame levels, dB, for cuts by force
+    shortest,  # Frames of the shortest clip
     longest,  # Frames of the longest clip
-    pause,    # Frames; a longer pause always cuts
-)->list: # (first, after the last) frame of each piece
+    pause,  # Frames; a longer pause always cuts
+) -> list:  # (first, after the last) frame of each piece
     "Cut at the longest pauses until every piece is at most `longest`."
     todo, out = [list(parts)] if parts else [], []
     while todo:
         group = todo.pop()
         gaps = [b[0] - a[1] for a, b in zip(group, group[1:])]
         a, b = group[0][0], group[-1][1]
-        if b - a <= longest and max(gaps, default=0) <= pause: out.append((a, b))
+        if b - a <= longest and max(gaps, default=0) <= pause:
+            out.append((a, b))
         elif gaps:
             i = int(np.argmax(gaps)) + 1
             todo += [group[i:], group[:i]]
         else:  # no pause: somewhere in the second half of what may be taken, where it is quietest
             first = a + max(longest // 2, 1)
-            i = first + int(np.argmin(levels[first:a + longest])) if longest > 1 else a + 1
+            i = first + int(np.argmin(levels[first : a + longest])) if longest > 1 else a + 1
             todo += [[(i, b)], [(a, i)]]
     return _rejoin(out, shortest, longest, pause)
+
 
 def _rejoin(out, shortest, longest, pause):
     "Join pieces that are too short to a neighbour, over the smallest gap first."
     while True:
-        able = [(b[0] - a[1], i) for i, (a, b) in enumerate(zip(out, out[1:]))
-                if min(a[1] - a[0], b[1] - b[0]) < shortest and b[1] - a[0] <= longest and b[0] - a[1] <= pause]
-        if not able: return out
+        able = [
+            (b[0] - a[1], i)
+            for i, (a, b) in enumerate(zip(out, out[1:]))
+            if min(a[1] - a[0], b[1] - b[0]) < shortest
+            and b[1] - a[0] <= longest
+            and b[0] - a[1] <= pause
+        ]
+        if not able:
+            return out
         i = min(able)[1]
-        out[i:i + 2] = [(out[i][0], out[i + 1][1])]
+        out[i : i + 2] = [(out[i][0], out[i + 1][1])]
 
 # %% ../../nbs/corpus/segment.ipynb #2b7de8fc
-LONGEST = 6 * 3600.0 # Seconds; a longer file is more likely a broken header
+LONGEST = 6 * 3600.0  # Seconds; a longer file is more likely a broken header
+
 
 @dataclass
 class Clip:
     "A piece of a recording, ready to be written."
-    wav:np.ndarray # [T] float32 in [-1, 1]
-    start:float    # Where its speech begins in the recording, seconds
-    end:float      # Where its speech ends, seconds
+
+    wav: np.ndarray  # [T] float32 in [-1, 1]
+    start: float  # Where its speech begins in the recording, seconds
+    end: float  # Where its speech ends, seconds
+
 
 def _speech_frames(wav, rate, cfg):
     "[F] bool: which frames of 32 ms are speech; by the detector, or by energy."
-    if cfg.vad: return np.fromiter(speech_probability(wav, rate), float) > cfg.threshold
+    if cfg.vad:
+        return np.fromiter(speech_probability(wav, rate), float) > cfg.threshold
     levels = frame_levels(wav, round(rate * VAD_FRAME / VAD_RATE))
     return (levels > speech_threshold(levels)) & (levels > SILENT)
 
+
 def _block_end(parts, frames, last):
     "Frame at which a block ends: in the longest pause of its last fifth; all of it when it is the last block."
-    if last: return frames
+    if last:
+        return frames
     border = frames * 4 // 5
-    gaps = [(b[0] - a[1], (a[1] + b[0]) // 2) for a, b in zip(parts, parts[1:] + [(frames, frames)]) if a[1] >= border]
+    gaps = [
+        (b[0] - a[1], (a[1] + b[0]) // 2)
+        for a, b in zip(parts, parts[1:] + [(frames, frames)])
+        if a[1] >= border
+    ]
     return max(gaps, default=(0, frames))[1]
+
 
 def _finish(wav, rate, offset, cfg):
     "Tight edges, padding and level for one piece; None when nothing sounds."
     edges = speech_edges(wav, rate)
-    if edges is None: return None
-    out = cut_padded(wav, *edges, round(cfg.pad_seconds * rate), round(.005 * rate))
-    if cfg.level_db is not None: out = set_level(out, cfg.level_db)
+    if edges is None:
+        return None
+    out = cut_padded(wav, *edges, round(cfg.pad_seconds * rate), round(0.005 * rate))
+    if cfg.level_db is not None:
+        out = set_level(out, cfg.level_db)
     return Clip(out, offset + edges[0] / rate, offset + edges[1] / rate)
+
 
 def _block_clips(wav, rate, cfg, last):
     "The clips of one block, and how many seconds of it are done."
@@ -216,61 +278,91 @@ def _block_clips(wav, rate, cfg, last):
     end = _block_end(parts, frames, last)
     parts = [(a, min(b, end)) for a, b in parts if a < end]
     levels = np.pad(frame_levels(wav, round(rate / second)), (0, 2), mode="edge")
-    cuts = pieces(parts, levels, round(cfg.min_seconds * second), int(cfg.max_seconds * second), round(cfg.pause_seconds * second))
+    cuts = pieces(
+        parts,
+        levels,
+        round(cfg.min_seconds * second),
+        int(cfg.max_seconds * second),
+        round(cfg.pause_seconds * second),
+    )
     clips = []
-    for i, (a, b) in enumerate(cuts):  # the detector opens late: look around, within the length and not beyond the middle of a pause
+    for i, (a, b) in enumerate(
+        cuts
+    ):  # the detector opens late: look around, within the length and not beyond the middle of a pause
         look = min(9, max(int(cfg.max_seconds * second) - (b - a), 0) // 2)
         left = max(a - look, (cuts[i - 1][1] + a) // 2 if i else 0)
         right = min(b + look, (b + cuts[i + 1][0] + 1) // 2 if i + 1 < len(cuts) else end)
-        clips.append(_finish(wav[round(left / second * rate):round(right / second * rate)], rate, left / second, cfg))
+        clips.append(
+            _finish(
+                wav[round(left / second * rate) : round(right / second * rate)],
+                rate,
+                left / second,
+                cfg,
+            )
+        )
     return [c for c in clips if c], end / second
 
 # %% ../../nbs/corpus/segment.ipynb #513c33bf
 def long_clips(
-    path, # A recording of any length
+    path,  # A recording of any length
     cfg,  # `SegmentConfig`
 ):
     "Yield the `Clip`s of a long recording; times count from its beginning."
     info, start = probe(path, LONGEST), 0.0
     while start < info.seconds - 1e-3:
-        wav, rate = read_crop(path, round(start * info.sample_rate), round(cfg.block_seconds * info.sample_rate), LONGEST)
+        wav, rate = read_crop(
+            path,
+            round(start * info.sample_rate),
+            round(cfg.block_seconds * info.sample_rate),
+            LONGEST,
+        )
         last = start + len(wav) / rate >= info.seconds - 1e-3
         clips, done = _block_clips(resample(wav, rate, cfg.sample_rate), cfg.sample_rate, cfg, last)
-        for c in clips: yield replace(c, start=c.start + start, end=c.end + start)
+        for c in clips:
+            yield replace(c, start=c.start + start, end=c.end + start)
         start += done
 
 # %% ../../nbs/corpus/segment.ipynb #763bdc1b
 def row_clips(
-    path, # The recording
+    path,  # The recording
     row,  # Its `Row`
     cfg,  # `SegmentConfig`
-)->tuple: # (list of `Clip`, whether it is the whole recording with its text)
+) -> tuple:  # (list of `Clip`, whether it is the whole recording with its text)
     "A clip passes whole, a long recording is cut; raises `AudioError` when nothing can be made of it."
     seconds = probe(path, LONGEST).seconds
     if seconds <= 2 * cfg.max_seconds:  # silence at the ends may be what makes it long
         wav, rate = read_audio(path, sample_rate=cfg.sample_rate)
         clip = _finish(wav, rate, 0.0, cfg)
-        if clip is None or cfg.vad and not has_speech(clip.wav, rate, cfg.threshold): raise AudioError("no_speech", path, f"{seconds:.2f} s without speech")
-        if seconds <= cfg.max_seconds or clip.end - clip.start <= cfg.max_seconds: return [clip], True
+        if clip is None or cfg.vad and not has_speech(clip.wav, rate, cfg.threshold):
+            raise AudioError("no_speech", path, f"{seconds:.2f} s without speech")
+        if seconds <= cfg.max_seconds or clip.end - clip.start <= cfg.max_seconds:
+            return [clip], True
     if row.text.strip() and cfg.transcripts:
-        raise AudioError("too_long_for_its_text", path, f"too long for its text: {seconds:.1f} s, max_seconds {cfg.max_seconds:g}; cut it and its text, or set transcripts=false")
+        raise AudioError(
+            "too_long_for_its_text",
+            path,
+            f"too long for its text: {seconds:.1f} s, max_seconds {cfg.max_seconds:g}; cut it and its text, or set transcripts=false",
+        )
     clips = list(long_clips(path, cfg))
-    if not clips: raise AudioError("no_speech", path, f"{seconds:.2f} s without speech")
+    if not clips:
+        raise AudioError("no_speech", path, f"{seconds:.2f} s without speech")
     return clips, False
 
 # %% ../../nbs/corpus/segment.ipynb #2d279318
 def clip_path(
-    row,       # `Row` of the recording
-    mark="",   # Put behind the id: `@0001` for a piece
-)->str: # Relative to the output folder
+    row,  # `Row` of the recording
+    mark="",  # Put behind the id: `@0001` for a piece
+) -> str:  # Relative to the output folder
     "Where a clip is written."
     parts = [p for p in Path(row.audio_file).with_suffix("").parts if p not in (".", "wavs")]
-    if len(parts) > 1 and parts[0] == row.speaker_name: parts = parts[1:]  # the folder says it already
+    if len(parts) > 1 and parts[0] == row.speaker_name:
+        parts = parts[1:]  # the folder says it already
     return f"wavs/{slug(row.speaker_name)}/{slug('-'.join(parts) or 'clip')}{mark}.wav"
 
+
 def shared_names(
-    rows, # `Row`s
-)->set: # `audio_file`s whose clip would have the name of another row's
+    rows,  # `Row`s
+) -> set:  # `audio_file`s whose clip would have the name of another row's
     "Recordings that need a mark."
     names = Counter(clip_path(r).lower() for r in rows)  # some file systems do not tell case
     return {r.audio_file for r in rows if names[clip_path(r).lower()] > 1}
@@ -278,76 +370,117 @@ def shared_names(
 # %% ../../nbs/corpus/segment.ipynb #2d25c3a6
 _JOURNAL = "segments.jsonl"
 
+
 def _row_key(path, row, mark, cfg):
     "What decides the clips of a row: the recording and the options, not the split."
     s = path.stat()
     lengths = {k: v for k, v in to_dict(cfg).items() if "split" not in k and "fraction" not in k}
-    return digest([row.audio_file, mark, bool(row.text.strip()), row.speaker_name, s.st_size, s.st_mtime_ns, lengths])
+    return digest(
+        [
+            row.audio_file,
+            mark,
+            bool(row.text.strip()),
+            row.speaker_name,
+            s.st_size,
+            s.st_mtime_ns,
+            lengths,
+        ]
+    )
+
 
 def _cut_row(path, row, mark, cfg, out_dir):
     "Write the clips of one row; returns its journal entry. A recording that cannot be used is a reject in it."
     entry = dict(file=row.audio_file, whole=True, clips=[], rejects=[])
-    try: clips, entry["whole"] = row_clips(path, row, cfg)
-    except AudioError as e: return entry | dict(rejects=[[row.audio_file, str(e).removeprefix(f"{e.path}: ")]])
+    try:
+        clips, entry["whole"] = row_clips(path, row, cfg)
+    except AudioError as e:
+        return entry | dict(rejects=[[row.audio_file, str(e).removeprefix(f"{e.path}: ")]])
     for c in clips:
         if (seconds := c.end - c.start) < cfg.min_seconds:
-            span = row.audio_file if entry["whole"] else f"{row.audio_file}@{c.start:.2f}-{c.end:.2f}"
-            entry["rejects"].append([span, f"too_short ({seconds:.2f} s of speech, min_seconds {cfg.min_seconds:g})"])
+            span = (
+                row.audio_file if entry["whole"] else f"{row.audio_file}@{c.start:.2f}-{c.end:.2f}"
+            )
+            entry["rejects"].append(
+                [span, f"too_short ({seconds:.2f} s of speech, min_seconds {cfg.min_seconds:g})"]
+            )
             continue
         name = clip_path(row, mark if entry["whole"] else f"{mark}@{len(entry['clips']) + 1:04d}")
-        write_audio(out_dir/name, c.wav, cfg.sample_rate)
+        write_audio(out_dir / name, c.wav, cfg.sample_rate)
         entry["clips"].append([name, round(c.start, 4), round(c.end, 4), len(c.wav)])
     return entry
 
+
 def _entries(rows, cfg, corpus_dir, out_dir):
     "Journal entries of all rows, the known ones from the journal."
-    known, shared = {e["key"]: e for e in read_jsonl(out_dir/_JOURNAL)}, shared_names(rows)
+    known, shared = {e["key"]: e for e in read_jsonl(out_dir / _JOURNAL)}, shared_names(rows)
     for row in bar(rows, title="segments"):
-        path = corpus_dir/row.audio_file
+        path = corpus_dir / row.audio_file
         mark = f"-{digest(row.audio_file)[:8]}" if row.audio_file in shared else ""
         key = _row_key(path, row, mark, cfg) if path.is_file() else ""
         entry = known.get(key)
-        if entry is None or not all((out_dir/c[0]).is_file() for c in entry["clips"]):
+        if entry is None or not all((out_dir / c[0]).is_file() for c in entry["clips"]):
             entry = dict(key=key, **_cut_row(path, row, mark, cfg, out_dir))
-            if key: append_jsonl(out_dir/_JOURNAL, entry)
+            if key:
+                append_jsonl(out_dir / _JOURNAL, entry)
         yield row, entry
 
 # %% ../../nbs/corpus/segment.ipynb #d7f0a9f2
 def segment_corpus(
-    cfg,        # `SegmentConfig`
-    corpus_dir, # Folder with `metadata.csv` and its recordings
-    out_dir,    # Folder to write: wavs/, metadata.csv, rejects.csv, segments.json
-    seed:int=0, # Decides the split
-)->Manifest: # The clips, with columns `split` and `duration` (seconds, padding included)
+    cfg,  # `SegmentConfig`
+    corpus_dir,  # Folder with `metadata.csv` and its recordings
+    out_dir,  # Folder to write: wavs/, metadata.csv, rejects.csv, segments.json
+    seed: int = 0,  # Decides the split
+) -> Manifest:  # The clips, with columns `split` and `duration` (seconds, padding included)
     "Cut, level and divide a corpus; raises `ManifestError` when no clip is left or the split is impossible."
     corpus_dir, out_dir = Path(corpus_dir), Path(out_dir)
-    given = read_manifest(corpus_dir/"metadata.csv", check_audio=False, require_text=cfg.transcripts)
+    given = read_manifest(
+        corpus_dir / "metadata.csv", check_audio=False, require_text=cfg.transcripts
+    )
     out_dir.mkdir(parents=True, exist_ok=True)
     done = list(_entries(given.rows, cfg, corpus_dir, out_dir))
-    rejects = list(given.rejects) + [Reject(r.line, item, reason, shown(given.path)) for r, e in done for item, reason in e["rejects"]]
-    write_rejects(out_dir/"rejects.csv", rejects, stage="segments")
-    rows = [replace(r, audio_file=name, text=r.text if e["whole"] else "", duration=round(n / cfg.sample_rate, 4))
-            for r, e in done for name, _, _, n in e["clips"]]
-    if not rows: raise ManifestError(f"{shown(given.path)}: no clip is left of {len(given.rows) + len(given.rejects)} rows; {shown(out_dir/'rejects.csv')} says why for each")
-    rows = assign_splits(rows, dict(val=cfg.val_fraction, test=cfg.test_fraction), seed, by=cfg.split)
+    rejects = list(given.rejects) + [
+        Reject(r.line, item, reason, shown(given.path))
+        for r, e in done
+        for item, reason in e["rejects"]
+    ]
+    write_rejects(out_dir / "rejects.csv", rejects, stage="segments")
+    rows = [
+        replace(
+            r,
+            audio_file=name,
+            text=r.text if e["whole"] else "",
+            duration=round(n / cfg.sample_rate, 4),
+        )
+        for r, e in done
+        for name, _, _, n in e["clips"]
+    ]
+    if not rows:
+        raise ManifestError(
+            f"{shown(given.path)}: no clip is left of {len(given.rows) + len(given.rejects)} rows; {shown(out_dir / 'rejects.csv')} says why for each"
+        )
+    rows = assign_splits(
+        rows, dict(val=cfg.val_fraction, test=cfg.test_fraction), seed, by=cfg.split
+    )
     _sweep(out_dir, {r.audio_file for r in rows})
     columns = list(dict.fromkeys([*given.columns, "split", "duration"]))
-    write_manifest(out_dir/"metadata.csv", rows, columns=columns)
-    write_json(out_dir/"segments.json", summary(rows, rejects, [e for _, e in done]))
+    write_manifest(out_dir / "metadata.csv", rows, columns=columns)
+    write_json(out_dir / "segments.json", summary(rows, rejects, [e for _, e in done]))
     move_alignments(corpus_dir, out_dir, [e for _, e in done], cfg.pad_seconds)
-    shutil.rmtree(out_dir/"split", ignore_errors=True)
-    if cfg.split_folder: lay_out_splits(out_dir, rows, columns)
-    (out_dir/_JOURNAL).unlink(missing_ok=True)
-    return Manifest(out_dir/"metadata.csv", rows, rejects, columns)
+    shutil.rmtree(out_dir / "split", ignore_errors=True)
+    if cfg.split_folder:
+        lay_out_splits(out_dir, rows, columns)
+    (out_dir / _JOURNAL).unlink(missing_ok=True)
+    return Manifest(out_dir / "metadata.csv", rows, rejects, columns)
+
 
 def move_alignments(
     corpus_dir,  # May hold `alignments.jsonl`: phonemes with their times, a line a recording
-    out_dir,     # Gets the same for the clips, times counted from the clip's own beginning
-    entries,     # Journal entries: what was cut where
-    pad,         # Seconds of silence before the speech of a clip
+    out_dir,  # Gets the same for the clips, times counted from the clip's own beginning
+    entries,  # Journal entries: what was cut where
+    pad,  # Seconds of silence before the speech of a clip
 ):
     "Phoneme times move with the cut. A recording that was cut into several clips has no text any more, so none is kept."
-    source = Path(corpus_dir)/"alignments.jsonl"
+    source = Path(corpus_dir) / "alignments.jsonl"
     known = {a["audio_file"]: a for a in read_jsonl(source)} if source.is_file() else {}
     lines = []
     for entry in entries:
@@ -356,40 +489,67 @@ def move_alignments(
             continue
         for name, start, end, _ in entry["clips"]:
             times = [[ipa, round(at - start + pad, 4)] for ipa, at in found["phonemes"]]
-            lines.append({"audio_file": name, "speech": [round(pad, 4), round(pad + end - start, 4)], "phonemes": times})
+            lines.append(
+                {
+                    "audio_file": name,
+                    "speech": [round(pad, 4), round(pad + end - start, 4)],
+                    "phonemes": times,
+                }
+            )
     if known:
-        atomic_write(Path(out_dir)/"alignments.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        atomic_write(
+            Path(out_dir) / "alignments.jsonl",
+            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
+        )
+
 
 def _sweep(out_dir, keep):
     "Remove wavs that no row names."
-    for path in (out_dir/"wavs").rglob("*"):
-        if path.is_file() and path.relative_to(out_dir).as_posix() not in keep: path.unlink()
+    for path in (out_dir / "wavs").rglob("*"):
+        if path.is_file() and path.relative_to(out_dir).as_posix() not in keep:
+            path.unlink()
+
 
 def summary(
-    rows,    # `Row`s of the clips
-    rejects, # `Reject`s
-    entries, # Journal entries
-)->dict: # Counts and hours, and where each cut piece lay: `segments.json`
+    rows,  # `Row`s of the clips
+    rejects,  # `Reject`s
+    entries,  # Journal entries
+) -> dict:  # Counts and hours, and where each cut piece lay: `segments.json`
     "What the stage made, in numbers."
-    hours = lambda rows: round(sum(r.duration for r in rows) / 3600, 5)
-    part = lambda rows: dict(clips=len(rows), hours=hours(rows), speakers=len({r.speaker_name for r in rows}))
+
+    def hours(rows):
+        return round(sum(r.duration for r in rows) / 3600, 5)
+
+    def part(rows):
+        return dict(
+            clips=len(rows), hours=hours(rows), speakers=len({r.speaker_name for r in rows})
+        )
+
     words = sorted(r.reason.split(" ")[0] for r in rejects)
-    return dict(**part(rows), splits={s: part([r for r in rows if r.split == s]) for s in SPLITS},
-                rejected={w: words.count(w) for w in dict.fromkeys(words)},
-                cut={e["file"]: e["clips"] for e in entries if not e["whole"]})
+    return dict(
+        **part(rows),
+        splits={s: part([r for r in rows if r.split == s]) for s in SPLITS},
+        rejected={w: words.count(w) for w in dict.fromkeys(words)},
+        cut={e["file"]: e["clips"] for e in entries if not e["whole"]},
+    )
 
 # %% ../../nbs/corpus/segment.ipynb #687af935
 def lay_out_splits(
-    out_dir, # Folder of the clips
-    rows,    # `Row`s of the clips
-    columns, # Of the manifest
-)->Path: # `out_dir/split`
+    out_dir,  # Folder of the clips
+    rows,  # `Row`s of the clips
+    columns,  # Of the manifest
+) -> Path:  # `out_dir/split`
     "Write `split/{train,val,test}.csv` and the wavs they name into a new folder."
-    folder = Path(out_dir)/"split"
+    folder = Path(out_dir) / "split"
     for r in rows:
-        target = folder/r.audio_file
+        target = folder / r.audio_file
         target.parent.mkdir(parents=True, exist_ok=True)
-        try: os.link(Path(out_dir)/r.audio_file, target)
-        except OSError: shutil.copyfile(Path(out_dir)/r.audio_file, target)  # another file system, or one without links
-    for s in SPLITS: write_manifest(folder/f"{s}.csv", [r for r in rows if r.split == s], columns=columns)
+        try:
+            os.link(Path(out_dir) / r.audio_file, target)
+        except OSError:
+            shutil.copyfile(
+                Path(out_dir) / r.audio_file, target
+            )  # another file system, or one without links
+    for s in SPLITS:
+        write_manifest(folder / f"{s}.csv", [r for r in rows if r.split == s], columns=columns)
     return folder

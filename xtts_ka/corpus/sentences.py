@@ -7,7 +7,9 @@ __all__ = ['TENSES', 'CASES', 'Sentence', 'words', 'load_sentences', 'Noun', 'ad
            'made_up_noun', 'Composer', 'noun_phrase', 'place', 'clause', 'question', 'description', 'recombine']
 
 # %% ../../nbs/corpus/sentences.ipynb #d7ae0c57
-import functools, random, re
+import functools
+import random
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -19,83 +21,117 @@ from ..text.letters import LETTERS
 @dataclass(frozen=True)
 class Sentence:
     "One sentence as people write it, with digits and punctuation."
-    id:str    # `own0001` and so on, by position in the file
-    text:str  # Georgian
-    kind:str  # `statement`, `question` or `exclamation`
 
-def _data(name:str) -> list:
+    id: str  # `own0001` and so on, by position in the file
+    text: str  # Georgian
+    kind: str  # `statement`, `question` or `exclamation`
+
+
+def _data(name: str) -> list:
     "Lines of a package data file, without comments and empty ones."
     lines = (files("xtts_ka") / "data" / name).read_text("utf-8").splitlines()
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
+
 def words(
-    text:str, # Georgian text
+    text: str,  # Georgian text
 ) -> list:
     "The words of a text, hyphenated ones whole, without numbers and signs."
     return re.findall(rf"[{LETTERS}]+(?:-[{LETTERS}]+)*", text)
 
+
 def load_sentences() -> list:
     "The collection, in the order of the file."
     kinds = {"?": "question", "!": "exclamation"}
-    return [Sentence(f"own{i:04d}", text, kinds.get(text.rstrip("“")[-1], "statement")) for i, text in enumerate(_data("sentences_ka.txt"), 1)]
+    return [
+        Sentence(f"own{i:04d}", text, kinds.get(text.rstrip("“")[-1], "statement"))
+        for i, text in enumerate(_data("sentences_ka.txt"), 1)
+    ]
 
 # %% ../../nbs/corpus/sentences.ipynb #97075eaf
 @dataclass(frozen=True)
 class Noun:
     "A noun with the cases that the patterns use."
-    nominative:str
-    genitive:str
-    stem:str=""  # Only where an -ი belongs to the stem: გიორგი, ირაკლი
+
+    nominative: str
+    genitive: str
+    stem: str = ""  # Only where an -ი belongs to the stem: გიორგი, ირაკლი
 
     @property
-    def _vowel(self) -> bool: return bool(self.stem) or self.nominative[-1] != "ი" or self.nominative[-2:-1] in "აეიოუ" # ნინო, ჩაი
+    def _vowel(self) -> bool:
+        return (
+            bool(self.stem) or self.nominative[-1] != "ი" or self.nominative[-2:-1] in "აეიოუ"
+        )  # ნინო, ჩაი
+
     @property
-    def _stem(self) -> str: return self.nominative if self._vowel else self.nominative[:-1]
+    def _stem(self) -> str:
+        return self.nominative if self._vowel else self.nominative[:-1]
+
     @property
-    def ergative(self) -> str: return self._stem + ("მ" if self._vowel else "მა")
+    def ergative(self) -> str:
+        return self._stem + ("მ" if self._vowel else "მა")
+
     @property
-    def dative(self) -> str: return self._stem + "ს"
-    def at(self, ending:str) -> str: return self._stem + ending              # ში "in", ზე "on"
+    def dative(self) -> str:
+        return self._stem + "ს"
+
+    def at(self, ending: str) -> str:
+        return self._stem + ending  # ში "in", ზე "on"
+
     @property
-    def away(self) -> str: # "from"
+    def away(self) -> str:  # "from"
         return self.genitive[:-2] + "იდან" if self.genitive.endswith("ის") else self._stem + "დან"
 
 # %% ../../nbs/corpus/sentences.ipynb #ec4a49ec
 def adjective(
-    word:str, # Nominative
-    case:str, # `nominative`, `ergative`, `dative`
+    word: str,  # Nominative
+    case: str,  # `nominative`, `ergative`, `dative`
 ) -> str:
     "An adjective beside its noun."
-    if word[-1] != "ი": return word
+    if word[-1] != "ი":
+        return word
     return word[:-1] + {"nominative": "ი", "ergative": "მა", "dative": ""}[case]
 
 # %% ../../nbs/corpus/sentences.ipynb #0d9e6761
 TENSES = ("present", "future", "aorist")
 CASES = ("nominative", "ergative", "dative")
 
+
 @dataclass(frozen=True)
 class Verb:
     "A verb: `kind` says which cases it takes, `objects` what its object may be."
-    kind:str       # trans, dative, indirect, medial, motion, feel
-    objects:tuple  # Noun tags; for medial and motion verbs `place`, `to` or `from`
-    third:tuple    # Third person present, future, aorist
-    first:tuple    # First person, the same
 
-    def subject_case(self, tense:str) -> str:
-        if self.kind == "feel": return "dative"
-        return "ergative" if tense == "aorist" and self.kind in ("trans", "indirect", "medial") else "nominative"
-    def object_case(self, tense:str) -> str:
-        return "nominative" if self.kind == "feel" or (self.kind == "trans" and tense == "aorist") else "dative"
+    kind: str  # trans, dative, indirect, medial, motion, feel
+    objects: tuple  # Noun tags; for medial and motion verbs `place`, `to` or `from`
+    third: tuple  # Third person present, future, aorist
+    first: tuple  # First person, the same
+
+    def subject_case(self, tense: str) -> str:
+        if self.kind == "feel":
+            return "dative"
+        return (
+            "ergative"
+            if tense == "aorist" and self.kind in ("trans", "indirect", "medial")
+            else "nominative"
+        )
+
+    def object_case(self, tense: str) -> str:
+        return (
+            "nominative"
+            if self.kind == "feel" or (self.kind == "trans" and tense == "aorist")
+            else "dative"
+        )
 
 # %% ../../nbs/corpus/sentences.ipynb #9026888f
 @dataclass(frozen=True)
 class Lexicon:
     "Words by tag."
-    nouns:dict       # tag -> [Noun]
-    adjectives:dict  # noun tag -> [nominative]
-    determiners:list # [(nominative, ergative, dative)]
-    adverbs:dict     # tense, `manner` or `end` -> [word]
-    verbs:tuple      # of Verb
+
+    nouns: dict  # tag -> [Noun]
+    adjectives: dict  # noun tag -> [nominative]
+    determiners: list  # [(nominative, ergative, dative)]
+    adverbs: dict  # tense, `manner` or `end` -> [word]
+    verbs: tuple  # of Verb
 
 # %% ../../nbs/corpus/sentences.ipynb #a350b1dd
 @functools.cache
@@ -106,155 +142,205 @@ def load_lexicon() -> Lexicon:
         kind, tags, *forms = line.split("\t")
         tags = tuple(tags.split())
         if kind == "noun":
-            for tag in tags: nouns.setdefault(tag, []).append(Noun(*forms))
+            for tag in tags:
+                nouns.setdefault(tag, []).append(Noun(*forms))
         elif kind == "adjective":
-            for tag in tags: adjectives.setdefault(tag, []).append(forms[0])
-        elif kind == "adverb": adverbs.setdefault(tags[0], []).append(forms[0])
-        elif kind == "determiner": determiners.append(tuple(forms))
-        else: verbs.append(Verb(tags[0], tags[1:], tuple(forms[:3]), tuple(forms[3:])))
+            for tag in tags:
+                adjectives.setdefault(tag, []).append(forms[0])
+        elif kind == "adverb":
+            adverbs.setdefault(tags[0], []).append(forms[0])
+        elif kind == "determiner":
+            determiners.append(tuple(forms))
+        else:
+            verbs.append(Verb(tags[0], tags[1:], tuple(forms[:3]), tuple(forms[3:])))
     return Lexicon(nouns, adjectives, determiners, adverbs, tuple(verbs))
 
 # %% ../../nbs/corpus/sentences.ipynb #ccbc82d2
 _HARMONIC = "ბგ ბღ დგ დღ ძგ ძღ ჯგ ჯღ ფქ ფხ თქ თხ ცქ ცხ ჩქ ჩხ პკ პყ ტკ ტყ წკ წყ ჭკ ჭყ".split()
-_CLUSTERS = "სტ სკ სპ შტ შხ გრ კრ თრ დრ ბრ ქრ ტრ ბლ კლ გლ ხვ ქვ კვ გვ წვ ცვ ჟღ ზღ მზ მტ მც მგ მჟ".split()
+_CLUSTERS = (
+    "სტ სკ სპ შტ შხ გრ კრ თრ დრ ბრ ქრ ტრ ბლ კლ გლ ხვ ქვ კვ გვ წვ ცვ ჟღ ზღ მზ მტ მც მგ მჟ".split()
+)
 _CONSONANTS = [c for c in LETTERS if c not in "აეიოუ"]
 _CODAS = list("რლნმსბდშზტკ")
 
+
 def made_up_noun(
-    random:random.Random, # Source of chance
+    random: random.Random,  # Source of chance
 ) -> Noun:
     "A pronounceable word that declines as a Georgian noun."
     stem = ""
     for _ in range(random.choice((1, 2, 2, 3))):
         kind = random.random()
-        onset = random.choice(_CONSONANTS if kind < .7 else _HARMONIC if kind < .87 else _CLUSTERS)
+        onset = random.choice(
+            _CONSONANTS if kind < 0.7 else _HARMONIC if kind < 0.87 else _CLUSTERS
+        )
         stem += onset + random.choice("აეიოუ")
-    nominative = stem + (random.choice(_CONSONANTS) + "ა" if random.random() < .3 else random.choice(_CODAS) + "ი")
+    nominative = stem + (
+        random.choice(_CONSONANTS) + "ა" if random.random() < 0.3 else random.choice(_CODAS) + "ი"
+    )
     return Noun(nominative, nominative[:-1] + "ის")
 
 # %% ../../nbs/corpus/sentences.ipynb #25426b3b
 class Composer:
     "Draws words from a lexicon."
-    def __init__(self,
-        lexicon:Lexicon,      # Where the words come from
-        random:random.Random, # Source of chance
+
+    def __init__(
+        self,
+        lexicon: Lexicon,  # Where the words come from
+        random: random.Random,  # Source of chance
     ):
         self.lexicon, self.random = lexicon, random
-        self.invent = False   # Whether the next noun is a made-up one
+        self.invent = False  # Whether the next noun is a made-up one
 
-    def maybe(self,
-        p:float, # Probability, 0..1
-    ) -> bool: return self.random.random() < p
+    def maybe(
+        self,
+        p: float,  # Probability, 0..1
+    ) -> bool:
+        return self.random.random() < p
 
-    def pick(self,
-        items, # A list or tuple
-    ): return items[int(self.random.random() * len(items))]
+    def pick(
+        self,
+        items,  # A list or tuple
+    ):
+        return items[int(self.random.random() * len(items))]
 
-    def noun(self,
-        tags:tuple, # Kinds of noun to choose from
-    ) -> tuple: # (Noun, its tag)
+    def noun(
+        self,
+        tags: tuple,  # Kinds of noun to choose from
+    ) -> tuple:  # (Noun, its tag)
         tag, invent = self.pick(tags), self.invent
         self.invent = False
         return (made_up_noun(self.random) if invent else self.pick(self.lexicon.nouns[tag])), tag
 
 # %% ../../nbs/corpus/sentences.ipynb #aa088223
 def noun_phrase(
-    c:Composer,         # Draws the words
-    tags:tuple,         # Kinds of noun to choose from
-    case:str,           # `nominative`, `ergative`, `dative`
-    describe:float=.35, # Probability of an adjective
-) -> list: # Words
+    c: Composer,  # Draws the words
+    tags: tuple,  # Kinds of noun to choose from
+    case: str,  # `nominative`, `ergative`, `dative`
+    describe: float = 0.35,  # Probability of an adjective
+) -> list:  # Words
     "A noun in a case, perhaps after an adjective or a determiner that agrees with it."
     noun, tag = c.noun(tags)
     out = [getattr(noun, case)]
-    if tag in ("name", "city"): return out
-    if tag in c.lexicon.adjectives and c.maybe(describe): return [adjective(c.pick(c.lexicon.adjectives[tag]), case)] + out
-    return ([c.pick(c.lexicon.determiners)[CASES.index(case)]] if c.maybe(.25) else []) + out
+    if tag in ("name", "city"):
+        return out
+    if tag in c.lexicon.adjectives and c.maybe(describe):
+        return [adjective(c.pick(c.lexicon.adjectives[tag]), case)] + out
+    return ([c.pick(c.lexicon.determiners)[CASES.index(case)]] if c.maybe(0.25) else []) + out
+
 
 def place(
-    c:Composer,            # Draws the words
-    direction:str="place", # `from`, or anything else for where and where to, which Georgian says alike
-) -> list: # Words
+    c: Composer,  # Draws the words
+    direction: str = "place",  # `from`, or anything else for where and where to, which Georgian says alike
+) -> list:  # Words
     "A place with `-ში` (in), `-ზე` (on) or `-დან` (from)."
     noun, tag = c.noun(("in", "in", "city", "on"))
     out = [noun.away if direction == "from" else noun.at("ზე" if tag == "on" else "ში")]
-    if tag == "city" or not c.maybe(.35): return out
+    if tag == "city" or not c.maybe(0.35):
+        return out
     word = c.pick(c.lexicon.adjectives[tag])
     return [word if direction == "from" else adjective(word, "dative")] + out
 
 # %% ../../nbs/corpus/sentences.ipynb #f3d41e4f
 _PEOPLE = ("person", "name", "name")
 
+
 def clause(
-    c:Composer,        # Draws the words
-    tense:str,         # One of `TENSES`
-    subject:bool=True, # Without, it is in the first person
-) -> list: # Words
+    c: Composer,  # Draws the words
+    tense: str,  # One of `TENSES`
+    subject: bool = True,  # Without, it is in the first person
+) -> list:  # Words
     "One statement: time, subject, object or place, manner, verb."
     verb, i = c.pick(c.lexicon.verbs), TENSES.index(tense)
-    time = [c.pick(c.lexicon.adverbs[tense])] if c.maybe(.3) else []
-    manner = [c.pick(c.lexicon.adverbs["manner"])] if verb.kind != "feel" and c.maybe(.15) else []
-    no = ["არ"] if tense != "future" and c.maybe(.12) else []
-    who = noun_phrase(c, _PEOPLE, verb.subject_case(tense), .3) if subject else []
-    if verb.kind in ("medial", "motion"): what = place(c, verb.objects[0]) if verb.kind == "motion" or c.maybe(.7) else []
-    else: what = noun_phrase(c, verb.objects, verb.object_case(tense), .45)
+    time = [c.pick(c.lexicon.adverbs[tense])] if c.maybe(0.3) else []
+    manner = [c.pick(c.lexicon.adverbs["manner"])] if verb.kind != "feel" and c.maybe(0.15) else []
+    no = ["არ"] if tense != "future" and c.maybe(0.12) else []
+    who = noun_phrase(c, _PEOPLE, verb.subject_case(tense), 0.3) if subject else []
+    if verb.kind in ("medial", "motion"):
+        what = place(c, verb.objects[0]) if verb.kind == "motion" or c.maybe(0.7) else []
+    else:
+        what = noun_phrase(c, verb.objects, verb.object_case(tense), 0.45)
     predicate = manner + no + [(verb.third if subject else verb.first)[i]]
-    if c.maybe(.2): return time + who + predicate + what
-    return (who + time if c.maybe(.3) else time + who) + what + predicate
+    if c.maybe(0.2):
+        return time + who + predicate + what
+    return (who + time if c.maybe(0.3) else time + who) + what + predicate
 
 # %% ../../nbs/corpus/sentences.ipynb #0d9d3d74
 def question(
-    c:Composer, # Draws the words
-    tense:str,  # One of `TENSES`
-) -> list: # Words
+    c: Composer,  # Draws the words
+    tense: str,  # One of `TENSES`
+) -> list:  # Words
     "Who, what, where, when, why, or a question by tone alone."
     verb, i = c.pick(c.lexicon.verbs), TENSES.index(tense)
-    who = noun_phrase(c, _PEOPLE, verb.subject_case(tense), .2)
-    what = [] if verb.kind in ("medial", "motion") else noun_phrase(c, verb.objects, verb.object_case(tense), .3)
+    who = noun_phrase(c, _PEOPLE, verb.subject_case(tense), 0.2)
+    what = (
+        []
+        if verb.kind in ("medial", "motion")
+        else noun_phrase(c, verb.objects, verb.object_case(tense), 0.3)
+    )
     asks = ["სად", "როდის", "რატომ", "როგორ"] if not what else ["რატომ", "როდის", "სად"]
     kind = c.random.random()
-    if what and kind < .25: return [{"dative": "ვის", "nominative": "ვინ", "ergative": "ვინ"}[verb.subject_case(tense)]] + [verb.third[i]] + what
-    if kind < .7: return [c.pick(asks), verb.third[i]] + who + what
+    if what and kind < 0.25:
+        return (
+            [{"dative": "ვის", "nominative": "ვინ", "ergative": "ვინ"}[verb.subject_case(tense)]]
+            + [verb.third[i]]
+            + what
+        )
+    if kind < 0.7:
+        return [c.pick(asks), verb.third[i]] + who + what
     return who + (what or place(c, verb.objects[0])) + [verb.third[i]]
 
+
 def description(
-    c:Composer, # Draws the words
-    tense:str,  # `aorist` for "was", any other for "is"
-) -> list: # Words
-    "Something is somehow: the adjective takes the clitic `-ა`, \"is\"."
+    c: Composer,  # Draws the words
+    tense: str,  # `aorist` for "was", any other for "is"
+) -> list:  # Words
+    'Something is somehow: the adjective takes the clitic `-ა`, "is".'
     tags = ("person", "animal", "food", "drink", "text", "thing", "nature", "in", "on")
     noun, tag = c.noun(tags)
-    who = [noun.nominative] if c.maybe(.3) else [c.pick(c.lexicon.determiners)[0], noun.nominative]
+    who = [noun.nominative] if c.maybe(0.3) else [c.pick(c.lexicon.determiners)[0], noun.nominative]
     how = c.pick(c.lexicon.adjectives[tag])
-    more = [c.pick(["ძალიან", "ისევ", "უფრო", "საკმაოდ", "მართლა", "ყოველთვის"])] if c.maybe(.5) else []
-    return who + more + ([adjective(how, "nominative"), "იყო"] if tense == "aorist" else [how + "ა"])
+    more = (
+        [c.pick(["ძალიან", "ისევ", "უფრო", "საკმაოდ", "მართლა", "ყოველთვის"])]
+        if c.maybe(0.5)
+        else []
+    )
+    return (
+        who + more + ([adjective(how, "nominative"), "იყო"] if tense == "aorist" else [how + "ა"])
+    )
 
 # %% ../../nbs/corpus/sentences.ipynb #1f960722
 _JOINTS = (", მაგრამ", " და", ", ამიტომ", ", რადგან", " ან", ", თუმცა")
 
-def _draw(c:Composer, made_up:float, max_words:int) -> str:
+
+def _draw(c: Composer, made_up: float, max_words: int) -> str:
     "One sentence with its end mark."
     c.invent = c.maybe(made_up)
     kind, tense = c.random.random(), c.pick(TENSES)
-    if kind < .17: return " ".join(question(c, tense)) + "?"
-    if kind < .27: return " ".join(description(c, tense)) + "."
-    text = " ".join(clause(c, tense, subject=kind < .85))
-    while max_words > 6 and len(text.split()) + 6 <= max_words and c.maybe(.6):
+    if kind < 0.17:
+        return " ".join(question(c, tense)) + "?"
+    if kind < 0.27:
+        return " ".join(description(c, tense)) + "."
+    text = " ".join(clause(c, tense, subject=kind < 0.85))
+    while max_words > 6 and len(text.split()) + 6 <= max_words and c.maybe(0.6):
         text += c.pick(_JOINTS) + " " + " ".join(clause(c, tense))
-    return text + ("!" if kind > .97 else ".")
+    return text + ("!" if kind > 0.97 else ".")
 
 # %% ../../nbs/corpus/sentences.ipynb #436ee14c
 def recombine(
-    n:int,             # How many sentences
-    seed:int,          # The same seed gives the same sentences
-    min_words:int=2,   # Words a sentence, at least
-    max_words:int=5,   # Words a sentence, at most
-    made_up:float=.1,  # Share of sentences with a made-up noun, 0..1
+    n: int,  # How many sentences
+    seed: int,  # The same seed gives the same sentences
+    min_words: int = 2,  # Words a sentence, at least
+    max_words: int = 5,  # Words a sentence, at most
+    made_up: float = 0.1,  # Share of sentences with a made-up noun, 0..1
 ) -> list:
     "`n` different normalised sentences. XttsKaError for limits that no sentence meets."
     if not (1 <= min_words <= max_words and max_words >= 3 and min_words <= 14):
-        raise XttsKaError(f"min_words={min_words}, max_words={max_words}: give 1 <= min_words <= 14 and max_words >= min_words and >= 3")
-    if not 0 <= made_up <= 1: raise XttsKaError(f"made_up={made_up} is a share; give a number from 0 to 1")
+        raise XttsKaError(
+            f"min_words={min_words}, max_words={max_words}: give 1 <= min_words <= 14 and max_words >= min_words and >= 3"
+        )
+    if not 0 <= made_up <= 1:
+        raise XttsKaError(f"made_up={made_up} is a share; give a number from 0 to 1")
     composer = Composer(load_lexicon(), random.Random(int(rng(seed, "recombine").integers(2**62))))
     seen, out = set(), []
     while len(out) < n:

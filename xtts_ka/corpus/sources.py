@@ -20,8 +20,8 @@ from ..core.manifest import Manifest, Reject, Row, write_manifest, write_rejects
 from ..core.paths import resolve, shown, slug
 from ..core.progress import bar
 from ..core.randomness import rng
-from .loaders import find_format, read_corpus
 from .compose import compose
+from .loaders import find_format, read_corpus
 from .sentences import load_sentences, recombine, words
 from .synthetic import SAMPLE_RATE, VOICES, Synthesizer
 from ..text.normalize import normalize
@@ -30,92 +30,159 @@ from ..text.normalize import normalize
 @config
 class CorpusConfig:
     "What the corpus is made of. Options marked S count for `source: synthetic` only."
-    source: Literal["synthetic", "folder"] = "synthetic" # espeak-ng, or recordings
-    path: str | None = None     # Folder of the recordings as they were unpacked, for `source: folder`
-    format: Literal["auto", "manifest", "common_voice", "fleurs", "ljspeech", "coqui", "vctk", "libritts", "folder"] = "auto" # Of that folder, see `corpus.loaders`; auto looks at what is there
-    part: str = ""              # Only this part of a release: train, val, test; of Common Voice also `other`; empty: all
-    speaker_name: str = ""      # For releases that name no speakers
-    language: str = "ka"        # Decides how text is normalised
-    sample_rate: int = 22050    # Hz of the clips written
-    max_seconds: float = 600.   # Longest recording accepted
-    voices: int | list[str] = 8 # S: how many of the 12 voices, or their names
-    own: int = 400              # S: how many sentences of the package's collection
-    recombined: int = 600       # S: how many further sentences from the recombiner
-    composed: int = 0           # S: how many further texts as people write them: single words, titles, commas, no final mark, see `corpus.compose`
-    composed_words: int = 10    # S: words of a composed text, at most
-    min_words: int = 2          # S: words in a recombined sentence, at least
-    max_words: int = 5          # S: at most
-    made_up: float = .1         # S: share of recombined sentences and composed texts with a made-up word
-    max_chars: int = 120        # S: longest normalised sentence, characters
-    held_out: int = 20          # S: test sentences, new ones of words that occur in training; every voice speaks each
-    pitch_range: float = 1.     # S: factor on the voices' range of pitch; below 1 is calmer and easier to learn
-    clips_per_sentence: int = 1 # S: how many voices speak each training sentence
+
+    source: Literal["synthetic", "folder"] = "synthetic"  # espeak-ng, or recordings
+    path: str | None = None  # Folder of the recordings as they were unpacked, for `source: folder`
+    format: Literal[
+        "auto",
+        "manifest",
+        "common_voice",
+        "fleurs",
+        "ljspeech",
+        "coqui",
+        "vctk",
+        "libritts",
+        "folder",
+    ] = "auto"  # Of that folder, see `corpus.loaders`; auto looks at what is there
+    part: str = ""  # Only this part of a release: train, val, test; of Common Voice also `other`; empty: all
+    speaker_name: str = ""  # For releases that name no speakers
+    language: str = "ka"  # Decides how text is normalised
+    sample_rate: int = 22050  # Hz of the clips written
+    max_seconds: float = 600.0  # Longest recording accepted
+    voices: int | list[str] = 8  # S: how many of the 12 voices, or their names
+    own: int = 400  # S: how many sentences of the package's collection
+    recombined: int = 600  # S: how many further sentences from the recombiner
+    composed: int = 0  # S: how many further texts as people write them: single words, titles, commas, no final mark, see `corpus.compose`
+    composed_words: int = 10  # S: words of a composed text, at most
+    min_words: int = 2  # S: words in a recombined sentence, at least
+    max_words: int = 5  # S: at most
+    made_up: float = 0.1  # S: share of recombined sentences and composed texts with a made-up word
+    max_chars: int = 120  # S: longest normalised sentence, characters
+    held_out: int = (
+        20  # S: test sentences, new ones of words that occur in training; every voice speaks each
+    )
+    pitch_range: float = (
+        1.0  # S: factor on the voices' range of pitch; below 1 is calmer and easier to learn
+    )
+    clips_per_sentence: int = 1  # S: how many voices speak each training sentence
 
     def __post_init__(self):
-        if unknown := [v for v in self._named() if v not in VOICES]: raise ConfigError(f"corpus.voices: no voice {unknown[0]!r}; the voices are {', '.join(VOICES)}")
+        if unknown := [v for v in self._named() if v not in VOICES]:
+            raise ConfigError(
+                f"corpus.voices: no voice {unknown[0]!r}; the voices are {', '.join(VOICES)}"
+            )
         self._check_ranges()
 
-    def _named(self) -> list: return self.voices if isinstance(self.voices, list) else []
+    def _named(self) -> list:
+        return self.voices if isinstance(self.voices, list) else []
+
     @property
-    def voice_count(self) -> int: return len(self.voices) if isinstance(self.voices, list) else self.voices
+    def voice_count(self) -> int:
+        return len(self.voices) if isinstance(self.voices, list) else self.voices
 
     def _check_ranges(self):
-        ranges = dict(voice_count=(1, len(VOICES)), pitch_range=(0, 2), own=(0, 10**6), recombined=(0, 10**7), composed=(0, 10**6), composed_words=(2, 60), held_out=(0, 10**5), clips_per_sentence=(1, self.voice_count),
-                      max_chars=(10, 1000), sample_rate=(8000, 48000))
+        ranges = dict(
+            voice_count=(1, len(VOICES)),
+            pitch_range=(0, 2),
+            own=(0, 10**6),
+            recombined=(0, 10**7),
+            composed=(0, 10**6),
+            composed_words=(2, 60),
+            held_out=(0, 10**5),
+            clips_per_sentence=(1, self.voice_count),
+            max_chars=(10, 1000),
+            sample_rate=(8000, 48000),
+        )
         for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high: raise ConfigError(f"corpus.{name.replace('voice_count', 'voices')}={getattr(self, name)}: give a number from {low} to {high}")
-        if self.source == "folder" and not self.path: raise ConfigError("corpus.source=folder needs corpus.path=FOLDER: one with a metadata.csv, or a release as it was unpacked (corpus.format)")
-        if self.source == "synthetic" and self.language != "ka": raise ConfigError(f"corpus.language={self.language}: the synthetic corpus is Georgian (ka) only")
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(
+                    f"corpus.{name.replace('voice_count', 'voices')}={getattr(self, name)}: give a number from {low} to {high}"
+                )
+        if self.source == "folder" and not self.path:
+            raise ConfigError(
+                "corpus.source=folder needs corpus.path=FOLDER: one with a metadata.csv, or a release as it was unpacked (corpus.format)"
+            )
+        if self.source == "synthetic" and self.language != "ka":
+            raise ConfigError(
+                f"corpus.language={self.language}: the synthetic corpus is Georgian (ka) only"
+            )
 
 # %% ../../nbs/corpus/sources.ipynb #970657be
 def training_texts(
-    cfg:CorpusConfig, # Options
-    seed:int,         # Of the draw
-) -> list: # [(id, normalised text, text as written)]
+    cfg: CorpusConfig,  # Options
+    seed: int,  # Of the draw
+) -> list:  # [(id, normalised text, text as written)]
     "Own and recombined sentences and composed texts, all different and none longer than `max_chars`. ConfigError when there are too few own ones."
     own = [(s.id, normalize(s.text).text, s.text) for s in load_sentences()]
     own = [s for s in own if len(s[1]) <= cfg.max_chars]
-    if cfg.own > len(own): raise ConfigError(f"corpus.own={cfg.own}: the collection has {len(own)} sentences of at most {cfg.max_chars} characters")
-    if not cfg.own + cfg.recombined + cfg.composed: raise ConfigError("corpus.own, corpus.recombined and corpus.composed are all 0: there is nothing to speak")
-    chosen = sorted(rng(seed, "corpus", "own").permutation(len(own))[:cfg.own])
+    if cfg.own > len(own):
+        raise ConfigError(
+            f"corpus.own={cfg.own}: the collection has {len(own)} sentences of at most {cfg.max_chars} characters"
+        )
+    if not cfg.own + cfg.recombined + cfg.composed:
+        raise ConfigError(
+            "corpus.own, corpus.recombined and corpus.composed are all 0: there is nothing to speak"
+        )
+    chosen = sorted(rng(seed, "corpus", "own").permutation(len(own))[: cfg.own])
     taken = {text for _, text, _ in own}
-    more = recombine(2 * cfg.recombined + 100, seed, cfg.min_words, cfg.max_words, cfg.made_up) if cfg.recombined else []
-    more = [t for t in more if len(t) <= cfg.max_chars and t not in taken][:cfg.recombined]
-    if len(more) < cfg.recombined: raise ConfigError(f"corpus.max_chars={cfg.max_chars} is too short for sentences of {cfg.min_words} to {cfg.max_words} words")
+    more = (
+        recombine(2 * cfg.recombined + 100, seed, cfg.min_words, cfg.max_words, cfg.made_up)
+        if cfg.recombined
+        else []
+    )
+    more = [t for t in more if len(t) <= cfg.max_chars and t not in taken][: cfg.recombined]
+    if len(more) < cfg.recombined:
+        raise ConfigError(
+            f"corpus.max_chars={cfg.max_chars} is too short for sentences of {cfg.min_words} to {cfg.max_words} words"
+        )
     taken |= set(more)
     free = compose(2 * cfg.composed, seed, cfg.composed_words, cfg.made_up) if cfg.composed else []
-    free = [t for t in free if len(t) <= cfg.max_chars and t not in taken][:cfg.composed]
+    free = [t for t in free if len(t) <= cfg.max_chars and t not in taken][: cfg.composed]
     if len(free) < cfg.composed:
-        raise ConfigError(f"corpus.max_chars={cfg.max_chars} is too short for texts of up to {cfg.composed_words} words")
-    named = lambda kind, texts: [(f"{kind}{i:05d}", t, t) for i, t in enumerate(texts, 1)]
+        raise ConfigError(
+            f"corpus.max_chars={cfg.max_chars} is too short for texts of up to {cfg.composed_words} words"
+        )
+
+    def named(kind, texts):
+        return [(f"{kind}{i:05d}", t, t) for i, t in enumerate(texts, 1)]
+
     return [own[i] for i in chosen] + named("rec", more) + named("com", free)
 
 # %% ../../nbs/corpus/sources.ipynb #16863564
 def held_out_texts(
-    cfg:CorpusConfig, # Options
-    texts:list,       # Normalised training sentences
-    seed:int,         # Of the draw
-) -> list: # of str
+    cfg: CorpusConfig,  # Options
+    texts: list,  # Normalised training sentences
+    seed: int,  # Of the draw
+) -> list:  # of str
     "New sentences whose words all occur in `texts`. ConfigError when the vocabulary gives too few."
-    if not cfg.held_out: return []
+    if not cfg.held_out:
+        return []
     known, taken = {w for t in texts for w in words(t)}, {" ".join(words(t)) for t in texts}
     draw = int(rng(seed, "corpus", "held out").integers(2**62))
     candidates = recombine(2000 + 200 * cfg.held_out, draw, cfg.min_words, cfg.max_words, made_up=0)
-    fits = [t for t in candidates if len(t) <= cfg.max_chars and " ".join(words(t)) not in taken and known.issuperset(words(t))]
+    fits = [
+        t
+        for t in candidates
+        if len(t) <= cfg.max_chars
+        and " ".join(words(t)) not in taken
+        and known.issuperset(words(t))
+    ]
     if len(fits) < cfg.held_out:
-        raise ConfigError(f"corpus.held_out={cfg.held_out}: only {len(fits)} new sentences can be made of the words in training; "
-                          "raise corpus.recombined or lower corpus.held_out")
-    return fits[:cfg.held_out]
+        raise ConfigError(
+            f"corpus.held_out={cfg.held_out}: only {len(fits)} new sentences can be made of the words in training; "
+            "raise corpus.recombined or lower corpus.held_out"
+        )
+    return fits[: cfg.held_out]
 
 # %% ../../nbs/corpus/sources.ipynb #7d6fb2c3
 def plan(
-    cfg:CorpusConfig, # Options
-    seed:int,         # Of the draw
-) -> list: # of Row, without duration
+    cfg: CorpusConfig,  # Options
+    seed: int,  # Of the draw
+) -> list:  # of Row, without duration
     "All clips of a synthetic corpus before any is spoken."
     train = training_texts(cfg, seed)
     held = held_out_texts(cfg, [t for _, t, _ in train], seed)
-    voices = cfg._named() or list(VOICES)[:cfg.voices]
+    voices = cfg._named() or list(VOICES)[: cfg.voices]
     needed, rows = {w for t in held for w in words(t)}, []
     for i, (id, text, raw) in enumerate(train):
         split = "train" if needed & set(words(text)) else ""
@@ -123,109 +190,214 @@ def plan(
         for j in range(cfg.clips_per_sentence):
             voice = voices[(i + j) % len(voices)]
             name = id if j == 0 else f"{id}-{j + 1}"
-            rows.append(Row(f"wavs/{voice}/{name}.wav", text, voice, split, extra={"raw_text": raw if raw != text else ""}))
-    for i, text in enumerate(held): # by every voice, so that an answer can be compared with other sentences of the same voice
-        rows += [Row(f"wavs/{voice}/test{i + 1:03d}.wav", text, voice, "test", extra={"raw_text": ""}) for voice in voices]
+            rows.append(
+                Row(
+                    f"wavs/{voice}/{name}.wav",
+                    text,
+                    voice,
+                    split,
+                    extra={"raw_text": raw if raw != text else ""},
+                )
+            )
+    for i, text in enumerate(
+        held
+    ):  # by every voice, so that an answer can be compared with other sentences of the same voice
+        rows += [
+            Row(f"wavs/{voice}/test{i + 1:03d}.wav", text, voice, "test", extra={"raw_text": ""})
+            for voice in voices
+        ]
     return rows
 
 # %% ../../nbs/corpus/sources.ipynb #39a1ac21
-def _speak_all(cfg:CorpusConfig, folder:Path, seed:int) -> tuple[list, list]:
+def _speak_all(cfg: CorpusConfig, folder: Path, seed: int) -> tuple[list, list]:
     "Write all clips and `alignments.jsonl`. Returns rows with durations, and no rejects."
     rows, lines, synthesizer = plan(cfg, seed), [], Synthesizer()
     for row in bar(rows, "speaking"):
         voice = VOICES[row.speaker_name]
-        speech = synthesizer.speak(row.text, replace(voice, range=round(voice.range * cfg.pitch_range)))
-        wav = speech.wav if cfg.sample_rate == SAMPLE_RATE else resample(speech.wav, SAMPLE_RATE, cfg.sample_rate)
+        speech = synthesizer.speak(
+            row.text, replace(voice, range=round(voice.range * cfg.pitch_range))
+        )
+        wav = (
+            speech.wav
+            if cfg.sample_rate == SAMPLE_RATE
+            else resample(speech.wav, SAMPLE_RATE, cfg.sample_rate)
+        )
         write_audio(folder / row.audio_file, wav, cfg.sample_rate)
         row.duration = len(wav) / cfg.sample_rate
-        lines.append(json.dumps(dict(id=Path(row.audio_file).stem, audio_file=row.audio_file, text=row.text, seconds=row.duration,
-                                     phonemes=speech.phonemes), ensure_ascii=False))
+        lines.append(
+            json.dumps(
+                dict(
+                    id=Path(row.audio_file).stem,
+                    audio_file=row.audio_file,
+                    text=row.text,
+                    seconds=row.duration,
+                    phonemes=speech.phonemes,
+                ),
+                ensure_ascii=False,
+            )
+        )
     atomic_write(folder / "alignments.jsonl", "\n".join(lines) + "\n")
     return rows, []
 
 # %% ../../nbs/corpus/sources.ipynb #58451537
-def _clip_name(row:Row, taken:set) -> str:
+def _clip_name(row: Row, taken: set) -> str:
     "A safe and unused path for a clip."
     stem = f"wavs/{slug(row.speaker_name)}/{slug(Path(row.audio_file).stem)}"
-    name = next(n for i in range(1, 10**6) if (n := f"{stem}{'' if i == 1 else f'-{i}'}.wav").lower() not in taken)
+    name = next(
+        n
+        for i in range(1, 10**6)
+        if (n := f"{stem}{'' if i == 1 else f'-{i}'}.wav").lower() not in taken
+    )
     taken.add(name.lower())
     return name
 
-def _convert(cfg:CorpusConfig, source:Manifest, row:Row, folder:Path, taken:set) -> tuple[Row, list]:
+
+def _convert(
+    cfg: CorpusConfig, source: Manifest, row: Row, folder: Path, taken: set
+) -> tuple[Row, list]:
     "One clip with its normalised text, and the warnings. AudioError or ManifestError when it cannot be used."
     said = normalize(row.text, cfg.language)
-    if not any(map(str.isalpha, said.text)): raise ManifestError("nothing to say: " + "; ".join(said.warnings))
+    if not any(map(str.isalpha, said.text)):
+        raise ManifestError("nothing to say: " + "; ".join(said.warnings))
     wav, rate = read_audio(source.audio_path(row), cfg.sample_rate, cfg.max_seconds)
     name = _clip_name(row, taken)
     write_audio(folder / name, wav, rate)
-    extra = {k: v for k, v in row.extra.items() if k != "raw_text"} | {"raw_text": row.text if row.text != said.text else ""}
-    return Row(name, said.text, row.speaker_name, row.split, len(wav) / rate, extra, row.line), said.warnings
+    extra = {k: v for k, v in row.extra.items() if k != "raw_text"} | {
+        "raw_text": row.text if row.text != said.text else ""
+    }
+    return Row(
+        name, said.text, row.speaker_name, row.split, len(wav) / rate, extra, row.line
+    ), said.warnings
 
 # %% ../../nbs/corpus/sources.ipynb #4337beca
-def _take_folder(cfg:CorpusConfig, folder:Path) -> tuple[list, list]:
+def _take_folder(cfg: CorpusConfig, folder: Path) -> tuple[list, list]:
     "Convert every usable clip. Returns rows and rejects; ManifestError when nothing is left."
     source, rows, notes, taken = _read(cfg), [], [], set()
     rejects = list(source.rejects)
-    refuse = lambda row, why: rejects.append(Reject(row.line, row.audio_file, why, source.described[row.audio_file]))
+
+    def refuse(row, why):
+        return rejects.append(
+            Reject(row.line, row.audio_file, why, source.described[row.audio_file])
+        )
+
     for row in bar(source.rows, "reading"):
-        try: clip, warnings = _convert(cfg, source, row, folder, taken)
-        except AudioError as e: refuse(row, f"{e.reason}: {e.detail}")
-        except PathError: refuse(row, "path: a link leads out of the folder")
-        except ManifestError as e: refuse(row, str(e))
+        try:
+            clip, warnings = _convert(cfg, source, row, folder, taken)
+        except AudioError as e:
+            refuse(row, f"{e.reason}: {e.detail}")
+        except PathError:
+            refuse(row, "path: a link leads out of the folder")
+        except ManifestError as e:
+            refuse(row, str(e))
         else:
             rows.append(clip)
-            if warnings: notes.append(json.dumps(dict(line=row.line, audio_file=clip.audio_file, raw_text=row.text, warnings=warnings), ensure_ascii=False))
-    if not rows: raise ManifestError(_nothing_left(source, rejects))
+            if warnings:
+                notes.append(
+                    json.dumps(
+                        dict(
+                            line=row.line,
+                            audio_file=clip.audio_file,
+                            raw_text=row.text,
+                            warnings=warnings,
+                        ),
+                        ensure_ascii=False,
+                    )
+                )
+    if not rows:
+        raise ManifestError(_nothing_left(source, rejects))
     atomic_write(folder / "text_warnings.jsonl", "".join(line + "\n" for line in notes))
     return rows, sorted(rejects, key=lambda r: (r.file, r.line))
 
-def _read(cfg:CorpusConfig): # -> Corpus
+
+def _read(cfg: CorpusConfig):  # -> Corpus
     "What the folder holds. Recordings of a release are decoded once, when they are converted; only our own manifest is checked first."
-    kind = find_format(cfg.path, cfg.language)[0] if cfg.format == "auto" and resolve(cfg.path).is_dir() else cfg.format
-    return read_corpus(cfg.path, cfg.format, cfg.language, cfg.part, cfg.speaker_name, kind in ("auto", "manifest"), cfg.max_seconds)
+    kind = (
+        find_format(cfg.path, cfg.language)[0]
+        if cfg.format == "auto" and resolve(cfg.path).is_dir()
+        else cfg.format
+    )
+    return read_corpus(
+        cfg.path,
+        cfg.format,
+        cfg.language,
+        cfg.part,
+        cfg.speaker_name,
+        kind in ("auto", "manifest"),
+        cfg.max_seconds,
+    )
 
 # %% ../../nbs/corpus/sources.ipynb #48824eda
-def _nothing_left(source:Manifest, rejects:list) -> str:
+def _nothing_left(source: Manifest, rejects: list) -> str:
     "The message for a manifest of which every line was refused."
     why = Counter(r.reason.split(":")[0] for r in rejects)
     first = rejects[0]
-    return (f"{shown(source.path)}: all {len(rejects)} lines were rejected ({', '.join(f'{n} {w}' for w, n in why.most_common())}); "
-            f"the first, line {first.line}: {first.item}: {first.reason}")
+    return (
+        f"{shown(source.path)}: all {len(rejects)} lines were rejected ({', '.join(f'{n} {w}' for w, n in why.most_common())}); "
+        f"the first, line {first.line}: {first.item}: {first.reason}"
+    )
 
 # %% ../../nbs/corpus/sources.ipynb #2f2c1d40
 def summary(
-    cfg:CorpusConfig, # Options it was made with
-    rows:list,        # Rows of the corpus
-    rejects:list,     # Lines refused
+    cfg: CorpusConfig,  # Options it was made with
+    rows: list,  # Rows of the corpus
+    rejects: list,  # Lines refused
 ) -> dict:
     "What `corpus.json` says: counts, hours, speakers, vocabulary, rejects by reason."
     said = [w for r in rows for w in r.text.split()]
     seconds = Counter()
-    for r in rows: seconds[r.speaker_name] += r.duration
+    for r in rows:
+        seconds[r.speaker_name] += r.duration
     clips = Counter(r.speaker_name for r in rows)
-    return dict(source=cfg.source, language=cfg.language, sample_rate=cfg.sample_rate, clips=len(rows), hours=round(sum(seconds.values()) / 3600, 4),
-                mean_seconds=round(sum(seconds.values()) / len(rows), 3), held_out=sum(r.split == "test" for r in rows),
-                words=len(said), different_words=len(set(said)), different_texts=len({r.text for r in rows}),
-                speakers={s: dict(clips=clips[s], seconds=round(seconds[s], 2)) for s in sorted(clips)},
-                rejected=len(rejects), reasons=dict(Counter(r.reason.split(":")[0] for r in rejects)))
+    return dict(
+        source=cfg.source,
+        language=cfg.language,
+        sample_rate=cfg.sample_rate,
+        clips=len(rows),
+        hours=round(sum(seconds.values()) / 3600, 4),
+        mean_seconds=round(sum(seconds.values()) / len(rows), 3),
+        held_out=sum(r.split == "test" for r in rows),
+        words=len(said),
+        different_words=len(set(said)),
+        different_texts=len({r.text for r in rows}),
+        speakers={s: dict(clips=clips[s], seconds=round(seconds[s], 2)) for s in sorted(clips)},
+        rejected=len(rejects),
+        reasons=dict(Counter(r.reason.split(":")[0] for r in rejects)),
+    )
 
 # %% ../../nbs/corpus/sources.ipynb #e8fffb15
 def build_corpus(
-    cfg:CorpusConfig, # Options
-    out_dir,          # Folder to make or replace
-    seed:int=0,       # Decides texts and voices of the synthetic corpus
+    cfg: CorpusConfig,  # Options
+    out_dir,  # Folder to make or replace
+    seed: int = 0,  # Decides texts and voices of the synthetic corpus
 ) -> Manifest:
     """Make `metadata.csv`, `wavs/<speaker>/<id>.wav`, `rejects.csv`, `corpus.json` (and `alignments.jsonl` or `text_warnings.jsonl`).
     Errors: ConfigError for options that do not fit, ManifestError for a folder without usable lines, MissingError for a folder that is not there."""
     out_dir = resolve(out_dir)
     if cfg.source == "folder":
         source = resolve(cfg.path)
-        if not source.exists(): raise MissingError(f"corpus.path={cfg.path}: no such folder ({source}); it must hold metadata.csv and the recordings it names, or a release that corpus.format knows")
-        if out_dir == source or out_dir in source.parents: raise ConfigError(f"corpus.path={cfg.path}: the corpus would be written over it; give another folder")
+        if not source.exists():
+            raise MissingError(
+                f"corpus.path={cfg.path}: no such folder ({source}); it must hold metadata.csv and the recordings it names, or a release that corpus.format knows"
+            )
+        if out_dir == source or out_dir in source.parents:
+            raise ConfigError(
+                f"corpus.path={cfg.path}: the corpus would be written over it; give another folder"
+            )
     with fresh_dir(out_dir) as folder:
         folder = Path(folder)
-        rows, rejects = _speak_all(cfg, folder, seed) if cfg.source == "synthetic" else _take_folder(cfg, folder)
-        columns = ("audio_file", "text", "speaker_name", "split", "duration", *dict.fromkeys(k for r in rows for k in r.extra))
+        rows, rejects = (
+            _speak_all(cfg, folder, seed)
+            if cfg.source == "synthetic"
+            else _take_folder(cfg, folder)
+        )
+        columns = (
+            "audio_file",
+            "text",
+            "speaker_name",
+            "split",
+            "duration",
+            *dict.fromkeys(k for r in rows for k in r.extra),
+        )
         write_manifest(folder / "metadata.csv", rows, columns)
         write_rejects(folder / "rejects.csv", rejects, "corpus")
         write_json(folder / "corpus.json", summary(cfg, rows, rejects))

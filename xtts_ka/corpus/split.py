@@ -10,41 +10,60 @@ import hashlib
 from collections import Counter, defaultdict
 from dataclasses import replace
 from math import isfinite
+
 from ..core.errors import ConfigError, ManifestError
 
 # %% ../../nbs/corpus/split.ipynb #dcb654cb
 SPLITS = ("train", "val", "test")
-_ALIASES = {"training": "train", "dev": "val", "valid": "val", "validation": "val", "eval": "test", "testing": "test"}
+_ALIASES = {
+    "training": "train",
+    "dev": "val",
+    "valid": "val",
+    "validation": "val",
+    "eval": "test",
+    "testing": "test",
+}
+
 
 def place(
-    seed:int, # The run's seed
-    key:str,  # Id of a clip, or name of a speaker
-)->str: # 64 hexadecimal digits; sorting by them is a fair and repeatable shuffle
+    seed: int,  # The run's seed
+    key: str,  # Id of a clip, or name of a speaker
+) -> str:  # 64 hexadecimal digits; sorting by them is a fair and repeatable shuffle
     "The place of `key` in the line from which the splits are taken."
     return hashlib.sha256(f"split\x1f{seed}\x1f{key}".encode()).hexdigest()
 
 # %% ../../nbs/corpus/split.ipynb #6f88fa82
 def split_sizes(
-    n:int,          # Items to divide
-    fractions:dict, # Split name -> fraction, e.g. `{"val": 0.1, "test": 0.05}`; training has the rest
-)->dict: # Split name -> count, each within one of `fraction * n`
+    n: int,  # Items to divide
+    fractions: dict,  # Split name -> fraction, e.g. `{"val": 0.1, "test": 0.05}`; training has the rest
+) -> dict:  # Split name -> count, each within one of `fraction * n`
     "How many items each split takes; raises `ConfigError` for fractions that leave nothing to train on."
-    bad = {k: v for k, v in fractions.items() if k not in ("val", "test") or not isfinite(v) or v < 0}
-    if bad: raise ConfigError(f"split fractions {bad} do not fit: give val and test as numbers from 0 to 1; train has the rest")
-    if sum(fractions.values()) >= 1: raise ConfigError(f"split fractions {fractions} leave nothing for train: their sum must stay below 1")
+    bad = {
+        k: v for k, v in fractions.items() if k not in ("val", "test") or not isfinite(v) or v < 0
+    }
+    if bad:
+        raise ConfigError(
+            f"split fractions {bad} do not fit: give val and test as numbers from 0 to 1; train has the rest"
+        )
+    if sum(fractions.values()) >= 1:
+        raise ConfigError(
+            f"split fractions {fractions} leave nothing for train: their sum must stay below 1"
+        )
     sizes = {k: max(1, round(f * n)) for k, f in fractions.items() if f > 0}
-    while sum(sizes.values()) >= max(n, 1):  # tiny corpora: training goes first, then val, then test
+    while sum(sizes.values()) >= max(
+        n, 1
+    ):  # tiny corpora: training goes first, then val, then test
         sizes[max(reversed(list(sizes)), key=sizes.get)] -= 1
     return {k: v for k, v in sizes.items() if v > 0}
 
 # %% ../../nbs/corpus/split.ipynb #60242f84
 def _seats(
-    free:dict,    # Speaker -> clips still in training
-    size:int,     # Clips the split takes in all
-    total:int,    # Clips of the corpus
-    share:dict,   # Speaker -> clips of the corpus
-    seed:int,     # Breaks ties
-)->dict: # Speaker -> clips the split takes from it
+    free: dict,  # Speaker -> clips still in training
+    size: int,  # Clips the split takes in all
+    total: int,  # Clips of the corpus
+    share: dict,  # Speaker -> clips of the corpus
+    seed: int,  # Breaks ties
+) -> dict:  # Speaker -> clips the split takes from it
     "Divide `size` seats among the speakers in proportion to their clips, by largest remainder."
     exact = {s: size * share[s] / total for s in free}
     seats = {s: min(int(exact[s]), max(free[s] - 1, 0)) for s in free}
@@ -52,71 +71,93 @@ def _seats(
     for keep in (1, 0):  # first leave everybody a clip to train on
         while sum(seats.values()) < size:
             able = [s for s in line if free[s] - seats[s] > keep]
-            if not able: break
-            for s in able[:size - sum(seats.values())]: seats[s] += 1
+            if not able:
+                break
+            for s in able[: size - sum(seats.values())]:
+                seats[s] += 1
     return seats
 
+
 def _stratified(
-    rows:list,      # Rows with `.audio_file` and `.speaker_name`
-    fractions:dict, # Split name -> fraction
-    seed:int,
-)->dict: # Index of a row -> split
+    rows: list,  # Rows with `.audio_file` and `.speaker_name`
+    fractions: dict,  # Split name -> fraction
+    seed: int,
+) -> dict:  # Index of a row -> split
     "Every speaker gives its share of clips to each split."
     lines = defaultdict(list)
-    for i in sorted(range(len(rows)), key=lambda i: place(seed, rows[i].audio_file)): lines[rows[i].speaker_name].append(i)
+    for i in sorted(range(len(rows)), key=lambda i: place(seed, rows[i].audio_file)):
+        lines[rows[i].speaker_name].append(i)
     share, out = {s: len(v) for s, v in lines.items()}, {}
     for split, size in split_sizes(len(rows), fractions).items():
-        for s, n in _seats({s: len(v) for s, v in lines.items()}, size, len(rows), share, seed).items():
+        for s, n in _seats(
+            {s: len(v) for s, v in lines.items()}, size, len(rows), share, seed
+        ).items():
             out |= dict.fromkeys(lines[s][:n], split)
             lines[s] = lines[s][n:]
     return out | dict.fromkeys((i for v in lines.values() for i in v), "train")
 
 # %% ../../nbs/corpus/split.ipynb #802b25cd
 def _speaker_disjoint(
-    rows:list,      # Rows with `.speaker_name`
-    fractions:dict, # Split name -> fraction of the speakers
-    seed:int,
-)->dict: # Index of a row -> split
+    rows: list,  # Rows with `.speaker_name`
+    fractions: dict,  # Split name -> fraction of the speakers
+    seed: int,
+) -> dict:  # Index of a row -> split
     "Every speaker is in one split only; raises `ManifestError` when there are fewer speakers than splits."
     speakers = sorted({r.speaker_name for r in rows}, key=lambda s: place(seed, s))
     wanted = ["train", *(k for k, f in fractions.items() if f > 0)]
     if len(speakers) < len(wanted):
-        raise ManifestError(f"a speaker-disjoint split into {', '.join(wanted)} needs {len(wanted)} speakers, the corpus has {len(speakers)}: "
-                            f"{', '.join(speakers) or 'none'}; use split=stratified, or set a fraction to 0")
+        raise ManifestError(
+            f"a speaker-disjoint split into {', '.join(wanted)} needs {len(wanted)} speakers, the corpus has {len(speakers)}: "
+            f"{', '.join(speakers) or 'none'}; use split=stratified, or set a fraction to 0"
+        )
     splits = [k for k, n in split_sizes(len(speakers), fractions).items() for _ in range(n)]
     of = dict(zip(speakers, splits))
     return {i: of.get(r.speaker_name, "train") for i, r in enumerate(rows)}
 
 # %% ../../nbs/corpus/split.ipynb #3b7e2721
 def _given(
-    rows:list,      # Rows with `.split`, empty where nobody decided
-    fractions:dict, # Split name -> fraction of the rows without a split
-    seed:int,
-)->dict: # Index of a row -> split
+    rows: list,  # Rows with `.split`, empty where nobody decided
+    fractions: dict,  # Split name -> fraction of the rows without a split
+    seed: int,
+) -> dict:  # Index of a row -> split
     "Keep what the column says, divide the rest; raises `ManifestError` naming the line of an unknown split."
     out = {}
     for i, r in enumerate(rows):
         name = r.split.strip().lower()
-        if not name: continue
+        if not name:
+            continue
         out[i] = _ALIASES.get(name, name)
-        if out[i] not in SPLITS: raise ManifestError(f"line {r.line}: split {r.split!r} is not one of {', '.join(SPLITS)} (or empty)")
+        if out[i] not in SPLITS:
+            raise ManifestError(
+                f"line {r.line}: split {r.split!r} is not one of {', '.join(SPLITS)} (or empty)"
+            )
     rest, named = [i for i in range(len(rows)) if i not in out], set(out.values())
     todo = {k: f for k, f in fractions.items() if k not in named}
-    return out | {rest[j]: s for j, s in _stratified([rows[i] for i in rest], todo, seed).items()} if rest else out
+    return (
+        out | {rest[j]: s for j, s in _stratified([rows[i] for i in rest], todo, seed).items()}
+        if rest
+        else out
+    )
 
 # %% ../../nbs/corpus/split.ipynb #37bd574b
 def assign_splits(
-    rows:list,           # `Row`s of a manifest
-    fractions:dict,      # `{"val": 0.1, "test": 0.05}`: fraction of the clips (of the speakers for `by="speaker"`); training has the rest
-    seed:int=0,          # The run's seed
-    by:str="stratified", # `stratified` by speaker, `speaker` (disjoint), or `given` (keep the column, divide the rest)
-)->list: # New rows in the same order, `split` filled with `train`, `val` or `test`
+    rows: list,  # `Row`s of a manifest
+    fractions: dict,  # `{"val": 0.1, "test": 0.05}`: fraction of the clips (of the speakers for `by="speaker"`); training has the rest
+    seed: int = 0,  # The run's seed
+    by: str = "stratified",  # `stratified` by speaker, `speaker` (disjoint), or `given` (keep the column, divide the rest)
+) -> list:  # New rows in the same order, `split` filled with `train`, `val` or `test`
     "Divide rows by the hash of their ids; raises `ManifestError` when no split is possible, `ConfigError` for a wrong option."
     ways = {"stratified": _stratified, "speaker": _speaker_disjoint, "given": _given}
-    if by not in ways: raise ConfigError(f"split {by!r} is not one of {', '.join(ways)}")
-    if not rows: raise ManifestError("no clips are left to split: see rejects.csv for what was refused and why")
+    if by not in ways:
+        raise ConfigError(f"split {by!r} is not one of {', '.join(ways)}")
+    if not rows:
+        raise ManifestError(
+            "no clips are left to split: see rejects.csv for what was refused and why"
+        )
     split_sizes(len(rows), fractions)  # refuse bad fractions even when every row is given
     split = ways[by](rows, fractions, seed)
     if "train" not in split.values():
-        raise ManifestError(f"the training split is empty: {dict(Counter(split.values()))}; leave some rows without a split or name them train")
+        raise ManifestError(
+            f"the training split is empty: {dict(Counter(split.values()))}; leave some rows without a split or name them train"
+        )
     return [replace(r, split=split[i]) for i, r in enumerate(rows)]

@@ -6,7 +6,11 @@
 __all__ = ['SAMPLE_RATE', 'VOLUME', 'VOICES', 'Voice', 'Speech', 'Synthesizer']
 
 # %% ../../nbs/corpus/synthetic.ipynb #74a0053b
-import ctypes, os, re, threading, _ctypes
+import _ctypes
+import ctypes
+import os
+import re
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,43 +19,69 @@ import numpy as np
 from ..core.errors import MissingError, XttsKaError
 
 # %% ../../nbs/corpus/synthetic.ipynb #4574fbef
-SAMPLE_RATE = 22050 # Hz, espeak-ng's own
-VOLUME = 60         # of espeak's 0..200; the loudest variant then stays below full scale
+SAMPLE_RATE = 22050  # Hz, espeak-ng's own
+VOLUME = 60  # of espeak's 0..200; the loudest variant then stays below full scale
+
 
 @dataclass(frozen=True)
 class Voice:
     "One synthetic speaker."
-    name:str     # Speaker name in the manifest
-    variant:str  # espeak-ng voice variant, e.g. `f2`
-    pitch:int    # espeak pitch 0..99 (50 is the variant's own)
-    rate:int     # Words a minute as espeak counts them (175 is its default)
-    range:int    # espeak pitch range 0..99 (50 is the variant's own)
-    gender:str   # `f` or `m`
-    language:str="ka" # espeak-ng language; the corpus is Georgian, tests and ablations need others
 
-VOICES = {v.name: v for v in (
-    Voice("nino",    "f2",      50, 150, 55, "f"), Voice("giorgi",   "m3",      50, 150, 50, "m"),
-    Voice("tamar",   "Annie",   58, 170, 50, "f"), Voice("davit",    "david",   45, 132, 40, "m"),
-    Voice("ketevan", "shelby",  45, 138, 35, "f"), Voice("sandro",   "travis",  64, 170, 50, "m"),
-    Voice("mariam",  "anika",   35, 122, 60, "f"), Voice("levan",    "m7",      56, 175, 65, "m"),
-    Voice("elene",   "belinda", 55, 150, 45, "f"), Voice("zurab",    "quincy",  30, 125, 60, "m"),
-    Voice("salome",  "f5",      66, 160, 45, "f"), Voice("vakhtang", "boris",   60, 150, 35, "m"),
-)}
+    name: str  # Speaker name in the manifest
+    variant: str  # espeak-ng voice variant, e.g. `f2`
+    pitch: int  # espeak pitch 0..99 (50 is the variant's own)
+    rate: int  # Words a minute as espeak counts them (175 is its default)
+    range: int  # espeak pitch range 0..99 (50 is the variant's own)
+    gender: str  # `f` or `m`
+    language: str = (
+        "ka"  # espeak-ng language; the corpus is Georgian, tests and ablations need others
+    )
+
+
+VOICES = {
+    v.name: v
+    for v in (
+        Voice("nino", "f2", 50, 150, 55, "f"),
+        Voice("giorgi", "m3", 50, 150, 50, "m"),
+        Voice("tamar", "Annie", 58, 170, 50, "f"),
+        Voice("davit", "david", 45, 132, 40, "m"),
+        Voice("ketevan", "shelby", 45, 138, 35, "f"),
+        Voice("sandro", "travis", 64, 170, 50, "m"),
+        Voice("mariam", "anika", 35, 122, 60, "f"),
+        Voice("levan", "m7", 56, 175, 65, "m"),
+        Voice("elene", "belinda", 55, 150, 45, "f"),
+        Voice("zurab", "quincy", 30, 125, 60, "m"),
+        Voice("salome", "f5", 66, 160, 45, "f"),
+        Voice("vakhtang", "boris", 60, 150, 35, "m"),
+    )
+}
 
 # %% ../../nbs/corpus/synthetic.ipynb #51e924cf
-_PHONEME, _SYNCHRONOUS, _UTF8 = 7, 2, 1          # constants of speak_lib.h
-_EVENTS, _IPA, _DONT_EXIT = 1, 2, 0x8000         # options of espeak_Initialize
-_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4      # espeak_PARAMETER
+_PHONEME, _SYNCHRONOUS, _UTF8 = 7, 2, 1  # constants of speak_lib.h
+_EVENTS, _IPA, _DONT_EXIT = 1, 2, 0x8000  # options of espeak_Initialize
+_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4  # espeak_PARAMETER
+
 
 class _Id(ctypes.Union):
     _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
 
-class _Event(ctypes.Structure):
-    _fields_ = [("type", ctypes.c_int), ("unique_identifier", ctypes.c_uint), ("text_position", ctypes.c_int),
-                ("length", ctypes.c_int), ("audio_position", ctypes.c_int), ("sample", ctypes.c_int),
-                ("user_data", ctypes.c_void_p), ("id", _Id)]
 
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+class _Event(ctypes.Structure):
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _Id),
+    ]
+
+
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
 
 # %% ../../nbs/corpus/synthetic.ipynb #b7c969bd
 def _wheel() -> tuple[str, str]:
@@ -59,31 +89,47 @@ def _wheel() -> tuple[str, str]:
     how = "run `uv sync` (or `pip install espeakng-loader`), or use recordings: corpus.source=folder corpus.path=FOLDER"
     try:
         import espeakng_loader
+
         lib, data = espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
     except (ImportError, RuntimeError) as e:
-        raise MissingError(f"the synthetic corpus needs the package espeakng-loader ({e}); {how}") from e
+        raise MissingError(
+            f"the synthetic corpus needs the package espeakng-loader ({e}); {how}"
+        ) from e
     if not os.path.exists(os.path.join(data, "ka_dict")):
-        raise MissingError(f"espeak-ng's data has no Georgian (no {os.path.join(data, 'ka_dict')}); {how}")
+        raise MissingError(
+            f"espeak-ng's data has no Georgian (no {os.path.join(data, 'ka_dict')}); {how}"
+        )
     return lib, data
 
 # %% ../../nbs/corpus/synthetic.ipynb #bd7c085c
-def _unload(lib:ctypes.CDLL): getattr(_ctypes, "dlclose", getattr(_ctypes, "FreeLibrary", None))(lib._handle)
+def _unload(lib: ctypes.CDLL):
+    getattr(_ctypes, "dlclose", getattr(_ctypes, "FreeLibrary", None))(lib._handle)
 
-def _load(path:str) -> ctypes.CDLL:
+
+def _load(path: str) -> ctypes.CDLL:
     "Load a library that nobody else in this process holds. MissingError when it does not load."
     noload = getattr(os, "RTLD_NOLOAD", None)
     if noload is not None:
-        try: _unload(ctypes.CDLL(path, mode=noload))
-        except OSError: pass  # not loaded yet, as it should be
-        else: raise MissingError(f"{path} is already loaded by other code in this process, so its speech would depend on "
-                                 "what that code did; build the corpus in a process of its own")
-    try: return ctypes.CDLL(path)
+        try:
+            _unload(ctypes.CDLL(path, mode=noload))
+        except OSError:
+            pass  # not loaded yet, as it should be
+        else:
+            raise MissingError(
+                f"{path} is already loaded by other code in this process, so its speech would depend on "
+                "what that code did; build the corpus in a process of its own"
+            )
+    try:
+        return ctypes.CDLL(path)
     except OSError as e:
-        raise MissingError(f"the espeak-ng library {path} cannot be loaded ({e}); use recordings instead: "
-                           "corpus.source=folder corpus.path=FOLDER") from e
+        raise MissingError(
+            f"the espeak-ng library {path} cannot be loaded ({e}); use recordings instead: "
+            "corpus.source=folder corpus.path=FOLDER"
+        ) from e
 
 # %% ../../nbs/corpus/synthetic.ipynb #99127e60
 _lock = threading.Lock()
+
 
 @contextmanager
 def _espeak():
@@ -92,33 +138,52 @@ def _espeak():
     with _lock:
         lib = _load(path)
         try:
-            rate = lib.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), _EVENTS | _IPA | _DONT_EXIT)
-            if rate != SAMPLE_RATE: raise MissingError(f"espeak-ng did not start with its data in {data} (it returned {rate})")
-            lib.espeak_ng_SetRandSeed(ctypes.c_long(1))  # breath noise; espeak seeds it by the clock
+            rate = lib.espeak_Initialize(
+                _SYNCHRONOUS, 0, data.encode(), _EVENTS | _IPA | _DONT_EXIT
+            )
+            if rate != SAMPLE_RATE:
+                raise MissingError(
+                    f"espeak-ng did not start with its data in {data} (it returned {rate})"
+                )
+            lib.espeak_ng_SetRandSeed(
+                ctypes.c_long(1)
+            )  # breath noise; espeak seeds it by the clock
             yield lib
         finally:
             lib.espeak_Terminate()
             _unload(lib)
 
 # %% ../../nbs/corpus/synthetic.ipynb #6cdd3a32
-def _setup(lib, voice:Voice):
+def _setup(lib, voice: Voice):
     "Select variant, rate, pitch and range. MissingError for a variant the wheel does not have (espeak itself would ignore it)."
     known = os.path.exists(os.path.join(_wheel()[1], "voices", "!v", voice.variant))
     if not known or lib.espeak_SetVoiceByName(f"{voice.language}+{voice.variant}".encode()):
-        raise MissingError(f"espeak-ng has no voice {voice.language}+{voice.variant} (voice {voice.name})")
-    for parameter, value in ((_RATE, voice.rate), (_VOLUME, VOLUME), (_PITCH, voice.pitch), (_RANGE, voice.range)):
+        raise MissingError(
+            f"espeak-ng has no voice {voice.language}+{voice.variant} (voice {voice.name})"
+        )
+    for parameter, value in (
+        (_RATE, voice.rate),
+        (_VOLUME, VOLUME),
+        (_PITCH, voice.pitch),
+        (_RANGE, voice.range),
+    ):
         lib.espeak_SetParameter(parameter, value, 0)
 
-def _synthesize(lib, text:str):
+
+def _synthesize(lib, text: str):
     "Run one synthesis. Returns the chunks of int16 samples and the `(name, sample)` phoneme events."
     chunks, events = [], []
+
     def receive(wav, n, event):
-        if wav and n > 0: chunks.append(np.ctypeslib.as_array(wav, (n,)).copy())
+        if wav and n > 0:
+            chunks.append(np.ctypeslib.as_array(wav, (n,)).copy())
         i = 0
         while event[i].type:  # the list ends with type 0
-            if event[i].type == _PHONEME: events.append((event[i].id.string.decode("utf8", "replace"), event[i].sample))
+            if event[i].type == _PHONEME:
+                events.append((event[i].id.string.decode("utf8", "replace"), event[i].sample))
             i += 1
         return 0
+
     callback, data = _Callback(receive), text.encode() + b"\0"
     lib.espeak_SetSynthCallback(callback)
     if lib.espeak_Synth(data, len(data), 0, 1, 0, _UTF8, None, None):
@@ -129,14 +194,17 @@ def _synthesize(lib, text:str):
 @dataclass(frozen=True)
 class Speech:
     "A spoken sentence."
-    wav:np.ndarray    # [T] float32 in [-1, 1]
-    sample_rate:int   # Hz
-    phonemes:list     # [(ipa, start in seconds)], `_` is a pause
+
+    wav: np.ndarray  # [T] float32 in [-1, 1]
+    sample_rate: int  # Hz
+    phonemes: list  # [(ipa, start in seconds)], `_` is a pause
 
     @property
-    def seconds(self) -> float: return len(self.wav) / self.sample_rate
+    def seconds(self) -> float:
+        return len(self.wav) / self.sample_rate
 
-def _phonemes(events:list, n:int) -> list:
+
+def _phonemes(events: list, n: int) -> list:
     "Phoneme events as `(ipa, seconds)` without stress marks, empty ones and repeated pauses."
     out = []
     for (name, sample), (_, following) in zip(events, events[1:] + [("", n)]):
@@ -148,16 +216,20 @@ def _phonemes(events:list, n:int) -> list:
 # %% ../../nbs/corpus/synthetic.ipynb #a95d148e
 class Synthesizer:
     "Speaks Georgian text; the same text and voice always give the same samples."
-    def speak(self,
-        text:str,            # Georgian text; digits are better normalised to words before
-        voice:"str|Voice",   # One of `VOICES`, by name, or a `Voice`
+
+    def speak(
+        self,
+        text: str,  # Georgian text; digits are better normalised to words before
+        voice: "str|Voice",  # One of `VOICES`, by name, or a `Voice`
     ) -> Speech:
         "Errors: MissingError without library or voice; XttsKaError for an unknown name and for text with nothing to say."
         if isinstance(voice, str) and voice not in VOICES:
             raise XttsKaError(f"unknown voice {voice!r}; there are: {', '.join(VOICES)}")
         voice = VOICES[voice] if isinstance(voice, str) else voice
         if "\0" in text or not any(c.isalnum() for c in text):
-            raise XttsKaError(f"nothing to say in {text!r}: it needs at least one letter and no NUL character")
+            raise XttsKaError(
+                f"nothing to say in {text!r}: it needs at least one letter and no NUL character"
+            )
         with _espeak() as lib:
             _setup(lib, voice)
             chunks, events = _synthesize(lib, text)

@@ -15,50 +15,82 @@ from ..core.progress import bar
 
 # %% ../../nbs/corpus/voices.ipynb #4bcbbe38
 def other_voices(
-    taken,   # Speakers of the corpus
-    count:int, # Voices wanted, at most
-) -> list: # Names
+    taken,  # Speakers of the corpus
+    count: int,  # Voices wanted, at most
+) -> list:  # Names
     "Voices that the corpus does not have."
     from xtts_ka.corpus.synthetic import VOICES
+
     return [v for v in VOICES if v not in set(taken)][:count]
 
+
 def speak_voices(
-    folder,       # Gets `<voice>/<k>.wav` and `metadata.csv`; kept when it was made of the same
-    texts:dict,   # Voice of `corpus.synthetic` -> its sentences
-    sample_rate:int=22050, # Hz
-    level_db:float|None=None, # Level every clip is set to, dB; None leaves it
-    split:str="",  # Column `split` of the manifest, where one is wanted
-    voices:dict|None=None, # Name -> `Voice`; default: those of `corpus.synthetic`
-) -> Path: # The manifest
+    folder,  # Gets `<voice>/<k>.wav` and `metadata.csv`; kept when it was made of the same
+    texts: dict,  # Voice of `corpus.synthetic` -> its sentences
+    sample_rate: int = 22050,  # Hz
+    level_db: float | None = None,  # Level every clip is set to, dB; None leaves it
+    split: str = "",  # Column `split` of the manifest, where one is wanted
+    voices: dict | None = None,  # Name -> `Voice`; default: those of `corpus.synthetic`
+) -> Path:  # The manifest
     "Each voice says its sentences, once."
     from xtts_ka.corpus.synthetic import SAMPLE_RATE, VOICES, Synthesizer
+
     voices = VOICES if voices is None else voices
-    folder, made_of = Path(folder), digest([sorted(texts.items()), sample_rate, level_db, split] + ([] if voices is VOICES else [voices]))
-    if (folder/"voices.json").is_file() and read_json(folder/"voices.json")["made_of"] == made_of: return folder/"metadata.csv"
+    folder, made_of = (
+        Path(folder),
+        digest(
+            [sorted(texts.items()), sample_rate, level_db, split]
+            + ([] if voices is VOICES else [voices])
+        ),
+    )
+    if (folder / "voices.json").is_file() and read_json(folder / "voices.json")[
+        "made_of"
+    ] == made_of:
+        return folder / "metadata.csv"
     synthesizer, rows = Synthesizer(), []
     with fresh_dir(folder) as tmp:
         for name in bar(sorted(texts), "speaking"):
             for k, text in enumerate(texts[name]):
-                wav = resample(synthesizer.speak(text, voices[name]).wav, SAMPLE_RATE, sample_rate).clip(-1, 1)
-                write_audio(tmp/name/f"{k}.wav", wav if level_db is None else set_level(wav, level_db), sample_rate)
-                rows.append(Row(f"{name}/{k}.wav", text, name, split=split, duration=round(len(wav) / sample_rate, 4)))
-        write_manifest(tmp/"metadata.csv", rows)
-        write_json(tmp/"voices.json", {"made_of": made_of})
-    return folder/"metadata.csv"
+                wav = resample(
+                    synthesizer.speak(text, voices[name]).wav, SAMPLE_RATE, sample_rate
+                ).clip(-1, 1)
+                write_audio(
+                    tmp / name / f"{k}.wav",
+                    wav if level_db is None else set_level(wav, level_db),
+                    sample_rate,
+                )
+                rows.append(
+                    Row(
+                        f"{name}/{k}.wav",
+                        text,
+                        name,
+                        split=split,
+                        duration=round(len(wav) / sample_rate, 4),
+                    )
+                )
+        write_manifest(tmp / "metadata.csv", rows)
+        write_json(tmp / "voices.json", {"made_of": made_of})
+    return folder / "metadata.csv"
+
 
 def recombined_texts(
-    names,      # Voices
-    clips:int,  # Sentences of each
-    seed:int,   # Of the sentences
-    min_words:int=4,
-    max_words:int=8,
-    composed:float=0., # Share of texts as people write them (`corpus.compose`), of 1 to `max_words` words
-) -> dict: # Voice -> sentences
+    names,  # Voices
+    clips: int,  # Sentences of each
+    seed: int,  # Of the sentences
+    min_words: int = 4,
+    max_words: int = 8,
+    composed: float = 0.0,  # Share of texts as people write them (`corpus.compose`), of 1 to `max_words` words
+) -> dict:  # Voice -> sentences
     "Different sentences for every voice, put together from the package's lexicon."
     from xtts_ka.corpus.compose import compose
     from xtts_ka.corpus.sentences import recombine
+
     names, total = sorted(names), len(names) * clips
     free = round(total * composed)
-    plain = recombine(total - free, seed, min_words=min_words, max_words=max_words) if total - free else []
+    plain = (
+        recombine(total - free, seed, min_words=min_words, max_words=max_words)
+        if total - free
+        else []
+    )
     texts = plain + (compose(free, seed, max_words) if free else [])
-    return {name: texts[k::len(names)] for k, name in enumerate(names)}
+    return {name: texts[k :: len(names)] for k, name in enumerate(names)}

@@ -15,8 +15,13 @@ from ..xtts.config import DecodeConfig
 @config
 class EvaluateConfig:
     "Stage evaluate."
-    everyday: int = Field(150, ge=0)        # Texts of the everyday set spoken, kinds in turn; 0: none
-    mos_clips: int = Field(60, ge=0)        # Of them, how many are judged for naturalness, each path; 0: none
-    sentences: int = Field(20, ge=1)        # Held-out sentences spoken, at most
-    say: list[str] = []                     # Further texts, spoken by every speaker, without a recording to compare with
-    decode: DecodeConfig = DecodeConfig()   # How codes are chosen
+
+    everyday: int = Field(150, ge=0)  # Texts of the everyday set spoken, kinds in turn; 0: none
+    mos_clips: int = Field(
+        60, ge=0
+    )  # Of them, how many are judged for naturalness, each path; 0: none
+    sentences: int = Field(20, ge=1)  # Held-out sentences spoken, at most
+    say: list[
+        str
+    ] = []  # Further texts, spoken by every speaker, without a recording to compare with
+    decode: DecodeConfig = DecodeConfig()  # How codes are chosen

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.audio import resample, set_level, write_audio
+from ..core.audio import set_level, write_audio
 from ..core.errors import XttsKaError
 from ..core.files import write_json
 from ..core.paths import slug
@@ -57,6 +57,7 @@ KINDS = {  # kind -> what it is
 @dataclass(frozen=True)
 class EverydayText:
     "One text as people type it."
+
     kind: str  # One of `KINDS`
     text: str
 
@@ -100,7 +101,7 @@ def training_texts() -> set:  # As `plain` gives them
 
 
 def unseen_words(
-    text: str,   # In words
+    text: str,  # In words
     known: set,  # Words that occur in training
 ) -> list:
     "Words of a text that training never had."
@@ -109,7 +110,7 @@ def unseen_words(
 
 def unseen_share(
     texts: list,  # of `EverydayText`
-    known: set,   # As above
+    known: set,  # As above
 ) -> float:
     "Share of the texts with an unseen word."
     return sum(bool(unseen_words(t.said, known)) for t in texts) / max(1, len(texts))
@@ -118,26 +119,29 @@ def unseen_share(
 @dataclass
 class Take:
     "One text of the set, spoken by one path."
-    path: str     # `recording`, `XTTS` (by its own decoder), `XTTS, by the vocoder`, `sovits2`
+
+    path: str  # `recording`, `XTTS` (by its own decoder), `XTTS, by the vocoder`, `sovits2`
     kind: str
-    text: str     # As typed
-    said: str     # In words
+    text: str  # As typed
+    said: str  # In words
     speaker: str
     wav: np.ndarray  # [T] float32; empty when the model refused
-    rate: int        # Hz
-    stopped: bool = True          # It ended by itself
-    complete: bool | None = None  # The model found all of the text in its alignment; None: it does not say
-    missing: list = field(default_factory=list)   # Words that it found missing
+    rate: int  # Hz
+    stopped: bool = True  # It ended by itself
+    complete: bool | None = (
+        None  # The model found all of the text in its alignment; None: it does not say
+    )
+    missing: list = field(default_factory=list)  # Words that it found missing
     warnings: list = field(default_factory=list)
-    seconds: float = math.nan     # Of the recording of this text by this voice
-    heard: str = ""               # The transcript
+    seconds: float = math.nan  # Of the recording of this text by this voice
+    heard: str = ""  # The transcript
     similarity: float = math.nan  # Mean cosine to recordings of the speaker
-    mos: float = math.nan         # DistillMOS
-    file: Path | None = None      # Where it can be played
+    mos: float = math.nan  # DistillMOS
+    file: Path | None = None  # Where it can be played
 
 
 def turns(
-    texts: list,     # of `EverydayText`
+    texts: list,  # of `EverydayText`
     speakers: list,  # Names
 ) -> list:  # (EverydayText, speaker)
     "Who says what."
@@ -171,56 +175,69 @@ def run_options(
 
 
 def corpus_voices(
-    options: dict,   # Of the run
+    options: dict,  # Of the run
     speakers: list,  # Names
 ) -> dict:  # Speaker -> `Voice`; empty when the corpus was recorded from people
     "The synthetic voices as the corpus set them."
     corpus = options.get("corpus", {})
-    if corpus.get("source", "") != "synthetic": return {}
+    if corpus.get("source", "") != "synthetic":
+        return {}
     factor = corpus.get("pitch_range", CorpusConfig().pitch_range)
-    return {s: replace(VOICES[s], range=round(VOICES[s].range * factor)) for s in speakers if s in VOICES}
+    return {
+        s: replace(VOICES[s], range=round(VOICES[s].range * factor))
+        for s in speakers
+        if s in VOICES
+    }
 
 
 def record(
-    text: str,    # In words
-    voice,        # `Voice`
-    pad: float,   # Seconds of silence at both ends
+    text: str,  # In words
+    voice,  # `Voice`
+    pad: float,  # Seconds of silence at both ends
     level: float = -23.0,  # dB
 ) -> np.ndarray:  # [T] float32 at 22,050 Hz
     "A text as the corpus would hold it."
     wav = Synthesizer().speak(text, voice).wav
-    cut = cut_padded(wav, *speech_edges(wav, SAMPLE_RATE), round(pad * SAMPLE_RATE), round(0.005 * SAMPLE_RATE))
+    cut = cut_padded(
+        wav, *speech_edges(wav, SAMPLE_RATE), round(pad * SAMPLE_RATE), round(0.005 * SAMPLE_RATE)
+    )
     return set_level(cut, level)
 
 
 def reference_clip(
-    clips,         # `Clips` of the run
+    clips,  # `Clips` of the run
     speaker: str,
 ) -> int:
     "A held-out clip of a speaker, the one nearest to six seconds; of a speaker without any, a training clip."
-    mine = [i for i in clips.split("test") if clips.rows[i].speaker_name == speaker] or clips.of(speaker)
+    mine = [i for i in clips.split("test") if clips.rows[i].speaker_name == speaker] or clips.of(
+        speaker
+    )
     return min(mine, key=lambda i: abs((clips.rows[i].duration or 0) - 6))
 
 # %% ../../nbs/evaluate/everyday.ipynb #e7df2df2
 def attempts(
-    speak,        # Texts -> list of what a model gives; raises `XttsKaError` for one it refuses
+    speak,  # Texts -> list of what a model gives; raises `XttsKaError` for one it refuses
     texts: list,
 ) -> list:  # As `speak` gives it, or the error
     "All texts at once, or one by one when a text is refused."
-    try: return list(speak(texts))
-    except XttsKaError: pass
+    try:
+        return list(speak(texts))
+    except XttsKaError:
+        pass
     out = []
     for text in texts:
-        try: out += speak([text])
-        except XttsKaError as e: out.append(e)
+        try:
+            out += speak([text])
+        except XttsKaError as e:
+            out.append(e)
     return out
 
 
 def take(
     path: str,
     job: tuple,  # (EverydayText, speaker)
-    spoken,      # What the model gave, or the error
-    rate: int,   # Hz
+    spoken,  # What the model gave, or the error
+    rate: int,  # Hz
 ) -> Take:
     "A take of what a model gave."
     text, speaker = job
@@ -237,16 +254,17 @@ def open_xtts(
     from xtts_ka.xtts.speak import KaXtts
 
     own = KaXtts(folder, precision="float32")
-    if "way" not in inspect.signature(KaXtts).parameters: return {"XTTS": own}
+    if "way" not in inspect.signature(KaXtts).parameters:
+        return {"XTTS": own}
     model = KaXtts(folder, precision="float32", way="auto")
     return {"XTTS": own} if model.by_codes is None else {"XTTS, by the vocoder": model, "XTTS": own}
 
 
 def say_xtts(
     path: str,
-    model,       # `KaXtts`
+    model,  # `KaXtts`
     jobs: list,  # Of `turns`
-    cfg,         # `DecodeConfig`
+    cfg,  # `DecodeConfig`
     seed: int,
 ) -> list:  # of `Take`, in the order of the jobs
     "All texts, speaker by speaker."
@@ -256,43 +274,51 @@ def say_xtts(
     for speaker in dict.fromkeys(s for _, s in jobs):
         mine = [k for k, (_, s) in enumerate(jobs) if s == speaker]
         voice = model.voice(speaker)
-        speak = lambda texts: model.speak_many(texts, voice, cfg, seed, speaker)
+
+        def speak(texts):
+            return model.speak_many(texts, voice, cfg, seed, speaker)
+
         for k, spoken in zip(mine, attempts(speak, [jobs[k][0].text for k in mine])):
             out[k] = take(path, jobs[k], spoken, OUT_RATE)
     return [out[k] for k in range(len(jobs))]
 
 
 def hear_reference(
-    model,      # `Sovits`
+    model,  # `Sovits`
     reference,  # `Reference` with its text
 ) -> list:  # As `Sovits.hear`
     "With its text; where that has letters which the model never learned, the voice alone, and it is said."
-    try: return model.hear([reference])
+    try:
+        return model.hear([reference])
     except XttsKaError as e:
-        if not reference.text: raise
+        if not reference.text:
+            raise
         print(f"reference {Path(reference.path).name} is heard without its text: {e}")
         return model.hear([replace(reference, text="")])
 
 
 def say_sovits(
     path: str,
-    model,             # `Sovits`
-    jobs: list,        # Of `turns`
+    model,  # `Sovits`
+    jobs: list,  # Of `turns`
     references: dict,  # Speaker -> `Reference`
-    sampling,          # `SamplingConfig`
+    sampling,  # `SamplingConfig`
     seed: int,
 ) -> list:  # of `Take`
     "All texts, each voice from its reference."
     heard = {s: hear_reference(model, r) for s, r in references.items()}
     out = []
     for job in bar(jobs, "GPT-SoVITS2"):
-        speak = lambda texts: [model.speak(t, heard[job[1]], sampling, seed) for t in texts]
+
+        def speak(texts):
+            return [model.speak(t, heard[job[1]], sampling, seed) for t in texts]
+
         out.append(take(path, job, attempts(speak, [job[0].text])[0], model.sample_rate))
     return out
 
 # %% ../../nbs/evaluate/everyday.ipynb #abc96de2
 LENGTHS = (0.75, 1.3)  # Of a text against its recording: neither cut nor stretched
-EMBEDDED = 8.0         # Seconds of a take that the speaker encoder hears
+EMBEDDED = 8.0  # Seconds of a take that the speaker encoder hears
 
 
 def score_row(
@@ -302,15 +328,33 @@ def score_row(
     said, heard = plain(t.said), plain(t.heard)
     a, b = said.replace(" ", ""), heard.replace(" ", "")
     seconds = len(t.wav) / t.rate
-    number = lambda x, n: None if math.isnan(x) else round(float(x), n)
+
+    def number(x, n):
+        return None if math.isnan(x) else round(float(x), n)
+
     return {
-        "path": t.path, "kind": t.kind, "text": t.text, "said": t.said, "speaker": t.speaker, "heard": t.heard,
-        "wrong": int(edit_table(said, heard)[-1, -1]), "of": len(said),
-        "wrong letters": int(edit_table(a, b)[-1, -1]), "letters": len(a),
-        "skipped": skipped_words(said, heard), "words": len(said.split()), "repeated": repeated_stretches(said, heard),
-        "stopped": t.stopped, "complete": t.complete, "missing": t.missing, "warnings": t.warnings,
-        "seconds": round(seconds, 3), "length ratio": number(seconds / t.seconds if t.seconds > 0 else math.nan, 4),
-        "likeness": number(t.similarity, 4), "MOS": number(t.mos, 3), "file": None,
+        "path": t.path,
+        "kind": t.kind,
+        "text": t.text,
+        "said": t.said,
+        "speaker": t.speaker,
+        "heard": t.heard,
+        "wrong": int(edit_table(said, heard)[-1, -1]),
+        "of": len(said),
+        "wrong letters": int(edit_table(a, b)[-1, -1]),
+        "letters": len(a),
+        "skipped": skipped_words(said, heard),
+        "words": len(said.split()),
+        "repeated": repeated_stretches(said, heard),
+        "stopped": t.stopped,
+        "complete": t.complete,
+        "missing": t.missing,
+        "warnings": t.warnings,
+        "seconds": round(seconds, 3),
+        "length ratio": number(seconds / t.seconds if t.seconds > 0 else math.nan, 4),
+        "likeness": number(t.similarity, 4),
+        "MOS": number(t.mos, 3),
+        "file": None,
     }
 
 # %% ../../nbs/evaluate/everyday.ipynb #0ae8be58
@@ -319,9 +363,11 @@ def _mean(
     key: str,
 ) -> tuple:  # (mean, half of the 95 % interval) of what is there; None for what cannot be said
     values = [r[key] for r in rows if r.get(key) is not None]
-    if not values: return None, None
+    if not values:
+        return None, None
     mean = round(float(np.mean(values)), 4)
-    if len(values) == 1: return mean, None
+    if len(values) == 1:
+        return mean, None
     return mean, round(float(1.96 * np.std(values, ddof=1) / len(values) ** 0.5), 4)
 
 
@@ -335,14 +381,23 @@ def sum_up(
     knows = [r for r in rows if r["complete"] is not None]
     mos, half = _mean(rows, "MOS")
     return {
-        "texts": len(rows), "CER": round(rate, 4), "low": round(low, 4), "high": round(high, 4),
-        "letters alone": round(letters, 4), "stopped": sum(r["stopped"] for r in rows),
+        "texts": len(rows),
+        "CER": round(rate, 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "letters alone": round(letters, 4),
+        "stopped": sum(r["stopped"] for r in rows),
         "complete": sum(r["complete"] for r in knows) if knows else None,
-        "skipped": sum(len(r["skipped"]) for r in rows), "words": sum(r["words"] for r in rows),
+        "skipped": sum(len(r["skipped"]) for r in rows),
+        "words": sum(r["words"] for r in rows),
         "repeated": sum(len(r["repeated"]) for r in rows),
-        "lengths": len(ratios), "in range": sum(LENGTHS[0] <= x <= LENGTHS[1] for x in ratios),
-        "length ratio": _mean(rows, "length ratio")[0], "likeness": _mean(rows, "likeness")[0],
-        "MOS": mos, "MOS half": half, "judged": sum(r["MOS"] is not None for r in rows),
+        "lengths": len(ratios),
+        "in range": sum(LENGTHS[0] <= x <= LENGTHS[1] for x in ratios),
+        "length ratio": _mean(rows, "length ratio")[0],
+        "likeness": _mean(rows, "likeness")[0],
+        "MOS": mos,
+        "MOS half": half,
+        "judged": sum(r["MOS"] is not None for r in rows),
     }
 
 
@@ -355,7 +410,9 @@ def summarise(
         mine = [r for r in rows if r["path"] == path]
         kinds = [k for k in KINDS if any(r["kind"] == k for r in mine)]
         out.append({"path": path, "kind": "all", **sum_up(mine)})
-        out += [{"path": path, "kind": k, **sum_up([r for r in mine if r["kind"] == k])} for k in kinds]
+        out += [
+            {"path": path, "kind": k, **sum_up([r for r in mine if r["kind"] == k])} for k in kinds
+        ]
     return out
 
 # %% ../../nbs/evaluate/everyday.ipynb #8ebb8143
@@ -364,16 +421,28 @@ def worst_kind(
     path: str,
 ) -> dict:
     "The kind of which most is lost."
-    return max((s for s in summary if s["path"] == path and s["kind"] != "all"), key=lambda s: s["CER"])
+    return max(
+        (s for s in summary if s["path"] == path and s["kind"] != "all"), key=lambda s: s["CER"]
+    )
 
 
 def everyday_row(
     s: dict,  # A line of the summary
 ) -> dict:  # For a table
     "A line for people."
-    of = lambda key, n="texts": f"{s[key]} of {s[n]}" if s[key] is not None and s[n] else ""
-    row = {"kind": KINDS.get(s["kind"], s["kind"]), "path": s["path"], "CER, %": f"{100 * s['CER']:.1f}"}
-    row |= {"95 % interval": f"{100 * s['low']:.1f} to {100 * s['high']:.1f}", "letters alone, %": f"{100 * s['letters alone']:.1f}"}
+
+    def of(key, n="texts"):
+        return f"{s[key]} of {s[n]}" if s[key] is not None and s[n] else ""
+
+    row = {
+        "kind": KINDS.get(s["kind"], s["kind"]),
+        "path": s["path"],
+        "CER, %": f"{100 * s['CER']:.1f}",
+    }
+    row |= {
+        "95 % interval": f"{100 * s['low']:.1f} to {100 * s['high']:.1f}",
+        "letters alone, %": f"{100 * s['letters alone']:.1f}",
+    }
     row |= {"ended by itself": of("stopped"), "all of it, by its own alignment": of("complete")}
     row |= {"words skipped": of("skipped", "words"), "stretches repeated": s["repeated"]}
     row |= {"length 0.75 to 1.3": of("in range", "lengths")}
@@ -384,7 +453,7 @@ def everyday_row(
 
 def everyday_metrics(
     summary: list,  # Of `summarise`
-    texts: dict,    # Further counts: see `EverydayTest.about`
+    texts: dict,  # Further counts: see `EverydayTest.about`
 ) -> dict:  # Flat, for metrics.json
     "The figures that the report and the README show first."
     out = {f"everyday {k}": v for k, v in texts.items()}
@@ -398,10 +467,14 @@ def everyday_metrics(
             f"everyday stopped, {path}": f"{s['stopped']} of {s['texts']}",
             f"everyday skipped words, {path}": f"{s['skipped']} of {s['words']}",
         }
-        if s["complete"] is not None: out[f"everyday complete, {path}"] = f"{s['complete']} of {s['texts']}"
-        if s["lengths"]: out[f"everyday length in range, {path}"] = f"{s['in range']} of {s['lengths']}"
-        if s["likeness"] is not None: out[f"everyday likeness, {path}"] = round(s["likeness"], 3)
-        if s["MOS"] is not None: out[f"everyday MOS, {path}"] = round(s["MOS"], 2)
+        if s["complete"] is not None:
+            out[f"everyday complete, {path}"] = f"{s['complete']} of {s['texts']}"
+        if s["lengths"]:
+            out[f"everyday length in range, {path}"] = f"{s['in range']} of {s['lengths']}"
+        if s["likeness"] is not None:
+            out[f"everyday likeness, {path}"] = round(s["likeness"], 3)
+        if s["MOS"] is not None:
+            out[f"everyday MOS, {path}"] = round(s["MOS"], 2)
     return out
 
 # %% ../../nbs/evaluate/everyday.ipynb #9815a920
@@ -413,15 +486,22 @@ class EverydayTest:
 
     def __init__(
         self,
-        cfg,      # `EvaluateConfig`
-        run,      # Folder of the run
-        clips,    # `Clips` of the run
-        out,      # Gets `everyday.json` and `everyday/`
-        language: str,       # That the run speaks
-        voices=None,         # `evaluate.paths.Voices`; None: likeness is left out
+        cfg,  # `EvaluateConfig`
+        run,  # Folder of the run
+        clips,  # `Clips` of the run
+        out,  # Gets `everyday.json` and `everyday/`
+        language: str,  # That the run speaks
+        voices=None,  # `evaluate.paths.Voices`; None: likeness is left out
         seed: int = 1,
     ):
-        self.cfg, self.run, self.clips, self.out, self.voices, self.seed = cfg, Path(run), clips, Path(out), voices, seed
+        self.cfg, self.run, self.clips, self.out, self.voices, self.seed = (
+            cfg,
+            Path(run),
+            clips,
+            Path(out),
+            voices,
+            seed,
+        )
         self.language, self.options = language, run_options(run)
         self.speakers = clips.speakers[:SPEAKERS]
         self.jobs = turns(load_everyday(cfg.everyday), self.speakers) if not self.left_out else []
@@ -431,17 +511,25 @@ class EverydayTest:
     @property
     def left_out(self) -> str:
         "Why the set is not spoken; empty when it is."
-        if not self.cfg.everyday: return "evaluate.everyday=0: the everyday set is left out"
-        if self.language != "ka": return f"the everyday set is Georgian, this run speaks {self.language!r}: it is left out"
+        if not self.cfg.everyday:
+            return "evaluate.everyday=0: the everyday set is left out"
+        if self.language != "ka":
+            return (
+                f"the everyday set is Georgian, this run speaks {self.language!r}: it is left out"
+            )
         return ""
 
     def paths(self) -> dict:  # Path -> function that gives its takes
         "What there is to speak with: the recordings' voices, XTTS, GPT-SoVITS2."
         out = {}
-        if len(self.recorded) == len(self.speakers): out["recording"] = self.say_recordings
+        if len(self.recorded) == len(self.speakers):
+            out["recording"] = self.say_recordings
         for path, model in open_xtts(self.run / "xtts").items():
-            out[path] = lambda path=path, model=model: say_xtts(path, model, self.jobs, self.cfg.decode, self.seed)
-        if (self.run / "sovits2/model/config.json").is_file(): out["sovits2"] = self.say_sovits
+            out[path] = lambda path=path, model=model: say_xtts(
+                path, model, self.jobs, self.cfg.decode, self.seed
+            )
+        if (self.run / "sovits2/model/config.json").is_file():
+            out["sovits2"] = self.say_sovits
         return out
 
     def say_recordings(self) -> list:
@@ -449,7 +537,9 @@ class EverydayTest:
         out = []
         for text, speaker in self.jobs:
             wav = record(text.said, self.recorded[speaker], self.pad)
-            out.append(Take("recording", text.kind, text.text, text.said, speaker, wav, SAMPLE_RATE))
+            out.append(
+                Take("recording", text.kind, text.text, text.said, speaker, wav, SAMPLE_RATE)
+            )
         return out
 
     @property
@@ -478,16 +568,19 @@ class EverydayTest:
                 out[speaker] = Reference(self.clips.folder / row.audio_file, text=row.text)
                 continue
             path = self.out / "everyday/references" / f"{slug(speaker)}.wav"
-            write_audio(path, record(text, self.recorded[speaker], self.pad).clip(-1, 1), SAMPLE_RATE)
+            write_audio(
+                path, record(text, self.recorded[speaker], self.pad).clip(-1, 1), SAMPLE_RATE
+            )
             out[speaker] = Reference(path, text=text)
         return out
 
     def speak(self) -> list:  # Rows of `score_row`
         "Every path: speak, listen, keep a few sounds."
         self.recogniser = Recogniser()
-        for path, say in (bar(self.paths().items(), "everyday") if self.jobs else ()):
+        for path, say in bar(self.paths().items(), "everyday") if self.jobs else ():
             takes = say()
-            if path == "recording": self.lengths = {t.text: len(t.wav) / t.rate for t in takes}
+            if path == "recording":
+                self.lengths = {t.text: len(t.wav) / t.rate for t in takes}
             self.judge(takes)
             self.keep(takes)
             self.rows += [self.row(t) for t in takes]
@@ -498,12 +591,17 @@ class EverydayTest:
         from xtts_ka.evaluate.naturalness import has_mos, mos
 
         for t in takes:
-            t.heard, t.seconds = self.recogniser.hear(t.wav, t.rate), self.lengths.get(t.text, math.nan)
+            t.heard, t.seconds = (
+                self.recogniser.hear(t.wav, t.rate),
+                self.lengths.get(t.text, math.nan),
+            )
         if self.voices:
             short = [replace(t, wav=t.wav[: round(EMBEDDED * t.rate)]) for t in takes]
-            for t, v in zip(takes, self.voices.similarity(short)): t.similarity = float(v)
+            for t, v in zip(takes, self.voices.similarity(short)):
+                t.similarity = float(v)
         some = takes[: self.cfg.mos_clips] if has_mos() else []
-        for t, v in zip(some, mos([t.wav for t in some], some[0].rate) if some else ()): t.mos = float(v)
+        for t, v in zip(some, mos([t.wav for t in some], some[0].rate) if some else ()):
+            t.mos = float(v)
 
     def keep(self, takes: list):
         "The first text of every kind as a file."
@@ -521,22 +619,35 @@ class EverydayTest:
         train = [plain(self.clips.rows[i].text) for i in self.clips.split("train")]
         known, texts = {w for t in train for w in t.split()}, [t for t, _ in self.jobs]
         unseen = round(unseen_share(texts, known) * len(texts))
-        return {"texts": len(texts), "texts with an unseen word": f"{unseen} of {len(texts)}",
-                "texts in training": sum(plain(t.said) in set(train) for t in texts)}
+        return {
+            "texts": len(texts),
+            "texts with an unseen word": f"{unseen} of {len(texts)}",
+            "texts in training": sum(plain(t.said) in set(train) for t in texts),
+        }
 
     def finish(self) -> dict:  # Flat metrics
         "`everyday.json`: rows and summary."
-        if not self.rows: return {}
+        if not self.rows:
+            return {}
         self.summary, about = summarise(self.rows), self.about()
-        write_json(self.out / "everyday.json", {"about": about, "summary": self.summary, "rows": self.rows})
+        write_json(
+            self.out / "everyday.json", {"about": about, "summary": self.summary, "rows": self.rows}
+        )
         return everyday_metrics(self.summary, about)
 
     def note(self) -> str:
         "What a reader of the figures has to know."
         from xtts_ka.evaluate.naturalness import has_mos
 
-        if self.left_out: return self.left_out
-        how = "" if self.recorded else " The corpus was recorded from people: lengths are not compared."
-        if not self.cfg.mos_clips: return f"{how} DistillMOS was not asked for.".strip()
-        if not has_mos(): return f"{how} DistillMOS is left out: pip install \"xtts_ka[score]\".".strip()
+        if self.left_out:
+            return self.left_out
+        how = (
+            ""
+            if self.recorded
+            else " The corpus was recorded from people: lengths are not compared."
+        )
+        if not self.cfg.mos_clips:
+            return f"{how} DistillMOS was not asked for.".strip()
+        if not has_mos():
+            return f'{how} DistillMOS is left out: pip install "xtts_ka[score]".'.strip()
         return f"{how} DistillMOS learned from mostly English speech: compare it with that of the recordings only.".strip()

@@ -11,149 +11,179 @@ import numpy as np
 
 # %% ../../nbs/evaluate/metrics.ipynb #d9fac644
 def dtw_distance(
-    a:np.ndarray, # [80, T] normalised log-mel
-    b:np.ndarray, # [80, U]
-)->float: # Mean Euclidean distance of a frame along the best path
+    a: np.ndarray,  # [80, T] normalised log-mel
+    b: np.ndarray,  # [80, U]
+) -> float:  # Mean Euclidean distance of a frame along the best path
     "Dynamic time warping (Sakoe and Chiba 1978), normalised by the length of the path."
     import librosa
-    if not a.shape[1] or not b.shape[1]: return float("inf")
-    cost, path = librosa.sequence.dtw(a.astype(np.float64), b.astype(np.float64), metric="euclidean")
+
+    if not a.shape[1] or not b.shape[1]:
+        return float("inf")
+    cost, path = librosa.sequence.dtw(
+        a.astype(np.float64), b.astype(np.float64), metric="euclidean"
+    )
     return float(cost[-1, -1] / len(path))
 
+
 def retrieval(
-    generated:list,  # [80, T] mel of each sentence as generated
-    references:list, # [80, U] mel of each sentence as recorded
-    allowed=None,    # allowed[i]: numbers of the references to compare with; default: all
-)->tuple: # (distances [N, N] with NaN where not allowed, hits [N] bool)
+    generated: list,  # [80, T] mel of each sentence as generated
+    references: list,  # [80, U] mel of each sentence as recorded
+    allowed=None,  # allowed[i]: numbers of the references to compare with; default: all
+) -> tuple:  # (distances [N, N] with NaN where not allowed, hits [N] bool)
     "Is each generated sentence nearest to its own recording?"
     n = len(generated)
     table = np.full((n, len(references)), np.nan)
     for i in range(n):
-        for j in (allowed[i] if allowed else range(len(references))): table[i, j] = dtw_distance(generated[i], references[j])
-    hits = np.array([np.nanargmin(table[i]) == i if np.isfinite(table[i]).any() else False for i in range(n)])
+        for j in allowed[i] if allowed else range(len(references)):
+            table[i, j] = dtw_distance(generated[i], references[j])
+    hits = np.array(
+        [np.nanargmin(table[i]) == i if np.isfinite(table[i]).any() else False for i in range(n)]
+    )
     return table, hits
 
 # %% ../../nbs/evaluate/metrics.ipynb #8c81b186
 def wilson(
-    hits:int, # Successes
-    n:int,    # Trials
-    z:float=1.96, # Width; 1.96 for 95 %
-)->tuple: # (low, high) of the rate
+    hits: int,  # Successes
+    n: int,  # Trials
+    z: float = 1.96,  # Width; 1.96 for 95 %
+) -> tuple:  # (low, high) of the rate
     "Score interval of a rate (Wilson 1927); sensible at 0 and at n."
-    if not n: return 0.0, 1.0
+    if not n:
+        return 0.0, 1.0
     p, d = hits / n, 1 + z * z / n
     centre, half = (p + z * z / (2 * n)) / d, z * ((p * (1 - p) + z * z / (4 * n)) / n) ** 0.5 / d
     return max(0.0, centre - half), min(1.0, centre + half)
 
 # %% ../../nbs/evaluate/metrics.ipynb #6f3c0447
 def echo(
-    said,   # [n] codes that were generated
+    said,  # [n] codes that were generated
     heard,  # [m] codes of a reference
-    n:int=4, # Length of the runs that are looked up
-)->float: # Share of the runs of `said` that occur in `heard`; 0 when it is shorter than a run
+    n: int = 4,  # Length of the runs that are looked up
+) -> float:  # Share of the runs of `said` that occur in `heard`; 0 when it is shorter than a run
     "How much of what was said is the reference, to the code."
-    runs = lambda codes: [tuple(int(c) for c in codes[i: i + n]) for i in range(len(codes) - n + 1)]
+
+    def runs(codes):
+        return [tuple(int(c) for c in codes[i : i + n]) for i in range(len(codes) - n + 1)]
+
     mine, other = runs(said), set(runs(heard))
     return sum(r in other for r in mine) / len(mine) if mine else 0.0
 
+
 def tail_db(
-    wav:np.ndarray,      # [T] waveform
-    rate:int,            # Hz
-    seconds:float=0.05,  # Length of the end that is looked at
-)->float: # Level of the end, dB against the whole
+    wav: np.ndarray,  # [T] waveform
+    rate: int,  # Hz
+    seconds: float = 0.05,  # Length of the end that is looked at
+) -> float:  # Level of the end, dB against the whole
     "Far below 0 when speech has died away, near 0 when it was cut."
     from xtts_ka.core.audio import rms_db
-    if not np.any(wav): return 0.0
-    return rms_db(wav[-max(1, int(seconds * rate)):]) - rms_db(wav)
+
+    if not np.any(wav):
+        return 0.0
+    return rms_db(wav[-max(1, int(seconds * rate)) :]) - rms_db(wav)
 
 # %% ../../nbs/evaluate/metrics.ipynb #c7f7b7f8
 def edit_table(
-    a:str,  # What was to be said
-    b:str,  # What was heard
-)->np.ndarray: # [len(a) + 1, len(b) + 1] edits from the first i letters to the first j
+    a: str,  # What was to be said
+    b: str,  # What was heard
+) -> np.ndarray:  # [len(a) + 1, len(b) + 1] edits from the first i letters to the first j
     "Levenshtein's table, a row at a time."
     codes, places = np.array([ord(c) for c in b], np.int64), np.arange(len(b) + 1)
     table = np.zeros((len(a) + 1, len(b) + 1), np.int64)
     table[0] = places
     for i, c in enumerate(a, 1):
-        row = table[i - 1] + 1                                                # a letter left out
+        row = table[i - 1] + 1  # a letter left out
         row[1:] = np.minimum(row[1:], table[i - 1, :-1] + (codes != ord(c)))  # kept or replaced
-        table[i] = np.minimum.accumulate(row - places) + places               # letters put in
+        table[i] = np.minimum.accumulate(row - places) + places  # letters put in
     return table
 
 
 def align_letters(
-    a:str,  # What was to be said
-    b:str,  # What was heard
-)->list: # [(i, j)]: letter i of `a` became letter j of `b`; None where one has no partner
+    a: str,  # What was to be said
+    b: str,  # What was heard
+) -> list:  # [(i, j)]: letter i of `a` became letter j of `b`; None where one has no partner
     "The path through the table, from the end: put in before left out before kept or replaced, so that gaps hold together."
     table, i, j, out = edit_table(a, b), len(a), len(b), []
     while i or j:
         cost = table[i, j]
-        if j and table[i, j - 1] + 1 == cost: j, pair = j - 1, (None, j - 1)
-        elif i and table[i - 1, j] + 1 == cost: i, pair = i - 1, (i - 1, None)
-        else: i, j, pair = i - 1, j - 1, (i - 1, j - 1)
+        if j and table[i, j - 1] + 1 == cost:
+            j, pair = j - 1, (None, j - 1)
+        elif i and table[i - 1, j] + 1 == cost:
+            i, pair = i - 1, (i - 1, None)
+        else:
+            i, j, pair = i - 1, j - 1, (i - 1, j - 1)
         out.append(pair)
     return out[::-1]
 
 # %% ../../nbs/evaluate/metrics.ipynb #0d4f745d
 def skipped_words(
-    said:str,        # Words with single blanks, see `plain`
-    heard:str,       # The same of the transcript
-    share:float=2/3, # Of a word's letters that are missing, at least
-)->list[str]: # In the order of the text
+    said: str,  # Words with single blanks, see `plain`
+    heard: str,  # The same of the transcript
+    share: float = 2 / 3,  # Of a word's letters that are missing, at least
+) -> list[str]:  # In the order of the text
     "Words of three letters or more of which nothing was heard."
     words = said.split()
     owner = [n for n, w in enumerate(words) for _ in w]
     gone = [i for i, j in align_letters("".join(words), heard.replace(" ", "")) if j is None]
-    missing = np.bincount([owner[i] for i in gone], minlength=len(words)) if gone else np.zeros(len(words))
+    missing = (
+        np.bincount([owner[i] for i in gone], minlength=len(words))
+        if gone
+        else np.zeros(len(words))
+    )
     return [w for w, n in zip(words, missing) if len(w) > 2 and n >= share * len(w)]
 
 
 def added_stretches(
-    said:str,  # As `skipped_words`
-    heard:str,
-    least:int=4, # Letters of a stretch
-)->list[str]: # In the order of the transcript
+    said: str,  # As `skipped_words`
+    heard: str,
+    least: int = 4,  # Letters of a stretch
+) -> list[str]:  # In the order of the transcript
     "What was heard and is not in the text."
     b, out, run = heard.replace(" ", ""), [], ""
     for i, j in align_letters(said.replace(" ", ""), b) + [(0, None)]:
-        if i is None: run += b[j]
-        else: out, run = out + [run] * (len(run) >= least), ""
+        if i is None:
+            run += b[j]
+        else:
+            out, run = out + [run] * (len(run) >= least), ""
     return out
 
 
 def resembles(
-    stretch:str, # Letters
-    text:str,    # Letters it may stem from
-    most:float=1/3, # Edits a letter
-)->bool:
+    stretch: str,  # Letters
+    text: str,  # Letters it may stem from
+    most: float = 1 / 3,  # Edits a letter
+) -> bool:
     "Is it, with some mistakes, a part of the text?"
     table = edit_table(stretch, text)
-    table[0] = 0                                                              # it may begin anywhere
+    table[0] = 0  # it may begin anywhere
     for i, c in enumerate(stretch, 1):
-        for j, d in enumerate(text, 1): table[i, j] = min(table[i - 1, j - 1] + (c != d), table[i - 1, j] + 1, table[i, j - 1] + 1)
+        for j, d in enumerate(text, 1):
+            table[i, j] = min(
+                table[i - 1, j - 1] + (c != d), table[i - 1, j] + 1, table[i, j - 1] + 1
+            )
     return bool(table[-1].min() <= most * len(stretch))
 
 
 def repeated_stretches(
-    said:str, # As `skipped_words`
-    heard:str,
-)->list[str]:
+    said: str,  # As `skipped_words`
+    heard: str,
+) -> list[str]:
     "Additions that resemble the text."
     return [s for s in added_stretches(said, heard) if resembles(s, said.replace(" ", ""))]
 
 # %% ../../nbs/evaluate/metrics.ipynb #5a0c0002
 def hum(
-    wav:np.ndarray, # [T] float32
-    rate:int,       # Hz
-    frame_rate:float=93.75, # Hz, of the decoder's frames: 256 samples at 24 kHz
-    window:float=0.08, # Seconds that are compared
-)->float: # In [-1, 1]; near 1: the sound repeats itself at each frame
+    wav: np.ndarray,  # [T] float32
+    rate: int,  # Hz
+    frame_rate: float = 93.75,  # Hz, of the decoder's frames: 256 samples at 24 kHz
+    window: float = 0.08,  # Seconds that are compared
+) -> float:  # In [-1, 1]; near 1: the sound repeats itself at each frame
     "Autocorrelation at the length of a frame, the mean over the loud windows; 0 for silence."
     lag, n = round(rate / frame_rate), round(window * rate)
-    if len(wav) < n + lag: return 0.0
-    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(wav, np.float64), n + lag)[:: n // 2]
+    if len(wav) < n + lag:
+        return 0.0
+    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(wav, np.float64), n + lag)[
+        :: n // 2
+    ]
     energy = np.square(windows[:, :n]).mean(1)
     loud = windows[energy > 0.1 * energy.max()]
     now, later = loud[:, :n], loud[:, lag:]

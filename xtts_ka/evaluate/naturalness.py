@@ -23,8 +23,8 @@ RATE, WINDOW = 16000, 122880  # Hz; samples that the network hears, 7.68 s
 
 def window(
     wav: np.ndarray,  # [T] float32
-    rate: int,        # Hz
-) -> np.ndarray:      # [122880] float32 at 16 kHz
+    rate: int,  # Hz
+) -> np.ndarray:  # [122880] float32 at 16 kHz
     "The middle of a sound, or all of it with zeros behind."
     wav = resample(np.asarray(wav, np.float32), rate, RATE) if len(wav) else np.zeros(0, np.float32)
     start = max(0, (len(wav) - WINDOW) // 2)
@@ -53,14 +53,16 @@ def _network():
 
 @torch.inference_mode()
 def mos(
-    wavs: list,      # [T] float32 each
-    rate: int,       # Hz
+    wavs: list,  # [T] float32 each
+    rate: int,  # Hz
     batch: int = 4,  # Sounds judged at once
-) -> np.ndarray:     # [n] estimated mean opinion score, 1 to 5; NaN for silence
+) -> np.ndarray:  # [n] estimated mean opinion score, 1 to 5; NaN for silence
     "DistillMOS of each sound."
     network, out = _network(), np.full(len(wavs), np.nan)
     heard = [i for i, w in enumerate(wavs) if np.any(w)]
     for k in range(0, len(heard), batch):
         some = heard[k : k + batch]
-        out[some] = network(torch.from_numpy(np.stack([window(wavs[i], rate) for i in some]))).flatten()
+        out[some] = network(
+            torch.from_numpy(np.stack([window(wavs[i], rate) for i in some]))
+        ).flatten()
     return out

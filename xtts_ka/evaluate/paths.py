@@ -25,113 +25,213 @@ from ..xtts.vocode import LatentVocoder, hifi_mel
 @dataclass
 class Said:
     "One sentence by one path."
-    text:str
-    speaker:str
-    wav:np.ndarray # [T] float32
-    rate:int       # Hz
-    seconds:float  # Of the recording of this sentence
-    stopped:bool=True
-    path:Path|None=None # Where it can be played
-    heard:str=""   # What the recogniser wrote down
-    similarity:float=float("nan") # Cosine to another recording of the speaker
+
+    text: str
+    speaker: str
+    wav: np.ndarray  # [T] float32
+    rate: int  # Hz
+    seconds: float  # Of the recording of this sentence
+    stopped: bool = True
+    path: Path | None = None  # Where it can be played
+    heard: str = ""  # What the recogniser wrote down
+    similarity: float = float("nan")  # Cosine to another recording of the speaker
 
 # %% ../../nbs/evaluate/paths.ipynb #d6a7028b
 class Paths:
     "The paths of a run, as far as its stages have run."
-    def __init__(self,
-        evaluation, # `evaluate.score.Evaluation` that has spoken
-        run_dir,    # Folder of the run
-        seed:int=1,
+
+    def __init__(
+        self,
+        evaluation,  # `evaluate.score.Evaluation` that has spoken
+        run_dir,  # Folder of the run
+        seed: int = 1,
     ):
         from xtts_ka.vocoder.config import MelConfig
         from xtts_ka.vocoder.synthesize import GRIFFIN_LIM, open_vocoder
-        self.ev, self.run, self.out, self.seed = evaluation, Path(run_dir), Path(evaluation.out), seed
-        self.vocoder = open_vocoder(self.run/"vocoder") if (self.run/"vocoder/generator").is_dir() else None
+
+        self.ev, self.run, self.out, self.seed = (
+            evaluation,
+            Path(run_dir),
+            Path(evaluation.out),
+            seed,
+        )
+        self.vocoder = (
+            open_vocoder(self.run / "vocoder")
+            if (self.run / "vocoder/generator").is_dir()
+            else None
+        )
         self.mel = self.vocoder.mel if self.vocoder else MelConfig()
         self.lim = open_vocoder(GRIFFIN_LIM, self.mel)
-        self.way = evaluation.model.by_codes # what `xtts-ka speak` takes: the vocoder where there is one
+        self.way = (
+            evaluation.model.by_codes
+        )  # what `xtts-ka speak` takes: the vocoder where there is one
         self.held = [u for u in evaluation.utterances if u.clip is not None]
 
-    def recording(self, i:int)->np.ndarray: return self.ev.clips.wav(i).numpy() # [T] at 22,050 Hz
-    def codes(self, i:int)->torch.Tensor: # [n] codes of a recording
+    def recording(self, i: int) -> np.ndarray:
+        return self.ev.clips.wav(i).numpy()  # [T] at 22,050 Hz
+
+    def codes(self, i: int) -> torch.Tensor:  # [n] codes of a recording
         from xtts_ka.xtts.dvae import encode
+
         return encode(self.ev.dvae, torch.from_numpy(self.ev.mel(self.recording(i), 22050)))
 
-    def by_mel(self, codes, vocoder)->np.ndarray: # Codes to sound by the DVAE's mel
+    def by_mel(self, codes, vocoder) -> np.ndarray:  # Codes to sound by the DVAE's mel
         from xtts_ka.xtts.dvae import decode
-        if not len(codes): return np.zeros(2205, np.float32)
-        return vocoder.generate(hifi_mel(decode(self.ev.dvae, codes) * self.ev.stats[:, None], self.mel)).numpy()
 
-    def by_decoder(self, u)->np.ndarray: # A recording's codes to sound by the GPT's latents and the decoder
+        if not len(codes):
+            return np.zeros(2205, np.float32)
+        return vocoder.generate(
+            hifi_mel(decode(self.ev.dvae, codes) * self.ev.stats[:, None], self.mel)
+        ).numpy()
+
+    def by_decoder(
+        self, u
+    ) -> np.ndarray:  # A recording's codes to sound by the GPT's latents and the decoder
         from xtts_ka.xtts.decode import teacher_latents
+
         model = self.ev.model
         cond, vector = model.voice(u.speaker)
-        with torch.inference_mode(): return model.sound(teacher_latents(model.gpt, cond, model.vocabulary.encode(u.text), self.codes(u.clip)), vector, 1.)
+        with torch.inference_mode():
+            return model.sound(
+                teacher_latents(
+                    model.gpt, cond, model.vocabulary.encode(u.text), self.codes(u.clip)
+                ),
+                vector,
+                1.0,
+            )
 
-    def by_way(self, u)->np.ndarray: # A recording's codes to sound by the GPT's latents, the acoustic network and the vocoder
+    def by_way(
+        self, u
+    ) -> (
+        np.ndarray
+    ):  # A recording's codes to sound by the GPT's latents, the acoustic network and the vocoder
         from types import SimpleNamespace
+
         from xtts_ka.xtts.decode import teacher_latents
+
         model, codes = self.ev.model, self.codes(u.clip)
         cond, vector = model.voice(u.speaker)
         latents = teacher_latents(model.gpt, cond, model.vocabulary.encode(u.text), codes)
         return self.way.say(SimpleNamespace(codes=codes, latents=latents), vector)
 
-    def by_own(self, u)->np.ndarray: # [T] at 24 kHz, the same takes by XTTS's own decoder, as other clients hear them
-        if not self.ev.model.by_codes: return u.wav
-        if not hasattr(self, "own"): self.own = KaXtts(self.ev.model.folder, precision="float32")
-        return self.own.speak(u.text, self.own.voice(u.speaker), self.ev.cfg.decode, self.ev.seed, u.speaker).wav
+    def by_own(
+        self, u
+    ) -> (
+        np.ndarray
+    ):  # [T] at 24 kHz, the same takes by XTTS's own decoder, as other clients hear them
+        if not self.ev.model.by_codes:
+            return u.wav
+        if not hasattr(self, "own"):
+            self.own = KaXtts(self.ev.model.folder, precision="float32")
+        return self.own.speak(
+            u.text, self.own.voice(u.speaker), self.ev.cfg.decode, self.ev.seed, u.speaker
+        ).wav
 
-    def say(self)->dict: # Path -> [Said]
+    def say(self) -> dict:  # Path -> [Said]
         "All paths that there are."
         from xtts_ka.vocoder.synthesize import copy_synthesis
+
         ways = {"recording": lambda u: (self.recording(u.clip), 22050, True)}
-        if self.vocoder: ways["vocoder copy"] = lambda u: (copy_synthesis(self.recording(u.clip), self.vocoder), 22050, True)
-        ways["codes, by Griffin-Lim"] = lambda u: (self.by_mel(self.codes(u.clip), self.lim), 22050, True)
-        if self.vocoder: ways["codes, by the vocoder"] = lambda u: (self.by_mel(self.codes(u.clip), self.vocoder), 22050, True)
-        if isinstance(self.way, LatentVocoder): ways["codes, by latents and the vocoder"] = lambda u: (self.by_way(u), 24000, True)
+        if self.vocoder:
+            ways["vocoder copy"] = lambda u: (
+                copy_synthesis(self.recording(u.clip), self.vocoder),
+                22050,
+                True,
+            )
+        ways["codes, by Griffin-Lim"] = lambda u: (
+            self.by_mel(self.codes(u.clip), self.lim),
+            22050,
+            True,
+        )
+        if self.vocoder:
+            ways["codes, by the vocoder"] = lambda u: (
+                self.by_mel(self.codes(u.clip), self.vocoder),
+                22050,
+                True,
+            )
+        if isinstance(self.way, LatentVocoder):
+            ways["codes, by latents and the vocoder"] = lambda u: (self.by_way(u), 24000, True)
         ways["codes, by the decoder"] = lambda u: (self.by_decoder(u), 24000, True)
         ways["XTTS"] = lambda u: (self.by_own(u), 24000, u.stopped)
-        if self.way: ways["XTTS, by the vocoder"] = lambda u: (u.wav, 24000, u.stopped)
-        self.paths = {name: [self._said(u, *way(u)) for u in self.held] for name, way in bar(ways.items(), "paths", total=len(ways))}
+        if self.way:
+            ways["XTTS, by the vocoder"] = lambda u: (u.wav, 24000, u.stopped)
+        self.paths = {
+            name: [self._said(u, *way(u)) for u in self.held]
+            for name, way in bar(ways.items(), "paths", total=len(ways))
+        }
         self.paths |= sovits_paths(self.run, self.ev.clips)
         return self.paths
 
-    def _said(self, u, wav, rate, stopped)->Said:
-        return Said(u.text, u.speaker, np.asarray(wav, np.float32), rate, self.ev.clips.samples(u.clip) / 22050, stopped)
+    def _said(self, u, wav, rate, stopped) -> Said:
+        return Said(
+            u.text,
+            u.speaker,
+            np.asarray(wav, np.float32),
+            rate,
+            self.ev.clips.samples(u.clip) / 22050,
+            stopped,
+        )
 
 # %% ../../nbs/evaluate/paths.ipynb #5bdb493f
-def _sovits_rows(run)->list: # [(path, text, speaker)] of what the stage sovits2 spoke
-    tsv = Path(run)/"sovits2/spoken.tsv"
+def _sovits_rows(run) -> list:  # [(path, text, speaker)] of what the stage sovits2 spoke
+    tsv = Path(run) / "sovits2/spoken.tsv"
     lines = tsv.read_text(encoding="utf-8").splitlines() if tsv.is_file() else []
     return [tuple(parts[:3]) for line in lines if len(parts := line.split("\t")) == 4]
 
+
 def sovits_paths(
-    run,   # Folder of a run
-    clips, # `Clips` with the recordings
-)->dict: # Path -> [Said]
+    run,  # Folder of a run
+    clips,  # `Clips` with the recordings
+) -> dict:  # Path -> [Said]
     "What the stage sovits2 has spoken: freely, and from the recordings' own tokens."
     from xtts_ka.sovits.semantic import plain
+
     lengths = {plain(clips.rows[i].text): clips.samples(i) / 22050 for i in clips.split("test")}
-    endings = read_json(Path(run)/"sovits2/endings.json") if (Path(run)/"sovits2/endings.json").is_file() else {}
+    endings = (
+        read_json(Path(run) / "sovits2/endings.json")
+        if (Path(run) / "sovits2/endings.json").is_file()
+        else {}
+    )
     out = {"sovits2 copy": [], "sovits2": []}
     for path, text, speaker in _sovits_rows(run):
         path = resolve(path)
-        for name, file in (("sovits2 copy", path.with_name(f"{path.stem}-copy.wav")), ("sovits2", path)):
-            if not file.is_file(): continue
+        for name, file in (
+            ("sovits2 copy", path.with_name(f"{path.stem}-copy.wav")),
+            ("sovits2", path),
+        ):
+            if not file.is_file():
+                continue
             wav, rate = read_audio(file)
-            out[name].append(Said(text, speaker, wav, rate, lengths.get(text, float("nan")), name != "sovits2" or endings.get(path.name, False), file))
+            out[name].append(
+                Said(
+                    text,
+                    speaker,
+                    wav,
+                    rate,
+                    lengths.get(text, float("nan")),
+                    name != "sovits2" or endings.get(path.name, False),
+                    file,
+                )
+            )
     return {name: said for name, said in out.items() if said}
 
 # %% ../../nbs/evaluate/paths.ipynb #3fabae41
 class Voices:
     "How alike voices are, by the run's speaker encoder."
-    def __init__(self,
-        folder, # Of the stage `speaker_encoder`
+
+    def __init__(
+        self,
+        folder,  # Of the stage `speaker_encoder`
         clips,  # `Clips` of the run
-        seed:int=1,
+        seed: int = 1,
     ):
         from xtts_ka.speaker.encoders import SpeakerEncoder, load_encoder
-        self.net, self.clips, self.seed = SpeakerEncoder(load_encoder(folder), "ecapa", "cpu"), clips, seed
+
+        self.net, self.clips, self.seed = (
+            SpeakerEncoder(load_encoder(folder), "ecapa", "cpu"),
+            clips,
+            seed,
+        )
         test = clips.split("test")
         vectors = self.embed([(clips.wav(i).numpy(), 22050) for i in test])
         who = np.array([clips.rows[i].speaker_name for i in test])
@@ -141,72 +241,145 @@ class Voices:
         self.different = float(np.percentile(cosine[other], 95)) if other.any() else float("nan")
         self.same = float(cosine[same].mean()) if same.any() else float("nan")
 
-    def embed(self, wavs)->np.ndarray: # [(wav, rate)] -> [n, dim] unit vectors; too short a sound is zeros
+    def embed(
+        self, wavs
+    ) -> np.ndarray:  # [(wav, rate)] -> [n, dim] unit vectors; too short a sound is zeros
         rate, out = self.net.sample_rate, []
         for wav, r in wavs:
-            wav = set_level(resample(np.asarray(wav, np.float32), r, rate), -23.) if len(wav) and np.any(wav) else np.zeros(0, np.float32)
-            out.append(self.net.embed([wav])[0] if len(wav) >= self.net.min_samples else np.zeros(self.net.dim, np.float32))
+            wav = (
+                set_level(resample(np.asarray(wav, np.float32), r, rate), -23.0)
+                if len(wav) and np.any(wav)
+                else np.zeros(0, np.float32)
+            )
+            out.append(
+                self.net.embed([wav])[0]
+                if len(wav) >= self.net.min_samples
+                else np.zeros(self.net.dim, np.float32)
+            )
         return np.array(out)
 
-    def similarity(self, said:list)->np.ndarray: # [n]
+    def similarity(self, said: list) -> np.ndarray:  # [n]
         "Of each sentence to the recordings of its speaker, the mean of their cosines."
         vectors = self.embed([(s.wav, s.rate) for s in said])
-        return np.array([float((self.mean[s.speaker] @ v).mean()) if s.speaker in self.mean else float("nan") for s, v in zip(said, vectors)])
+        return np.array(
+            [
+                float((self.mean[s.speaker] @ v).mean()) if s.speaker in self.mean else float("nan")
+                for s, v in zip(said, vectors)
+            ]
+        )
 
 # %% ../../nbs/evaluate/paths.ipynb #2fb2e6fa
 def judge(
-    paths:dict,     # Path -> [Said]; gets `heard` and `similarity`
-    recogniser:Recogniser,
-    voices:Voices|None=None, # None: voices are not compared
-)->list[dict]: # A row a path
+    paths: dict,  # Path -> [Said]; gets `heard` and `similarity`
+    recogniser: Recogniser,
+    voices: Voices | None = None,  # None: voices are not compared
+) -> list[dict]:  # A row a path
     "Words, voice, length and ending of every path."
     rows = []
     for name, said in bar(list(paths.items()), "listening"):
-        for s in said: s.heard = recogniser.hear(s.wav, s.rate)
+        for s in said:
+            s.heard = recogniser.hear(s.wav, s.rate)
         rate, low, high = error_rate([(s.text, s.heard) for s in said])
         lengths = [len(s.wav) / s.rate / s.seconds for s in said if s.seconds > 0]
-        row = {"path": name, "sentences": len(said), "CER": rate, "low": low, "high": high, "stopped": sum(s.stopped for s in said), "length ratio": float(np.mean(lengths)) if lengths else None}
+        row = {
+            "path": name,
+            "sentences": len(said),
+            "CER": rate,
+            "low": low,
+            "high": high,
+            "stopped": sum(s.stopped for s in said),
+            "length ratio": float(np.mean(lengths)) if lengths else None,
+        }
         if voices:
-            for s, v in zip(said, voices.similarity(said)): s.similarity = float(v)
+            for s, v in zip(said, voices.similarity(said)):
+                s.similarity = float(v)
             near = [s.similarity for s in said if np.isfinite(s.similarity)]
-            row |= {"similarity": float(np.mean(near)) if near else None, "right voice": sum(s.similarity > voices.different for s in said) if np.isfinite(voices.different) else None} # one speaker alone is told from nobody
+            row |= {
+                "similarity": float(np.mean(near)) if near else None,
+                "right voice": sum(s.similarity > voices.different for s in said)
+                if np.isfinite(voices.different)
+                else None,
+            }  # one speaker alone is told from nobody
         rows.append(row)
     return rows
 
+
 def keep(
-    paths:dict, # Path -> [Said]
-    out,        # Folder of the stage: gets `paths/<path>/<n>.wav` for what has no file yet, and `heard.json`
-    most:int=6, # Sentences of each
-)->list: # (path, Said) with files, sentence by sentence
+    paths: dict,  # Path -> [Said]
+    out,  # Folder of the stage: gets `paths/<path>/<n>.wav` for what has no file yet, and `heard.json`
+    most: int = 6,  # Sentences of each
+) -> list:  # (path, Said) with files, sentence by sentence
     "Files for listening, and what was heard of all."
     for name, said in paths.items():
         for n, s in enumerate(said[:most]):
-            if s.path is None: write_audio(path := Path(out)/"paths"/slug(name)/f"{n:02}.wav", np.clip(s.wav, -1, 1), s.rate); s.path = path
-    rows = [{"path": name, "n": n, "text": s.text, "speaker": s.speaker, "heard": s.heard, "similarity": None if np.isnan(s.similarity) else round(s.similarity, 4),
-             "file": s.path and Path(os.path.relpath(s.path, Path(out).parent)).as_posix()} for name, said in paths.items() for n, s in enumerate(said)]
-    write_json(Path(out)/"heard.json", rows)
+            if s.path is None:
+                write_audio(
+                    path := Path(out) / "paths" / slug(name) / f"{n:02}.wav",
+                    np.clip(s.wav, -1, 1),
+                    s.rate,
+                )
+                s.path = path
+    rows = [
+        {
+            "path": name,
+            "n": n,
+            "text": s.text,
+            "speaker": s.speaker,
+            "heard": s.heard,
+            "similarity": None if np.isnan(s.similarity) else round(s.similarity, 4),
+            "file": s.path and Path(os.path.relpath(s.path, Path(out).parent)).as_posix(),
+        }
+        for name, said in paths.items()
+        for n, s in enumerate(said)
+    ]
+    write_json(Path(out) / "heard.json", rows)
     return [(name, said[n]) for n in range(most) for name, said in paths.items() if n < len(said)]
 
 # %% ../../nbs/evaluate/paths.ipynb #2edc1383
 def path_row(
-    r:dict, # Of `judge`
-)->dict: # For a table
+    r: dict,  # Of `judge`
+) -> dict:  # For a table
     "A row for people."
     n = r["sentences"]
-    row = {"path": r["path"], "CER, %": f"{100 * r['CER']:.1f}", "95 % interval": f"{100 * r['low']:.1f} to {100 * r['high']:.1f}"}
-    if r.get("similarity") is not None: row["likeness to the speaker"] = f"{r['similarity']:.2f}"
-    if r.get("right voice") is not None: row["the right voice"] = f"{r['right voice']} of {n}"
-    return row | {"length ratio": "" if r["length ratio"] is None else f"{r['length ratio']:.2f}", "stopped": f"{r['stopped']} of {n}"}
+    row = {
+        "path": r["path"],
+        "CER, %": f"{100 * r['CER']:.1f}",
+        "95 % interval": f"{100 * r['low']:.1f} to {100 * r['high']:.1f}",
+    }
+    if r.get("similarity") is not None:
+        row["likeness to the speaker"] = f"{r['similarity']:.2f}"
+    if r.get("right voice") is not None:
+        row["the right voice"] = f"{r['right voice']} of {n}"
+    return row | {
+        "length ratio": "" if r["length ratio"] is None else f"{r['length ratio']:.2f}",
+        "stopped": f"{r['stopped']} of {n}",
+    }
+
 
 def path_metrics(
-    rows:list,   # Of `judge`
-    voices=None, # `Voices`
-)->dict: # Flat, for metrics.json
+    rows: list,  # Of `judge`
+    voices=None,  # `Voices`
+) -> dict:  # Flat, for metrics.json
     "The figures that the report and the README show."
     out = {}
     for r in rows:
-        out |= {f"CER, {r['path']}": round(r["CER"], 4), f"CER interval, {r['path']}": f"{r['low']:.3f} to {r['high']:.3f}", f"stopped, {r['path']}": f"{r['stopped']} of {r['sentences']}"}
-        if r.get("similarity") is not None: out[f"likeness, {r['path']}"] = round(r["similarity"], 3)
-        if r.get("right voice") is not None: out[f"right voice, {r['path']}"] = f"{r['right voice']} of {r['sentences']}"
-    about = {"likeness of different speakers, 95th percentile": voices.different, "likeness of one speaker": voices.same} if voices else {}
-    return out | {k: round(v, 3) for k, v in about.items() if np.isfinite(v)}                            # a lone speaker, or a lone clip, has nothing to be compared with
+        out |= {
+            f"CER, {r['path']}": round(r["CER"], 4),
+            f"CER interval, {r['path']}": f"{r['low']:.3f} to {r['high']:.3f}",
+            f"stopped, {r['path']}": f"{r['stopped']} of {r['sentences']}",
+        }
+        if r.get("similarity") is not None:
+            out[f"likeness, {r['path']}"] = round(r["similarity"], 3)
+        if r.get("right voice") is not None:
+            out[f"right voice, {r['path']}"] = f"{r['right voice']} of {r['sentences']}"
+    about = (
+        {
+            "likeness of different speakers, 95th percentile": voices.different,
+            "likeness of one speaker": voices.same,
+        }
+        if voices
+        else {}
+    )
+    return out | {
+        k: round(v, 3) for k, v in about.items() if np.isfinite(v)
+    }  # a lone speaker, or a lone clip, has nothing to be compared with

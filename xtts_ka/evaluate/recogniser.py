@@ -17,54 +17,114 @@ from ..core.randomness import rng
 from ..corpus.synthetic import VOICES, Voice
 
 # %% ../../nbs/evaluate/recogniser.ipynb #0cb628b8
-_VARIANTS = {"m": ("adam", "Alex", "Andy", "antonio", "benjamin", "Denis", "Diogo", "edward", "Gene", "Henrique", "Hugo", "ian", "john", "Lee", "Marco", "m1", "m4", "max", "pablo", "robert"),
-             "f": ("Alicia", "Andrea", "aunty", "f1", "f3", "f4", "linda", "steph", "victor", "zac")}
+_VARIANTS = {
+    "m": (
+        "adam",
+        "Alex",
+        "Andy",
+        "antonio",
+        "benjamin",
+        "Denis",
+        "Diogo",
+        "edward",
+        "Gene",
+        "Henrique",
+        "Hugo",
+        "ian",
+        "john",
+        "Lee",
+        "Marco",
+        "m1",
+        "m4",
+        "max",
+        "pablo",
+        "robert",
+    ),
+    "f": ("Alicia", "Andrea", "aunty", "f1", "f3", "f4", "linda", "steph", "victor", "zac"),
+}
 
-EARS = {v.name: v for gender, variants in _VARIANTS.items() for k, v in enumerate(
-    Voice(f"ear-{variant.lower()}", variant, 30 + 37 * n % 45, 120 + 29 * n % 60, 30 + 17 * n % 40, gender) for n, variant in enumerate(variants))}
+EARS = {
+    v.name: v
+    for gender, variants in _VARIANTS.items()
+    for k, v in enumerate(
+        Voice(
+            f"ear-{variant.lower()}",
+            variant,
+            30 + 37 * n % 45,
+            120 + 29 * n % 60,
+            30 + 17 * n % 40,
+            gender,
+        )
+        for n, variant in enumerate(variants)
+    )
+}
 
 # %% ../../nbs/evaluate/recogniser.ipynb #d6ffeb95
 def recogniser_config(
-    steps:int=3000,
-    seed:int=90,
-): # `SemanticConfig`
+    steps: int = 3000,
+    seed: int = 90,
+):  # `SemanticConfig`
     "The network and how it is trained: more distortion than a tokenizer needs, for what it will hear is rough."
     from xtts_ka.sovits.config import QuantizerConfig, SemanticConfig, SemanticLoop
+
     loop = SemanticLoop(steps=steps, seed=seed, validate_every=500, save_every=250)
-    return SemanticConfig(dim=160, before=3, after=2, dropout=.05, tempo=.15, formant=.2, noise=.3, quantizer=QuantizerConfig(levels=[8, 8, 8, 8], codebooks=8), loop=loop)
+    return SemanticConfig(
+        dim=160,
+        before=3,
+        after=2,
+        dropout=0.05,
+        tempo=0.15,
+        formant=0.2,
+        noise=0.3,
+        quantizer=QuantizerConfig(levels=[8, 8, 8, 8], codebooks=8),
+        loop=loop,
+    )
+
 
 def gather_ears(
-    out,             # Gets `voices/`
-    clips:int=80,    # Sentences of each voice
-    seed:int=90,     # Of the sentences
-): # `Clips` with the splits train and val
+    out,  # Gets `voices/`
+    clips: int = 80,  # Sentences of each voice
+    seed: int = 90,  # Of the sentences
+):  # `Clips` with the splits train and val
     "The thirty voices, each with sentences of its own; the last two of each are for validation."
     from xtts_ka.core.manifest import read_manifest
     from xtts_ka.corpus.clips import Clips
     from xtts_ka.corpus.sentences import recombine
     from xtts_ka.corpus.voices import speak_voices
-    texts = iter(recombine(len(EARS) * clips, seed, min_words=2, max_words=7, made_up=.5))
+
+    texts = iter(recombine(len(EARS) * clips, seed, min_words=2, max_words=7, made_up=0.5))
     said = {name: [next(texts) for _ in range(clips)] for name in sorted(EARS)}
-    folder = speak_voices(Path(out)/"voices", said, level_db=-23., split="train", voices=EARS).parent
+    folder = speak_voices(
+        Path(out) / "voices", said, level_db=-23.0, split="train", voices=EARS
+    ).parent
     rows = read_manifest(folder, check_audio=False).rows
-    last = lambda r: int(Path(r.audio_file).stem) >= clips - 2
+
+    def last(r):
+        return int(Path(r.audio_file).stem) >= clips - 2
+
     return Clips([dataclasses.replace(r, split="val") if last(r) else r for r in rows], folder)
 
 # %% ../../nbs/evaluate/recogniser.ipynb #63f5a0a4
 def train_recogniser(
-    out,           # Folder of the training; goes on where it was
-    steps:int=3000,
-    clips:int=80,  # Sentences of each voice
-    seed:int=90,
-): # `SemanticTokenizer`
+    out,  # Folder of the training; goes on where it was
+    steps: int = 3000,
+    clips: int = 80,  # Sentences of each voice
+    seed: int = 90,
+):  # `SemanticTokenizer`
     "Speak, listen, train."
     from xtts_ka.core.loop import fit, load_models
     from xtts_ka.sovits.data import mel_shelf
     from xtts_ka.sovits.semantic import Letters
     from xtts_ka.sovits.train_semantic import SemanticTask, SemanticTokenizer
+
     clips = gather_ears(out, clips, seed)
-    mels = mel_shelf(clips, Path(out)/"mels")
-    task = SemanticTask(recogniser_config(steps, seed), clips, mels, Letters.of([clips.rows[i].text for i in clips.split("train")]))
+    mels = mel_shelf(clips, Path(out) / "mels")
+    task = SemanticTask(
+        recogniser_config(steps, seed),
+        clips,
+        mels,
+        Letters.of([clips.rows[i].text for i in clips.split("train")]),
+    )
     fit(task, task.cfg.loop, out, "recogniser")
     load_models(out, {"semantic": task.net}, "best")
     return SemanticTokenizer(task.net.cpu().eval(), task.letters)
@@ -72,45 +132,60 @@ def train_recogniser(
 # %% ../../nbs/evaluate/recogniser.ipynb #8b73c7d2
 class Recogniser:
     "Writes down what it hears."
-    def __init__(self,
-        folder=None, # With `semantic.safetensors` and `semantic.json`; default: that of the package
+
+    def __init__(
+        self,
+        folder=None,  # With `semantic.safetensors` and `semantic.json`; default: that of the package
     ):
-        from xtts_ka.sovits.train_semantic import SemanticTokenizer
         import xtts_ka
-        folder = Path(folder) if folder else Path(xtts_ka.__file__).parent/"data/recogniser_ka"
-        if not (folder/"semantic.json").is_file(): raise MissingError(f"{shown(folder)}: no recogniser here; train one with `python bench/recogniser.py train OUT`")
+        from xtts_ka.sovits.train_semantic import SemanticTokenizer
+
+        folder = Path(folder) if folder else Path(xtts_ka.__file__).parent / "data/recogniser_ka"
+        if not (folder / "semantic.json").is_file():
+            raise MissingError(
+                f"{shown(folder)}: no recogniser here; train one with `python bench/recogniser.py train OUT`"
+            )
         self.net = SemanticTokenizer.load(folder)
 
-    def hear(self,
-        wav:np.ndarray, # [T] float32
-        rate:int,       # Hz
-    )->str:
+    def hear(
+        self,
+        wav: np.ndarray,  # [T] float32
+        rate: int,  # Hz
+    ) -> str:
         "What is said; of less than a fifth of a second, nothing."
-        return self.net.texts([self.net.encode(wav, rate)])[0] if len(wav) >= rate // 5 and np.any(wav) else ""
+        return (
+            self.net.texts([self.net.encode(wav, rate)])[0]
+            if len(wav) >= rate // 5 and np.any(wav)
+            else ""
+        )
 
 # %% ../../nbs/evaluate/recogniser.ipynb #122ae160
 def counted_rate(
-    wrong:list,      # Letters wrong, of each sentence
-    of:list,         # Letters of each sentence
-    draws:int=2000,  # For the interval; 0: none
-    seed:int=0,
-)->tuple: # (rate, low, high); rates may exceed 1
+    wrong: list,  # Letters wrong, of each sentence
+    of: list,  # Letters of each sentence
+    draws: int = 2000,  # For the interval; 0: none
+    seed: int = 0,
+) -> tuple:  # (rate, low, high); rates may exceed 1
     "Rate over all sentences, with its 95 % bootstrap interval (Efron 1979; sentences are drawn)."
     wrong, of = np.asarray(wrong, float), np.asarray(of, float)
     rate = float(wrong.sum() / of.sum())
-    if not draws: return rate, rate, rate
+    if not draws:
+        return rate, rate, rate
     drawn = rng(seed, "bootstrap").integers(len(of), size=(draws, len(of)))
     low, high = np.percentile(wrong[drawn].sum(1) / of[drawn].sum(1), [2.5, 97.5])
     return rate, float(low), float(high)
 
 
 def error_rate(
-    pairs:list,      # (what was to be said, what was heard)
-    draws:int=2000,  # For the interval; 0: none
-    seed:int=0,
-)->tuple: # (rate, low, high); rates may exceed 1
+    pairs: list,  # (what was to be said, what was heard)
+    draws: int = 2000,  # For the interval; 0: none
+    seed: int = 0,
+) -> tuple:  # (rate, low, high); rates may exceed 1
     "Character error rate over all sentences, with its 95 % bootstrap interval."
     from xtts_ka.sovits.semantic import plain
     from xtts_ka.text.phones import edits
+
     wanted = [plain(a) for a, _ in pairs]
-    return counted_rate([edits(a, b) for a, (_, b) in zip(wanted, pairs)], [len(a) for a in wanted], draws, seed)
+    return counted_rate(
+        [edits(a, b) for a, (_, b) in zip(wanted, pairs)], [len(a) for a in wanted], draws, seed
+    )

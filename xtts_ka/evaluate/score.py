@@ -18,10 +18,10 @@ from ..core.files import atomic_write, read_json, write_json
 from ..core.manifest import Reject, write_rejects
 from ..core.paths import shown, slug
 from ..core.progress import bar
+from ..corpus.clips import Clips
 from .config import EvaluateConfig
 from .metrics import echo, retrieval, tail_db, wilson
 from ..text.normalize import normalize
-from ..corpus.clips import Clips
 from ..xtts.dataset import load_clips
 from ..xtts.dvae import decode, encode
 from ..xtts.export import load_dvae
@@ -32,134 +32,247 @@ from ..xtts.speak import KaXtts
 @dataclass
 class Utterance:
     "One spoken sentence and what it is compared with."
-    path: Path          # Its waveform
+
+    path: Path  # Its waveform
     text: str
     speaker: str
-    wav: np.ndarray     # [T] at 24 kHz
+    wav: np.ndarray  # [T] at 24 kHz
     stopped: bool
-    clip: int|None      # Number of the recording, None when there is none
+    clip: int | None  # Number of the recording, None when there is none
     cpu_seconds: float
-    codes: torch.Tensor # [n] long
-    alignments: list    # (piece of the text, [n, text positions] attention of the taught heads) of each piece; empty where none are taught
+    codes: torch.Tensor  # [n] long
+    alignments: list  # (piece of the text, [n, text positions] attention of the taught heads) of each piece; empty where none are taught
 
 # %% ../../nbs/evaluate/score.ipynb #a2d3a25b
 def choose_clips(
-    clips:Clips,    # All clips of the run
-    most:int,       # Sentences at most
-)->list[int]: # Numbers of test clips, one for each text
+    clips: Clips,  # All clips of the run
+    most: int,  # Sentences at most
+) -> list[int]:  # Numbers of test clips, one for each text
     "Each text once, speakers taking turns."
     by_text, out = {}, []
-    for i in clips.split("test"): by_text.setdefault(clips.rows[i].text, []).append(i)
-    for k, text in enumerate(sorted(by_text)[:most]): out.append(by_text[text][k % len(by_text[text])])
+    for i in clips.split("test"):
+        by_text.setdefault(clips.rows[i].text, []).append(i)
+    for k, text in enumerate(sorted(by_text)[:most]):
+        out.append(by_text[text][k % len(by_text[text])])
     return out
 
-def rivals(clips:Clips, chosen:list)->list[list[int]]:
+
+def rivals(clips: Clips, chosen: list) -> list[list[int]]:
     "For each chosen clip, one recording of every chosen text, by the same voice where there is one."
     out = []
     for i in chosen:
-        same = {clips.rows[j].text: j for j in clips.split("test") if clips.rows[j].speaker_name == clips.rows[i].speaker_name}
+        same = {
+            clips.rows[j].text: j
+            for j in clips.split("test")
+            if clips.rows[j].speaker_name == clips.rows[i].speaker_name
+        }
         out.append([same.get(clips.rows[j].text, j) for j in chosen])
     return out
 
 # %% ../../nbs/evaluate/score.ipynb #c4a84f04
 class Evaluation:
     "The steps of stage evaluate, in order: speak, compare, finish."
-    def __init__(self,
-        cfg:EvaluateConfig,
+
+    def __init__(
+        self,
+        cfg: EvaluateConfig,
         checkpoint,  # The export
-        segments,    # Folder of the segments stage
-        out,         # Folder of this stage
-        seed:int=1,
+        segments,  # Folder of the segments stage
+        out,  # Folder of this stage
+        seed: int = 1,
     ):
-        if not Path(checkpoint).is_dir(): raise MissingError(f"{checkpoint}: no export here; xtts-ka run --to full_pretrain")
+        if not Path(checkpoint).is_dir():
+            raise MissingError(f"{checkpoint}: no export here; xtts-ka run --to full_pretrain")
         self.cfg, self.out, self.seed = cfg, Path(out), seed
-        self.model = KaXtts(checkpoint, precision="float32", way="auto") # as the command speaks; the lean modules: the same codes, a tenth of the time
+        self.model = KaXtts(
+            checkpoint, precision="float32", way="auto"
+        )  # as the command speaks; the lean modules: the same codes, a tenth of the time
         self.stats = self.model.xtts.mel_stats
         self.clips, _ = load_clips(segments, self.model.vocabulary)
         self.chosen = choose_clips(self.clips, cfg.sentences)
         self.dvae = load_dvae(checkpoint)
 
-    def say(self, text:str, speaker:str, name:str, clip=None)->Utterance:
+    def say(self, text: str, speaker: str, name: str, clip=None) -> Utterance:
         "Speak one sentence into a file."
         import time
+
         start = time.process_time()
         known = speaker if speaker in self.model.speakers else self.model.speakers[0]
         spoken = self.model.speak(text, self.model.voice(known), self.cfg.decode, self.seed, known)
         path = self.out / "wavs" / f"{name}.wav"
-        wav = spoken.wav if len(spoken.wav) else np.zeros(OUT_RATE // 10, np.float32)   # it said nothing: a tenth of a second of silence
+        wav = (
+            spoken.wav if len(spoken.wav) else np.zeros(OUT_RATE // 10, np.float32)
+        )  # it said nothing: a tenth of a second of silence
         write_audio(path, wav, OUT_RATE)
         seen = [(p.text, a) for p, a in zip(spoken.pieces, spoken.attention) if a is not None]
-        return Utterance(path, spoken.text, known, wav, spoken.stopped, clip, time.process_time() - start, torch.cat(spoken.codes), seen)
+        return Utterance(
+            path,
+            spoken.text,
+            known,
+            wav,
+            spoken.stopped,
+            clip,
+            time.process_time() - start,
+            torch.cat(spoken.codes),
+            seen,
+        )
 
-    def speak(self)->list[Utterance]:
+    def speak(self) -> list[Utterance]:
         "All held-out sentences, then the further texts."
-        jobs = [(self.clips.rows[i].text, self.clips.rows[i].speaker_name, f"{n:02}_{slug(Path(self.clips.rows[i].audio_file).stem)}", i) for n, i in enumerate(self.chosen)]
-        jobs += [(text, s, f"say_{k:02}_{slug(s)}", None) for k, text in enumerate(self.sayable()) for s in self.model.speakers]
+        jobs = [
+            (
+                self.clips.rows[i].text,
+                self.clips.rows[i].speaker_name,
+                f"{n:02}_{slug(Path(self.clips.rows[i].audio_file).stem)}",
+                i,
+            )
+            for n, i in enumerate(self.chosen)
+        ]
+        jobs += [
+            (text, s, f"say_{k:02}_{slug(s)}", None)
+            for k, text in enumerate(self.sayable())
+            for s in self.model.speakers
+        ]
         self.utterances = [self.say(*job) for job in bar(jobs, "speaking")]
         lines = [f"{shown(u.path)}\t{u.text}\t{u.speaker}\txtts" for u in self.utterances]
         atomic_write(self.out.parent / "spoken.tsv", "".join(f"{l}\n" for l in lines))
         return self.utterances
 
-    def sayable(self)->list[str]:
+    def sayable(self) -> list[str]:
         "The further texts this model has letters for; the others are rejects, not the end of the run."
         rejects, out = [], []
         for n, text in enumerate(self.cfg.say, 1):
             result = normalize(text, self.model.vocabulary.language)
-            if any(c.isalpha() for c in result.text): out.append(text)
-            else: rejects.append(Reject(n, text, f"not speakable in {self.model.vocabulary.language!r}: {'; '.join(map(str, result.warnings))}", "evaluate.say"))
+            if any(c.isalpha() for c in result.text):
+                out.append(text)
+            else:
+                rejects.append(
+                    Reject(
+                        n,
+                        text,
+                        f"not speakable in {self.model.vocabulary.language!r}: {'; '.join(map(str, result.warnings))}",
+                        "evaluate.say",
+                    )
+                )
         write_rejects(self.out / "rejects.csv", rejects, "evaluate")
-        if rejects: print(f"{len(rejects)} of {len(self.cfg.say)} texts of evaluate.say cannot be spoken in {self.model.vocabulary.language!r}; see rejects.csv")
+        if rejects:
+            print(
+                f"{len(rejects)} of {len(self.cfg.say)} texts of evaluate.say cannot be spoken in {self.model.vocabulary.language!r}; see rejects.csv"
+            )
         return out
 
-    def mel(self, wav:np.ndarray, rate:int)->np.ndarray: # [80, T] normalised log-mel, at the recordings' level
+    def mel(
+        self, wav: np.ndarray, rate: int
+    ) -> np.ndarray:  # [80, T] normalised log-mel, at the recordings' level
         "Of a waveform; levels are made equal first, because loudness is not what is asked."
         wav = resample(wav, rate, RATE) if rate != RATE else wav
         gain = 10 ** ((-23.0 - rms_db(wav)) / 20) if np.any(wav) else 1.0
-        return (code_mel(torch.from_numpy(np.ascontiguousarray(wav * gain, dtype=np.float32))) / self.stats[:, None]).numpy()
+        return (
+            code_mel(torch.from_numpy(np.ascontiguousarray(wav * gain, dtype=np.float32)))
+            / self.stats[:, None]
+        ).numpy()
 
-    def code_mel(self, u:Utterance)->np.ndarray: # [80, 4 n] normalised log-mel
+    def code_mel(self, u: Utterance) -> np.ndarray:  # [80, 4 n] normalised log-mel
         "The mel that the model generated: its codes through the DVAE of the export."
         return decode(self.dvae, u.codes).numpy() if len(u.codes) else np.zeros((80, 0), np.float32)
 
-    def compare(self)->dict: # distances [N, N] and hits [N] of generated mels and of waveforms (`_sound`), stopped [N], ratio [N]
+    def compare(
+        self,
+    ) -> dict:  # distances [N, N] and hits [N] of generated mels and of waveforms (`_sound`), stopped [N], ratio [N]
         "Against the recordings of the held-out sentences."
         held = [u for u in self.utterances if u.clip is not None]
         against = rivals(self.clips, self.chosen)
         references = {j: self.mel(self.clips.wav(j).numpy(), RATE) for js in against for j in js}
-        table = lambda mels: np.array([retrieval([m], [references[j] for j in js])[0][0] for m, js in zip(mels, against)])
-        codes, sound = table([self.code_mel(u) for u in held]), table([self.mel(u.wav, OUT_RATE) for u in held])
-        nearest = lambda t: [bool(np.isfinite(row).any() and np.argmin(row) == n) for n, row in enumerate(t)]
+
+        def table(mels):
+            return np.array(
+                [retrieval([m], [references[j] for j in js])[0][0] for m, js in zip(mels, against)]
+            )
+
+        codes, sound = (
+            table([self.code_mel(u) for u in held]),
+            table([self.mel(u.wav, OUT_RATE) for u in held]),
+        )
+
+        def nearest(t):
+            return [bool(np.isfinite(row).any() and np.argmin(row) == n) for n, row in enumerate(t)]
+
         ratio = [len(u.wav) / OUT_RATE / (self.clips.samples(u.clip) / RATE) for u in held]
-        self.result = {"distances": codes, "distances_sound": sound, "hits": nearest(codes), "hits_sound": nearest(sound), "stopped": [u.stopped for u in held], "ratio": ratio}
+        self.result = {
+            "distances": codes,
+            "distances_sound": sound,
+            "hits": nearest(codes),
+            "hits_sound": nearest(sound),
+            "stopped": [u.stopped for u in held],
+            "ratio": ratio,
+        }
         self.result |= {"tail": [tail_db(u.wav, OUT_RATE) for u in held], "echo": self.echoes(held)}
         return self.result
 
-    def echoes(self, held:list)->tuple: # (of the clips the voice was made from, of as many others of the speaker), means; None where the export does not name them
+    def echoes(
+        self, held: list
+    ) -> tuple:  # (of the clips the voice was made from, of as many others of the speaker), means; None where the export does not name them
         "Is the reference heard in the speech? Other clips of the voice say how much is to be expected by chance."
-        named = (read_json(self.model.folder / "export.json").get("about") or {}).get("voices") if (self.model.folder / "export.json").is_file() else None
-        if not named or not held: return None
+        named = (
+            (read_json(self.model.folder / "export.json").get("about") or {}).get("voices")
+            if (self.model.folder / "export.json").is_file()
+            else None
+        )
+        if not named or not held:
+            return None
         number = {r.audio_file: i for i, r in enumerate(self.clips.rows)}
-        def heard(names): return torch.cat([encode(self.dvae, code_mel(self.clips.wav(number[n])) / self.stats[:, None]) for n in names if n in number] or [torch.zeros(0, dtype=torch.long)]).tolist()
+
+        def heard(names):
+            return torch.cat(
+                [
+                    encode(self.dvae, code_mel(self.clips.wav(number[n])) / self.stats[:, None])
+                    for n in names
+                    if n in number
+                ]
+                or [torch.zeros(0, dtype=torch.long)]
+            ).tolist()
+
         voices = {}
         for s in {u.speaker for u in held}:
-            others = [r.audio_file for r in self.clips.rows if r.speaker_name == s and r.split == "train" and r.audio_file not in named[s]]
+            others = [
+                r.audio_file
+                for r in self.clips.rows
+                if r.speaker_name == s and r.split == "train" and r.audio_file not in named[s]
+            ]
             voices[s] = heard(named[s]), heard(others[: len(named[s])])
-        return tuple(float(np.mean([echo(u.codes.tolist(), voices[u.speaker][k]) for u in held])) for k in (0, 1))
+        return tuple(
+            float(np.mean([echo(u.codes.tolist(), voices[u.speaker][k]) for u in held]))
+            for k in (0, 1)
+        )
 
-    def finish(self,
-        more=None, # Further metrics: those of `evaluate.paths`
-    )->dict: # Flat metrics
+    def finish(
+        self,
+        more=None,  # Further metrics: those of `evaluate.paths`
+    ) -> dict:  # Flat metrics
         "`metrics.json` for the report."
         n, r = len(self.result["hits"]), self.result
         seconds = sum(len(u.wav) for u in self.utterances) / OUT_RATE
         metrics = {}
-        if n: # a corpus without held-out sentences has nothing to be compared with
+        if n:  # a corpus without held-out sentences has nothing to be compared with
             low, high = wilson(sum(r["hits"]), n)
-            metrics |= {"nearest to its own recording": f"{sum(r['hits'])} of {n}", "stopped by itself": f"{sum(r['stopped'])} of {n}",
-                        "nearest, by its sound": f"{sum(r['hits_sound'])} of {n}",
-                        "mean length ratio": round(float(np.mean(r["ratio"])), 3), "end below the whole, dB": round(float(np.median(r["tail"])), 1), "95 % interval of nearest": f"{low:.2f} to {high:.2f}"}
-            if r["echo"]: metrics |= {"codes echoed from the reference": f"{r['echo'][0]:.1%} (chance {r['echo'][1]:.1%})"}
-        metrics |= {"CPU seconds a second of speech": round(sum(u.cpu_seconds for u in self.utterances) / max(seconds, 1e-9), 3), "spoken in all": len(self.utterances)}
+            metrics |= {
+                "nearest to its own recording": f"{sum(r['hits'])} of {n}",
+                "stopped by itself": f"{sum(r['stopped'])} of {n}",
+                "nearest, by its sound": f"{sum(r['hits_sound'])} of {n}",
+                "mean length ratio": round(float(np.mean(r["ratio"])), 3),
+                "end below the whole, dB": round(float(np.median(r["tail"])), 1),
+                "95 % interval of nearest": f"{low:.2f} to {high:.2f}",
+            }
+            if r["echo"]:
+                metrics |= {
+                    "codes echoed from the reference": f"{r['echo'][0]:.1%} (chance {r['echo'][1]:.1%})"
+                }
+        metrics |= {
+            "CPU seconds a second of speech": round(
+                sum(u.cpu_seconds for u in self.utterances) / max(seconds, 1e-9), 3
+            ),
+            "spoken in all": len(self.utterances),
+        }
         metrics |= more or {}
         write_json(self.out / "metrics.json", metrics)
         return metrics

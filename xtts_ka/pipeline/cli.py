@@ -6,109 +6,289 @@
 __all__ = ['parser', 'parse', 'main']
 
 # %% ../../nbs/pipeline/cli.ipynb #e60cb899
-import argparse, difflib, importlib, os, sys
+import argparse
+import difflib
+import importlib
+import os
+import sys
 
 from .. import __version__
 from ..core.errors import ConfigError, guarded
 
 # %% ../../nbs/pipeline/cli.ipynb #bcb1792a
-def _run(args)->int:
-    if not args.config and not args.list: raise ConfigError("run: which configuration? Give --config FILE, for example --config configs/demo.yaml")
+def _run(args) -> int:
+    if not args.config and not args.list:
+        raise ConfigError(
+            "run: which configuration? Give --config FILE, for example --config configs/demo.yaml"
+        )
     from xtts_ka.pipeline.runner import run
-    return run(args.config, args.overrides, args.only, args.from_, args.to, args.force, args.list, args.dry_run)
 
-def _config(args)->int:
+    return run(
+        args.config,
+        args.overrides,
+        args.only,
+        args.from_,
+        args.to,
+        args.force,
+        args.list,
+        args.dry_run,
+    )
+
+
+def _config(args) -> int:
     from xtts_ka.core.config import to_yaml
     from xtts_ka.pipeline.runner import resolve_config
     from xtts_ka.pipeline.stages import load_run
+
     print(to_yaml(load_run(args.config and resolve_config(args.config), args.overrides)), end="")
     return 0
 
-def _report(args)->int:
+
+def _report(args) -> int:
     from xtts_ka.core.paths import shown
     from xtts_ka.pipeline.report import write_report
     from xtts_ka.pipeline.state import Progress
-    if not os.path.exists(os.path.join(args.run_dir, Progress.FILE)): raise ConfigError(f"{args.run_dir}: no {Progress.FILE} there; give the folder of a run, for example outputs/demo")
+
+    if not os.path.exists(os.path.join(args.run_dir, Progress.FILE)):
+        raise ConfigError(
+            f"{args.run_dir}: no {Progress.FILE} there; give the folder of a run, for example outputs/demo"
+        )
     print(shown(write_report(args.run_dir)))
     return 0
 
-def _normalize(args)->int:
-    from xtts_ka.pipeline.text_commands import normalize_lines, read_lines, run_lines
-    return run_lines(normalize_lines(read_lines(args.text, args.input), args.latin, args.format == "json", args.warnings), args.out)
 
-def _phonemize(args)->int:
+def _normalize(args) -> int:
+    from xtts_ka.pipeline.text_commands import normalize_lines, read_lines, run_lines
+
+    return run_lines(
+        normalize_lines(
+            read_lines(args.text, args.input), args.latin, args.format == "json", args.warnings
+        ),
+        args.out,
+    )
+
+
+def _phonemize(args) -> int:
     from xtts_ka.pipeline.text_commands import phonemize_lines, read_lines, run_lines
-    return run_lines(phonemize_lines(read_lines(args.text, args.input), args.mode, args.format == "json"), args.out)
+
+    return run_lines(
+        phonemize_lines(read_lines(args.text, args.input), args.mode, args.format == "json"),
+        args.out,
+    )
 
 # %% ../../nbs/pipeline/cli.ipynb #0f5e1bce
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
     "Shows a default where there is one to show."
-    def _get_help_string(self, action): return action.help if action.default in (None, "") or action.default is False else super()._get_help_string(action)
+
+    def _get_help_string(self, action):
+        return (
+            action.help
+            if action.default in (None, "") or action.default is False
+            else super()._get_help_string(action)
+        )
+
 
 def _overrides(p):
-    p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change one value, as in corpus.voices=4; lists and mappings in YAML")
+    p.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="change one value, as in corpus.voices=4; lists and mappings in YAML",
+    )
+
 
 def _parser_run(sub):
-    p = sub.add_parser("run", help="run the stages of a configuration", formatter_class=_Help,
-                       description="Run the stages of a configuration into outputs/<run>. What is done and unchanged is skipped; what failed or was stopped goes on.")
-    p.add_argument("--config", metavar="FILE", help="YAML or JSON, for example configs/demo.yaml; needed unless for --list")
-    p.add_argument("--only", metavar="STAGE", default="", help="just this stage; several with commas between them")
+    p = sub.add_parser(
+        "run",
+        help="run the stages of a configuration",
+        formatter_class=_Help,
+        description="Run the stages of a configuration into outputs/<run>. What is done and unchanged is skipped; what failed or was stopped goes on.",
+    )
+    p.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML or JSON, for example configs/demo.yaml; needed unless for --list",
+    )
+    p.add_argument(
+        "--only",
+        metavar="STAGE",
+        default="",
+        help="just this stage; several with commas between them",
+    )
     p.add_argument("--from", metavar="STAGE", default="", dest="from_", help="from this stage on")
     p.add_argument("--to", metavar="STAGE", default="", help="up to and with this stage")
-    p.add_argument("--force", action="store_true", help="run the chosen stages from the start, also those up to date")
-    p.add_argument("--list", action="store_true", help="show the stages and their status, run nothing")
-    p.add_argument("--dry-run", action="store_true", help="show what would run and why, run nothing")
+    p.add_argument(
+        "--force",
+        action="store_true",
+        help="run the chosen stages from the start, also those up to date",
+    )
+    p.add_argument(
+        "--list", action="store_true", help="show the stages and their status, run nothing"
+    )
+    p.add_argument(
+        "--dry-run", action="store_true", help="show what would run and why, run nothing"
+    )
     _overrides(p)
     p.set_defaults(do=_run)
 
-def _parsers_text(sub):
-    n = sub.add_parser("normalize", help="Georgian text in words", formatter_class=_Help, description="Write digits, abbreviations, foreign words and signs of Georgian text in words. One line in, one line out; exit status 1 when a line could not be said.")
-    g = sub.add_parser("phonemize", help="Georgian text in phonemes", formatter_class=_Help, description="Georgian text in IPA phonemes, normalised first: spaces between phonemes, ` | ` between words. One line in, one line out; exit status 1 when a line could not be said.")
-    for p in (n, g):
-        p.add_argument("text", metavar="TEXT", nargs="*", help="what to read; without it, the lines of --input")
-        p.add_argument("--input", metavar="FILE", default="-", help="UTF-8 text file; - is standard input")
-        p.add_argument("--out", metavar="FILE", default="", help="file to write; by default standard output")
-        p.add_argument("--format", choices=("text", "json"), default="text", help="json: an object a line, with the places of what was changed")
-    n.add_argument("--latin", choices=("transliterate", "spell", "keep"), default="transliterate", help="Latin words: in Georgian letters, letter by letter, or as they stand")
-    n.add_argument("--warnings", action="store_true", help="name on the error stream what was left out of each line")
-    g.add_argument("--mode", choices=("broad", "narrow"), default="broad", help="broad: a phoneme a letter; narrow: with the allophones")
-    n.set_defaults(do=_normalize); g.set_defaults(do=_phonemize)
 
-_MODULES = { # Command -> module with `add_arguments`, function, help
-    "speak": ("xtts_ka.xtts.speak_command", "main", "speak a sentence with a trained voice into a WAV file"),
-    "embed": ("xtts_ka.speaker.prepare_embeddings", "main_embed", "voice embeddings of a folder, with maps to click and hear"),
-    "train-speaker": ("xtts_ka.speaker.train_encoder", "main_train", "train a speaker encoder (GE2E)"),
-    "create-speaker-embeddings": ("xtts_ka.speaker.create_speaker_embeddings", "main_create", "a vector beside each recording of VCTK, LibriTTS or a folder"),
-    "vocoder": ("xtts_ka.vocoder.commands", "main", "train a vocoder, generate with it, score what it made"),
-    "sovits": ("xtts_ka.sovits.commands", "main", "GPT-SoVITS2: train it step by step, speak with references"),
-    "hub": ("xtts_ka.pipeline.hub", "main", "models to the Hugging Face Hub or a shared folder, and back"),
-    "index": ("xtts_ka.pipeline.run_index", "main", "write the page that compares all runs, outputs/index.html"),
-    "sweep": ("xtts_ka.pipeline.sweep", "main", "run every combination of some values, what they share only once, and compare them"),
-    "monitor": ("xtts_ka.pipeline.monitor", "main", "watch a run: progress, time left, trends of its losses; tidy its checkpoints"),
-    "create-metadata": ("xtts_ka.xtts.create_metadata_files", "main", "train, val and test lists for clips that have embeddings"),
-    "adapt-embeddings": ("xtts_ka.xtts.embedding_adapter", "main", "from voice embeddings to XTTS's own voices")}
+def _parsers_text(sub):
+    n = sub.add_parser(
+        "normalize",
+        help="Georgian text in words",
+        formatter_class=_Help,
+        description="Write digits, abbreviations, foreign words and signs of Georgian text in words. One line in, one line out; exit status 1 when a line could not be said.",
+    )
+    g = sub.add_parser(
+        "phonemize",
+        help="Georgian text in phonemes",
+        formatter_class=_Help,
+        description="Georgian text in IPA phonemes, normalised first: spaces between phonemes, ` | ` between words. One line in, one line out; exit status 1 when a line could not be said.",
+    )
+    for p in (n, g):
+        p.add_argument(
+            "text", metavar="TEXT", nargs="*", help="what to read; without it, the lines of --input"
+        )
+        p.add_argument(
+            "--input", metavar="FILE", default="-", help="UTF-8 text file; - is standard input"
+        )
+        p.add_argument(
+            "--out", metavar="FILE", default="", help="file to write; by default standard output"
+        )
+        p.add_argument(
+            "--format",
+            choices=("text", "json"),
+            default="text",
+            help="json: an object a line, with the places of what was changed",
+        )
+    n.add_argument(
+        "--latin",
+        choices=("transliterate", "spell", "keep"),
+        default="transliterate",
+        help="Latin words: in Georgian letters, letter by letter, or as they stand",
+    )
+    n.add_argument(
+        "--warnings",
+        action="store_true",
+        help="name on the error stream what was left out of each line",
+    )
+    g.add_argument(
+        "--mode",
+        choices=("broad", "narrow"),
+        default="broad",
+        help="broad: a phoneme a letter; narrow: with the allophones",
+    )
+    n.set_defaults(do=_normalize)
+    g.set_defaults(do=_phonemize)
+
+
+_MODULES = {  # Command -> module with `add_arguments`, function, help
+    "speak": (
+        "xtts_ka.xtts.speak_command",
+        "main",
+        "speak a sentence with a trained voice into a WAV file",
+    ),
+    "embed": (
+        "xtts_ka.speaker.prepare_embeddings",
+        "main_embed",
+        "voice embeddings of a folder, with maps to click and hear",
+    ),
+    "train-speaker": (
+        "xtts_ka.speaker.train_encoder",
+        "main_train",
+        "train a speaker encoder (GE2E)",
+    ),
+    "create-speaker-embeddings": (
+        "xtts_ka.speaker.create_speaker_embeddings",
+        "main_create",
+        "a vector beside each recording of VCTK, LibriTTS or a folder",
+    ),
+    "vocoder": (
+        "xtts_ka.vocoder.commands",
+        "main",
+        "train a vocoder, generate with it, score what it made",
+    ),
+    "sovits": (
+        "xtts_ka.sovits.commands",
+        "main",
+        "GPT-SoVITS2: train it step by step, speak with references",
+    ),
+    "hub": (
+        "xtts_ka.pipeline.hub",
+        "main",
+        "models to the Hugging Face Hub or a shared folder, and back",
+    ),
+    "index": (
+        "xtts_ka.pipeline.run_index",
+        "main",
+        "write the page that compares all runs, outputs/index.html",
+    ),
+    "sweep": (
+        "xtts_ka.pipeline.sweep",
+        "main",
+        "run every combination of some values, what they share only once, and compare them",
+    ),
+    "monitor": (
+        "xtts_ka.pipeline.monitor",
+        "main",
+        "watch a run: progress, time left, trends of its losses; tidy its checkpoints",
+    ),
+    "create-metadata": (
+        "xtts_ka.xtts.create_metadata_files",
+        "main",
+        "train, val and test lists for clips that have embeddings",
+    ),
+    "adapt-embeddings": (
+        "xtts_ka.xtts.embedding_adapter",
+        "main",
+        "from voice embeddings to XTTS's own voices",
+    ),
+}
+
 
 def _parsers_modules(sub, words):
     "Their modules take seconds to import, so only the command that is called gets its options."
     for name, (module, function, text) in _MODULES.items():
-        p = sub.add_parser(name, help=text, formatter_class=_Help, allow_abbrev=False, description=text[0].upper() + text[1:] + ".")
-        if name not in words: continue
+        p = sub.add_parser(
+            name,
+            help=text,
+            formatter_class=_Help,
+            allow_abbrev=False,
+            description=text[0].upper() + text[1:] + ".",
+        )
+        if name not in words:
+            continue
         found = importlib.import_module(module)
         found.add_arguments(p)
         p.set_defaults(do=getattr(found, function))
 
+
 def parser(
-    words:list=(), # The words of the call: which command is used
-)->argparse.ArgumentParser:
+    words: list = (),  # The words of the call: which command is used
+) -> argparse.ArgumentParser:
     "The command line of `xtts-ka`."
-    p = argparse.ArgumentParser("xtts-ka", description="Georgian text-to-speech: from recordings to a voice.", allow_abbrev=False)
+    p = argparse.ArgumentParser(
+        "xtts-ka",
+        description="Georgian text-to-speech: from recordings to a voice.",
+        allow_abbrev=False,
+    )
     p.add_argument("--version", action="version", version=f"xtts-ka {__version__}")
     sub = p.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _parser_run(sub); _parsers_text(sub); _parsers_modules(sub, words)
-    r = sub.add_parser("report", help="write the report of a run again", description="Write outputs/<run>/report/index.html again from what lies in the run's folder.")
+    _parser_run(sub)
+    _parsers_text(sub)
+    _parsers_modules(sub, words)
+    r = sub.add_parser(
+        "report",
+        help="write the report of a run again",
+        description="Write outputs/<run>/report/index.html again from what lies in the run's folder.",
+    )
     r.add_argument("run_dir", metavar="RUN_DIR", help="folder of a run, for example outputs/demo")
     r.set_defaults(do=_report)
-    c = sub.add_parser("config", help="print a configuration in full", description="Print the resolved configuration: file, base files, overrides and defaults.")
+    c = sub.add_parser(
+        "config",
+        help="print a configuration in full",
+        description="Print the resolved configuration: file, base files, overrides and defaults.",
+    )
     c.add_argument("--config", metavar="FILE", help="YAML or JSON; without it, the defaults")
     _overrides(c)
     c.set_defaults(do=_config)
@@ -116,31 +296,43 @@ def parser(
 
 # %% ../../nbs/pipeline/cli.ipynb #95bffa46
 def parse(
-    argv:list|None=None, # Words of the call without the program; default: `sys.argv`
-)->argparse.Namespace:
+    argv: list | None = None,  # Words of the call without the program; default: `sys.argv`
+) -> argparse.Namespace:
     "Parse a call; wrong ones end with exit status 2 and a hint."
     p = parser(sys.argv[1:] if argv is None else argv)
     args, rest = p.parse_known_args(argv)
     options = [w for w in rest if w.startswith("-")]
-    if options or (rest and not hasattr(args, "overrides")): p.error(_unknown(options or rest, p, sys.argv[1:] if argv is None else argv))
-    if rest: args.overrides = [*args.overrides, *rest]
+    if options or (rest and not hasattr(args, "overrides")):
+        p.error(_unknown(options or rest, p, sys.argv[1:] if argv is None else argv))
+    if rest:
+        args.overrides = [*args.overrides, *rest]
     return args
 
-def _unknown(words:list, p, argv)->str:
+
+def _unknown(words: list, p, argv) -> str:
     commands = next(a for a in p._actions if isinstance(a, argparse._SubParsersAction)).choices
     used = next((commands[w] for w in argv if w in commands), p)
     known = [o for a in used._actions for o in a.option_strings]
-    close = difflib.get_close_matches(words[0].partition("=")[0], known, 1, .5)
-    return f"unknown: {' '.join(words)}" + (f"; did you mean {close[0]}?" if close else f"; {used.prog} knows {', '.join(known)}")
+    close = difflib.get_close_matches(words[0].partition("=")[0], known, 1, 0.5)
+    return f"unknown: {' '.join(words)}" + (
+        f"; did you mean {close[0]}?" if close else f"; {used.prog} knows {', '.join(known)}"
+    )
 
 # %% ../../nbs/pipeline/cli.ipynb #9b64a0d0
 def main(
-    argv:list|None=None, # Words of the call; default: `sys.argv`
-)->int: # Exit status
+    argv: list | None = None,  # Words of the call; default: `sys.argv`
+) -> int:  # Exit status
     "`xtts-ka`."
-    for stream in (sys.stdout, sys.stderr): hasattr(stream, "reconfigure") and stream.reconfigure(errors="replace") # A terminal without Georgian shows `?` rather than stopping
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE") # read when torch loads its threads; spinning ones crawl on a busy machine
+    for stream in (sys.stdout, sys.stderr):
+        hasattr(stream, "reconfigure") and stream.reconfigure(
+            errors="replace"
+        )  # A terminal without Georgian shows `?` rather than stopping
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # read when torch loads its threads; spinning ones crawl on a busy machine
     args = parse(argv)
     return guarded("xtts-ka", args.do, args)
 
-if __name__ == "__main__" and not hasattr(sys, "ps1") and "IPython" not in sys.modules: sys.exit(main())
+
+if __name__ == "__main__" and not hasattr(sys, "ps1") and "IPython" not in sys.modules:
+    sys.exit(main())

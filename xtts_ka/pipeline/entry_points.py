@@ -9,11 +9,27 @@ __all__ = ['generate_embeddings', 'train_encoder', 'create_metadata_files', 'che
 import sys
 
 # %% ../../nbs/pipeline/entry_points.ipynb #22694928
-def _call(command, argv)->int:
+def _call(command, argv) -> int:
     from xtts_ka.pipeline.cli import main
+
     return main([command, *(sys.argv[1:] if argv is None else argv)])
 
-def generate_embeddings(argv=None)->int: "`xtts-ka embed`"; return _call("embed", argv)
-def train_encoder(argv=None)->int: "`xtts-ka train-speaker`"; return _call("train-speaker", argv)
-def create_metadata_files(argv=None)->int: "`xtts-ka create-metadata`"; return _call("create-metadata", argv)
-def checkpoint_monitor(argv=None)->int: "`xtts-ka monitor`"; return _call("monitor", argv)
+
+def generate_embeddings(argv=None) -> int:
+    "`xtts-ka embed`"
+    return _call("embed", argv)
+
+
+def train_encoder(argv=None) -> int:
+    "`xtts-ka train-speaker`"
+    return _call("train-speaker", argv)
+
+
+def create_metadata_files(argv=None) -> int:
+    "`xtts-ka create-metadata`"
+    return _call("create-metadata", argv)
+
+
+def checkpoint_monitor(argv=None) -> int:
+    "`xtts-ka monitor`"
+    return _call("monitor", argv)

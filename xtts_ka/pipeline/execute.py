@@ -6,14 +6,19 @@
 __all__ = ['Watch', 'LiveClient', 'LiveEngine', 'Outcome', 'kernel_env', 'execute']
 
 # %% ../../nbs/pipeline/execute.ipynb #c972d47b
-import logging, os, resource, signal, sys, time
+import logging
+import os
+import resource
+import signal
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from papermill.engines import Engine, papermill_engines
-from papermill.exceptions import PapermillExecutionError
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+from papermill.engines import Engine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
 
 from ..core.errors import MissingError
 from .signals import Interrupts
@@ -21,14 +26,24 @@ from .signals import Interrupts
 # %% ../../nbs/pipeline/execute.ipynb #9f1d6781
 class Watch:
     "What a client reports; the default reports nothing."
-    def started(self, pid:int): "The kernel is up, as this process."
-    def cell(self, n:int, total:int): "Code cell `n` of `total` begins."
-    def text(self, text:str): "Something was printed, to stdout or stderr."
+
+    def started(self, pid: int):
+        "The kernel is up, as this process."
+
+    def cell(self, n: int, total: int):
+        "Code cell `n` of `total` begins."
+
+    def text(self, text: str):
+        "Something was printed, to stdout or stderr."
+
 
 class LiveClient(NotebookClient):
     "Runs the cells of a papermill manager's notebook, and tells a `Watch` and `Interrupts` about it."
+
     def __init__(self, manager, watch, interrupts, **kw):
-        super().__init__(manager.nb, raise_on_iopub_timeout=True, iopub_timeout=30, coalesce_streams=True, **kw)
+        super().__init__(
+            manager.nb, raise_on_iopub_timeout=True, iopub_timeout=30, coalesce_streams=True, **kw
+        )
         self.manager, self.watch, self.interrupts = manager, watch, interrupts
 
     def create_kernel_manager(self):
@@ -37,109 +52,192 @@ class LiveClient(NotebookClient):
         manager.transport_encryption = "auto"
         return manager
 
-    def run(self,
-        **start, # Options of the kernel's process: env, pass_fds
+    def run(
+        self,
+        **start,  # Options of the kernel's process: env, pass_fds
     ):
         "Execute until the end or the first failure, which then stands in the notebook."
         self.reset_execution_trackers()
         with self.setup_kernel(**start):
             self.pid = self.km.provisioner.pid
             self.watch.started(self.pid)
-            code = [i for i, c in enumerate(self.nb.cells) if c.cell_type == "code" and c.source.strip()]
+            code = [
+                i for i, c in enumerate(self.nb.cells) if c.cell_type == "code" and c.source.strip()
+            ]
             for n, index in enumerate(code, 1):
                 self.interrupts.check()
                 self.watch.cell(n, len(code))
-                if not self._cell(index): break
+                if not self._cell(index):
+                    break
             self.set_widgets_metadata()
 
-    def _cell(self, index:int)->bool: # Whether it ended well
+    def _cell(self, index: int) -> bool:  # Whether it ended well
         cell = self.nb.cells[index]
         self.manager.cell_start(cell, index)
-        try: self.execute_cell(cell, index)
-        except CellExecutionError: self.manager.cell_exception(cell, index)
-        except DeadKernelError: self._died(cell, index)
-        finally: self.interrupts.busy(None)
+        try:
+            self.execute_cell(cell, index)
+        except CellExecutionError:
+            self.manager.cell_exception(cell, index)
+        except DeadKernelError:
+            self._died(cell, index)
+        finally:
+            self.interrupts.busy(None)
         self.manager.cell_complete(cell, cell_index=index)
         return cell.metadata.papermill["status"] == self.manager.COMPLETED
 
-    def _died(self, cell, index:int):
+    def _died(self, cell, index: int):
         process = getattr(self.km.provisioner, "process", None)
         code = process.poll() if process else None
-        how = f"by signal {-code} ({signal.Signals(-code).name})" if code and code < 0 else f"with exit status {code}"
-        if code == -signal.SIGKILL and not self.interrupts.signum: how += "; the system does this when memory runs out"
-        if code == -signal.SIGBUS: how += "; the system does this when a file that is mapped into memory was cut, or the disk is full"
+        how = (
+            f"by signal {-code} ({signal.Signals(-code).name})"
+            if code and code < 0
+            else f"with exit status {code}"
+        )
+        if code == -signal.SIGKILL and not self.interrupts.signum:
+            how += "; the system does this when memory runs out"
+        if code == -signal.SIGBUS:
+            how += "; the system does this when a file that is mapped into memory was cut, or the disk is full"
         from nbformat.v4 import new_output
-        cell.outputs.append(new_output("error", ename="DeadKernelError", evalue=f"the kernel ended {how}", traceback=[f"DeadKernelError: the kernel ended {how}"]))
+
+        cell.outputs.append(
+            new_output(
+                "error",
+                ename="DeadKernelError",
+                evalue=f"the kernel ended {how}",
+                traceback=[f"DeadKernelError: the kernel ended {how}"],
+            )
+        )
         self.manager.cell_exception(cell, index)
 
     def process_message(self, msg, cell, cell_index):
         kind, content = msg["msg_type"], msg["content"]
-        if kind == "execute_input": self.interrupts.busy(self.pid) # From here on the kernel listens to SIGINT
-        if kind == "stream": self.watch.text(content["text"])
+        if kind == "execute_input":
+            self.interrupts.busy(self.pid)  # From here on the kernel listens to SIGINT
+        if kind == "stream":
+            self.watch.text(content["text"])
         found = super().process_message(msg, cell, cell_index)
         self.manager.autosave_cell()
         return found
 
+
 class LiveEngine(Engine):
     "papermill's way to a client of one's own."
+
     @classmethod
-    def execute_managed_notebook(cls, manager, kernel_name, watch=None, interrupts=None, env=None, pass_fds=(), start_timeout=60, **_):
+    def execute_managed_notebook(
+        cls,
+        manager,
+        kernel_name,
+        watch=None,
+        interrupts=None,
+        env=None,
+        pass_fds=(),
+        start_timeout=60,
+        **_,
+    ):
         # papermill's own markers are kept; its `log_output` and progress bar are not used
-        client = LiveClient(manager, watch, interrupts, kernel_name=kernel_name, startup_timeout=start_timeout)
+        client = LiveClient(
+            manager, watch, interrupts, kernel_name=kernel_name, startup_timeout=start_timeout
+        )
         client.run(env=dict(os.environ) if env is None else env, pass_fds=pass_fds)
 
 # %% ../../nbs/pipeline/execute.ipynb #764afb4e
 @dataclass
 class Outcome:
     "How a notebook ended."
-    seconds:float     # Wall time, kernel start included
-    cpu_seconds:float # CPU time of the kernel and its workers
-    cell:int=0        # Code cell that failed, counted as in the executed notebook; 0: none
-    name:str=""       # Name of the error
-    message:str=""    # Its message
-    source:str=""     # First line of the cell that failed
 
-    def __bool__(self): return not self.name
+    seconds: float  # Wall time, kernel start included
+    cpu_seconds: float  # CPU time of the kernel and its workers
+    cell: int = 0  # Code cell that failed, counted as in the executed notebook; 0: none
+    name: str = ""  # Name of the error
+    message: str = ""  # Its message
+    source: str = ""  # First line of the cell that failed
+
+    def __bool__(self):
+        return not self.name
+
 
 def kernel_env(
-    threads:int, # CPU threads
-    root,        # Repository's root
-)->dict: # Environment of a kernel
+    threads: int,  # CPU threads
+    root,  # Repository's root
+) -> dict:  # Environment of a kernel
     """Threads bounded in every numeric library, hashing fixed, progress as plain lines, plots into the notebook whatever the shell says
     (many servers set MPLBACKEND=agg, which would leave the report without pictures). Idle threads sleep instead of
     spinning: on two cores with a third busy process a training step of the DVAE took 0.12 to 0.16 s so, 1.6 to 2.4 s otherwise."""
     pools = ("OMP", "MKL", "OPENBLAS", "NUMEXPR")
-    fixed = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONHASHSEED": "0", "XTTS_KA_ROOT": str(root), "XTTS_KA_PROGRESS": "log", "PYTHONIOENCODING": "utf-8",
-             "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    return os.environ | {f"{p}_NUM_THREADS": str(threads) for p in pools} | {"NUMBA_NUM_THREADS": str(threads)} | fixed
+    fixed = {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PYTHONHASHSEED": "0",
+        "XTTS_KA_ROOT": str(root),
+        "XTTS_KA_PROGRESS": "log",
+        "PYTHONIOENCODING": "utf-8",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    }
+    return (
+        os.environ
+        | {f"{p}_NUM_THREADS": str(threads) for p in pools}
+        | {"NUMBA_NUM_THREADS": str(threads)}
+        | fixed
+    )
+
 
 def execute(
-    notebook,        # Run notebook
-    output,          # Where its executed copy goes
-    parameters:dict, # Values for its tagged cell
-    root,            # Working folder of the kernel: the repository's root
-    env:dict|None=None, # Environment of the kernel; default: this process's
-    watch:Watch|None=None, # Told what happens
-    interrupts:Interrupts|None=None, # Told which process to interrupt
-    pass_fds=(),     # File descriptors the kernel inherits
-)->Outcome:
+    notebook,  # Run notebook
+    output,  # Where its executed copy goes
+    parameters: dict,  # Values for its tagged cell
+    root,  # Working folder of the kernel: the repository's root
+    env: dict | None = None,  # Environment of the kernel; default: this process's
+    watch: Watch | None = None,  # Told what happens
+    interrupts: Interrupts | None = None,  # Told which process to interrupt
+    pass_fds=(),  # File descriptors the kernel inherits
+) -> Outcome:
     "Execute with papermill in this interpreter; failures of the notebook are an `Outcome`, not an exception."
     import papermill
     from jupyter_client.kernelspec import NoSuchKernel
+
     papermill_engines.register("xtts_ka", LiveEngine)
-    logging.getLogger("papermill").setLevel(logging.ERROR) # it takes a value with `=` inside for an unknown parameter; the runner has checked them all
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1" # The kernel beside this interpreter, not one of the user's that has the same name
+    logging.getLogger("papermill").setLevel(
+        logging.ERROR
+    )  # it takes a value with `=` inside for an unknown parameter; the runner has checked them all
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = (
+        "1"  # The kernel beside this interpreter, not one of the user's that has the same name
+    )
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     begin, cpu = time.monotonic(), _children_cpu()
-    spent = lambda: dict(seconds=time.monotonic() - begin, cpu_seconds=_children_cpu() - cpu)
-    try: papermill.execute_notebook(str(notebook), str(output), parameters, engine_name="xtts_ka", kernel_name="python3", progress_bar=False, cwd=str(root),
-                                    watch=watch or Watch(), interrupts=interrupts or Interrupts(), env=env, pass_fds=pass_fds)
+
+    def spent():
+        return dict(seconds=time.monotonic() - begin, cpu_seconds=_children_cpu() - cpu)
+
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(output),
+            parameters,
+            engine_name="xtts_ka",
+            kernel_name="python3",
+            progress_bar=False,
+            cwd=str(root),
+            watch=watch or Watch(),
+            interrupts=interrupts or Interrupts(),
+            env=env,
+            pass_fds=pass_fds,
+        )
     except PapermillExecutionError as e:
         lines = [l for l in e.source.splitlines() if l.strip()] or [""]
-        return Outcome(**spent(), cell=e.exec_count or 0, name=e.ename, message=e.evalue, source=lines[0].strip())
-    except NoSuchKernel as e: raise MissingError(f"no Jupyter kernel beside {sys.executable} ({e}); install ipykernel there") from e
+        return Outcome(
+            **spent(),
+            cell=e.exec_count or 0,
+            name=e.ename,
+            message=e.evalue,
+            source=lines[0].strip(),
+        )
+    except NoSuchKernel as e:
+        raise MissingError(
+            f"no Jupyter kernel beside {sys.executable} ({e}); install ipykernel there"
+        ) from e
     return Outcome(**spent())
 
-def _children_cpu()->float:
+
+def _children_cpu() -> float:
     use = resource.getrusage(resource.RUSAGE_CHILDREN)
     return use.ru_utime + use.ru_stime

@@ -16,20 +16,59 @@ import numpy as np
 from ..core.files import read_jsonl
 
 # %% ../../nbs/pipeline/figures.ipynb #1ae988e1
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8A8A8A")  # Okabe and Ito 2008, and a grey
+PALETTE = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+    "#000000",
+    "#8A8A8A",
+)  # Okabe and Ito 2008, and a grey
 INK, QUIET = "#22262b", "#6b737c"
+
 
 def _rc() -> dict:
     "matplotlib settings of the house."
     from cycler import cycler
-    return {"font.family": ["DejaVu Sans"], "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left",
-        "axes.titlepad": 8, "axes.labelsize": 9, "axes.labelcolor": QUIET, "text.color": INK, "axes.titlecolor": INK,
-        "axes.edgecolor": "#b9bec4", "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False,
-        "xtick.color": QUIET, "ytick.color": QUIET, "xtick.labelsize": 8, "ytick.labelsize": 8,
-        "axes.grid": False, "grid.color": "#e6e8eb", "grid.linewidth": 0.8, "axes.axisbelow": True,
-        "axes.prop_cycle": cycler(color=PALETTE), "lines.linewidth": 1.5, "legend.frameon": False, "legend.fontsize": 8,
-        "figure.facecolor": "white", "axes.facecolor": "white", "figure.dpi": 144, "savefig.dpi": 144,
-        "image.cmap": "viridis_r", "image.aspect": "auto", "image.origin": "lower", "axes.unicode_minus": True}
+
+    return {
+        "font.family": ["DejaVu Sans"],
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.titlelocation": "left",
+        "axes.titlepad": 8,
+        "axes.labelsize": 9,
+        "axes.labelcolor": QUIET,
+        "text.color": INK,
+        "axes.titlecolor": INK,
+        "axes.edgecolor": "#b9bec4",
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "xtick.color": QUIET,
+        "ytick.color": QUIET,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "axes.grid": False,
+        "grid.color": "#e6e8eb",
+        "grid.linewidth": 0.8,
+        "axes.axisbelow": True,
+        "axes.prop_cycle": cycler(color=PALETTE),
+        "lines.linewidth": 1.5,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+        "figure.facecolor": "white",
+        "axes.facecolor": "white",
+        "figure.dpi": 144,
+        "savefig.dpi": 144,
+        "image.cmap": "viridis_r",
+        "image.aspect": "auto",
+        "image.origin": "lower",
+        "axes.unicode_minus": True,
+    }
+
 
 @contextlib.contextmanager
 def style(
@@ -37,32 +76,42 @@ def style(
 ):
     "The house style inside a `with`; matplotlib's own settings come back after it."
     import matplotlib as mpl
-    with mpl.rc_context(_rc() | rc): yield
+
+    with mpl.rc_context(_rc() | rc):
+        yield
 
 # %% ../../nbs/pipeline/figures.ipynb #fe386724
 @contextlib.contextmanager
 def _canvas(
     width=7.5,  # Inches
     height=2.6,  # Inches
-    rows=1, cols=1,  # Grid of axes
+    rows=1,
+    cols=1,  # Grid of axes
     **kw,  # For `plt.subplots`
 ):
     "A figure and its axes in house style, let go by pyplot at the end."
     with style():
         import matplotlib.pyplot as plt
+
         fig, axes = plt.subplots(rows, cols, figsize=(width, height), layout="constrained", **kw)
-        try: yield fig, axes
-        finally: plt.close(fig)
+        try:
+            yield fig, axes
+        finally:
+            plt.close(fig)
+
 
 def _array(x) -> np.ndarray:
     "Torch tensor, list or array as a float array on the CPU."
-    if hasattr(x, "detach"): x = x.detach().cpu()
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
     return np.asarray(x, dtype=np.float64)
+
 
 def _need(x, ndim, name, shape):
     "The array, or a `ValueError` that says which shape was expected."
     x = _array(x)
-    if x.ndim != ndim or not x.size: raise ValueError(f"{name} has shape {list(x.shape)}; give {shape}")
+    if x.ndim != ndim or not x.size:
+        raise ValueError(f"{name} has shape {list(x.shape)}; give {shape}")
     return x
 
 # %% ../../nbs/pipeline/figures.ipynb #8867996c
@@ -73,32 +122,49 @@ def plot_wave(
 ):
     "Waveform over seconds; long ones as the envelope of their extremes, so no peak is lost between pixels."
     wav = _need(wav, 1, "wav", "[T]")
-    step = max(1, len(wav)//2000)
-    parts = wav[:len(wav)//step*step].reshape(-1, step)  # [T] -> [about 2000, step]
-    t = (np.arange(len(parts)) + 0.5)*step/rate
+    step = max(1, len(wav) // 2000)
+    parts = wav[: len(wav) // step * step].reshape(-1, step)  # [T] -> [about 2000, step]
+    t = (np.arange(len(parts)) + 0.5) * step / rate
     with _canvas(height=1.6) as (fig, ax):
         ax.fill_between(t, parts.min(1), parts.max(1), color=PALETTE[0], lw=0.6)
-        top = max(0.05, float(np.abs(wav).max())*1.1)
-        ax.set(title=title, xlabel="time, s", ylabel="amplitude", xlim=(0, len(wav)/rate), ylim=(-top, top))
+        top = max(0.05, float(np.abs(wav).max()) * 1.1)
+        ax.set(
+            title=title,
+            xlabel="time, s",
+            ylabel="amplitude",
+            xlim=(0, len(wav) / rate),
+            ylim=(-top, top),
+        )
     return fig
 
 # %% ../../nbs/pipeline/figures.ipynb #f8191ee2
 def _draw_mel(ax, mel, seconds_per_frame, title, lo, hi):
     "One mel on an axis; returns the image for its colour bar."
-    image = ax.imshow(mel, vmin=lo, vmax=hi, extent=(0, mel.shape[1]*seconds_per_frame, 0, mel.shape[0]), interpolation="nearest")
+    image = ax.imshow(
+        mel,
+        vmin=lo,
+        vmax=hi,
+        extent=(0, mel.shape[1] * seconds_per_frame, 0, mel.shape[0]),
+        interpolation="nearest",
+    )
     ax.set(title=title, ylabel="mel band")
-    ax.set_yticks([0, mel.shape[0]//2, mel.shape[0]])
+    ax.set_yticks([0, mel.shape[0] // 2, mel.shape[0]])
     return image
+
 
 def _range(*mels) -> tuple[float, float]:
     "Colour limits: from the 1st percentile to the maximum of all finite values."
     values = np.concatenate([m[np.isfinite(m)] for m in mels])
-    if not values.size: raise ValueError("no finite value in the mel; look for a diverged model or silence without a floor")
+    if not values.size:
+        raise ValueError(
+            "no finite value in the mel; look for a diverged model or silence without a floor"
+        )
     return float(np.percentile(values, 1)), float(values.max())
+
 
 def plot_mel(
     mel,  # [80, T] log-mel
-    seconds_per_frame=256/22050,  # Hop length over sample rate, seconds
+    seconds_per_frame=256 / 22050,  # Hop length over sample rate, seconds
     title="",  # Above the plot
     unit="log energy",  # What a value of `mel` is
 ):
@@ -110,39 +176,65 @@ def plot_mel(
         fig.colorbar(image, ax=ax, label=unit, pad=0.01).outline.set_visible(False)
     return fig
 
+
 def plot_mel_pair(
     real,  # [80, T] log-mel of the recording
     generated,  # [80, T2] log-mel of the model
-    seconds_per_frame=256/22050,  # Hop length over sample rate, seconds
+    seconds_per_frame=256 / 22050,  # Hop length over sample rate, seconds
     title="",  # Above both
     names=("recorded", "generated"),  # Of the upper and the lower plot
     unit="log energy",  # What a value of a mel is
 ):
     "Two mels, one time axis, one colour scale."
     mels = [_need(m, 2, n, "[bands, T]") for m, n in zip((real, generated), names)]
-    longest = max(m.shape[1] for m in mels)*seconds_per_frame
+    longest = max(m.shape[1] for m in mels) * seconds_per_frame
     with _canvas(height=3.8, rows=2, sharex=True) as (fig, axes):
-        for ax, mel, name in zip(axes, mels, names): image = _draw_mel(ax, mel, seconds_per_frame, name, *_range(*mels))
+        for ax, mel, name in zip(axes, mels, names):
+            image = _draw_mel(ax, mel, seconds_per_frame, name, *_range(*mels))
         axes[-1].set(xlabel="time, s", xlim=(0, longest))
         fig.colorbar(image, ax=axes, label=unit, pad=0.01).outline.set_visible(False)
-        if title: fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+        if title:
+            fig.suptitle(title, x=0.01, ha="left", fontsize=11)
     return fig
 
 # %% ../../nbs/pipeline/figures.ipynb #efbb9a0c
-IGNORED = {"step", "time", "seconds", "epoch", "phase", "kind", "lr", "learning_rate", "cpu_seconds", "rss_mb", "grad_norm", "items", "steps_per_second"}
+IGNORED = {
+    "step",
+    "time",
+    "seconds",
+    "epoch",
+    "phase",
+    "kind",
+    "lr",
+    "learning_rate",
+    "cpu_seconds",
+    "rss_mb",
+    "grad_norm",
+    "items",
+    "steps_per_second",
+}
 IGNORED_PREFIXES = ("lr/", "grad/", "time/")
+
 
 def _series(lines, key) -> tuple[np.ndarray, np.ndarray]:
     "Steps and finite values of one key."
-    pairs = [(x["step"], x[key]) for x in lines if isinstance(x.get(key), (int, float)) and np.isfinite(x[key])]
+    pairs = [
+        (x["step"], x[key])
+        for x in lines
+        if isinstance(x.get(key), (int, float)) and np.isfinite(x[key])
+    ]
     return tuple(np.array(pairs, dtype=float).reshape(-1, 2).T)
+
 
 def _panel(key) -> str:
     "`val/mel`, `loss/mel` and `mel` belong in one panel, `mel`; `val_loss`, `train/loss` and `loss` in `loss`."
-    if key.startswith("loss/"): return key[5:]
+    if key.startswith("loss/"):
+        return key[5:]
     for prefix in ("validation", "valid", "val", "train"):
-        if key.startswith((prefix + "_", prefix + "/", prefix + ".")): return key[len(prefix) + 1:]
+        if key.startswith((prefix + "_", prefix + "/", prefix + ".")):
+            return key[len(prefix) + 1 :]
     return key
+
 
 def smooth(
     y,  # [N] noisy values in the order of their steps
@@ -150,47 +242,73 @@ def smooth(
 ) -> np.ndarray:  # [N]
     "Centred running mean; at the ends the window shrinks instead of seeing zeros."
     y = _array(y)
-    kernel = np.ones(min(len(y), width or max(1, len(y)//20)) | 1)
-    near = lambda x: np.convolve(x, kernel)[len(kernel)//2:][:len(y)]
-    return near(y)/near(np.ones_like(y))
+    kernel = np.ones(min(len(y), width or max(1, len(y) // 20)) | 1)
+
+    def near(x):
+        return np.convolve(x, kernel)[len(kernel) // 2 :][: len(y)]
+
+    return near(y) / near(np.ones_like(y))
 
 # %% ../../nbs/pipeline/figures.ipynb #73bd2dd2
 def _names(lines) -> list[str]:
     "Every name that is not bookkeeping, in the order of its first line."
-    return [k for k in dict.fromkeys(k for x in lines for k in x) if k not in IGNORED and not k.startswith(IGNORED_PREFIXES)]
+    return [
+        k
+        for k in dict.fromkeys(k for x in lines for k in x)
+        if k not in IGNORED and not k.startswith(IGNORED_PREFIXES)
+    ]
+
 
 def _draw_curve(ax, steps, y, key, colour, points):
     "Points for validation, faint raw line and running mean for training."
-    if points: return ax.plot(steps, y, "o-", ms=3.5, lw=0.8, color=colour, label=key)
-    if len(y) > 40: ax.plot(steps, y, lw=0.6, alpha=0.3, color=colour)
+    if points:
+        return ax.plot(steps, y, "o-", ms=3.5, lw=0.8, color=colour, label=key)
+    if len(y) > 40:
+        ax.plot(steps, y, lw=0.6, alpha=0.3, color=colour)
     ax.plot(steps, smooth(y), color=colour, label=key)
+
 
 def _wants_log(curves) -> bool:
     "Positive, spanning more than a factor of ten, and falling: a loss, not an accuracy."
     y = np.concatenate(curves)
-    return y.min() > 0 and y.max() > 10*y.min() and all(c[-1] < c[0] for c in curves if len(c) > 1)
+    return (
+        y.min() > 0 and y.max() > 10 * y.min() and all(c[-1] < c[0] for c in curves if len(c) > 1)
+    )
+
 
 def _log_axis(ax):
     "Logarithmic, with the ticks 1, 2, 5 written as plain numbers."
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.tick_params(axis="y", which="minor", length=0)
 
+
 def _draw_panel(ax, lines, name, keys):
     "All curves of one quantity; a logarithmic axis where the values ask for one."
     everything = []
-    for key, colour in zip(keys, PALETTE*len(keys)):
+    for key, colour in zip(keys, PALETTE * len(keys)):
         steps, y = _series(lines, key)
-        _draw_curve(ax, steps, y, key, colour, key.startswith("val") or not any(key in x for x in lines if x.get("kind") != "val"))
+        _draw_curve(
+            ax,
+            steps,
+            y,
+            key,
+            colour,
+            key.startswith("val") or not any(key in x for x in lines if x.get("kind") != "val"),
+        )
         everything.append(y)
-    if _wants_log(everything): _log_axis(ax)
+    if _wants_log(everything):
+        _log_axis(ax)
     ax.grid(axis="y", which="major")
     ax.set(title=name, xlabel="step")
     ax.margins(x=0.01)
-    if len(keys) > 1: ax.legend(loc="upper right")
+    if len(keys) > 1:
+        ax.legend(loc="upper right")
+
 
 def plot_losses(
     metrics_jsonl_path,  # `metrics.jsonl` of a stage
@@ -201,14 +319,21 @@ def plot_losses(
     lines = [x for x in read_jsonl(metrics_jsonl_path) if "step" in x]
     panels = {}
     for key in keys or _names(lines):
-        if len(_series(lines, key)[0]): panels.setdefault(_panel(key), []).append(key)
-    if not panels: raise ValueError(f"{metrics_jsonl_path}: no numbers to draw for {keys or 'any name'}; it holds {len(lines)} lines with a step")
+        if len(_series(lines, key)[0]):
+            panels.setdefault(_panel(key), []).append(key)
+    if not panels:
+        raise ValueError(
+            f"{metrics_jsonl_path}: no numbers to draw for {keys or 'any name'}; it holds {len(lines)} lines with a step"
+        )
     cols = min(2, len(panels))
-    rows = -(-len(panels)//cols)
-    with _canvas(height=2.7*rows, rows=rows, cols=cols, squeeze=False) as (fig, axes):
-        for ax, (name, ks) in zip(axes.flat, panels.items()): _draw_panel(ax, lines, name, ks)
-        for ax in axes.flat[len(panels):]: ax.axis("off")
-        if title: fig.suptitle(title, x=0.01, ha="left", fontsize=11)
+    rows = -(-len(panels) // cols)
+    with _canvas(height=2.7 * rows, rows=rows, cols=cols, squeeze=False) as (fig, axes):
+        for ax, (name, ks) in zip(axes.flat, panels.items()):
+            _draw_panel(ax, lines, name, ks)
+        for ax in axes.flat[len(panels) :]:
+            ax.axis("off")
+        if title:
+            fig.suptitle(title, x=0.01, ha="left", fontsize=11)
     return fig
 
 # %% ../../nbs/pipeline/figures.ipynb #71f7ad83
@@ -220,16 +345,29 @@ def plot_durations(
     groups = seconds if isinstance(seconds, dict) else {"all": seconds}
     groups = {k: _need(v, 1, f"seconds of {k}", "a list of lengths") for k, v in groups.items()}
     jitter = np.random.default_rng(0)
-    with _canvas(height=0.9 + 0.28*len(groups)) as (fig, ax):
+    with _canvas(height=0.9 + 0.28 * len(groups)) as (fig, ax):
         for y, s in enumerate(groups.values()):
-            ax.plot(s, y + jitter.uniform(-0.26, 0.26, len(s)), ".", ms=3.5, alpha=0.45, mew=0, color=PALETTE[0])
-            ax.plot([np.median(s)]*2, [y - 0.36, y + 0.36], color=PALETTE[1], lw=2)
-        labels = [f"{k}   {len(s)} clips, {s.sum()/60:.1f} min" for k, s in groups.items()]
+            ax.plot(
+                s,
+                y + jitter.uniform(-0.26, 0.26, len(s)),
+                ".",
+                ms=3.5,
+                alpha=0.45,
+                mew=0,
+                color=PALETTE[0],
+            )
+            ax.plot([np.median(s)] * 2, [y - 0.36, y + 0.36], color=PALETTE[1], lw=2)
+        labels = [f"{k}   {len(s)} clips, {s.sum() / 60:.1f} min" for k, s in groups.items()]
         ax.set_yticks(range(len(groups)), labels)
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
         ax.grid(axis="x")
-        ax.set(title=title, xlabel="clip length, s (line: median)", xlim=(0, None), ylim=(len(groups) - 0.4, -0.6))
+        ax.set(
+            title=title,
+            xlabel="clip length, s (line: median)",
+            xlim=(0, None),
+            ylim=(len(groups) - 0.4, -0.6),
+        )
     return fig
 
 # %% ../../nbs/pipeline/figures.ipynb #f5ffe394
@@ -238,8 +376,9 @@ def perplexity(
 ) -> float:  # Codes in effective use, 1 to K
     "Exponential of the entropy of the code usage: K codes used equally give K."
     p = _array(counts)
-    p = p[p > 0]/p.sum()
-    return float(np.exp(-(p*np.log(p)).sum()))
+    p = p[p > 0] / p.sum()
+    return float(np.exp(-(p * np.log(p)).sum()))
+
 
 def plot_code_usage(
     counts,  # [K] how often each code was used
@@ -247,13 +386,21 @@ def plot_code_usage(
 ):
     "Codes sorted by use, against the even share."
     counts = _need(counts, 1, "counts", "[codes]")
-    share = 100*np.sort(counts)[::-1]/max(counts.sum(), 1)
+    share = 100 * np.sort(counts)[::-1] / max(counts.sum(), 1)
     with _canvas(height=2.2) as (fig, ax):
-        ax.fill_between(np.arange(len(share)), share, step="mid", color=PALETTE[0], alpha=0.85, lw=0)
-        ax.axhline(100/len(share), color=PALETTE[1], lw=1, ls="--", label="even share")
+        ax.fill_between(
+            np.arange(len(share)), share, step="mid", color=PALETTE[0], alpha=0.85, lw=0
+        )
+        ax.axhline(100 / len(share), color=PALETTE[1], lw=1, ls="--", label="even share")
         ax.legend(loc="upper right")
         note = f"{np.count_nonzero(counts)} of {len(counts)} codes used, perplexity {perplexity(counts):.0f}"
-        ax.set(title=f"{title}: {note}" if title else note, xlabel="code, most used first", ylabel="share, %", xlim=(-0.5, len(share) - 0.5), ylim=(0, None))
+        ax.set(
+            title=f"{title}: {note}" if title else note,
+            xlabel="code, most used first",
+            ylabel="share, %",
+            xlim=(-0.5, len(share) - 0.5),
+            ylim=(0, None),
+        )
     return fig
 
 # %% ../../nbs/pipeline/figures.ipynb #0245bdfb
@@ -264,19 +411,31 @@ def plot_retrieval(
 ):
     "Distances of generated speech to all references; a ring where the nearest is the wrong one."
     m = _need(matrix, 2, "matrix", "[N, N]")
-    if m.shape[0] != m.shape[1]: raise ValueError(f"matrix has shape {list(m.shape)}; give [N, N]")
+    if m.shape[0] != m.shape[1]:
+        raise ValueError(f"matrix has shape {list(m.shape)}; give [N, N]")
     rows, nearest = np.arange(len(m)), m.argmin(1)
     wrong = nearest != rows
     with _canvas(width=5.6, height=4.8) as (fig, ax):
-        image = ax.imshow(m, cmap="viridis", origin="upper", aspect="equal", interpolation="nearest")
+        image = ax.imshow(
+            m, cmap="viridis", origin="upper", aspect="equal", interpolation="nearest"
+        )
         ax.plot(nearest[~wrong], rows[~wrong], ".", color="white", ms=4)
         ax.plot(nearest[wrong], rows[wrong], "o", mfc="none", mec=PALETTE[1], ms=7, mew=1.6)
         note = f"{len(m) - wrong.sum()} of {len(m)} nearest to their own reference"
-        ax.set(title=f"{title}\n{note}" if title else note, xlabel="reference sentence", ylabel="generated sentence")
-        for axis in (ax.xaxis, ax.yaxis): axis.get_major_locator().set_params(integer=True)
-        if labels is not None: ax.set_yticks(rows, [str(x) for x in labels])
-        fig.colorbar(image, ax=ax, label="distance", fraction=0.046, pad=0.03).outline.set_visible(False)
+        ax.set(
+            title=f"{title}\n{note}" if title else note,
+            xlabel="reference sentence",
+            ylabel="generated sentence",
+        )
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.get_major_locator().set_params(integer=True)
+        if labels is not None:
+            ax.set_yticks(rows, [str(x) for x in labels])
+        fig.colorbar(image, ax=ax, label="distance", fraction=0.046, pad=0.03).outline.set_visible(
+            False
+        )
     return fig
+
 
 def plot_alignments(
     items,  # (text, [n, text positions] attention) of each piece
@@ -287,73 +446,130 @@ def plot_alignments(
     "Which letter the taught heads look at while each code is chosen: a line from corner to corner is a text that was read once and whole."
     items = [(text, _need(a, 2, "attention", "[n, text positions]")) for text, a in items]
     rows = -(-len(items) // columns)
-    with _canvas(width=2.3 * columns, height=2.1 * rows + 0.4, rows=rows, cols=columns) as (fig, axes):
+    with _canvas(width=2.3 * columns, height=2.1 * rows + 0.4, rows=rows, cols=columns) as (
+        fig,
+        axes,
+    ):
         for ax in np.atleast_1d(axes).flat:
             ax.set_visible(False)
         for ax, (text, a) in zip(np.atleast_1d(axes).flat, items):
             ax.set_visible(True)
-            ax.imshow(a.T, cmap="magma", origin="lower", aspect="auto", interpolation="nearest", vmin=0, vmax=1, extent=(0, len(a) * seconds, 0, a.shape[1]))
+            ax.imshow(
+                a.T,
+                cmap="magma",
+                origin="lower",
+                aspect="auto",
+                interpolation="nearest",
+                vmin=0,
+                vmax=1,
+                extent=(0, len(a) * seconds, 0, a.shape[1]),
+            )
             ax.set_title(text if len(text) < 30 else f"{text[:28]}…", fontsize=7)
             ax.tick_params(labelsize=6)
         fig.supxlabel("seconds", fontsize=8)
         fig.supylabel("text position", fontsize=8)
-        if title: fig.suptitle(title)
+        if title:
+            fig.suptitle(title)
     return fig
+
 
 def plot_dtw(
     path,  # [P, 2] pairs (generated frame, reference frame), or an [N, M] 0/1 path matrix
-    seconds_per_frame=256/22050,  # Hop length over sample rate, seconds
+    seconds_per_frame=256 / 22050,  # Hop length over sample rate, seconds
     title="",  # Above the plot
 ):
     "The warping path of generated speech against its reference; the dashed line is equal tempo."
     p = _need(path, 2, "path", "[P, 2] or [N, M]")
-    if p.shape[1] != 2: p = np.argwhere(p > 0)
-    s = p*seconds_per_frame
+    if p.shape[1] != 2:
+        p = np.argwhere(p > 0)
+    s = p * seconds_per_frame
     with _canvas(width=3.8, height=3.6) as (fig, ax):
         ax.plot([0, s[-1, 1]], [0, s[-1, 0]], "--", lw=1, color=PALETTE[7])
         ax.plot(s[:, 1], s[:, 0], color=PALETTE[0])
         ax.grid(True)
-        ax.set(title=title, xlabel="reference, s", ylabel="generated, s", xlim=(0, None), ylim=(0, None))
+        ax.set(
+            title=title,
+            xlabel="reference, s",
+            ylabel="generated, s",
+            xlim=(0, None),
+            ylim=(0, None),
+        )
     return fig
 
 # %% ../../nbs/pipeline/figures.ipynb #2669ab5e
 def plot_paths(
-    rows:list, # Dicts with path, CER, low and high, shares of letters; recordings first
-    free=("XTTS", "XTTS, by the vocoder", "sovits2"), # Paths that were spoken freely
+    rows: list,  # Dicts with path, CER, low and high, shares of letters; recordings first
+    free=("XTTS", "XTTS, by the vocoder", "sovits2"),  # Paths that were spoken freely
 ):
     "Character error rates with their intervals."
-    with _canvas(height=.6 + .34 * len(rows)) as (fig, ax):
+    with _canvas(height=0.6 + 0.34 * len(rows)) as (fig, ax):
         for y, r in enumerate(rows):
-            ax.barh(y, 100 * r["CER"], color=PALETTE[0 if r["path"] in free else 4], height=.62)
+            ax.barh(y, 100 * r["CER"], color=PALETTE[0 if r["path"] in free else 4], height=0.62)
             ax.plot([100 * r["low"], 100 * r["high"]], [y, y], color=QUIET, lw=1.2)
-            ax.text(100 * max(r["high"], r["CER"]), y, f"  {100 * r['CER']:.1f}", va="center", fontsize=8)
-        ax.axvline(100 * rows[0]["CER"], color=QUIET, lw=.8, ls=":")
+            ax.text(
+                100 * max(r["high"], r["CER"]),
+                y,
+                f"  {100 * r['CER']:.1f}",
+                va="center",
+                fontsize=8,
+            )
+        ax.axvline(100 * rows[0]["CER"], color=QUIET, lw=0.8, ls=":")
         ax.set_yticks(range(len(rows)), [r["path"] for r in rows])
         ax.invert_yaxis()
-        ax.set(title="What the independent recogniser does not understand", xlabel="character error rate, % (line: 95 % interval; dark: spoken freely)", xlim=(0, None))
+        ax.set(
+            title="What the independent recogniser does not understand",
+            xlabel="character error rate, % (line: 95 % interval; dark: spoken freely)",
+            xlim=(0, None),
+        )
     return fig
 
 # %% ../../nbs/pipeline/figures.ipynb #f450c105
 def plot_everyday(
-    summary:list, # Dicts with path, kind, CER, low and high: of `evaluate.everyday.summarise`
+    summary: list,  # Dicts with path, kind, CER, low and high: of `evaluate.everyday.summarise`
 ):
     "Character error rates of every kind of text, by path."
     import pandas as pd
     import seaborn as sns
+
     table = pd.DataFrame(summary)
     free = table[~table.path.eq("recording")]
-    order = ["all", *(k for k in free.groupby("kind").CER.mean().sort_values(ascending=False).index if k != "all")]
+    order = [
+        "all",
+        *(
+            k
+            for k in free.groupby("kind").CER.mean().sort_values(ascending=False).index
+            if k != "all"
+        ),
+    ]
     paths = list(dict.fromkeys(table.path))
     top = 100 * max(table.high.max(), table.CER.max())
     rates = table.pivot(index="kind", columns="path").loc[order]
-    height = 0.8 / len(paths)                                                 # of a bar; seaborn shares 0.8 of a row among the hues
-    with _canvas(height=.8 + .12 * len(paths) * len(order)) as (fig, ax):
-        colours = {p: QUIET if p == "recording" else c for p, c in zip(sorted(paths, key="recording".__ne__), (QUIET, *PALETTE))}
-        sns.barplot(table.assign(percent=100 * table.CER), x="percent", y="kind", hue="path", order=order, hue_order=paths, palette=colours, errorbar=None, ax=ax)
+    height = 0.8 / len(paths)  # of a bar; seaborn shares 0.8 of a row among the hues
+    with _canvas(height=0.8 + 0.12 * len(paths) * len(order)) as (fig, ax):
+        colours = {
+            p: QUIET if p == "recording" else c
+            for p, c in zip(sorted(paths, key="recording".__ne__), (QUIET, *PALETTE))
+        }
+        sns.barplot(
+            table.assign(percent=100 * table.CER),
+            x="percent",
+            y="kind",
+            hue="path",
+            order=order,
+            hue_order=paths,
+            palette=colours,
+            errorbar=None,
+            ax=ax,
+        )
         for n, path in enumerate(paths):
-            y = np.arange(len(order)) + (n + .5) * height - .4
-            ax.hlines(y, 100 * rates["low"][path], 100 * rates["high"][path], color=INK, lw=.9)
+            y = np.arange(len(order)) + (n + 0.5) * height - 0.4
+            ax.hlines(y, 100 * rates["low"][path], 100 * rates["high"][path], color=INK, lw=0.9)
         ax.legend(loc="lower right", title="")
-        ax.set(title="Everyday texts: what the independent recogniser does not understand", xlabel=f"character error rate, % (line: 95 % interval{'; cut at 120' if top > 120 else ''})", ylabel="",
-               xlim=(0, min(120, 1.05 * top)), ylim=(len(order) - .45, -.55))
+        ax.set(
+            title="Everyday texts: what the independent recogniser does not understand",
+            xlabel=f"character error rate, % (line: 95 % interval{'; cut at 120' if top > 120 else ''})",
+            ylabel="",
+            xlim=(0, min(120, 1.05 * top)),
+            ylim=(len(order) - 0.45, -0.55),
+        )
     return fig

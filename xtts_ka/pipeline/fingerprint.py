@@ -7,145 +7,201 @@ __all__ = ['APART', 'bare_code', 'imported', 'used_modules', 'code_digest', 'inp
            'output_digests', 'notebook_cells']
 
 # %% ../../nbs/pipeline/fingerprint.ipynb #89e3a2d2
-import ast, functools, json, os, re
+import ast
+import functools
+import json
+import os
+import re
 from pathlib import Path
 
 import xtts_ka
 from ..core.config import to_dict
 from ..core.errors import ConfigError
 from ..core.files import digest, sha256_file, tree_digest
-from .stages import run_language
 from ..core.paths import resolve, shown
+from .stages import run_language
 
 # %% ../../nbs/pipeline/fingerprint.ipynb #26c1af7a
-APART = ("xtts_ka.pipeline",) # Rooms whose code does not change a stage's results
+APART = ("xtts_ka.pipeline",)  # Rooms whose code does not change a stage's results
+
 
 def bare_code(
-    source:str, # Python, perhaps with IPython's `%` and `!` lines
-)->str: # The same without comments and layout
+    source: str,  # Python, perhaps with IPython's `%` and `!` lines
+) -> str:  # The same without comments and layout
     "Source reduced to what it does; text that is not Python stays as it is."
     plain = re.sub(r"^\s*[%!].*$", "pass", source, flags=re.M)
-    try: return ast.unparse(ast.parse(plain))
-    except SyntaxError: return source
+    try:
+        return ast.unparse(ast.parse(plain))
+    except SyntaxError:
+        return source
+
 
 def imported(
-    source:str,     # Python
-    package:str="", # Dotted package the source lies in, for relative imports
-)->set: # Dotted names that may be modules
+    source: str,  # Python
+    package: str = "",  # Dotted package the source lies in, for relative imports
+) -> set:  # Dotted names that may be modules
     "All names imported anywhere in the source, also inside functions."
     found = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import): found |= {a.name for a in node.names}
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom):
-            up = package.split(".")[:len(package.split(".")) - node.level + 1] if node.level else []
+            up = (
+                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            )
             base = ".".join(up + ([node.module] if node.module else []))
             found |= {base} | {f"{base}.{a.name}" for a in node.names}
     return found
 
 # %% ../../nbs/pipeline/fingerprint.ipynb #a09c24d4
-def _module(root:Path, name:str)->tuple: # (its code without comments, all it imports) or None
+def _module(root: Path, name: str) -> tuple:  # (its code without comments, all it imports) or None
     "One module of the package."
     path = root.joinpath(*name.split("."))
-    file = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path/"__init__.py"
-    if not file.is_file(): return None
+    file = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+    if not file.is_file():
+        return None
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     return _parsed(file, package, file.stat().st_mtime_ns, file.stat().st_size)
 
-@functools.lru_cache(maxsize=None)
-def _parsed(file:Path, package:str, *_)->tuple: # Parsed again only when the file changes: stages share most modules
+
+@functools.cache
+def _parsed(
+    file: Path, package: str, *_
+) -> tuple:  # Parsed again only when the file changes: stages share most modules
     source = file.read_text(encoding="utf-8")
     return bare_code(source), frozenset(imported(source, package))
 
+
 def used_modules(
-    names,       # Dotted names a notebook imports
-    root:Path,   # Folder that holds the package
-    package:str="xtts_ka", # Only its modules are followed
-)->dict: # Module -> its code without comments
+    names,  # Dotted names a notebook imports
+    root: Path,  # Folder that holds the package
+    package: str = "xtts_ka",  # Only its modules are followed
+) -> dict:  # Module -> its code without comments
     "The modules of the package that these names reach."
-    used, todo = {}, [n for n in names]
+    used, todo = {}, list(names)
     while todo:
         name = todo.pop()
         skip = name.partition(".")[0] != package or name in used or name.startswith(APART)
-        if skip or not (found := _module(root, name)): continue
+        if skip or not (found := _module(root, name)):
+            continue
         used[name] = found[0]
         todo += [*found[1], *(name.rsplit(".", i)[0] for i in range(1, name.count(".") + 1))]
     return used
 
+
 def code_digest(
-    cells:list, # Cells of the stage's notebook as in its JSON
-    root:Path|None=None, # Folder that holds the package; default: where this one lies
-)->str: # sha256
+    cells: list,  # Cells of the stage's notebook as in its JSON
+    root: Path | None = None,  # Folder that holds the package; default: where this one lies
+) -> str:  # sha256
     "Digest of a notebook's code and of all of the package that it uses."
     root = root or Path(xtts_ka.__file__).resolve().parents[1]
     sources = [bare_code("".join(c["source"])) for c in cells if c["cell_type"] == "code"]
     modules = used_modules(set().union(*(_names(s) for s in sources)), root)
     text = "\n".join(modules.values())
-    held = root/"xtts_ka"/"data"
-    data = {p.relative_to(held).as_posix(): sha256_file(p) for p in sorted(held.rglob("*")) if p.is_file() and p.relative_to(held).parts[0] in text}
+    held = root / "xtts_ka" / "data"
+    data = {
+        p.relative_to(held).as_posix(): sha256_file(p)
+        for p in sorted(held.rglob("*"))
+        if p.is_file() and p.relative_to(held).parts[0] in text
+    }
     return digest([[s for s in sources if s], modules, data])
 
-def _names(source:str)->set:
-    try: return imported(source)
-    except SyntaxError: return set()
+
+def _names(source: str) -> set:
+    try:
+        return imported(source)
+    except SyntaxError:
+        return set()
 
 # %% ../../nbs/pipeline/fingerprint.ipynb #e4d40077
 def input_digest(
-    path, # File or folder, as the configuration names it
-    cache, # `DigestCache`
-)->str: # sha256; "missing" when there is nothing
+    path,  # File or folder, as the configuration names it
+    cache,  # `DigestCache`
+) -> str:  # sha256; "missing" when there is nothing
     "Digest of an outside file by content, of a folder by its listing and its `metadata.csv`."
     path = resolve(path)
-    if path.is_file(): return cache.file(path)
-    if not path.is_dir(): return "missing"
-    return digest([[rel, cache.file(path/rel)] if rel.endswith(".csv") else [rel, size, mtime] for rel, size, mtime in sorted(_listing(path))])
+    if path.is_file():
+        return cache.file(path)
+    if not path.is_dir():
+        return "missing"
+    return digest(
+        [
+            [rel, cache.file(path / rel)] if rel.endswith(".csv") else [rel, size, mtime]
+            for rel, size, mtime in sorted(_listing(path))
+        ]
+    )
+
 
 def named_paths(
-    value, # A field that names files: a path, an object with one, or a list of those
-)->list: # Paths
+    value,  # A field that names files: a path, an object with one, or a list of those
+) -> list:  # Paths
     "The files and folders a field names."
-    if isinstance(value, (list, tuple)): return [path for v in value for path in named_paths(v)]
+    if isinstance(value, (list, tuple)):
+        return [path for v in value for path in named_paths(v)]
     return [getattr(value, "path", value)]
 
-def _listing(path:Path):
+
+def _listing(path: Path):
     for folder, folders, files in os.walk(path):
         folders[:] = [f for f in folders if not f.startswith(".")]
         for name in files:
             at = os.path.join(folder, name)
-            if not name.startswith(".") and os.path.isfile(at): yield os.path.relpath(at, path), (s := os.stat(at)).st_size, s.st_mtime_ns
+            if not name.startswith(".") and os.path.isfile(at):
+                yield os.path.relpath(at, path), (s := os.stat(at)).st_size, s.st_mtime_ns
 
 # %% ../../nbs/pipeline/fingerprint.ipynb #76c0491a
 def parts(
-    cfg,        # Object of `run_config`
-    stage,      # `Stage`
-    cells:list, # Cells of its notebook as in its JSON
-    above:dict, # Stage it needs -> its `StageState`
-    cache,      # `DigestCache`
-)->dict: # parameters, code, inputs, upstream -> sha256
+    cfg,  # Object of `run_config`
+    stage,  # `Stage`
+    cells: list,  # Cells of its notebook as in its JSON
+    above: dict,  # Stage it needs -> its `StageState`
+    cache,  # `DigestCache`
+) -> dict:  # parameters, code, inputs, upstream -> sha256
     "What the outputs of a stage follow from, each as one digest."
     section = getattr(cfg, stage.name)
-    outside = {f: [input_digest(path, cache) for path in named_paths(value)] for f in stage.inputs if (value := functools.reduce(getattr, f.split("."), section))}
-    return {"parameters": digest([cfg.seed, run_language(cfg), to_dict(section)]), "code": code_digest(cells), "inputs": digest(outside),
-            "upstream": digest({name: [state.fingerprint, state.outputs] for name, state in above.items()})}
+    outside = {
+        f: [input_digest(path, cache) for path in named_paths(value)]
+        for f in stage.inputs
+        if (value := functools.reduce(getattr, f.split("."), section))
+    }
+    return {
+        "parameters": digest([cfg.seed, run_language(cfg), to_dict(section)]),
+        "code": code_digest(cells),
+        "inputs": digest(outside),
+        "upstream": digest(
+            {name: [state.fingerprint, state.outputs] for name, state in above.items()}
+        ),
+    }
+
 
 def changed(
-    old:dict, # Parts of the last time
-    new:dict, # Parts of now
-)->list: # Their names
+    old: dict,  # Parts of the last time
+    new: dict,  # Parts of now
+) -> list:  # Their names
     "Which parts differ."
     return [k for k in new if old.get(k) != new[k]]
 
+
 def output_digests(
-    run_dir:Path, # Folder of the run
-    stage,        # `Stage`
-    cache,        # `DigestCache`
-)->dict: # Output -> sha256, "" for one that is not there
+    run_dir: Path,  # Folder of the run
+    stage,  # `Stage`
+    cache,  # `DigestCache`
+) -> dict:  # Output -> sha256, "" for one that is not there
     "What a stage left on the disk."
-    return {o: tree_digest(run_dir/o, cache) if (run_dir/o).exists() else "" for o in stage.outputs}
+    return {
+        o: tree_digest(run_dir / o, cache) if (run_dir / o).exists() else "" for o in stage.outputs
+    }
+
 
 def notebook_cells(
-    path, # Run notebook
-)->list: # Its cells
+    path,  # Run notebook
+) -> list:  # Its cells
     "The cells of a notebook; `ConfigError` when it is missing or is none."
-    try: return json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
-    except FileNotFoundError: raise ConfigError(f"{shown(path)}: no such notebook; run from the repository, or set XTTS_KA_ROOT to it") from None
-    except (ValueError, KeyError, TypeError) as e: raise ConfigError(f"{shown(path)}: not a notebook ({e})") from None
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{shown(path)}: no such notebook; run from the repository, or set XTTS_KA_ROOT to it"
+        ) from None
+    except (ValueError, KeyError, TypeError) as e:
+        raise ConfigError(f"{shown(path)}: not a notebook ({e})") from None

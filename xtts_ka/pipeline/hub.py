@@ -9,7 +9,14 @@ __all__ = ['RECORD', 'CARD', 'TEXTS', 'SUFFIXES', 'LICENCES', 'LOGIN', 'unfit', 
            'add_arguments', 'main']
 
 # %% ../../nbs/pipeline/hub.ipynb #4431ad2e
-import argparse, contextlib, difflib, hashlib, os, re, shutil, tempfile
+import argparse
+import contextlib
+import difflib
+import hashlib
+import os
+import re
+import shutil
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,205 +24,380 @@ import yaml
 
 from .. import __version__
 from ..core.checkpoint import read_tensors
-from ..core.errors import CheckpointError, ConfigError, MissingError, PathError, XttsKaError, advice
+from xtts_ka.core.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingError,
+    PathError,
+    XttsKaError,
+    advice,
+)
 from ..core.files import atomic_write, fresh_dir, read_json, sha256_file, write_json
 from ..core.paths import inside, outside, repo_root, resolve, shown
 from ..core.progress import bar
 
 # %% ../../nbs/pipeline/hub.ipynb #cdb0278f
-RECORD, CARD = "hub.json", "README.md" # What was pushed, with digests; the model card
+RECORD, CARD = "hub.json", "README.md"  # What was pushed, with digests; the model card
 TEXTS = (".json", ".txt", ".tsv", ".csv", ".yaml", ".md")
 SUFFIXES = (".safetensors", *TEXTS, ".wav", ".flac", ".npy", ".pth", ".pt")
 _TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}")
 
+
 def unfit(
-    path, # A file with one of `SUFFIXES`
-)->str: # Why it does not travel, or ""
+    path,  # A file with one of `SUFFIXES`
+) -> str:  # Why it does not travel, or ""
     "Look into a file. Nothing of it is run."
     import numpy as np
     from safetensors import SafetensorError, safe_open
+
     path, kind = Path(path), Path(path).suffix.lower()
     try:
-        if kind in (".pth", ".pt"): read_tensors(path)
-        if kind == ".npy": np.load(path, mmap_mode="r", allow_pickle=False)
+        if kind in (".pth", ".pt"):
+            read_tensors(path)
+        if kind == ".npy":
+            np.load(path, mmap_mode="r", allow_pickle=False)
         if kind == ".safetensors":
-            with safe_open(path, "numpy"): pass
-    except CheckpointError: return "holds more than plain tensors, or is damaged"
-    except (ValueError, EOFError): return "not an array of numbers"
-    except SafetensorError as e: return f"not a safetensors file ({e})"
-    if kind in TEXTS and _TOKEN.search(path.read_bytes()): return "holds an access token; take it out"
+            with safe_open(path, "numpy"):
+                pass
+    except CheckpointError:
+        return "holds more than plain tensors, or is damaged"
+    except (ValueError, EOFError):
+        return "not an array of numbers"
+    except SafetensorError as e:
+        return f"not a safetensors file ({e})"
+    if kind in TEXTS and _TOKEN.search(path.read_bytes()):
+        return "holds an access token; take it out"
     return ""
 
+
 def kind_fault(
-    name:str, # Path in the repository, with `/`
-)->str: # Why a file of this name does not travel, or ""
+    name: str,  # Path in the repository, with `/`
+) -> str:  # Why a file of this name does not travel, or ""
     "What the name alone tells."
-    if any(part.startswith(".") for part in name.split("/")): return "hidden"
-    return "" if Path(name).suffix.lower() in SUFFIXES else f"a {Path(name).suffix or 'file without a suffix'}; only {' '.join(SUFFIXES)} travel"
+    if any(part.startswith(".") for part in name.split("/")):
+        return "hidden"
+    return (
+        ""
+        if Path(name).suffix.lower() in SUFFIXES
+        else f"a {Path(name).suffix or 'file without a suffix'}; only {' '.join(SUFFIXES)} travel"
+    )
 
 # %% ../../nbs/pipeline/hub.ipynb #ade13373
 def walk(
-    folder, # To look through
-): # Yields (name with `/`, path) of every file, and of links to folders
+    folder,  # To look through
+):  # Yields (name with `/`, path) of every file, and of links to folders
     "All files below a folder, in order. `PathError` for a link that leads out."
     root = Path(folder).resolve()
     for here, folders, files in os.walk(root):
         folders.sort()
-        for p in sorted(Path(here, n) for n in files + [f for f in folders if os.path.islink(os.path.join(here, f))]):
+        for p in sorted(
+            Path(here, n)
+            for n in files + [f for f in folders if os.path.islink(os.path.join(here, f))]
+        ):
             name = p.relative_to(root).as_posix()
-            if p.is_symlink() and not p.resolve().is_relative_to(root): raise PathError(f"{shown(root)}/{name}: a link that leads out of the folder; copy the file in, or remove the link")
+            if p.is_symlink() and not p.resolve().is_relative_to(root):
+                raise PathError(
+                    f"{shown(root)}/{name}: a link that leads out of the folder; copy the file in, or remove the link"
+                )
             yield name, p
 
+
 def choose(
-    folder, # A model
-)->tuple: # ({name: path} of what travels, {name: reason} of what stays)
+    folder,  # A model
+) -> tuple:  # ({name: path} of what travels, {name: reason} of what stays)
     "Sort the files of a folder."
     goes, stays = {}, {}
     for name, p in walk(folder):
-        if name == RECORD: continue
+        if name == RECORD:
+            continue
         why = kind_fault(name) or ("" if p.is_file() else "not a plain file") or unfit(p)
-        if not name.isprintable(): why = "its name cannot be written"
-        if why: stays[ascii(name)[1:-1] if not name.isprintable() else name] = why
-        else: goes[name] = p
+        if not name.isprintable():
+            why = "its name cannot be written"
+        if why:
+            stays[ascii(name)[1:-1] if not name.isprintable() else name] = why
+        else:
+            goes[name] = p
     return goes, stays
 
+
 def places_named(
-    files:dict, # name -> path
-)->list: # (name, folder)
+    files: dict,  # name -> path
+) -> list:  # (name, folder)
     "Texts that tell the folders of this machine: no harm to the model, but perhaps nobody else's business."
     seen = {str(p) for p in (Path.home(), repo_root()) if len(p.parts) > 1}
-    return [(name, s) for name, p in files.items() if p.suffix.lower() in TEXTS for s in sorted(seen) if s.encode() in p.read_bytes()]
+    return [
+        (name, s)
+        for name, p in files.items()
+        if p.suffix.lower() in TEXTS
+        for s in sorted(seen)
+        if s.encode() in p.read_bytes()
+    ]
 
 # %% ../../nbs/pipeline/hub.ipynb #b7f5cc75
-LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "mpl-2.0", "gpl-3.0", "agpl-3.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "openrail", "unknown")
+LICENCES = (
+    "apache-2.0",
+    "mit",
+    "bsd-3-clause",
+    "mpl-2.0",
+    "gpl-3.0",
+    "agpl-3.0",
+    "cc0-1.0",
+    "cc-by-4.0",
+    "cc-by-sa-4.0",
+    "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0",
+    "cc-by-nd-4.0",
+    "cc-by-nc-nd-4.0",
+    "openrail",
+    "unknown",
+)
+
 
 def licence_head(
-    licence:str, # One of `LICENCES`, `cpml`, or `other:NAME`
-)->dict: # What the head of a card says
+    licence: str,  # One of `LICENCES`, `cpml`, or `other:NAME`
+) -> dict:  # What the head of a card says
     "The hub's own words. `ConfigError` for a licence that it does not know."
-    if licence == "cpml": return {"license": "other", "license_name": "coqui-public-model-license", "license_link": "https://coqui.ai/cpml"}
-    if licence in LICENCES: return {"license": licence}
+    if licence == "cpml":
+        return {
+            "license": "other",
+            "license_name": "coqui-public-model-license",
+            "license_link": "https://coqui.ai/cpml",
+        }
+    if licence in LICENCES:
+        return {"license": licence}
     kind, _, name = licence.partition(":")
-    if kind == "other" and re.fullmatch(r"[\w.-]+", name): return {"license": "other", "license_name": name}
+    if kind == "other" and re.fullmatch(r"[\w.-]+", name):
+        return {"license": "other", "license_name": name}
     near = difflib.get_close_matches(licence, [*LICENCES, "cpml"], 1)
-    raise ConfigError(f"--licence {licence!r} is not known" + (f"; did you mean {near[0]}?" if near else "") + f" Give one of {', '.join(LICENCES)}, cpml (Coqui's, for what came from XTTS-v2), or other:NAME with the text in the folder")
+    raise ConfigError(
+        f"--licence {licence!r} is not known"
+        + (f"; did you mean {near[0]}?" if near else "")
+        + f" Give one of {', '.join(LICENCES)}, cpml (Coqui's, for what came from XTTS-v2), or other:NAME with the text in the folder"
+    )
+
 
 def origin(
-    folder, # A model
-)->dict: # What it says it was made from; {} when it says nothing
+    folder,  # A model
+) -> dict:  # What it says it was made from; {} when it says nothing
     "`about` of export.json (XTTS) or config.json (GPT-SoVITS2), and the language."
     for name in ("export.json", "config.json"):
         held = read_json(Path(folder) / name) if (Path(folder) / name).is_file() else {}
-        if isinstance(held, dict) and isinstance(held.get("about"), dict): return {"language": held.get("language") or "ka", **held["about"]}
+        if isinstance(held, dict) and isinstance(held.get("about"), dict):
+            return {"language": held.get("language") or "ka", **held["about"]}
     return {}
 
+
 def check_licence(
-    licence:str,
-    about:dict, # From `origin`
-)->dict: # The head's lines
+    licence: str,
+    about: dict,  # From `origin`
+) -> dict:  # The head's lines
     "`ConfigError` when the base's terms are others."
     head = licence_head(licence)
-    if licence == "cpml" or not about.get("base"): return head
-    from xtts_ka.xtts.export import base_note # seconds to import
+    if licence == "cpml" or not about.get("base"):
+        return head
+    from xtts_ka.xtts.export import base_note  # seconds to import
+
     if "CPML" in base_note(about["base"]):
-        raise ConfigError(f"--licence {licence}: the model came from Coqui's XTTS-v2, whose licence binds whoever passes it on; give --licence cpml")
+        raise ConfigError(
+            f"--licence {licence}: the model came from Coqui's XTTS-v2, whose licence binds whoever passes it on; give --licence cpml"
+        )
     return head
 
 # %% ../../nbs/pipeline/hub.ipynb #92c4acbe
 def run_metrics(
-    folder, # A model in `outputs/RUN/...`
-)->dict: # name -> number or short text
+    folder,  # A model in `outputs/RUN/...`
+) -> dict:  # name -> number or short text
     "What `metrics.json` of its run says; {} outside of a run."
     from xtts_ka.pipeline.state import Progress
+
     folder = Path(folder).resolve()
     run = next((p for p in folder.parents if (p / Progress.FILE).is_file()), None)
-    if run is None: return {}
+    if run is None:
+        return {}
     stage, out = folder.relative_to(run).parts[0], {}
-    for name in dict.fromkeys((stage if stage != "xtts" else "full_pretrain", "evaluate")): # `full_pretrain` writes the folder xtts
-        found = read_json(run / name / "metrics.json") if (run / name / "metrics.json").is_file() else {}
+    for name in dict.fromkeys(
+        (stage if stage != "xtts" else "full_pretrain", "evaluate")
+    ):  # `full_pretrain` writes the folder xtts
+        found = (
+            read_json(run / name / "metrics.json")
+            if (run / name / "metrics.json").is_file()
+            else {}
+        )
         out |= {f"{name}: {k}": v for k, v in _flat(found)}
     return out
 
+
 def _flat(tree, front=""):
     for k, v in tree.items() if isinstance(tree, dict) else ():
-        if isinstance(v, dict): yield from _flat(v, f"{front}{k}, ")
-        elif isinstance(v, (int, float)) or isinstance(v, str) and len(v) < 60: yield f"{front}{k}", v
+        if isinstance(v, dict):
+            yield from _flat(v, f"{front}{k}, ")
+        elif isinstance(v, (int, float)) or isinstance(v, str) and len(v) < 60:
+            yield f"{front}{k}", v
 
-def _table(head, rows)->str:
-    cell = lambda v: (f"{v:.5g}" if isinstance(v, float) else str(v)).replace("|", "\\|").replace("\n", " ")
-    return "\n".join([f"| {head} | |", "|---|---|", *(f"| {cell(k)} | {cell(v)} |" for k, v in rows)])
+
+def _table(head, rows) -> str:
+    def cell(v):
+        return (
+            (f"{v:.5g}" if isinstance(v, float) else str(v)).replace("|", "\\|").replace("\n", " ")
+        )
+
+    return "\n".join(
+        [f"| {head} | |", "|---|---|", *(f"| {cell(k)} | {cell(v)} |" for k, v in rows)]
+    )
+
 
 def make_card(
-    folder,      # A model
-    name:str,    # Of the model
-    head:dict,   # From `check_licence`
-    about:dict,  # From `origin`
-    metrics:dict, # name -> number or text
-)->str: # Text of README.md
+    folder,  # A model
+    name: str,  # Of the model
+    head: dict,  # From `check_licence`
+    about: dict,  # From `origin`
+    metrics: dict,  # name -> number or text
+) -> str:  # Text of README.md
     "A card in the hub's form: a head of YAML, then what it is, what it was made from, what was measured."
     base = about.get("base") or {}
     base = base if isinstance(base, str) else base.get("name") or base.get("folder") or ""
-    head = {"language": [about.get("language", "ka")], **head, "library_name": "xtts_ka", "pipeline_tag": "text-to-speech", "tags": ["georgian", "text-to-speech", "xtts_ka"],
-            **({"base_model": base} if re.fullmatch(r"[\w.-]+/[\w.-]+", base) else {})}
+    head = {
+        "language": [about.get("language", "ka")],
+        **head,
+        "library_name": "xtts_ka",
+        "pipeline_tag": "text-to-speech",
+        "tags": ["georgian", "text-to-speech", "xtts_ka"],
+        **({"base_model": base} if re.fullmatch(r"[\w.-]+/[\w.-]+", base) else {}),
+    }
     own, folder = Path(folder) / "MODEL_CARD.md", Path(folder)
-    use = f"xtts-ka speak \"გამარჯობა\" --checkpoint FOLDER" if (folder / "model.pth").is_file() else "xtts-ka sovits speak --model FOLDER --reference VOICE.wav --text \"გამარჯობა\"" if (folder / "semantic.json").is_file() else ""
-    parts = [own.read_text(encoding="utf-8").strip() if own.is_file() else f"# {name}\n\nGeorgian text-to-speech, made by xtts_ka {__version__}."]
-    if use: parts.append(f"## Use\n\n```sh\nxtts-ka hub pull REPOSITORY FOLDER\n{use}\n```")
-    parts.append("## What it was made from\n\n" + (_table("what", _made_of(about, base)) if about else "The folder does not say."))
-    parts.append("## Measured\n\n" + (_table("measure", metrics.items()) if metrics else "Nothing; the model did not lie in the folder of a run when it was pushed."))
-    return f"---\n{yaml.safe_dump(head, allow_unicode=True, sort_keys=False)}---\n\n" + "\n\n".join(parts) + "\n"
+    use = (
+        'xtts-ka speak "გამარჯობა" --checkpoint FOLDER'
+        if (folder / "model.pth").is_file()
+        else 'xtts-ka sovits speak --model FOLDER --reference VOICE.wav --text "გამარჯობა"'
+        if (folder / "semantic.json").is_file()
+        else ""
+    )
+    parts = [
+        own.read_text(encoding="utf-8").strip()
+        if own.is_file()
+        else f"# {name}\n\nGeorgian text-to-speech, made by xtts_ka {__version__}."
+    ]
+    if use:
+        parts.append(f"## Use\n\n```sh\nxtts-ka hub pull REPOSITORY FOLDER\n{use}\n```")
+    parts.append(
+        "## What it was made from\n\n"
+        + (_table("what", _made_of(about, base)) if about else "The folder does not say.")
+    )
+    parts.append(
+        "## Measured\n\n"
+        + (
+            _table("measure", metrics.items())
+            if metrics
+            else "Nothing; the model did not lie in the folder of a run when it was pushed."
+        )
+    )
+    return (
+        f"---\n{yaml.safe_dump(head, allow_unicode=True, sort_keys=False)}---\n\n"
+        + "\n\n".join(parts)
+        + "\n"
+    )
+
 
 def _made_of(about, base):
     "Rows for what a reader can take in at a glance."
     yield "base model", base or "none, it was trained from nothing"
-    yield from _flat({k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in about.items() if k not in ("base", "language", "dvae")})
+    yield from _flat(
+        {
+            k: ", ".join(map(str, v)) if isinstance(v, list) else v
+            for k, v in about.items()
+            if k not in ("base", "language", "dvae")
+        }
+    )
+
 
 def card_fault(
-    text:str,  # README.md that is there already
-    head:dict, # From `check_licence`
-)->str: # Why it contradicts the licence, or ""
+    text: str,  # README.md that is there already
+    head: dict,  # From `check_licence`
+) -> str:  # Why it contradicts the licence, or ""
     "A card of one's own goes as it is, and its head must say the same licence."
     found = re.match(r"---\n(.*?)\n---", text, re.S)
-    try: said = (yaml.safe_load(found[1]) or {}) if found else {}
-    except yaml.YAMLError: return "its head is not YAML"
-    if not isinstance(said, dict) or "license" not in said: return f"it names no licence; put `license: {head['license']}` into its head, between two lines `---`"
-    return "" if all(said.get(k) == v for k, v in head.items() if k != "license_link") else f"it says license: {said.get('license_name', said['license'])}"
+    try:
+        said = (yaml.safe_load(found[1]) or {}) if found else {}
+    except yaml.YAMLError:
+        return "its head is not YAML"
+    if not isinstance(said, dict) or "license" not in said:
+        return f"it names no licence; put `license: {head['license']}` into its head, between two lines `---`"
+    return (
+        ""
+        if all(said.get(k) == v for k, v in head.items() if k != "license_link")
+        else f"it says license: {said.get('license_name', said['license'])}"
+    )
 
 # %% ../../nbs/pipeline/hub.ipynb #b0658f1f
 @dataclass
 class Held:
     "A file in a place."
-    name:str       # With `/`
-    size:int       # Bytes
-    sha256:str=""  # Where the place knows it
-    blob:str=""    # Git's SHA-1 of it, otherwise
 
-    def fault(self, path)->str: # Why a file is not this one, or ""
+    name: str  # With `/`
+    size: int  # Bytes
+    sha256: str = ""  # Where the place knows it
+    blob: str = ""  # Git's SHA-1 of it, otherwise
+
+    def fault(self, path) -> str:  # Why a file is not this one, or ""
         size = Path(path).stat().st_size
-        if size != self.size: return f"{size} bytes came, {self.size} were announced"
-        same = sha256_file(path) == self.sha256 if self.sha256 else _blob(path) == self.blob if self.blob else True
+        if size != self.size:
+            return f"{size} bytes came, {self.size} were announced"
+        same = (
+            sha256_file(path) == self.sha256
+            if self.sha256
+            else _blob(path) == self.blob
+            if self.blob
+            else True
+        )
         return "" if same else "its digest is another"
 
-def _blob(path)->str: # As `git hash-object`
+
+def _blob(path) -> str:  # As `git hash-object`
     data = Path(path).read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
+
 class FolderPlace:
     "A repository that is a folder, for example on a shared disk."
-    def __init__(self, path): self.path, self.name = Path(path), shown(path)
-    def revision(self, wanted)->str:
-        if wanted: raise ConfigError(f"--revision {wanted}: {self.name} is a folder and has only its present state; leave the option out")
-        if not self.path.is_dir(): raise MissingError(f"{self.name}: no such folder; push a model there first")
+
+    def __init__(self, path):
+        self.path, self.name = Path(path), shown(path)
+
+    def revision(self, wanted) -> str:
+        if wanted:
+            raise ConfigError(
+                f"--revision {wanted}: {self.name} is a folder and has only its present state; leave the option out"
+            )
+        if not self.path.is_dir():
+            raise MissingError(f"{self.name}: no such folder; push a model there first")
         return ""
-    def files(self, revision="")->list: return [Held(n, p.stat().st_size) for n, p in walk(self.path) if p.is_file()]
-    def fetch(self, name, revision="")->Path: return inside(self.path, name)
-    def exists(self)->bool:
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()) and not (self.path / RECORD).is_file()): raise ConfigError(f"{self.name}: is there, and no model was pushed to it; give a new or an empty folder")
+
+    def files(self, revision="") -> list:
+        return [Held(n, p.stat().st_size) for n, p in walk(self.path) if p.is_file()]
+
+    def fetch(self, name, revision="") -> Path:
+        return inside(self.path, name)
+
+    def exists(self) -> bool:
+        if self.path.exists() and (
+            not self.path.is_dir()
+            or any(self.path.iterdir())
+            and not (self.path / RECORD).is_file()
+        ):
+            raise ConfigError(
+                f"{self.name}: is there, and no model was pushed to it; give a new or an empty folder"
+            )
         return (self.path / RECORD).is_file()
 
-    def commit(self, adds:dict, gone:list, message:str, private:bool, after:str="")->str: # Where it lies
+    def commit(
+        self, adds: dict, gone: list, message: str, private: bool, after: str = ""
+    ) -> str:  # Where it lies
         "Copies beside the folder, then one exchange of names; others see the old state or the new one."
-        kept = {h.name: self.path / h.name for h in self.files() if h.name not in gone} if self.path.is_dir() else {}
+        kept = (
+            {h.name: self.path / h.name for h in self.files() if h.name not in gone}
+            if self.path.is_dir()
+            else {}
+        )
         with fresh_dir(self.path) as new:
             for name, source in (kept | adds).items():
                 (new / name).parent.mkdir(parents=True, exist_ok=True)
@@ -225,218 +407,406 @@ class FolderPlace:
 # %% ../../nbs/pipeline/hub.ipynb #e88a513c
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN to a token from https://huggingface.co/settings/tokens"
 
+
 @contextlib.contextmanager
-def explained(repo:str, doing:str):
+def explained(repo: str, doing: str):
     "Errors of the hub's library as ours."
     from huggingface_hub import errors as e
-    try: yield
-    except XttsKaError: raise
-    except e.GatedRepoError as x: raise MissingError(f"{repo}: its owner must let you in; ask at https://huggingface.co/{repo}, and {LOGIN}") from x
-    except e.RevisionNotFoundError as x: raise MissingError(f"{repo}: no such revision; look at https://huggingface.co/{repo}/commits/main, or leave --revision out") from x
-    except e.RepositoryNotFoundError as x: raise MissingError(f"{repo}: no such model on the hub, or it is private; check the name, or {LOGIN}") from x
-    except e.HFValidationError as x: raise ConfigError(f"{repo}: not a name of a model on the hub, which is OWNER/NAME") from x
-    except e.LocalTokenNotFoundError as x: raise MissingError(f"{repo}: nobody is logged in; {LOGIN}") from x
-    except Exception as x: # httpx has a family of its own, and the library wraps some of them
-        status, why = getattr(getattr(x, "response", None), "status_code", None), (str(x).splitlines() or [type(x).__name__])[0][:200]
-        if status in (401, 403): raise MissingError(f"{repo}: the hub refuses {doing} ({status}: {why}); {LOGIN}, with a token that may write there") from x
-        if status == 412: raise MissingError(f"{repo}: somebody else changed it in the meantime; do it again") from x
-        if status: raise MissingError(f"{repo}: the hub could not do it ({status}: {why}); try again later") from x
-        if advice(str(x)): raise
-        raise MissingError(f"{repo}: the hub cannot be reached for {doing} ({type(x).__name__}: {why}). Look at the network, HF_ENDPOINT and HF_HUB_OFFLINE, or give a folder on a shared disk instead: file:///...") from x
+
+    try:
+        yield
+    except XttsKaError:
+        raise
+    except e.GatedRepoError as x:
+        raise MissingError(
+            f"{repo}: its owner must let you in; ask at https://huggingface.co/{repo}, and {LOGIN}"
+        ) from x
+    except e.RevisionNotFoundError as x:
+        raise MissingError(
+            f"{repo}: no such revision; look at https://huggingface.co/{repo}/commits/main, or leave --revision out"
+        ) from x
+    except e.RepositoryNotFoundError as x:
+        raise MissingError(
+            f"{repo}: no such model on the hub, or it is private; check the name, or {LOGIN}"
+        ) from x
+    except e.HFValidationError as x:
+        raise ConfigError(f"{repo}: not a name of a model on the hub, which is OWNER/NAME") from x
+    except e.LocalTokenNotFoundError as x:
+        raise MissingError(f"{repo}: nobody is logged in; {LOGIN}") from x
+    except Exception as x:  # httpx has a family of its own, and the library wraps some of them
+        status, why = (
+            getattr(getattr(x, "response", None), "status_code", None),
+            (str(x).splitlines() or [type(x).__name__])[0][:200],
+        )
+        if status in (401, 403):
+            raise MissingError(
+                f"{repo}: the hub refuses {doing} ({status}: {why}); {LOGIN}, with a token that may write there"
+            ) from x
+        if status == 412:
+            raise MissingError(
+                f"{repo}: somebody else changed it in the meantime; do it again"
+            ) from x
+        if status:
+            raise MissingError(
+                f"{repo}: the hub could not do it ({status}: {why}); try again later"
+            ) from x
+        if advice(str(x)):
+            raise
+        raise MissingError(
+            f"{repo}: the hub cannot be reached for {doing} ({type(x).__name__}: {why}). Look at the network, HF_ENDPOINT and HF_HUB_OFFLINE, or give a folder on a shared disk instead: file:///..."
+        ) from x
 
 # %% ../../nbs/pipeline/hub.ipynb #60b27599
 class HubPlace:
     "A model on the Hugging Face Hub."
-    def __init__(self, name:str):
+
+    def __init__(self, name: str):
         from huggingface_hub import HfApi
+
         self.name, self.api = name, HfApi(library_name="xtts_ka", library_version=__version__)
 
-    def revision(self, wanted)->str: # A commit, so that what follows is of one state
-        with explained(self.name, "reading"): return self.api.repo_info(self.name, revision=wanted or None).sha
+    def revision(self, wanted) -> str:  # A commit, so that what follows is of one state
+        with explained(self.name, "reading"):
+            return self.api.repo_info(self.name, revision=wanted or None).sha
 
-    def files(self, revision="")->list:
+    def files(self, revision="") -> list:
         "All files of a state."
         with explained(self.name, "reading"):
-            tree = list(self.api.list_repo_tree(self.name, recursive=True, revision=revision or None))
-        return [Held(f.path, f.size, (f.lfs.sha256 if f.lfs else "") or "", f.blob_id) for f in tree if hasattr(f, "blob_id")]
+            tree = list(
+                self.api.list_repo_tree(self.name, recursive=True, revision=revision or None)
+            )
+        return [
+            Held(f.path, f.size, (f.lfs.sha256 if f.lfs else "") or "", f.blob_id)
+            for f in tree
+            if hasattr(f, "blob_id")
+        ]
 
-    def fetch(self, name, revision="")->Path: # In the library's cache: what was broken off goes on
-        with explained(self.name, "reading"): return Path(self.api.hf_hub_download(self.name, name, revision=revision or None))
+    def fetch(
+        self, name, revision=""
+    ) -> Path:  # In the library's cache: what was broken off goes on
+        with explained(self.name, "reading"):
+            return Path(self.api.hf_hub_download(self.name, name, revision=revision or None))
 
-    def exists(self)->bool:
+    def exists(self) -> bool:
         "`MissingError` without a token: nothing can be pushed then."
         from huggingface_hub import get_token
-        if not get_token(): raise MissingError(f"{self.name}: nobody is logged in; {LOGIN}, with a token that may write")
-        with explained(self.name, "reading"): return self.api.repo_exists(self.name)
 
-    def commit(self, adds:dict, gone:list, message:str, private:bool, after:str="")->str: # Address
+        if not get_token():
+            raise MissingError(
+                f"{self.name}: nobody is logged in; {LOGIN}, with a token that may write"
+            )
+        with explained(self.name, "reading"):
+            return self.api.repo_exists(self.name)
+
+    def commit(
+        self, adds: dict, gone: list, message: str, private: bool, after: str = ""
+    ) -> str:  # Address
         "One commit with everything, on top of the state `after`; the repository is made when absent."
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
         with explained(self.name, "writing"):
             self.api.create_repo(self.name, private=private, exist_ok=True)
-            changes = [CommitOperationAdd(n, str(p)) for n, p in adds.items()] + [CommitOperationDelete(n) for n in gone]
-            return str(self.api.create_commit(self.name, changes, commit_message=message, parent_commit=after or None).commit_url)
+            changes = [CommitOperationAdd(n, str(p)) for n, p in adds.items()] + [
+                CommitOperationDelete(n) for n in gone
+            ]
+            return str(
+                self.api.create_commit(
+                    self.name, changes, commit_message=message, parent_commit=after or None
+                ).commit_url
+            )
+
 
 def place_of(
-    repo_id:str, # `OWNER/NAME` on the hub, `file:///...`, an absolute path, or a folder that is there
-): # `FolderPlace` or `HubPlace`
+    repo_id: str,  # `OWNER/NAME` on the hub, `file:///...`, an absolute path, or a folder that is there
+):  # `FolderPlace` or `HubPlace`
     "What a name means. `ConfigError` for one that means nothing."
     text = os.fspath(repo_id)
-    if text.startswith("file://"): return FolderPlace(Path(text.removeprefix("file://")))
-    if text.startswith(("/", "~", "./", "../")) or resolve(text).is_dir(): return FolderPlace(resolve(text))
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text): return HubPlace(text)
-    raise ConfigError(f"{text!r} names no place: give OWNER/NAME for a model on the hub, or file:///FOLDER for one on a shared disk")
+    if text.startswith("file://"):
+        return FolderPlace(Path(text.removeprefix("file://")))
+    if text.startswith(("/", "~", "./", "../")) or resolve(text).is_dir():
+        return FolderPlace(resolve(text))
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text):
+        return HubPlace(text)
+    raise ConfigError(
+        f"{text!r} names no place: give OWNER/NAME for a model on the hub, or file:///FOLDER for one on a shared disk"
+    )
 
 # %% ../../nbs/pipeline/hub.ipynb #8fec1f52
 @dataclass
 class Moved:
     "What `push` or `pull` did."
-    where:str        # Address, or folder
-    files:dict       # name -> bytes
-    stays:dict       # name -> why it did not travel
-    notes:list = field(default_factory=list) # For a person
-    done:bool = True # False: a dry run
 
-    def __str__(self): return f"{self.where}: {len(self.files)} files, {sum(self.files.values()) / 1e6:.1f} MB"
+    where: str  # Address, or folder
+    files: dict  # name -> bytes
+    stays: dict  # name -> why it did not travel
+    notes: list = field(default_factory=list)  # For a person
+    done: bool = True  # False: a dry run
+
+    def __str__(self):
+        return f"{self.where}: {len(self.files)} files, {sum(self.files.values()) / 1e6:.1f} MB"
+
 
 def check_model(
-    folder,   # A model
-    goes=None, # Names that travel
+    folder,  # A model
+    goes=None,  # Names that travel
 ):
     "An XTTS export must be whole, and travel whole. `CheckpointError` otherwise."
-    if not (Path(folder) / "export.json").is_file(): return
+    if not (Path(folder) / "export.json").is_file():
+        return
     from xtts_ka.xtts.export import verify_export
+
     listed = verify_export(folder)["sha256"]
-    if goes is not None and (lost := sorted(set(listed) - set(goes))): raise CheckpointError(f"{shown(folder)}: {', '.join(lost)} belong to the export and cannot travel; export again (xtts-ka run --only full_pretrain --force)")
+    if goes is not None and (lost := sorted(set(listed) - set(goes))):
+        raise CheckpointError(
+            f"{shown(folder)}: {', '.join(lost)} belong to the export and cannot travel; export again (xtts-ka run --only full_pretrain --force)"
+        )
+
 
 def push(
-    folder,          # A model
-    repo_id:str,     # Where to: see `place_of`
-    licence:str,     # See `licence_head`; there is no default
-    private=True,    # When the repository is made: for you alone
-    message:str="",  # Of the commit
-    dry_run=False,   # Only say what would go; asks nobody
-    metrics:dict=None, # For the card; None: those of the run in which the folder lies
-)->Moved:
+    folder,  # A model
+    repo_id: str,  # Where to: see `place_of`
+    licence: str,  # See `licence_head`; there is no default
+    private=True,  # When the repository is made: for you alone
+    message: str = "",  # Of the commit
+    dry_run=False,  # Only say what would go; asks nobody
+    metrics: dict = None,  # For the card; None: those of the run in which the folder lies
+) -> Moved:
     "Give a model away. `MissingError` without a network or a token says what to do."
     folder = resolve(folder)
-    if not folder.is_dir(): raise MissingError(f"{shown(folder)}: no such folder; give that of a model, for example outputs/demo/xtts")
+    if not folder.is_dir():
+        raise MissingError(
+            f"{shown(folder)}: no such folder; give that of a model, for example outputs/demo/xtts"
+        )
     place, about = place_of(repo_id), origin(folder)
     head, (goes, stays) = check_licence(licence, about), choose(folder)
-    if not goes: raise MissingError(f"{shown(folder)}: no file in it may travel; give the folder of a model, for example outputs/demo/xtts")
+    if not goes:
+        raise MissingError(
+            f"{shown(folder)}: no file in it may travel; give the folder of a model, for example outputs/demo/xtts"
+        )
     check_model(folder, goes)
-    if CARD in goes and (why := card_fault(goes[CARD].read_text(encoding="utf-8"), head)): raise ConfigError(f"{shown(folder / CARD)}: {why}; --licence says {licence}")
+    if CARD in goes and (why := card_fault(goes[CARD].read_text(encoding="utf-8"), head)):
+        raise ConfigError(f"{shown(folder / CARD)}: {why}; --licence says {licence}")
     notes = [f"{name} names {path}, a folder of this machine" for name, path in places_named(goes)]
     with tempfile.TemporaryDirectory() as aside:
         if CARD not in goes:
-            card = make_card(folder, place.name.rpartition("/")[2], head, about, run_metrics(folder) if metrics is None else metrics)
+            card = make_card(
+                folder,
+                place.name.rpartition("/")[2],
+                head,
+                about,
+                run_metrics(folder) if metrics is None else metrics,
+            )
             goes[CARD] = atomic_write(Path(aside) / CARD, card)
             notes.append(f"{CARD} is written for it, licence {licence}")
-        if dry_run: return Moved(place.name, _sizes(goes), stays, notes, False)
-        where = _commit(place, goes, Path(aside), licence, message or f"xtts_ka {__version__}", private, notes)
+        if dry_run:
+            return Moved(place.name, _sizes(goes), stays, notes, False)
+        where = _commit(
+            place, goes, Path(aside), licence, message or f"xtts_ka {__version__}", private, notes
+        )
         return Moved(where, _sizes(goes), stays, notes)
 
-def _sizes(files)->dict: return {n: p.stat().st_size for n, p in files.items()}
 
-def _commit(place, goes, aside, licence, message, private, notes)->str:
+def _sizes(files) -> dict:
+    return {n: p.stat().st_size for n, p in files.items()}
+
+
+def _commit(place, goes, aside, licence, message, private, notes) -> str:
     "Files, card and record in one change."
     known = place.exists()
     state = place.revision("") if known else ""
     there = {h.name: h for h in place.files(state)} if known else {}
     old = (read_json(place.fetch(RECORD, state)) if RECORD in there else {}).get("files", {})
-    if CARD in there and goes[CARD].parent == aside and sha256_file(kept := place.fetch(CARD, state)) != old.get(CARD, {}).get("sha256"):
-        if why := card_fault(kept.read_text(encoding="utf-8"), licence_head(licence)): raise ConfigError(f"{place.name}/{CARD} was edited there, and {why}; --licence says {licence}. Mend it there, or put a card into the folder")
-        del goes[CARD] # theirs from now on, and not in our record
+    if (
+        CARD in there
+        and goes[CARD].parent == aside
+        and sha256_file(kept := place.fetch(CARD, state)) != old.get(CARD, {}).get("sha256")
+    ):
+        if why := card_fault(kept.read_text(encoding="utf-8"), licence_head(licence)):
+            raise ConfigError(
+                f"{place.name}/{CARD} was edited there, and {why}; --licence says {licence}. Mend it there, or put a card into the folder"
+            )
+        del goes[CARD]  # theirs from now on, and not in our record
         notes[-1] = f"{CARD} was edited there; it stays as it is"
-    record = {"format": 1, "made_by": f"xtts_ka {__version__}", "licence": licence, "files": {n: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for n, p in sorted(goes.items())}}
-    return place.commit(goes | {RECORD: write_json(aside / RECORD, record)}, sorted((set(old) - set(goes) - {CARD}) & set(there)), message, private, state)
+    record = {
+        "format": 1,
+        "made_by": f"xtts_ka {__version__}",
+        "licence": licence,
+        "files": {
+            n: {"bytes": p.stat().st_size, "sha256": sha256_file(p)}
+            for n, p in sorted(goes.items())
+        },
+    }
+    return place.commit(
+        goes | {RECORD: write_json(aside / RECORD, record)},
+        sorted((set(old) - set(goes) - {CARD}) & set(there)),
+        message,
+        private,
+        state,
+    )
 
 # %% ../../nbs/pipeline/hub.ipynb #53c54396
 def check_room(
-    to, # Where a pull should go
+    to,  # Where a pull should go
 ):
     "`ConfigError` when something lies there that would be lost: only what an earlier pull left as it came is replaced."
     to = Path(to)
-    if to.exists() and not to.is_dir(): raise ConfigError(f"{shown(to)}: is a file; give a folder")
-    if not to.is_dir() or not any(to.iterdir()): return
+    if to.exists() and not to.is_dir():
+        raise ConfigError(f"{shown(to)}: is a file; give a folder")
+    if not to.is_dir() or not any(to.iterdir()):
+        return
     known = read_json(to / RECORD).get("files", {}) if (to / RECORD).is_file() else None
-    if known is None: raise ConfigError(f"{shown(to)}: is not empty, and nothing was pulled into it before; give a new or an empty folder")
-    changed = [n for n, p in walk(to) if n != RECORD and (n not in known or sha256_file(p) != known[n]["sha256"])]
-    if changed: raise ConfigError(f"{shown(to)}: {', '.join(changed[:5])} changed since it was pulled; keep them elsewhere, or give another folder")
+    if known is None:
+        raise ConfigError(
+            f"{shown(to)}: is not empty, and nothing was pulled into it before; give a new or an empty folder"
+        )
+    changed = [
+        n
+        for n, p in walk(to)
+        if n != RECORD and (n not in known or sha256_file(p) != known[n]["sha256"])
+    ]
+    if changed:
+        raise ConfigError(
+            f"{shown(to)}: {', '.join(changed[:5])} changed since it was pulled; keep them elsewhere, or give another folder"
+        )
+
 
 def choose_there(
-    held:list, # `Held`s
-)->tuple: # ({name: Held} to fetch, {name: reason} of the others)
+    held: list,  # `Held`s
+) -> tuple:  # ({name: Held} to fetch, {name: reason} of the others)
     "Sort the files of a place by their names. `PathError` for one that leads out."
     goes, stays = {}, {}
     for h in held:
-        if why := outside(h.name): raise PathError(f"{h.name!r}: {why}; no honest model has such a file, nothing was fetched")
-        if why := kind_fault(h.name): stays[h.name] = why
-        else: goes[h.name] = h
+        if why := outside(h.name):
+            raise PathError(
+                f"{h.name!r}: {why}; no honest model has such a file, nothing was fetched"
+            )
+        if why := kind_fault(h.name):
+            stays[h.name] = why
+        else:
+            goes[h.name] = h
     return goes, stays
 
+
 def pull(
-    repo_id:str, # From where: see `place_of`
-    to,          # New or empty folder, or that of an earlier pull
-    revision:str="", # Commit, branch or tag on the hub
-)->Moved:
+    repo_id: str,  # From where: see `place_of`
+    to,  # New or empty folder, or that of an earlier pull
+    revision: str = "",  # Commit, branch or tag on the hub
+) -> Moved:
     "Bring a model here, whole and checked, or not at all."
     place, to = place_of(repo_id), resolve(to)
     check_room(to)
     state = place.revision(revision)
     goes, stays = choose_there(place.files(state))
-    if not goes: raise MissingError(f"{place.name}: no file in it may be fetched; is it a model?")
+    if not goes:
+        raise MissingError(f"{place.name}: no file in it may be fetched; is it a model?")
     with fresh_dir(to) as new:
-        for name, held in bar(goes.items(), "pulling"): _take(place, held, state, new)
+        for name, held in bar(goes.items(), "pulling"):
+            _take(place, held, state, new)
         files = _check_pulled(place.name, new, sorted(goes))
-        write_json(new / RECORD, {"format": 1, "from": place.name, "revision": state, "files": files})
+        write_json(
+            new / RECORD, {"format": 1, "from": place.name, "revision": state, "files": files}
+        )
     return Moved(shown(to), {n: f["bytes"] for n, f in files.items()}, stays)
+
 
 def _take(place, held, state, new):
     target = inside(new, held.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(place.fetch(held.name, state), target)
-    if why := held.fault(target) or ("" if held.name == RECORD else unfit(target)): raise CheckpointError(f"{place.name}/{held.name}: {why}; nothing was kept")
+    if why := held.fault(target) or ("" if held.name == RECORD else unfit(target)):
+        raise CheckpointError(f"{place.name}/{held.name}: {why}; nothing was kept")
 
-def _check_pulled(name, new, got)->dict: # name -> bytes, sha256
+
+def _check_pulled(name, new, got) -> dict:  # name -> bytes, sha256
     "Against the record of who pushed it, and an export against its own."
-    files = {n: {"bytes": (new / n).stat().st_size, "sha256": sha256_file(new / n)} for n in got if n != RECORD}
+    files = {
+        n: {"bytes": (new / n).stat().st_size, "sha256": sha256_file(new / n)}
+        for n in got
+        if n != RECORD
+    }
     record = read_json(new / RECORD).get("files", {}) if RECORD in got else {}
     wrong = sorted(n for n, f in record.items() if files.get(n) != f)
-    if wrong: raise CheckpointError(f"{name}: {', '.join(wrong[:5])} missing, or not as pushed (hub.json); nothing was kept. Push the model again")
-    try: check_model(new)
-    except CheckpointError as e: raise CheckpointError(f"{name}: {str(e).replace(str(new) + '/', '')}; nothing was kept") from e
+    if wrong:
+        raise CheckpointError(
+            f"{name}: {', '.join(wrong[:5])} missing, or not as pushed (hub.json); nothing was kept. Push the model again"
+        )
+    try:
+        check_model(new)
+    except CheckpointError as e:
+        raise CheckpointError(
+            f"{name}: {str(e).replace(str(new) + '/', '')}; nothing was kept"
+        ) from e
     return files
 
 # %% ../../nbs/pipeline/hub.ipynb #25dffbdc
 def add_arguments(
-    p:argparse.ArgumentParser, # Of `xtts-ka hub`
+    p: argparse.ArgumentParser,  # Of `xtts-ka hub`
 ):
     "`push` and `pull` with their options."
     sub = p.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    a = sub.add_parser("push", help="give a model away", description="Send a model to the Hugging Face Hub or into a folder on a shared disk: only files that carry no code.", formatter_class=p.formatter_class)
+    a = sub.add_parser(
+        "push",
+        help="give a model away",
+        description="Send a model to the Hugging Face Hub or into a folder on a shared disk: only files that carry no code.",
+        formatter_class=p.formatter_class,
+    )
     a.add_argument("folder", metavar="FOLDER", help="of a model, for example outputs/demo/xtts")
     a.add_argument("repo", metavar="REPO", help="OWNER/NAME on the hub, or file:///FOLDER")
-    a.add_argument("--licence", metavar="NAME", required=True, default=argparse.SUPPRESS, help="under which the model goes: apache-2.0, cc-by-4.0, ..., cpml for what came from XTTS-v2, or other:NAME")
-    a.add_argument("--public", action="store_true", help="a repository made by this call can be seen by everybody; one that is there stays as it is")
+    a.add_argument(
+        "--licence",
+        metavar="NAME",
+        required=True,
+        default=argparse.SUPPRESS,
+        help="under which the model goes: apache-2.0, cc-by-4.0, ..., cpml for what came from XTTS-v2, or other:NAME",
+    )
+    a.add_argument(
+        "--public",
+        action="store_true",
+        help="a repository made by this call can be seen by everybody; one that is there stays as it is",
+    )
     a.add_argument("--message", metavar="TEXT", default="", help="of the commit")
-    a.add_argument("--dry-run", action="store_true", help="show what would go and what stays, ask nobody")
+    a.add_argument(
+        "--dry-run", action="store_true", help="show what would go and what stays, ask nobody"
+    )
     a.set_defaults(hub_main=_push)
-    b = sub.add_parser("pull", help="bring a model here", description="Bring a model from the Hugging Face Hub or a folder, checked; files that could carry code are not fetched.", formatter_class=p.formatter_class)
+    b = sub.add_parser(
+        "pull",
+        help="bring a model here",
+        description="Bring a model from the Hugging Face Hub or a folder, checked; files that could carry code are not fetched.",
+        formatter_class=p.formatter_class,
+    )
     b.add_argument("repo", metavar="REPO", help="OWNER/NAME on the hub, or file:///FOLDER")
     b.add_argument("folder", metavar="FOLDER", help="new or empty, or that of an earlier pull")
-    b.add_argument("--revision", metavar="NAME", default="", help="commit, branch or tag; by default the newest")
+    b.add_argument(
+        "--revision",
+        metavar="NAME",
+        default="",
+        help="commit, branch or tag; by default the newest",
+    )
     b.set_defaults(hub_main=_pull)
 
-def _push(args)->Moved: return push(args.folder, args.repo, args.licence, not args.public, args.message, args.dry_run)
-def _pull(args)->Moved: return pull(args.repo, args.folder, args.revision)
 
-def main(args)->int: # Exit status
+def _push(args) -> Moved:
+    return push(args.folder, args.repo, args.licence, not args.public, args.message, args.dry_run)
+
+
+def _pull(args) -> Moved:
+    return pull(args.repo, args.folder, args.revision)
+
+
+def main(args) -> int:  # Exit status
     "Do it and say what was done."
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     done = args.hub_main(args)
-    for name, size in done.files.items(): print(f"{size:>13,}  {name}")
-    for name, why in done.stays.items(): print(f"  stays here: {name}: {why}" if args.hub_main is _push else f"  not fetched: {name}: {why}")
-    for note in done.notes: print(f"  {note}")
+    for name, size in done.files.items():
+        print(f"{size:>13,}  {name}")
+    for name, why in done.stays.items():
+        print(
+            f"  stays here: {name}: {why}"
+            if args.hub_main is _push
+            else f"  not fetched: {name}: {why}"
+        )
+    for note in done.notes:
+        print(f"  {note}")
     print(f"{done}" + ("" if done.done else "; a dry run, nothing was sent"))
     return 0

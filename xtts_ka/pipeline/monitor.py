@@ -7,7 +7,14 @@ __all__ = ['Seen', 'look', 'diverged', 'table', 'long_rows', 'summary', 'export'
            'leftovers', 'cleanup', 'watch', 'add_arguments', 'analysis', 'main']
 
 # %% ../../nbs/pipeline/monitor.ipynb #e9b35a5d
-import csv, io, json, math, os, shutil, sys, time
+import csv
+import io
+import json
+import math
+import os
+import shutil
+import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,157 +31,316 @@ from .state import Progress
 @dataclass
 class Seen:
     "A training, and what is to be said about it."
-    training:Training
-    trend:Trend
-    state:str            # training, done, failed, or stopped (nobody has written for long)
-    seconds_left:float|None # None when it cannot be known
-    step_seconds:float|None # Of a step, lately
-    saved:int|None       # Step of the newest checkpoint
-    best_saved:int|None  # Step of the checkpoint `best`
+
+    training: Training
+    trend: Trend
+    state: str  # training, done, failed, or stopped (nobody has written for long)
+    seconds_left: float | None  # None when it cannot be known
+    step_seconds: float | None  # Of a step, lately
+    saved: int | None  # Step of the newest checkpoint
+    best_saved: int | None  # Step of the checkpoint `best`
 
     @property
-    def name(self): return self.training.name
+    def name(self):
+        return self.training.name
 
-def _state(t, stage, step_seconds, quiet)->str:
+
+def _state(t, stage, step_seconds, quiet) -> str:
     "`quiet` is the time since the log last grew, in seconds. A clock set back makes it negative: then it is taken for none."
-    if t.done or stage == "done": return "done"
-    if stage == "failed": return "failed"
-    return "stopped" if quiet > max(600, 50 * (step_seconds or 0) * t.plan.get("log_every", 10)) else "training"
+    if t.done or stage == "done":
+        return "done"
+    if stage == "failed":
+        return "failed"
+    return (
+        "stopped"
+        if quiet > max(600, 50 * (step_seconds or 0) * t.plan.get("log_every", 10))
+        else "training"
+    )
 
-def _newest(root, tag): return next((int(p.name[-10:]) for p in checkpoints(root, tag)), None)
+
+def _newest(root, tag):
+    return next((int(p.name[-10:]) for p in checkpoints(root, tag)), None)
+
 
 def look(
-    run_dir, # Folder of a run, or of one training
-)->tuple[list[Seen], dict]: # (its trainings, stage -> (status, error) as recorded)
+    run_dir,  # Folder of a run, or of one training
+) -> tuple[list[Seen], dict]:  # (its trainings, stage -> (status, error) as recorded)
     "Read everything once."
     run_dir = Path(run_dir)
     found = read_trainings(run_dir)
     stages = {n: (s.status, s.error or "") for n, s in Progress(run_dir).stages.items()}
     return [_seen(t, stages.get(t.name.partition("/")[0], ("", ""))[0]) for t in found], stages
 
-def _seen(t, stage)->Seen:
+
+def _seen(t, stage) -> Seen:
     fast = speed(t)
-    quiet = time.time() - (t.folder/"metrics.jsonl").stat().st_mtime
+    quiet = time.time() - (t.folder / "metrics.jsonl").stat().st_mtime
     state = _state(t, stage, fast and fast.step, quiet)
-    root = t.folder/"checkpoints"
-    return Seen(t, trend(t), state, 0. if state == "done" else eta(t), fast and fast.step, _newest(root, "latest"), _newest(root, "best"))
+    root = t.folder / "checkpoints"
+    return Seen(
+        t,
+        trend(t),
+        state,
+        0.0 if state == "done" else eta(t),
+        fast and fast.step,
+        _newest(root, "latest"),
+        _newest(root, "best"),
+    )
+
 
 def diverged(
-    seen:list, stages:dict, # Of `look`
-)->dict: # Name of the training or stage -> why
+    seen: list,
+    stages: dict,  # Of `look`
+) -> dict:  # Name of the training or stage -> why
     "What has left the path; empty when all is well."
     out = {s.name: s.trend.diverged for s in seen if s.trend.diverged and s.state != "done"}
     for name, (status, error) in stages.items():
-        if status == "failed" and error.startswith("TrainingDiverged"): out.setdefault(name, error)
+        if status == "failed" and error.startswith("TrainingDiverged"):
+            out.setdefault(name, error)
     return out
 
 # %% ../../nbs/pipeline/monitor.ipynb #c8aab045
-_HEAD = ("training", "state", "step", "done", "left", "step takes", "loss", "per 1,000", "score", "best at", "saved")
+_HEAD = (
+    "training",
+    "state",
+    "step",
+    "done",
+    "left",
+    "step takes",
+    "loss",
+    "per 1,000",
+    "score",
+    "best at",
+    "saved",
+)
 
-def _number(v, form=".4g"): return "" if v is None else format(v, form)
 
-def _cells(s:Seen)->tuple:
+def _number(v, form=".4g"):
+    return "" if v is None else format(v, form)
+
+
+def _cells(s: Seen) -> tuple:
     "A row of the table, as text."
     t, of = s.training, s.training.steps
     took = "" if s.step_seconds is None else f"{s.step_seconds:.3g} s"
-    left = "" if s.state in ("done", "failed") else "?" if s.seconds_left is None else clock(s.seconds_left)
-    return (t.name, s.state, f"{t.step:,}" + (f" of {of:,}" if of else ""), f"{t.step / of:.0%}" if of else "", left, took,
-            _number(s.trend.last), _number(s.trend.slope, "+.3g"), _number(s.trend.last_score), _number(s.trend.best_step, ","), _number(s.saved, ","))
+    left = (
+        ""
+        if s.state in ("done", "failed")
+        else "?"
+        if s.seconds_left is None
+        else clock(s.seconds_left)
+    )
+    return (
+        t.name,
+        s.state,
+        f"{t.step:,}" + (f" of {of:,}" if of else ""),
+        f"{t.step / of:.0%}" if of else "",
+        left,
+        took,
+        _number(s.trend.last),
+        _number(s.trend.slope, "+.3g"),
+        _number(s.trend.last_score),
+        _number(s.trend.best_step, ","),
+        _number(s.saved, ","),
+    )
 
-def _notes(seen, stages)->list:
+
+def _notes(seen, stages) -> list:
     "Sentences below the table."
     out = [f"{name}: DIVERGED: {why}" for name, why in diverged(seen, stages).items()]
     for s in seen:
         what = "overfitting" if s.trend.overfitting else "on a plateau" if s.trend.plateau else ""
-        if what and s.state == "training": out.append(f"{s.name}: {what}; {s.trend.advice}")
-        if s.training.bad: out.append(f"{s.name}: {s.training.bad} damaged lines of metrics.jsonl were passed over")
-        if s.state == "stopped": out.append(f"{s.name}: nothing was written for {clock(time.time() - (s.training.folder/'metrics.jsonl').stat().st_mtime)}; if nobody runs it, the same command goes on")
+        if what and s.state == "training":
+            out.append(f"{s.name}: {what}; {s.trend.advice}")
+        if s.training.bad:
+            out.append(
+                f"{s.name}: {s.training.bad} damaged lines of metrics.jsonl were passed over"
+            )
+        if s.state == "stopped":
+            out.append(
+                f"{s.name}: nothing was written for {clock(time.time() - (s.training.folder / 'metrics.jsonl').stat().st_mtime)}; if nobody runs it, the same command goes on"
+            )
     return out
 
+
 def table(
-    seen:list, stages:dict, # Of `look`
-)->list[str]: # Lines
+    seen: list,
+    stages: dict,  # Of `look`
+) -> list[str]:  # Lines
     "What there is to say, for a terminal; long names are not cut."
     rows = [_HEAD, *(_cells(s) for s in seen)]
     wide = [max(len(r[i]) for r in rows) for i in range(len(_HEAD))]
-    text = ["  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(r, wide))).rstrip() for r in rows]
+    text = [
+        "  ".join(
+            c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(r, wide))
+        ).rstrip()
+        for r in rows
+    ]
     counts = {}
-    for status, _ in stages.values(): counts[status] = counts.get(status, 0) + 1
-    head = ["stages: " + ", ".join(f"{n} {status}" for status, n in counts.items())] if stages else []
+    for status, _ in stages.values():
+        counts[status] = counts.get(status, 0) + 1
+    head = (
+        ["stages: " + ", ".join(f"{n} {status}" for status, n in counts.items())] if stages else []
+    )
     running = [n for n, (status, _) in stages.items() if status == "running"]
-    if running: head[0] += f" ({', '.join(running)})"
-    return [*head, *(text if seen else ["no training has written anything yet"]), *_notes(seen, stages)]
+    if running:
+        head[0] += f" ({', '.join(running)})"
+    return [
+        *head,
+        *(text if seen else ["no training has written anything yet"]),
+        *_notes(seen, stages),
+    ]
 
 # %% ../../nbs/pipeline/monitor.ipynb #b829f0fa
 def long_rows(
-    seen:list, # Of `look`
-)->list[dict]:
+    seen: list,  # Of `look`
+) -> list[dict]:
     "Every number, a row each."
     skip = ("kind", "step", "seconds")
-    return [dict(training=s.name, kind=r["kind"], step=r["step"], seconds=r.get("seconds"), name=k, value=v)
-            for s in seen for r in s.training.rows for k, v in r.items() if k not in skip and (v is None or type(v) in (int, float))]
+    return [
+        dict(
+            training=s.name,
+            kind=r["kind"],
+            step=r["step"],
+            seconds=r.get("seconds"),
+            name=k,
+            value=v,
+        )
+        for s in seen
+        for r in s.training.rows
+        for k, v in r.items()
+        if k not in skip and (v is None or type(v) in (int, float))
+    ]
+
 
 def summary(
-    seen:list, stages:dict, # Of `look`
-)->dict: # Plain JSON
+    seen: list,
+    stages: dict,  # Of `look`
+) -> dict:  # Plain JSON
     "What the table says, for programs."
-    one = lambda s: {"name": s.name, "state": s.state, "step": s.training.step, "steps": s.training.steps, "seconds_left": s.seconds_left,
-                     "step_seconds": s.step_seconds, "saved": s.saved, "best_saved": s.best_saved, "damaged_lines": s.training.bad, **asdict(s.trend)}
-    return {"trainings": [one(s) for s in seen], "stages": {n: {"status": a, "error": b} for n, (a, b) in stages.items()}, "diverged": diverged(seen, stages)}
 
-def _finite(v): return None if isinstance(v, float) and not math.isfinite(v) else v
+    def one(s):
+        return {
+            "name": s.name,
+            "state": s.state,
+            "step": s.training.step,
+            "steps": s.training.steps,
+            "seconds_left": s.seconds_left,
+            "step_seconds": s.step_seconds,
+            "saved": s.saved,
+            "best_saved": s.best_saved,
+            "damaged_lines": s.training.bad,
+            **asdict(s.trend),
+        }
 
-def _safe(text): return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    return {
+        "trainings": [one(s) for s in seen],
+        "stages": {n: {"status": a, "error": b} for n, (a, b) in stages.items()},
+        "diverged": diverged(seen, stages),
+    }
 
-def _csv(seen)->str:
+
+def _finite(v):
+    return None if isinstance(v, float) and not math.isfinite(v) else v
+
+
+def _safe(text):
+    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def _csv(seen) -> str:
     "The rows for a spreadsheet."
     out = io.StringIO()
-    writer = csv.DictWriter(out, ["training", "kind", "step", "seconds", "name", "value"], lineterminator="\n")
+    writer = csv.DictWriter(
+        out, ["training", "kind", "step", "seconds", "name", "value"], lineterminator="\n"
+    )
     writer.writeheader()
-    writer.writerows({**r, "training": _safe(r["training"]), "name": _safe(r["name"])} for r in long_rows(seen))
+    writer.writerows(
+        {**r, "training": _safe(r["training"]), "name": _safe(r["name"])} for r in long_rows(seen)
+    )
     return out.getvalue()
 
 # %% ../../nbs/pipeline/monitor.ipynb #da9b8d35
-def _parquet(seen)->bytes:
+def _parquet(seen) -> bytes:
     import pandas as pd
+
     out = io.BytesIO()
-    try: pd.DataFrame(long_rows(seen)).astype({"step": "int64", "seconds": "float64", "value": "float64"}).to_parquet(out, index=False)
-    except ImportError as e: raise MissingError(f"--export: a .parquet file needs the package pyarrow ({e}); install it with `make setup`, or give a .csv") from None
+    try:
+        pd.DataFrame(long_rows(seen)).astype(
+            {"step": "int64", "seconds": "float64", "value": "float64"}
+        ).to_parquet(out, index=False)
+    except ImportError as e:
+        raise MissingError(
+            f"--export: a .parquet file needs the package pyarrow ({e}); install it with `make setup`, or give a .csv"
+        ) from None
     return out.getvalue()
+
 
 def export(
     path,  # .csv, .parquet or .json
-    seen:list, stages:dict, # Of `look`
-)->Path:
+    seen: list,
+    stages: dict,  # Of `look`
+) -> Path:
     "Write the numbers of a run, whole or not at all; `ConfigError` for another ending."
     path, kind = Path(path), Path(path).suffix.lower()
-    if kind == ".csv": return atomic_write(path, _csv(seen))
-    if kind == ".parquet": return atomic_write(path, _parquet(seen))
-    if kind != ".json": raise ConfigError(f"--export {path}: the ending says how to write it; give .csv, .parquet or .json")
+    if kind == ".csv":
+        return atomic_write(path, _csv(seen))
+    if kind == ".parquet":
+        return atomic_write(path, _parquet(seen))
+    if kind != ".json":
+        raise ConfigError(
+            f"--export {path}: the ending says how to write it; give .csv, .parquet or .json"
+        )
     values = [{k: _finite(v) for k, v in r.items()} for r in long_rows(seen)]
-    return atomic_write(path, json.dumps({**summary(seen, stages), "values": values}, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    return atomic_write(
+        path,
+        json.dumps(
+            {**summary(seen, stages), "values": values},
+            ensure_ascii=False,
+            indent=1,
+            allow_nan=False,
+        )
+        + "\n",
+    )
 
 # %% ../../nbs/pipeline/monitor.ipynb #d47a21c3
 def plot_training(
-    s:Seen,
+    s: Seen,
 ):
     "The figure of one training."
     from xtts_ka.pipeline.figures import PALETTE, QUIET, _canvas
+
     t = s.training
     with _canvas(height=2.8) as (fig, ax):
         steps, values = series(t.train, s.trend.loss or "")
         if values:
-            ax.plot(steps, values, color=PALETTE[0], alpha=.3, lw=.8)
+            ax.plot(steps, values, color=PALETTE[0], alpha=0.3, lw=0.8)
             ax.plot(steps, running(values), color=PALETTE[0], label=s.trend.loss)
         at, scores = series(t.val, s.trend.score or "")
         if scores:
             ax.plot(at, scores, "o", ms=4, color=PALETTE[1], label=f"validation: {s.trend.score}")
-            ax.plot(s.trend.best_step, s.trend.best, "*", ms=11, color=PALETTE[2], label=f"best, step {s.trend.best_step:,}")
-        if t.steps: ax.axvline(t.steps, color=QUIET, lw=.8, ls=":")
+            ax.plot(
+                s.trend.best_step,
+                s.trend.best,
+                "*",
+                ms=11,
+                color=PALETTE[2],
+                label=f"best, step {s.trend.best_step:,}",
+            )
+        if t.steps:
+            ax.axvline(t.steps, color=QUIET, lw=0.8, ls=":")
         cells = dict(zip(_HEAD, _cells(s)))
-        ax.set(title=f"{t.name}: {cells['step']}" + (f", {cells['left']} left" if cells["left"] else ""), xlabel="step", ylabel="loss", xlim=(0, None))
-        if values and min(values) > 0 and max(values) > 20 * min(values): ax.set_yscale("log")
-        if values or scores: ax.legend()
+        ax.set(
+            title=f"{t.name}: {cells['step']}"
+            + (f", {cells['left']} left" if cells["left"] else ""),
+            xlabel="step",
+            ylabel="loss",
+            xlim=(0, None),
+        )
+        if values and min(values) > 0 and max(values) > 20 * min(values):
+            ax.set_yscale("log")
+        if values or scores:
+            ax.legend()
     return fig
 
 # %% ../../nbs/pipeline/monitor.ipynb #d940237f
@@ -193,168 +359,329 @@ th { font-weight: 600 } th:nth-child(-n+2), td:nth-child(-n+2) { text-align: lef
 {% endfor %}</body></html>
 """
 
+
 def page(
-    run:str,       # Its name
-    seen:list, stages:dict, # Of `look`
-    pictures=(),   # [{name, training}], beside the page
-    every:int=0,   # Seconds after which it reloads; 0: never
-)->str: # HTML
+    run: str,  # Its name
+    seen: list,
+    stages: dict,  # Of `look`
+    pictures=(),  # [{name, training}], beside the page
+    every: int = 0,  # Seconds after which it reloads; 0: never
+) -> str:  # HTML
     "The table and the pictures as a page; whatever stands in names is text."
     from jinja2 import Environment, StrictUndefined
+
     env = Environment(autoescape=True, undefined=StrictUndefined)
-    return env.from_string(_PAGE).render(run=run, head=_HEAD, rows=[_cells(s) for s in seen], notes=_notes(seen, stages), pictures=pictures, every=every)
+    return env.from_string(_PAGE).render(
+        run=run,
+        head=_HEAD,
+        rows=[_cells(s) for s in seen],
+        notes=_notes(seen, stages),
+        pictures=pictures,
+        every=every,
+    )
+
 
 def plot(
-    run_dir,       # Folder of the run
-    seen:list, stages:dict, # Of `look`
-    every:int=0,   # Seconds after which the page reloads
-)->list[Path]: # The page first
+    run_dir,  # Folder of the run
+    seen: list,
+    stages: dict,  # Of `look`
+    every: int = 0,  # Seconds after which the page reloads
+) -> list[Path]:  # The page first
     "Draw all trainings into `<run>/monitor/`."
-    folder, pictures = Path(run_dir)/"monitor", []
+    folder, pictures = Path(run_dir) / "monitor", []
     for s in seen:
         out = io.BytesIO()
         plot_training(s).savefig(out, format="png")
         pictures.append({"name": s.name.replace("/", "-") + ".png", "training": s.name})
-        atomic_write(folder/pictures[-1]["name"], out.getvalue())
-    first = atomic_write(folder/"index.html", page(Path(run_dir).name, seen, stages, pictures, every))
-    return [first, *(folder/p["name"] for p in pictures)]
+        atomic_write(folder / pictures[-1]["name"], out.getvalue())
+    first = atomic_write(
+        folder / "index.html", page(Path(run_dir).name, seen, stages, pictures, every)
+    )
+    return [first, *(folder / p["name"] for p in pictures)]
 
 # %% ../../nbs/pipeline/monitor.ipynb #19a5b809
 @dataclass
 class Leftover:
     "A checkpoint that could go."
-    path:Path
-    bytes:int
-    why:str
+
+    path: Path
+    bytes: int
+    why: str
+
 
 def leftovers(
-    run_dir,    # Folder of a run, or of one training
-    keep:int=2, # Whole numbered checkpoints of a training that stay
-)->list[Leftover]:
+    run_dir,  # Folder of a run, or of one training
+    keep: int = 2,  # Whole numbered checkpoints of a training that stay
+) -> list[Leftover]:
     "What `cleanup` would delete."
-    if keep < 1: raise ConfigError(f"--keep {keep}: at least 1 stays, or the training could not go on")
+    if keep < 1:
+        raise ConfigError(f"--keep {keep}: at least 1 stays, or the training could not go on")
     run_dir, out = Path(run_dir), []
-    for root in sorted(p for p in run_dir.rglob("checkpoints") if p.is_dir() and not p.is_symlink() and p.resolve().is_relative_to(run_dir.resolve())):
+    for root in sorted(
+        p
+        for p in run_dir.rglob("checkpoints")
+        if p.is_dir() and not p.is_symlink() and p.resolve().is_relative_to(run_dir.resolve())
+    ):
         manager = CheckpointManager(root, keep)
         rows = {r["name"]: r for r in manager.list_checkpoints()}
-        out += [Leftover(root/n, rows[n]["bytes"], rows[n]["damage"] or ("set aside as damaged" if rows[n]["tag"] == "refused-step" else f"older than the newest {keep}"))
-                for n in manager.cleanup() if not (root/n).is_symlink()]
+        out += [
+            Leftover(
+                root / n,
+                rows[n]["bytes"],
+                rows[n]["damage"]
+                or (
+                    "set aside as damaged"
+                    if rows[n]["tag"] == "refused-step"
+                    else f"older than the newest {keep}"
+                ),
+            )
+            for n in manager.cleanup()
+            if not (root / n).is_symlink()
+        ]
     return out
 
+
 def cleanup(
-    run_dir,         # Folder of a run, or of one training
-    keep:int=2,      # Whole numbered checkpoints of a training that stay
-    delete:bool=False, # Do it; otherwise only say what could go
-)->list[str]: # Lines
+    run_dir,  # Folder of a run, or of one training
+    keep: int = 2,  # Whole numbered checkpoints of a training that stay
+    delete: bool = False,  # Do it; otherwise only say what could go
+) -> list[str]:  # Lines
     "Delete what is left over, or say what would go."
     found = leftovers(run_dir, keep)
-    lines = [f"{'deleted' if delete else 'could go'}: {shown(f.path)}, {f.bytes / 1e6:.1f} MB ({f.why})" for f in found]
+    lines = [
+        f"{'deleted' if delete else 'could go'}: {shown(f.path)}, {f.bytes / 1e6:.1f} MB ({f.why})"
+        for f in found
+    ]
     for f in found if delete else ():
-        try: shutil.rmtree(f.path)
-        except FileNotFoundError: pass # the training itself was faster
+        try:
+            shutil.rmtree(f.path)
+        except FileNotFoundError:
+            pass  # the training itself was faster
     total = sum(f.bytes for f in found) / 1e6
-    end = "nothing is left over" if not found else f"{len(found)} checkpoints, {total:.1f} MB" + ("" if delete else "; nothing was deleted, --cleanup --delete does it")
+    end = (
+        "nothing is left over"
+        if not found
+        else f"{len(found)} checkpoints, {total:.1f} MB"
+        + ("" if delete else "; nothing was deleted, --cleanup --delete does it")
+    )
     return [*lines, end]
 
 # %% ../../nbs/pipeline/monitor.ipynb #157875f4
-def _redraw(lines, before:int, out):
+def _redraw(lines, before: int, out):
     "Over the lines drawn before."
     width = shutil.get_terminal_size().columns
-    out.write((f"\x1b[{before}F" if before else "") + "".join(f"\x1b[2K{line[:width]}\n" for line in lines) + "\x1b[J")
+    out.write(
+        (f"\x1b[{before}F" if before else "")
+        + "".join(f"\x1b[2K{line[:width]}\n" for line in lines)
+        + "\x1b[J"
+    )
     out.flush()
 
-def _news(seen, told:dict)->list[str]:
+
+def _news(seen, told: dict) -> list[str]:
     "A line a training that has come further since."
     out = []
     for s in seen:
-        if told.get(s.name) == (now := (s.training.step, s.state)): continue
+        if told.get(s.name) == (now := (s.training.step, s.state)):
+            continue
         told[s.name] = now
-        out.append("  ".join(f"{h} {c}" if h not in ("training", "state") else c for h, c in zip(_HEAD, _cells(s)) if c))
+        out.append(
+            "  ".join(
+                f"{h} {c}" if h not in ("training", "state") else c
+                for h, c in zip(_HEAD, _cells(s))
+                if c
+            )
+        )
     return out
 
-def _over(seen, stages)->bool:
+
+def _over(seen, stages) -> bool:
     "Nothing more will come."
-    if stages: return all(status in ("done", "blocked", "failed") for status, _ in stages.values())
+    if stages:
+        return all(status in ("done", "blocked", "failed") for status, _ in stages.values())
     return bool(seen) and all(s.state == "done" for s in seen)
 
+
 def watch(
-    run_dir,      # Folder of a run, or of one training
-    interval:float=30., # Seconds between two looks
-    plots:bool=False,   # Draw them each time
-    out=None,     # Text stream; default: stdout
-    turns:int=0,  # Looks; 0: until it is over
-)->int: # Exit status
+    run_dir,  # Folder of a run, or of one training
+    interval: float = 30.0,  # Seconds between two looks
+    plots: bool = False,  # Draw them each time
+    out=None,  # Text stream; default: stdout
+    turns: int = 0,  # Looks; 0: until it is over
+) -> int:  # Exit status
     "Look again and again."
     out, before, told, turn = out or sys.stdout, 0, {}, 0
     tty = out.isatty()
     try:
         while True:
             seen, stages = look(run_dir)
-            lines = [f"{shown(run_dir)}  {time.strftime('%H:%M:%S')}", *table(seen, stages)] if tty else _news(seen, told)
-            if tty: _redraw(lines, before, out)
-            else: out.write("".join(f"{line}\n" for line in lines)); out.flush()
+            lines = (
+                [f"{shown(run_dir)}  {time.strftime('%H:%M:%S')}", *table(seen, stages)]
+                if tty
+                else _news(seen, told)
+            )
+            if tty:
+                _redraw(lines, before, out)
+            else:
+                out.write("".join(f"{line}\n" for line in lines))
+                out.flush()
             before, turn = len(lines), turn + 1
-            if plots: plot(run_dir, seen, stages, round(interval))
-            if bad := diverged(seen, stages): return _alarm(bad, out, tty)
-            if _over(seen, stages) or turn == turns: return 0
+            if plots:
+                plot(run_dir, seen, stages, round(interval))
+            if bad := diverged(seen, stages):
+                return _alarm(bad, out, tty)
+            if _over(seen, stages) or turn == turns:
+                return 0
             time.sleep(interval)
-    except KeyboardInterrupt: return 0
+    except KeyboardInterrupt:
+        return 0
 
-def _alarm(bad, out, tty)->int:
-    if not tty: out.write("".join(f"{n}: DIVERGED: {why}\n" for n, why in bad.items()))
+
+def _alarm(bad, out, tty) -> int:
+    if not tty:
+        out.write("".join(f"{n}: DIVERGED: {why}\n" for n, why in bad.items()))
     return 3
 
 # %% ../../nbs/pipeline/monitor.ipynb #a1e8eabf
 def add_arguments(
-    p, # `argparse.ArgumentParser`
+    p,  # `argparse.ArgumentParser`
 ):
     "Options of `xtts-ka monitor`."
-    p.add_argument("--config", metavar="FILE", help="configuration of the run to look at, for example configs/demo.yaml")
-    p.add_argument("--dir", metavar="DIR", help="or its folder, for example outputs/demo; that of a single training will do")
-    p.add_argument("--watch", action="store_true", help="look again every --interval seconds, until all is done or something diverges")
-    p.add_argument("--interval", type=float, default=30., metavar="SECONDS", help="between two looks, at least 1")
-    p.add_argument("--plot", action="store_true", help="draw the losses into monitor/ of the run's folder, as PNG and as a page")
-    p.add_argument("--analyze", action="store_true", help="say of every training what is to be said: slope, plateau, divergence, validation gap, best step")
-    p.add_argument("--export", metavar="FILE", help="write all numbers into a .csv, .parquet or .json")
-    p.add_argument("--cleanup", action="store_true", help="say which checkpoints could go; nothing is deleted without --delete")
-    p.add_argument("--delete", action="store_true", help="with --cleanup: delete them; never the best one or the one to go on from")
-    p.add_argument("--keep", type=int, default=2, metavar="N", help="with --cleanup: newest checkpoints of a training that stay")
-    p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change one value of --config, as in run=nino")
+    p.add_argument(
+        "--config",
+        metavar="FILE",
+        help="configuration of the run to look at, for example configs/demo.yaml",
+    )
+    p.add_argument(
+        "--dir",
+        metavar="DIR",
+        help="or its folder, for example outputs/demo; that of a single training will do",
+    )
+    p.add_argument(
+        "--watch",
+        action="store_true",
+        help="look again every --interval seconds, until all is done or something diverges",
+    )
+    p.add_argument(
+        "--interval",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="between two looks, at least 1",
+    )
+    p.add_argument(
+        "--plot",
+        action="store_true",
+        help="draw the losses into monitor/ of the run's folder, as PNG and as a page",
+    )
+    p.add_argument(
+        "--analyze",
+        action="store_true",
+        help="say of every training what is to be said: slope, plateau, divergence, validation gap, best step",
+    )
+    p.add_argument(
+        "--export", metavar="FILE", help="write all numbers into a .csv, .parquet or .json"
+    )
+    p.add_argument(
+        "--cleanup",
+        action="store_true",
+        help="say which checkpoints could go; nothing is deleted without --delete",
+    )
+    p.add_argument(
+        "--delete",
+        action="store_true",
+        help="with --cleanup: delete them; never the best one or the one to go on from",
+    )
+    p.add_argument(
+        "--keep",
+        type=int,
+        default=2,
+        metavar="N",
+        help="with --cleanup: newest checkpoints of a training that stay",
+    )
+    p.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="change one value of --config, as in run=nino",
+    )
 
-def _folder(args)->Path:
+
+def _folder(args) -> Path:
     "The folder that a call is about."
-    if bool(args.config) == bool(args.dir): raise ConfigError("monitor: which run? Give either --config FILE or --dir FOLDER, for example --config configs/demo.yaml")
-    if args.dir: return Path(args.dir) if Path(args.dir).is_dir() else resolve(args.dir)
+    if bool(args.config) == bool(args.dir):
+        raise ConfigError(
+            "monitor: which run? Give either --config FILE or --dir FOLDER, for example --config configs/demo.yaml"
+        )
+    if args.dir:
+        return Path(args.dir) if Path(args.dir).is_dir() else resolve(args.dir)
     from xtts_ka.pipeline.runner import resolve_config
     from xtts_ka.pipeline.stages import load_run
-    return resolve(Path("outputs")/load_run(resolve_config(args.config), args.overrides).run)
+
+    return resolve(Path("outputs") / load_run(resolve_config(args.config), args.overrides).run)
 
 # %% ../../nbs/pipeline/monitor.ipynb #a9fa8a6a
 def analysis(
-    s:Seen,
-)->list[str]: # Lines
+    s: Seen,
+) -> list[str]:  # Lines
     "All that is known about one training, in sentences."
     t, out = s.trend, [s.name]
-    if t.loss and t.last is not None: out.append(f"  {t.loss}: {t.first:.4g} at first, {t.last:.4g} now" + (f", {t.slope:+.3g} per 1,000 steps" if t.slope is not None else ""))
-    out.append("  " + (f"diverged: {t.diverged}" if t.diverged else "on a plateau" if t.plateau else "rising" if t.rising else "falling" if (t.slope or 0) < 0 else "too early to say"))
-    if t.best_step is not None: out.append(f"  validation ({t.score}): best {t.best:.4g} at step {t.best_step:,}, last {t.last_score:.4g}, {t.since_best} validations after the best" + ("; overfitting" if t.overfitting else ""))
-    if t.gap is not None: out.append(f"  validation minus training: {t.gap:+.4g}")
-    if s.seconds_left: out.append(f"  {clock(s.seconds_left)} left, {s.step_seconds:.3g} s a step")
-    if t.advice: out.append(f"  {t.advice}")
+    if t.loss and t.last is not None:
+        out.append(
+            f"  {t.loss}: {t.first:.4g} at first, {t.last:.4g} now"
+            + (f", {t.slope:+.3g} per 1,000 steps" if t.slope is not None else "")
+        )
+    out.append(
+        "  "
+        + (
+            f"diverged: {t.diverged}"
+            if t.diverged
+            else "on a plateau"
+            if t.plateau
+            else "rising"
+            if t.rising
+            else "falling"
+            if (t.slope or 0) < 0
+            else "too early to say"
+        )
+    )
+    if t.best_step is not None:
+        out.append(
+            f"  validation ({t.score}): best {t.best:.4g} at step {t.best_step:,}, last {t.last_score:.4g}, {t.since_best} validations after the best"
+            + ("; overfitting" if t.overfitting else "")
+        )
+    if t.gap is not None:
+        out.append(f"  validation minus training: {t.gap:+.4g}")
+    if s.seconds_left:
+        out.append(f"  {clock(s.seconds_left)} left, {s.step_seconds:.3g} s a step")
+    if t.advice:
+        out.append(f"  {t.advice}")
     return out
 
+
 def main(
-    args, # Of `add_arguments`
-)->int: # Exit status: 3 when a training has diverged
+    args,  # Of `add_arguments`
+) -> int:  # Exit status: 3 when a training has diverged
     "`xtts-ka monitor`."
-    if args.interval < 1: raise ConfigError(f"--interval {args.interval:g}: at least 1 second")
-    if args.delete and not args.cleanup: raise ConfigError("--delete belongs to --cleanup: give both")
+    if args.interval < 1:
+        raise ConfigError(f"--interval {args.interval:g}: at least 1 second")
+    if args.delete and not args.cleanup:
+        raise ConfigError("--delete belongs to --cleanup: give both")
     folder = _folder(args)
-    if args.cleanup: print("\n".join(cleanup(folder, args.keep, args.delete)))
-    if args.watch: return watch(folder, args.interval, args.plot)
+    if args.cleanup:
+        print("\n".join(cleanup(folder, args.keep, args.delete)))
+    if args.watch:
+        return watch(folder, args.interval, args.plot)
     seen, stages = look(folder)
-    if args.analyze: print("\n".join(line for s in seen for line in analysis(s)) or "no training has written anything yet")
-    elif not args.cleanup: print("\n".join(table(seen, stages)))
-    if args.export: print(shown(export(args.export, seen, stages)))
-    if args.plot: print("\n".join(map(shown, plot(folder, seen, stages))))
+    if args.analyze:
+        print(
+            "\n".join(line for s in seen for line in analysis(s))
+            or "no training has written anything yet"
+        )
+    elif not args.cleanup:
+        print("\n".join(table(seen, stages)))
+    if args.export:
+        print(shown(export(args.export, seen, stages)))
+    if args.plot:
+        print("\n".join(map(shown, plot(folder, seen, stages))))
     return 3 if diverged(seen, stages) else 0

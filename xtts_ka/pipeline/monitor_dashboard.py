@@ -6,10 +6,11 @@
 __all__ = ['table_html', 'MonitorDashboard']
 
 # %% ../../nbs/pipeline/monitor_dashboard.ipynb #e305b197
-import asyncio, io
+import asyncio
+import io
 from pathlib import Path
 
-from ..core.paths import resolve, shown
+from ..core.paths import resolve
 from ..core.progress import where
 from .monitor import _HEAD, _cells, _notes, look, plot_training
 
@@ -18,26 +19,36 @@ _TABLE = """<div lang="en"><table style="font-variant-numeric: tabular-nums"><tr
 {% for row in rows %}<tr>{% for c in row %}<td style="text-align: {{ 'left' if loop.index < 3 else 'right' }}">{{ c }}</td>{% endfor %}</tr>{% endfor %}</table>
 {% for note in notes %}<p>{{ note }}</p>{% endfor %}</div>"""
 
+
 def table_html(
-    seen:list, stages:dict, # Of `look`
-)->str:
+    seen: list,
+    stages: dict,  # Of `look`
+) -> str:
     "The table as HTML; names are text."
     from jinja2 import Environment
-    notes = _notes(seen, stages) if seen else ["No training has written anything yet."]
-    return Environment(autoescape=True).from_string(_TABLE).render(head=_HEAD, rows=[_cells(s) for s in seen], notes=notes)
 
-def _png(s)->bytes:
+    notes = _notes(seen, stages) if seen else ["No training has written anything yet."]
+    return (
+        Environment(autoescape=True)
+        .from_string(_TABLE)
+        .render(head=_HEAD, rows=[_cells(s) for s in seen], notes=notes)
+    )
+
+
+def _png(s) -> bytes:
     plot_training(s).savefig(out := io.BytesIO(), format="png")
     return out.getvalue()
 
 # %% ../../nbs/pipeline/monitor_dashboard.ipynb #c252794a
 class MonitorDashboard:
     "Table and curves of a run."
-    def __init__(self,
-        run_dir,      # Folder of a run, absolute or from the repository's root
-        interval=30., # Seconds between two looks, at least 1
+
+    def __init__(
+        self,
+        run_dir,  # Folder of a run, absolute or from the repository's root
+        interval=30.0,  # Seconds between two looks, at least 1
     ):
-        self.dir, self.interval, self.task = resolve(run_dir), max(1., float(interval)), None
+        self.dir, self.interval, self.task = resolve(run_dir), max(1.0, float(interval)), None
         self.look()
 
     def look(self):
@@ -45,21 +56,28 @@ class MonitorDashboard:
         self.seen, self.stages = look(self.dir)
         return self
 
-    def still(self)->list: # IPython display objects
+    def still(self) -> list:  # IPython display objects
         "Table and pictures that stay as they are."
         from IPython.display import HTML, Image
+
         return [HTML(table_html(self.seen, self.stages)), *(Image(_png(s)) for s in self.seen)]
 
     def _ipython_display_(self):
         from IPython.display import display
+
         display(*([self.widget()] if where() == "notebook" else self.still()))
 
     def widget(self):
         "The live form."
         import ipywidgets as w
+
         self.html, self.pictures = w.HTML(), w.VBox()
-        self.watching = w.ToggleButton(False, description="watch", icon="eye", tooltip="look again and again")
-        self.pace = w.FloatSlider(self.interval, min=1, max=120, step=1, description="seconds", continuous_update=False)
+        self.watching = w.ToggleButton(
+            False, description="watch", icon="eye", tooltip="look again and again"
+        )
+        self.pace = w.FloatSlider(
+            self.interval, min=1, max=120, step=1, description="seconds", continuous_update=False
+        )
         again = w.Button(description="look now", icon="refresh")
         again.on_click(lambda _: self.look().draw())
         self.watching.observe(self._switched, "value")
@@ -69,14 +87,20 @@ class MonitorDashboard:
     def draw(self):
         "Put what was seen into the widget."
         import ipywidgets as w
+
         self.html.value = table_html(self.seen, self.stages)
         old = {p.name: p for p in self.pictures.children}
-        for s in self.seen: old.setdefault(s.name, w.Image(format="png", layout=w.Layout(max_width="54rem"))).name = s.name
-        for s in self.seen: old[s.name].value = _png(s)
+        for s in self.seen:
+            old.setdefault(
+                s.name, w.Image(format="png", layout=w.Layout(max_width="54rem"))
+            ).name = s.name
+        for s in self.seen:
+            old[s.name].value = _png(s)
         self.pictures.children = [old[s.name] for s in self.seen]
 
     def _switched(self, change):
-        if self.task: self.task.cancel()
+        if self.task:
+            self.task.cancel()
         self.task = asyncio.get_event_loop().create_task(self._watch()) if change["new"] else None
 
     async def _watch(self):

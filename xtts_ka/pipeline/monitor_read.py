@@ -6,7 +6,8 @@
 __all__ = ['read_log', 'Training', 'read_trainings', 'Speed', 'speed', 'eta']
 
 # %% ../../nbs/pipeline/monitor_read.ipynb #8ae839bb
-import json, statistics
+import json
+import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,16 +16,32 @@ from ..core.paths import shown
 
 # %% ../../nbs/pipeline/monitor_read.ipynb #feb6106d
 def read_log(
-    path, # `metrics.jsonl`; it may be growing
-)->tuple[list, int]: # (rows in the order of their steps, damaged lines)
+    path,  # `metrics.jsonl`; it may be growing
+) -> tuple[list, int]:  # (rows in the order of their steps, damaged lines)
     "All whole rows that have a kind and a step; an absent file has none."
     path, rows, bad = Path(path), [], 0
-    if not path.is_file(): return [], 0
-    for line in path.read_bytes().split(b"\n")[:-1]:  # What follows the last newline is still being written
-        try: row = json.loads(line)
-        except ValueError: bad += 1; continue
-        if not isinstance(row, dict) or row.get("kind") not in ("train", "val") or type(row.get("step")) is not int: bad += 1; continue
-        while rows and (rows[-1]["step"] > row["step"] or (rows[-1]["step"], rows[-1]["kind"]) == (row["step"], row["kind"])): rows.pop()
+    if not path.is_file():
+        return [], 0
+    for line in path.read_bytes().split(b"\n")[
+        :-1
+    ]:  # What follows the last newline is still being written
+        try:
+            row = json.loads(line)
+        except ValueError:
+            bad += 1
+            continue
+        if (
+            not isinstance(row, dict)
+            or row.get("kind") not in ("train", "val")
+            or type(row.get("step")) is not int
+        ):
+            bad += 1
+            continue
+        while rows and (
+            rows[-1]["step"] > row["step"]
+            or (rows[-1]["step"], rows[-1]["kind"]) == (row["step"], row["kind"])
+        ):
+            rows.pop()
         rows.append(row)
     return rows, bad
 
@@ -32,83 +49,140 @@ def read_log(
 @dataclass
 class Training:
     "One training as it stands."
-    name:str     # Its folder, from the run's folder; the folder's own name when it is the run
-    folder:Path
-    rows:list    # Of `read_log`
-    bad:int=0    # Damaged lines
-    plan:dict = field(default_factory=dict) # steps, validate_every, save_every, log_every; empty when it is not known
+
+    name: str  # Its folder, from the run's folder; the folder's own name when it is the run
+    folder: Path
+    rows: list  # Of `read_log`
+    bad: int = 0  # Damaged lines
+    plan: dict = field(
+        default_factory=dict
+    )  # steps, validate_every, save_every, log_every; empty when it is not known
 
     @property
-    def train(self)->list: return [r for r in self.rows if r["kind"] == "train"]
-    @property
-    def val(self)->list: return [r for r in self.rows if r["kind"] == "val"]
-    @property
-    def step(self)->int: return max((r["step"] for r in self.rows), default=0)
-    @property
-    def steps(self)->int|None: return self.plan.get("steps")
-    @property
-    def done(self)->bool: return bool(self.steps) and self.step >= self.steps
+    def train(self) -> list:
+        return [r for r in self.rows if r["kind"] == "train"]
 
-def _plan(folder)->dict:
+    @property
+    def val(self) -> list:
+        return [r for r in self.rows if r["kind"] == "val"]
+
+    @property
+    def step(self) -> int:
+        return max((r["step"] for r in self.rows), default=0)
+
+    @property
+    def steps(self) -> int | None:
+        return self.plan.get("steps")
+
+    @property
+    def done(self) -> bool:
+        return bool(self.steps) and self.step >= self.steps
+
+
+def _plan(folder) -> dict:
     "The plan's whole numbers; a damaged or absent file is no plan."
-    try: data = json.loads((folder/"training.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError): return {}
+    try:
+        data = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
     return {k: v for k, v in data.items() if type(v) is int} if isinstance(data, dict) else {}
 
+
 def read_trainings(
-    run_dir, # Folder of a run, or of a single training
-)->list[Training]: # By name
+    run_dir,  # Folder of a run, or of a single training
+) -> list[Training]:  # By name
     "Every training below a folder; `ConfigError` when the folder is not there."
     run_dir = Path(run_dir)
-    if not run_dir.is_dir(): raise ConfigError(f"{shown(run_dir)}: no such folder; give the folder of a run, for example outputs/demo, or start the run first")
+    if not run_dir.is_dir():
+        raise ConfigError(
+            f"{shown(run_dir)}: no such folder; give the folder of a run, for example outputs/demo, or start the run first"
+        )
     found, root = [], run_dir.resolve()
     for path in sorted(run_dir.rglob("metrics.jsonl")):
         inside = path.relative_to(run_dir).parent
-        if any(p.startswith(".") for p in inside.parts) or not path.resolve().is_relative_to(root): continue
+        if any(p.startswith(".") for p in inside.parts) or not path.resolve().is_relative_to(root):
+            continue
         rows, bad = read_log(path)
-        found.append(Training(inside.as_posix() if inside.parts else run_dir.name, path.parent, rows, bad, _plan(path.parent)))
+        found.append(
+            Training(
+                inside.as_posix() if inside.parts else run_dir.name,
+                path.parent,
+                rows,
+                bad,
+                _plan(path.parent),
+            )
+        )
     return found
 
 # %% ../../nbs/pipeline/monitor_read.ipynb #d8b57668
 @dataclass
 class Speed:
     "Seconds of what a training does."
-    step:float # A step
-    validation:float=0. # A validation
-    save:float=0. # A checkpoint
 
-def _median(values, default=0.): return statistics.median(values) if values else default
+    step: float  # A step
+    validation: float = 0.0  # A validation
+    save: float = 0.0  # A checkpoint
+
+
+def _median(values, default=0.0):
+    return statistics.median(values) if values else default
+
 
 def speed(
-    t:Training,
-    recent:int=60, # Intervals that count
-)->Speed|None: # None before the third line
+    t: Training,
+    recent: int = 60,  # Intervals that count
+) -> Speed | None:  # None before the third line
     "How fast a training has lately been."
     steps, validations, after_save, last = [], [], [], None
     every = t.plan.get("save_every", 0)
     for row in t.rows:
-        if not isinstance(row.get("seconds"), (int, float)): continue
-        if last and row["kind"] == "val" and row["step"] == last["step"]: validations.append(row["seconds"] - last["seconds"])
+        if not isinstance(row.get("seconds"), (int, float)):
+            continue
+        if last and row["kind"] == "val" and row["step"] == last["step"]:
+            validations.append(row["seconds"] - last["seconds"])
         elif last and row["step"] > last["step"]:
             n, took = row["step"] - last["step"], row["seconds"] - last["seconds"]
-            saved = every and (row["step"] - 1) // every > (last["step"] - 1) // every # A checkpoint comes after its step's lines
+            saved = (
+                every and (row["step"] - 1) // every > (last["step"] - 1) // every
+            )  # A checkpoint comes after its step's lines
             (after_save if saved else steps).append((took, n))
         last = row
-    if len(steps) + len(after_save) < 2: return None
+    if len(steps) + len(after_save) < 2:
+        return None
     step = _median([took / n for took, n in (steps or after_save)[-recent:]])
-    return Speed(step, _median(validations[-recent:]), max(0., statistics.median_low([took - n * step for took, n in after_save[-recent:]] or [0.])) if steps else 0.)
+    return Speed(
+        step,
+        _median(validations[-recent:]),
+        max(
+            0.0,
+            statistics.median_low([took - n * step for took, n in after_save[-recent:]] or [0.0]),
+        )
+        if steps
+        else 0.0,
+    )
 
-def _times(every, after:int, steps:int)->int:
+
+def _times(every, after: int, steps: int) -> int:
     "How often something is due from step `after` + 1 to the last, which counts in any case."
     return steps // every - after // every + (steps % every > 0) if every else 0
 
+
 def eta(
-    t:Training,
-)->float|None: # Seconds; 0 when it is done, None when it cannot be known yet
+    t: Training,
+) -> float | None:  # Seconds; 0 when it is done, None when it cannot be known yet
     "How long a training will yet take, if it goes on as it has lately."
-    if t.done: return 0.
+    if t.done:
+        return 0.0
     now = speed(t)
-    if not t.steps or now is None: return None
-    left, here = (t.steps - t.step) * now.step, t.step - 1 # What is due at the last line's step comes after that line
+    if not t.steps or now is None:
+        return None
+    left, here = (
+        (t.steps - t.step) * now.step,
+        t.step - 1,
+    )  # What is due at the last line's step comes after that line
     validated = t.step if t.rows[-1]["kind"] == "val" else here
-    return left + _times(t.plan.get("validate_every"), validated, t.steps) * now.validation + _times(t.plan.get("save_every"), here, t.steps) * now.save
+    return (
+        left
+        + _times(t.plan.get("validate_every"), validated, t.steps) * now.validation
+        + _times(t.plan.get("save_every"), here, t.steps) * now.save
+    )

@@ -8,139 +8,188 @@ __all__ = ['loss_key', 'score_key', 'series', 'running', 'smoothed', 'slope', 'T
 # %% ../../nbs/pipeline/monitor_trends.ipynb #f677e5e1
 import math
 from dataclasses import dataclass
+
 from .monitor_read import Training
 
 # %% ../../nbs/pipeline/monitor_trends.ipynb #0843bf0e
 def loss_key(
-    t:Training,
-)->str|None:
+    t: Training,
+) -> str | None:
     "The name of the loss that tells how training goes."
     return next((k for r in t.train for k in r if k.startswith("loss/")), None)
 
+
 def score_key(
-    t:Training,
-)->str|None:
+    t: Training,
+) -> str | None:
     "The name of the validation's number that counts; lower is better."
     keys = {k: None for r in t.val for k in r}
     return "score" if "score" in keys else next((k for k in keys if k.startswith("val/")), None)
 
+
 def series(
-    rows:list, # Of `read_log`
-    key:str,   # Name
-)->tuple[list, list]: # (steps, values), of the lines that have a finite one
+    rows: list,  # Of `read_log`
+    key: str,  # Name
+) -> tuple[list, list]:  # (steps, values), of the lines that have a finite one
     "One quantity over steps."
-    pairs = [(r["step"], float(r[key])) for r in rows if isinstance(r.get(key), (int, float)) and math.isfinite(r[key])]
+    pairs = [
+        (r["step"], float(r[key]))
+        for r in rows
+        if isinstance(r.get(key), (int, float)) and math.isfinite(r[key])
+    ]
     return [s for s, _ in pairs], [v for _, v in pairs]
 
 # %% ../../nbs/pipeline/monitor_trends.ipynb #93a084af
 def running(
-    values:list,
-)->list: # As many
+    values: list,
+) -> list:  # As many
     "The running average after each value (Kingma and Ba 2015, section 3, for the correction)."
-    keep, out, mean, weight = 1 - 1 / min(10., max(1., len(values) / 20)), [], 0., 0.
+    keep, out, mean, weight = 1 - 1 / min(10.0, max(1.0, len(values) / 20)), [], 0.0, 0.0
     for v in values:
         mean, weight = keep * mean + (1 - keep) * v, keep * weight + 1 - keep
         out.append(mean / weight)
     return out
 
+
 def smoothed(
-    values:list,
-)->float|None: # None of nothing
+    values: list,
+) -> float | None:  # None of nothing
     "The running average at the end of a series."
     return running(values)[-1] if values else None
 
+
 def slope(
-    steps:list,
-    values:list,
-    most:int=300, # Points looked at; of more, evenly many are taken
-)->tuple|None: # (slope a step, lower, upper bound at 95 %); None for fewer than 5 points
+    steps: list,
+    values: list,
+    most: int = 300,  # Points looked at; of more, evenly many are taken
+) -> tuple | None:  # (slope a step, lower, upper bound at 95 %); None for fewer than 5 points
     "Theil-Sen."
-    if len(steps) < 5: return None
+    if len(steps) < 5:
+        return None
     from scipy.stats import theilslopes
-    pick = [round(i * (len(steps) - 1) / (most - 1)) for i in range(most)] if len(steps) > most else range(len(steps))
-    found = theilslopes([values[i] for i in pick], [steps[i] for i in pick], .95)
+
+    pick = (
+        [round(i * (len(steps) - 1) / (most - 1)) for i in range(most)]
+        if len(steps) > most
+        else range(len(steps))
+    )
+    found = theilslopes([values[i] for i in pick], [steps[i] for i in pick], 0.95)
     return float(found.slope), float(found.low_slope), float(found.high_slope)
 
 # %% ../../nbs/pipeline/monitor_trends.ipynb #35106696
 @dataclass
 class Trend:
     "Where a training is going."
-    loss:str|None=None         # Name of the loss
-    first:float|None=None      # Median of its first tenth
-    last:float|None=None       # Smoothed, at the end
-    slope:float|None=None      # Per 1,000 steps, over the last third
-    rising:bool=False          # Beyond doubt
-    plateau:bool=False
-    diverged:str=""            # Why, or empty
-    score:str|None=None        # Name of what validation is judged by
-    best_step:int|None=None
-    best:float|None=None       # Its score
-    last_score:float|None=None
-    since_best:int=0           # Validations after it
-    overfitting:bool=False
-    gap:float|None=None        # Validation - training, of the same quantity
-    advice:str=""              # What one might do
 
-def _middle(values): return sorted(values)[len(values) // 2]
+    loss: str | None = None  # Name of the loss
+    first: float | None = None  # Median of its first tenth
+    last: float | None = None  # Smoothed, at the end
+    slope: float | None = None  # Per 1,000 steps, over the last third
+    rising: bool = False  # Beyond doubt
+    plateau: bool = False
+    diverged: str = ""  # Why, or empty
+    score: str | None = None  # Name of what validation is judged by
+    best_step: int | None = None
+    best: float | None = None  # Its score
+    last_score: float | None = None
+    since_best: int = 0  # Validations after it
+    overfitting: bool = False
+    gap: float | None = None  # Validation - training, of the same quantity
+    advice: str = ""  # What one might do
 
-def _spread(values, middle): return _middle([abs(v - middle) for v in values])
 
-def _bad_end(t, key)->str:
+def _middle(values):
+    return sorted(values)[len(values) // 2]
+
+
+def _spread(values, middle):
+    return _middle([abs(v - middle) for v in values])
+
+
+def _bad_end(t, key) -> str:
     "The last line of training, when a loss of it is not a number."
     last = t.train[-1] if t.train else {}
-    bad = [k for k, v in last.items() if k.startswith("loss/") and (v is None or isinstance(v, float) and not math.isfinite(v))]
+    bad = [
+        k
+        for k, v in last.items()
+        if k.startswith("loss/") and (v is None or isinstance(v, float) and not math.isfinite(v))
+    ]
     return f"{bad[0]} is not a number at step {last['step']}" if bad else ""
 
-def _ran_away(values, now, rising)->str:
+
+def _ran_away(values, now, rising) -> str:
     "A loss that has left its beginning upwards."
-    if len(values) < 20 or not rising: return ""
-    start = values[:max(5, len(values) // 10)]
+    if len(values) < 20 or not rising:
+        return ""
+    start = values[: max(5, len(values) // 10)]
     first = _middle(start)
-    return f"the loss began at {first:.4g}, is {now:.4g} and rises" if now > first + max(abs(first), 3 * _spread(start, first)) else ""
+    return (
+        f"the loss began at {first:.4g}, is {now:.4g} and rises"
+        if now > first + max(abs(first), 3 * _spread(start, first))
+        else ""
+    )
 
 # %% ../../nbs/pipeline/monitor_trends.ipynb #40050e93
-def _gap(t)->float|None:
+def _gap(t) -> float | None:
     "Validation minus training."
-    if not t.train or not t.val: return None
+    if not t.train or not t.val:
+        return None
     for key, value in t.val[-1].items():
-        if not key.startswith("val/") or not isinstance(value, (int, float)): continue
-        own = next((k for k in (f"train/{key[4:]}", f"loss/{key[4:]}") if any(k in r for r in t.train)), None)
-        if own and (mine := smoothed(series(t.train, own)[1])) is not None: return value - mine
+        if not key.startswith("val/") or not isinstance(value, (int, float)):
+            continue
+        own = next(
+            (k for k in (f"train/{key[4:]}", f"loss/{key[4:]}") if any(k in r for r in t.train)),
+            None,
+        )
+        if own and (mine := smoothed(series(t.train, own)[1])) is not None:
+            return value - mine
     return None
+
 
 def _validation(t, out):
     "Best, last, and how long ago the best was."
     out.score = score_key(t)
     steps, values = series(t.val, out.score) if out.score else ([], [])
-    if not values: return
+    if not values:
+        return
     out.best, out.last_score = min(values), values[-1]
     at = values.index(out.best)
     out.best_step, out.since_best = steps[at], len(values) - 1 - at
-    worse = out.last_score > out.best + .02 * abs(out.best)
+    worse = out.last_score > out.best + 0.02 * abs(out.best)
     out.overfitting = out.since_best >= 3 and worse and (out.slope or 0) < 0
 
-def _advice(out)->str:
-    if out.diverged: return "stop it; go on from the checkpoint before with a lower `lr`, a longer `warmup` or a smaller `clip`"
-    if out.overfitting: return f"validation was best at step {out.best_step}: take those weights (`best`), set `patience`, or give it more data"
-    if out.plateau: return "little is gained by going on; a lower learning rate or a larger model may"
+
+def _advice(out) -> str:
+    if out.diverged:
+        return "stop it; go on from the checkpoint before with a lower `lr`, a longer `warmup` or a smaller `clip`"
+    if out.overfitting:
+        return f"validation was best at step {out.best_step}: take those weights (`best`), set `patience`, or give it more data"
+    if out.plateau:
+        return "little is gained by going on; a lower learning rate or a larger model may"
     return ""
 
+
 def trend(
-    t:Training,
-)->Trend:
+    t: Training,
+) -> Trend:
     "Look at a training's numbers."
     out = Trend(loss=loss_key(t), gap=_gap(t))
     steps, values = series(t.train, out.loss) if out.loss else ([], [])
     if values:
         tail = max(12, len(values) // 3)
         found = slope(steps[-tail:], values[-tail:])
-        out.first, out.last = _middle(values[:max(5, len(values) // 10)]), smoothed(values)
+        out.first, out.last = _middle(values[: max(5, len(values) // 10)]), smoothed(values)
         if found:
             way = found[0] * (steps[-1] - steps[-min(tail, len(steps))])
             out.slope, out.rising = found[0] * 1000, found[1] > 0
-            out.plateau = len(values) >= 12 and not out.rising and (found[1] <= 0 <= found[2] or abs(way) < .005 * abs(out.last))
+            out.plateau = (
+                len(values) >= 12
+                and not out.rising
+                and (found[1] <= 0 <= found[2] or abs(way) < 0.005 * abs(out.last))
+            )
     out.diverged = _bad_end(t, out.loss) or _ran_away(values, out.last, out.rising)
-    if out.diverged: out.plateau = False
+    if out.diverged:
+        out.plateau = False
     _validation(t, out)
     out.advice = _advice(out)
     return out

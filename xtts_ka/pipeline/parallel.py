@@ -6,7 +6,12 @@
 __all__ = ['drive', 'execute_apart', 'urgency', 'ready', 'run_parallel']
 
 # %% ../../nbs/pipeline/parallel.ipynb #28b48f21
-import json, os, signal, subprocess, sys, threading, time
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict
 
@@ -18,132 +23,240 @@ from .signals import Interrupted, Interrupts
 def _teller(out):
     "Writes events, a line each, whichever thread has one."
     lock = threading.Lock()
+
     def tell(**event):
-        with lock: out.write(json.dumps(event, ensure_ascii=False) + "\n"); out.flush()
+        with lock:
+            out.write(json.dumps(event, ensure_ascii=False) + "\n")
+            out.flush()
+
     return tell
 
+
 class _Tell(Watch):
-    def __init__(self, tell): self.tell = tell
-    def started(self, pid): self.tell(pid=pid)
-    def cell(self, n, total): self.tell(cell=[n, total])
-    def text(self, text): self.tell(text=text)
+    def __init__(self, tell):
+        self.tell = tell
+
+    def started(self, pid):
+        self.tell(pid=pid)
+
+    def cell(self, n, total):
+        self.tell(cell=[n, total])
+
+    def text(self, text):
+        self.tell(text=text)
+
 
 def _end_with(stdin):
     "Wait for the end of the input; then nobody listens any more."
     stdin.read()
     os._exit(1)
 
+
 def drive(
-    stdin=None, # Text stream with the job in its first line; default: standard input
-)->int: # Exit status
+    stdin=None,  # Text stream with the job in its first line; default: standard input
+) -> int:  # Exit status
     "Run one notebook and tell about it."
     stdin, out = stdin or sys.stdin, os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1) # Whatever else is printed is no event
+    os.dup2(2, 1)  # Whatever else is printed is no event
     tell, job = _teller(out), json.loads(stdin.readline())
     threading.Thread(target=_end_with, args=(stdin,), daemon=True).start()
     with Interrupts(lambda line: None) as interrupts:
-        try: outcome = execute(**job, watch=_Tell(tell), interrupts=interrupts)
-        except Interrupted as e: outcome = Outcome(0., 0., name="Interrupted", message=str(e))
-        except Exception as e: outcome = Outcome(0., 0., name=type(e).__name__, message=str(e)) # Whatever it is: nobody else would say it
+        try:
+            outcome = execute(**job, watch=_Tell(tell), interrupts=interrupts)
+        except Interrupted as e:
+            outcome = Outcome(0.0, 0.0, name="Interrupted", message=str(e))
+        except Exception as e:
+            outcome = Outcome(
+                0.0, 0.0, name=type(e).__name__, message=str(e)
+            )  # Whatever it is: nobody else would say it
     tell(outcome=asdict(outcome))
     return 0
 
 # %% ../../nbs/pipeline/parallel.ipynb #15ba09da
 def execute_apart(
-    notebook, output, parameters:dict, root, env:dict|None=None, watch:Watch|None=None, interrupts=None, pass_fds=(), # As `execute`
-)->Outcome:
+    notebook,
+    output,
+    parameters: dict,
+    root,
+    env: dict | None = None,
+    watch: Watch | None = None,
+    interrupts=None,
+    pass_fds=(),  # As `execute`
+) -> Outcome:
     "`execute` in a process of its own."
     watch = watch or Watch()
-    job = dict(notebook=str(notebook), output=str(output), parameters=parameters, root=str(root), env=env, pass_fds=list(pass_fds))
-    child = subprocess.Popen([sys.executable, "-c", "from xtts_ka.pipeline.parallel import drive; raise SystemExit(drive())"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", cwd=root,
-                             env=dict(os.environ) if env is None else env, pass_fds=tuple(pass_fds), start_new_session=True) # A session of its own: Ctrl-C reaches it by us
-    if interrupts is not None: interrupts.also(child.pid)
+    job = dict(
+        notebook=str(notebook),
+        output=str(output),
+        parameters=parameters,
+        root=str(root),
+        env=env,
+        pass_fds=list(pass_fds),
+    )
+    child = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from xtts_ka.pipeline.parallel import drive; raise SystemExit(drive())",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        cwd=root,
+        env=dict(os.environ) if env is None else env,
+        pass_fds=tuple(pass_fds),
+        start_new_session=True,
+    )  # A session of its own: Ctrl-C reaches it by us
+    if interrupts is not None:
+        interrupts.also(child.pid)
     outcome = None
     try:
-        child.stdin.write(json.dumps(job) + "\n"); child.stdin.flush()
+        child.stdin.write(json.dumps(job) + "\n")
+        child.stdin.flush()
         for line in child.stdout:
             event = json.loads(line)
-            if "pid" in event: watch.started(event["pid"])
-            elif "cell" in event: watch.cell(*event["cell"])
-            elif "text" in event: watch.text(event["text"])
-            else: outcome = Outcome(**event["outcome"])
+            if "pid" in event:
+                watch.started(event["pid"])
+            elif "cell" in event:
+                watch.cell(*event["cell"])
+            elif "text" in event:
+                watch.text(event["text"])
+            else:
+                outcome = Outcome(**event["outcome"])
     finally:
-        child.stdin.close(); child.wait()
-        if interrupts is not None: interrupts.gone(child.pid)
-    return outcome if outcome is not None else Outcome(0., 0., name="DeadDriver", message=f"the process that drives the notebook ended with exit status {child.returncode}")
+        child.stdin.close()
+        child.wait()
+        if interrupts is not None:
+            interrupts.gone(child.pid)
+    return (
+        outcome
+        if outcome is not None
+        else Outcome(
+            0.0,
+            0.0,
+            name="DeadDriver",
+            message=f"the process that drives the notebook ended with exit status {child.returncode}",
+        )
+    )
 
 # %% ../../nbs/pipeline/parallel.ipynb #3abb1ea6
 def urgency(
-    stages:tuple, # In the order they run
-)->dict: # Name -> cost of it and of the longest chain behind it
+    stages: tuple,  # In the order they run
+) -> dict:  # Name -> cost of it and of the longest chain behind it
     "How much hangs on each stage."
     out = {}
-    for s in reversed(stages): out[s.name] = s.cost + max((out[t.name] for t in stages if s.name in (*t.needs, *t.reads) and t.name in out), default=0)
+    for s in reversed(stages):
+        out[s.name] = s.cost + max(
+            (out[t.name] for t in stages if s.name in (*t.needs, *t.reads) and t.name in out),
+            default=0,
+        )
     return out
 
+
 def ready(
-    waiting:list, # Stages that have not begun
-    open_:set,    # Names that have not ended, begun or not
-)->list: # The most urgent first
+    waiting: list,  # Stages that have not begun
+    open_: set,  # Names that have not ended, begun or not
+) -> list:  # The most urgent first
     "Stages whose time has come."
     weight = urgency(tuple(waiting))
-    return sorted((s for s in waiting if not {*s.needs, *s.reads} & open_), key=lambda s: -weight[s.name])
+    return sorted(
+        (s for s in waiting if not {*s.needs, *s.reads} & open_), key=lambda s: -weight[s.name]
+    )
 
 # %% ../../nbs/pipeline/parallel.ipynb #776fc6df
 class _Watcher(Watch):
     "One stage's part of the screen."
-    def __init__(self, screen, name, states): self.screen, self.name, self.states, self.rest, self.begin = screen, name, states, "", time.monotonic(); self.cell(0, 0)
+
+    def __init__(self, screen, name, states):
+        self.screen, self.name, self.states, self.rest, self.begin = (
+            screen,
+            name,
+            states,
+            "",
+            time.monotonic(),
+        )
+        self.cell(0, 0)
+
     @property
-    def spent(self): return clock(time.monotonic() - self.begin)
-    def cell(self, n, total): self.states[self.name] = (self, f"cell {n}/{total}" if total else "starting")
+    def spent(self):
+        return clock(time.monotonic() - self.begin)
+
+    def cell(self, n, total):
+        self.states[self.name] = (self, f"cell {n}/{total}" if total else "starting")
+
     def text(self, text):
         *lines, self.rest = (self.rest + text).split("\n")
         for line in lines:
-            if line: self.screen.say(f"    {self.spent:>6}  {self.name}: {line.split(chr(13))[-1]}")
+            if line:
+                self.screen.say(f"    {self.spent:>6}  {self.name}: {line.split(chr(13))[-1]}")
+
     def close(self):
-        if self.rest: self.text("\n")
+        if self.rest:
+            self.text("\n")
         self.states.pop(self.name, None)
 
+
 def _status(screen, states, over):
-    while not over.wait(1): screen.status("  " + "   ".join(f"{name} {at} {w.spent}" for name, (w, at) in list(states.items())))
+    while not over.wait(1):
+        screen.status(
+            "  " + "   ".join(f"{name} {at} {w.spent}" for name, (w, at) in list(states.items()))
+        )
     screen.status("")
 
+
 def run_parallel(
-    call,     # `runner.Call`
-    chosen,   # Stages
-    jobs:int, # Stages at a time
-)->tuple: # (exit status, whether anything ran)
+    call,  # `runner.Call`
+    chosen,  # Stages
+    jobs: int,  # Stages at a time
+) -> tuple:  # (exit status, whether anything ran)
     "Bring stages up to date, several at a time."
     team, over = _Team(call, jobs), threading.Event()
     threading.Thread(target=_status, args=(call.screen, team.states, over), daemon=True).start()
-    try: team.work(list(chosen))
-    finally: over.set()
+    try:
+        team.work(list(chosen))
+    finally:
+        over.set()
     call.interrupts.check()
     return call.code, call.ran
 
 # %% ../../nbs/pipeline/parallel.ipynb #26627b00
 class _Team:
     "What runs and what waits."
-    def __init__(self, call, jobs): self.call, self.jobs, self.states, self.busy = call, jobs, {}, {}
+
+    def __init__(self, call, jobs):
+        self.call, self.jobs, self.states, self.busy = call, jobs, {}, {}
 
     @property
-    def over(self)->bool: return bool(self.call.code or self.call.interrupts.signum) # Nothing new is begun
+    def over(self) -> bool:
+        return bool(self.call.code or self.call.interrupts.signum)  # Nothing new is begun
 
-    def work(self, waiting:list):
+    def work(self, waiting: list):
         "Begin what may begin, wait for what runs, until nothing is left."
         with ThreadPoolExecutor(self.jobs) as pool:
             while waiting and not self.over or self.busy:
-                if not self.over: self.begin_more(pool, waiting)
-                if not self.busy: continue
-                done, _ = wait(self.busy, timeout=.5, return_when=FIRST_COMPLETED)
-                for future in done: self.ended(future)
+                if not self.over:
+                    self.begin_more(pool, waiting)
+                if not self.busy:
+                    continue
+                done, _ = wait(self.busy, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in done:
+                    self.ended(future)
 
     def begin_more(self, pool, waiting):
         "As many as there is room for; one that is up to date takes none."
-        while len(self.busy) < self.jobs and (now := ready(waiting, {s.name for s in waiting} | {s.name for s, *_ in self.busy.values()})):
+        while len(self.busy) < self.jobs and (
+            now := ready(
+                waiting, {s.name for s in waiting} | {s.name for s, *_ in self.busy.values()}
+            )
+        ):
             waiting.remove(stage := now[0])
-            if not (verdict := self.call.due(stage)): continue
-            go, watch = self.call.begin(stage, verdict), _Watcher(self.call.screen, stage.name, self.states)
+            if not (verdict := self.call.due(stage)):
+                continue
+            go, watch = (
+                self.call.begin(stage, verdict),
+                _Watcher(self.call.screen, stage.name, self.states),
+            )
             self.busy[pool.submit(go, execute_apart, watch, self.call.interrupts)] = (stage, watch)
 
     def ended(self, future):

@@ -18,40 +18,66 @@ from .stages import STAGES, find_stage, load_run
 # %% ../../nbs/pipeline/pretrain.ipynb #2795f810
 PRETRAIN_STAGES = ("embeddings", "phonemes", "language", "xtts_init", "full_pretrain")
 
+
 class PretrainPipeline:
     "Pretraining of a configuration. Stopped at any moment, the next call goes on."
-    def __init__(self,
-        config="configs/demo.yaml", # YAML or JSON file
-        overrides=(),               # `section.key=value`
+
+    def __init__(
+        self,
+        config="configs/demo.yaml",  # YAML or JSON file
+        overrides=(),  # `section.key=value`
     ):
         self.config, self.overrides = str(resolve_config(config)), tuple(overrides)
         self.cfg = load_run(self.config, self.overrides)
         self.folder = resolve(Path("outputs") / self.cfg.run)
 
-    def run(self,
-        only:str="",      # One of `PRETRAIN_STAGES`; empty: all, and what they need
-        force:bool=False, # From the start, also what is up to date
-    )->int: # Exit status, 0 when all went well
-        if only and only not in PRETRAIN_STAGES: raise ConfigError(f"--only {only}: the stages of pretraining are {', '.join(PRETRAIN_STAGES)}; for others use xtts-ka run --only")
-        return run(self.config, self.overrides, only, "", "" if only else PRETRAIN_STAGES[-1], force)
+    def run(
+        self,
+        only: str = "",  # One of `PRETRAIN_STAGES`; empty: all, and what they need
+        force: bool = False,  # From the start, also what is up to date
+    ) -> int:  # Exit status, 0 when all went well
+        if only and only not in PRETRAIN_STAGES:
+            raise ConfigError(
+                f"--only {only}: the stages of pretraining are {', '.join(PRETRAIN_STAGES)}; for others use xtts-ka run --only"
+            )
+        return run(
+            self.config, self.overrides, only, "", "" if only else PRETRAIN_STAGES[-1], force
+        )
 
-    def progress(self)->dict: # Stage -> status, from `pretrain_progress.json`; empty before the first run
+    def progress(
+        self,
+    ) -> dict:  # Stage -> status, from `pretrain_progress.json`; empty before the first run
         record = self.folder / "pretrain_progress.json"
         held = read_json(record)["stages"] if record.is_file() else {}
         return {name: held.get(name, {}).get("status", "pending") for name in PRETRAIN_STAGES}
 
-    def outputs(self)->dict: # Stage -> the folders it writes
-        return {name: [self.folder / o for o in find_stage(name).outputs] for name in PRETRAIN_STAGES}
+    def outputs(self) -> dict:  # Stage -> the folders it writes
+        return {
+            name: [self.folder / o for o in find_stage(name).outputs] for name in PRETRAIN_STAGES
+        }
 
 # %% ../../nbs/pipeline/pretrain.ipynb #701cee08
 def main(
-    argv:list|None=None, # Words of the call; default: `sys.argv`
-)->int: # Exit status
+    argv: list | None = None,  # Words of the call; default: `sys.argv`
+) -> int:  # Exit status
     "`run_pretrain`."
-    p = argparse.ArgumentParser("run_pretrain", description="Georgian pretraining: " + ", ".join(PRETRAIN_STAGES) + ".", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = argparse.ArgumentParser(
+        "run_pretrain",
+        description="Georgian pretraining: " + ", ".join(PRETRAIN_STAGES) + ".",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     p.add_argument("--config", default="configs/demo.yaml", metavar="FILE", help="YAML or JSON")
     p.add_argument("--force", action="store_true", help="run all stages from the start")
-    p.add_argument("--only", default="", choices=("", *PRETRAIN_STAGES), metavar="STAGE", help="just this stage: " + ", ".join(PRETRAIN_STAGES))
+    p.add_argument(
+        "--only",
+        default="",
+        choices=("", *PRETRAIN_STAGES),
+        metavar="STAGE",
+        help="just this stage: " + ", ".join(PRETRAIN_STAGES),
+    )
     p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change one value")
     args = p.parse_args(argv)
-    return guarded("run_pretrain", lambda: PretrainPipeline(args.config, args.overrides).run(args.only, args.force))
+    return guarded(
+        "run_pretrain",
+        lambda: PretrainPipeline(args.config, args.overrides).run(args.only, args.force),
+    )

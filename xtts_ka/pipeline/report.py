@@ -10,7 +10,17 @@ __all__ = ['AUDIO_MIME', 'TABLE_MIME', 'AUDIO_TYPES', 'EMBED_SECONDS', 'WAVE_BAR
            'read_config_rows', 'read_everyday', 'write_report']
 
 # %% ../../nbs/pipeline/report.ipynb #527863ae
-import base64, hashlib, html, io, itertools, json, math, numbers, os, re, shutil
+import base64
+import hashlib
+import html
+import io
+import itertools
+import json
+import math
+import numbers
+import os
+import re
+import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,20 +38,28 @@ from .state import Progress, StageState, covered
 AUDIO_MIME = "application/vnd.xtts-ka.audio+json"
 TABLE_MIME = "application/vnd.xtts-ka.table+json"
 AUDIO_TYPES = (".wav", ".flac", ".mp3", ".ogg")
-EMBED_SECONDS = 30. # Longer sounds are named in the notebook, not embedded
+EMBED_SECONDS = 30.0  # Longer sounds are named in the notebook, not embedded
+
 
 def _sound(path) -> tuple:
     "Samples [T, C] and rate, or `AudioError`."
     import soundfile
-    if not Path(path).is_file(): raise AudioError("missing", shown(path), "no such file to play")
-    try: wav, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as e: raise AudioError("unreadable", shown(path), str(e)) from e
-    if not len(wav): raise AudioError("empty", shown(path), "no samples")
+
+    if not Path(path).is_file():
+        raise AudioError("missing", shown(path), "no such file to play")
+    try:
+        wav, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as e:
+        raise AudioError("unreadable", shown(path), str(e)) from e
+    if not len(wav):
+        raise AudioError("empty", shown(path), "no samples")
     return wav, rate
+
 
 def _data_url(wav, rate) -> str:
     "The sound as FLAC inside an address."
     import soundfile
+
     buffer = io.BytesIO()
     soundfile.write(buffer, wav, rate, format="FLAC", subtype="PCM_16")
     return "data:audio/flac;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -49,174 +67,243 @@ def _data_url(wav, rate) -> str:
 # %% ../../nbs/pipeline/report.ipynb #66a6b601
 class Player:
     "A sound with its caption and the text that is spoken; shows itself in Jupyter."
-    def __init__(self,
-        path,       # Sound file, absolute or relative to the repository's root
-        caption="", # Small print, e.g. the speaker
-        text="",    # What is spoken
+
+    def __init__(
+        self,
+        path,  # Sound file, absolute or relative to the repository's root
+        caption="",  # Small print, e.g. the speaker
+        text="",  # What is spoken
     ):
         self.path, self.caption, self.text = resolve(path), str(caption), str(text)
         self.wav, self.rate = _sound(self.path)
 
     @property
-    def seconds(self): return len(self.wav)/self.rate
+    def seconds(self):
+        return len(self.wav) / self.rate
+
     @property
-    def payload(self): return {"path": shown(self.path), "caption": self.caption, "text": self.text}
+    def payload(self):
+        return {"path": shown(self.path), "caption": self.caption, "text": self.text}
 
     def _html(self):
         small = self.seconds <= EMBED_SECONDS
-        audio = f'<audio controls src="{_data_url(self.wav, self.rate)}"></audio>' if small else f"<code>{html.escape(shown(self.path))}</code>"
+        audio = (
+            f'<audio controls src="{_data_url(self.wav, self.rate)}"></audio>'
+            if small
+            else f"<code>{html.escape(shown(self.path))}</code>"
+        )
         words = f"<div>{html.escape(self.text)}</div>" if self.text else ""
         foot = " · ".join(filter(None, (html.escape(self.caption), f"{self.seconds:.1f} s")))
         return f'<div style="margin:.3em 1em .6em 0">{words}{audio}<div style="opacity:.65;font-size:.85em">{foot}</div></div>'
 
     def __repr__(self):
-        return " · ".join(filter(None, (shown(self.path), self.text, self.caption, f"{self.seconds:.1f} s")))
+        return " · ".join(
+            filter(None, (shown(self.path), self.text, self.caption, f"{self.seconds:.1f} s"))
+        )
+
     def _repr_mimebundle_(self, include=None, exclude=None):
         return {"text/plain": repr(self), "text/html": self._html(), AUDIO_MIME: self.payload}
 
+
 class Players:
     "Several sounds side by side."
-    def __init__(self, items): self.items = [_as_player(i) for i in items]
-    def __repr__(self): return "\n".join(map(repr, self.items))
+
+    def __init__(self, items):
+        self.items = [_as_player(i) for i in items]
+
+    def __repr__(self):
+        return "\n".join(map(repr, self.items))
+
     def _repr_mimebundle_(self, include=None, exclude=None):
         grid = f'<div style="display:flex;flex-wrap:wrap">{"".join(p._html() for p in self.items)}</div>'
-        return {"text/plain": repr(self), "text/html": grid, AUDIO_MIME: {"items": [p.payload for p in self.items]}}
+        return {
+            "text/plain": repr(self),
+            "text/html": grid,
+            AUDIO_MIME: {"items": [p.payload for p in self.items]},
+        }
+
 
 def _as_player(item) -> Player:
     "A player from a path, a tuple `(path, caption, text)`, a dict of the same, or itself."
-    if isinstance(item, Player): return item
-    if isinstance(item, dict): return Player(**item)
+    if isinstance(item, Player):
+        return item
+    if isinstance(item, dict):
+        return Player(**item)
     return Player(*item) if isinstance(item, (tuple, list)) else Player(item)
 
 # %% ../../nbs/pipeline/report.ipynb #9b82584c
 def _columns(rows, columns) -> tuple[list, list]:
     "Column names and rows as lists, from dicts, sequences or a data frame."
-    if hasattr(rows, "to_dict"): rows = rows.to_dict("records")
+    if hasattr(rows, "to_dict"):
+        rows = rows.to_dict("records")
     rows = list(rows)
     if rows and isinstance(rows[0], dict):
         columns = list(columns or dict.fromkeys(k for r in rows for k in r))
         rows = [[r.get(c) for c in columns] for r in rows]
     return [str(c) for c in columns or ()], [list(r) for r in rows]
 
+
 def _json_value(v):
     "A value as JSON keeps it: numpy scalars as Python's, everything unknown as text."
-    if isinstance(v, bool) or v is None or isinstance(v, str): return v
-    if isinstance(v, numbers.Integral): return int(v)
-    if isinstance(v, numbers.Real): return float(v) if math.isfinite(v) else str(float(v))
-    return v.item() if getattr(v, "ndim", None) == 0 and hasattr(v, "item") and not hasattr(v, "detach") else str(v)
+    if isinstance(v, bool) or v is None or isinstance(v, str):
+        return v
+    if isinstance(v, numbers.Integral):
+        return int(v)
+    if isinstance(v, numbers.Real):
+        return float(v) if math.isfinite(v) else str(float(v))
+    return (
+        v.item()
+        if getattr(v, "ndim", None) == 0 and hasattr(v, "item") and not hasattr(v, "detach")
+        else str(v)
+    )
+
 
 class Table:
     "Rows under a head; plain values only."
-    def __init__(self,
-        rows,         # Dicts, sequences or a pandas data frame
-        columns=None, # Names; default: the keys of the dicts
-        caption="",   # Above the table
+
+    def __init__(
+        self,
+        rows,  # Dicts, sequences or a pandas data frame
+        columns=None,  # Names; default: the keys of the dicts
+        caption="",  # Above the table
     ):
         self.columns, self.rows = _columns(rows, columns)
         self.rows, self.caption = [[_json_value(v) for v in r] for r in self.rows], str(caption)
         if bad := [len(r) for r in self.rows if len(r) != len(self.columns)]:
-            raise ValueError(f"a row has {bad[0]} values under {len(self.columns)} columns; give `columns` or dicts")
+            raise ValueError(
+                f"a row has {bad[0]} values under {len(self.columns)} columns; give `columns` or dicts"
+            )
 
     @property
-    def payload(self): return {"columns": self.columns, "rows": self.rows, "caption": self.caption}
+    def payload(self):
+        return {"columns": self.columns, "rows": self.rows, "caption": self.caption}
 
     def _html(self):
-        line = lambda tag, row: "<tr>" + "".join(f"<{tag}>{html.escape(nice(v))}</{tag}>" for v in row) + "</tr>"
+        def line(tag, row):
+            return "<tr>" + "".join(f"<{tag}>{html.escape(nice(v))}</{tag}>" for v in row) + "</tr>"
+
         head = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
         return f"<table>{head}<thead>{line('th', self.columns)}</thead><tbody>{''.join(line('td', r) for r in self.rows)}</tbody></table>"
 
-    def __repr__(self): return "\n".join(" | ".join(map(nice, r)) for r in [self.columns, *self.rows])
+    def __repr__(self):
+        return "\n".join(" | ".join(map(nice, r)) for r in [self.columns, *self.rows])
+
     def _repr_mimebundle_(self, include=None, exclude=None):
         return {"text/plain": repr(self), "text/html": self._html(), TABLE_MIME: self.payload}
 
 # %% ../../nbs/pipeline/report.ipynb #822825b1
 def nice(
-    value, # Any plain value
+    value,  # Any plain value
 ) -> str:
     "A value as a reader wants it."
-    if value is None or value == "": return "–"
-    if isinstance(value, bool): return "yes" if value else "no"
-    if isinstance(value, int): return f"{value:,}".replace(",", "\u202f") if abs(value) >= 10_000 else str(value)
-    if isinstance(value, float): return _nice_float(value)
-    if isinstance(value, (list, tuple)): return ", ".join(map(nice, value)) or "–"
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\u202f") if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        return _nice_float(value)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(nice, value)) or "–"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+
 
 def _nice_float(x) -> str:
     "Four significant digits; whole large numbers without a fraction."
-    if not math.isfinite(x): return str(x)
-    if abs(x) >= 10_000: return nice(round(x)) if abs(x) < 1e15 else f"{x:.3g}"
+    if not math.isfinite(x):
+        return str(x)
+    if abs(x) >= 10_000:
+        return nice(round(x)) if abs(x) < 1e15 else f"{x:.3g}"
     return f"{x:.4g}" if x == 0 or abs(x) >= 1e-4 else f"{x:.2e}"
 
+
 def duration(
-    seconds, # Wall time, seconds; None when unknown
+    seconds,  # Wall time, seconds; None when unknown
 ) -> str:
     "`48 s`, `3 min 20 s`, `1 h 05 min`."
-    if seconds is None: return ""
-    if seconds < 9.95: return f"{seconds:.1f} s"
+    if seconds is None:
+        return ""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     s = round(seconds)
-    if s < 60: return f"{s} s"
-    return f"{s//60} min {s%60:02d} s" if s < 3600 else f"{s//3600} h {s%3600//60:02d} min"
+    if s < 60:
+        return f"{s} s"
+    return (
+        f"{s // 60} min {s % 60:02d} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60:02d} min"
+    )
 
 # %% ../../nbs/pipeline/report.ipynb #527f2cd8
 def _show(thing):
     from IPython.display import display
+
     display(thing)
 
+
 def player(
-    path,       # Sound file, absolute or relative to the repository's root
-    caption="", # Small print, e.g. the speaker
-    text="",    # What is spoken
+    path,  # Sound file, absolute or relative to the repository's root
+    caption="",  # Small print, e.g. the speaker
+    text="",  # What is spoken
 ):
     "Show a sound; `AudioError` when there is none to play."
     _show(Player(path, caption, text))
 
+
 def players(
-    items, # Paths, tuples `(path, caption, text)` or dicts with these keys
+    items,  # Paths, tuples `(path, caption, text)` or dicts with these keys
 ):
     "Show several sounds side by side."
     _show(Players(items))
 
+
 def table(
-    rows,         # Dicts, sequences or a pandas data frame
-    columns=None, # Names; default: the keys of the dicts
-    caption="",   # Above the table
+    rows,  # Dicts, sequences or a pandas data frame
+    columns=None,  # Names; default: the keys of the dicts
+    caption="",  # Above the table
 ):
     "Show rows as a table, here and in the report."
     _show(Table(rows, columns, caption))
 
 # %% ../../nbs/pipeline/report.ipynb #5c91bbc3
-WAVE_BARS = 72 # Bars in a waveform
+WAVE_BARS = 72  # Bars in a waveform
+
 
 def wave_path(
-    wav, # [T, C] float in [-1, 1]
-) -> str: # The `d` of an SVG path, 72 wide and 32 high
+    wav,  # [T, C] float in [-1, 1]
+) -> str:  # The `d` of an SVG path, 72 wide and 32 high
     "The loudness of a sound as vertical strokes; quiet recordings are drawn as tall as loud ones."
     import numpy as np
+
     power = np.square(np.nan_to_num(wav)).mean(1)  # [T, C] -> [T]
-    bars = np.sqrt([part.mean() if len(part) else 0. for part in np.array_split(power, WAVE_BARS)])
-    half = np.round(0.75 + 13.5*(bars/max(bars.max(), 1e-4))**0.85, 1)
+    bars = np.sqrt([part.mean() if len(part) else 0.0 for part in np.array_split(power, WAVE_BARS)])
+    half = np.round(0.75 + 13.5 * (bars / max(bars.max(), 1e-4)) ** 0.85, 1)
     return "".join(f"M{i}.5 {16 - h:g}V{16 + h:g}" for i, h in enumerate(half))
+
 
 class Media:
     "The folder of a report's sounds and images."
-    def __init__(self,
+
+    def __init__(
+        self,
         folder,  # report/media
-        allowed, # Folders that sounds may come from
+        allowed,  # Folders that sounds may come from
     ):
         self.folder, self.allowed = Path(folder), [Path(os.path.realpath(a)) for a in allowed]
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def put(self, stem, suffix, data:bytes) -> str:
+    def put(self, stem, suffix, data: bytes) -> str:
         "Write bytes under a name that follows from them; returns the address for a page."
         name = f"{slug(stem)}-{hashlib.sha256(data).hexdigest()[:8]}{suffix}"
-        (self.folder/name).write_bytes(data)
+        (self.folder / name).write_bytes(data)
         return f"media/{quote(name)}"
 
     def check(self, path) -> Path:
         "The real path of a sound that may be copied."
         real = Path(os.path.realpath(resolve(path)))
-        if real.suffix.lower() not in AUDIO_TYPES: raise AudioError("unreadable", path, f"not one of {', '.join(AUDIO_TYPES)}")
-        if not any(real.is_relative_to(a) for a in self.allowed): raise AudioError("not_regular", path, "outside of the repository, so not copied")
+        if real.suffix.lower() not in AUDIO_TYPES:
+            raise AudioError("unreadable", path, f"not one of {', '.join(AUDIO_TYPES)}")
+        if not any(real.is_relative_to(a) for a in self.allowed):
+            raise AudioError("not_regular", path, "outside of the repository, so not copied")
         return real
 
     def audio(self, path, **words) -> dict:
@@ -224,135 +311,246 @@ class Media:
         try:
             real = self.check(path)
             wav, rate = _sound(real)
-        except (AudioError, ValueError) as e: return words | {"href": "", "seconds": None, "problem": str(e)}
+        except (AudioError, ValueError) as e:
+            return words | {"href": "", "seconds": None, "problem": str(e)}
         href = self.put(real.stem, real.suffix.lower(), real.read_bytes())
-        return words | {"href": href, "seconds": round(len(wav)/rate, 3), "bars": WAVE_BARS, "wave": wave_path(wav)}
+        return words | {
+            "href": href,
+            "seconds": round(len(wav) / rate, 3),
+            "bars": WAVE_BARS,
+            "wave": wave_path(wav),
+        }
 
 # %% ../../nbs/pipeline/report.ipynb #1eab5291
-def _size(data:bytes) -> dict:
+def _size(data: bytes) -> dict:
     "Width and height in CSS pixels of a PNG or JPEG; `ValueError` when it is none."
     from PIL import Image, UnidentifiedImageError
-    try:
-        with Image.open(io.BytesIO(data)) as im: dpi = float(im.info.get("dpi", (96, 96))[0]) or 96.; w, h = im.size
-    except UnidentifiedImageError as e: raise ValueError("not an image") from e
-    scale = 96/dpi if dpi > 96 else 1.
-    return {"width": round(w*scale), "height": round(h*scale)}
 
-def _image(data, media, stage, alt) -> dict|None:
+    try:
+        with Image.open(io.BytesIO(data)) as im:
+            dpi = float(im.info.get("dpi", (96, 96))[0]) or 96.0
+            w, h = im.size
+    except UnidentifiedImageError as e:
+        raise ValueError("not an image") from e
+    scale = 96 / dpi if dpi > 96 else 1.0
+    return {"width": round(w * scale), "height": round(h * scale)}
+
+
+def _image(data, media, stage, alt) -> dict | None:
     "The image of an output bundle as a block, or None when it has none that can be read."
     for mime, suffix in (("image/png", ".png"), ("image/jpeg", ".jpg")):
-        try: raw = base64.b64decode(data[mime]) if mime in data else b""
-        except ValueError: continue
-        if raw: return {"kind": "image", "href": media.put(stage, suffix, raw), "alt": alt, **_size(raw)}
+        try:
+            raw = base64.b64decode(data[mime]) if mime in data else b""
+        except ValueError:
+            continue
+        if raw:
+            return {
+                "kind": "image",
+                "href": media.put(stage, suffix, raw),
+                "alt": alt,
+                **_size(raw),
+            }
     if svg := data.get("image/svg+xml"):
-        return {"kind": "image", "href": media.put(stage, ".svg", svg.encode()), "alt": alt, "width": None}
+        return {
+            "kind": "image",
+            "href": media.put(stage, ".svg", svg.encode()),
+            "alt": alt,
+            "width": None,
+        }
 
 # %% ../../nbs/pipeline/report.ipynb #0b63f2c8
 def _renderer(pages):
     "mistune's HTML renderer without links to the outside and without a second `h1`."
     import mistune
+
     class Renderer(mistune.HTMLRenderer):
-        def __init__(self): super().__init__(escape=True)
-        def heading(self, text, level, **attrs): return f"<h{max(2, level)}>{text}</h{max(2, level)}>\n"
-        def image(self, text, url, title=None): return f"<em>{text}</em>"
+        def __init__(self):
+            super().__init__(escape=True)
+
+        def heading(self, text, level, **attrs):
+            return f"<h{max(2, level)}>{text}</h{max(2, level)}>\n"
+
+        def image(self, text, url, title=None):
+            return f"<em>{text}</em>"
+
         def link(self, text, url, title=None):
-            if page := pages.get(_stage_of(url)): return f'<a href="{html.escape(page)}">{text}</a>'
+            if page := pages.get(_stage_of(url)):
+                return f'<a href="{html.escape(page)}">{text}</a>'
             address = html.escape(url)
-            return text if url.startswith("#") or text == address else f'{text} <span class="url">({address})</span>'
-    return mistune.create_markdown(escape=True, renderer=Renderer(), plugins=["table", "strikethrough"])
+            return (
+                text
+                if url.startswith("#") or text == address
+                else f'{text} <span class="url">({address})</span>'
+            )
+
+    return mistune.create_markdown(
+        escape=True, renderer=Renderer(), plugins=["table", "strikethrough"]
+    )
+
 
 def _stage_of(path) -> str:
     "`notebooks/70_xtts_init.ipynb` -> `xtts_init`; other files are no stages."
     m = re.fullmatch(r"(?:.*/)?(?:\d+_)?([^/]+)\.ipynb", str(path))
     return m[1] if m else ""
 
+
 def markdown(
-    text,     # Markdown of a cell
-    pages={}, # Stage -> its page, for links between notebooks
-): # Markup, safe to put into a page
+    text,  # Markdown of a cell
+    pages={},  # Stage -> its page, for links between notebooks
+):  # Markup, safe to put into a page
     "Markdown as HTML in which nothing of the text is HTML."
     from markupsafe import Markup
+
     return Markup(_renderer(pages)(text))
 
 # %% ../../nbs/pipeline/report.ipynb #ffc10551
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
-TAIL, FOLD, TRACE = 6, 30, 14 # Lines shown of a long output; from how many it is long; lines shown of a traceback
+TAIL, FOLD, TRACE = (
+    6,
+    30,
+    14,
+)  # Lines shown of a long output; from how many it is long; lines shown of a traceback
+
 
 def plain(
-    text, # Text of a terminal
+    text,  # Text of a terminal
 ) -> str:
     "Without colours, and with a line that was overwritten by carriage returns as it stood at the end."
     lines = _ANSI.sub("", text).replace("\r\n", "\n").split("\n")
     return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in lines).strip("\n")
 
+
 def _text(text) -> list[dict]:
     "A block of text, folded to its end when it is long."
     text = plain(text)
     lines = text.split("\n")
-    return [{"kind": "text", "all": text, "lines": len(lines), "more": len(lines) > FOLD, "tail": "\n".join(lines[-TAIL:])}] if text else []
+    return (
+        [
+            {
+                "kind": "text",
+                "all": text,
+                "lines": len(lines),
+                "more": len(lines) > FOLD,
+                "tail": "\n".join(lines[-TAIL:]),
+            }
+        ]
+        if text
+        else []
+    )
+
 
 def _error(output) -> dict:
     "A failed cell: what, and the last lines of where."
     whole = plain("\n".join(output.get("traceback", ())))
-    lines = [x for x in whole.split("\n") if x.strip() and not re.search(r"^-+$|Traceback \(most recent call last\)", x)]
-    return {"kind": "error", "name": output.get("ename", "Error"), "value": plain(output.get("evalue", ""))[:2000],
-        "tail": "\n".join(lines[-TRACE:]), "all": whole if len(lines) > TRACE else ""}
+    lines = [
+        x
+        for x in whole.split("\n")
+        if x.strip() and not re.search(r"^-+$|Traceback \(most recent call last\)", x)
+    ]
+    return {
+        "kind": "error",
+        "name": output.get("ename", "Error"),
+        "value": plain(output.get("evalue", ""))[:2000],
+        "tail": "\n".join(lines[-TRACE:]),
+        "all": whole if len(lines) > TRACE else "",
+    }
+
 
 def highlight(
-    code, # Python source
-): # Markup
+    code,  # Python source
+):  # Markup
     "Code with comments, strings and keywords marked by one letter each."
     from markupsafe import Markup, escape
     from pygments import lex
     from pygments.lexers import PythonLexer
     from pygments.token import Comment, Keyword, String
+
     kinds = ((Comment, "c"), (String, "s"), (Keyword, "k"))
-    mark = lambda kind, value: next((Markup('<span class="{}">{}</span>').format(c, value) for k, c in kinds if kind in k), escape(value))
+
+    def mark(kind, value):
+        return next(
+            (Markup('<span class="{}">{}</span>').format(c, value) for k, c in kinds if kind in k),
+            escape(value),
+        )
+
     return Markup("").join(mark(kind, value) for kind, value in lex(code, PythonLexer()))
 
 # %% ../../nbs/pipeline/report.ipynb #72611c6f
 def _table_block(payload) -> dict:
     "A table of ours, checked: a notebook may come from anywhere."
     columns, rows = [str(c) for c in payload["columns"]], [list(r) for r in payload["rows"]]
-    numeric = [all(isinstance(r[i], (int, float)) or r[i] is None for r in rows) and bool(rows) for i in range(len(columns))]
-    return {"kind": "table", "columns": columns, "rows": rows, "numeric": numeric, "caption": str(payload.get("caption", ""))}
+    numeric = [
+        all(isinstance(r[i], (int, float)) or r[i] is None for r in rows) and bool(rows)
+        for i in range(len(columns))
+    ]
+    return {
+        "kind": "table",
+        "columns": columns,
+        "rows": rows,
+        "numeric": numeric,
+        "caption": str(payload.get("caption", "")),
+    }
+
 
 def _audio_block(payload, media) -> dict:
     "One or several sounds of ours."
     items = payload["items"] if "items" in payload else [payload]
-    words = lambda i: {"caption": str(i.get("caption", "")), "text": str(i.get("text", "")), "speaker": ""}
+
+    def words(i):
+        return {
+            "caption": str(i.get("caption", "")),
+            "text": str(i.get("text", "")),
+            "speaker": "",
+        }
+
     return {"kind": "audio", "sounds": [media.audio(str(i["path"]), **words(i)) for i in items]}
+
 
 def _bundle(data, media, stage, alt, pages) -> list[dict]:
     "The richest allowed form of one output; HTML is never one."
     try:
-        if AUDIO_MIME in data: return [_audio_block(data[AUDIO_MIME], media)]
-        if TABLE_MIME in data: return [_table_block(data[TABLE_MIME])]
-        if image := _image(data, media, stage, alt): return [image]
+        if AUDIO_MIME in data:
+            return [_audio_block(data[AUDIO_MIME], media)]
+        if TABLE_MIME in data:
+            return [_table_block(data[TABLE_MIME])]
+        if image := _image(data, media, stage, alt):
+            return [image]
     except (KeyError, TypeError, ValueError, IndexError) as e:
-        return _text(f"an output of another version cannot be shown ({type(e).__name__}: {e})\n{data.get('text/plain', '')}")
-    if "text/markdown" in data: return [{"kind": "prose", "html": markdown(data["text/markdown"], pages)}]
+        return _text(
+            f"an output of another version cannot be shown ({type(e).__name__}: {e})\n{data.get('text/plain', '')}"
+        )
+    if "text/markdown" in data:
+        return [{"kind": "prose", "html": markdown(data["text/markdown"], pages)}]
     return _text(data.get("text/plain", ""))
+
 
 def _outputs(cell, media, stage, alt, pages) -> list[dict]:
     "All outputs of a cell; neighbouring prints become one text."
     blocks = []
     for kind, group in itertools.groupby(cell.outputs, key=lambda o: o.output_type):
         group = list(group)
-        if kind == "stream": blocks += _text("".join(o.text for o in group))
-        elif kind == "error": blocks += [_error(o) for o in group]
-        else: blocks += [b for o in group for b in _bundle(o.data, media, stage, alt, pages)]
+        if kind == "stream":
+            blocks += _text("".join(o.text for o in group))
+        elif kind == "error":
+            blocks += [_error(o) for o in group]
+        else:
+            blocks += [b for o in group for b in _bundle(o.data, media, stage, alt, pages)]
     return blocks
 
 # %% ../../nbs/pipeline/report.ipynb #b82c4b54
 SILENT = {"parameters", "injected-parameters", "papermill-error-cell-tag", "hide"}
 
+
 def _code(cell) -> list[dict]:
     "The folded code of a cell."
     tags = set(cell.metadata.get("tags", ()))
-    if tags & SILENT or not cell.source.strip(): return []
-    state = {"pending": "not run", "running": "interrupted"}.get(cell.metadata.get("papermill", {}).get("status"), "")
+    if tags & SILENT or not cell.source.strip():
+        return []
+    state = {"pending": "not run", "running": "interrupted"}.get(
+        cell.metadata.get("papermill", {}).get("status"), ""
+    )
     return [{"kind": "code", "html": highlight(cell.source), "state": state}]
+
 
 def _head(nb) -> tuple[str, str, str]:
     "Title and sentence from the first markdown cell with a `# title`, and that cell's source."
@@ -362,19 +560,26 @@ def _head(nb) -> tuple[str, str, str]:
             return m[1].strip(), doc[1].strip() if doc else "", cell.source
     return "", "", ""
 
+
 def blocks(
-    nb,       # Executed notebook
-    media,    # Where its images and sounds go
-    stage,    # Name of the stage
-    pages={}, # Stage -> its page
+    nb,  # Executed notebook
+    media,  # Where its images and sounds go
+    stage,  # Name of the stage
+    pages={},  # Stage -> its page
 ) -> list[dict]:
     "What a page shows of a notebook, in order."
     head, out = _head(nb)[2], []
     for n, cell in enumerate(nb.cells):
-        if "papermill-error-cell-tag" in cell.metadata.get("tags", ()): continue
+        if "papermill-error-cell-tag" in cell.metadata.get("tags", ()):
+            continue
         if cell.cell_type == "markdown":
-            source = re.sub(r"^(# +|> ?).*$", "", cell.source, flags=re.M) if cell.source == head else cell.source
-            if source.strip(): out.append({"kind": "prose", "html": markdown(source, pages)})
+            source = (
+                re.sub(r"^(# +|> ?).*$", "", cell.source, flags=re.M)
+                if cell.source == head
+                else cell.source
+            )
+            if source.strip():
+                out.append({"kind": "prose", "html": markdown(source, pages)})
         elif cell.cell_type == "code":
             found = _outputs(cell, media, stage, f"plot of stage {stage}, cell {n}", pages)
             key = "headline" in cell.metadata.get("tags", ())
@@ -385,198 +590,358 @@ def blocks(
 @dataclass
 class StagePage:
     "What the report knows of a stage."
-    name:str             # Name of the stage
-    status:str="pending" # As in `pretrain_progress.json`
-    seconds:float|None=None # Wall time
-    started:str=""       # UTC, ISO 8601
-    attempt:int=0        # Executions
-    error:str=""         # Why it failed, one line
-    notebook:Path|None=None # Executed notebook
-    nb:object=None       # The same, read
-    problem:str=""       # Why it could not be read
-    metrics:dict=field(default_factory=dict) # metrics.json
-    title:str=""         # From the notebook
-    lead:str=""          # Its one sentence
-    doc:str=""           # One line for the list of stages
-    share:float=0.       # Part of the run's time, 0 to 1
+
+    name: str  # Name of the stage
+    status: str = "pending"  # As in `pretrain_progress.json`
+    seconds: float | None = None  # Wall time
+    started: str = ""  # UTC, ISO 8601
+    attempt: int = 0  # Executions
+    error: str = ""  # Why it failed, one line
+    notebook: Path | None = None  # Executed notebook
+    nb: object = None  # The same, read
+    problem: str = ""  # Why it could not be read
+    metrics: dict = field(default_factory=dict)  # metrics.json
+    title: str = ""  # From the notebook
+    lead: str = ""  # Its one sentence
+    doc: str = ""  # One line for the list of stages
+    share: float = 0.0  # Part of the run's time, 0 to 1
 
     @property
-    def file(self): return f"{'stage-' if self.name == 'index' else ''}{slug(self.name)}.html"
+    def file(self):
+        return f"{'stage-' if self.name == 'index' else ''}{slug(self.name)}.html"
+
     @property
-    def href(self): return quote(self.file)
+    def href(self):
+        return quote(self.file)
+
     @property
     def facts(self):
         runs = f"attempt {self.attempt}" if self.attempt > 1 else ""
         return [f for f in (duration(self.seconds), _when(self.started), runs) if f]
 
+
 def _when(iso) -> str:
     "A moment as a reader wants it."
-    try: t = datetime.fromisoformat(iso)
-    except (TypeError, ValueError): return ""
-    return f"{t.day} {t:%B %Y, %H:%M}" + (" UTC" if t.utcoffset() is not None and not t.utcoffset() else "")
+    try:
+        t = datetime.fromisoformat(iso)
+    except (TypeError, ValueError):
+        return ""
+    return f"{t.day} {t:%B %Y, %H:%M}" + (
+        " UTC" if t.utcoffset() is not None and not t.utcoffset() else ""
+    )
+
 
 def _read_notebook(page):
     "Fill in what the executed notebook tells; a half-written one is a problem to show, not an error."
     import nbformat
-    try: page.nb = nbformat.read(page.notebook, as_version=4)
-    except (ValueError, OSError, AttributeError, KeyError) as e: page.problem = f"{page.notebook.name} cannot be read: {str(e).splitlines()[0][:200]}"
-    if page.nb: page.title, page.lead, _ = _head(page.nb)
+
+    try:
+        page.nb = nbformat.read(page.notebook, as_version=4)
+    except (ValueError, OSError, AttributeError, KeyError) as e:
+        page.problem = f"{page.notebook.name} cannot be read: {str(e).splitlines()[0][:200]}"
+    if page.nb:
+        page.title, page.lead, _ = _head(page.nb)
+
 
 def read_stages(
-    run_dir, # outputs/<run>
+    run_dir,  # outputs/<run>
 ) -> list[StagePage]:
     "The stages in the order of the pipeline, then those it does not know."
     run_dir = Path(run_dir)
-    found = {_stage_of(p): p for p in sorted((run_dir/"notebooks").glob("*.ipynb")) if not p.name.startswith(".")}
+    found = {
+        _stage_of(p): p
+        for p in sorted((run_dir / "notebooks").glob("*.ipynb"))
+        if not p.name.startswith(".")
+    }
     states, pages, known = Progress(run_dir).stages, [], [s.name for s in STAGES]
-    for name in sorted([*states, *(n for n in found if n not in states)], key=lambda n: known.index(n) if n in known else len(known)):
+    for name in sorted(
+        [*states, *(n for n in found if n not in states)],
+        key=lambda n: known.index(n) if n in known else len(known),
+    ):
         s = states.get(name) or StageState(status="unknown")
-        page = StagePage(name, s.status, s.seconds, s.started or "", s.attempt, s.error or "", found.get(name))
-        page.metrics = _metrics(run_dir/name/"metrics.json") or dict(s.metrics)
-        if page.notebook: _read_notebook(page)
+        page = StagePage(
+            name, s.status, s.seconds, s.started or "", s.attempt, s.error or "", found.get(name)
+        )
+        page.metrics = _metrics(run_dir / name / "metrics.json") or dict(s.metrics)
+        if page.notebook:
+            _read_notebook(page)
         pages.append(page)
     return _finish(pages)
+
 
 def _finish(pages) -> list[StagePage]:
     "Titles and sentences for stages without a notebook, shares of time for all."
     docs, total = {s.name: s.doc for s in STAGES}, sum(p.seconds or 0 for p in pages)
     for p in pages:
         p.title, p.doc = p.title or p.name, docs.get(p.name) or p.lead
-        p.share = round((p.seconds or 0)/total, 4) if total else 0.
+        p.share = round((p.seconds or 0) / total, 4) if total else 0.0
     return pages
+
 
 def _metrics(path) -> dict:
     "metrics.json, flat; a broken one is shown as such."
-    if not path.exists(): return {}
-    try: tree = read_json(path)
-    except XttsKaError as e: return {"metrics.json": str(e)}
+    if not path.exists():
+        return {}
+    try:
+        tree = read_json(path)
+    except XttsKaError as e:
+        return {"metrics.json": str(e)}
     return dict(_flat(tree if isinstance(tree, dict) else {"metrics.json": tree}))
+
 
 def _flat(tree, prefix=""):
     "Pairs of dotted names and values of a nested dict."
     for k, v in tree.items():
-        if isinstance(v, dict) and v: yield from _flat(v, f"{prefix}{k}.")
-        else: yield f"{prefix}{k}", v
+        if isinstance(v, dict) and v:
+            yield from _flat(v, f"{prefix}{k}.")
+        else:
+            yield f"{prefix}{k}", v
 
 # %% ../../nbs/pipeline/report.ipynb #4b91bed5
 def read_spoken(
-    run_dir, # outputs/<run>
-    media,   # Where the sounds go
+    run_dir,  # outputs/<run>
+    media,  # Where the sounds go
 ) -> dict:
     "The spoken sentences of all models, the one that is understood best first, and the lines that could not be read."
     items, problems = [], []
     for list_ in ("sovits2/spoken.tsv", "spoken.tsv"):
-        path = Path(run_dir)/list_
-        lines = path.read_text(encoding="utf-8").replace("\r\n", "\n").split("\n") if path.exists() else []
-        problems += [f"{list_}:{n}: {line.count(chr(9)) + 1} fields instead of 4 (path, text, speaker, made by)" for n, line in enumerate(lines, 1) if line and line.count("\t") != 3]
-        for wav, text, speaker, by in (line.split("\t") for line in lines if line.count("\t") == 3): items.append(media.audio(wav, text=text, speaker=speaker, caption="", by=by))
+        path = Path(run_dir) / list_
+        lines = (
+            path.read_text(encoding="utf-8").replace("\r\n", "\n").split("\n")
+            if path.exists()
+            else []
+        )
+        problems += [
+            f"{list_}:{n}: {line.count(chr(9)) + 1} fields instead of 4 (path, text, speaker, made by)"
+            for n, line in enumerate(lines, 1)
+            if line and line.count("\t") != 3
+        ]
+        for wav, text, speaker, by in (line.split("\t") for line in lines if line.count("\t") == 3):
+            items.append(media.audio(wav, text=text, speaker=speaker, caption="", by=by))
     rates = _error_rates(run_dir)
     items.sort(key=lambda i: rates.get(i["by"], float("inf")))
     made = list(dict.fromkeys(i["by"] for i in items))
-    if len(made) > 1: items = [i | {"caption": i["by"]} for i in items]
-    return {"sounds": items, "problems": problems, "note": _spoken_note(items, made, rates), "seconds": sum(i["seconds"] or 0 for i in items),
-        "voices": len({i["speaker"] for i in items}), "rates": {by: rates[by] for by in made if by in rates}}
+    if len(made) > 1:
+        items = [i | {"caption": i["by"]} for i in items]
+    return {
+        "sounds": items,
+        "problems": problems,
+        "note": _spoken_note(items, made, rates),
+        "seconds": sum(i["seconds"] or 0 for i in items),
+        "voices": len({i["speaker"] for i in items}),
+        "rates": {by: rates[by] for by in made if by in rates},
+    }
 
-SPOKEN_BY = {"sovits2": "CER, sovits2", "xtts": "CER, XTTS"} # Model in spoken.tsv -> figure of the stage `evaluate`
+
+SPOKEN_BY = {
+    "sovits2": "CER, sovits2",
+    "xtts": "CER, XTTS",
+}  # Model in spoken.tsv -> figure of the stage `evaluate`
+
 
 def _error_rates(run_dir) -> dict:
     "Of each model, the share of letters that the independent recogniser does not understand, as far as it was asked."
-    measured = _metrics(Path(run_dir)/"evaluate"/"metrics.json")
-    return {by: measured[key] for by, key in SPOKEN_BY.items() if isinstance(measured.get(key), float)}
+    measured = _metrics(Path(run_dir) / "evaluate" / "metrics.json")
+    return {
+        by: measured[key] for by, key in SPOKEN_BY.items() if isinstance(measured.get(key), float)
+    }
+
 
 def _spoken_note(items, made, rates) -> str:
     "One sentence about all sentences."
-    seconds, count = sum(i["seconds"] or 0 for i in items), lambda by: sum(i["by"] == by for i in items)
-    if len(made) < 2: return f"{len(items)} sentences, {duration(seconds)} of speech{f', made by {made[0]}' if made and made[0] else ''}."
-    each = (f"{count(by)} made by {by}" + (f" (an independent recogniser misunderstands {rates[by]:.0%} of the letters of the held-out sentences)" if by in rates else "") for by in made)
+    seconds, count = (
+        sum(i["seconds"] or 0 for i in items),
+        lambda by: sum(i["by"] == by for i in items),
+    )
+    if len(made) < 2:
+        return f"{len(items)} sentences, {duration(seconds)} of speech{f', made by {made[0]}' if made and made[0] else ''}."
+    each = (
+        f"{count(by)} made by {by}"
+        + (
+            f" (an independent recogniser misunderstands {rates[by]:.0%} of the letters of the held-out sentences)"
+            if by in rates
+            else ""
+        )
+        for by in made
+    )
     return f"{len(items)} sentences, {duration(seconds)} of speech: {', '.join(each)}."
 
-REJECTS_SHOWN = 200 # Rows of rejects.csv on the page; the file has all
+
+REJECTS_SHOWN = 200  # Rows of rejects.csv on the page; the file has all
+
 
 def read_rejects(
-    run_dir, # outputs/<run>
+    run_dir,  # outputs/<run>
 ) -> dict:
     "rejects.csv: how many, why, and the first of them as a table."
-    path = Path(run_dir)/"rejects.csv"
-    if not path.exists(): return {"count": 0, "note": "No list of rejects was written yet."}
-    columns, *rows = [line.split("|") for line in path.read_text(encoding="utf-8").split("\n") if line] or [[]]
-    rows = [(r + [""]*len(columns))[:len(columns)] for r in rows]
-    if not rows: return {"count": 0, "note": "Nothing was left out."}
-    why = Counter(r[columns.index("reason")].partition(":")[0] if "reason" in columns else "" for r in rows)
-    reasons = ", ".join(f"{n} {w}" for w, n in sorted(why.items(), key=lambda one: (-one[1], one[0])))
-    note = "list" if len(rows) <= REJECTS_SHOWN else f"the first {REJECTS_SHOWN}; all are in {shown(path)}"
-    return {"count": len(rows), "reasons": reasons, "shown": note, "table": _table_block({"columns": columns, "rows": rows[:REJECTS_SHOWN]})}
+    path = Path(run_dir) / "rejects.csv"
+    if not path.exists():
+        return {"count": 0, "note": "No list of rejects was written yet."}
+    columns, *rows = [
+        line.split("|") for line in path.read_text(encoding="utf-8").split("\n") if line
+    ] or [[]]
+    rows = [(r + [""] * len(columns))[: len(columns)] for r in rows]
+    if not rows:
+        return {"count": 0, "note": "Nothing was left out."}
+    why = Counter(
+        r[columns.index("reason")].partition(":")[0] if "reason" in columns else "" for r in rows
+    )
+    reasons = ", ".join(
+        f"{n} {w}" for w, n in sorted(why.items(), key=lambda one: (-one[1], one[0]))
+    )
+    note = (
+        "list"
+        if len(rows) <= REJECTS_SHOWN
+        else f"the first {REJECTS_SHOWN}; all are in {shown(path)}"
+    )
+    return {
+        "count": len(rows),
+        "reasons": reasons,
+        "shown": note,
+        "table": _table_block({"columns": columns, "rows": rows[:REJECTS_SHOWN]}),
+    }
+
 
 def read_config_rows(
-    run_dir, # outputs/<run>
-) -> tuple[list, dict, str]: # Sections with their rows, the tree itself, a note when there is none
+    run_dir,  # outputs/<run>
+) -> tuple[list, dict, str]:  # Sections with their rows, the tree itself, a note when there is none
     "config.yaml by sections, the shared values first."
     import yaml
-    path = Path(run_dir)/"config.yaml"
-    if not path.exists(): return [], {}, "No configuration was written yet."
-    try: tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as e: return [], {}, f"config.yaml cannot be read: {str(e).splitlines()[0]}"
-    if not isinstance(tree, dict): return [], {}, "config.yaml holds no sections."
+
+    path = Path(run_dir) / "config.yaml"
+    if not path.exists():
+        return [], {}, "No configuration was written yet."
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        return [], {}, f"config.yaml cannot be read: {str(e).splitlines()[0]}"
+    if not isinstance(tree, dict):
+        return [], {}, "config.yaml holds no sections."
     shared = [(k, v) for k, v in tree.items() if not isinstance(v, dict)]
-    return [("", shared)]*bool(shared) + [(k, list(_flat(v))) for k, v in tree.items() if isinstance(v, dict)], tree, ""
+    return (
+        [("", shared)] * bool(shared)
+        + [(k, list(_flat(v))) for k, v in tree.items() if isinstance(v, dict)],
+        tree,
+        "",
+    )
 
 # %% ../../nbs/pipeline/report.ipynb #d17eea27
-EVERYDAY_SOUNDS = 8 # Players on the first page; the page of `evaluate` has all that were kept
+EVERYDAY_SOUNDS = 8  # Players on the first page; the page of `evaluate` has all that were kept
+
 
 def read_everyday(
-    run_dir, # outputs/<run>
-    media,   # Where the sounds go
+    run_dir,  # outputs/<run>
+    media,  # Where the sounds go
 ) -> dict:
     "Table, sounds and a sentence; empty where the set was not spoken."
-    path = Path(run_dir)/"evaluate"/"everyday.json"
-    if not path.exists(): return {}
-    try: return _everyday(read_json(path), Path(run_dir), media)
+    path = Path(run_dir) / "evaluate" / "everyday.json"
+    if not path.exists():
+        return {}
+    try:
+        return _everyday(read_json(path), Path(run_dir), media)
     except (XttsKaError, KeyError, TypeError, ValueError, AttributeError) as e:
-        return {"problem": f"evaluate/everyday.json cannot be read ({type(e).__name__}: {str(e)[:200]})"}
+        return {
+            "problem": f"evaluate/everyday.json cannot be read ({type(e).__name__}: {str(e)[:200]})"
+        }
+
 
 def _everyday(held, run_dir, media) -> dict:
     "What the first page shows of `everyday.json`."
     whole = {s["path"]: s for s in held["summary"] if s["kind"] == "all"}
-    rates = dict(sorted(((p, float(s["CER"])) for p, s in whole.items()), key=lambda one: (one[0] == "recording", one[1])))
+    rates = dict(
+        sorted(
+            ((p, float(s["CER"])) for p, s in whole.items()),
+            key=lambda one: (one[0] == "recording", one[1]),
+        )
+    )
     best = next(iter(rates))
     kept = [r for r in held["rows"] if r["path"] == best and r["file"]][:EVERYDAY_SOUNDS]
-    sounds = [media.audio(str(run_dir/r["file"]), text=str(r["text"]), speaker=str(r["speaker"]), caption=f"{best}, {r['kind']}") for r in kept]
-    return {"problem": "", "rates": rates, "note": _everyday_note(held, whole, rates), "table": _everyday_table(held["summary"], rates), "sounds": sounds}
+    sounds = [
+        media.audio(
+            str(run_dir / r["file"]),
+            text=str(r["text"]),
+            speaker=str(r["speaker"]),
+            caption=f"{best}, {r['kind']}",
+        )
+        for r in kept
+    ]
+    return {
+        "problem": "",
+        "rates": rates,
+        "note": _everyday_note(held, whole, rates),
+        "table": _everyday_table(held["summary"], rates),
+        "sounds": sounds,
+    }
+
 
 def _everyday_table(summary, rates) -> dict:
     "A row a kind, a column a path."
-    cer = {(s["kind"], s["path"]): round(100*float(s["CER"]), 1) for s in summary}
+    cer = {(s["kind"], s["path"]): round(100 * float(s["CER"]), 1) for s in summary}
     kinds = dict.fromkeys(s["kind"] for s in summary)
     rows = [[kind, *(cer.get((kind, p)) for p in rates)] for kind in kinds]
-    return _table_block({"columns": ["kind of text", *rates], "rows": rows, "caption": "letters misunderstood, %"})
+    return _table_block(
+        {"columns": ["kind of text", *rates], "rows": rows, "caption": "letters misunderstood, %"}
+    )
+
 
 def _everyday_note(held, whole, rates) -> str:
     "One sentence about all paths."
-    each = (f"{100*rate:.1f} % of the letters as {by} speaks them ({100*whole[by]['low']:.0f} to {100*whole[by]['high']:.0f} %), {whole[by]['stopped']} of {whole[by]['texts']} ended by themselves" for by, rate in rates.items() if by != "recording")
-    floor = f"; in the recordings {100*rates['recording']:.1f} %" if "recording" in rates else ""
+    each = (
+        f"{100 * rate:.1f} % of the letters as {by} speaks them ({100 * whole[by]['low']:.0f} to {100 * whole[by]['high']:.0f} %), {whole[by]['stopped']} of {whole[by]['texts']} ended by themselves"
+        for by, rate in rates.items()
+        if by != "recording"
+    )
+    floor = f"; in the recordings {100 * rates['recording']:.1f} %" if "recording" in rates else ""
     return f"{held['about']['texts']} texts as people type them, {held['about']['texts with an unseen word']} with a word that training never had. An independent recogniser misunderstands {'; '.join(each)}{floor}."
 
 # %% ../../nbs/pipeline/report.ipynb #7374d326
 LANGUAGES = {"ka": "Georgian", "en": "English", "ru": "Russian", "tr": "Turkish"}
 UNITS = {"seconds": "s", "percent": "%", "db": "dB", "hz": "Hz", "minutes": "min", "hours": "h"}
-HEADLINES, PLOTS = 6, 4 # How many numbers and plots the first page shows
+HEADLINES, PLOTS = 6, 4  # How many numbers and plots the first page shows
+
 
 def _headline(key, value) -> dict:
     "A number with its name in words and its unit apart."
     words = re.split(r"[_./]", key)
     unit = UNITS.get(words[-1].lower(), "")
     label = " ".join(words[:-1] if unit and len(words) > 1 else words)
-    return {"label": label, "value": f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else nice(value), "unit": unit}
+    return {
+        "label": label,
+        "value": f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else nice(value),
+        "unit": unit,
+    }
+
 
 def _headlines(stages, spoken, everyday={}) -> list[dict]:
     "What the run came to, in a few numbers: everyday texts first."
-    daily = [{"label": f"of the letters of everyday texts misunderstood, {by}", "value": f"{100*rate:.1f}", "unit": "%"} for by, rate in everyday.get("rates", {}).items()]
-    own = [{"label": "sentences spoken", "value": str(len(spoken["sounds"])), "unit": ""},
-        {"label": "of speech", "value": f"{spoken['seconds']:.0f}", "unit": "s"}]
-    own += [{"label": f"of the letters of held-out sentences misunderstood, {by}", "value": f"{100*rate:.1f}", "unit": "%"} for by, rate in spoken["rates"].items()]
+    daily = [
+        {
+            "label": f"of the letters of everyday texts misunderstood, {by}",
+            "value": f"{100 * rate:.1f}",
+            "unit": "%",
+        }
+        for by, rate in everyday.get("rates", {}).items()
+    ]
+    own = [
+        {"label": "sentences spoken", "value": str(len(spoken["sounds"])), "unit": ""},
+        {"label": "of speech", "value": f"{spoken['seconds']:.0f}", "unit": "s"},
+    ]
+    own += [
+        {
+            "label": f"of the letters of held-out sentences misunderstood, {by}",
+            "value": f"{100 * rate:.1f}",
+            "unit": "%",
+        }
+        for by, rate in spoken["rates"].items()
+    ]
     measured = next((s.metrics for s in reversed(stages) if s.metrics), {})
-    short = [(k, v) for k, v in measured.items() if not isinstance(v, (bool, list, dict)) and v is not None and len(nice(v)) <= 12]
-    return (daily + own*bool(spoken["sounds"]) + [_headline(k, v) for k, v in short])[:HEADLINES]
+    short = [
+        (k, v)
+        for k, v in measured.items()
+        if not isinstance(v, (bool, list, dict)) and v is not None and len(nice(v)) <= 12
+    ]
+    return (daily + own * bool(spoken["sounds"]) + [_headline(k, v) for k, v in short])[:HEADLINES]
+
 
 def _plots(pages) -> list[dict]:
     "Images of cells tagged `headline`; without any, the last image of each of the last stages."
@@ -585,39 +950,82 @@ def _plots(pages) -> list[dict]:
     chosen = chosen or [(s, images[-1]) for s, images in every if images]
     return [b | {"stage": s.name, "page": s.href} for s, b in chosen[-PLOTS:]]
 
+
 def _sentence(stages, spoken) -> str:
     "How the run went, in one or two sentences."
-    done, bad = [s for s in stages if s.status == "done"], [s.name for s in stages if s.status == "failed"]
-    if not stages: return "Nothing has been run here yet."
-    went = f"All {len(stages)} stages are done" if len(done) == len(stages) else f"{len(done)} of {len(stages)} stages are done"
-    if bad: return f"{went}; {', '.join(bad)} failed."
+    done, bad = (
+        [s for s in stages if s.status == "done"],
+        [s.name for s in stages if s.status == "failed"],
+    )
+    if not stages:
+        return "Nothing has been run here yet."
+    went = (
+        f"All {len(stages)} stages are done"
+        if len(done) == len(stages)
+        else f"{len(done)} of {len(stages)} stages are done"
+    )
+    if bad:
+        return f"{went}; {', '.join(bad)} failed."
     n, v = len(spoken["sounds"]), spoken["voices"]
-    return f"{went}." if not n else f"{went}: {n} sentence{'s'*(n > 1)}, spoken in {v} voice{'s'*(v > 1)}."
+    return (
+        f"{went}."
+        if not n
+        else f"{went}: {n} sentence{'s' * (n > 1)}, spoken in {v} voice{'s' * (v > 1)}."
+    )
+
 
 def _about(run_dir, stages, spoken, tree) -> dict:
     "The head of the first page."
     corpus = tree.get("corpus") if isinstance(tree.get("corpus"), dict) else {}
     language = corpus.get("language")
     started = min((s.started for s in stages if s.started), default="")
-    seconds = covered((t := datetime.fromisoformat(s.started).timestamp(), t + s.seconds) for s in stages if s.started and s.seconds)
+    seconds = covered(
+        (t := datetime.fromisoformat(s.started).timestamp(), t + s.seconds)
+        for s in stages
+        if s.started and s.seconds
+    )
     source = f"{corpus['source']} corpus" if corpus.get("source") else ""
-    facts = [LANGUAGES.get(language, language), source, f"seed {tree['seed']}" if "seed" in tree else "", _when(started), duration(seconds or None)]
-    return {"name": Path(run_dir).name, "folder": shown(run_dir), "sentence": _sentence(stages, spoken), "facts": [f for f in facts if f]}
+    facts = [
+        LANGUAGES.get(language, language),
+        source,
+        f"seed {tree['seed']}" if "seed" in tree else "",
+        _when(started),
+        duration(seconds or None),
+    ]
+    return {
+        "name": Path(run_dir).name,
+        "folder": shown(run_dir),
+        "sentence": _sentence(stages, spoken),
+        "facts": [f for f in facts if f],
+    }
 
 # %% ../../nbs/pipeline/report.ipynb #f75c54cb
 def _environment():
     "jinja2 with everything escaped and nothing silently empty."
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
-    env = Environment(loader=FileSystemLoader(str(_templates())), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True)
+
+    env = Environment(
+        loader=FileSystemLoader(str(_templates())),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     georgian = re.compile("[\u10a0-\u10ff\u1c90-\u1cbf]")
-    env.filters["lang"] = lambda v: Markup(' lang="ka"') if isinstance(v, str) and georgian.search(v) else ""
-    env.filters["numeric"] = lambda v: Markup(' class="num"') if isinstance(v, (int, float)) and not isinstance(v, bool) else ""
+    env.filters["lang"] = lambda v: (
+        Markup(' lang="ka"') if isinstance(v, str) and georgian.search(v) else ""
+    )
+    env.filters["numeric"] = lambda v: (
+        Markup(' class="num"') if isinstance(v, (int, float)) and not isinstance(v, bool) else ""
+    )
     env.filters |= {"nice": nice, "duration": duration}
     return env
 
-def _templates() -> Path: return Path(str(resources.files("xtts_ka")))/"pipeline"/"templates"
+
+def _templates() -> Path:
+    return Path(str(resources.files("xtts_ka"))) / "pipeline" / "templates"
+
 
 def _parameters(page, tree) -> list:
     "What the notebook was run with; of a stage that never ran, its section of the configuration."
@@ -625,31 +1033,59 @@ def _parameters(page, tree) -> list:
     section = tree.get(page.name)
     return list(_flat(given or (section if isinstance(section, dict) else {})))
 
+
 def _stage_html(env, i, stages, found, run, tree) -> str:
     "The page of stage `i`."
     page = stages[i]
     empty = page.problem or ("This stage has not run." if not page.nb else "The notebook is empty.")
-    return env.get_template("stage.html").render(run=run, stage=page, blocks=found, empty=empty,
-        has_error=any(b["kind"] == "error" for b in found), before=stages[i - 1] if i else None, after=stages[i + 1] if i + 1 < len(stages) else None,
-        metrics=list(page.metrics.items()), parameters=_parameters(page, tree))
+    return env.get_template("stage.html").render(
+        run=run,
+        stage=page,
+        blocks=found,
+        empty=empty,
+        has_error=any(b["kind"] == "error" for b in found),
+        before=stages[i - 1] if i else None,
+        after=stages[i + 1] if i + 1 < len(stages) else None,
+        metrics=list(page.metrics.items()),
+        parameters=_parameters(page, tree),
+    )
+
 
 def write_report(
-    run_dir, # Folder of a run, absolute or relative to the repository's root
-) -> Path: # report/index.html
+    run_dir,  # Folder of a run, absolute or relative to the repository's root
+) -> Path:  # report/index.html
     "Write or renew the report of a run, finished or not."
     run_dir = resolve(run_dir)
-    if not run_dir.is_dir(): raise PathError(f"{shown(run_dir)} is not a folder; give the folder of a run, e.g. outputs/demo")
+    if not run_dir.is_dir():
+        raise PathError(
+            f"{shown(run_dir)} is not a folder; give the folder of a run, e.g. outputs/demo"
+        )
     env, stages = _environment(), read_stages(run_dir)
     config, tree, config_note = read_config_rows(run_dir)
-    with fresh_dir(run_dir/"report") as folder:
+    with fresh_dir(run_dir / "report") as folder:
         folder = Path(folder)
-        media, links = Media(folder/"media", [repo_root(), run_dir]), {s.name: s.href for s in stages}
+        media, links = (
+            Media(folder / "media", [repo_root(), run_dir]),
+            {s.name: s.href for s in stages},
+        )
         found = [blocks(s.nb, media, s.name, links) if s.nb else [] for s in stages]
         spoken, everyday = read_spoken(run_dir, media), read_everyday(run_dir, media)
         run = _about(run_dir, stages, spoken, tree)
-        for i, page in enumerate(stages): (folder/page.file).write_text(_stage_html(env, i, stages, found[i], run, tree), encoding="utf-8")
-        first = env.get_template("index.html").render(run=run, stages=stages, spoken=spoken, everyday=everyday, headlines=_headlines(stages, spoken, everyday),
-            plots=_plots(zip(stages, found)), rejects=read_rejects(run_dir), config=config, config_note=config_note)
-        (folder/"index.html").write_text(first, encoding="utf-8")
-        shutil.copyfile(_templates()/"style.css", folder/"style.css")
-    return run_dir/"report"/"index.html"
+        for i, page in enumerate(stages):
+            (folder / page.file).write_text(
+                _stage_html(env, i, stages, found[i], run, tree), encoding="utf-8"
+            )
+        first = env.get_template("index.html").render(
+            run=run,
+            stages=stages,
+            spoken=spoken,
+            everyday=everyday,
+            headlines=_headlines(stages, spoken, everyday),
+            plots=_plots(zip(stages, found)),
+            rejects=read_rejects(run_dir),
+            config=config,
+            config_note=config_note,
+        )
+        (folder / "index.html").write_text(first, encoding="utf-8")
+        shutil.copyfile(_templates() / "style.css", folder / "style.css")
+    return run_dir / "report" / "index.html"

@@ -6,124 +6,206 @@
 __all__ = ['link', 'find_sound', 'read_run', 'read_runs', 'script_json', 'write_index', 'add_arguments', 'main']
 
 # %% ../../nbs/pipeline/run_index.ipynb #638f903e
-import json, math, os
+import json
+import math
+import os
 from pathlib import Path
 from urllib.parse import quote
 
 from ..core.errors import PathError, XttsKaError
 from ..core.files import atomic_write
 from ..core.paths import outside, resolve, shown
-from .report import AUDIO_TYPES, _environment, _flat, _templates, _when, duration, read_config_rows
+from xtts_ka.pipeline.report import (
+    AUDIO_TYPES,
+    _environment,
+    _flat,
+    _templates,
+    _when,
+    read_config_rows,
+)
 from .state import Progress, StageState
 
 # %% ../../nbs/pipeline/run_index.ipynb #438ecce6
 def link(
-    path, # File
-    here, # Folder of the page
-)->str: # Relative address; any name a file can have is fine in it
+    path,  # File
+    here,  # Folder of the page
+) -> str:  # Relative address; any name a file can have is fine in it
     "The address of a file as seen from a page."
     return quote(os.fsencode(os.path.relpath(path, here)))
 
+
 def find_sound(
-    run:Path,  # Folder of the run
-    said:str,  # Path as `spoken.tsv` has it, from the repository's root
-)->Path|None: # The file; None: there is none to play
+    run: Path,  # Folder of the run
+    said: str,  # Path as `spoken.tsv` has it, from the repository's root
+) -> Path | None:  # The file; None: there is none to play
     "A spoken sentence on the disk, inside its run or at least among the runs."
-    if outside(said.lstrip("/")): return None
+    if outside(said.lstrip("/")):
+        return None
     parts, home = Path(said).parts, os.path.realpath(run.parent)
     for path in ([run.joinpath(*parts[i:]) for i in (2, 1) if len(parts) > i]) + [resolve(said)]:
         real = Path(os.path.realpath(path))
-        if real.suffix.lower() in AUDIO_TYPES and real.is_relative_to(home) and real.is_file(): return path
+        if real.suffix.lower() in AUDIO_TYPES and real.is_relative_to(home) and real.is_file():
+            return path
     return None
 
 # %% ../../nbs/pipeline/run_index.ipynb #6d5a3b39
 def _plain(v):
     "A value as JSON holds it; what is no number, truth value or text becomes text."
-    if isinstance(v, float) and not math.isfinite(v): return str(v)
-    return v if v is None or isinstance(v, (bool, int, float, str)) else json.dumps(v, ensure_ascii=False, default=str)
+    if isinstance(v, float) and not math.isfinite(v):
+        return str(v)
+    return (
+        v
+        if v is None or isinstance(v, (bool, int, float, str))
+        else json.dumps(v, ensure_ascii=False, default=str)
+    )
 
-def _number(v): return v if isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) else None
 
-def _stage(name:str, s:StageState)->dict:
+def _number(v):
+    return (
+        v if isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) else None
+    )
+
+
+def _stage(name: str, s: StageState) -> dict:
     "One stage for the page."
-    return {"name": name, "status": str(s.status), "seconds": _number(s.seconds), "cpu": _number(s.cpu_seconds), "error": str(s.error or ""), "started": str(s.started or ""),
-            "metrics": {k: _plain(v) for k, v in _flat(s.metrics)} if isinstance(s.metrics, dict) else {}}
+    return {
+        "name": name,
+        "status": str(s.status),
+        "seconds": _number(s.seconds),
+        "cpu": _number(s.cpu_seconds),
+        "error": str(s.error or ""),
+        "started": str(s.started or ""),
+        "metrics": {k: _plain(v) for k, v in _flat(s.metrics)}
+        if isinstance(s.metrics, dict)
+        else {},
+    }
 
-def _why(what:str, e:Exception)->str:
+
+def _why(what: str, e: Exception) -> str:
     line = (str(e).splitlines() or [type(e).__name__])[0]
     return line if what in line else f"{what}: {line}"
 
-def _read(problems:list, what:str, read, default):
+
+def _read(problems: list, what: str, read, default):
     "`read()`, or the default, and why."
-    try: return read()
-    except (XttsKaError, OSError, ValueError, TypeError, AttributeError) as e: problems.append(_why(what, e))
+    try:
+        return read()
+    except (XttsKaError, OSError, ValueError, TypeError, AttributeError) as e:
+        problems.append(_why(what, e))
     return default
 
-def _spoken(run:Path, here:Path)->list:
+
+def _spoken(run: Path, here: Path) -> list:
     "The sentences that a run has spoken, of all its models."
-    lists = [p for p in (run/"spoken.tsv", run/"sovits2"/"spoken.tsv") if p.is_file()]
-    rows = [line.split("\t") for p in lists for line in p.read_text(encoding="utf-8", errors="replace").split("\n")]
+    lists = [p for p in (run / "spoken.tsv", run / "sovits2" / "spoken.tsv") if p.is_file()]
+    rows = [
+        line.split("\t")
+        for p in lists
+        for line in p.read_text(encoding="utf-8", errors="replace").split("\n")
+    ]
     found = [(find_sound(run, r[0]), r) for r in rows if len(r) == 4]
-    return [{"text": text, "speaker": speaker, "by": by, "href": link(sound, here) if sound else None} for sound, (_, text, speaker, by) in found]
+    return [
+        {"text": text, "speaker": speaker, "by": by, "href": link(sound, here) if sound else None}
+        for sound, (_, text, speaker, by) in found
+    ]
 
 # %% ../../nbs/pipeline/run_index.ipynb #c038e4c3
 def read_run(
-    run, # Folder of a run
-    here=None, # Folder of the page, from which links count; default: the one that holds the run
-)->dict: # Plain values
+    run,  # Folder of a run
+    here=None,  # Folder of the page, from which links count; default: the one that holds the run
+) -> dict:  # Plain values
     "All the page shows of one run; `problems` says what could not be read."
     run = Path(run)
     here, problems = Path(here or run.parent), []
-    stages = _read(problems, Progress.FILE, lambda: [_stage(n, s) for n, s in Progress(run).stages.items()], [])
+    stages = _read(
+        problems, Progress.FILE, lambda: [_stage(n, s) for n, s in Progress(run).stages.items()], []
+    )
     _, tree, note = _read(problems, "config.yaml", lambda: read_config_rows(run), ([], {}, ""))
-    if note: problems.append(note)
-    times, report = sorted(s["started"] for s in stages if s["started"]), run/"report"/"index.html"
-    total = lambda key: sum(s[key] or 0 for s in stages)
-    return {"name": run.name, "order": times[-1] if times else "", "when": _when(times[0]) if times else "", "stages": stages, "seconds": total("seconds"), "cpu": total("cpu"),
-            "report": link(report, here) if report.is_file() else None, "problems": problems,
-            "parameters": {k: _plain(v) for k, v in _flat(tree) if k != "run"}, "spoken": _read(problems, "spoken.tsv", lambda: _spoken(run, here), [])}
+    if note:
+        problems.append(note)
+    times, report = (
+        sorted(s["started"] for s in stages if s["started"]),
+        run / "report" / "index.html",
+    )
+
+    def total(key):
+        return sum(s[key] or 0 for s in stages)
+
+    return {
+        "name": run.name,
+        "order": times[-1] if times else "",
+        "when": _when(times[0]) if times else "",
+        "stages": stages,
+        "seconds": total("seconds"),
+        "cpu": total("cpu"),
+        "report": link(report, here) if report.is_file() else None,
+        "problems": problems,
+        "parameters": {k: _plain(v) for k, v in _flat(tree) if k != "run"},
+        "spoken": _read(problems, "spoken.tsv", lambda: _spoken(run, here), []),
+    }
+
 
 def read_runs(
-    outputs, # Folder that holds runs
-    only=(), # Names of runs, in this order; empty: all, the latest first
-    here=None, # Folder of the page; default: `outputs`
-)->list: # Of `read_run`
+    outputs,  # Folder that holds runs
+    only=(),  # Names of runs, in this order; empty: all, the latest first
+    here=None,  # Folder of the page; default: `outputs`
+) -> list:  # Of `read_run`
     "Every folder that holds a progress file, readable or not."
     outputs = Path(outputs)
-    found = [outputs/n for n in only] if only else sorted(p.parent for p in outputs.glob(f"*/{Progress.FILE}"))
-    runs = [read_run(p, here or outputs) for p in found if (p/Progress.FILE).exists()]
+    found = (
+        [outputs / n for n in only]
+        if only
+        else sorted(p.parent for p in outputs.glob(f"*/{Progress.FILE}"))
+    )
+    runs = [read_run(p, here or outputs) for p in found if (p / Progress.FILE).exists()]
     return runs if only else sorted(runs, key=lambda r: r["order"], reverse=True)
 
 # %% ../../nbs/pipeline/run_index.ipynb #d3b1217b
 def script_json(
-    data, # Plain values
-)->str: # JSON without `<`, `>` and `&`
+    data,  # Plain values
+) -> str:  # JSON without `<`, `>` and `&`
     "JSON that may stand inside a `<script>` of a page."
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 
+
 def write_index(
-    outputs="outputs", # Folder that holds runs, absolute or from the repository's root
-    only=(), # Names of runs; these alone, and all of them chosen. Empty: all runs, none chosen
-    file="index.html", # Page, relative to `outputs`
-    title="Runs", # Its heading
-)->Path: # The page
+    outputs="outputs",  # Folder that holds runs, absolute or from the repository's root
+    only=(),  # Names of runs; these alone, and all of them chosen. Empty: all runs, none chosen
+    file="index.html",  # Page, relative to `outputs`
+    title="Runs",  # Its heading
+) -> Path:  # The page
     "Write or renew the page of all runs."
     from markupsafe import Markup
+
     outputs = resolve(outputs)
-    if not outputs.is_dir(): raise PathError(f"{shown(outputs)} is not a folder; give the folder that holds the runs, for example outputs")
-    page = outputs/file
+    if not outputs.is_dir():
+        raise PathError(
+            f"{shown(outputs)} is not a folder; give the folder that holds the runs, for example outputs"
+        )
+    page = outputs / file
     data = {"runs": read_runs(outputs, only, page.parent), "chosen": list(only)}
-    style = Markup((_templates()/"style.css").read_text(encoding="utf-8"))
-    text = _environment().get_template("runs.html").render(title=title, style=style, folder=shown(outputs), data=Markup(script_json(data)))
+    style = Markup((_templates() / "style.css").read_text(encoding="utf-8"))
+    text = (
+        _environment()
+        .get_template("runs.html")
+        .render(title=title, style=style, folder=shown(outputs), data=Markup(script_json(data)))
+    )
     return atomic_write(page, text.encode("utf-8", "replace"))
 
 # %% ../../nbs/pipeline/run_index.ipynb #b82779f4
-def add_arguments(p): # `argparse.ArgumentParser`
+def add_arguments(p):  # `argparse.ArgumentParser`
     "Options of `xtts-ka index`."
-    p.add_argument("outputs", nargs="?", metavar="OUTPUTS", default="outputs", help="folder that holds the runs")
+    p.add_argument(
+        "outputs",
+        nargs="?",
+        metavar="OUTPUTS",
+        default="outputs",
+        help="folder that holds the runs",
+    )
 
-def main(args)->int: # Exit status
+
+def main(args) -> int:  # Exit status
     "`xtts-ka index`."
     print(shown(write_index(args.outputs)))
     return 0

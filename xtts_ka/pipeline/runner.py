@@ -9,7 +9,15 @@ __all__ = ['select', 'Run', 'Verdict', 'judge', 'check_above', 'mark_stale', 'Sc
            'show_plan']
 
 # %% ../../nbs/pipeline/runner.ipynb #b3f7df1a
-import functools, os, shlex, shutil, signal, sys, threading, time, traceback
+import functools
+import os
+import shlex
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,228 +27,368 @@ from ..core.files import DigestCache, atomic_write, digest, read_json, sweep
 from ..core.paths import repo_root, resolve, shown
 from ..core.progress import clock
 from .fingerprint import changed, notebook_cells, output_digests, parts
-from .stages import STAGES, Shared, check_stages, declared, find_stage, fit_parameters, load_run, parameters, run_language
+from xtts_ka.pipeline.stages import (
+    STAGES,
+    Shared,
+    check_stages,
+    declared,
+    find_stage,
+    fit_parameters,
+    load_run,
+    parameters,
+    run_language,
+)
 from .state import Progress, RunLock, now
 
 # %% ../../nbs/pipeline/runner.ipynb #e8faa69c
 def select(
-    stages:tuple, # In the order they run
-    only:str="",  # Just this one, or these: `corpus,vocoder`
-    from_:str="", # From this one on
-    to:str="",    # Up to this one
-)->tuple: # The chosen stages, in order
+    stages: tuple,  # In the order they run
+    only: str = "",  # Just this one, or these: `corpus,vocoder`
+    from_: str = "",  # From this one on
+    to: str = "",  # Up to this one
+) -> tuple:  # The chosen stages, in order
     "The stages a call is about; `ConfigError` for unknown names and empty stretches."
-    if only and (from_ or to): raise ConfigError("--only names stages one by one, --from and --to a stretch of them: give one or the other")
-    if only: return tuple(sorted({find_stage(name.strip(), stages) for name in only.split(",")}, key=stages.index))
+    if only and (from_ or to):
+        raise ConfigError(
+            "--only names stages one by one, --from and --to a stretch of them: give one or the other"
+        )
+    if only:
+        return tuple(
+            sorted({find_stage(name.strip(), stages) for name in only.split(",")}, key=stages.index)
+        )
     first = stages.index(find_stage(from_, stages)) if from_ else 0
     last = stages.index(find_stage(to, stages)) if to else len(stages) - 1
-    if first > last: raise ConfigError(f"--from {from_} comes after --to {to}; the order is {', '.join(s.name for s in stages)}")
-    return tuple(stages[first:last + 1])
+    if first > last:
+        raise ConfigError(
+            f"--from {from_} comes after --to {to}; the order is {', '.join(s.name for s in stages)}"
+        )
+    return tuple(stages[first : last + 1])
 
 # %% ../../nbs/pipeline/runner.ipynb #8da4e517
 class Run:
     "A run on the disk, with what is known about it."
-    def __init__(self,
-        cfg,          # Object of `run_config(stages)`
-        stages:tuple, # In the order they run
+
+    def __init__(
+        self,
+        cfg,  # Object of `run_config(stages)`
+        stages: tuple,  # In the order they run
     ):
         check_stages(stages)
         self.cfg, self.stages, self.root = cfg, stages, repo_root()
-        self.dir = self.root/"outputs"/cfg.run
-        self.progress, self.cache = Progress(self.dir), DigestCache(self.dir/".digests.json")
+        self.dir = self.root / "outputs" / cfg.run
+        self.progress, self.cache = Progress(self.dir), DigestCache(self.dir / ".digests.json")
 
-    def cells(self, stage)->list: return notebook_cells(self.root/stage.notebook)
+    def cells(self, stage) -> list:
+        return notebook_cells(self.root / stage.notebook)
 
-    def parts(self, stage)->dict:
+    def parts(self, stage) -> dict:
         "Fingerprint parts of a stage as things stand now."
-        return parts(self.cfg, stage, self.cells(stage), {n: self.progress[n] for n in self.above(stage)}, self.cache)
+        return parts(
+            self.cfg,
+            stage,
+            self.cells(stage),
+            {n: self.progress[n] for n in self.above(stage)},
+            self.cache,
+        )
 
-    def above(self, stage)->list: # Names of the stages that it is made from: those it needs, and of those it reads the ones that have run
-        return [*stage.needs, *(n for n in stage.reads if n in self.progress.stages and self.progress[n].status in ("done", "stale"))]
+    def above(
+        self, stage
+    ) -> list:  # Names of the stages that it is made from: those it needs, and of those it reads the ones that have run
+        return [
+            *stage.needs,
+            *(
+                n
+                for n in stage.reads
+                if n in self.progress.stages and self.progress[n].status in ("done", "stale")
+            ),
+        ]
 
-    def parameters(self, stage)->dict:
+    def parameters(self, stage) -> dict:
         "What its notebook is given; `ConfigError` when notebook and configuration do not fit."
         values = parameters(self.cfg, stage, shown(self.dir))
         return fit_parameters(values, declared(self.cells(stage), stage.notebook), stage.notebook)
 
-    def copy(self, stage)->Path: # Where the executed notebook lies
-        return self.dir/"notebooks"/Path(stage.notebook).name
+    def copy(self, stage) -> Path:  # Where the executed notebook lies
+        return self.dir / "notebooks" / Path(stage.notebook).name
 
 # %% ../../nbs/pipeline/runner.ipynb #d5b3aeb8
 @dataclass
 class Verdict:
     "What is to be done about a stage, and why."
-    parts:dict       # Fingerprint parts as they are now
-    reason:str=""    # Why it must run; empty: up to date
-    fresh:bool=False # Earlier outputs must be out of the way
+
+    parts: dict  # Fingerprint parts as they are now
+    reason: str = ""  # Why it must run; empty: up to date
+    fresh: bool = False  # Earlier outputs must be out of the way
+
 
 def judge(
-    run:Run,
-    stage, # `Stage`
-    force:bool=False,      # Run it in any case
-    rerunning:tuple=(),    # Stages that will run before it (for a dry run)
-)->Verdict:
+    run: Run,
+    stage,  # `Stage`
+    force: bool = False,  # Run it in any case
+    rerunning: tuple = (),  # Stages that will run before it (for a dry run)
+) -> Verdict:
     "Compare a stage's record with the present."
     state, new = run.progress[stage.name], run.parts(stage)
     diff, ended = changed(state.fingerprint_parts, new), state.status in ("done", "stale")
     verdict = functools.partial(Verdict, new)
-    if force: return verdict("--force", fresh=True)
-    if not state.fingerprint: return verdict("not run yet", fresh=True)
-    if diff and (ended or diff != ["code"]): return verdict(", ".join(diff) + " changed", fresh=True)
-    if above := [n for n in (*stage.needs, *stage.reads) if n in rerunning]: return verdict(f"{above[0]} runs again", fresh=True)
-    if not ended: return verdict(f"goes on after: {state.error or 'it was killed'}")
+    if force:
+        return verdict("--force", fresh=True)
+    if not state.fingerprint:
+        return verdict("not run yet", fresh=True)
+    if diff and (ended or diff != ["code"]):
+        return verdict(", ".join(diff) + " changed", fresh=True)
+    if above := [n for n in (*stage.needs, *stage.reads) if n in rerunning]:
+        return verdict(f"{above[0]} runs again", fresh=True)
+    if not ended:
+        return verdict(f"goes on after: {state.error or 'it was killed'}")
     found = output_digests(run.dir, stage, run.cache)
-    if missing := [o for o in stage.outputs if not found[o]]: return verdict(f"{shown(run.dir/missing[0])} is missing")
-    if altered := [o for o in stage.outputs if found[o] != state.outputs.get(o)]: return verdict(f"{shown(run.dir/altered[0])} was changed on the disk", fresh=True)
+    if missing := [o for o in stage.outputs if not found[o]]:
+        return verdict(f"{shown(run.dir / missing[0])} is missing")
+    if altered := [o for o in stage.outputs if found[o] != state.outputs.get(o)]:
+        return verdict(f"{shown(run.dir / altered[0])} was changed on the disk", fresh=True)
     return verdict()
 
 # %% ../../nbs/pipeline/runner.ipynb #2a20b404
 def check_above(
-    run:Run,
-    chosen:tuple, # Stages that will run
-)->list: # Warnings
+    run: Run,
+    chosen: tuple,  # Stages that will run
+) -> list:  # Warnings
     "Refuse to start without the outputs of the stages above; warn when those are out of date."
     warnings, names = [], {s.name for s in chosen}
     needed = {n for s in chosen for n in s.needs} - names
     for stage in (s for s in run.stages if s.name in needed):
         state = run.progress[stage.name]
-        if state.status not in ("done", "stale"): raise ConfigError(f"stage `{stage.name}` is {state.status} in {shown(run.dir)}, and {', '.join(s.name for s in chosen if stage.name in s.needs)} needs it; run it first (--only {stage.name}), or leave out --only and --from")
-        if reason := judge(run, stage).reason: warnings.append(f"warning: {stage.name} is out of date ({reason}); what runs now is made from its old outputs")
+        if state.status not in ("done", "stale"):
+            raise ConfigError(
+                f"stage `{stage.name}` is {state.status} in {shown(run.dir)}, and {', '.join(s.name for s in chosen if stage.name in s.needs)} needs it; run it first (--only {stage.name}), or leave out --only and --from"
+            )
+        if reason := judge(run, stage).reason:
+            warnings.append(
+                f"warning: {stage.name} is out of date ({reason}); what runs now is made from its old outputs"
+            )
     return warnings
 
+
 def mark_stale(
-    run:Run,
+    run: Run,
 ):
     "Correct the status of finished stages: those that would run again are stale."
     for stage in run.stages:
         state = run.progress[stage.name]
-        if state.status not in ("done", "stale"): continue
+        if state.status not in ("done", "stale"):
+            continue
         status = "stale" if judge(run, stage).reason else "done"
-        if status != state.status: run.progress.update(stage.name, status=status)
+        if status != state.status:
+            run.progress.update(stage.name, status=status)
 
 # %% ../../nbs/pipeline/runner.ipynb #65678003
 class Screen:
     "Lines for whoever watches, and in a terminal one live line below them."
-    def __init__(self,
-        out=None, # Text stream; default: stdout
+
+    def __init__(
+        self,
+        out=None,  # Text stream; default: stdout
     ):
         self.out = out or sys.stdout
         self.tty, self.lock, self.live = self.out.isatty(), threading.Lock(), ""
 
-    def say(self, line:str=""):
-        with self.lock: self._write(("\r\033[K" if self.live else "") + line + "\n" + self.live)
-
-    def status(self, line:str):
-        "Replace the live line; empty removes it."
-        if not self.tty: return
+    def say(self, line: str = ""):
         with self.lock:
-            self.live = line[:shutil.get_terminal_size().columns - 1]
+            self._write(("\r\033[K" if self.live else "") + line + "\n" + self.live)
+
+    def status(self, line: str):
+        "Replace the live line; empty removes it."
+        if not self.tty:
+            return
+        with self.lock:
+            self.live = line[: shutil.get_terminal_size().columns - 1]
             self._write("\r\033[K" + self.live)
 
-    def _write(self, text): self.out.write(text); self.out.flush()
+    def _write(self, text):
+        self.out.write(text)
+        self.out.flush()
+
 
 class StageWatch:
     "Shows a running stage on a `Screen`; context manager."
-    def __init__(self, screen:Screen, title:str): # As in `2/5 segments`
+
+    def __init__(self, screen: Screen, title: str):  # As in `2/5 segments`
         self.screen, self.title, self.where, self.rest = screen, title, "starting", ""
         self.begin, self.over = time.monotonic(), threading.Event()
-    def __enter__(self): threading.Thread(target=self._tick, daemon=True).start(); return self
+
+    def __enter__(self):
+        threading.Thread(target=self._tick, daemon=True).start()
+        return self
+
     def __exit__(self, *_):
         self.over.set()
-        if self.rest: self.text("\n")
+        if self.rest:
+            self.text("\n")
         self.screen.status("")
-    def started(self, pid): pass
-    def cell(self, n, total): self.where = f"cell {n}/{total}"
+
+    def started(self, pid):
+        pass
+
+    def cell(self, n, total):
+        self.where = f"cell {n}/{total}"
+
     def text(self, text):
         *lines, self.rest = (self.rest + text).split("\n")
-        for line in lines: self.screen.say(f"    {self.spent:>6}  {line.split(chr(13))[-1]}" if line else "")
+        for line in lines:
+            self.screen.say(f"    {self.spent:>6}  {line.split(chr(13))[-1]}" if line else "")
+
     @property
-    def spent(self): return clock(time.monotonic() - self.begin)
+    def spent(self):
+        return clock(time.monotonic() - self.begin)
+
     def _tick(self):
-        while not self.over.wait(1): self.screen.status(f"  {self.title}  {self.where}  {self.spent}")
+        while not self.over.wait(1):
+            self.screen.status(f"  {self.title}  {self.where}  {self.spent}")
 
 # %% ../../nbs/pipeline/runner.ipynb #8fbb4154
 def set_aside(
-    run:Run,
-    stage, # `Stage`
-)->list: # What was moved
+    run: Run,
+    stage,  # `Stage`
+) -> list:  # What was moved
     "Move the outputs of an earlier attempt to `.old`."
-    moved = [o for o in stage.outputs if (run.dir/o).exists()]
+    moved = [o for o in stage.outputs if (run.dir / o).exists()]
     for output in moved:
-        old = run.dir/".old"/output
+        old = run.dir / ".old" / output
         old.parent.mkdir(parents=True, exist_ok=True)
-        if old.exists(): shutil.rmtree(old) if old.is_dir() else old.unlink()
-        os.rename(run.dir/output, old)
+        if old.exists():
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        os.rename(run.dir / output, old)
     return moved
 
+
 def begin_stage(
-    run:Run,
-    stage, # `Stage`
-    verdict:Verdict, # From `judge`
-    lock=None,       # `RunLock`, inherited by the kernel
-): # Function (execute, watch, interrupts) -> `Outcome`
+    run: Run,
+    stage,  # `Stage`
+    verdict: Verdict,  # From `judge`
+    lock=None,  # `RunLock`, inherited by the kernel
+):  # Function (execute, watch, interrupts) -> `Outcome`
     "Make room and write down that a stage begins; what is returned runs its notebook."
     from xtts_ka.pipeline.execute import Outcome, kernel_env
+
     before, values = run.progress[stage.name], run.parameters(stage)
     attempt = 1 if verdict.fresh else before.attempt + 1
-    if verdict.fresh: set_aside(run, stage)
-    for output in stage.outputs: sweep(run.dir/output, below=True) # Of a kernel that was killed
-    run.progress.update(stage.name, status="running", attempt=attempt, started=now(), ended=None, seconds=None, cpu_seconds=None, outputs={}, metrics={}, error=None,
-                        fingerprint=digest(verdict.parts), fingerprint_parts=verdict.parts)
-    begin, notebook, copy, env = time.monotonic(), run.root/stage.notebook, run.copy(stage), kernel_env(run.cfg.threads, run.root)
+    if verdict.fresh:
+        set_aside(run, stage)
+    for output in stage.outputs:
+        sweep(run.dir / output, below=True)  # Of a kernel that was killed
+    run.progress.update(
+        stage.name,
+        status="running",
+        attempt=attempt,
+        started=now(),
+        ended=None,
+        seconds=None,
+        cpu_seconds=None,
+        outputs={},
+        metrics={},
+        error=None,
+        fingerprint=digest(verdict.parts),
+        fingerprint_parts=verdict.parts,
+    )
+    begin, notebook, copy, env = (
+        time.monotonic(),
+        run.root / stage.notebook,
+        run.copy(stage),
+        kernel_env(run.cfg.threads, run.root),
+    )
+
     def go(execute, watch, interrupts):
-        try: return execute(notebook, copy, values, run.root, env, watch, interrupts, (lock.fd,) if lock else ())
-        except (RuntimeError, TimeoutError, OSError) as e: # The kernel did not start, or stopped answering
-            return Outcome(time.monotonic() - begin, 0., name=type(e).__name__, message=str(e))
+        try:
+            return execute(
+                notebook, copy, values, run.root, env, watch, interrupts, (lock.fd,) if lock else ()
+            )
+        except (
+            RuntimeError,
+            TimeoutError,
+            OSError,
+        ) as e:  # The kernel did not start, or stopped answering
+            return Outcome(time.monotonic() - begin, 0.0, name=type(e).__name__, message=str(e))
+
     return go
 
-def record(run:Run, stage, outcome, interrupts):
+
+def record(run: Run, stage, outcome, interrupts):
     "Write down how a notebook ended; one that left an output out has failed."
-    times = dict(ended=now(), seconds=round(outcome.seconds, 3), cpu_seconds=round(outcome.cpu_seconds, 3))
-    metrics, outputs = run.dir/stage.name/"metrics.json", {}
+    times = dict(
+        ended=now(), seconds=round(outcome.seconds, 3), cpu_seconds=round(outcome.cpu_seconds, 3)
+    )
+    metrics, outputs = run.dir / stage.name / "metrics.json", {}
     if outcome:
-        missing = [o for o in stage.outputs if not (run.dir/o).exists()]
-        if missing: outcome.name, outcome.message = "MissingOutput", f"the notebook ended, but did not write {', '.join(shown(run.dir/o) for o in missing)}"
-        else: outputs = output_digests(run.dir, stage, run.cache)
-    if outcome: run.progress.update(stage.name, status="done", outputs=outputs, metrics=read_json(metrics) if metrics.exists() else {}, **times)
+        missing = [o for o in stage.outputs if not (run.dir / o).exists()]
+        if missing:
+            outcome.name, outcome.message = (
+                "MissingOutput",
+                f"the notebook ended, but did not write {', '.join(shown(run.dir / o) for o in missing)}",
+            )
+        else:
+            outputs = output_digests(run.dir, stage, run.cache)
+    if outcome:
+        run.progress.update(
+            stage.name,
+            status="done",
+            outputs=outputs,
+            metrics=read_json(metrics) if metrics.exists() else {},
+            **times,
+        )
     else:
         by_user = interrupts is not None and interrupts.signum
-        error = f"interrupted ({signal.Signals(by_user).name})" if by_user else f"{outcome.name}: {(outcome.message.splitlines() or [''])[0]}"
+        error = (
+            f"interrupted ({signal.Signals(by_user).name})"
+            if by_user
+            else f"{outcome.name}: {(outcome.message.splitlines() or [''])[0]}"
+        )
         run.progress.update(stage.name, status="failed", error=error, **times)
     run.cache.save()
     return outcome
 
 # %% ../../nbs/pipeline/runner.ipynb #32c23d81
 def run(
-    config=None,    # YAML or JSON file; None: defaults
-    overrides=(),   # `section.key=value`
-    only:str="",    # Just this stage, or these, with commas between them
-    from_:str="",   # From this stage on
-    to:str="",      # Up to this stage
-    force:bool=False,   # Run also what is up to date
-    list:bool=False,    # Show the stages and their status, run nothing
-    dry_run:bool=False, # Show what would run, run nothing
-    stages:tuple|None=None, # Default: `STAGES`
-)->int: # Exit status
+    config=None,  # YAML or JSON file; None: defaults
+    overrides=(),  # `section.key=value`
+    only: str = "",  # Just this stage, or these, with commas between them
+    from_: str = "",  # From this stage on
+    to: str = "",  # Up to this stage
+    force: bool = False,  # Run also what is up to date
+    list: bool = False,  # Show the stages and their status, run nothing
+    dry_run: bool = False,  # Show what would run, run nothing
+    stages: tuple | None = None,  # Default: `STAGES`
+) -> int:  # Exit status
     "Bring the stages of a configuration up to date."
     stages = STAGES if stages is None else stages
     chosen = select(stages, only, from_, to)
     screen = Screen()
-    if list: return show_list(stages, run_name(config, overrides), screen)
+    if list:
+        return show_list(stages, run_name(config, overrides), screen)
     it = Run(load_run(config and resolve_config(config), overrides, stages), stages)
-    if dry_run: return show_plan(it, chosen, force, screen)
-    for stage in chosen: it.parameters(stage) # Refuse what does not fit before anything runs
+    if dry_run:
+        return show_plan(it, chosen, force, screen)
+    for stage in chosen:
+        it.parameters(stage)  # Refuse what does not fit before anything runs
     warnings = check_above(it, chosen)
     again = go_on_command(config, overrides, only, from_, to)
     it.dir.mkdir(parents=True, exist_ok=True)
     from xtts_ka.pipeline.signals import Interrupted, Interrupts
+
     with RunLock(it.dir) as lock, Interrupts() as interrupts:
-        it = Run(it.cfg, stages) # The record as the lock's former holder left it
+        it = Run(it.cfg, stages)  # The record as the lock's former holder left it
         sweep(it.dir)
-        atomic_write(it.dir/"config.yaml", to_yaml(it.cfg))
-        screen.say(f"{shown(it.dir)}: {len(chosen)} of {len(stages)} stages" if len(chosen) < len(stages) else f"{shown(it.dir)}: {len(stages)} stages")
-        for line in warnings: screen.say(line)
-        try: code, ran = _stages_at_once(it)(Call(it, force, screen, interrupts, lock, again), chosen)
+        atomic_write(it.dir / "config.yaml", to_yaml(it.cfg))
+        screen.say(
+            f"{shown(it.dir)}: {len(chosen)} of {len(stages)} stages"
+            if len(chosen) < len(stages)
+            else f"{shown(it.dir)}: {len(stages)} stages"
+        )
+        for line in warnings:
+            screen.say(line)
+        try:
+            code, ran = _stages_at_once(it)(
+                Call(it, force, screen, interrupts, lock, again), chosen
+            )
         except Interrupted as e:
             screen.say(f"stopped ({e}); to go on: {again}")
             code, ran = e.code, True
@@ -248,175 +396,277 @@ def run(
         it.cache.save()
         return finish(it, screen, code, ran)
 
-def _stages_at_once(run:Run): # `run_stages`, or the same for several stages at a time
-    if run.cfg.jobs == 1: return run_stages
+
+def _stages_at_once(run: Run):  # `run_stages`, or the same for several stages at a time
+    if run.cfg.jobs == 1:
+        return run_stages
     from xtts_ka.pipeline.parallel import run_parallel
+
     return functools.partial(run_parallel, jobs=run.cfg.jobs)
 
-def resolve_config(path)->Path:
-    "A configuration as the shell means it, or else from the repository's root."
-    return Path(path) if Path(path).exists() else resolve(path) if resolve(path).exists() else Path(path)
 
-def go_on_command(config, overrides, only="", from_="", to="")->str:
+def resolve_config(path) -> Path:
+    "A configuration as the shell means it, or else from the repository's root."
+    return (
+        Path(path)
+        if Path(path).exists()
+        else resolve(path)
+        if resolve(path).exists()
+        else Path(path)
+    )
+
+
+def go_on_command(config, overrides, only="", from_="", to="") -> str:
     "The command that continues this call."
-    flags = [f for name, value in (("--only", only), ("--from", from_), ("--to", to)) if value for f in (name, value)]
-    return shlex.join(["xtts-ka", "run", *(["--config", str(config)] if config else []), *flags, *overrides])
+    flags = [
+        f
+        for name, value in (("--only", only), ("--from", from_), ("--to", to))
+        if value
+        for f in (name, value)
+    ]
+    return shlex.join(
+        ["xtts-ka", "run", *(["--config", str(config)] if config else []), *flags, *overrides]
+    )
 
 # %% ../../nbs/pipeline/runner.ipynb #030f4edc
-def left_out(run:Run, stage)->str: # Why, or ""
+def left_out(run: Run, stage) -> str:  # Why, or ""
     "A stage made for other languages, or named in `skip`, is left out, and the rest goes on."
-    if stage.name in run.cfg.skip: return "the configuration skips it"
+    if stage.name in run.cfg.skip:
+        return "the configuration skips it"
     language = run_language(run.cfg)
-    if not stage.languages or language in stage.languages: return ""
+    if not stage.languages or language in stage.languages:
+        return ""
     return f"it is for {' and '.join(map(repr, stage.languages))}, this run is in {language!r}"
 
+
 def block(
-    run:Run,
-    stage, # `Stage` that failed
+    run: Run,
+    stage,  # `Stage` that failed
 ):
     "Mark what needs a failed stage."
     blocked = {stage.name}
-    for later in run.stages[run.stages.index(stage) + 1:]:
-        if not blocked & set(later.needs): continue
+    for later in run.stages[run.stages.index(stage) + 1 :]:
+        if not blocked & set(later.needs):
+            continue
         blocked.add(later.name)
-        if run.progress[later.name].status not in ("done", "stale"): run.progress.update(later.name, status="blocked", error=f"needs {stage.name}")
+        if run.progress[later.name].status not in ("done", "stale"):
+            run.progress.update(later.name, status="blocked", error=f"needs {stage.name}")
+
 
 class Call:
     "One call of `run`: which stages are due, how each begins and ends."
-    def __init__(self,
-        run:Run,
-        force:bool,    # Run also what is up to date
-        screen:Screen,
-        interrupts,    # `Interrupts`
-        lock,          # `RunLock`, inherited by the kernels
-        again:str,     # Command that goes on
+
+    def __init__(
+        self,
+        run: Run,
+        force: bool,  # Run also what is up to date
+        screen: Screen,
+        interrupts,  # `Interrupts`
+        lock,  # `RunLock`, inherited by the kernels
+        again: str,  # Command that goes on
     ):
-        self.run, self.force, self.screen, self.interrupts, self.lock, self.again = run, force, screen, interrupts, lock, again
-        self.code, self.ran = 0, False # Exit status; whether any stage ran
+        self.run, self.force, self.screen, self.interrupts, self.lock, self.again = (
+            run,
+            force,
+            screen,
+            interrupts,
+            lock,
+            again,
+        )
+        self.code, self.ran = 0, False  # Exit status; whether any stage ran
 
-    def title(self, stage)->str: return f"{self.run.stages.index(stage) + 1}/{len(self.run.stages)} {stage.name}"
+    def title(self, stage) -> str:
+        return f"{self.run.stages.index(stage) + 1}/{len(self.run.stages)} {stage.name}"
 
-    def say(self, mark, stage, text): self.screen.say(f"{mark} {self.title(stage):18} {text}")
+    def say(self, mark, stage, text):
+        self.screen.say(f"{mark} {self.title(stage):18} {text}")
 
     def due(self, stage):
         "The `Verdict` of a stage that must run, else None."
         progress = self.run.progress
         if why := left_out(self.run, stage):
-            if progress[stage.name].error != why: progress.update(stage.name, status="blocked", error=why)
+            if progress[stage.name].error != why:
+                progress.update(stage.name, status="blocked", error=why)
             return self.say("–", stage, f"left out: {why}")
         verdict, state = judge(self.run, stage, self.force), progress[stage.name]
-        if verdict.reason: return verdict
-        if state.status != "done": progress.update(stage.name, status="done")
+        if verdict.reason:
+            return verdict
+        if state.status != "done":
+            progress.update(stage.name, status="done")
         self.say("✓", stage, f"up to date (took {clock(state.seconds or 0)}, {state.ended})")
 
-    def begin(self, stage, verdict:Verdict): # As `begin_stage`
+    def begin(self, stage, verdict: Verdict):  # As `begin_stage`
         "Say why a stage runs, and make room for it."
         self.ran = outdate_report(self.run)
         self.say("▶", stage, verdict.reason)
-        if verdict.fresh and any((self.run.dir/o).exists() for o in stage.outputs): self.screen.say(f"    earlier outputs of {stage.name} are kept in {shown(self.run.dir/'.old')}")
+        if verdict.fresh and any((self.run.dir / o).exists() for o in stage.outputs):
+            self.screen.say(
+                f"    earlier outputs of {stage.name} are kept in {shown(self.run.dir / '.old')}"
+            )
         return begin_stage(self.run, stage, verdict, self.lock)
 
     def ended(self, stage, outcome):
         "Write down how a stage ended; a failure is told, with how to go on, and gives the exit status."
         outcome = record(self.run, stage, outcome, self.interrupts)
-        if outcome: return self.say("✓", stage, f"{clock(outcome.seconds)} (CPU {clock(outcome.cpu_seconds)})")
-        if self.interrupts.signum: return
+        if outcome:
+            return self.say(
+                "✓", stage, f"{clock(outcome.seconds)} (CPU {clock(outcome.cpu_seconds)})"
+            )
+        if self.interrupts.signum:
+            return
         block(self.run, stage)
-        where, lines, self.code = f", cell [{outcome.cell}]: {outcome.source}" if outcome.cell else "", outcome.message.splitlines() or [""], 1
+        where, lines, self.code = (
+            f", cell [{outcome.cell}]: {outcome.source}" if outcome.cell else "",
+            outcome.message.splitlines() or [""],
+            1,
+        )
         self.say("✗", stage, f"failed after {clock(outcome.seconds)}{where}")
-        self.screen.say("    " + "; ".join(filter(None, (f"{outcome.name}: {lines[0]}", advice(lines[0])))))
-        if self.run.copy(stage).exists(): self.screen.say(f"    whole story: {shown(self.run.copy(stage))}")
+        self.screen.say(
+            "    " + "; ".join(filter(None, (f"{outcome.name}: {lines[0]}", advice(lines[0]))))
+        )
+        if self.run.copy(stage).exists():
+            self.screen.say(f"    whole story: {shown(self.run.copy(stage))}")
         self.screen.say(f"    to go on:    {self.again}")
 
-def run_stages(call:Call, chosen)->tuple: # (exit status, whether anything ran)
+
+def run_stages(call: Call, chosen) -> tuple:  # (exit status, whether anything ran)
     "Judge and run each chosen stage in turn."
     for stage in chosen:
         call.interrupts.check()
-        if not (verdict := call.due(stage)): continue
+        if not (verdict := call.due(stage)):
+            continue
         from xtts_ka.pipeline.execute import execute
+
         go = call.begin(stage, verdict)
         try:
-            with StageWatch(call.screen, call.title(stage)) as watch: outcome = go(execute, watch, call.interrupts)
+            with StageWatch(call.screen, call.title(stage)) as watch:
+                outcome = go(execute, watch, call.interrupts)
         except BaseException as e:
-            call.run.progress.update(stage.name, status="failed", ended=now(), error=f"interrupted ({e or type(e).__name__})")
+            call.run.progress.update(
+                stage.name,
+                status="failed",
+                ended=now(),
+                error=f"interrupted ({e or type(e).__name__})",
+            )
             raise
         call.ended(stage, outcome)
-        if call.code: break
+        if call.code:
+            break
     call.interrupts.check()
     return call.code, call.ran
 
 # %% ../../nbs/pipeline/runner.ipynb #07f80b60
-def outdate_report(run:Run)->bool: # True
+def outdate_report(run: Run) -> bool:  # True
     "Date the report to 1970: killed before its end, a run writes it again, even when the clock was set back meanwhile."
-    page = run.dir/"report"/"index.html"
-    if page.exists(): os.utime(page, ns=(0, 0))
+    page = run.dir / "report" / "index.html"
+    if page.exists():
+        os.utime(page, ns=(0, 0))
     return True
 
+
 def gather_rejects(
-    run_dir,      # Folder of the run
-    stages:tuple, # In the order they run
-)->int: # Rows in rejects.csv
+    run_dir,  # Folder of the run
+    stages: tuple,  # In the order they run
+) -> int:  # Rows in rejects.csv
     "Join the stages' `rejects.csv` into one beside them."
-    found = [lines for s in stages if (p := Path(run_dir)/s.name/"rejects.csv").is_file() and (lines := p.read_text(encoding="utf-8").splitlines())]
-    if not found: return 0
+    found = [
+        lines
+        for s in stages
+        if (p := Path(run_dir) / s.name / "rejects.csv").is_file()
+        and (lines := p.read_text(encoding="utf-8").splitlines())
+    ]
+    if not found:
+        return 0
     rows = [line for lines in found for line in lines[1:] if line]
-    path, text = Path(run_dir)/"rejects.csv", "\n".join([found[0][0], *rows]) + "\n"
-    if not path.is_file() or path.read_text(encoding="utf-8") != text: atomic_write(path, text) # A call that does nothing changes no file
+    path, text = Path(run_dir) / "rejects.csv", "\n".join([found[0][0], *rows]) + "\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        atomic_write(path, text)  # A call that does nothing changes no file
     return len(rows)
 
-def finish(run:Run, screen, code:int, ran:bool)->int: # Exit status
+
+def finish(run: Run, screen, code: int, ran: bool) -> int:  # Exit status
     "Gather, report, and say where things lie."
     rejected = gather_rejects(run.dir, run.stages)
-    if rejected: screen.say(f"{rejected} rejected items: {shown(run.dir/'rejects.csv')}")
-    page, spoken = run.dir/"report"/"index.html", run.dir/"spoken.tsv"
-    if ran or not page.exists() or page.stat().st_mtime_ns < run.progress.path.stat().st_mtime_ns: # The last: it was killed before its report
-        try: page = make_report(run.dir)
-        except Exception as e: # Anything: the stages' work stands, but the user must see that the report does not
+    if rejected:
+        screen.say(f"{rejected} rejected items: {shown(run.dir / 'rejects.csv')}")
+    page, spoken = run.dir / "report" / "index.html", run.dir / "spoken.tsv"
+    if (
+        ran or not page.exists() or page.stat().st_mtime_ns < run.progress.path.stat().st_mtime_ns
+    ):  # The last: it was killed before its report
+        try:
+            page = make_report(run.dir)
+        except (
+            Exception
+        ) as e:  # Anything: the stages' work stands, but the user must see that the report does not
             why = explained(e) if isinstance(e, OSError) else f"{type(e).__name__}: {e}"
-            screen.say(f"the report could not be written ({why}). The outputs of the stages are not touched by that; to try again: xtts-ka report {shown(run.dir)}")
-            if not isinstance(e, (OSError, XttsKaError)): traceback.print_exc()
+            screen.say(
+                f"the report could not be written ({why}). The outputs of the stages are not touched by that; to try again: xtts-ka report {shown(run.dir)}"
+            )
+            if not isinstance(e, (OSError, XttsKaError)):
+                traceback.print_exc()
             return code or 1
         renew_index(run.dir.parent, screen)
     screen.say(f"report: {shown(page)}")
-    if spoken.exists(): screen.say(f"{len(spoken.read_text(encoding='utf-8').splitlines())} spoken sentences: {shown(spoken)}")
+    if spoken.exists():
+        screen.say(
+            f"{len(spoken.read_text(encoding='utf-8').splitlines())} spoken sentences: {shown(spoken)}"
+        )
     return code
 
+
 def renew_index(
-    outputs, # Folder that holds the runs
+    outputs,  # Folder that holds the runs
     screen,  # `Screen`
 ):
     "Write the page of all runs again; that it cannot be written is no failure of this run."
     from xtts_ka.pipeline.run_index import write_index
-    try: write_index(outputs)
-    except Exception as e: # Anything: it reads what other runs left
-        screen.say(f"the page of all runs could not be written ({explained(e) if isinstance(e, OSError) else f'{type(e).__name__}: {e}'}); to try again: xtts-ka index {shown(outputs)}")
 
-def make_report(run_dir)->Path:
+    try:
+        write_index(outputs)
+    except Exception as e:  # Anything: it reads what other runs left
+        screen.say(
+            f"the page of all runs could not be written ({explained(e) if isinstance(e, OSError) else f'{type(e).__name__}: {e}'}); to try again: xtts-ka index {shown(outputs)}"
+        )
+
+
+def make_report(run_dir) -> Path:
     "Write the report; imported late, as it draws."
     from xtts_ka.pipeline.report import write_report
-    return Path(write_report(run_dir) or Path(run_dir)/"report"/"index.html")
+
+    return Path(write_report(run_dir) or Path(run_dir) / "report" / "index.html")
 
 # %% ../../nbs/pipeline/runner.ipynb #6d0a9c1f
 def run_name(
     config=None,  # YAML or JSON file
-    overrides=(), # `section.key=value`
-)->str:
+    overrides=(),  # `section.key=value`
+) -> str:
     "The name of the run, without the rest of the configuration."
     values = read_config(resolve_config(config)) if config else {}
     given = dict(parse_override(o) for o in overrides)
-    return build(Shared, {k: v for k, v in {**values, **{k[0]: v for k, v in given.items() if len(k) == 1}}.items() if k == "run"}).run
+    return build(
+        Shared,
+        {
+            k: v
+            for k, v in {**values, **{k[0]: v for k, v in given.items() if len(k) == 1}}.items()
+            if k == "run"
+        },
+    ).run
 
-def show_list(stages:tuple, name:str, screen:Screen)->int: # 0
+
+def show_list(stages: tuple, name: str, screen: Screen) -> int:  # 0
     "All stages with their recorded status."
-    folder = repo_root()/"outputs"/name
+    folder = repo_root() / "outputs" / name
     progress = Progress(folder)
     screen.say(f"{shown(folder)}:")
-    for stage in stages: screen.say(f"  {stage.name:14} {progress[stage.name].status:8} {stage.doc}")
+    for stage in stages:
+        screen.say(f"  {stage.name:14} {progress[stage.name].status:8} {stage.doc}")
     return 0
 
-def show_plan(run:Run, chosen:tuple, force:bool, screen:Screen)->int: # 0
+
+def show_plan(run: Run, chosen: tuple, force: bool, screen: Screen) -> int:  # 0
     "What a call would do, in its order."
-    for line in check_above(run, chosen): screen.say(line)
+    for line in check_above(run, chosen):
+        screen.say(line)
     rerunning = []
     for stage in chosen:
         run.parameters(stage)
@@ -424,6 +674,9 @@ def show_plan(run:Run, chosen:tuple, force:bool, screen:Screen)->int: # 0
             screen.say(f"– {stage.name:14} left out: {why}")
             continue
         reason = judge(run, stage, force, rerunning).reason
-        if reason: rerunning.append(stage.name)
-        screen.say(f"▶ {stage.name:14} would run: {reason}" if reason else f"✓ {stage.name:14} up to date")
+        if reason:
+            rerunning.append(stage.name)
+        screen.say(
+            f"▶ {stage.name:14} would run: {reason}" if reason else f"✓ {stage.name:14} up to date"
+        )
     return 0

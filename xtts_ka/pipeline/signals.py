@@ -6,66 +6,89 @@
 __all__ = ['Interrupted', 'Interrupts']
 
 # %% ../../nbs/pipeline/signals.ipynb #4eec0b50
-import os, signal, threading, time
+import os
+import signal
+import threading
+import time
 
 # %% ../../nbs/pipeline/signals.ipynb #c221516e
 class Interrupted(BaseException):
     "The run was stopped by a signal; `code` is the exit status a shell expects, 128 + signal."
-    def __init__(self,
-        signum:int, # SIGINT or SIGTERM
+
+    def __init__(
+        self,
+        signum: int,  # SIGINT or SIGTERM
     ):
         super().__init__(signal.Signals(signum).name)
         self.signum, self.code = signum, 128 + signum
 
+
 class Interrupts:
     "Context manager: keeps SIGINT and SIGTERM, and hands them to the kernel that runs."
+
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
-    def __init__(self,
-        say=None, # Prints a line for the user; default: straight to stderr, the only print that is safe in a handler
+
+    def __init__(
+        self,
+        say=None,  # Prints a line for the user; default: straight to stderr, the only print that is safe in a handler
     ):
         self.say = say or (lambda line: os.write(2, f"\n{line}\n".encode()))
-        self.signum, self.at, self.pid, self.sent, self.drivers = 0, 0., None, False, set()
+        self.signum, self.at, self.pid, self.sent, self.drivers = 0, 0.0, None, False, set()
 
     def __enter__(self):
-        self.main = threading.current_thread() is threading.main_thread() # Python sets handlers there only
+        self.main = (
+            threading.current_thread() is threading.main_thread()
+        )  # Python sets handlers there only
         self.old = {s: signal.signal(s, self._on) for s in self.SIGNALS} if self.main else {}
         return self
 
     def __exit__(self, *_):
-        for s, handler in self.old.items(): signal.signal(s, handler)
+        for s, handler in self.old.items():
+            signal.signal(s, handler)
 
     def check(self):
         "Raise `Interrupted` if a signal has come."
-        if self.signum: raise Interrupted(self.signum)
+        if self.signum:
+            raise Interrupted(self.signum)
 
-    def busy(self, pid): # Kernel that now executes a cell; None when it is done with it
+    def busy(self, pid):  # Kernel that now executes a cell; None when it is done with it
         "Say which process is to be interrupted."
         self.pid = pid
         self._pass_on()
 
-    def also(self, pid): # Process of a driver
+    def also(self, pid):  # Process of a driver
         "A process in a session of its own is to be interrupted too, every time."
         self.drivers.add(pid)
-        if self.signum: self._tell_drivers()
+        if self.signum:
+            self._tell_drivers()
 
-    def gone(self, pid): self.drivers.discard(pid)
+    def gone(self, pid):
+        self.drivers.discard(pid)
 
     def _tell_drivers(self):
         for pid in tuple(self.drivers):
-            try: os.kill(pid, signal.SIGINT)
-            except ProcessLookupError: pass # It ended by itself
+            try:
+                os.kill(pid, signal.SIGINT)
+            except ProcessLookupError:
+                pass  # It ended by itself
 
     def _on(self, signum, frame):
         again, self.signum = bool(self.signum), self.signum or signum
         self._tell_drivers()
         if not again:
             self.at = time.monotonic()
-            self.say(f"{signal.Signals(signum).name}: saving and stopping; once more to stop at once")
+            self.say(
+                f"{signal.Signals(signum).name}: saving and stopping; once more to stop at once"
+            )
             self._pass_on()
-        elif self.pid and time.monotonic() - self.at > 1: os.kill(self.pid, signal.SIGKILL)
+        elif self.pid and time.monotonic() - self.at > 1:
+            os.kill(self.pid, signal.SIGKILL)
 
     def _pass_on(self):
-        if not (self.signum and self.pid) or self.sent: return
+        if not (self.signum and self.pid) or self.sent:
+            return
         self.sent = True
-        try: os.kill(self.pid, signal.SIGINT) # The kernel alone: its data workers end with it
-        except ProcessLookupError: self.pid = None # It died by itself; the client reports that
+        try:
+            os.kill(self.pid, signal.SIGINT)  # The kernel alone: its data workers end with it
+        except ProcessLookupError:
+            self.pid = None  # It died by itself; the client reports that

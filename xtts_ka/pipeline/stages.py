@@ -7,7 +7,11 @@ __all__ = ['STAGES', 'Stage', 'find_stage', 'check_stages', 'Shared', 'run_confi
            'declared', 'fit_parameters']
 
 # %% ../../nbs/pipeline/stages.ipynb #9c7b18a4
-import ast, dataclasses, difflib, functools, importlib
+import ast
+import dataclasses
+import difflib
+import functools
+import importlib
 from dataclasses import dataclass
 
 from ..core.config import config, load, to_dict
@@ -18,149 +22,301 @@ from ..core.paths import slug
 @dataclass(frozen=True)
 class Stage:
     "One step of a run: a notebook with parameters."
-    name:str         # Name on the command line, in the configuration and of the stage's folder
-    notebook:str     # Run notebook, relative to the repository's root
-    config:str       # Dotted path of its `@config` class; its fields are the notebook's parameters
-    needs:tuple=()   # Stages whose outputs it reads
-    reads:tuple=()   # Stages whose outputs it reads as well, where the run has them
-    outputs:tuple=() # Paths in the run's folder that it writes
-    inputs:tuple=()  # Fields of its configuration that name files or folders outside the run
-    doc:str=""       # One line for `--list`
-    languages:tuple=() # Languages it is made for; empty: any. For others it is left out, status `blocked`
-    cost:int=1       # CPU seconds in the demonstration, about: what takes longest begins first when several run at a time
+
+    name: str  # Name on the command line, in the configuration and of the stage's folder
+    notebook: str  # Run notebook, relative to the repository's root
+    config: str  # Dotted path of its `@config` class; its fields are the notebook's parameters
+    needs: tuple = ()  # Stages whose outputs it reads
+    reads: tuple = ()  # Stages whose outputs it reads as well, where the run has them
+    outputs: tuple = ()  # Paths in the run's folder that it writes
+    inputs: tuple = ()  # Fields of its configuration that name files or folders outside the run
+    doc: str = ""  # One line for `--list`
+    languages: tuple = ()  # Languages it is made for; empty: any. For others it is left out, status `blocked`
+    cost: int = 1  # CPU seconds in the demonstration, about: what takes longest begins first when several run at a time
 
     @property
-    def config_cls(self): return _import(self.config)
+    def config_cls(self):
+        return _import(self.config)
 
-def _import(dotted:str):
+
+def _import(dotted: str):
     "The object at a dotted path."
     module, _, name = dotted.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
 # %% ../../nbs/pipeline/stages.ipynb #eca46ba3
 STAGES = (
-    Stage("corpus", "nbs/runs/10_corpus.ipynb", "xtts_ka.corpus.sources.CorpusConfig",
-          outputs=("corpus",), inputs=("path",), cost=15, doc="recordings and their text, spoken by espeak-ng or from a folder"),
-    Stage("segments", "nbs/runs/20_segments.ipynb", "xtts_ka.corpus.segment.SegmentConfig",
-          needs=("corpus",), outputs=("segments",), cost=5, doc="clips of even length and level, in train, val and test"),
-    Stage("speaker_encoder", "nbs/runs/30_speaker_encoder.ipynb", "xtts_ka.speaker.stage_config.SpeakerEncoderConfig",
-          needs=("segments",), outputs=("speaker_encoder",), inputs=("data", "checkpoint", "noise_paths", "music_paths", "reverb_paths"), cost=70, doc="a network that tells voices apart (ECAPA-TDNN, GE2E)"),
-    Stage("embeddings", "nbs/runs/40_embeddings.ipynb", "xtts_ka.speaker.embedding_config.EmbeddingsConfig",
-          needs=("segments", "speaker_encoder"), outputs=("embeddings",), inputs=("checkpoint",), cost=25, doc="a voice embedding for every clip, maps to click and hear"),
-    Stage("phonemes", "nbs/runs/50_phonemes.ipynb", "xtts_ka.text.g2p_config.PhonemesConfig",
-          needs=("corpus",), outputs=("phonemes",), inputs=("texts", "pronunciations", "latin", "benchmarks"), languages=("ka",), cost=20, doc="letters to phonemes: dictionary, vocabulary, a network for Latin words"),
-    Stage("language", "nbs/runs/60_language.ipynb", "xtts_ka.text.language_config.LanguageConfig",
-          needs=("corpus",), outputs=("language",), inputs=("texts",), languages=("ka",), cost=35, doc="tokenizer, language models, odd transcripts, a balanced test set"),
-    Stage("xtts_init", "nbs/runs/70_xtts_init.ipynb", "xtts_ka.xtts.config.InitConfig",
-          needs=("segments",), outputs=("xtts_init",), cost=160, doc="Georgian tokenizer, audio codes (DVAE), a fresh or given XTTS"),
-    Stage("full_pretrain", "nbs/runs/80_full_pretrain.ipynb", "xtts_ka.xtts.config.PretrainConfig",
-          needs=("segments", "xtts_init"), reads=("speaker_encoder",), outputs=("full_pretrain", "xtts"), cost=600, doc="training of the GPT and the decoder, export as XTTS-v2"),
-    Stage("vocoder", "nbs/runs/85_vocoder.ipynb", "xtts_ka.vocoder.config.VocoderConfig",
-          needs=("segments",), outputs=("vocoder",), inputs=("data.train", "data.val", "data.mels", "checkpoint_path"), cost=150, doc="mel spectrograms to sound: a light generator, or HiFi-GAN; beside Griffin-Lim"),
-    Stage("sovits2", "nbs/runs/90_sovits2.ipynb", "xtts_ka.sovits.stage_config.Sovits2Config",
-          needs=("segments",), outputs=("sovits2",), inputs=("text.bge", "ar.init", "semantic.features", "semantic.s3"), cost=800, doc="GPT-SoVITS2: semantic tokens, Qwen2, VITS2; speaks in the voice of any reference"),
-    Stage("evaluate", "nbs/runs/95_evaluate.ipynb", "xtts_ka.evaluate.config.EvaluateConfig",
-          needs=("corpus", "segments", "full_pretrain"), reads=("speaker_encoder", "vocoder", "sovits2"), outputs=("evaluate", "spoken.tsv"), cost=40, doc="held-out sentences, spoken and measured, by every path that the run has"),
+    Stage(
+        "corpus",
+        "nbs/runs/10_corpus.ipynb",
+        "xtts_ka.corpus.sources.CorpusConfig",
+        outputs=("corpus",),
+        inputs=("path",),
+        cost=15,
+        doc="recordings and their text, spoken by espeak-ng or from a folder",
+    ),
+    Stage(
+        "segments",
+        "nbs/runs/20_segments.ipynb",
+        "xtts_ka.corpus.segment.SegmentConfig",
+        needs=("corpus",),
+        outputs=("segments",),
+        cost=5,
+        doc="clips of even length and level, in train, val and test",
+    ),
+    Stage(
+        "speaker_encoder",
+        "nbs/runs/30_speaker_encoder.ipynb",
+        "xtts_ka.speaker.stage_config.SpeakerEncoderConfig",
+        needs=("segments",),
+        outputs=("speaker_encoder",),
+        inputs=("data", "checkpoint", "noise_paths", "music_paths", "reverb_paths"),
+        cost=70,
+        doc="a network that tells voices apart (ECAPA-TDNN, GE2E)",
+    ),
+    Stage(
+        "embeddings",
+        "nbs/runs/40_embeddings.ipynb",
+        "xtts_ka.speaker.embedding_config.EmbeddingsConfig",
+        needs=("segments", "speaker_encoder"),
+        outputs=("embeddings",),
+        inputs=("checkpoint",),
+        cost=25,
+        doc="a voice embedding for every clip, maps to click and hear",
+    ),
+    Stage(
+        "phonemes",
+        "nbs/runs/50_phonemes.ipynb",
+        "xtts_ka.text.g2p_config.PhonemesConfig",
+        needs=("corpus",),
+        outputs=("phonemes",),
+        inputs=("texts", "pronunciations", "latin", "benchmarks"),
+        languages=("ka",),
+        cost=20,
+        doc="letters to phonemes: dictionary, vocabulary, a network for Latin words",
+    ),
+    Stage(
+        "language",
+        "nbs/runs/60_language.ipynb",
+        "xtts_ka.text.language_config.LanguageConfig",
+        needs=("corpus",),
+        outputs=("language",),
+        inputs=("texts",),
+        languages=("ka",),
+        cost=35,
+        doc="tokenizer, language models, odd transcripts, a balanced test set",
+    ),
+    Stage(
+        "xtts_init",
+        "nbs/runs/70_xtts_init.ipynb",
+        "xtts_ka.xtts.config.InitConfig",
+        needs=("segments",),
+        outputs=("xtts_init",),
+        cost=160,
+        doc="Georgian tokenizer, audio codes (DVAE), a fresh or given XTTS",
+    ),
+    Stage(
+        "full_pretrain",
+        "nbs/runs/80_full_pretrain.ipynb",
+        "xtts_ka.xtts.config.PretrainConfig",
+        needs=("segments", "xtts_init"),
+        reads=("speaker_encoder",),
+        outputs=("full_pretrain", "xtts"),
+        cost=600,
+        doc="training of the GPT and the decoder, export as XTTS-v2",
+    ),
+    Stage(
+        "vocoder",
+        "nbs/runs/85_vocoder.ipynb",
+        "xtts_ka.vocoder.config.VocoderConfig",
+        needs=("segments",),
+        outputs=("vocoder",),
+        inputs=("data.train", "data.val", "data.mels", "checkpoint_path"),
+        cost=150,
+        doc="mel spectrograms to sound: a light generator, or HiFi-GAN; beside Griffin-Lim",
+    ),
+    Stage(
+        "sovits2",
+        "nbs/runs/90_sovits2.ipynb",
+        "xtts_ka.sovits.stage_config.Sovits2Config",
+        needs=("segments",),
+        outputs=("sovits2",),
+        inputs=("text.bge", "ar.init", "semantic.features", "semantic.s3"),
+        cost=800,
+        doc="GPT-SoVITS2: semantic tokens, Qwen2, VITS2; speaks in the voice of any reference",
+    ),
+    Stage(
+        "evaluate",
+        "nbs/runs/95_evaluate.ipynb",
+        "xtts_ka.evaluate.config.EvaluateConfig",
+        needs=("corpus", "segments", "full_pretrain"),
+        reads=("speaker_encoder", "vocoder", "sovits2"),
+        outputs=("evaluate", "spoken.tsv"),
+        cost=40,
+        doc="held-out sentences, spoken and measured, by every path that the run has",
+    ),
 )
 
 # %% ../../nbs/pipeline/stages.ipynb #c1f9b8e2
 def find_stage(
-    name:str,       # As typed
+    name: str,  # As typed
     stages=STAGES,  # Where to look
-)->Stage:
+) -> Stage:
     "The stage of that name; `ConfigError` with the nearest name."
     for stage in stages:
-        if stage.name == name: return stage
+        if stage.name == name:
+            return stage
     known = [s.name for s in stages]
     close = difflib.get_close_matches(name, known, 1)
-    raise ConfigError(f"unknown stage `{name}`; " + (f"did you mean `{close[0]}`? " if close else "") + f"The stages are: {', '.join(known)}")
+    raise ConfigError(
+        f"unknown stage `{name}`; "
+        + (f"did you mean `{close[0]}`? " if close else "")
+        + f"The stages are: {', '.join(known)}"
+    )
+
 
 def check_stages(
-    stages=STAGES, # In the order they run
+    stages=STAGES,  # In the order they run
 ):
     "Each name and output once, and each stage after those it needs: `ConfigError` otherwise."
     seen, outputs = set(), set()
     for s in stages:
-        if s.name in seen or outputs & set(s.outputs): raise ConfigError(f"stage `{s.name}`: its name or one of its outputs {s.outputs} is taken by an earlier stage")
-        if missing := {*s.needs, *s.reads} - seen: raise ConfigError(f"stage `{s.name}` needs {sorted(missing)}, which must stand before it")
-        seen.add(s.name); outputs |= set(s.outputs)
+        if s.name in seen or outputs & set(s.outputs):
+            raise ConfigError(
+                f"stage `{s.name}`: its name or one of its outputs {s.outputs} is taken by an earlier stage"
+            )
+        if missing := {*s.needs, *s.reads} - seen:
+            raise ConfigError(
+                f"stage `{s.name}` needs {sorted(missing)}, which must stand before it"
+            )
+        seen.add(s.name)
+        outputs |= set(s.outputs)
 
 # %% ../../nbs/pipeline/stages.ipynb #6df19470
 @config
 class Shared:
     "What all stages of a run share."
+
     run: str = "demo"  # Name of the run; its folder is outputs/<run>
-    seed: int = 1      # Every draw of every stage follows from it
-    threads: int = 2   # CPU threads of each stage
-    jobs: int = 1      # Stages at a time, where they do not need each other
-    skip: list[str] = [] # Stages that are left out; what needs them cannot run
+    seed: int = 1  # Every draw of every stage follows from it
+    threads: int = 2  # CPU threads of each stage
+    jobs: int = 1  # Stages at a time, where they do not need each other
+    skip: list[str] = []  # Stages that are left out; what needs them cannot run
 
     def __post_init__(self):
-        if slug(self.run) != self.run: raise ConfigError(f"`run` becomes the name of a folder: letters, digits, `-`, `_` and `.` only, got {self.run!r}; for example run={slug(self.run)}")
-        for name in self.skip: find_stage(name)
-        if min(self.threads, self.jobs) < 1: raise ConfigError(f"`threads` and `jobs` must be 1 or more, got {self.threads} and {self.jobs}")
+        if slug(self.run) != self.run:
+            raise ConfigError(
+                f"`run` becomes the name of a folder: letters, digits, `-`, `_` and `.` only, got {self.run!r}; for example run={slug(self.run)}"
+            )
+        for name in self.skip:
+            find_stage(name)
+        if min(self.threads, self.jobs) < 1:
+            raise ConfigError(
+                f"`threads` and `jobs` must be 1 or more, got {self.threads} and {self.jobs}"
+            )
+
 
 @functools.lru_cache
 def run_config(
-    stages:tuple=STAGES, # In the order they run
-): # A `@config` class with the fields of `Shared` and one section a stage
+    stages: tuple = STAGES,  # In the order they run
+):  # A `@config` class with the fields of `Shared` and one section a stage
     "The configuration class of a run with these stages; imports their configuration classes."
     sections = {s.name: s.config_cls for s in stages}
     defaults = {name: dataclasses.field(default_factory=cls) for name, cls in sections.items()}
-    return config(type("RunConfig", (Shared,), {"__annotations__": sections, "__module__": __name__, "__doc__": Shared.__doc__, **defaults}))
+    return config(
+        type(
+            "RunConfig",
+            (Shared,),
+            {
+                "__annotations__": sections,
+                "__module__": __name__,
+                "__doc__": Shared.__doc__,
+                **defaults,
+            },
+        )
+    )
 
-def __getattr__(name:str): # `from xtts_ka.pipeline.stages import RunConfig` imports the sections only when asked
-    if name == "RunConfig": return run_config()
+
+def __getattr__(
+    name: str,
+):  # `from xtts_ka.pipeline.stages import RunConfig` imports the sections only when asked
+    if name == "RunConfig":
+        return run_config()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 # %% ../../nbs/pipeline/stages.ipynb #3dcfad07
 def load_run(
-    path=None,      # YAML or JSON file; None: defaults
-    overrides=(),   # `section.key=value`
-    stages:tuple=STAGES, # In the order they run
-): # An object of `run_config(stages)`
+    path=None,  # YAML or JSON file; None: defaults
+    overrides=(),  # `section.key=value`
+    stages: tuple = STAGES,  # In the order they run
+):  # An object of `run_config(stages)`
     "The resolved configuration of a run; `ConfigError` names file, line and key of what is wrong."
     return load(run_config(stages), path, overrides)
 
+
 def run_language(
-    cfg, # Object of `run_config`
-)->str: # Language code
+    cfg,  # Object of `run_config`
+) -> str:  # Language code
     "The language of a run: that of the first section which has one, the corpus."
     spoken = (getattr(section, "language", None) for section in vars(cfg).values())
     return next((code for code in spoken if isinstance(code, str)), "ka")
 
 # %% ../../nbs/pipeline/stages.ipynb #6836b1ae
 def parameters(
-    cfg,         # Object of `run_config`
-    stage:Stage, # One of its stages
-    run_dir:str, # Folder of the run as the notebook sees it
-)->dict: # Plain values for papermill
+    cfg,  # Object of `run_config`
+    stage: Stage,  # One of its stages
+    run_dir: str,  # Folder of the run as the notebook sees it
+) -> dict:  # Plain values for papermill
     "All parameters a stage's notebook may be given."
-    shared = {"run_dir": run_dir, "seed": cfg.seed, "threads": cfg.threads, "language": run_language(cfg)}
+    shared = {
+        "run_dir": run_dir,
+        "seed": cfg.seed,
+        "threads": cfg.threads,
+        "language": run_language(cfg),
+    }
     return shared | to_dict(getattr(cfg, stage.name))
 
+
 def declared(
-    cells:list, # Cells of a notebook as in its JSON
-    name:str="", # What to call it in a message
-)->list: # Names assigned in the cell tagged `parameters`
+    cells: list,  # Cells of a notebook as in its JSON
+    name: str = "",  # What to call it in a message
+) -> list:  # Names assigned in the cell tagged `parameters`
     "The parameters a notebook declares; `ConfigError` when no cell is tagged so."
-    tagged = [c for c in cells if "parameters" in c.get("metadata", {}).get("tags", []) and c["cell_type"] == "code"]
-    if len(tagged) != 1: raise ConfigError(f"{name}: {len(tagged)} cells are tagged `parameters`, exactly one is needed")
+    tagged = [
+        c
+        for c in cells
+        if "parameters" in c.get("metadata", {}).get("tags", []) and c["cell_type"] == "code"
+    ]
+    if len(tagged) != 1:
+        raise ConfigError(
+            f"{name}: {len(tagged)} cells are tagged `parameters`, exactly one is needed"
+        )
     found = []
     for node in ast.parse("".join(tagged[0]["source"])).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets
+            if isinstance(node, ast.Assign)
+            else [node.target]
+            if isinstance(node, ast.AnnAssign)
+            else []
+        )
         found += [t.id for t in targets if isinstance(t, ast.Name)]
     return found
 
+
 def fit_parameters(
-    values:dict, # From `parameters`
-    names:list,  # From `declared`
-    where:str,   # Notebook, for the message
-)->dict: # What to pass to papermill
+    values: dict,  # From `parameters`
+    names: list,  # From `declared`
+    where: str,  # Notebook, for the message
+) -> dict:  # What to pass to papermill
     "The values the notebook takes; `ConfigError` when the two do not match."
     optional = {"language"}
     if unknown := [n for n in names if n not in values]:
-        raise ConfigError(f"{where}: declares parameters {unknown} which the stage's configuration does not have; add them there or remove them here")
+        raise ConfigError(
+            f"{where}: declares parameters {unknown} which the stage's configuration does not have; add them there or remove them here"
+        )
     if unused := [v for v in values if v not in names and v not in optional]:
-        raise ConfigError(f"{where}: does not declare {unused}, so their values would be ignored; add them to the cell tagged `parameters`")
+        raise ConfigError(
+            f"{where}: does not declare {unused}, so their values would be ignored; add them to the cell tagged `parameters`"
+        )
     return {n: values[n] for n in names}

@@ -8,7 +8,7 @@ __all__ = ['SCHEMA', 'STATUSES', 'StageState', 'now', 'covered', 'Progress', 'Lo
 # %% ../../nbs/pipeline/state.ipynb #8ae176e3
 import os
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ..core.errors import ConfigError, XttsKaError
@@ -19,122 +19,179 @@ from ..core.paths import shown
 SCHEMA = 1
 STATUSES = ("pending", "running", "done", "failed", "blocked", "stale")
 
+
 @dataclass
 class StageState:
     "What is known about one stage of one run."
-    status:str = "pending" # One of `STATUSES`
-    attempt:int = 0        # Executions since it was last asked for anew
-    started:str|None = None # UTC, ISO 8601
-    ended:str|None = None  # UTC, ISO 8601
-    seconds:float|None = None # Wall time of the last attempt
-    cpu_seconds:float|None = None # CPU time of its kernel, all threads
-    fingerprint:str = ""   # Digest of the parts below
-    fingerprint_parts:dict = field(default_factory=dict) # parameters, code, inputs, upstream
-    outputs:dict = field(default_factory=dict) # Path in the run's folder -> sha256 of the file or tree
-    metrics:dict = field(default_factory=dict) # Contents of `<stage>/metrics.json`
-    error:str|None = None  # Why it failed, in one line
+
+    status: str = "pending"  # One of `STATUSES`
+    attempt: int = 0  # Executions since it was last asked for anew
+    started: str | None = None  # UTC, ISO 8601
+    ended: str | None = None  # UTC, ISO 8601
+    seconds: float | None = None  # Wall time of the last attempt
+    cpu_seconds: float | None = None  # CPU time of its kernel, all threads
+    fingerprint: str = ""  # Digest of the parts below
+    fingerprint_parts: dict = field(default_factory=dict)  # parameters, code, inputs, upstream
+    outputs: dict = field(
+        default_factory=dict
+    )  # Path in the run's folder -> sha256 of the file or tree
+    metrics: dict = field(default_factory=dict)  # Contents of `<stage>/metrics.json`
+    error: str | None = None  # Why it failed, in one line
 
 # %% ../../nbs/pipeline/state.ipynb #0f2d4d5e
-def now(
-    )->str: # UTC, to the second
+def now() -> str:  # UTC, to the second
     "The present moment as ISO 8601."
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
 
 def covered(
-    spans, # (start, end) in seconds, in any order
-)->float: # Seconds in which at least one of them was open
+    spans,  # (start, end) in seconds, in any order
+) -> float:  # Seconds in which at least one of them was open
     "The time by the wall clock of stages that run side by side, and rest in between."
-    total, last = 0., float("-inf")
-    for start, end in sorted(spans): total, last = total + max(0., end - max(start, last)), max(last, end)
+    total, last = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total, last = total + max(0.0, end - max(start, last)), max(last, end)
     return total
 
 # %% ../../nbs/pipeline/state.ipynb #4a22e63b
 class Progress:
     "`pretrain_progress.json` of one run; every change is on the disk when the call returns."
+
     FILE = "pretrain_progress.json"
-    def __init__(self,
-        run_dir, # Folder of the run, outputs/<run>
+
+    def __init__(
+        self,
+        run_dir,  # Folder of the run, outputs/<run>
     ):
-        self.path = Path(run_dir)/self.FILE
+        self.path = Path(run_dir) / self.FILE
         self.run, self.stages = Path(run_dir).name, {}
-        if self.path.exists(): self._read()
+        if self.path.exists():
+            self._read()
 
-    def __getitem__(self, name:str)->StageState: return self.stages.setdefault(name, StageState())
+    def __getitem__(self, name: str) -> StageState:
+        return self.stages.setdefault(name, StageState())
 
-    def update(self,
-        name:str,  # Stage
-        **changes, # Fields of `StageState`
-    )->StageState:
+    def update(
+        self,
+        name: str,  # Stage
+        **changes,  # Fields of `StageState`
+    ) -> StageState:
         "Change fields of one stage and save."
-        if (bad := changes.get("status", "pending")) not in STATUSES: raise ValueError(f"unknown status {bad!r}, known: {STATUSES}")
+        if (bad := changes.get("status", "pending")) not in STATUSES:
+            raise ValueError(f"unknown status {bad!r}, known: {STATUSES}")
         state = self[name]
-        for key in changes.keys() - {f.name for f in fields(StageState)}: raise AttributeError(f"StageState has no field {key!r}")
-        for key, value in changes.items(): setattr(state, key, value)
+        for key in changes.keys() - {f.name for f in fields(StageState)}:
+            raise AttributeError(f"StageState has no field {key!r}")
+        for key, value in changes.items():
+            setattr(state, key, value)
         self.save()
         return state
 
     def save(self):
         "Write the file whole or not at all."
-        write_json(self.path, {"schema": SCHEMA, "run": self.run, "stages": {n: asdict(s) for n, s in self.stages.items()}})
+        write_json(
+            self.path,
+            {
+                "schema": SCHEMA,
+                "run": self.run,
+                "stages": {n: asdict(s) for n, s in self.stages.items()},
+            },
+        )
 
     def _read(self):
         mend = f"Delete {shown(self.path)} to run every stage again; files of the stages are then kept aside, not lost."
-        try: data = read_json(self.path)
-        except (ValueError, OSError) as e: raise ConfigError(f"{shown(self.path)}: not readable ({e}). {mend}") from e
+        try:
+            data = read_json(self.path)
+        except (ValueError, OSError) as e:
+            raise ConfigError(f"{shown(self.path)}: not readable ({e}). {mend}") from e
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            raise ConfigError(f"{shown(self.path)}: written by another version (schema {data.get('schema') if isinstance(data, dict) else '?'}, here {SCHEMA}). {mend}")
-        try: self.stages = {n: StageState(**s) for n, s in data["stages"].items()}
-        except (TypeError, KeyError, AttributeError) as e: raise ConfigError(f"{shown(self.path)}: damaged ({e}). {mend}") from e
+            raise ConfigError(
+                f"{shown(self.path)}: written by another version (schema {data.get('schema') if isinstance(data, dict) else '?'}, here {SCHEMA}). {mend}"
+            )
+        try:
+            self.stages = {n: StageState(**s) for n, s in data["stages"].items()}
+        except (TypeError, KeyError, AttributeError) as e:
+            raise ConfigError(f"{shown(self.path)}: damaged ({e}). {mend}") from e
 
 # %% ../../nbs/pipeline/state.ipynb #905764a5
 class LockedError(XttsKaError):
     "Another run writes into the same folder."
 
-def _alive(holder:dict)->bool:
+
+def _alive(holder: dict) -> bool:
     "Whether the process written into a lock still runs (a process of another host is taken to)."
-    if holder.get("host") != os.uname().nodename or not holder.get("pid"): return True
-    try: os.kill(holder["pid"], 0)
-    except ProcessLookupError: return False
-    except PermissionError: return True
+    if holder.get("host") != os.uname().nodename or not holder.get("pid"):
+        return True
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
     return True
+
 
 class RunLock:
     "Context manager: the only run in a folder, or `LockedError`."
-    def __init__(self,
-        run_dir,           # Folder of the run, must exist
-        patience:float=60., # Seconds to wait for the kernel of a runner that was killed: on a busy machine it is still importing, and notices late
+
+    def __init__(
+        self,
+        run_dir,  # Folder of the run, must exist
+        patience: float = 60.0,  # Seconds to wait for the kernel of a runner that was killed: on a busy machine it is still importing, and notices late
     ):
-        self.path, self.patience, self.fd = Path(run_dir)/".lock", patience, None
+        self.path, self.patience, self.fd = Path(run_dir) / ".lock", patience, None
 
     def __enter__(self):
-        import fcntl, time
+        import fcntl
+        import time
+
         self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         end = time.monotonic() + self.patience
         while True:
-            try: fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB); break
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
             except BlockingIOError:
                 holder = self.holder()
-                if _alive(holder) or time.monotonic() > end: self._refuse(holder)
-                time.sleep(.2)
+                if _alive(holder) or time.monotonic() > end:
+                    self._refuse(holder)
+                time.sleep(0.2)
         self._sign()
         return self
 
     def __exit__(self, *_):
         os.ftruncate(self.fd, 0)
-        os.close(self.fd); self.fd = None
+        os.close(self.fd)
+        self.fd = None
 
-    def holder(self)->dict:
+    def holder(self) -> dict:
         "Who holds the lock: pid, host, start; empty when it is not written (yet)."
-        try: found = read_json(self.path)
-        except (ValueError, OSError): return {}
+        try:
+            found = read_json(self.path)
+        except (ValueError, OSError):
+            return {}
         return found if isinstance(found, dict) else {}
 
     def _sign(self):
         import json
-        os.ftruncate(self.fd, 0)
-        os.pwrite(self.fd, json.dumps({"pid": os.getpid(), "host": os.uname().nodename, "started": now()}).encode(), 0)
 
-    def _refuse(self, holder:dict):
-        os.close(self.fd); self.fd = None
-        who = f"process {holder['pid']} on {holder['host']} since {holder['started']}" if holder.get("started") else "another process"
-        raise LockedError(f"{shown(self.path.parent)}: {who} is running in this folder. Wait for it, stop it, or give this run another name with run=NAME.")
+        os.ftruncate(self.fd, 0)
+        os.pwrite(
+            self.fd,
+            json.dumps(
+                {"pid": os.getpid(), "host": os.uname().nodename, "started": now()}
+            ).encode(),
+            0,
+        )
+
+    def _refuse(self, holder: dict):
+        os.close(self.fd)
+        self.fd = None
+        who = (
+            f"process {holder['pid']} on {holder['host']} since {holder['started']}"
+            if holder.get("started")
+            else "another process"
+        )
+        raise LockedError(
+            f"{shown(self.path.parent)}: {who} is running in this folder. Wait for it, stop it, or give this run another name with run=NAME."
+        )

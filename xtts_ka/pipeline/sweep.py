@@ -10,47 +10,83 @@ __all__ = ['TEXTS', 'JOURNALS', 'PROGRAM', 'split_values', 'read_words', 'Trial'
            'already_there', 'show_sweep', 'write_results', 'add_arguments', 'main']
 
 # %% ../../nbs/pipeline/sweep.ipynb #3eca870b
-import csv, io, itertools, json, os, re, shutil, signal, subprocess, sys, textwrap, threading, time
+import csv
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..core.config import parse_override, to_dict, to_yaml
 from ..core.errors import ConfigError, XttsKaError, explained
-from ..core.files import atomic_write, digest, fresh_dir, sweep as remove_left_over
+from ..core.files import atomic_write, digest, fresh_dir
+from ..core.files import sweep as remove_left_over
 from ..core.paths import repo_root, shown, slug
 from ..core.progress import clock
 from .fingerprint import output_digests, parts
-from .runner import Run, Screen, check_above, judge, left_out, renew_index, resolve_config, run_name, select, set_aside
+from xtts_ka.pipeline.runner import (
+    Run,
+    Screen,
+    check_above,
+    judge,
+    left_out,
+    renew_index,
+    resolve_config,
+    run_name,
+    select,
+    set_aside,
+)
 from .signals import Interrupts
 from .stages import STAGES, load_run
 from .state import LockedError, Progress, RunLock
 
 # %% ../../nbs/pipeline/sweep.ipynb #a1ea58dd
 def split_values(
-    text:str, # What stands behind `=`
-)->list: # Texts, at least one
+    text: str,  # What stands behind `=`
+) -> list:  # Texts, at least one
     "Split at the commas outside of brackets and quotes; `ConfigError` for a gap between two commas."
     found, depth, quote = [""], 0, ""
     for c in text:
         before = found[-1].rstrip()
-        if quote: quote = "" if c == quote and not (c == '"' and before.endswith("\\")) else quote
-        elif c in "\"'" and (not before or before[-1] in ",[{:" + c): quote = c # Not the one of don't
-        elif c in "[{]}": depth += 1 if c in "[{" else -1
-        if c == "," and not quote and depth <= 0: found.append("")
-        else: found[-1] += c
-    if len(found) > 1 and not all(v.strip() for v in found): raise ConfigError(f"{text!r}: a value is missing beside a comma; write null for none, '' for an empty text")
+        if quote:
+            quote = "" if c == quote and not (c == '"' and before.endswith("\\")) else quote
+        elif c in "\"'" and (not before or before[-1] in ",[{:" + c):
+            quote = c  # Not the one of don't
+        elif c in "[{]}":
+            depth += 1 if c in "[{" else -1
+        if c == "," and not quote and depth <= 0:
+            found.append("")
+        else:
+            found[-1] += c
+    if len(found) > 1 and not all(v.strip() for v in found):
+        raise ConfigError(
+            f"{text!r}: a value is missing beside a comma; write null for none, '' for an empty text"
+        )
     return [v.strip() for v in found]
 
+
 def read_words(
-    words, # `key=a,b`
-)->dict: # Key -> values
+    words,  # `key=a,b`
+) -> dict:  # Key -> values
     "The keys of a sweep with their values; `ConfigError` for what is no override."
     out = {}
     for word in words:
         key, equals, text = word.partition("=")
-        if not equals: parse_override(word) # It says how to write it
-        for value in (values := split_values(text)): parse_override(f"{key}={value}")
-        if key in out: raise ConfigError(f"{key} is given twice; put all its values behind one `=`")
+        if not equals:
+            parse_override(word)  # It says how to write it
+        for value in (values := split_values(text)):
+            parse_override(f"{key}={value}")
+        if key in out:
+            raise ConfigError(f"{key} is given twice; put all its values behind one `=`")
         out[key] = values
     return out
 
@@ -58,274 +94,419 @@ def read_words(
 @dataclass
 class Trial:
     "One run of a sweep."
-    name:str    # Of the run
-    swept:dict  # Key -> value as it was written, for the keys with several
-    words:list  # All its overrides; the last is `run=NAME`
-    cfg:object  # Its configuration
+
+    name: str  # Of the run
+    swept: dict  # Key -> value as it was written, for the keys with several
+    words: list  # All its overrides; the last is `run=NAME`
+    cfg: object  # Its configuration
+
 
 def short_names(
-    keys:list, # Dotted
-)->dict: # Key -> what stands for it in a name
+    keys: list,  # Dotted
+) -> dict:  # Key -> what stands for it in a name
     "The last part of each key where that is enough to tell them apart."
     last = [k.rpartition(".")[2] for k in keys]
     return {k: n if last.count(n) == 1 else k for k, n in zip(keys, last)}
 
+
 def read_trials(
-    config, # YAML or JSON file
+    config,  # YAML or JSON file
     words,  # `key=a,b`
-    stages:tuple=STAGES, # In the order they run
-)->list: # `Trial`s, the last key changing fastest
+    stages: tuple = STAGES,  # In the order they run
+) -> list:  # `Trial`s, the last key changing fastest
     "All combinations, checked; `ConfigError` for the first that is wrong."
     given = read_words(words)
     swept = [k for k, v in given.items() if len(v) > 1]
-    if not swept: raise ConfigError("no key has several values; write key=a,b,c, for example seed=1,2,3. For a single run: xtts-ka run")
-    if "run" in swept: raise ConfigError("`run` names what all runs of a sweep begin with, so it has one value; the runs are told apart by their values")
-    base, short, out = run_name(config, [f"run={v[0]}" for k, v in given.items() if k == "run"]), short_names(swept), []
+    if not swept:
+        raise ConfigError(
+            "no key has several values; write key=a,b,c, for example seed=1,2,3. For a single run: xtts-ka run"
+        )
+    if "run" in swept:
+        raise ConfigError(
+            "`run` names what all runs of a sweep begin with, so it has one value; the runs are told apart by their values"
+        )
+    base, short, out = (
+        run_name(config, [f"run={v[0]}" for k, v in given.items() if k == "run"]),
+        short_names(swept),
+        [],
+    )
     for values in itertools.product(*given.values()):
         now = dict(zip(given, values))
         name = slug("-".join([base, *(slug(f"{short[k]}-{now[k]}", 60) for k in swept)]), 90)
         own = [*(f"{k}={v}" for k, v in now.items() if k != "run"), f"run={name}"]
-        out.append(Trial(name, {k: now[k] for k in swept}, own, load_run(resolve_config(config), own, stages)))
+        out.append(
+            Trial(
+                name, {k: now[k] for k in swept}, own, load_run(resolve_config(config), own, stages)
+            )
+        )
     return _all_different(out)
 
-def _all_different(trials:list)->list:
+
+def _all_different(trials: list) -> list:
     seen = {}
     for t in trials:
         what = ", ".join(f"{k}={v}" for k, v in t.swept.items())
-        for mark in (t.name.casefold(), digest(to_dict(t.cfg) | {"run": ""})): # Some file systems do not tell `A` from `a`
-            if mark in seen: raise ConfigError(f"{what} is the same run as {seen[mark]}; give each value once")
+        for mark in (
+            t.name.casefold(),
+            digest(to_dict(t.cfg) | {"run": ""}),
+        ):  # Some file systems do not tell `A` from `a`
+            if mark in seen:
+                raise ConfigError(f"{what} is the same run as {seen[mark]}; give each value once")
             seen[mark] = what
     return trials
 
 # %% ../../nbs/pipeline/sweep.ipynb #a9a5e980
 def stage_keys(
-    run:Run,
-)->dict: # Stage -> digest; without those that are left out
+    run: Run,
+) -> dict:  # Stage -> digest; without those that are left out
     "For each stage, what it will be made of."
     keys = {}
     for stage in run.stages:
-        if left_out(run, stage): continue
-        own = parts(run.cfg, stage, run.cells(stage), {}, run.cache) | {"upstream": [keys.get(n, "") for n in (*stage.needs, *stage.reads)]}
+        if left_out(run, stage):
+            continue
+        own = parts(run.cfg, stage, run.cells(stage), {}, run.cache) | {
+            "upstream": [keys.get(n, "") for n in (*stage.needs, *stage.reads)]
+        }
         keys[stage.name] = digest(own)
     return keys
 
+
 def with_above(
-    chosen:tuple, # Stages
-    stages:tuple, # All, in the order they run
-)->tuple: # In the same order
+    chosen: tuple,  # Stages
+    stages: tuple,  # All, in the order they run
+) -> tuple:  # In the same order
     "Stages with all that they need."
     names = {s.name for s in chosen}
-    for s in reversed(stages): names |= set(s.needs) if s.name in names else set()
+    for s in reversed(stages):
+        names |= set(s.needs) if s.name in names else set()
     return tuple(s for s in stages if s.name in names)
 
 # %% ../../nbs/pipeline/sweep.ipynb #25b45dfa
-TEXTS, JOURNALS = (".json", ".jsonl", ".tsv", ".csv", ".txt", ".yaml", ".html", ".ipynb"), (".jsonl",)
+TEXTS, JOURNALS = (
+    (".json", ".jsonl", ".tsv", ".csv", ".txt", ".yaml", ".html", ".ipynb"),
+    (".jsonl",),
+)
+
 
 def renamed(
-    text:bytes, # Of a file
-    old:str,    # Folder of a run as its files name it, `outputs/a`
-    new:str,    # That of another
-)->bytes:
+    text: bytes,  # Of a file
+    old: str,  # Folder of a run as its files name it, `outputs/a`
+    new: str,  # That of another
+) -> bytes:
     "The text with one run's folder named for the other's; `outputs/ab` is another folder than `outputs/a`."
     for a, b in {old: new, json.dumps(old)[1:-1]: json.dumps(new)[1:-1]}.items():
-        text = re.sub(re.escape(a.encode()) + rb"(?![\w.\-\x80-\xff]|\\u)", lambda _: b.encode(), text)
+        text = re.sub(
+            re.escape(a.encode()) + rb"(?![\w.\-\x80-\xff]|\\u)", lambda _: b.encode(), text
+        )
     return text
 
+
 def take_file(
-    source:Path, # File of one run
-    target:Path, # The same of another; must not exist
-    old:str,     # Folder of the one as its files name it
-    new:str,     # Of the other
+    source: Path,  # File of one run
+    target: Path,  # The same of another; must not exist
+    old: str,  # Folder of the one as its files name it
+    new: str,  # Of the other
 ):
     "Link a file, or copy it where it may change in place or names its run."
-    if source.is_symlink(): return os.symlink(os.readlink(source), target)
+    if source.is_symlink():
+        return os.symlink(os.readlink(source), target)
     if source.suffix in TEXTS:
         text = source.read_bytes()
-        if (changed := renamed(text, old, new)) != text: return target.write_bytes(changed)
-    if source.suffix in JOURNALS: return shutil.copy2(source, target)
-    try: os.link(source, target)
-    except OSError: shutil.copy2(source, target) # Another file system, one without links, or too many of them
+        if (changed := renamed(text, old, new)) != text:
+            return target.write_bytes(changed)
+    if source.suffix in JOURNALS:
+        return shutil.copy2(source, target)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)  # Another file system, one without links, or too many of them
+
 
 def take(
-    source:Path, # File or folder of one run
-    target:Path, # The same of another; what was there is replaced when all is done
-    old:str, new:str, # As `take_file`
+    source: Path,  # File or folder of one run
+    target: Path,  # The same of another; what was there is replaced when all is done
+    old: str,
+    new: str,  # As `take_file`
 ):
     "Take over a whole output."
     if not source.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
-        take_file(source, aside := target.with_name(f".tmp-{os.getpid()}-taken-{target.name}"), old, new)
+        take_file(
+            source, aside := target.with_name(f".tmp-{os.getpid()}-taken-{target.name}"), old, new
+        )
         return os.replace(aside, target)
     with fresh_dir(target) as aside:
         for folder, _, files in os.walk(source):
-            here = aside/Path(folder).relative_to(source)
+            here = aside / Path(folder).relative_to(source)
             here.mkdir(exist_ok=True)
             for name in files:
-                if not name.startswith(".tmp-"): take_file(Path(folder)/name, here/name, old, new)
+                if not name.startswith(".tmp-"):
+                    take_file(Path(folder) / name, here / name, old, new)
 
 # %% ../../nbs/pipeline/sweep.ipynb #a3f6447a
 class PatientLock(RunLock):
     "A `RunLock` that also waits for a holder that is still alive."
+
     def __enter__(self):
         end = time.monotonic() + self.patience
         while True:
-            try: return super().__enter__()
+            try:
+                return super().__enter__()
             except LockedError:
-                if time.monotonic() > end: raise
-                time.sleep(.5)
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
 
 # %% ../../nbs/pipeline/sweep.ipynb #8ecccd89
 def lends(
-    lender:Run,
-    stage,      # `Stage`
-    parts:dict, # Of the stage, as another run would make it
-)->bool:
+    lender: Run,
+    stage,  # `Stage`
+    parts: dict,  # Of the stage, as another run would make it
+) -> bool:
     "Whether a run has just what another would make of a stage."
     state = lender.progress[stage.name]
-    return state.status in ("done", "stale") and state.fingerprint_parts == parts and not judge(lender, stage).reason
+    return (
+        state.status in ("done", "stale")
+        and state.fingerprint_parts == parts
+        and not judge(lender, stage).reason
+    )
+
 
 def lend(
-    lender:Run,
-    taker:Run, # Locked by the caller
-    stage, # `Stage`
+    lender: Run,
+    taker: Run,  # Locked by the caller
+    stage,  # `Stage`
 ):
     "Give a run the stage of another, as if it had made it itself."
     old, new = shown(lender.dir), shown(taker.dir)
     set_aside(taker, stage)
-    taker.progress.update(stage.name, status="pending", fingerprint="", fingerprint_parts={}, outputs={}) # Killed half-way, it begins anew
-    for output in stage.outputs: take(lender.dir/output, taker.dir/output, old, new)
+    taker.progress.update(
+        stage.name, status="pending", fingerprint="", fingerprint_parts={}, outputs={}
+    )  # Killed half-way, it begins anew
+    for output in stage.outputs:
+        take(lender.dir / output, taker.dir / output, old, new)
     if (notebook := lender.copy(stage)).is_file():
         atomic_write(taker.copy(stage), renamed(notebook.read_bytes(), old, new))
     ours, theirs = f"{os.path.abspath(taker.dir)}{os.sep}", f"{os.path.abspath(lender.dir)}{os.sep}"
-    known = {ours + k[len(theirs):]: v for k, v in lender.cache.known.items() if k.startswith(theirs)}
-    taker.cache.known |= known # Size, date and inode stand beside each: what was copied is read again
+    known = {
+        ours + k[len(theirs) :]: v for k, v in lender.cache.known.items() if k.startswith(theirs)
+    }
+    taker.cache.known |= (
+        known  # Size, date and inode stand beside each: what was copied is read again
+    )
     state = asdict(lender.progress[stage.name])
-    taker.progress.update(stage.name, **(state | {"status": "done", "outputs": output_digests(taker.dir, stage, taker.cache)}))
+    taker.progress.update(
+        stage.name,
+        **(state | {"status": "done", "outputs": output_digests(taker.dir, stage, taker.cache)}),
+    )
+
 
 def borrow(
-    trial:Trial,  # Takes
-    others:list,  # `Trial`s that may have something
-    wanted:tuple, # Stages, in the order they run
-    stages:tuple, # All
-)->dict: # Stage -> name of the run it was taken from
+    trial: Trial,  # Takes
+    others: list,  # `Trial`s that may have something
+    wanted: tuple,  # Stages, in the order they run
+    stages: tuple,  # All
+) -> dict:  # Stage -> name of the run it was taken from
     "Give a run whatever others have ready for it."
     taken, lenders = {}, [Run(o.cfg, stages) for o in others if o is not trial]
     folder = Run(trial.cfg, stages).dir
     folder.mkdir(parents=True, exist_ok=True)
     with PatientLock(folder):
-        run = Run(trial.cfg, stages) # The record as the lock's former holder left it
+        run = Run(trial.cfg, stages)  # The record as the lock's former holder left it
         remove_left_over(folder)
         for stage in wanted:
-            if left_out(run, stage) or any(run.progress[n].status not in ("done", "stale") for n in stage.needs): continue
-            if not (verdict := judge(run, stage)).reason: continue
-            if lender := next((l for l in lenders if lends(l, stage, verdict.parts)), None): lend(lender, run, stage); taken[stage.name] = lender.cfg.run
-        if taken: run.cache.save()
+            if left_out(run, stage) or any(
+                run.progress[n].status not in ("done", "stale") for n in stage.needs
+            ):
+                continue
+            if not (verdict := judge(run, stage)).reason:
+                continue
+            if lender := next((l for l in lenders if lends(l, stage, verdict.parts)), None):
+                lend(lender, run, stage)
+                taken[stage.name] = lender.cfg.run
+        if taken:
+            run.cache.save()
     return taken
 
 # %% ../../nbs/pipeline/sweep.ipynb #30e87987
 @dataclass
 class Job:
     "One process: stages of one run."
-    trial:Trial
-    only:tuple=()     # Names of the stages that it makes for others too; empty: all that is left
-    after:frozenset=frozenset() # Runs whose shared stages it waits for
+
+    trial: Trial
+    only: tuple = ()  # Names of the stages that it makes for others too; empty: all that is left
+    after: frozenset = frozenset()  # Runs whose shared stages it waits for
+
 
 def due(
-    run:Run,
-    chosen:tuple, # Stages, in the order they run
-)->list: # Names
+    run: Run,
+    chosen: tuple,  # Stages, in the order they run
+) -> list:  # Names
     "The stages that would run now."
     names = []
     for stage in chosen:
-        if not left_out(run, stage) and judge(run, stage, rerunning=names).reason: names.append(stage.name)
+        if not left_out(run, stage) and judge(run, stage, rerunning=names).reason:
+            names.append(stage.name)
     return names
 
+
 def plan_jobs(
-    trials:list,  # `Trial`s
-    chosen:tuple, # Stages, in the order they run
-    stages:tuple, # All
-)->list: # `Job`s, what others wait for first
+    trials: list,  # `Trial`s
+    chosen: tuple,  # Stages, in the order they run
+    stages: tuple,  # All
+) -> list:  # `Job`s, what others wait for first
     "Split the work so that nothing is made twice."
     makers, makes, waits = {}, {t.name: [] for t in trials}, {t.name: set() for t in trials}
     for t in trials:
         keys = stage_keys(run := Run(t.cfg, stages))
-        for name in due(run, chosen): makers.setdefault((name, keys[name]), []).append(t.name)
+        for name in due(run, chosen):
+            makers.setdefault((name, keys[name]), []).append(t.name)
     for (stage, _), who in makers.items():
-        if len(who) > 1: makes[who[0]].append(stage)
-        for other in who[1:]: waits[other].add(who[0])
-    shared = [Job(t, tuple(makes[t.name]), frozenset(waits[t.name])) for t in trials if makes[t.name]]
-    return shared + [Job(t, (), frozenset(waits[t.name] | ({t.name} if makes[t.name] else set()))) for t in trials]
+        if len(who) > 1:
+            makes[who[0]].append(stage)
+        for other in who[1:]:
+            waits[other].add(who[0])
+    shared = [
+        Job(t, tuple(makes[t.name]), frozenset(waits[t.name])) for t in trials if makes[t.name]
+    ]
+    return shared + [
+        Job(t, (), frozenset(waits[t.name] | ({t.name} if makes[t.name] else set())))
+        for t in trials
+    ]
 
 # %% ../../nbs/pipeline/sweep.ipynb #a9219dce
-PROGRAM = (sys.executable, "-c", "from xtts_ka.pipeline.sweep import child; raise SystemExit(child())")
+PROGRAM = (
+    sys.executable,
+    "-c",
+    "from xtts_ka.pipeline.sweep import child; raise SystemExit(child())",
+)
+
 
 def stop_with_parent():
     "From now on, the end of the input stops this process as SIGTERM does."
+
     def wait():
-        while os.read(0, 4096): pass # Not by `sys.stdin`: its lock would be held when the interpreter ends
+        while os.read(0, 4096):
+            pass  # Not by `sys.stdin`: its lock would be held when the interpreter ends
         os.kill(os.getpid(), signal.SIGTERM)
+
     threading.Thread(target=wait, daemon=True).start()
 
-def child()->int: # Exit status
+
+def child() -> int:  # Exit status
     "`xtts-ka` for a sweep."
     from xtts_ka.pipeline.cli import main
+
     stop_with_parent()
     return main(sys.argv[1:])
 
+
 def what_failed(
-    folder:Path, # Of a run
-    log:Path,    # What it printed
-)->str: # One line
+    folder: Path,  # Of a run
+    log: Path,  # What it printed
+) -> str:  # One line
     "Why a run ended badly, from its record, or else from the last it said."
-    failed = [f"{name}: {s.error}" for name, s in Progress(folder).stages.items() if s.status == "failed" and s.error]
-    said = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()] if log.exists() else []
+    failed = [
+        f"{name}: {s.error}"
+        for name, s in Progress(folder).stages.items()
+        if s.status == "failed" and s.error
+    ]
+    said = (
+        [
+            line.strip()
+            for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.strip()
+        ]
+        if log.exists()
+        else []
+    )
     return (failed or said[-1:] or [""])[0]
 
 # %% ../../nbs/pipeline/sweep.ipynb #af8b9b0c
 def say_taken(
-    taken:dict, # Of `borrow`
-    who:str,    # Took it
-    screen:Screen,
+    taken: dict,  # Of `borrow`
+    who: str,  # Took it
+    screen: Screen,
 ):
     "Say what a run took over, and from whom."
-    for run in dict.fromkeys(taken.values()): screen.say(f"  {who}  takes {', '.join(s for s in taken if taken[s] == run)} from {run}")
+    for run in dict.fromkeys(taken.values()):
+        screen.say(f"  {who}  takes {', '.join(s for s in taken if taken[s] == run)} from {run}")
+
 
 class Processes:
     "Begins and ends the processes of a sweep, and says so."
-    def __init__(self,
-        trials:list,  # `Trial`s
-        chosen:tuple, # Stages that the sweep is about, in the order they run
-        stages:tuple, # All
-        command,      # Function of a `Job`: words of its process
-        screen:Screen,
-        interrupts:Interrupts,
+
+    def __init__(
+        self,
+        trials: list,  # `Trial`s
+        chosen: tuple,  # Stages that the sweep is about, in the order they run
+        stages: tuple,  # All
+        command,  # Function of a `Job`: words of its process
+        screen: Screen,
+        interrupts: Interrupts,
     ):
-        self.trials, self.chosen, self.stages, self.command, self.screen, self.interrupts = trials, chosen, stages, command, screen, interrupts
-        self.running, self.logs = {}, set() # Process -> (job, when it began); runs whose log was begun
-        self.failed, self.lost = {}, set() # Run -> why; runs whose shared stages will not come
+        self.trials, self.chosen, self.stages, self.command, self.screen, self.interrupts = (
+            trials,
+            chosen,
+            stages,
+            command,
+            screen,
+            interrupts,
+        )
+        self.running, self.logs = (
+            {},
+            set(),
+        )  # Process -> (job, when it began); runs whose log was begun
+        self.failed, self.lost = {}, set()  # Run -> why; runs whose shared stages will not come
 
-    def title(self, job)->str: return f"{self.trials.index(job.trial) + 1}/{len(self.trials)} {job.trial.name}"
-    def folder(self, job)->Path: return repo_root()/"outputs"/job.trial.name
-    def log(self, job)->Path: return self.folder(job)/"sweep.log"
+    def title(self, job) -> str:
+        return f"{self.trials.index(job.trial) + 1}/{len(self.trials)} {job.trial.name}"
 
-    def begin(self, job:Job):
+    def folder(self, job) -> Path:
+        return repo_root() / "outputs" / job.trial.name
+
+    def log(self, job) -> Path:
+        return self.folder(job) / "sweep.log"
+
+    def begin(self, job: Job):
         "Take over what others have, and start the rest."
-        try: taken = borrow(job.trial, self.trials, with_above(self.chosen, self.stages), self.stages)
-        except (XttsKaError, OSError) as e: return self.over(job, explained(e) if isinstance(e, OSError) else str(e))
+        try:
+            taken = borrow(
+                job.trial, self.trials, with_above(self.chosen, self.stages), self.stages
+            )
+        except (XttsKaError, OSError) as e:
+            return self.over(job, explained(e) if isinstance(e, OSError) else str(e))
         say_taken(taken, self.title(job), self.screen)
-        if not job.only and self.whole(job): return self.screen.say(f"✓ {self.title(job)}  up to date")
-        self.screen.say(f"▶ {self.title(job)}" + (f"  {', '.join(job.only)}, for others too" if job.only else ""))
-        with open(self.log(job), "a" if job.trial.name in self.logs else "w", encoding="utf-8") as log:
-            process = subprocess.Popen(self.command(job), stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, start_new_session=True) # Ctrl-C reaches it by us
+        if not job.only and self.whole(job):
+            return self.screen.say(f"✓ {self.title(job)}  up to date")
+        self.screen.say(
+            f"▶ {self.title(job)}"
+            + (f"  {', '.join(job.only)}, for others too" if job.only else "")
+        )
+        with open(
+            self.log(job), "a" if job.trial.name in self.logs else "w", encoding="utf-8"
+        ) as log:
+            process = subprocess.Popen(
+                self.command(job),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # Ctrl-C reaches it by us
         self.logs.add(job.trial.name)
         self.running[process] = (job, time.monotonic())
         self.interrupts.also(process.pid)
 
-    def whole(self, job:Job)->bool:
+    def whole(self, job: Job) -> bool:
         "Whether nothing is left to do for a run."
         run = Run(job.trial.cfg, self.stages)
-        config, report = run.dir/"config.yaml", run.dir/"report"/"index.html"
-        if due(run, self.chosen) or not report.exists() or report.stat().st_mtime_ns < run.progress.path.stat().st_mtime_ns: return False
+        config, report = run.dir / "config.yaml", run.dir / "report" / "index.html"
+        if (
+            due(run, self.chosen)
+            or not report.exists()
+            or report.stat().st_mtime_ns < run.progress.path.stat().st_mtime_ns
+        ):
+            return False
         return config.exists() and config.read_text(encoding="utf-8") == to_yaml(run.cfg)
 
     def look(self):
@@ -334,209 +515,402 @@ class Processes:
             job, begin = self.running.pop(process)
             process.stdin.close()
             self.interrupts.gone(process.pid)
-            if process.returncode: self.over(job, f"{what_failed(self.folder(job), self.log(job))}; all it said: {shown(self.log(job))}", begin)
-            else: self.screen.say(f"✓ {self.title(job)}  {clock(time.monotonic() - begin)}")
+            if process.returncode:
+                self.over(
+                    job,
+                    f"{what_failed(self.folder(job), self.log(job))}; all it said: {shown(self.log(job))}",
+                    begin,
+                )
+            else:
+                self.screen.say(f"✓ {self.title(job)}  {clock(time.monotonic() - begin)}")
 
-    def over(self, job:Job, why:str, begin:float|None=None):
+    def over(self, job: Job, why: str, begin: float | None = None):
         "Say that a run ended badly; those that wait for its shared stages wait in vain."
-        if job.only: self.lost.add(job.trial.name)
+        if job.only:
+            self.lost.add(job.trial.name)
         self.failed[job.trial.name] = why
         how = "stopped" if self.interrupts.signum else "failed"
-        self.screen.say(f"✗ {self.title(job)}  " + (f"{how} after {clock(time.monotonic() - begin)}: " if begin is not None else "") + why)
+        self.screen.say(
+            f"✗ {self.title(job)}  "
+            + (f"{how} after {clock(time.monotonic() - begin)}: " if begin is not None else "")
+            + why
+        )
 
 # %% ../../nbs/pipeline/sweep.ipynb #b9636812
 class Crew(Processes):
     "So many processes at a time, each when what it waits for has come."
-    def work(self,
-        waiting:list, # `Job`s
-        jobs:int,     # Processes at a time
+
+    def work(
+        self,
+        waiting: list,  # `Job`s
+        jobs: int,  # Processes at a time
     ):
         "Begin what may begin, until nothing is left or somebody stops us; what runs then is waited for."
         waiting = list(waiting)
         try:
             while self.running or waiting and not self.interrupts.signum:
-                if not self.interrupts.signum: self.begin_more(waiting, jobs)
+                if not self.interrupts.signum:
+                    self.begin_more(waiting, jobs)
                 self.look()
-                self.screen.status("   ".join(f"{job.trial.name} {clock(time.monotonic() - at)}" for job, at in self.running.values()))
-                if self.running: time.sleep(.1)
-        except BaseException: # Nobody reads what we say any more, for example
+                self.screen.status(
+                    "   ".join(
+                        f"{job.trial.name} {clock(time.monotonic() - at)}"
+                        for job, at in self.running.values()
+                    )
+                )
+                if self.running:
+                    time.sleep(0.1)
+        except BaseException:  # Nobody reads what we say any more, for example
             self.stop()
             raise
 
     def stop(self):
         "Let all save and stop, and wait for it; those that were told already are not told twice, which would mean at once."
-        for process in self.running: self.interrupts.signum or process.send_signal(signal.SIGINT)
-        for process in self.running: process.wait()
+        for process in self.running:
+            self.interrupts.signum or process.send_signal(signal.SIGINT)
+        for process in self.running:
+            process.wait()
 
-    def begin_more(self, waiting:list, jobs:int):
+    def begin_more(self, waiting: list, jobs: int):
         "Whatever has what it needs, as long as there is room."
         for job in list(waiting):
-            if len(self.running) >= jobs or self.interrupts.signum: return
-            coming = {j.trial.name for j in (*waiting, *(r[0] for r in self.running.values())) if j.only and j is not job}
+            if len(self.running) >= jobs or self.interrupts.signum:
+                return
+            coming = {
+                j.trial.name
+                for j in (*waiting, *(r[0] for r in self.running.values()))
+                if j.only and j is not job
+            }
             gone = job.after & self.lost
-            if job.after & coming and not gone: continue
+            if job.after & coming and not gone:
+                continue
             waiting.remove(job)
-            if not gone: self.begin(job)
-            elif job.trial.name not in self.failed: self.over(job, f"not begun, as it needs stages of {', '.join(sorted(gone))}")
+            if not gone:
+                self.begin(job)
+            elif job.trial.name not in self.failed:
+                self.over(job, f"not begun, as it needs stages of {', '.join(sorted(gone))}")
 
 # %% ../../nbs/pipeline/sweep.ipynb #039f98dc
 def how_it_went(
-    run:Run,
-    chosen:tuple, # Stages
-)->str: # `done`, or the first stage that is not and its status
+    run: Run,
+    chosen: tuple,  # Stages
+) -> str:  # `done`, or the first stage that is not and its status
     "The state of a run in a word or two."
-    return next((f"{s.name} {run.progress[s.name].status}" for s in chosen if not left_out(run, s) and run.progress[s.name].status != "done"), "done")
+    return next(
+        (
+            f"{s.name} {run.progress[s.name].status}"
+            for s in chosen
+            if not left_out(run, s) and run.progress[s.name].status != "done"
+        ),
+        "done",
+    )
+
 
 def results(
-    trials:list,  # `Trial`s
-    chosen:tuple, # Stages that the sweep is about
-    stages:tuple, # All
-)->list: # A dict for each run
+    trials: list,  # `Trial`s
+    chosen: tuple,  # Stages that the sweep is about
+    stages: tuple,  # All
+) -> list:  # A dict for each run
     "The swept values and what they led to."
     from xtts_ka.pipeline.report import _flat
+
     out = []
     for t in trials:
         run = Run(t.cfg, stages)
-        found, spent = run.progress.stages, lambda key: round(sum(getattr(s, key) or 0 for s in found.values()), 3)
-        figures = {f"{s.name}: {k}": v for s in stages if s.name in found for k, v in _flat(found[s.name].metrics) if isinstance(v, (int, float, str))}
-        out.append({"run": t.name, **t.swept, "status": how_it_went(run, chosen), "seconds": spent("seconds"), "CPU seconds": spent("cpu_seconds"), **figures})
+        found, spent = (
+            run.progress.stages,
+            lambda key: round(sum(getattr(s, key) or 0 for s in found.values()), 3),
+        )
+        figures = {
+            f"{s.name}: {k}": v
+            for s in stages
+            if s.name in found
+            for k, v in _flat(found[s.name].metrics)
+            if isinstance(v, (int, float, str))
+        }
+        out.append(
+            {
+                "run": t.name,
+                **t.swept,
+                "status": how_it_went(run, chosen),
+                "seconds": spent("seconds"),
+                "CPU seconds": spent("cpu_seconds"),
+                **figures,
+            }
+        )
     return out
 
+
 def as_csv(
-    rows:list, # Dicts
-)->str:
+    rows: list,  # Dicts
+) -> str:
     "A table in which no column of any row is lost."
-    writer = csv.DictWriter(text := io.StringIO(), list(dict.fromkeys(k for r in rows for k in r)), lineterminator="\n")
-    writer.writeheader(); writer.writerows(rows)
+    writer = csv.DictWriter(
+        text := io.StringIO(), list(dict.fromkeys(k for r in rows for k in r)), lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
 
 # %% ../../nbs/pipeline/sweep.ipynb #f9948b0e
 def swept_numbers(
-    trials:list, # `Trial`s
-)->list|None: # One for each; None when several keys were swept, or one whose values are no numbers
+    trials: list,  # `Trial`s
+) -> (
+    list | None
+):  # One for each; None when several keys were swept, or one whose values are no numbers
     "The values of the swept key."
-    if len(trials[0].swept) > 1: return None
+    if len(trials[0].swept) > 1:
+        return None
     values = [parse_override(f"{k}={v}")[1] for t in trials for k, v in t.swept.items()]
-    return values if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values) else None
+    return (
+        values
+        if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+        else None
+    )
+
 
 def differing(
-    rows:list, # Of `results`
-    most:int=6,
-)->list: # Names of figures
+    rows: list,  # Of `results`
+    most: int = 6,
+) -> list:  # Names of figures
     "Figures that are numbers in at least two runs and not the same in all."
-    number = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool)
-    names = [k for k in dict.fromkeys(k for r in rows for k in r) if ": " in k and "seconds" not in k.lower()]
+
+    def number(v):
+        return isinstance(v, (int, float)) and not isinstance(v, bool)
+
+    names = [
+        k
+        for k in dict.fromkeys(k for r in rows for k in r)
+        if ": " in k and "seconds" not in k.lower()
+    ]
     stages = list(dict.fromkeys(n.partition(": ")[0] for n in names))
-    found = [n for n in names if len({r[n] for r in rows if number(r.get(n))}) > 1 and all(number(r[n]) for r in rows if n in r)]
+    found = [
+        n
+        for n in names
+        if len({r[n] for r in rows if number(r.get(n))}) > 1
+        and all(number(r[n]) for r in rows if n in r)
+    ]
     return sorted(found, key=lambda n: -stages.index(n.partition(": ")[0]))[:most]
 
+
 def plot_sweep(
-    rows:list,    # Of `results`
-    values:list,  # Swept numbers, one a row
-    key:str,      # Dotted
-): # Figure; None when no figure differs
+    rows: list,  # Of `results`
+    values: list,  # Swept numbers, one a row
+    key: str,  # Dotted
+):  # Figure; None when no figure differs
     "Each figure against the swept value, a panel each."
     from xtts_ka.pipeline.figures import PALETTE, style
-    if not (names := differing(rows)): return None
+
+    if not (names := differing(rows)):
+        return None
     cols = min(3, len(names))
     with style():
         import matplotlib.pyplot as plt
-        fig, axes = plt.subplots(-(-len(names) // cols), cols, figsize=(.4 + 2.9*cols, 2.4*-(-len(names) // cols)), layout="constrained", squeeze=False)
+
+        fig, axes = plt.subplots(
+            -(-len(names) // cols),
+            cols,
+            figsize=(0.4 + 2.9 * cols, 2.4 * -(-len(names) // cols)),
+            layout="constrained",
+            squeeze=False,
+        )
         for ax, name in zip(axes.flat, names):
             points = sorted((v, r[name]) for v, r in zip(values, rows) if name in r)
             ax.plot(*zip(*points), "o-", color=PALETTE[0], markersize=4)
-            ax.set(title=textwrap.fill(name.partition(": ")[2], 34), xlabel=key, ylabel=name.partition(": ")[0])
-            if min(values) > 0 and max(values) >= 20*min(values): ax.set_xscale("log")
-        for ax in axes.flat[len(names):]: ax.set_axis_off()
+            ax.set(
+                title=textwrap.fill(name.partition(": ")[2], 34),
+                xlabel=key,
+                ylabel=name.partition(": ")[0],
+            )
+            if min(values) > 0 and max(values) >= 20 * min(values):
+                ax.set_xscale("log")
+        for ax in axes.flat[len(names) :]:
+            ax.set_axis_off()
         plt.close(fig)
     return fig
 
 # %% ../../nbs/pipeline/sweep.ipynb #5cc2690e
 def sweep(
-    config,      # YAML or JSON file
-    words,       # `key=a,b`
-    only:str="", from_:str="", to:str="", # As `run`
-    jobs:int=0,  # Processes at a time; 0: as many as there are cores for
-    name:str="", # Of the sweep, for its page; default: made of the run's name and the swept keys
-    dry_run:bool=False, # Only show what would run
-    stages:tuple|None=None, # Default: `STAGES`
-    program:tuple=PROGRAM,  # Takes the words of `xtts-ka`
-)->int: # Exit status
+    config,  # YAML or JSON file
+    words,  # `key=a,b`
+    only: str = "",
+    from_: str = "",
+    to: str = "",  # As `run`
+    jobs: int = 0,  # Processes at a time; 0: as many as there are cores for
+    name: str = "",  # Of the sweep, for its page; default: made of the run's name and the swept keys
+    dry_run: bool = False,  # Only show what would run
+    stages: tuple | None = None,  # Default: `STAGES`
+    program: tuple = PROGRAM,  # Takes the words of `xtts-ka`
+) -> int:  # Exit status
     "Run every combination, and compare them."
     stages = STAGES if stages is None else stages
-    chosen, trials, screen = select(stages, only, from_, to), read_trials(config, words, stages), Screen()
+    chosen, trials, screen = (
+        select(stages, only, from_, to),
+        read_trials(config, words, stages),
+        Screen(),
+    )
     name = sweep_name(name, config, words, trials)
     for t in trials:
-        for stage in chosen: Run(t.cfg, stages).parameters(stage) # Refuse what does not fit before anything runs
-    jobs = jobs or max(1, cores() // max(t.cfg.threads*t.cfg.jobs for t in trials))
+        for stage in chosen:
+            Run(t.cfg, stages).parameters(stage)  # Refuse what does not fit before anything runs
+    jobs = jobs or max(1, cores() // max(t.cfg.threads * t.cfg.jobs for t in trials))
     screen.say(f"{name}: {len(trials)} runs, {jobs} at a time")
-    if dry_run: return show_sweep(plan_jobs(trials, chosen, stages), trials, chosen, stages, screen)
-    flags = [w for flag, value in (("--only", only), ("--from", from_), ("--to", to)) if value for w in (flag, value)]
-    command = lambda job: [*program, "run", "--config", str(config), *(["--only", ",".join(job.only)] if job.only else flags), *job.trial.words]
+    if dry_run:
+        return show_sweep(plan_jobs(trials, chosen, stages), trials, chosen, stages, screen)
+    flags = [
+        w
+        for flag, value in (("--only", only), ("--from", from_), ("--to", to))
+        if value
+        for w in (flag, value)
+    ]
+
+    def command(job):
+        return [
+            *program,
+            "run",
+            "--config",
+            str(config),
+            *(["--only", ",".join(job.only)] if job.only else flags),
+            *job.trial.words,
+        ]
+
     with Interrupts() as interrupts:
-        for t in trials: already_there(t, trials, chosen, stages, screen)
-        for t in trials: check_above(Run(t.cfg, stages), chosen)
+        for t in trials:
+            already_there(t, trials, chosen, stages, screen)
+        for t in trials:
+            check_above(Run(t.cfg, stages), chosen)
         crew = Crew(trials, chosen, stages, command, screen, interrupts)
         crew.work(plan_jobs(trials, chosen, stages), jobs)
         write_results(name, trials, chosen, stages, screen)
-    if interrupts.signum: screen.say("stopped; the same command goes on")
+    if interrupts.signum:
+        screen.say("stopped; the same command goes on")
     return 128 + interrupts.signum if interrupts.signum else int(bool(crew.failed))
 
-def cores()->int: # That this process may use
+
+def cores() -> int:  # That this process may use
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-def sweep_name(name:str, config, words, trials:list)->str:
+
+def sweep_name(name: str, config, words, trials: list) -> str:
     "What the files of a sweep are called."
     base = next((v[0] for k, v in read_words(words).items() if k == "run"), None)
-    found = name or slug("-".join([base or run_name(config), *short_names(list(trials[0].swept)).values()]), 90)
-    if slug(found) != found: raise ConfigError(f"--name {name}: it becomes the name of files: letters, digits, `-`, `_` and `.` only; for example --name {slug(name)}")
+    found = name or slug(
+        "-".join([base or run_name(config), *short_names(list(trials[0].swept)).values()]), 90
+    )
+    if slug(found) != found:
+        raise ConfigError(
+            f"--name {name}: it becomes the name of files: letters, digits, `-`, `_` and `.` only; for example --name {slug(name)}"
+        )
     return found
 
 # %% ../../nbs/pipeline/sweep.ipynb #63e37a79
-def already_there(t:Trial, trials:list, chosen:tuple, stages:tuple, screen:Screen):
+def already_there(t: Trial, trials: list, chosen: tuple, stages: tuple, screen: Screen):
     "What one run of an earlier sweep has, the others need not make."
-    if any((repo_root()/"outputs"/o.name/Progress.FILE).exists() for o in trials if o is not t):
-        try: say_taken(borrow(t, trials, with_above(chosen, stages), stages), t.name, screen)
-        except LockedError: pass # Its own process will say so
+    if any(
+        (repo_root() / "outputs" / o.name / Progress.FILE).exists() for o in trials if o is not t
+    ):
+        try:
+            say_taken(borrow(t, trials, with_above(chosen, stages), stages), t.name, screen)
+        except LockedError:
+            pass  # Its own process will say so
 
-def show_sweep(jobs:list, trials:list, chosen:tuple, stages:tuple, screen:Screen)->int: # 0
+
+def show_sweep(jobs: list, trials: list, chosen: tuple, stages: tuple, screen: Screen) -> int:  # 0
     "What a sweep would do."
     for job in jobs:
-        if job.only: screen.say(f"▶ {job.trial.name}: first {', '.join(job.only)}, for others too")
+        if job.only:
+            screen.say(f"▶ {job.trial.name}: first {', '.join(job.only)}, for others too")
     for t in trials:
-        lent = {n for j in jobs if j.only and j.trial is not t for n in j.only if j.trial.name in next(k.after for k in jobs if k.trial is t and not k.only)}
+        lent = {
+            n
+            for j in jobs
+            if j.only and j.trial is not t
+            for n in j.only
+            if j.trial.name in next(k.after for k in jobs if k.trial is t and not k.only)
+        }
         mine = due(Run(t.cfg, stages), chosen)
         made = {n for j in jobs if j.trial is t for n in j.only}
-        screen.say(f"▶ {t.name}: would run {', '.join(n for n in mine if n not in lent | made)}" if mine else f"✓ {t.name}: up to date")
+        screen.say(
+            f"▶ {t.name}: would run {', '.join(n for n in mine if n not in lent | made)}"
+            if mine
+            else f"✓ {t.name}: up to date"
+        )
     return 0
 
 # %% ../../nbs/pipeline/sweep.ipynb #bec5c2b2
-def write_results(name:str, trials:list, chosen:tuple, stages:tuple, screen:Screen):
+def write_results(name: str, trials: list, chosen: tuple, stages: tuple, screen: Screen):
     "Table, plot and page of a sweep."
     from xtts_ka.pipeline.run_index import write_index
-    folder, rows = repo_root()/"outputs"/"sweeps", results(trials, chosen, stages)
-    screen.say(f"table: {shown(atomic_write(folder/f'{name}.csv', as_csv(rows)))}")
-    if (values := swept_numbers(trials)) and (fig := plot_sweep(rows, values, next(iter(trials[0].swept)))):
+
+    folder, rows = repo_root() / "outputs" / "sweeps", results(trials, chosen, stages)
+    screen.say(f"table: {shown(atomic_write(folder / f'{name}.csv', as_csv(rows)))}")
+    if (values := swept_numbers(trials)) and (
+        fig := plot_sweep(rows, values, next(iter(trials[0].swept)))
+    ):
         fig.savefig(image := io.BytesIO(), format="png")
-        screen.say(f"plot: {shown(atomic_write(folder/f'{name}.png', image.getvalue()))}")
-    page = write_index(folder.parent, [t.name for t in trials], f"sweeps/{name}.html", f"Sweep {name}")
+        screen.say(f"plot: {shown(atomic_write(folder / f'{name}.png', image.getvalue()))}")
+    page = write_index(
+        folder.parent, [t.name for t in trials], f"sweeps/{name}.html", f"Sweep {name}"
+    )
     renew_index(folder.parent, screen)
     screen.say(f"compared: {shown(page)}")
 
 # %% ../../nbs/pipeline/sweep.ipynb #3d577dd4
-def add_arguments(p): # `argparse.ArgumentParser`
+def add_arguments(p):  # `argparse.ArgumentParser`
     "Options of `xtts-ka sweep`."
-    p.add_argument("--config", metavar="FILE", default="", help="YAML or JSON that all runs share, for example configs/demo.yaml; needed")
-    p.add_argument("--only", metavar="STAGE", default="", help="just this stage; several with commas between them")
+    p.add_argument(
+        "--config",
+        metavar="FILE",
+        default="",
+        help="YAML or JSON that all runs share, for example configs/demo.yaml; needed",
+    )
+    p.add_argument(
+        "--only",
+        metavar="STAGE",
+        default="",
+        help="just this stage; several with commas between them",
+    )
     p.add_argument("--from", metavar="STAGE", default="", dest="from_", help="from this stage on")
     p.add_argument("--to", metavar="STAGE", default="", help="up to and with this stage")
-    p.add_argument("--jobs", metavar="N", type=int, default=0, help="runs at a time; 0: as many as there are processor cores for")
-    p.add_argument("--name", metavar="NAME", default="", help="of the page, the table and the plot in outputs/sweeps; by default the run's name and the swept keys")
+    p.add_argument(
+        "--jobs",
+        metavar="N",
+        type=int,
+        default=0,
+        help="runs at a time; 0: as many as there are processor cores for",
+    )
+    p.add_argument(
+        "--name",
+        metavar="NAME",
+        default="",
+        help="of the page, the table and the plot in outputs/sweeps; by default the run's name and the swept keys",
+    )
     p.add_argument("--dry-run", action="store_true", help="show what would run, run nothing")
-    p.add_argument("overrides", nargs="*", metavar="KEY=VALUE,VALUE", help="values to try, with commas between them; a key with one value holds for all runs")
+    p.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE,VALUE",
+        help="values to try, with commas between them; a key with one value holds for all runs",
+    )
 
-def main(args)->int: # Exit status
+
+def main(args) -> int:  # Exit status
     "`xtts-ka sweep`."
-    if not args.config: raise ConfigError("sweep: which configuration? Give --config FILE, for example --config configs/demo.yaml")
-    if args.jobs < 0: raise ConfigError(f"--jobs {args.jobs}: give 1 or more, or 0 for as many as there are processor cores for")
-    return sweep(args.config, args.overrides, args.only, args.from_, args.to, args.jobs, args.name, args.dry_run)
+    if not args.config:
+        raise ConfigError(
+            "sweep: which configuration? Give --config FILE, for example --config configs/demo.yaml"
+        )
+    if args.jobs < 0:
+        raise ConfigError(
+            f"--jobs {args.jobs}: give 1 or more, or 0 for as many as there are processor cores for"
+        )
+    return sweep(
+        args.config,
+        args.overrides,
+        args.only,
+        args.from_,
+        args.to,
+        args.jobs,
+        args.name,
+        args.dry_run,
+    )

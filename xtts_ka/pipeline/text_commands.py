@@ -6,69 +6,105 @@
 __all__ = ['read_lines', 'normalize_lines', 'phonemize_lines', 'run_lines']
 
 # %% ../../nbs/pipeline/text_commands.ipynb #b6f2e779
-import json, sys
+import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from ..core.errors import MissingError, XttsKaError
+from ..core.errors import MissingError
 
 # %% ../../nbs/pipeline/text_commands.ipynb #60ac3435
 def read_lines(
-    texts:list,  # Texts given on the command line
-    path:str="", # Else a file, `-` for standard input
-): # Yields lines without their end
+    texts: list,  # Texts given on the command line
+    path: str = "",  # Else a file, `-` for standard input
+):  # Yields lines without their end
     "The lines to work on. Error: MissingError naming the file that is not there."
-    if texts: yield from (line for text in texts for line in text.splitlines() or [""])
+    if texts:
+        yield from (line for text in texts for line in text.splitlines() or [""])
     elif path in ("", "-"):
-        if hasattr(sys.stdin, "reconfigure"): sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")
+        if hasattr(sys.stdin, "reconfigure"):
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")
         yield from (line.rstrip("\r\n") for line in sys.stdin)
-    elif not Path(path).is_file(): raise MissingError(f"{path}: no such file; give a UTF-8 text file, or `-` for standard input")
+    elif not Path(path).is_file():
+        raise MissingError(
+            f"{path}: no such file; give a UTF-8 text file, or `-` for standard input"
+        )
     else:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as f: yield from (line.rstrip("\r\n") for line in f)
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as f:
+            yield from (line.rstrip("\r\n") for line in f)
 
-def _warn(number:int, line:str, what:str): print(f"line {number}: {what}: {line[:60].encode('utf-8', 'replace').decode()!r}", file=sys.stderr)
+
+def _warn(number: int, line: str, what: str):
+    print(
+        f"line {number}: {what}: {line[:60].encode('utf-8', 'replace').decode()!r}", file=sys.stderr
+    )
 
 # %% ../../nbs/pipeline/text_commands.ipynb #c3b2c8a5
 def normalize_lines(
-    lines, # Of text
-    latin:str="transliterate", # `NormConfig.latin`
-    as_json:bool=False,  # One JSON object a line, with spans and warnings
-    verbose:bool=False,  # Warnings of lines that could be read, too
-): # Yields (output line, could anything be said?)
+    lines,  # Of text
+    latin: str = "transliterate",  # `NormConfig.latin`
+    as_json: bool = False,  # One JSON object a line, with spans and warnings
+    verbose: bool = False,  # Warnings of lines that could be read, too
+):  # Yields (output line, could anything be said?)
     "Every line in words."
     from xtts_ka.text.normalize import KaNormalizer, NormConfig
+
     normalizer = KaNormalizer(NormConfig(latin=latin))
     for number, line in enumerate(lines, 1):
         result = normalizer.normalize(line)
         said = any(c.isalpha() for c in result.text)
-        if line.strip() and not said: _warn(number, line, "nothing in it can be said")
+        if line.strip() and not said:
+            _warn(number, line, "nothing in it can be said")
         elif verbose:
-            for w in result.warnings: _warn(number, line, w)
+            for w in result.warnings:
+                _warn(number, line, w)
         source = line.encode("utf-8", "replace").decode()
-        yield (json.dumps({"line": number, "source": source, **asdict(result)}, ensure_ascii=False).encode("utf-8", "replace").decode() if as_json else result.text), said or not line.strip()
+        yield (
+            (
+                json.dumps({"line": number, "source": source, **asdict(result)}, ensure_ascii=False)
+                .encode("utf-8", "replace")
+                .decode()
+                if as_json
+                else result.text
+            ),
+            said or not line.strip(),
+        )
 
 # %% ../../nbs/pipeline/text_commands.ipynb #af7f78c1
 def phonemize_lines(
-    lines, # Of text
-    mode:str="broad",   # Or `narrow`
-    as_json:bool=False, # One JSON object a line, with words and their places
-): # Yields (output line, could anything be said?)
+    lines,  # Of text
+    mode: str = "broad",  # Or `narrow`
+    as_json: bool = False,  # One JSON object a line, with words and their places
+):  # Yields (output line, could anything be said?)
     "Every line in phonemes: normalised first."
     from xtts_ka.text.g2p import GraphemeToPhoneme, PhonemeProcessor
+
     processor = PhonemeProcessor(GraphemeToPhoneme(mode=mode))
     for number, line in enumerate(lines, 1):
         result = processor(line)
         words = [w for w in result.words if w.phonemes]
-        if line.strip() and not words: _warn(number, line, "nothing in it can be said")
+        if line.strip() and not words:
+            _warn(number, line, "nothing in it can be said")
         said = " | ".join(" ".join(w.phonemes) for w in words)
-        if as_json: said = json.dumps({"line": number, "text": result.text, "words": [{"text": w.text, "start": w.start, "end": w.end, "phonemes": w.phonemes} for w in words]}, ensure_ascii=False)
+        if as_json:
+            said = json.dumps(
+                {
+                    "line": number,
+                    "text": result.text,
+                    "words": [
+                        {"text": w.text, "start": w.start, "end": w.end, "phonemes": w.phonemes}
+                        for w in words
+                    ],
+                },
+                ensure_ascii=False,
+            )
         yield said, bool(words) or not line.strip()
 
 # %% ../../nbs/pipeline/text_commands.ipynb #446d2d9b
 def run_lines(
-    results,   # From one of the above
-    out:str="" # File to write; standard output when empty
-) -> int: # Exit status: 0, or 1 when some line could not be said
+    results,  # From one of the above
+    out: str = "",  # File to write; standard output when empty
+) -> int:  # Exit status: 0, or 1 when some line could not be said
     "Write the lines as they come; say at the end how many could not be said."
     lost = total = 0
     stream = open(out, "w", encoding="utf-8", newline="\n") if out else sys.stdout
@@ -78,6 +114,8 @@ def run_lines(
             lost += not said
             stream.write(text + "\n")
     finally:
-        if out: stream.close()
-    if lost: print(f"{lost} of {total} lines could not be said and came out empty", file=sys.stderr)
+        if out:
+            stream.close()
+    if lost:
+        print(f"{lost} of {total} lines could not be said and came out empty", file=sys.stderr)
     return int(lost > 0)

@@ -11,254 +11,445 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.errors import CheckpointError, ConfigError, MissingError
+from ..core.errors import CheckpointError, MissingError
 from ..core.paths import resolve
 from .config import ArConfig
 from .quantize import Quantizer
 from .text import TextEncoder
 
-ABSENT, IGNORE = -1, -100 # No code at a place of the grid; a target that does not count
-BOT, BOS, EOS = 0, 1, 2   # Begin of text, begin of speech, end of speech
-MOVES = 4                 # Of the pointer: it stays, or goes on by so many pieces, at most three
+ABSENT, IGNORE = -1, -100  # No code at a place of the grid; a target that does not count
+BOT, BOS, EOS = 0, 1, 2  # Begin of text, begin of speech, end of speech
+MOVES = 4  # Of the pointer: it stays, or goes on by so many pieces, at most three
 
 # %% ../../nbs/sovits/ar.ipynb #b2dbd3d8
 def to_grid(
-    codes:Tensor, # [T, G] long
-    pattern:str,  # `flat`, `parallel`, `delay`
-    end:int,      # The code that says that it is over; it stands in codebook 0
-)->Tensor: # [S, G], ABSENT where nothing is
+    codes: Tensor,  # [T, G] long
+    pattern: str,  # `flat`, `parallel`, `delay`
+    end: int,  # The code that says that it is over; it stands in codebook 0
+) -> Tensor:  # [S, G], ABSENT where nothing is
     "Steps of an utterance, its end among them."
     (T, G), skip = codes.shape, torch.full((1, 1), ABSENT)
     if pattern == "flat":
         grid = torch.full((T * G + 1, G), ABSENT)
-        for g in range(G): grid[g:T * G:G, g] = codes[:, g]
+        for g in range(G):
+            grid[g : T * G : G, g] = codes[:, g]
         grid[T * G, 0] = end
         return grid
     late = (lambda g: g) if pattern == "delay" else (lambda g: 0)
     grid = torch.full((max(T + 1, T + late(G - 1)), G), ABSENT)
-    for g in range(G): grid[late(g): late(g) + T, g] = codes[:, g]
+    for g in range(G):
+        grid[late(g) : late(g) + T, g] = codes[:, g]
     grid[T, 0] = end
     return grid
 
+
 def from_grid(
-    grid:Tensor,  # [S, G] as written; the end may be missing
-    pattern:str,
-    end:int,
-)->Tensor: # [T, G] of all tokens that are complete
+    grid: Tensor,  # [S, G] as written; the end may be missing
+    pattern: str,
+    end: int,
+) -> Tensor:  # [T, G] of all tokens that are complete
     "Codes again."
     S, G = grid.shape
     over = (grid[:, 0] == end).nonzero()
     if pattern == "flat":
         T = (int(over[0]) if len(over) else S) // G
-        return torch.stack([grid[g:T * G:G, g] for g in range(G)], 1)
+        return torch.stack([grid[g : T * G : G, g] for g in range(G)], 1)
     late = G - 1 if pattern == "delay" else 0
     T = min(int(over[0]) if len(over) else S, S - late)
-    return torch.stack([grid[(g if late else 0): (g if late else 0) + T, g] for g in range(G)], 1) if T > 0 else grid.new_zeros(0, G)
+    return (
+        torch.stack([grid[(g if late else 0) : (g if late else 0) + T, g] for g in range(G)], 1)
+        if T > 0
+        else grid.new_zeros(0, G)
+    )
 
 # %% ../../nbs/sovits/ar.ipynb #a0f7bf93
 class Segment:
     "One utterance of a sequence."
-    def __init__(self,
-        text=None,     # [n] ids, or None: the text is not known
-        grid=None,     # [S, G] from `to_grid`, or None: it is to be written
-        features=None, # [n, F] features of the text, or None
-        at=None,       # [S] piece of text that is said in each step of the grid, or None: not known
-    ): self.text, self.grid, self.features, self.at = text, grid, features, at
+
+    def __init__(
+        self,
+        text=None,  # [n] ids, or None: the text is not known
+        grid=None,  # [S, G] from `to_grid`, or None: it is to be written
+        features=None,  # [n, F] features of the text, or None
+        at=None,  # [S] piece of text that is said in each step of the grid, or None: not known
+    ):
+        self.text, self.grid, self.features, self.at = text, grid, features, at
+
 
 def along(
-    at:list,     # [T] piece of text of each token, from the tokenizer's alignment
-    pieces:int,  # Of the text
-    grid:Tensor, # [S, G] from `to_grid`
-    per:int=1,   # Steps a token: as many as codebooks, for `flat`
-)->list: # [S]
+    at: list,  # [T] piece of text of each token, from the tokenizer's alignment
+    pieces: int,  # Of the text
+    grid: Tensor,  # [S, G] from `to_grid`
+    per: int = 1,  # Steps a token: as many as codebooks, for `flat`
+) -> list:  # [S]
     "Where the pointer stands in each step: it begins at the first piece; what comes after the last token is at the end of the text."
-    return [0 if n < per else at[n // per] if n // per < len(at) else pieces - 1 for n in range(len(grid))]
+    return [
+        0 if n < per else at[n // per] if n // per < len(at) else pieces - 1
+        for n in range(len(grid))
+    ]
+
 
 def layout(
-    segments:list,    # `Segment`s, the target last
-    order:str,        # `interleaved` or `text_first`
-)->list: # of (kind, number of the segment): "text" or "speech"
+    segments: list,  # `Segment`s, the target last
+    order: str,  # `interleaved` or `text_first`
+) -> list:  # of (kind, number of the segment): "text" or "speech"
     "What comes after what."
     texts = [("text", k) for k, s in enumerate(segments) if s.text is not None]
     speech = [("speech", k) for k in range(len(segments))]
-    return texts + speech if order == "text_first" else sorted(texts + speech, key=lambda p: (p[1], p[0] == "speech"))
+    return (
+        texts + speech
+        if order == "text_first"
+        else sorted(texts + speech, key=lambda p: (p[1], p[0] == "speech"))
+    )
+
 
 class Plan:
     "Rows, positions and targets of a sequence. Row 0 to 2 are the marks; text and speech are offsets into their own tables, filled in by the batch."
-    def __init__(self, segments:list, order:str, aligned:bool):
-        self.kinds, self.rows, self.at, self.targets, self.points = [], [], [], [], []   # 0 mark, 1 text, 2 speech; (segment, place); position; target (segment, step) or None; (segment, piece) or None
-        start = 0.
+
+    def __init__(self, segments: list, order: str, aligned: bool):
+        self.kinds, self.rows, self.at, self.targets, self.points = (
+            [],
+            [],
+            [],
+            [],
+            [],
+        )  # 0 mark, 1 text, 2 speech; (segment, place); position; target (segment, step) or None; (segment, piece) or None
+        start = 0.0
         for what, k in layout(segments, order):
             s = segments[k]
             if what == "text":
-                pace = self.pace(s) if aligned else 1.
+                pace = self.pace(s) if aligned else 1.0
                 self.put(0, (BOT, 0), start, None)
-                for n in range(len(s.text)): self.put(1, (k, n), start + 1 + n * pace, None)
-                if not aligned: start += 1 + len(s.text)
+                for n in range(len(s.text)):
+                    self.put(1, (k, n), start + 1 + n * pace, None)
+                if not aligned:
+                    start += 1 + len(s.text)
             else:
                 steps = 0 if s.grid is None else len(s.grid)
-                point = lambda n: (k, s.at[n]) if s.at is not None else (k, 0) if s.text is not None and not steps else None
+
+                def point(n):
+                    return (
+                        (k, s.at[n])
+                        if s.at is not None
+                        else (k, 0)
+                        if s.text is not None and not steps
+                        else None
+                    )
+
                 self.put(0, (BOS, 0), start, (k, 0) if steps else None, point(0))
-                for n in range(steps): self.put(2, (k, n), start + 1 + n, (k, n + 1) if n + 1 < steps else None, point(n + 1) if n + 1 < steps else None)
+                for n in range(steps):
+                    self.put(
+                        2,
+                        (k, n),
+                        start + 1 + n,
+                        (k, n + 1) if n + 1 < steps else None,
+                        point(n + 1) if n + 1 < steps else None,
+                    )
                 start += 1 + steps
 
     @staticmethod
-    def pace(s)->float: # Steps of speech for a piece of text: two where nothing is known
-        return len(s.grid) / max(1, len(s.text)) if s.grid is not None else 2.
+    def pace(s) -> float:  # Steps of speech for a piece of text: two where nothing is known
+        return len(s.grid) / max(1, len(s.text)) if s.grid is not None else 2.0
 
     def put(self, kind, row, at, target, point=None):
-        self.kinds.append(kind); self.rows.append(row); self.at.append(at); self.targets.append(target); self.points.append(point)
+        self.kinds.append(kind)
+        self.rows.append(row)
+        self.at.append(at)
+        self.targets.append(target)
+        self.points.append(point)
 
-    def __len__(self): return len(self.rows)
+    def __len__(self):
+        return len(self.rows)
 
 # %% ../../nbs/sovits/ar.ipynb #7fa81711
 def qwen(
-    cfg:ArConfig,
-)->nn.Module: # Qwen2Model without its own vocabulary
+    cfg: ArConfig,
+) -> nn.Module:  # Qwen2Model without its own vocabulary
     "The backbone, from random weights or from `init`. `MissingError` and `CheckpointError` when those are absent or of another size."
     from transformers import Qwen2Config, Qwen2Model
-    sizes = dict(hidden_size=cfg.dim, num_hidden_layers=cfg.layers, num_attention_heads=cfg.heads, num_key_value_heads=cfg.kv_heads, intermediate_size=cfg.ffn)
+
+    sizes = dict(
+        hidden_size=cfg.dim,
+        num_hidden_layers=cfg.layers,
+        num_attention_heads=cfg.heads,
+        num_key_value_heads=cfg.kv_heads,
+        intermediate_size=cfg.ffn,
+    )
     if not cfg.init:
-        net = Qwen2Model(Qwen2Config(vocab_size=1, max_position_embeddings=cfg.max_positions, attn_implementation="eager", initializer_range=0.02, **sizes))
+        net = Qwen2Model(
+            Qwen2Config(
+                vocab_size=1,
+                max_position_embeddings=cfg.max_positions,
+                attn_implementation="eager",
+                initializer_range=0.02,
+                **sizes,
+            )
+        )
     else:
         place = resolve(cfg.init) if resolve(cfg.init).is_dir() else cfg.init
-        try: net = Qwen2Model.from_pretrained(place, attn_implementation="eager", local_files_only=True)
-        except (OSError, ValueError) as e: raise MissingError(f"ar.init={cfg.init}: no Qwen2 there ({str(e).splitlines()[0][:160]}); download Qwen/Qwen2-0.5B into a folder and name it, or leave ar.init empty") from e
+        try:
+            net = Qwen2Model.from_pretrained(
+                place, attn_implementation="eager", local_files_only=True
+            )
+        except (OSError, ValueError) as e:
+            raise MissingError(
+                f"ar.init={cfg.init}: no Qwen2 there ({str(e).splitlines()[0][:160]}); download Qwen/Qwen2-0.5B into a folder and name it, or leave ar.init empty"
+            ) from e
         wrong = {k: getattr(net.config, k) for k, v in sizes.items() if getattr(net.config, k) != v}
-        if wrong: raise CheckpointError(f"ar.init={cfg.init} has {wrong}; set ar.dim, layers, heads, kv_heads and ffn to its sizes")
-    net.embed_tokens = None                                              # everything enters as vectors
+        if wrong:
+            raise CheckpointError(
+                f"ar.init={cfg.init} has {wrong}; set ar.dim, layers, heads, kv_heads and ffn to its sizes"
+            )
+    net.embed_tokens = None  # everything enters as vectors
     return net
+
 
 class ArModel(nn.Module):
     "References and text -> scores of the next tokens."
-    def __init__(self,
-        cfg:ArConfig,
-        text:TextEncoder,
-        quantizer:Quantizer, # Of the tokenizer; only its vectors are used, and they stay as they are
+
+    def __init__(
+        self,
+        cfg: ArConfig,
+        text: TextEncoder,
+        quantizer: Quantizer,  # Of the tokenizer; only its vectors are used, and they stay as they are
     ):
         super().__init__()
         self.cfg, self.text, self.books, self.codes = cfg, text, quantizer.books, quantizer.codes
         self.qwen, d = qwen(cfg), cfg.dim
-        self.register_buffer("tables", quantizer.tables(), persistent=True)                                 # [G, codes, D]
-        self.learned = nn.Parameter(torch.randn(self.books, self.codes, quantizer.dim) * self.tables.std()) if cfg.codes_in == "learned" else None
+        self.register_buffer("tables", quantizer.tables(), persistent=True)  # [G, codes, D]
+        self.learned = (
+            nn.Parameter(torch.randn(self.books, self.codes, quantizer.dim) * self.tables.std())
+            if cfg.codes_in == "learned"
+            else None
+        )
         self.speech_in = nn.Linear(quantizer.dim, d, bias=False)
-        self.text_in = nn.Identity() if text.cfg.dim == d else nn.Linear(text.cfg.dim, d)                  # a projection only where the sizes differ
-        self.marks = nn.Parameter(torch.randn(3, d) * .02)
-        self.book = nn.Parameter(torch.zeros(self.books, d)) if self.books > 1 else None                    # which codebook spoke, for `flat`
+        self.text_in = (
+            nn.Identity() if text.cfg.dim == d else nn.Linear(text.cfg.dim, d)
+        )  # a projection only where the sizes differ
+        self.marks = nn.Parameter(torch.randn(3, d) * 0.02)
+        self.book = (
+            nn.Parameter(torch.zeros(self.books, d)) if self.books > 1 else None
+        )  # which codebook spoke, for `flat`
         self.heads = nn.ModuleList(self._head(d, quantizer.dim, g) for g in range(self.books))
-        self.point, self.move = (nn.Linear(d, d, bias=False), nn.Linear(d, MOVES)) if cfg.pointer else (None, None)
+        self.point, self.move = (
+            (nn.Linear(d, d, bias=False), nn.Linear(d, MOVES)) if cfg.pointer else (None, None)
+        )
 
-    def _head(self, d:int, D:int, g:int)->nn.Module:
-        size = self.codes + (g == 0)                                                                        # codebook 0 also says that it is over
+    def _head(self, d: int, D: int, g: int) -> nn.Module:
+        size = self.codes + (g == 0)  # codebook 0 also says that it is over
         return Tied(d, D, size) if self.cfg.head == "tied" else nn.Linear(d, size)
 
     @property
-    def end(self)->int: return self.codes
+    def end(self) -> int:
+        return self.codes
 
-    def speech(self, grid:Tensor)->Tensor: # [..., G] -> [..., dim]
+    def speech(self, grid: Tensor) -> Tensor:  # [..., G] -> [..., dim]
         "Vectors of the codes of a step, added up; the end has a mark of its own, absent codes add nothing."
         tables = self.tables if self.learned is None else self.learned
-        x = sum((F.embedding(grid[..., g].clamp(0, self.codes - 1), tables[g]) * ((grid[..., g] >= 0) & (grid[..., g] < self.codes))[..., None]) for g in range(self.books))
-        x = self.speech_in(x.to(self.speech_in.weight.dtype))                                               # [..., D] -> [..., dim]
-        if self.books > 1: x = x + (grid >= 0).to(x) @ self.book.to(x)
+        x = sum(
+            (
+                F.embedding(grid[..., g].clamp(0, self.codes - 1), tables[g])
+                * ((grid[..., g] >= 0) & (grid[..., g] < self.codes))[..., None]
+            )
+            for g in range(self.books)
+        )
+        x = self.speech_in(x.to(self.speech_in.weight.dtype))  # [..., D] -> [..., dim]
+        if self.books > 1:
+            x = x + (grid >= 0).to(x) @ self.book.to(x)
         return torch.where((grid[..., :1] == self.end), self.marks[EOS].to(x), x)
 
-    def scores(self, hidden:Tensor)->list: # [..., dim] -> G x [..., codes (+ 1)], with a pointer also [..., MOVES]
-        scores = [h(hidden, self.tables[g]) if self.cfg.head == "tied" else h(hidden) for g, h in enumerate(self.heads)]
+    def scores(
+        self, hidden: Tensor
+    ) -> list:  # [..., dim] -> G x [..., codes (+ 1)], with a pointer also [..., MOVES]
+        scores = [
+            h(hidden, self.tables[g]) if self.cfg.head == "tied" else h(hidden)
+            for g, h in enumerate(self.heads)
+        ]
         return scores + [self.move(hidden)] if self.move is not None else scores
 
-    def forward(self, batch:dict)->list: # -> G x [n, codes (+ 1)] for the n targets, with a pointer also [n, MOVES]
+    def forward(
+        self, batch: dict
+    ) -> list:  # -> G x [n, codes (+ 1)] for the n targets, with a pointer also [n, MOVES]
         "Scores where something is to be learned."
-        hidden = self.qwen(inputs_embeds=self.embed(batch), attention_mask=batch["seen"], position_ids=batch["at"], use_cache=False).last_hidden_state # [B, L, dim]
+        hidden = self.qwen(
+            inputs_embeds=self.embed(batch),
+            attention_mask=batch["seen"],
+            position_ids=batch["at"],
+            use_cache=False,
+        ).last_hidden_state  # [B, L, dim]
         return self.scores(hidden.flatten(0, 1)[batch["places"]])
 
-    def embed(self, batch:dict, pool:Tensor|None=None)->Tensor: # [B, L, dim]
+    def embed(self, batch: dict, pool: Tensor | None = None) -> Tensor:  # [B, L, dim]
         "The sequence, from the pool of vectors."
         pool = self.pool(batch) if pool is None else pool
         x = pool[batch["index"]]
         return x + self.point(pool[batch["points"]]) if self.point is not None else x
 
-    def pool(self, batch:dict)->Tensor: # [4 + texts * N + speech * S, dim]
+    def pool(self, batch: dict) -> Tensor:  # [4 + texts * N + speech * S, dim]
         "Marks, a zero, pieces of text, steps of speech."
         parts = [self.marks, self.marks.new_zeros(1, self.cfg.dim)]
-        if len(batch["text"]): parts.append(self.text_in(self.text(batch["text"], batch["text_lengths"], batch.get("features"))).flatten(0, 1))
-        if len(batch["grid"]): parts.append(self.speech(batch["grid"]).flatten(0, 1))
+        if len(batch["text"]):
+            parts.append(
+                self.text_in(
+                    self.text(batch["text"], batch["text_lengths"], batch.get("features"))
+                ).flatten(0, 1)
+            )
+        if len(batch["grid"]):
+            parts.append(self.speech(batch["grid"]).flatten(0, 1))
         return torch.cat([p.to(parts[-1].dtype) for p in parts])
+
 
 class Tied(nn.Module):
     "Scores as products with the quantiser's vectors: codes that are neighbours there are likely together."
-    def __init__(self, d:int, D:int, size:int):
-        super().__init__()
-        self.into, self.bias, self.extra = nn.Linear(d, D), nn.Parameter(torch.zeros(size)), nn.Parameter(torch.randn(size, d) * .02)
 
-    def forward(self, x:Tensor, table:Tensor)->Tensor: # [..., d], [codes, D] -> [..., size]
-        near = self.into(x) @ F.normalize(table, dim=-1).to(x.dtype).T                                      # [..., codes]
-        return F.pad(near, (0, len(self.bias) - near.shape[-1])) + x @ self.extra.T.to(x.dtype) + self.bias
+    def __init__(self, d: int, D: int, size: int):
+        super().__init__()
+        self.into, self.bias, self.extra = (
+            nn.Linear(d, D),
+            nn.Parameter(torch.zeros(size)),
+            nn.Parameter(torch.randn(size, d) * 0.02),
+        )
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:  # [..., d], [codes, D] -> [..., size]
+        near = self.into(x) @ F.normalize(table, dim=-1).to(x.dtype).T  # [..., codes]
+        return (
+            F.pad(near, (0, len(self.bias) - near.shape[-1]))
+            + x @ self.extra.T.to(x.dtype)
+            + self.bias
+        )
 
 # %% ../../nbs/sovits/ar.ipynb #d9d88958
 def collate(
-    sequences:list, # [B] of lists of `Segment`s
-    cfg:ArConfig,
-    books:int,
-)->dict: # index, points, at, seen [B, L]; begins [B]; places, moves [n], targets [n, G]; text [m, N], text_lengths [m], features [m, N, F], grid [k, S, G]
+    sequences: list,  # [B] of lists of `Segment`s
+    cfg: ArConfig,
+    books: int,
+) -> dict:  # index, points, at, seen [B, L]; begins [B]; places, moves [n], targets [n, G]; text [m, N], text_lengths [m], features [m, N, F], grid [k, S, G]
     "Sequences of any lengths as tensors. Texts and speech are gathered in tables of their own, so that each is encoded once."
     texts, speech, plans = [], [], []
     for segments in sequences:
-        plans.append((Plan(segments, cfg.layout, cfg.positions == "aligned"), len(texts), len(speech), segments))
-        texts += segments; speech += segments
-    N, S, L = max([len(s.text) for s in texts if s.text is not None], default=0), max([len(s.grid) for s in speech if s.grid is not None], default=0), max(len(p) for p, *_ in plans)
-    index, at, seen = torch.full((len(plans), L), 3), torch.zeros(len(plans), L), torch.zeros(len(plans), L, dtype=torch.long)
-    points, begins, places, targets, moves = torch.full_like(index, 3), torch.zeros(len(plans), dtype=torch.long), [], [], []
+        plans.append(
+            (
+                Plan(segments, cfg.layout, cfg.positions == "aligned"),
+                len(texts),
+                len(speech),
+                segments,
+            )
+        )
+        texts += segments
+        speech += segments
+    N, S, L = (
+        max([len(s.text) for s in texts if s.text is not None], default=0),
+        max([len(s.grid) for s in speech if s.grid is not None], default=0),
+        max(len(p) for p, *_ in plans),
+    )
+    index, at, seen = (
+        torch.full((len(plans), L), 3),
+        torch.zeros(len(plans), L),
+        torch.zeros(len(plans), L, dtype=torch.long),
+    )
+    points, begins, places, targets, moves = (
+        torch.full_like(index, 3),
+        torch.zeros(len(plans), dtype=torch.long),
+        [],
+        [],
+        [],
+    )
     for b, (plan, t0, s0, segments) in enumerate(plans):
         first = {1: 4 + t0 * N, 2: 4 + len(texts) * N + s0 * S}
-        index[b, :len(plan)] = torch.tensor([r[0] if kind == 0 else first[kind] + r[0] * (N if kind == 1 else S) + r[1] for kind, r in zip(plan.kinds, plan.rows)])
-        at[b, :len(plan)], seen[b, :len(plan)] = torch.tensor(plan.at, dtype=torch.float), 1
-        begins[b] = first[1] + (len(segments) - 1) * N                                                       # where the target's text begins in the pool
+        index[b, : len(plan)] = torch.tensor(
+            [
+                r[0] if kind == 0 else first[kind] + r[0] * (N if kind == 1 else S) + r[1]
+                for kind, r in zip(plan.kinds, plan.rows)
+            ]
+        )
+        at[b, : len(plan)], seen[b, : len(plan)] = torch.tensor(plan.at, dtype=torch.float), 1
+        begins[b] = first[1] + (len(segments) - 1) * N  # where the target's text begins in the pool
         for n, (target, point) in enumerate(zip(plan.targets, plan.points)):
-            if target: places.append(b * L + n); targets.append(segments[target[0]].grid[target[1]]); moves.append(_move(segments[target[0]].at, target[1]))
-            if point: points[b, n] = first[1] + point[0] * N + point[1]
-    out = {"index": index, "points": points, "begins": begins, "moves": torch.tensor(moves, dtype=torch.long), "at": at if cfg.positions == "aligned" else at.long(), "seen": seen, "places": torch.tensor(places, dtype=torch.long),
-           "targets": torch.stack(targets) if targets else torch.zeros(0, books, dtype=torch.long)}
+            if target:
+                places.append(b * L + n)
+                targets.append(segments[target[0]].grid[target[1]])
+                moves.append(_move(segments[target[0]].at, target[1]))
+            if point:
+                points[b, n] = first[1] + point[0] * N + point[1]
+    out = {
+        "index": index,
+        "points": points,
+        "begins": begins,
+        "moves": torch.tensor(moves, dtype=torch.long),
+        "at": at if cfg.positions == "aligned" else at.long(),
+        "seen": seen,
+        "places": torch.tensor(places, dtype=torch.long),
+        "targets": torch.stack(targets) if targets else torch.zeros(0, books, dtype=torch.long),
+    }
     return out | _tables(texts, speech, N, S, books)
 
-def _move(at, step:int)->int: # How far the pointer goes after this step
-    return IGNORE if at is None or step + 1 >= len(at) else min(MOVES - 1, max(0, at[step + 1] - at[step]))
 
-def _tables(texts, speech, N:int, S:int, books:int)->dict:
-    ids, grid = torch.zeros(len(texts), N, dtype=torch.long), torch.full((len(speech), S, books), ABSENT)
+def _move(at, step: int) -> int:  # How far the pointer goes after this step
+    return (
+        IGNORE
+        if at is None or step + 1 >= len(at)
+        else min(MOVES - 1, max(0, at[step + 1] - at[step]))
+    )
+
+
+def _tables(texts, speech, N: int, S: int, books: int) -> dict:
+    ids, grid = (
+        torch.zeros(len(texts), N, dtype=torch.long),
+        torch.full((len(speech), S, books), ABSENT),
+    )
     for row, s in zip(ids, texts):
-        if s.text is not None: row[:len(s.text)] = torch.as_tensor(s.text)
+        if s.text is not None:
+            row[: len(s.text)] = torch.as_tensor(s.text)
     for row, s in zip(grid, speech):
-        if s.grid is not None: row[:len(s.grid)] = s.grid
-    out = {"text": ids, "text_lengths": torch.tensor([0 if s.text is None else len(s.text) for s in texts]), "grid": grid}
+        if s.grid is not None:
+            row[: len(s.grid)] = s.grid
+    out = {
+        "text": ids,
+        "text_lengths": torch.tensor([0 if s.text is None else len(s.text) for s in texts]),
+        "grid": grid,
+    }
     width = next((s.features.shape[1] for s in texts if s.features is not None), 0)
     if width:
         out["features"] = torch.zeros(len(texts), N, width)
         for row, s in zip(out["features"], texts):
-            if s.features is not None: row[:len(s.features)] = torch.as_tensor(s.features)
+            if s.features is not None:
+                row[: len(s.features)] = torch.as_tensor(s.features)
     return out
 
+
 def ar_loss(
-    scores:list,     # G x [n, codes (+ 1)]
-    targets:Tensor,  # [n, G]
-    smoothing:float=0.,
-)->Tensor: # Nats a code
+    scores: list,  # G x [n, codes (+ 1)]
+    targets: Tensor,  # [n, G]
+    smoothing: float = 0.0,
+) -> Tensor:  # Nats a code
     "Cross-entropy over the codes that are there."
     target = torch.where(targets < 0, IGNORE, targets)
-    total = sum(F.cross_entropy(s.float(), target[:, g], ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing) for g, s in enumerate(scores[:targets.shape[1]]))
+    total = sum(
+        F.cross_entropy(
+            s.float(), target[:, g], ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing
+        )
+        for g, s in enumerate(scores[: targets.shape[1]])
+    )
     return total / (target != IGNORE).sum()
 
+
 def move_loss(
-    scores:Tensor, # [n, MOVES]
-    moves:Tensor,  # [n], IGNORE where nothing is known
-)->Tensor: # Nats a step
+    scores: Tensor,  # [n, MOVES]
+    moves: Tensor,  # [n], IGNORE where nothing is known
+) -> Tensor:  # Nats a step
     "Cross-entropy of the pointer's moves."
-    return F.cross_entropy(scores.float(), moves, ignore_index=IGNORE, reduction="sum") / (moves != IGNORE).sum().clamp_min(1)
+    return F.cross_entropy(scores.float(), moves, ignore_index=IGNORE, reduction="sum") / (
+        moves != IGNORE
+    ).sum().clamp_min(1)
+
 
 def guessed(
-    scores:list,    # G x [n, codes (+ 1)]
-    targets:Tensor, # [n, G]
-)->Tensor: # Share of the codes that are the likeliest ones
+    scores: list,  # G x [n, codes (+ 1)]
+    targets: Tensor,  # [n, G]
+) -> Tensor:  # Share of the codes that are the likeliest ones
     "How often the model would have written the same."
-    right = sum(((s.argmax(-1) == targets[:, g]) & (targets[:, g] >= 0)).sum() for g, s in enumerate(scores[:targets.shape[1]]))
+    right = sum(
+        ((s.argmax(-1) == targets[:, g]) & (targets[:, g] >= 0)).sum()
+        for g, s in enumerate(scores[: targets.shape[1]])
+    )
     return right / (targets >= 0).sum()

@@ -11,129 +11,320 @@ from pathlib import Path
 
 from ..core.errors import ConfigError
 
-STEPS = { # Command -> steps of `Sovits2Stage` that it runs, help
+STEPS = {  # Command -> steps of `Sovits2Stage` that it runs, help
     "prepare": ((), "clips, further voices, log-mels and pieces of text"),
-    "train-tokenizer": (("train_tokenizer", "tokenise"), "semantic tokens: train the tokenizer and tokenise all clips"),
-    "train-ar": (("train_tokenizer", "tokenise", "train_ar"), "the autoregressive model that writes tokens after a text"),
-    "train-decoder": (("train_tokenizer", "tokenise", "train_ar", "train_decoder", "export"), "the decoder, and the finished model")}
+    "train-tokenizer": (
+        ("train_tokenizer", "tokenise"),
+        "semantic tokens: train the tokenizer and tokenise all clips",
+    ),
+    "train-ar": (
+        ("train_tokenizer", "tokenise", "train_ar"),
+        "the autoregressive model that writes tokens after a text",
+    ),
+    "train-decoder": (
+        ("train_tokenizer", "tokenise", "train_ar", "train_decoder", "export"),
+        "the decoder, and the finished model",
+    ),
+}
 
-def _training(sub, name:str, text:str, formatter):
-    p = sub.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", formatter_class=formatter)
-    p.add_argument("--config", metavar="FILE", default="", help="YAML or JSON, for example configs/sovits/demo.yaml; without it, the defaults")
-    p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="dataset_path=FOLDER path_to_save=FOLDER are needed; any option of the configuration may follow, as in ar.layers=6")
+
+def _training(sub, name: str, text: str, formatter):
+    p = sub.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", formatter_class=formatter
+    )
+    p.add_argument(
+        "--config",
+        metavar="FILE",
+        default="",
+        help="YAML or JSON, for example configs/sovits/demo.yaml; without it, the defaults",
+    )
+    p.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="dataset_path=FOLDER path_to_save=FOLDER are needed; any option of the configuration may follow, as in ar.layers=6",
+    )
     p.set_defaults(sovits_main=_train, step=name)
 
+
 def _speaking(sub, formatter):
-    p = sub.add_parser("speak", help="speak a text in the voice of references", description="Speak a text in the voice of references into a WAV file. Nothing is trained.", formatter_class=formatter)
-    p.add_argument("--model", metavar="DIR", required=True, default=argparse.SUPPRESS, help="folder of a model, for example outputs/demo/sovits2/model")
-    p.add_argument("--reference", metavar="FILE[:WEIGHT]", action="append", default=[], help="recording of a voice, three to ten seconds; may be given several times, with weights")
-    p.add_argument("--reference_text", metavar="TEXT", action="append", default=[], help="what is said in a reference, in the same order; without it, the voice alone is taken")
+    p = sub.add_parser(
+        "speak",
+        help="speak a text in the voice of references",
+        description="Speak a text in the voice of references into a WAV file. Nothing is trained.",
+        formatter_class=formatter,
+    )
+    p.add_argument(
+        "--model",
+        metavar="DIR",
+        required=True,
+        default=argparse.SUPPRESS,
+        help="folder of a model, for example outputs/demo/sovits2/model",
+    )
+    p.add_argument(
+        "--reference",
+        metavar="FILE[:WEIGHT]",
+        action="append",
+        default=[],
+        help="recording of a voice, three to ten seconds; may be given several times, with weights",
+    )
+    p.add_argument(
+        "--reference_text",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="what is said in a reference, in the same order; without it, the voice alone is taken",
+    )
     p.add_argument("--text", default="", help="what to say")
-    p.add_argument("--text_file", metavar="FILE", default="", help="speak the lines of a UTF-8 file instead, each into a file of its own")
-    p.add_argument("--out", metavar="FILE", default="spoken.wav", help="WAV file to write; with --text_file a folder")
+    p.add_argument(
+        "--text_file",
+        metavar="FILE",
+        default="",
+        help="speak the lines of a UTF-8 file instead, each into a file of its own",
+    )
+    p.add_argument(
+        "--out",
+        metavar="FILE",
+        default="spoken.wav",
+        help="WAV file to write; with --text_file a folder",
+    )
     p.add_argument("--temperature", type=float, default=0.3, help="0: always the likeliest token")
     p.add_argument("--top_k", type=int, default=25, help="draw among so many tokens; 0: all")
-    p.add_argument("--top_p", type=float, default=0.8, help="draw among the likeliest that have this probability together")
+    p.add_argument(
+        "--top_p",
+        type=float,
+        default=0.8,
+        help="draw among the likeliest that have this probability together",
+    )
     p.add_argument("--seed", type=int, default=1, help="of the draws")
-    p.add_argument("--prompt", choices=("all", "heaviest", "none"), default="all", help="which references stand in front of the text; the decoder's voice is always that of all")
-    p.add_argument("--proportion", action=argparse.BooleanOptionalAction, default=True, help="mix voices so that the mixture is heard as far between them as the weights say; else by their plain mean")
-    p.add_argument("--retries", type=int, default=3, help="further takes of a part of the text that was not all said; the best one is kept")
-    p.add_argument("--allow-incomplete", action="store_true", help="exit status 0 even when words are missing; without it, 1")
+    p.add_argument(
+        "--prompt",
+        choices=("all", "heaviest", "none"),
+        default="all",
+        help="which references stand in front of the text; the decoder's voice is always that of all",
+    )
+    p.add_argument(
+        "--proportion",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="mix voices so that the mixture is heard as far between them as the weights say; else by their plain mean",
+    )
+    p.add_argument(
+        "--retries",
+        type=int,
+        default=3,
+        help="further takes of a part of the text that was not all said; the best one is kept",
+    )
+    p.add_argument(
+        "--allow-incomplete",
+        action="store_true",
+        help="exit status 0 even when words are missing; without it, 1",
+    )
     p.add_argument("--threads", type=int, default=2, help="CPU threads")
     p.set_defaults(sovits_main=_speak)
 
+
 def _tokenising(sub, formatter):
     text = "semantic tokens of a corpus, in one process or many"
-    p = sub.add_parser("tokenize", help=text, description=text[0].upper() + text[1:] + ": under torchrun, as jobs of an array (--shard), or alone. Killed, the same call goes on.", formatter_class=formatter)
-    p.add_argument("--model", metavar="DIR", required=True, default=argparse.SUPPRESS, help="folder with a tokenizer, for example outputs/demo/sovits2/model")
-    p.add_argument("--manifest", metavar="FILE", required=True, default=argparse.SUPPRESS, help="metadata.csv, or the folder that holds it")
+    p = sub.add_parser(
+        "tokenize",
+        help=text,
+        description=text[0].upper()
+        + text[1:]
+        + ": under torchrun, as jobs of an array (--shard), or alone. Killed, the same call goes on.",
+        formatter_class=formatter,
+    )
+    p.add_argument(
+        "--model",
+        metavar="DIR",
+        required=True,
+        default=argparse.SUPPRESS,
+        help="folder with a tokenizer, for example outputs/demo/sovits2/model",
+    )
+    p.add_argument(
+        "--manifest",
+        metavar="FILE",
+        required=True,
+        default=argparse.SUPPRESS,
+        help="metadata.csv, or the folder that holds it",
+    )
     p.add_argument("--out", metavar="DIR", default="data/tokens", help="folder for the tokens")
-    p.add_argument("--shard", metavar="I/N", default="", help="this process's share, from 0/8 to 7/8, or slurm; by default that of torchrun, or all")
-    p.add_argument("--device", default="", help="cpu, cuda, cuda:1; by default a GPU where there is one")
+    p.add_argument(
+        "--shard",
+        metavar="I/N",
+        default="",
+        help="this process's share, from 0/8 to 7/8, or slurm; by default that of torchrun, or all",
+    )
+    p.add_argument(
+        "--device", default="", help="cpu, cuda, cuda:1; by default a GPU where there is one"
+    )
     p.add_argument("--threads", type=int, default=1, help="CPU threads of this process")
-    p.add_argument("--max_seconds", metavar="S", type=float, default=60., help="longer clips are rejected")
+    p.add_argument(
+        "--max_seconds", metavar="S", type=float, default=60.0, help="longer clips are rejected"
+    )
     p.set_defaults(sovits_main=_tokenise)
 
+
 def add_arguments(
-    p:argparse.ArgumentParser, # Of `xtts-ka sovits`
+    p: argparse.ArgumentParser,  # Of `xtts-ka sovits`
 ):
     "The commands and their options."
     sub = p.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, (_, text) in STEPS.items(): _training(sub, name, text, p.formatter_class)
+    for name, (_, text) in STEPS.items():
+        _training(sub, name, text, p.formatter_class)
     _tokenising(sub, p.formatter_class)
     _speaking(sub, p.formatter_class)
 
-def main(args)->int: # Exit status
+
+def main(args) -> int:  # Exit status
     "Hand the call to its function."
     return args.sovits_main(args)
 
 # %% ../../nbs/sovits/commands.ipynb #ef91add5
-def _train(args)->int:
+def _train(args) -> int:
     from xtts_ka.core.paths import resolve, shown
     from xtts_ka.sovits.stage_config import load_sovits
+
     cfg = load_sovits(args.config or None, args.overrides)
     for name in ("dataset_path", "path_to_save"):
-        if not getattr(cfg, name): raise ConfigError(f"sovits {args.step}: {name} is empty; write {name}=FOLDER ({'with metadata.csv and clips, as outputs/demo/segments' if name == 'dataset_path' else 'where the training goes'})")
+        if not getattr(cfg, name):
+            raise ConfigError(
+                f"sovits {args.step}: {name} is empty; write {name}=FOLDER ({'with metadata.csv and clips, as outputs/demo/segments' if name == 'dataset_path' else 'where the training goes'})"
+            )
     import torch
+
     from xtts_ka.sovits.stage import Sovits2Stage
+
     torch.set_num_threads(cfg.threads)
-    stage = Sovits2Stage(cfg, resolve(cfg.dataset_path), resolve(cfg.path_to_save), cfg.seed, cfg.language)
-    for row in stage.prepare(): print("  ".join(f"{k}: {v}" for k, v in row.items()))
-    for step in STEPS[args.step][0]: _say(step, getattr(stage, step)())
+    stage = Sovits2Stage(
+        cfg, resolve(cfg.dataset_path), resolve(cfg.path_to_save), cfg.seed, cfg.language
+    )
+    for row in stage.prepare():
+        print("  ".join(f"{k}: {v}" for k, v in row.items()))
+    for step in STEPS[args.step][0]:
+        _say(step, getattr(stage, step)())
     print(shown(stage.out))
     return 0
 
-def _say(step:str, result):
-    if isinstance(result, dict): print("  ".join(f"{k}: {v:.4g}" for k, v in result.items()))
-    elif hasattr(result, "cpu_seconds"): print(f"{step}: {result.step} steps, {result.cpu_seconds:.0f} CPU seconds")
 
-def _tokenise(args)->int:
-    import os, torch
+def _say(step: str, result):
+    if isinstance(result, dict):
+        print("  ".join(f"{k}: {v:.4g}" for k, v in result.items()))
+    elif hasattr(result, "cpu_seconds"):
+        print(f"{step}: {result.step} steps, {result.cpu_seconds:.0f} CPU seconds")
+
+
+def _tokenise(args) -> int:
+    import os
+
+    import torch
+
     from xtts_ka.core.paths import resolve
     from xtts_ka.core.shards import which_shard
     from xtts_ka.sovits.tokens import tokenise_corpus
-    if args.threads < 1 or not args.max_seconds > 0: raise ConfigError(f"sovits tokenize: --threads {args.threads} --max_seconds {args.max_seconds}: both must be above 0")
+
+    if args.threads < 1 or not args.max_seconds > 0:
+        raise ConfigError(
+            f"sovits tokenize: --threads {args.threads} --max_seconds {args.max_seconds}: both must be above 0"
+        )
     rank, world = which_shard(args.shard)
     gpus = torch.cuda.device_count()
-    device = args.device or (f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % gpus}" if gpus else "cpu")
+    device = args.device or (
+        f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % gpus}" if gpus else "cpu"
+    )
     torch.set_num_threads(args.threads)
-    print(tokenise_corpus(resolve(args.manifest), resolve(args.model), resolve(args.out), rank, world, device, args.max_seconds))
+    print(
+        tokenise_corpus(
+            resolve(args.manifest),
+            resolve(args.model),
+            resolve(args.out),
+            rank,
+            world,
+            device,
+            args.max_seconds,
+        )
+    )
     return 0
 
-def _speak(args)->int:
-    if bool(args.text.strip()) == bool(args.text_file): raise ConfigError("sovits speak: give --text or --text_file, not both" if args.text_file else "sovits speak: --text is empty")
-    if len(args.reference_text) > len(args.reference): raise ConfigError(f"--reference_text: {len(args.reference_text)} texts for {len(args.reference)} references; give one for each, in the same order")
-    if args.retries < 0: raise ConfigError(f"--retries {args.retries}: 0 or more")
+
+def _speak(args) -> int:
+    if bool(args.text.strip()) == bool(args.text_file):
+        raise ConfigError(
+            "sovits speak: give --text or --text_file, not both"
+            if args.text_file
+            else "sovits speak: --text is empty"
+        )
+    if len(args.reference_text) > len(args.reference):
+        raise ConfigError(
+            f"--reference_text: {len(args.reference_text)} texts for {len(args.reference)} references; give one for each, in the same order"
+        )
+    if args.retries < 0:
+        raise ConfigError(f"--retries {args.retries}: 0 or more")
     import torch
+
     from xtts_ka.sovits.config import SamplingConfig
     from xtts_ka.sovits.infer import load_model, parse_reference, shares
+
     references = [parse_reference(r) for r in args.reference]
-    for r, text in zip(references, args.reference_text): r.text = text
-    shares(references)                                                     # refuse wrong ones before seconds go by
-    lines = [l.strip() for l in Path(args.text_file).read_text(encoding="utf-8").splitlines() if l.strip()] if args.text_file else [args.text]
-    files = [Path(args.out) / f"{n + 1:04}.wav" for n in range(len(lines))] if args.text_file else [Path(args.out)]
+    for r, text in zip(references, args.reference_text):
+        r.text = text
+    shares(references)  # refuse wrong ones before seconds go by
+    lines = (
+        [
+            l.strip()
+            for l in Path(args.text_file).read_text(encoding="utf-8").splitlines()
+            if l.strip()
+        ]
+        if args.text_file
+        else [args.text]
+    )
+    files = (
+        [Path(args.out) / f"{n + 1:04}.wav" for n in range(len(lines))]
+        if args.text_file
+        else [Path(args.out)]
+    )
     _spare_references(files, references)
     sampling = SamplingConfig(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
     torch.set_num_threads(args.threads)
     model = load_model(args.model)
     heard = model.hear(references)
-    complete = [_write(model, line, heard, sampling, args, path) for line, path in zip(lines, files)]
+    complete = [
+        _write(model, line, heard, sampling, args, path) for line, path in zip(lines, files)
+    ]
     return 0 if all(complete) or args.allow_incomplete else 1
 
-def _spare_references(files:list, references:list):
+
+def _spare_references(files: list, references: list):
     "`ConfigError` when a file that is to be written is a reference, by whatever name."
     for path in files:
         for r in references:
             same = path.exists() and Path(r.path).exists() and path.samefile(r.path)
-            if same: raise ConfigError(f"--out {path} is the same file as --reference {r.path}, which would be lost; give another name")
+            if same:
+                raise ConfigError(
+                    f"--out {path} is the same file as --reference {r.path}, which would be lost; give another name"
+                )
 
-def _write(model, text:str, heard:list, sampling, args, path)->bool: # Was all of it said?
+
+def _write(model, text: str, heard: list, sampling, args, path) -> bool:  # Was all of it said?
     from xtts_ka.core.audio import write_audio
     from xtts_ka.core.paths import shown
-    said = model.speak(text, heard, sampling, args.seed, args.prompt, proportion=args.proportion, retries=args.retries)
-    if not len(said.wav): raise ConfigError(f"nothing was said of {text!r}: the model ended at once; try another --seed, or a longer text")
+
+    said = model.speak(
+        text,
+        heard,
+        sampling,
+        args.seed,
+        args.prompt,
+        proportion=args.proportion,
+        retries=args.retries,
+    )
+    if not len(said.wav):
+        raise ConfigError(
+            f"nothing was said of {text!r}: the model ended at once; try another --seed, or a longer text"
+        )
     write_audio(path, said.wav, said.sample_rate)
     note = "" if said.stopped else "; cut by the limit: it did not end by itself"
     print(f"{shown(path)}  {len(said.wav) / said.sample_rate:.1f} s{note}")
-    for w in said.warnings: print(f"  {w}")
+    for w in said.warnings:
+        print(f"  {w}")
     return said.complete

@@ -20,140 +20,225 @@ from ..core.loop import LoopConfig
 @config
 class QuantizerConfig:
     "The bottleneck of the tokenizer."
-    kind: Literal["fsq", "grvq"] = "fsq"      # Finite scalar quantisation, or grouped residual vector quantisation
-    codebooks: int = Field(1, ge=1, le=8)     # Codes a token
-    levels: list[int] = [8, 8, 8, 8]          # fsq: steps of each number; their product is the size of a codebook, here 4,096
-    codes: int = Field(0, ge=0)               # Size of a codebook; fsq: 0, or the product of the levels; grvq: 0 is 1,024
-    groups: int = Field(1, ge=1)              # grvq: parts of the vector; each has codebooks / groups residual ones
-    codebook_dim: int = Field(16, ge=1)       # grvq: numbers a code stands for
+
+    kind: Literal["fsq", "grvq"] = (
+        "fsq"  # Finite scalar quantisation, or grouped residual vector quantisation
+    )
+    codebooks: int = Field(1, ge=1, le=8)  # Codes a token
+    levels: list[int] = [
+        8,
+        8,
+        8,
+        8,
+    ]  # fsq: steps of each number; their product is the size of a codebook, here 4,096
+    codes: int = Field(
+        0, ge=0
+    )  # Size of a codebook; fsq: 0, or the product of the levels; grvq: 0 is 1,024
+    groups: int = Field(
+        1, ge=1
+    )  # grvq: parts of the vector; each has codebooks / groups residual ones
+    codebook_dim: int = Field(16, ge=1)  # grvq: numbers a code stands for
 
     def __post_init__(self):
         if self.kind == "fsq":
-            if not self.levels or min(self.levels) < 2: raise ConfigError(f"quantizer.levels={self.levels}: at least one, all at least 2")
-            if self.codes not in (0, product := math.prod(self.levels)): raise ConfigError(f"quantizer.codes={self.codes}, but quantizer.levels={self.levels} make {product}; leave codes out")
+            if not self.levels or min(self.levels) < 2:
+                raise ConfigError(f"quantizer.levels={self.levels}: at least one, all at least 2")
+            if self.codes not in (0, product := math.prod(self.levels)):
+                raise ConfigError(
+                    f"quantizer.codes={self.codes}, but quantizer.levels={self.levels} make {product}; leave codes out"
+                )
             object.__setattr__(self, "codes", product)
-        elif not self.codes: object.__setattr__(self, "codes", 1024)
-        if self.kind == "grvq" and self.codebooks % self.groups: raise ConfigError(f"quantizer.codebooks={self.codebooks} is no multiple of quantizer.groups={self.groups}")
+        elif not self.codes:
+            object.__setattr__(self, "codes", 1024)
+        if self.kind == "grvq" and self.codebooks % self.groups:
+            raise ConfigError(
+                f"quantizer.codebooks={self.codebooks} is no multiple of quantizer.groups={self.groups}"
+            )
+
 
 @config
 class SemanticLoop(LoopConfig):
     "Training of the tokenizer."
+
     steps: int = Field(1500, ge=1)
-    batch_size: int = Field(24, ge=1)         # Clips
-    lr: float = Field(1.5e-3, gt=0)           # Of AdamW
-    muon_lr: float = Field(0., ge=0)          # Of Muon, for the matrices of the blocks; 0: AdamW for all
+    batch_size: int = Field(24, ge=1)  # Clips
+    lr: float = Field(1.5e-3, gt=0)  # Of AdamW
+    muon_lr: float = Field(0.0, ge=0)  # Of Muon, for the matrices of the blocks; 0: AdamW for all
     warmup: int = Field(100, ge=0)
     final_lr: float = Field(0.02, ge=0, le=1)
     clip: float = Field(1.0, ge=0)
-    ema: float = Field(0.99, ge=0, lt=1)      # Averaged weights make the tokens
-    bucket: bool = True                       # Batches of clips of like length
+    ema: float = Field(0.99, ge=0, lt=1)  # Averaged weights make the tokens
+    bucket: bool = True  # Batches of clips of like length
     validate_every: int = Field(250, ge=0)
     save_every: int = Field(250, ge=1)
-    precision: Literal["32-true", "bf16-mixed", "auto"] = "auto" # On a processor with bfloat16 units a fifth of the time
+    precision: Literal["32-true", "bf16-mixed", "auto"] = (
+        "auto"  # On a processor with bfloat16 units a fifth of the time
+    )
+
 
 @config
 class SemanticConfig:
     "Tokenizer: speech to 25 codes a second, learned by recognising the text (CTC)."
-    features: str = ""                        # Folder or hub name of a HuBERT-family model (mHuBERT-147, chinese-hubert, WavLM, w2v-BERT 2.0) that listens; empty: log-mels
-    layer: int = -1                           # Its hidden layer; -1: the last
-    s3: str = ""                              # ONNX file of CosyVoice 2's tokenizer (speech_tokenizer_v2.onnx): its tokens, with a reader trained on them
-    dim: int = Field(192, ge=16)              # Width
-    heads: int = Field(4, ge=1)               # Of the attention
-    kernel: int = Field(15, ge=1)             # Tokens that a depthwise convolution sees; odd
-    before: int = Field(3, ge=0)              # Blocks in front of the bottleneck
-    after: int = Field(1, ge=0)               # Blocks between the bottleneck and the letters; more of them leave the codes freer
-    dropout: float = Field(0.1, ge=0, lt=1)   # Share of activations left out in training
+
+    features: str = ""  # Folder or hub name of a HuBERT-family model (mHuBERT-147, chinese-hubert, WavLM, w2v-BERT 2.0) that listens; empty: log-mels
+    layer: int = -1  # Its hidden layer; -1: the last
+    s3: str = ""  # ONNX file of CosyVoice 2's tokenizer (speech_tokenizer_v2.onnx): its tokens, with a reader trained on them
+    dim: int = Field(192, ge=16)  # Width
+    heads: int = Field(4, ge=1)  # Of the attention
+    kernel: int = Field(15, ge=1)  # Tokens that a depthwise convolution sees; odd
+    before: int = Field(3, ge=0)  # Blocks in front of the bottleneck
+    after: int = Field(
+        1, ge=0
+    )  # Blocks between the bottleneck and the letters; more of them leave the codes freer
+    dropout: float = Field(0.1, ge=0, lt=1)  # Share of activations left out in training
     quantizer: QuantizerConfig = QuantizerConfig()
-    tempo: float = Field(0.12, ge=0, lt=1)    # Largest change of the speed in training
+    tempo: float = Field(0.12, ge=0, lt=1)  # Largest change of the speed in training
     formant: float = Field(0.12, ge=0, lt=1)  # Largest change of the formants
-    noise: float = Field(0.2, ge=0)           # Largest deviation of added noise
-    masks: int = Field(2, ge=0)               # Bands and stretches that are blanked, each
-    flat_start: int = Field(100, ge=0)        # Steps in which letters are also taught at even distances, so that CTC need not find them from nothing
+    noise: float = Field(0.2, ge=0)  # Largest deviation of added noise
+    masks: int = Field(2, ge=0)  # Bands and stretches that are blanked, each
+    flat_start: int = Field(
+        100, ge=0
+    )  # Steps in which letters are also taught at even distances, so that CTC need not find them from nothing
     loop: SemanticLoop = SemanticLoop()
 
     def __post_init__(self):
         if self.s3:
-            if self.features: raise ConfigError("semantic.features and semantic.s3 are two ways to hear; give one of them")
-            object.__setattr__(self, "quantizer", QuantizerConfig(levels=[3] * 8)) # 6,561 codes; given, not learned
-        if self.dim % (2 * self.heads): raise ConfigError(f"semantic.dim={self.dim} must be a multiple of twice semantic.heads={self.heads}")
-        if self.kernel % 2 == 0: raise ConfigError(f"semantic.kernel={self.kernel} must be odd, so that it looks to both sides alike")
+            if self.features:
+                raise ConfigError(
+                    "semantic.features and semantic.s3 are two ways to hear; give one of them"
+                )
+            object.__setattr__(
+                self, "quantizer", QuantizerConfig(levels=[3] * 8)
+            )  # 6,561 codes; given, not learned
+        if self.dim % (2 * self.heads):
+            raise ConfigError(
+                f"semantic.dim={self.dim} must be a multiple of twice semantic.heads={self.heads}"
+            )
+        if self.kernel % 2 == 0:
+            raise ConfigError(
+                f"semantic.kernel={self.kernel} must be odd, so that it looks to both sides alike"
+            )
 
 # %% ../../nbs/sovits/config.ipynb #53bd0aa4
 @config
 class PrepareConfig:
     "What is learned from, beside the clips of the run."
-    voices: int = Field(0, ge=0)              # Further synthetic voices, at most; they speak Georgian
-    voice_clips: int = Field(60, ge=1)        # Sentences of each
-    composed: float = Field(0.6, ge=0, le=1)  # Of them, texts as people write them: single words, commas, no final mark
-    strangers: int = Field(0, ge=0)           # Synthetic voices kept from training, that say the held-out sentences
-    stranger_clips: int = Field(20, ge=1)     # How many, at most
-    max_seconds: float = Field(16., gt=0)     # Longer clips are rejects
+
+    voices: int = Field(0, ge=0)  # Further synthetic voices, at most; they speak Georgian
+    voice_clips: int = Field(60, ge=1)  # Sentences of each
+    composed: float = Field(
+        0.6, ge=0, le=1
+    )  # Of them, texts as people write them: single words, commas, no final mark
+    strangers: int = Field(
+        0, ge=0
+    )  # Synthetic voices kept from training, that say the held-out sentences
+    stranger_clips: int = Field(20, ge=1)  # How many, at most
+    max_seconds: float = Field(16.0, gt=0)  # Longer clips are rejects
 
 # %% ../../nbs/sovits/config.ipynb #820365c1
 @config
 class TextConfig:
     "Text as the models take it: pieces of words of any language, with no tag for it."
-    vocab_size: int = Field(512, ge=300)      # Pieces at most; 256 of them are bytes, for what was never seen
-    lower: bool = True                        # Fold capitals, Georgian ones too: they are not heard
-    dim: int = Field(192, ge=8)               # Width of the trained encoder
-    layers: int = Field(1, ge=0)              # Its blocks
-    heads: int = Field(4, ge=1)               # Of its attention
-    bge: str = ""                             # Folder or hub name of BGE-M3, whose features are added; empty: the trained encoder alone
+
+    vocab_size: int = Field(
+        512, ge=300
+    )  # Pieces at most; 256 of them are bytes, for what was never seen
+    lower: bool = True  # Fold capitals, Georgian ones too: they are not heard
+    dim: int = Field(192, ge=8)  # Width of the trained encoder
+    layers: int = Field(1, ge=0)  # Its blocks
+    heads: int = Field(4, ge=1)  # Of its attention
+    bge: str = ""  # Folder or hub name of BGE-M3, whose features are added; empty: the trained encoder alone
 
 # %% ../../nbs/sovits/config.ipynb #5c8e6b97
 @config
 class ArLoop(LoopConfig):
     "Training of the autoregressive model."
+
     steps: int = Field(1500, ge=1)
-    batch_size: int = Field(8, ge=1)          # Targets; each brings its references, which are learned too
+    batch_size: int = Field(8, ge=1)  # Targets; each brings its references, which are learned too
     lr: float = Field(1.5e-3, gt=0)
     warmup: int = Field(100, ge=0)
     final_lr: float = Field(0.02, ge=0, le=1)
-    ema: float = Field(0.99, ge=0, lt=1)      # Averaged weights speak
-    bucket: bool = True                       # Batches of clips of like length
+    ema: float = Field(0.99, ge=0, lt=1)  # Averaged weights speak
+    bucket: bool = True  # Batches of clips of like length
     validate_every: int = Field(300, ge=0)
     save_every: int = Field(300, ge=1)
     precision: Literal["32-true", "bf16-mixed", "auto"] = "auto"
 
+
 @config
 class SamplingConfig:
     "How tokens are drawn."
-    temperature: float = Field(0.3, ge=0)     # 0: always the likeliest
-    top_k: int = Field(25, ge=0)              # Choose among so many; 0: all
-    top_p: float = Field(0.8, gt=0, le=1)     # Choose among the likeliest that have this probability together
-    repetition_window: int = Field(10, ge=0)  # Tokens looked back at (repetition-aware sampling, VALL-E 2); 0: not at all
-    repetition_share: float = Field(0.5, gt=0, le=1) # A token that fills this share of them is drawn anew from all
-    repetition_penalty: float = Field(1.0, ge=1) # Scores of tokens in the window are divided by this (Keskar et al. 2019)
-    min_per_piece: float = Field(0.5, ge=0)   # Tokens for each piece of text before the end may come
-    max_per_piece: float = Field(20., gt=0)   # And after which it is over
-    max_tokens: int = Field(1500, ge=1)       # Longest utterance
+
+    temperature: float = Field(0.3, ge=0)  # 0: always the likeliest
+    top_k: int = Field(25, ge=0)  # Choose among so many; 0: all
+    top_p: float = Field(
+        0.8, gt=0, le=1
+    )  # Choose among the likeliest that have this probability together
+    repetition_window: int = Field(
+        10, ge=0
+    )  # Tokens looked back at (repetition-aware sampling, VALL-E 2); 0: not at all
+    repetition_share: float = Field(
+        0.5, gt=0, le=1
+    )  # A token that fills this share of them is drawn anew from all
+    repetition_penalty: float = Field(
+        1.0, ge=1
+    )  # Scores of tokens in the window are divided by this (Keskar et al. 2019)
+    min_per_piece: float = Field(0.5, ge=0)  # Tokens for each piece of text before the end may come
+    max_per_piece: float = Field(20.0, gt=0)  # And after which it is over
+    max_tokens: int = Field(1500, ge=1)  # Longest utterance
+
 
 @config
 class ArConfig:
     "Qwen2 that writes semantic tokens after text and references."
-    layers: int = Field(4, ge=1)              # Qwen2-0.5B: 24
-    dim: int = Field(256, ge=16)              # Width; Qwen2-0.5B: 896
-    heads: int = Field(4, ge=1)               # Qwen2-0.5B: 14
-    kv_heads: int = Field(2, ge=1)            # Heads of keys and values; Qwen2-0.5B: 2
-    ffn: int = Field(768, ge=16)              # Inside the feed-forward part; Qwen2-0.5B: 4,864
-    init: str = ""                            # Folder or hub name of Qwen2 weights to begin with, of these sizes; empty: random ones
-    layout: Literal["interleaved", "text_first"] = "interleaved" # x1 y1 x2 -> y2, or x1 x2 y1 -> y2
-    pattern: Literal["flat", "parallel", "delay"] = "delay" # Several codebooks: one after another, at once, or each a step later (MusicGen); one codebook: all the same
-    codes_in: Literal["quantizer", "learned"] = "quantizer" # Tokens enter through the quantiser's own vectors, or through a table of their own
-    head: Literal["linear", "tied"] = "linear" # Scores of the codes: a matrix, or products with the quantiser's vectors
-    positions: Literal["sequence", "aligned"] = "sequence" # aligned: the positions of a text run at the pace of its speech, both from the same start
-    pointer: bool = True                      # A pointer walks through the text with the speech; training takes it from the tokenizer's letters
-    references: int = Field(1, ge=0)          # Utterances of the speaker in front of the target, at most
-    drop_reference: float = Field(0.1, ge=0, le=1) # Share of targets without any
-    drop_text: float = Field(0.1, ge=0, le=1) # Share of references without their text
-    corrupt: float = Field(0.05, ge=0, lt=1)  # Share of tokens that are heard wrongly in training, so that mistakes need not pile up in use
-    dropout: float = Field(0.0, ge=0, lt=1)   # Of the text encoder
-    smoothing: float = Field(0.0, ge=0, lt=1) # Label smoothing
-    max_positions: int = Field(4096, ge=64)   # Longest sequence, text and tokens
-    free_run: int = Field(16, ge=0)           # Validation sentences spoken freely; 0: none
+
+    layers: int = Field(4, ge=1)  # Qwen2-0.5B: 24
+    dim: int = Field(256, ge=16)  # Width; Qwen2-0.5B: 896
+    heads: int = Field(4, ge=1)  # Qwen2-0.5B: 14
+    kv_heads: int = Field(2, ge=1)  # Heads of keys and values; Qwen2-0.5B: 2
+    ffn: int = Field(768, ge=16)  # Inside the feed-forward part; Qwen2-0.5B: 4,864
+    init: str = (
+        ""  # Folder or hub name of Qwen2 weights to begin with, of these sizes; empty: random ones
+    )
+    layout: Literal["interleaved", "text_first"] = (
+        "interleaved"  # x1 y1 x2 -> y2, or x1 x2 y1 -> y2
+    )
+    pattern: Literal["flat", "parallel", "delay"] = (
+        "delay"  # Several codebooks: one after another, at once, or each a step later (MusicGen); one codebook: all the same
+    )
+    codes_in: Literal["quantizer", "learned"] = (
+        "quantizer"  # Tokens enter through the quantiser's own vectors, or through a table of their own
+    )
+    head: Literal["linear", "tied"] = (
+        "linear"  # Scores of the codes: a matrix, or products with the quantiser's vectors
+    )
+    positions: Literal["sequence", "aligned"] = (
+        "sequence"  # aligned: the positions of a text run at the pace of its speech, both from the same start
+    )
+    pointer: bool = True  # A pointer walks through the text with the speech; training takes it from the tokenizer's letters
+    references: int = Field(1, ge=0)  # Utterances of the speaker in front of the target, at most
+    drop_reference: float = Field(0.1, ge=0, le=1)  # Share of targets without any
+    drop_text: float = Field(0.1, ge=0, le=1)  # Share of references without their text
+    corrupt: float = Field(
+        0.05, ge=0, lt=1
+    )  # Share of tokens that are heard wrongly in training, so that mistakes need not pile up in use
+    dropout: float = Field(0.0, ge=0, lt=1)  # Of the text encoder
+    smoothing: float = Field(0.0, ge=0, lt=1)  # Label smoothing
+    max_positions: int = Field(4096, ge=64)  # Longest sequence, text and tokens
+    free_run: int = Field(16, ge=0)  # Validation sentences spoken freely; 0: none
     loop: ArLoop = ArLoop()
 
     def __post_init__(self):
-        if self.dim % self.heads or (self.dim // self.heads) % 2: raise ConfigError(f"ar.dim={self.dim} must be a multiple of twice ar.heads={self.heads}")
-        if self.heads % self.kv_heads: raise ConfigError(f"ar.heads={self.heads} must be a multiple of ar.kv_heads={self.kv_heads}")
-        if self.references == 0 and self.layout != "interleaved": raise ConfigError("ar.references=0: layouts differ only where there are references; leave ar.layout at interleaved")
+        if self.dim % self.heads or (self.dim // self.heads) % 2:
+            raise ConfigError(
+                f"ar.dim={self.dim} must be a multiple of twice ar.heads={self.heads}"
+            )
+        if self.heads % self.kv_heads:
+            raise ConfigError(
+                f"ar.heads={self.heads} must be a multiple of ar.kv_heads={self.kv_heads}"
+            )
+        if self.references == 0 and self.layout != "interleaved":
+            raise ConfigError(
+                "ar.references=0: layouts differ only where there are references; leave ar.layout at interleaved"
+            )

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..core.errors import ManifestError
 from ..core.files import digest
@@ -21,60 +20,112 @@ from ..core.progress import bar
 from ..corpus.clips import Clips, Shelf
 from ..corpus.voices import other_voices, recombined_texts, speak_voices
 from .config import PrepareConfig
-from .front import N_MELS, TOKEN_RATE, n_tokens, speech_mel
+from .front import TOKEN_RATE, n_tokens, speech_mel
 from .semantic import plain
 from ..text.chunks import closed
 
 # %% ../../nbs/sovits/data.ipynb #4ec0225e
-def _rows(manifest, root:Path)->list:
+def _rows(manifest, root: Path) -> list:
     "Rows whose paths count from `root`."
-    return [replace(r, audio_file=Path(os.path.relpath(manifest.audio_path(r), root)).as_posix()) for r in manifest.rows]
+    return [
+        replace(r, audio_file=Path(os.path.relpath(manifest.audio_path(r), root)).as_posix())
+        for r in manifest.rows
+    ]
 
-def _unfit(row, cfg)->str|None: # Why a row cannot be used, or None
-    if not plain(row.text): return "text: no letter in it"
-    if row.duration and row.duration > cfg.max_seconds: return f"too long: {row.duration:.1f} s, at most {cfg.max_seconds:g} s (prepare.max_seconds)"
-    if row.duration and len(plain(row.text)) > row.duration * TOKEN_RATE: return f"more letters ({len(plain(row.text))}) than tokens ({row.duration * TOKEN_RATE:.0f}): is it the right text?"
+
+def _unfit(row, cfg) -> str | None:  # Why a row cannot be used, or None
+    if not plain(row.text):
+        return "text: no letter in it"
+    if row.duration and row.duration > cfg.max_seconds:
+        return (
+            f"too long: {row.duration:.1f} s, at most {cfg.max_seconds:g} s (prepare.max_seconds)"
+        )
+    if row.duration and len(plain(row.text)) > row.duration * TOKEN_RATE:
+        return f"more letters ({len(plain(row.text))}) than tokens ({row.duration * TOKEN_RATE:.0f}): is it the right text?"
+
 
 def gather(
-    cfg:PrepareConfig,
-    segments,        # Folder of the stage `segments`
-    out,             # Gets `voices/` and `strangers/`
-    seed:int,        # Of the further voices' sentences
-    language:str="ka", # Synthetic voices speak Georgian only
-)->tuple: # (Clips, names of the strangers, [Reject])
+    cfg: PrepareConfig,
+    segments,  # Folder of the stage `segments`
+    out,  # Gets `voices/` and `strangers/`
+    seed: int,  # Of the further voices' sentences
+    language: str = "ka",  # Synthetic voices speak Georgian only
+) -> tuple:  # (Clips, names of the strangers, [Reject])
     "All clips. `ManifestError` when none can be used."
     segments, out = Path(segments), Path(out)
     held = read_manifest(segments / "metadata.csv", check_audio=False)
-    rows, rejects, root = [], list(held.rejects), Path(os.path.commonpath([segments.resolve(), out.resolve()]))
+    rows, rejects, root = (
+        [],
+        list(held.rejects),
+        Path(os.path.commonpath([segments.resolve(), out.resolve()])),
+    )
     for row in _rows(held, root):
-        if reason := _unfit(row, cfg): rejects.append(Reject(row.line, row.audio_file, reason))
-        else: rows.append(replace(row, text=closed(row.text)))             # as it will be when somebody speaks
-    if not rows: raise ManifestError(f"{held.path}: no clip is left to train on, all {len(rejects)} were rejected, e.g. line {rejects[0].line}: {rejects[0].reason}")
-    names = other_voices({r.speaker_name for r in rows}, cfg.voices + cfg.strangers) if language == "ka" else []
-    strangers = names[len(names) - min(cfg.strangers, len(names)):]
-    known = recombined_texts([n for n in names if n not in strangers], cfg.voice_clips, seed, 3, 8, cfg.composed)
-    said = list(dict.fromkeys(r.text for r in rows if r.split == "test"))[:cfg.stranger_clips]
-    parts = {"voices": (known, "train"), "strangers": ({n: said for n in strangers} if said else {}, "test")}
+        if reason := _unfit(row, cfg):
+            rejects.append(Reject(row.line, row.audio_file, reason))
+        else:
+            rows.append(replace(row, text=closed(row.text)))  # as it will be when somebody speaks
+    if not rows:
+        raise ManifestError(
+            f"{held.path}: no clip is left to train on, all {len(rejects)} were rejected, e.g. line {rejects[0].line}: {rejects[0].reason}"
+        )
+    names = (
+        other_voices({r.speaker_name for r in rows}, cfg.voices + cfg.strangers)
+        if language == "ka"
+        else []
+    )
+    strangers = names[len(names) - min(cfg.strangers, len(names)) :]
+    known = recombined_texts(
+        [n for n in names if n not in strangers], cfg.voice_clips, seed, 3, 8, cfg.composed
+    )
+    said = list(dict.fromkeys(r.text for r in rows if r.split == "test"))[: cfg.stranger_clips]
+    parts = {
+        "voices": (known, "train"),
+        "strangers": (dict.fromkeys(strangers, said) if said else {}, "test"),
+    }
     for folder, (texts, split) in parts.items():
-        if texts: rows += _rows(read_manifest(speak_voices(out / folder, texts, level_db=-23., split=split), check_audio=False), root)
+        if texts:
+            rows += _rows(
+                read_manifest(
+                    speak_voices(out / folder, texts, level_db=-23.0, split=split),
+                    check_audio=False,
+                ),
+                root,
+            )
     return Clips(rows, root), strangers, rejects
 
 # %% ../../nbs/sovits/data.ipynb #3e22ac83
 def mel_shelf(
-    clips:Clips,
-    folder,      # Where the shelf goes; kept when it was made of the same clips
-    hear=speech_mel, # (wav, rate) -> [4 * tokens, n]
-    name:str="",     # Of what hears, for the record
-)->Shelf: # One run [4 * tokens, n] float16 a clip
+    clips: Clips,
+    folder,  # Where the shelf goes; kept when it was made of the same clips
+    hear=speech_mel,  # (wav, rate) -> [4 * tokens, n]
+    name: str = "",  # Of what hears, for the record
+) -> Shelf:  # One run [4 * tokens, n] float16 a clip
     "What is heard of all clips."
-    made_of = digest([name, [[clips.key(i), os.stat(clips.folder / clips.key(i)).st_size] for i in range(len(clips))]])
-    if (Path(folder) / "index.json").is_file() and (held := Shelf(folder)).index["about"].get("made_of") == made_of: return held
+    made_of = digest(
+        [
+            name,
+            [
+                [clips.key(i), os.stat(clips.folder / clips.key(i)).st_size]
+                for i in range(len(clips))
+            ],
+        ]
+    )
+    if (Path(folder) / "index.json").is_file() and (held := Shelf(folder)).index["about"].get(
+        "made_of"
+    ) == made_of:
+        return held
     total = sum(4 * n_tokens(clips.samples(i), clips.sample_rate) for i in range(len(clips)))
-    runs = (hear(clips.wav(i).numpy(), clips.sample_rate).numpy().astype(np.float16) for i in bar(range(len(clips)), "listening"))
+    runs = (
+        hear(clips.wav(i).numpy(), clips.sample_rate).numpy().astype(np.float16)
+        for i in bar(range(len(clips)), "listening")
+    )
     return Shelf.write(folder, runs, total, {"made_of": made_of})
 
+
 def padded_mels(
-    mels:list, # [n] of [4 T, 80]
-)->tuple: # [B, 4 T, 80] float32, [B] tokens of each
+    mels: list,  # [n] of [4 T, 80]
+) -> tuple:  # [B, 4 T, 80] float32, [B] tokens of each
     "A batch; zeros after the shorter ones."
-    return torch.nn.utils.rnn.pad_sequence([torch.as_tensor(m).float() for m in mels], batch_first=True), torch.tensor([len(m) // 4 for m in mels])
+    return torch.nn.utils.rnn.pad_sequence(
+        [torch.as_tensor(m).float() for m in mels], batch_first=True
+    ), torch.tensor([len(m) // 4 for m in mels])

@@ -15,131 +15,264 @@ from ..core.errors import ConfigError
 from ..core.loop import LoopConfig
 from ..vocoder.config import DiscriminatorConfig, GeneratorConfig, LossConfig, MelConfig
 
-LATENT_RATE = 50 # Frames a second of the latent; a semantic token has two
+LATENT_RATE = 50  # Frames a second of the latent; a semantic token has two
 
 # %% ../../nbs/sovits/decoder_config.ipynb #06cf3f80
 @config
 class DecoderLoss(LossConfig):
     "Weights of the losses; 0 leaves one out."
-    kl_weight: float = Field(1., ge=0)        # Between posterior and prior (VITS, eq. 4), summed over channels, mean over frames
-    latent_mel_weight: float = Field(0., ge=0) # generator.kind=spec: log-mel read from the posterior's latent
-    prior_mel_weight: float = Field(0., ge=0) # generator.kind=spec: log-mel read from the prior's latent
-    pitch_weight: float = Field(0., ge=0)     # carrier: octaves between the pitch read and the recording's
-    periodic_weight: float = Field(0., ge=0)  # carrier: squared error of how periodic each band is
+
+    kl_weight: float = Field(
+        1.0, ge=0
+    )  # Between posterior and prior (VITS, eq. 4), summed over channels, mean over frames
+    latent_mel_weight: float = Field(
+        0.0, ge=0
+    )  # generator.kind=spec: log-mel read from the posterior's latent
+    prior_mel_weight: float = Field(
+        0.0, ge=0
+    )  # generator.kind=spec: log-mel read from the prior's latent
+    pitch_weight: float = Field(
+        0.0, ge=0
+    )  # carrier: octaves between the pitch read and the recording's
+    periodic_weight: float = Field(0.0, ge=0)  # carrier: squared error of how periodic each band is
+
 
 @config
 class DecoderLoop(LoopConfig):
     "Training of the decoder. Both optimisers are AdamW with the same options."
+
     steps: int = Field(1000, ge=1)
-    batch_size: int = Field(16, ge=1)         # Clips
+    batch_size: int = Field(16, ge=1)  # Clips
     lr: float = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.8, 0.99)  # Of AdamW
-    weight_decay: float = Field(0.01, ge=0)   # Of AdamW
-    clip: float = Field(0., ge=0)             # VITS does not clip
+    weight_decay: float = Field(0.01, ge=0)  # Of AdamW
+    clip: float = Field(0.0, ge=0)  # VITS does not clip
     validate_every: int = Field(500, ge=0)
     save_every: int = Field(500, ge=1)
     log_every: int = Field(25, ge=1)
-    precision: Literal["32-true", "bf16-mixed", "auto"] = "auto" # Half precision collapses; bfloat16 does not
+    precision: Literal["32-true", "bf16-mixed", "auto"] = (
+        "auto"  # Half precision collapses; bfloat16 does not
+    )
 
     def __post_init__(self):
-        if not all(0 <= b < 1 for b in self.betas): raise ConfigError(f"betas={list(self.betas)} must lie in [0, 1)")
+        if not all(0 <= b < 1 for b in self.betas):
+            raise ConfigError(f"betas={list(self.betas)} must lie in [0, 1)")
 
 # %% ../../nbs/sovits/decoder_config.ipynb #31f4bb35
-_BLOCKS = dict(kind="hifigan", upsample_initial_channel=512, resblock="1", resblock_kernel_sizes=[3, 7, 11], resblock_dilation_sizes=[[1, 3, 5]] * 3)
-_FULL = dict(hidden=256, heads=4, ffn=1024, token_layers=3, text_layers=6, prior_layers=3, latent=192, flow_hidden=256, flow_layers=4, posterior_hidden=256, posterior_layers=16,
-             speaker_dim=512, dropout=0.1, segment_frames=32, crop_tokens=0, reference_seconds=6., loss=dict(mel="single", mel_weight=45., kl_weight=1.),
-             discriminator=dict(kinds=["mpd", "msd"]), loop=dict(steps=500_000, batch_size=32, lr=1e-4, schedule="constant", validate_every=5000, save_every=5000, log_every=100))
+_BLOCKS = dict(
+    kind="hifigan",
+    upsample_initial_channel=512,
+    resblock="1",
+    resblock_kernel_sizes=[3, 7, 11],
+    resblock_dilation_sizes=[[1, 3, 5]] * 3,
+)
+_FULL = dict(
+    hidden=256,
+    heads=4,
+    ffn=1024,
+    token_layers=3,
+    text_layers=6,
+    prior_layers=3,
+    latent=192,
+    flow_hidden=256,
+    flow_layers=4,
+    posterior_hidden=256,
+    posterior_layers=16,
+    speaker_dim=512,
+    dropout=0.1,
+    segment_frames=32,
+    crop_tokens=0,
+    reference_seconds=6.0,
+    loss=dict(mel="single", mel_weight=45.0, kl_weight=1.0),
+    discriminator=dict(kinds=["mpd", "msd"]),
+    loop=dict(
+        steps=500_000,
+        batch_size=32,
+        lr=1e-4,
+        schedule="constant",
+        validate_every=5000,
+        save_every=5000,
+        log_every=100,
+    ),
+)
 PRESETS = {
-    "demo": dict(sample_rate=22050, crop_tokens=32, segment_frames=24, carrier=True,
+    "demo": dict(
+        sample_rate=22050,
+        crop_tokens=32,
+        segment_frames=24,
+        carrier=True,
         discriminator=dict(kinds=[]),
-        generator=dict(kind="spec", dim=192, inter=576, layers=4, match=2, refine=8, told=.7),
-        loss=dict(mel="multi", mel_weight=45., phase_weight=10., amplitude_weight=5., kl_weight=0.2,
-                  latent_mel_weight=45., prior_mel_weight=45., pitch_weight=20., periodic_weight=20.),
-        loop=dict(steps=900, batch_size=8, lr=1.5e-3, final_lr=0.02, warmup=20, clip=10., ema=0.99, validate_every=300, save_every=300)),
-    "full22": merge(_FULL, dict(sample_rate=22050, generator=_BLOCKS | dict(upsample_rates=[7, 7, 3, 3], upsample_kernel_sizes=[21, 21, 9, 9]))),
-    "full32": merge(_FULL, dict(sample_rate=32000, n_fft=2048, generator=_BLOCKS | dict(upsample_rates=[10, 8, 2, 2, 2], upsample_kernel_sizes=[16, 16, 8, 2, 2]))),
+        generator=dict(kind="spec", dim=192, inter=576, layers=4, match=2, refine=8, told=0.7),
+        loss=dict(
+            mel="multi",
+            mel_weight=45.0,
+            phase_weight=10.0,
+            amplitude_weight=5.0,
+            kl_weight=0.2,
+            latent_mel_weight=45.0,
+            prior_mel_weight=45.0,
+            pitch_weight=20.0,
+            periodic_weight=20.0,
+        ),
+        loop=dict(
+            steps=900,
+            batch_size=8,
+            lr=1.5e-3,
+            final_lr=0.02,
+            warmup=20,
+            clip=10.0,
+            ema=0.99,
+            validate_every=300,
+            save_every=300,
+        ),
+    ),
+    "full22": merge(
+        _FULL,
+        dict(
+            sample_rate=22050,
+            generator=_BLOCKS
+            | dict(upsample_rates=[7, 7, 3, 3], upsample_kernel_sizes=[21, 21, 9, 9]),
+        ),
+    ),
+    "full32": merge(
+        _FULL,
+        dict(
+            sample_rate=32000,
+            n_fft=2048,
+            generator=_BLOCKS
+            | dict(upsample_rates=[10, 8, 2, 2, 2], upsample_kernel_sizes=[16, 16, 8, 2, 2]),
+        ),
+    ),
 }
 
 # %% ../../nbs/sovits/decoder_config.ipynb #738827aa
 @config
 class DecoderConfig:
     "Semantic tokens, text and references to speech."
-    preset: Literal["demo", "full22", "full32", ""] = "demo" # Values that hold where nothing is given; empty: the defaults of each line
-    sample_rate: Literal[22050, 32000] = 22050 # Hz
-    n_fft: int = Field(1323, ge=64)           # Samples of the posterior's spectrogram, whose hop is a latent frame; n_fft and hop both odd or both even
-    semantic_dim: int = Field(192, ge=1)      # Numbers of a token's vector
-    text_dim: int = Field(192, ge=1)          # Numbers of a piece's vector
-    hidden: int = Field(192, ge=8)            # Width of the prior's encoders
-    heads: int = Field(4, ge=1)               # Of attention
-    ffn: int = Field(768, ge=8)               # Inside the feed-forward parts
-    kernel: int = Field(3, ge=1)              # Frames that a feed-forward part sees; odd
-    dropout: float = Field(0., ge=0, lt=1)    # In the prior's encoders
-    token_layers: int = Field(2, ge=0)        # Of the tokens' encoder, before the text is looked at
-    text_layers: int = Field(1, ge=0)         # Of the text's encoder
-    prior_layers: int = Field(2, ge=0)        # After the text and the voice have come in, at 50 frames a second
-    drop_text: float = Field(0.1, ge=0, le=1) # Share of training clips without their text, so that tokens can be spoken without one
-    latent: int = Field(96, ge=2)             # Channels of z; even
-    flows: int = Field(4, ge=1)               # Couplings
-    flow_hidden: int = Field(96, ge=8)        # Width of their WN
-    flow_layers: int = Field(2, ge=1)         # Of each WN
-    posterior_hidden: int = Field(96, ge=8)   # Width of the posterior's WN
-    posterior_layers: int = Field(4, ge=1)    # VITS: 16
-    wn_kernel: int = Field(5, ge=1)           # Frames that a layer of a WN sees; odd
-    speaker_dim: int = Field(128, ge=4)       # Numbers of a voice
-    speaker_hidden: int = Field(128, ge=8)    # Width of its encoder
-    reference_seconds: float = Field(2., gt=0) # Longest cut of a reference in training
-    references: int = Field(1, ge=1)          # References of a training clip, at most; more are mixed at random
-    rise: int = Field(3, ge=1)                # generator.kind=spec: its frames for each latent frame
-    rise_fft: int = Field(1029, ge=64)        # generator.kind=spec: samples of its transform
-    mel_layers: int = Field(2, ge=0)          # generator.kind=spec: blocks between the latent and the log-mel
-    carrier: bool = False                     # generator.kind=spec: the mel filters pulses of a pitch
-    segment_frames: int = Field(32, ge=4)     # Latent frames that become sound in a training step
-    crop_tokens: int = Field(48, ge=0)        # Tokens of a clip that a training step looks at; 0: the whole clip
+
+    preset: Literal["demo", "full22", "full32", ""] = (
+        "demo"  # Values that hold where nothing is given; empty: the defaults of each line
+    )
+    sample_rate: Literal[22050, 32000] = 22050  # Hz
+    n_fft: int = Field(
+        1323, ge=64
+    )  # Samples of the posterior's spectrogram, whose hop is a latent frame; n_fft and hop both odd or both even
+    semantic_dim: int = Field(192, ge=1)  # Numbers of a token's vector
+    text_dim: int = Field(192, ge=1)  # Numbers of a piece's vector
+    hidden: int = Field(192, ge=8)  # Width of the prior's encoders
+    heads: int = Field(4, ge=1)  # Of attention
+    ffn: int = Field(768, ge=8)  # Inside the feed-forward parts
+    kernel: int = Field(3, ge=1)  # Frames that a feed-forward part sees; odd
+    dropout: float = Field(0.0, ge=0, lt=1)  # In the prior's encoders
+    token_layers: int = Field(2, ge=0)  # Of the tokens' encoder, before the text is looked at
+    text_layers: int = Field(1, ge=0)  # Of the text's encoder
+    prior_layers: int = Field(
+        2, ge=0
+    )  # After the text and the voice have come in, at 50 frames a second
+    drop_text: float = Field(
+        0.1, ge=0, le=1
+    )  # Share of training clips without their text, so that tokens can be spoken without one
+    latent: int = Field(96, ge=2)  # Channels of z; even
+    flows: int = Field(4, ge=1)  # Couplings
+    flow_hidden: int = Field(96, ge=8)  # Width of their WN
+    flow_layers: int = Field(2, ge=1)  # Of each WN
+    posterior_hidden: int = Field(96, ge=8)  # Width of the posterior's WN
+    posterior_layers: int = Field(4, ge=1)  # VITS: 16
+    wn_kernel: int = Field(5, ge=1)  # Frames that a layer of a WN sees; odd
+    speaker_dim: int = Field(128, ge=4)  # Numbers of a voice
+    speaker_hidden: int = Field(128, ge=8)  # Width of its encoder
+    reference_seconds: float = Field(2.0, gt=0)  # Longest cut of a reference in training
+    references: int = Field(
+        1, ge=1
+    )  # References of a training clip, at most; more are mixed at random
+    rise: int = Field(3, ge=1)  # generator.kind=spec: its frames for each latent frame
+    rise_fft: int = Field(1029, ge=64)  # generator.kind=spec: samples of its transform
+    mel_layers: int = Field(
+        2, ge=0
+    )  # generator.kind=spec: blocks between the latent and the log-mel
+    carrier: bool = False  # generator.kind=spec: the mel filters pulses of a pitch
+    segment_frames: int = Field(32, ge=4)  # Latent frames that become sound in a training step
+    crop_tokens: int = Field(
+        48, ge=0
+    )  # Tokens of a clip that a training step looks at; 0: the whole clip
     generator: GeneratorConfig = GeneratorConfig(kind="spec")
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: DecoderLoss = DecoderLoss()
     loop: DecoderLoop = DecoderLoop()
-    val_clips: int = Field(8, ge=0)           # Clips of a validation
+    val_clips: int = Field(8, ge=0)  # Clips of a validation
 
     @model_validator(mode="before")
     @classmethod
     def _under(cls, values):
         "The preset's values, under the given ones."
-        given = getattr(values, "kwargs", values)                              # pydantic wraps arguments of a call
-        if not (given is None or isinstance(given, dict)) or getattr(values, "args", None): return values
+        given = getattr(values, "kwargs", values)  # pydantic wraps arguments of a call
+        if not (given is None or isinstance(given, dict)) or getattr(values, "args", None):
+            return values
         name = (given or {}).get("preset", "demo")
-        return merge(PRESETS[name], given or {}) if isinstance(name, str) and name in PRESETS else values
+        return (
+            merge(PRESETS[name], given or {})
+            if isinstance(name, str) and name in PRESETS
+            else values
+        )
 
     def __post_init__(self):
         for name in ("hidden", "flow_half"):
-            if (width := getattr(self, name)) % (2 * self.heads): raise ConfigError(f"decoder.{name.replace('flow_half', 'latent / 2')}={width} must be a multiple of twice decoder.heads={self.heads}")
+            if (width := getattr(self, name)) % (2 * self.heads):
+                raise ConfigError(
+                    f"decoder.{name.replace('flow_half', 'latent / 2')}={width} must be a multiple of twice decoder.heads={self.heads}"
+                )
         for name in ("kernel", "wn_kernel"):
-            if getattr(self, name) % 2 == 0: raise ConfigError(f"decoder.{name}={getattr(self, name)} must be odd, so that a layer looks to both sides alike")
-        if self.crop_tokens and 2 * self.crop_tokens < self.segment_frames: raise ConfigError(f"decoder.segment_frames={self.segment_frames} are more than the {2 * self.crop_tokens} of decoder.crop_tokens={self.crop_tokens}")
-        self.front, self.voiced                                                # refuse sizes that do not fit before anything is trained
-        if self.generator.kind == "hifigan": self._check_hifigan()
+            if getattr(self, name) % 2 == 0:
+                raise ConfigError(
+                    f"decoder.{name}={getattr(self, name)} must be odd, so that a layer looks to both sides alike"
+                )
+        if self.crop_tokens and 2 * self.crop_tokens < self.segment_frames:
+            raise ConfigError(
+                f"decoder.segment_frames={self.segment_frames} are more than the {2 * self.crop_tokens} of decoder.crop_tokens={self.crop_tokens}"
+            )
+        self.front, self.voiced  # refuse sizes that do not fit before anything is trained
+        if self.generator.kind == "hifigan":
+            self._check_hifigan()
 
     def _check_hifigan(self):
-        if self.generator.hop != self.hop: raise ConfigError(f"decoder.generator.upsample_rates={self.generator.upsample_rates} make {self.generator.hop} samples a frame, at {self.sample_rate} Hz a latent frame has {self.hop}")
-        if self.carrier: raise ConfigError("decoder.carrier=true: HiFi-GAN makes its own waves; set it to false")
+        if self.generator.hop != self.hop:
+            raise ConfigError(
+                f"decoder.generator.upsample_rates={self.generator.upsample_rates} make {self.generator.hop} samples a frame, at {self.sample_rate} Hz a latent frame has {self.hop}"
+            )
+        if self.carrier:
+            raise ConfigError("decoder.carrier=true: HiFi-GAN makes its own waves; set it to false")
         for name in ("latent_mel_weight", "prior_mel_weight"):
-            if getattr(self.loss, name): raise ConfigError(f"decoder.loss.{name}={getattr(self.loss, name):g}: HiFi-GAN goes from the latent to the waveform without a mel; set it to 0")
+            if getattr(self.loss, name):
+                raise ConfigError(
+                    f"decoder.loss.{name}={getattr(self.loss, name):g}: HiFi-GAN goes from the latent to the waveform without a mel; set it to 0"
+                )
 
     @property
-    def hop(self)->int: return self.sample_rate // LATENT_RATE # Samples of a latent frame
+    def hop(self) -> int:
+        return self.sample_rate // LATENT_RATE  # Samples of a latent frame
+
     @property
-    def flow_half(self)->int: return self.latent // 2 # Channels that a coupling changes
+    def flow_half(self) -> int:
+        return self.latent // 2  # Channels that a coupling changes
+
     @property
-    def front(self)->MelConfig: # What posterior and speaker encoder look at
+    def front(self) -> MelConfig:  # What posterior and speaker encoder look at
         return self._mel(self.n_fft, self.hop)
+
     @property
-    def voiced(self)->MelConfig: # What the generator speaks from, and losses compare with
-        if self.generator.kind == "hifigan": return self.front
-        if self.hop % self.rise: raise ConfigError(f"decoder.rise={self.rise} does not divide the {self.hop} samples of a latent frame")
-        fmax = self.sample_rate / 2 if self.carrier else None # a carrier has all bins; each wants a band
+    def voiced(self) -> MelConfig:  # What the generator speaks from, and losses compare with
+        if self.generator.kind == "hifigan":
+            return self.front
+        if self.hop % self.rise:
+            raise ConfigError(
+                f"decoder.rise={self.rise} does not divide the {self.hop} samples of a latent frame"
+            )
+        fmax = (
+            self.sample_rate / 2 if self.carrier else None
+        )  # a carrier has all bins; each wants a band
         return self._mel(self.rise_fft, self.hop // self.rise, fmax)
 
     def _mel(self, n_fft, hop, fmax=None):
-        usual = 8000. if self.sample_rate == 22050 else 12000.
+        usual = 8000.0 if self.sample_rate == 22050 else 12000.0
         sizes = dict(n_fft=n_fft, win_length=n_fft, hop_length=hop, n_mels=80)
         return MelConfig(sample_rate=self.sample_rate, fmax=fmax or usual, **sizes)

@@ -28,72 +28,108 @@ from ..vocoder.losses import Regression, feature_matching, lsgan_d, lsgan_g
 from ..vocoder.mel import LogMel
 
 # %% ../../nbs/sovits/decoder_train.ipynb #4cf1fa15
-SHORTEST, LEVEL = 0.1, -23. # Seconds of a reference; dB RMS, as the segments stage writes clips
+SHORTEST, LEVEL = 0.1, -23.0  # Seconds of a reference; dB RMS, as the segments stage writes clips
+
 
 def reference_mel(
-    wav,           # [T] float32 in [-1, 1]
-    rate:int,      # Hz
-    log_mel:LogMel, # Of `DecoderConfig.front`
-)->Tensor: # [80, F] 50 frames a second
+    wav,  # [T] float32 in [-1, 1]
+    rate: int,  # Hz
+    log_mel: LogMel,  # Of `DecoderConfig.front`
+) -> Tensor:  # [80, F] 50 frames a second
     "What the speaker encoder hears. `XttsKaError` when it is silent or too short."
-    if len(wav) < SHORTEST * rate: raise XttsKaError(f"a reference of {len(wav) / rate:.2f} s is too short to hear a voice; give at least {SHORTEST:g} s")
-    if not np.any(wav): raise XttsKaError("a reference is silent; give a recording of speech")
+    if len(wav) < SHORTEST * rate:
+        raise XttsKaError(
+            f"a reference of {len(wav) / rate:.2f} s is too short to hear a voice; give at least {SHORTEST:g} s"
+        )
+    if not np.any(wav):
+        raise XttsKaError("a reference is silent; give a recording of speech")
     wanted = log_mel.cfg.sample_rate
-    return log_mel(torch.from_numpy(set_level(resample(wav, rate, wanted) if rate != wanted else np.asarray(wav), LEVEL)))
+    return log_mel(
+        torch.from_numpy(
+            set_level(resample(wav, rate, wanted) if rate != wanted else np.asarray(wav), LEVEL)
+        )
+    )
+
 
 def padded_references(
-    rows:list, # [B] of [R] of [80, F]
-    weights:list, # [B] of [R] numbers
-)->dict: # mels [B, R, 80, F], mel_lengths [B, R], weights [B, R]
+    rows: list,  # [B] of [R] of [80, F]
+    weights: list,  # [B] of [R] numbers
+) -> dict:  # mels [B, R, 80, F], mel_lengths [B, R], weights [B, R]
     "References of a batch, zeros where a row has fewer or shorter ones."
     count, longest = max(map(len, rows)), max(m.shape[1] for row in rows for m in row)
-    mels, lengths, heavy = torch.zeros(len(rows), count, rows[0][0].shape[0], longest), torch.zeros(len(rows), count, dtype=torch.long), torch.zeros(len(rows), count)
+    mels, lengths, heavy = (
+        torch.zeros(len(rows), count, rows[0][0].shape[0], longest),
+        torch.zeros(len(rows), count, dtype=torch.long),
+        torch.zeros(len(rows), count),
+    )
     for b, (row, given) in enumerate(zip(rows, weights)):
         for r, (mel, weight) in enumerate(zip(row, given)):
-            mels[b, r, :, :mel.shape[1]], lengths[b, r], heavy[b, r] = mel, mel.shape[1], weight
+            mels[b, r, :, : mel.shape[1]], lengths[b, r], heavy[b, r] = mel, mel.shape[1], weight
     return {"mels": mels, "mel_lengths": lengths, "weights": heavy}
 
 # %% ../../nbs/sovits/decoder_train.ipynb #50de5e7b
 def cut(
-    wav:Tensor,    # [T]
-    start:int,     # Samples
-    length:int,    # Samples
-)->Tensor: # [length]; zeros beyond the end
+    wav: Tensor,  # [T]
+    start: int,  # Samples
+    length: int,  # Samples
+) -> Tensor:  # [length]; zeros beyond the end
     "Part of a clip."
-    part = wav[start: start + length]
+    part = wav[start : start + length]
     return F.pad(part, (0, length - len(part)))
 
+
 def parts(
-    x:Tensor,      # [B, ..., T]
-    starts:Tensor, # [B]
-    length:int,
-)->Tensor: # [B, ..., length]
+    x: Tensor,  # [B, ..., T]
+    starts: Tensor,  # [B]
+    length: int,
+) -> Tensor:  # [B, ..., length]
     "From each row its own part."
-    return torch.stack([row[..., a: a + length] for row, a in zip(x, starts.tolist())])
+    return torch.stack([row[..., a : a + length] for row, a in zip(x, starts.tolist())])
+
 
 class DecoderData:
     "Clips with tokens, texts and references, by index."
-    def __init__(self,
-        cfg:DecoderConfig,
-        clips:Clips,      # At the decoder's rate
-        codes:Shelf,      # Of each clip [n, G] int
-        quantizer,        # `vectors`: [B, T, G] long -> [B, T, semantic_dim]
-        text_ids:list,    # Of each clip a list of ids
+
+    def __init__(
+        self,
+        cfg: DecoderConfig,
+        clips: Clips,  # At the decoder's rate
+        codes: Shelf,  # Of each clip [n, G] int
+        quantizer,  # `vectors`: [B, T, G] long -> [B, T, semantic_dim]
+        text_ids: list,  # Of each clip a list of ids
     ):
-        if len(codes) != len(clips) or len(text_ids) != len(clips): raise ConfigError(f"{len(clips)} clips have {len(codes)} runs of tokens and {len(text_ids)} texts; tokenise them again")
-        if clips.sample_rate != cfg.sample_rate: raise ConfigError(f"decoder.sample_rate={cfg.sample_rate}, but the clips are read at {clips.sample_rate} Hz; open them with Clips(..., sample_rate={cfg.sample_rate})")
-        self.cfg, self.clips, self.codes, self.quantizer, self.ids = cfg, clips, codes, quantizer, text_ids
+        if len(codes) != len(clips) or len(text_ids) != len(clips):
+            raise ConfigError(
+                f"{len(clips)} clips have {len(codes)} runs of tokens and {len(text_ids)} texts; tokenise them again"
+            )
+        if clips.sample_rate != cfg.sample_rate:
+            raise ConfigError(
+                f"decoder.sample_rate={cfg.sample_rate}, but the clips are read at {clips.sample_rate} Hz; open them with Clips(..., sample_rate={cfg.sample_rate})"
+            )
+        self.cfg, self.clips, self.codes, self.quantizer, self.ids = (
+            cfg,
+            clips,
+            codes,
+            quantizer,
+            text_ids,
+        )
         self.train, val = clips.split("train"), clips.split("val")
-        self.val = val[:: max(1, len(val) // cfg.val_clips)][:cfg.val_clips] if cfg.val_clips else []
+        self.val = (
+            val[:: max(1, len(val) // cfg.val_clips)][: cfg.val_clips] if cfg.val_clips else []
+        )
         self.front, self.seed = LogMel(cfg.front), cfg.loop.seed
 
-    def reference(self, i:int, draw, *key)->Tensor: # [80, F]
+    def reference(self, i: int, draw, *key) -> Tensor:  # [80, F]
         "Another clip of the speaker, or a part of it."
         wav = self.clips.wav(self.clips.other(i, self.seed, *key))
         length = min(len(wav), int(self.cfg.reference_seconds * self.cfg.sample_rate))
-        return reference_mel(wav[(a := int(draw.integers(len(wav) - length + 1))): a + length].numpy(), self.cfg.sample_rate, self.front)
+        return reference_mel(
+            wav[(a := int(draw.integers(len(wav) - length + 1))) : a + length].numpy(),
+            self.cfg.sample_rate,
+            self.front,
+        )
 
-    def item(self, index:int, epoch:int)->dict:
+    def item(self, index: int, epoch: int) -> dict:
         i, draw, step = self.train[index], rng(self.seed, epoch, index), 2 * self.cfg.hop
         codes, cfg = self.codes[i], self.cfg
         n = min(len(codes), cfg.crop_tokens or len(codes))
@@ -101,102 +137,179 @@ class DecoderData:
         start = int(draw.integers(max(1, 2 * n - cfg.segment_frames + 1)))
         ids = self.ids[i] if draw.random() >= cfg.drop_text else []
         count = int(draw.integers(1, cfg.references + 1))
-        return {"codes": codes[a: a + n], "wav": cut(self.clips.wav(i), a * step, n * step), "start": start, "ids": ids,
-                "references": [self.reference(i, draw, epoch, r) for r in range(count)], "weights": draw.dirichlet([1.] * count)}
+        return {
+            "codes": codes[a : a + n],
+            "wav": cut(self.clips.wav(i), a * step, n * step),
+            "start": start,
+            "ids": ids,
+            "references": [self.reference(i, draw, epoch, r) for r in range(count)],
+            "weights": draw.dirichlet([1.0] * count),
+        }
 
-    def whole(self, i:int)->dict:
+    def whole(self, i: int) -> dict:
         "A clip of the validation, always with the same reference."
         codes = self.codes[i]
-        return {"codes": codes, "wav": cut(self.clips.wav(i), 0, len(codes) * 2 * self.cfg.hop), "start": 0, "ids": self.ids[i],
-                "references": [self.reference(i, rng(self.seed, "val", i), "val")], "weights": [1.]}
+        return {
+            "codes": codes,
+            "wav": cut(self.clips.wav(i), 0, len(codes) * 2 * self.cfg.hop),
+            "start": 0,
+            "ids": self.ids[i],
+            "references": [self.reference(i, rng(self.seed, "val", i), "val")],
+            "weights": [1.0],
+        }
 
-    def collate(self, samples:list)->dict:
+    def collate(self, samples: list) -> dict:
         "Pad to the longest, at least to a segment."
-        lengths, ids = torch.tensor([len(s["codes"]) for s in samples]), [torch.tensor(s["ids"], dtype=torch.long) for s in samples]
+        lengths, ids = (
+            torch.tensor([len(s["codes"]) for s in samples]),
+            [torch.tensor(s["ids"], dtype=torch.long) for s in samples],
+        )
         T = max(int(lengths.max()), -(-self.cfg.segment_frames // 2))
-        codes = torch.stack([F.pad(torch.from_numpy(s["codes"].astype(np.int64)), (0, 0, 0, T - len(s["codes"]))) for s in samples]) # [B, T, G]
+        codes = torch.stack(
+            [
+                F.pad(torch.from_numpy(s["codes"].astype(np.int64)), (0, 0, 0, T - len(s["codes"])))
+                for s in samples
+            ]
+        )  # [B, T, G]
         text = torch.stack([F.pad(t, (0, max(1, max(map(len, ids))) - len(t))) for t in ids])
-        with torch.no_grad(): vectors = self.quantizer.vectors(codes).float()
-        return {"vectors": vectors, "lengths": lengths, "ids": text, "text_lengths": torch.tensor(list(map(len, ids))), "start": torch.tensor([s["start"] for s in samples]),
-                "wav": torch.stack([cut(s["wav"], 0, T * 2 * self.cfg.hop) for s in samples]), **padded_references([s["references"] for s in samples], [s["weights"] for s in samples])}
+        with torch.no_grad():
+            vectors = self.quantizer.vectors(codes).float()
+        return {
+            "vectors": vectors,
+            "lengths": lengths,
+            "ids": text,
+            "text_lengths": torch.tensor(list(map(len, ids))),
+            "start": torch.tensor([s["start"] for s in samples]),
+            "wav": torch.stack([cut(s["wav"], 0, T * 2 * self.cfg.hop) for s in samples]),
+            **padded_references(
+                [s["references"] for s in samples], [s["weights"] for s in samples]
+            ),
+        }
 
 # %% ../../nbs/sovits/decoder_train.ipynb #d79ac8a9
-VOICED = 0.5 # Periodicity of the lowest band from which on there is a voice
+VOICED = 0.5  # Periodicity of the lowest band from which on there is a voice
+
 
 def tune_losses(
-    tune:Tensor,  # [B, 1 + K, F] octaves and periodicities that were read
-    heard:Tensor, # [B, 1 + K, F] those of the recording
-    mask:Tensor,  # [B, 1, F]
-)->dict: # pitch: octaves where there is a voice; periodic: squared error
+    tune: Tensor,  # [B, 1 + K, F] octaves and periodicities that were read
+    heard: Tensor,  # [B, 1 + K, F] those of the recording
+    mask: Tensor,  # [B, 1, F]
+) -> dict:  # pitch: octaves where there is a voice; periodic: squared error
     "How far a tune is from a recording's."
     sung = (heard[:, 1] > VOICED) & mask[:, 0]  # [B, F]
     octaves = ((tune[:, 0] - heard[:, 0]).abs() * sung).sum() / sung.sum().clamp_min(1)
     errors = (tune[:, 1:] - heard[:, 1:]).square().mean(1)  # [B, F]
     return {"pitch": octaves, "periodic": (errors * mask[:, 0]).sum() / mask.sum()}
 
+
 class DecoderTask(Task):
     "VITS2 on clips; discriminators where there are any."
-    def __init__(self,
-        cfg:DecoderConfig,
-        clips:Clips,      # At the decoder's rate
-        codes:Shelf,      # Of each clip [n, G] int
-        quantizer,        # `vectors`: [B, T, G] long -> [B, T, semantic_dim]; stays as it is
-        text_encoder:nn.Module, # (ids [B, N], lengths [B]) -> [B, N, text_dim]; trained
-        text_ids:list,    # Of each clip a list of ids
+
+    def __init__(
+        self,
+        cfg: DecoderConfig,
+        clips: Clips,  # At the decoder's rate
+        codes: Shelf,  # Of each clip [n, G] int
+        quantizer,  # `vectors`: [B, T, G] long -> [B, T, semantic_dim]; stays as it is
+        text_encoder: nn.Module,  # (ids [B, N], lengths [B]) -> [B, N, text_dim]; trained
+        text_ids: list,  # Of each clip a list of ids
     ):
         self.cfg, self.text, self.said = cfg, text_encoder, (None, None)
         self.data = DecoderData(cfg, clips, codes, quantizer, text_ids)
         self.phases = ("d", "g") if cfg.discriminator.kinds else ("g",)
-        self.front, self.voiced, self.regression = LogMel(cfg.front), LogMel(cfg.voiced), Regression(cfg.loss, cfg.voiced)
+        self.front, self.voiced, self.regression = (
+            LogMel(cfg.front),
+            LogMel(cfg.voiced),
+            Regression(cfg.loss, cfg.voiced),
+        )
         self.lengths = [codes.index["lengths"][i] for i in self.data.train]
 
     def models(self):
         cfg = self.cfg
         seeded_step(cfg.loop.seed, "decoder")
         self.net = Vits2(cfg)
-        if not cfg.discriminator.kinds: return {"decoder": self.net, "text": self.text}
+        if not cfg.discriminator.kinds:
+            return {"decoder": self.net, "text": self.text}
         seeded_step(cfg.loop.seed, "discriminators")
-        self.judge = Discriminators(cfg.discriminator.kinds, cfg.discriminator.width, cfg.discriminator.periods)
+        self.judge = Discriminators(
+            cfg.discriminator.kinds, cfg.discriminator.width, cfg.discriminator.periods
+        )
         return {"decoder": self.net, "text": self.text, "discriminators": self.judge}
 
     def optimizers(self, models, cfg):
-        adam = lambda *modules: torch.optim.AdamW([p for m in modules for p in m.parameters()], lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay)
-        return {"g": adam(self.net, self.text)} | ({"d": adam(self.judge)} if "d" in self.phases else {})
+        def adam(*modules):
+            return torch.optim.AdamW(
+                [p for m in modules for p in m.parameters()],
+                lr=cfg.lr,
+                betas=cfg.betas,
+                weight_decay=cfg.weight_decay,
+            )
 
-    def averaged(self): return ("decoder", "text")
-    def __len__(self): return len(self.data.train)
-    def item(self, index, epoch): return self.data.item(index, epoch)
-    def collate(self, samples): return self.data.collate(samples)
-    def after_step(self, step): self.said = None, None
+        return {"g": adam(self.net, self.text)} | (
+            {"d": adam(self.judge)} if "d" in self.phases else {}
+        )
+
+    def averaged(self):
+        return ("decoder", "text")
+
+    def __len__(self):
+        return len(self.data.train)
+
+    def item(self, index, epoch):
+        return self.data.item(index, epoch)
+
+    def collate(self, samples):
+        return self.data.collate(samples)
+
+    def after_step(self, step):
+        self.said = None, None
 
     def fingerprint(self):
         shape = {k: v for k, v in to_dict(self.cfg).items() if k not in ("loop", "val_clips")}
-        return {"clips": [self.data.clips.key(i) for i in self.data.train], "codes": self.data.codes.index, "text": self.data.ids, **shape}
+        return {
+            "clips": [self.data.clips.key(i) for i in self.data.train],
+            "codes": self.data.codes.index,
+            "text": self.data.ids,
+            **shape,
+        }
 
-    def judging(self, step:int)->bool: return "d" in self.phases and step >= self.cfg.discriminator.start_step
+    def judging(self, step: int) -> bool:
+        return "d" in self.phases and step >= self.cfg.discriminator.start_step
 
     def loss(self, phase, batch, step):
-        for m in (self.front, self.voiced, self.regression): m.to(batch["wav"].device)
-        if phase == "g": return self.generator_loss(batch, self.judging(step))
+        for m in (self.front, self.voiced, self.regression):
+            m.to(batch["wav"].device)
+        if phase == "g":
+            return self.generator_loss(batch, self.judging(step))
         return self.discriminator_loss(batch) if self.judging(step) else (None, {})
 
-    def spoken(self, batch)->dict: # of `Vits2.forward`, with voice [B, S], real and fake [B, samples]
+    def spoken(
+        self, batch
+    ) -> dict:  # of `Vits2.forward`, with voice [B, S], real and fake [B, samples]
         "The forward pass, and a segment of sound."
         cfg, start = self.cfg, batch["start"]
-        voice = self.net.speaker(batch["mels"], batch["mel_lengths"], batch["weights"])            # [B, S]
-        text = self.text(batch["ids"], batch["text_lengths"])                                      # [B, N, text_dim]
-        spec = self.front.stft(batch["wav"]).abs()                                                 # [B, samples] -> [B, bins, 2 T]
+        voice = self.net.speaker(batch["mels"], batch["mel_lengths"], batch["weights"])  # [B, S]
+        text = self.text(batch["ids"], batch["text_lengths"])  # [B, N, text_dim]
+        spec = self.front.stft(batch["wav"]).abs()  # [B, samples] -> [B, bins, 2 T]
         out = self.net(spec, batch["vectors"], batch["lengths"], text, batch["text_lengths"], voice)
-        out |= {"voice": voice, "real": parts(batch["wav"], start * cfg.hop, cfg.segment_frames * cfg.hop)}
+        out |= {
+            "voice": voice,
+            "real": parts(batch["wav"], start * cfg.hop, cfg.segment_frames * cfg.hop),
+        }
         out |= self.planned(batch, out)
-        pieces = [parts(x, start * rate, cfg.segment_frames * rate + more)
-                  for x, (rate, more) in zip(out["plan"], self.net.head.rates)]
+        pieces = [
+            parts(x, start * rate, cfg.segment_frames * rate + more)
+            for x, (rate, more) in zip(out["plan"], self.net.head.rates)
+        ]
         return out | {"fake": self.net.head.say(*pieces)}
 
-    def planned(self, batch, out)->dict: # plan; with a carrier also the tune that is read, and the one heard
+    def planned(
+        self, batch, out
+    ) -> dict:  # plan; with a carrier also the tune that is read, and the one heard
         "The head's plan. A carrier's has the recording's pulses, so that harmonics can be compared."
         head = self.net.head
-        if not self.cfg.carrier: return {"plan": head.plan(out["z"], out["voice"])}
+        if not self.cfg.carrier:
+            return {"plan": head.plan(out["z"], out["voice"])}
         mel, tune = head.read(out["z"], out["voice"])  # [B, 80, 2 T * rise], [B, 1 + K, 2 T]
         heard = head.heard(batch["wav"])  # [B, 1 + K, 2 T]
         # where there is no voice, what the latent says
@@ -204,131 +317,221 @@ class DecoderTask(Task):
         known = torch.cat([octaves[:, None], heard[:, 1:]], 1)
         return {"plan": (mel, known, head.waves(octaves)), "tune": tune, "heard": heard}
 
-    def read_losses(self, batch, out)->dict: # name -> scalar
+    def read_losses(self, batch, out) -> dict:  # name -> scalar
         "What the head reads from both latents, the posterior's and the prior's, against the recording."
         weights, head, mask = self.cfg.loss, self.net.head, out["mask"]
-        if not (weights.latent_mel_weight or weights.prior_mel_weight): return {}
+        if not (weights.latent_mel_weight or weights.prior_mel_weight):
+            return {}
         wanted = self.voiced(batch["wav"])  # [B, 80, F]
         many = mask.repeat_interleave(self.cfg.rise, 2)  # [B, 1, F]
-        distance = lambda mel: ((mel - wanted).abs() * many).sum() / many.sum() / wanted.shape[1]
+
+        def distance(mel):
+            return ((mel - wanted).abs() * many).sum() / many.sum() / wanted.shape[1]
+
         latent = self.net.flow.back(out["mean_p"], mask, out["voice"])
-        mel, *tune = head.read(latent, out["voice"]) if self.cfg.carrier else [head.mel(latent, out["voice"])]
+        mel, *tune = (
+            head.read(latent, out["voice"])
+            if self.cfg.carrier
+            else [head.mel(latent, out["voice"])]
+        )
         found = {"latent_mel": distance(out["plan"][0]), "prior_mel": distance(mel)}
-        if not self.cfg.carrier: return found
+        if not self.cfg.carrier:
+            return found
         twice = [x.repeat(2, 1, 1) for x in (out["heard"], mask)]
         return found | tune_losses(torch.cat([out["tune"], *tune]), *twice)
 
     def discriminator_loss(self, batch):
-        for m in (self.net, self.text): m.requires_grad_(True)                                     # the graph is for the phase that follows
+        for m in (self.net, self.text):
+            m.requires_grad_(True)  # the graph is for the phase that follows
         out = self.spoken(batch)
         self.said = batch, out
-        told = self.judge(torch.cat([out["real"], out["fake"].detach()]))                          # one pass: [2 B, T] -> [(score [2 B, n], features)]
+        told = self.judge(
+            torch.cat([out["real"], out["fake"].detach()])
+        )  # one pass: [2 B, T] -> [(score [2 B, n], features)]
         real, made = ([(score.chunk(2)[k], ()) for score, _ in told] for k in (0, 1))
         return lsgan_d(real, made), {}
 
-    def generator_loss(self, batch, judged:bool):
+    def generator_loss(self, batch, judged: bool):
         weights, out = self.cfg.loss, self.said[1] if self.said[0] is batch else self.spoken(batch)
         self.said = None, None
         loss, logs = self.regression(out["fake"], out["real"])
         logs |= {"kl": out["kl"], **self.read_losses(batch, out)}
         if judged:
-            with torch.no_grad(): real = self.judge(out["real"])
+            with torch.no_grad():
+                real = self.judge(out["real"])
             made = self.judge(out["fake"])
             logs |= {"adversarial": lsgan_g(made), "feature": feature_matching(real, made)}
         names = ("kl", "latent_mel", "prior_mel", "pitch", "periodic", "adversarial", "feature")
-        loss = loss + sum(getattr(weights, f"{name}_weight") * logs[name] for name in names if name in logs)
+        loss = loss + sum(
+            getattr(weights, f"{name}_weight") * logs[name] for name in names if name in logs
+        )
         return loss, {k: v.detach() for k, v in logs.items()}
 
     def validate(self):
         "Held-out clips, spoken from their tokens: distance of the log-mel to the recording's."
-        if not self.data.val: return {}
+        if not self.data.val:
+            return {}
         device, found = next(self.net.parameters()).device, []
         self.voiced.to(device)
         for i in self.data.val:
             b = {k: v.to(device) for k, v in self.collate([self.data.whole(i)]).items()}
             voice = self.net.speaker(b["mels"], b["mel_lengths"], b["weights"])
-            wav = self.net.infer(b["vectors"], b["lengths"], self.text(b["ids"], b["text_lengths"]), b["text_lengths"], voice, noise=0.)
+            wav = self.net.infer(
+                b["vectors"],
+                b["lengths"],
+                self.text(b["ids"], b["text_lengths"]),
+                b["text_lengths"],
+                voice,
+                noise=0.0,
+            )
             found.append((self.voiced(wav) - self.voiced(b["wav"])).abs().mean().item())
         return {"score": sum(found) / len(found), "mel_l1": sum(found) / len(found)}
 
 # %% ../../nbs/sovits/decoder_train.ipynb #c69b95e4
 class Decoder:
     "A trained decoder: tokens, text and references to a waveform."
-    def __init__(self,
-        net:Vits2,
-        text_encoder:nn.Module, # (ids [B, N], lengths [B]) -> [B, N, text_dim]
+
+    def __init__(
+        self,
+        net: Vits2,
+        text_encoder: nn.Module,  # (ids [B, N], lengths [B]) -> [B, N, text_dim]
     ):
         self.net, self.text, self.cfg = net.eval(), text_encoder.eval(), net.cfg
         self.front = LogMel(net.cfg.front)
 
     @property
-    def device(self): return next(self.net.parameters()).device
+    def device(self):
+        return next(self.net.parameters()).device
 
     @torch.no_grad()
-    def voice(self,
-        references:list, # (wav [T] float32, rate in Hz) each
-        weights=None,    # A number each; None: all alike
-    )->Tensor: # [1, speaker_dim]
+    def voice(
+        self,
+        references: list,  # (wav [T] float32, rate in Hz) each
+        weights=None,  # A number each; None: all alike
+    ) -> Tensor:  # [1, speaker_dim]
         "Hear references, and fuse them. `XttsKaError` when there is none, or one that cannot be heard."
-        if not references: raise XttsKaError("no reference is given; a voice needs at least one recording")
-        weights = [1.] * len(references) if weights is None else list(weights)
-        if len(weights) != len(references): raise XttsKaError(f"{len(references)} references have {len(weights)} weights; give one each")
-        b = padded_references([[reference_mel(wav, rate, self.front) for wav, rate in references]], [weights])
+        if not references:
+            raise XttsKaError("no reference is given; a voice needs at least one recording")
+        weights = [1.0] * len(references) if weights is None else list(weights)
+        if len(weights) != len(references):
+            raise XttsKaError(
+                f"{len(references)} references have {len(weights)} weights; give one each"
+            )
+        b = padded_references(
+            [[reference_mel(wav, rate, self.front) for wav, rate in references]], [weights]
+        )
         return self.net.speaker(*(b[k].to(self.device) for k in ("mels", "mel_lengths", "weights")))
 
     @torch.no_grad()
-    def speak(self,
-        vectors:Tensor,  # [T, semantic_dim] of the tokens
-        text_ids:list,   # Of the text; empty: without
-        voice:Tensor,    # [1, speaker_dim] from `voice`
-        noise:float=0.3, # Share of the prior's deviation; 0: the likeliest sound
-        seed:int=0,      # Of the noise
-    )->np.ndarray: # [T * 2 * hop] float32 in [-1, 1]
+    def speak(
+        self,
+        vectors: Tensor,  # [T, semantic_dim] of the tokens
+        text_ids: list,  # Of the text; empty: without
+        voice: Tensor,  # [1, speaker_dim] from `voice`
+        noise: float = 0.3,  # Share of the prior's deviation; 0: the likeliest sound
+        seed: int = 0,  # Of the noise
+    ) -> np.ndarray:  # [T * 2 * hop] float32 in [-1, 1]
         "One utterance."
-        if not len(vectors): raise XttsKaError("no tokens to speak")
-        ids, n = torch.tensor([list(text_ids) or [0]], device=self.device), torch.tensor([len(text_ids)], device=self.device)
-        wav = self.net.infer(vectors[None].to(self.device), torch.tensor([len(vectors)], device=self.device), self.text(ids, n), n, voice, noise, torch_rng(seed, "noise"))
+        if not len(vectors):
+            raise XttsKaError("no tokens to speak")
+        ids, n = (
+            torch.tensor([list(text_ids) or [0]], device=self.device),
+            torch.tensor([len(text_ids)], device=self.device),
+        )
+        wav = self.net.infer(
+            vectors[None].to(self.device),
+            torch.tensor([len(vectors)], device=self.device),
+            self.text(ids, n),
+            n,
+            voice,
+            noise,
+            torch_rng(seed, "noise"),
+        )
         return wav[0].clamp(-1, 1).cpu().numpy()
 
-    def save(self,
-        folder, # Made when absent; other entries of its config.json stay
-    )->Path: # decoder.safetensors
+    def save(
+        self,
+        folder,  # Made when absent; other entries of its config.json stay
+    ) -> Path:  # decoder.safetensors
         from safetensors.torch import save as to_bytes
+
         folder = Path(folder)
-        state = {f"{name}.{k}": v.detach().cpu().contiguous().clone() for name, m in (("decoder", self.net), ("text", self.text)) for k, v in m.state_dict().items()}
+        state = {
+            f"{name}.{k}": v.detach().cpu().contiguous().clone()
+            for name, m in (("decoder", self.net), ("text", self.text))
+            for k, v in m.state_dict().items()
+        }
         held = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
         path = atomic_write(folder / "decoder.safetensors", to_bytes(state))
-        write_json(folder / "config.json", held | {"decoder": {k: v for k, v in to_dict(self.cfg).items() if k != "loop"}})
+        write_json(
+            folder / "config.json",
+            held | {"decoder": {k: v for k, v in to_dict(self.cfg).items() if k != "loop"}},
+        )
         return path
 
     @classmethod
-    def load(cls,
-        folder,                 # With decoder.safetensors and config.json
-        text_encoder:nn.Module, # Of the shape it was trained with; filled in place
-    )->"Decoder":
+    def load(
+        cls,
+        folder,  # With decoder.safetensors and config.json
+        text_encoder: nn.Module,  # Of the shape it was trained with; filled in place
+    ) -> "Decoder":
         "Read it back. `MissingError` for no file, `CheckpointError` for one that does not fit."
         folder = Path(folder)
         for name in ("decoder.safetensors", "config.json"):
-            if not (folder / name).is_file(): raise MissingError(f"{folder / name}: no decoder here; train one with `xtts-ka sovits train-decoder`")
-        if "decoder" not in (held := read_json(folder / "config.json")): raise CheckpointError(f"{folder}/config.json: no entry `decoder`; train the decoder again")
+            if not (folder / name).is_file():
+                raise MissingError(
+                    f"{folder / name}: no decoder here; train one with `xtts-ka sovits train-decoder`"
+                )
+        if "decoder" not in (held := read_json(folder / "config.json")):
+            raise CheckpointError(
+                f"{folder}/config.json: no entry `decoder`; train the decoder again"
+            )
         options = {"carrier": False, **held["decoder"]}  # older folders do not speak of a carrier
-        try: net = Vits2(build(DecoderConfig, options, "decoder"))
-        except ConfigError as e: raise CheckpointError(f"{folder}/config.json: its decoder is damaged or of a newer version: {e}") from e
+        try:
+            net = Vits2(build(DecoderConfig, options, "decoder"))
+        except ConfigError as e:
+            raise CheckpointError(
+                f"{folder}/config.json: its decoder is damaged or of a newer version: {e}"
+            ) from e
         state = _read(folder / "decoder.safetensors")
-        for name, module in (("decoder", net), ("text", text_encoder)): _fill(module, {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}, f"{folder}/decoder.safetensors: {name}")
+        for name, module in (("decoder", net), ("text", text_encoder)):
+            _fill(
+                module,
+                {
+                    k.removeprefix(f"{name}."): v
+                    for k, v in state.items()
+                    if k.startswith(f"{name}.")
+                },
+                f"{folder}/decoder.safetensors: {name}",
+            )
         return cls(net, text_encoder)
 
-def _read(path)->dict:
+
+def _read(path) -> dict:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    try: return load_file(path)
-    except (OSError, SafetensorError) as e: raise CheckpointError(f"{path}: cannot be read ({e}); restore it from a copy") from e
 
-def _fill(module:nn.Module, state:dict, what:str):
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as e:
+        raise CheckpointError(f"{path}: cannot be read ({e}); restore it from a copy") from e
+
+
+def _fill(module: nn.Module, state: dict, what: str):
     "Weights into a module; the first that does not fit is named."
     for name, value in module.state_dict().items():
-        if name not in state: raise CheckpointError(f"{what}.{name} is missing; use the options that it was trained with")
-        if state[name].shape != value.shape: raise CheckpointError(f"{what}.{name} has shape {list(state[name].shape)}, {list(value.shape)} is expected; use the options that it was trained with")
-        if not state[name].isfinite().all(): raise CheckpointError(f"{what}.{name} holds NaN or infinity; take an earlier file")
-    if extra := state.keys() - module.state_dict().keys(): raise CheckpointError(f"{what}.{sorted(extra)[0]} belongs to another network; use the options that it was trained with")
+        if name not in state:
+            raise CheckpointError(
+                f"{what}.{name} is missing; use the options that it was trained with"
+            )
+        if state[name].shape != value.shape:
+            raise CheckpointError(
+                f"{what}.{name} has shape {list(state[name].shape)}, {list(value.shape)} is expected; use the options that it was trained with"
+            )
+        if not state[name].isfinite().all():
+            raise CheckpointError(f"{what}.{name} holds NaN or infinity; take an earlier file")
+    if extra := state.keys() - module.state_dict().keys():
+        raise CheckpointError(
+            f"{what}.{sorted(extra)[0]} belongs to another network; use the options that it was trained with"
+        )
     module.load_state_dict(state)

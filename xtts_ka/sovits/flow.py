@@ -14,48 +14,63 @@ from .modules import WN, Layer, seen
 # %% ../../nbs/sovits/flow.ipynb #216e05f0
 class Coupling(nn.Module):
     "Adds to one half of the channels what the other half says."
-    def __init__(self,
-        channels:int, # Of the latent; even
-        hidden:int,   # Width of the WN
-        kernel:int,   # Of the WN; odd
-        layers:int,   # Of the WN
-        heads:int,    # Of the transformer layer, which is as wide as half the channels
-        speaker_dim:int, # Numbers of a voice
+
+    def __init__(
+        self,
+        channels: int,  # Of the latent; even
+        hidden: int,  # Width of the WN
+        kernel: int,  # Of the WN; odd
+        layers: int,  # Of the WN
+        heads: int,  # Of the transformer layer, which is as wide as half the channels
+        speaker_dim: int,  # Numbers of a voice
     ):
         super().__init__()
         half = channels // 2
         self.look = Layer(half, heads, 2 * half)
-        self.enter, self.wn, self.leave = nn.Conv1d(half, hidden, 1), WN(hidden, kernel, layers, speaker_dim), nn.Conv1d(hidden, half, 1)
-        nn.init.zeros_(self.leave.weight), nn.init.zeros_(self.leave.bias)     # a new coupling changes nothing
+        self.enter, self.wn, self.leave = (
+            nn.Conv1d(half, hidden, 1),
+            WN(hidden, kernel, layers, speaker_dim),
+            nn.Conv1d(hidden, half, 1),
+        )
+        (
+            nn.init.zeros_(self.leave.weight),
+            nn.init.zeros_(self.leave.bias),
+        )  # a new coupling changes nothing
 
-    def shift(self, x, mask, voice): # [B, C / 2, T] -> [B, C / 2, T]
-        h = self.look(x.transpose(1, 2), mask[:, 0]).transpose(1, 2)           # [B, C / 2, T]
+    def shift(self, x, mask, voice):  # [B, C / 2, T] -> [B, C / 2, T]
+        h = self.look(x.transpose(1, 2), mask[:, 0]).transpose(1, 2)  # [B, C / 2, T]
         return self.leave(self.wn(self.enter(h), mask, voice)).float() * mask
 
-    def forward(self,
-        x:Tensor,     # [B, C, T]
-        mask:Tensor,  # [B, 1, T] bool
-        voice:Tensor, # [B, speaker_dim]
-        back:bool=False, # The inverse
-    )->Tensor: # [B, C, T]
+    def forward(
+        self,
+        x: Tensor,  # [B, C, T]
+        mask: Tensor,  # [B, 1, T] bool
+        voice: Tensor,  # [B, speaker_dim]
+        back: bool = False,  # The inverse
+    ) -> Tensor:  # [B, C, T]
         still, moved = x.chunk(2, 1)
         by = self.shift(still, mask, voice)
         return torch.cat([still, moved - by if back else moved + by], 1)
 
+
 class Flow(nn.Module):
     "Couplings, with the halves exchanged between them. It changes no volume: the logarithm of its determinant is 0."
-    def __init__(self, n:int, *args): # Of couplings; the rest as for `Coupling`
+
+    def __init__(self, n: int, *args):  # Of couplings; the rest as for `Coupling`
         super().__init__()
         self.couplings = nn.ModuleList(Coupling(*args) for _ in range(n))
 
-    def forward(self,
-        z:Tensor,     # [B, C, T] of a recording
-        mask:Tensor,  # [B, 1, T] bool
-        voice:Tensor, # [B, speaker_dim]
-    )->Tensor: # [B, C, T] on the prior's side
-        for coupling in self.couplings: z = coupling(z, mask, voice).flip(1)
+    def forward(
+        self,
+        z: Tensor,  # [B, C, T] of a recording
+        mask: Tensor,  # [B, 1, T] bool
+        voice: Tensor,  # [B, speaker_dim]
+    ) -> Tensor:  # [B, C, T] on the prior's side
+        for coupling in self.couplings:
+            z = coupling(z, mask, voice).flip(1)
         return z
 
-    def back(self, z, mask, voice): # The same, from the prior's side to a recording's
-        for coupling in reversed(self.couplings): z = coupling(z.flip(1), mask, voice, back=True)
+    def back(self, z, mask, voice):  # The same, from the prior's side to a recording's
+        for coupling in reversed(self.couplings):
+            z = coupling(z.flip(1), mask, voice, back=True)
         return z

@@ -10,7 +10,8 @@ __all__ = ['TOKEN_RATE', 'FRAME_RATE', 'RATE', 'N_MELS', 'S3_DIGITS', 'S3_SECOND
 from functools import lru_cache
 
 import numpy as np
-import torch, torchaudio
+import torch
+import torchaudio
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,156 +19,238 @@ from ..core.audio import resample
 from ..core.errors import ConfigError, MissingError
 from ..core.paths import resolve
 
-TOKEN_RATE = 25   # Semantic tokens a second
+TOKEN_RATE = 25  # Semantic tokens a second
 FRAME_RATE = 100  # Log-mel frames a second
-RATE = 16000      # Hz the recogniser hears
+RATE = 16000  # Hz the recogniser hears
 N_MELS = 80
 
 # %% ../../nbs/sovits/front.ipynb #e8d464cd
 def n_tokens(
-    samples:int, # Length of a recording
-    rate:int,    # Hz
-)->int: # Tokens that cover it
+    samples: int,  # Length of a recording
+    rate: int,  # Hz
+) -> int:  # Tokens that cover it
     "`ceil(seconds * 25)`, in whole numbers."
     return -(-samples * TOKEN_RATE // rate)
 
+
 @lru_cache(maxsize=1)
-def _transform(): # The filterbank, built once
-    return torchaudio.transforms.MelSpectrogram(RATE, n_fft=400, hop_length=RATE // FRAME_RATE, f_min=20, f_max=7600, n_mels=N_MELS, power=2)
+def _transform():  # The filterbank, built once
+    return torchaudio.transforms.MelSpectrogram(
+        RATE, n_fft=400, hop_length=RATE // FRAME_RATE, f_min=20, f_max=7600, n_mels=N_MELS, power=2
+    )
+
 
 def speech_mel(
-    wav:np.ndarray, # [T] float32 in [-1, 1]
-    rate:int,       # Hz
-)->Tensor: # [4 * n_tokens, 80] log-mel, each band with mean 0 and deviation 1 over the recording
+    wav: np.ndarray,  # [T] float32 in [-1, 1]
+    rate: int,  # Hz
+) -> Tensor:  # [4 * n_tokens, 80] log-mel, each band with mean 0 and deviation 1 over the recording
     "Normalised by recording, so that level and the microphone's colour do not count. A recording of one sample has one token."
     tokens = n_tokens(len(wav), rate)
     heard = resample(wav, rate, RATE) if rate != RATE else wav
-    need = tokens * RATE // TOKEN_RATE                                                       # samples under all tokens
-    padded = F.pad(torch.from_numpy(np.ascontiguousarray(heard)), (0, max(0, need - len(heard))))[:need]
-    mel = torch.log(_transform()(padded)[:, :4 * tokens].T + 1e-6)                           # [4 * tokens, 80]
-    spoken = mel[: max(4, -(-len(heard) * FRAME_RATE // RATE))]                              # without the padding
+    need = tokens * RATE // TOKEN_RATE  # samples under all tokens
+    padded = F.pad(torch.from_numpy(np.ascontiguousarray(heard)), (0, max(0, need - len(heard))))[
+        :need
+    ]
+    mel = torch.log(_transform()(padded)[:, : 4 * tokens].T + 1e-6)  # [4 * tokens, 80]
+    spoken = mel[: max(4, -(-len(heard) * FRAME_RATE // RATE))]  # without the padding
     return (mel - spoken.mean(0)) / (spoken.std(0, unbiased=False) + 1e-2)
 
 # %% ../../nbs/sovits/front.ipynb #2f26b179
 def stretch(
-    mel:Tensor,     # [F, 80], F a multiple of 4
-    tempo:float,    # 1.1: a tenth faster
-    formant:float,  # 1.1: bands a tenth higher
-)->Tensor: # [F', 80], F' a multiple of 4
+    mel: Tensor,  # [F, 80], F a multiple of 4
+    tempo: float,  # 1.1: a tenth faster
+    formant: float,  # 1.1: bands a tenth higher
+) -> Tensor:  # [F', 80], F' a multiple of 4
     "Linear interpolation along both axes; bands beyond the last repeat it."
     frames = max(4, 4 * round(mel.shape[0] / tempo / 4))
-    rows = F.interpolate(mel.T[None], size=frames, mode="linear", align_corners=True)[0]       # [80, F']
-    at = (torch.arange(N_MELS) / formant).clamp(max=N_MELS - 1)                                # [80] where each band comes from
+    rows = F.interpolate(mel.T[None], size=frames, mode="linear", align_corners=True)[0]  # [80, F']
+    at = (torch.arange(N_MELS) / formant).clamp(max=N_MELS - 1)  # [80] where each band comes from
     low = at.long().clamp(max=N_MELS - 2)
     part = (at - low)[:, None]
     return (rows[low] * (1 - part) + rows[low + 1] * part).T.contiguous()
 
+
 def augment(
-    mel:Tensor,        # [F, 80]
-    draw,              # `rng` of this item
-    tempo:float=0.1,   # Largest change of the speed
-    formant:float=0.1, # Largest change of the formants
-    noise:float=0.2,   # Largest deviation of added noise, in deviations of a band
-    masks:int=2,       # Bands of up to 10 mels and stretches of up to 100 ms that are blanked, each
-)->Tensor: # [F', 80]
+    mel: Tensor,  # [F, 80]
+    draw,  # `rng` of this item
+    tempo: float = 0.1,  # Largest change of the speed
+    formant: float = 0.1,  # Largest change of the formants
+    noise: float = 0.2,  # Largest deviation of added noise, in deviations of a band
+    masks: int = 2,  # Bands of up to 10 mels and stretches of up to 100 ms that are blanked, each
+) -> Tensor:  # [F', 80]
     "One recording as another might have said it."
     stretched = stretch(mel, 1 + tempo * draw.uniform(-1, 1), 1 + formant * draw.uniform(-1, 1))
-    tilt = torch.linspace(-1, 1, N_MELS) * float(draw.normal(0, .2))                           # the microphone's colour
-    out = stretched + tilt + float(draw.uniform(0, noise)) * torch.from_numpy(draw.standard_normal(stretched.shape, np.float32))
+    tilt = torch.linspace(-1, 1, N_MELS) * float(draw.normal(0, 0.2))  # the microphone's colour
+    out = (
+        stretched
+        + tilt
+        + float(draw.uniform(0, noise))
+        * torch.from_numpy(draw.standard_normal(stretched.shape, np.float32))
+    )
     return masked(out, draw, masks)
 
+
 def masked(
-    mel:Tensor,  # [F, n], changed in place
-    draw,        # `rng` of this item
-    masks:int,   # Bands of up to an eighth and stretches of up to 100 ms that are blanked, each
-)->Tensor: # [F, n]
+    mel: Tensor,  # [F, n], changed in place
+    draw,  # `rng` of this item
+    masks: int,  # Bands of up to an eighth and stretches of up to 100 ms that are blanked, each
+) -> Tensor:  # [F, n]
     "SpecAugment's blanks."
     out, wide = mel, mel.shape[1] // 8
     for _ in range(masks):
         a, b = int(draw.integers(out.shape[1] - wide)), int(draw.integers(1, wide + 1))
-        out[:, a: a + b] = 0
+        out[:, a : a + b] = 0
         a, b = int(draw.integers(max(1, len(out) - 10))), int(draw.integers(1, 11))
-        out[a: a + b] = 0
+        out[a : a + b] = 0
     return out
 
 # %% ../../nbs/sovits/front.ipynb #9b97e443
 class SpeechFeatures:
     "Hidden states of a HuBERT-family model from a folder or hub name; frozen, in single precision, because half precision collapses in these models."
-    def __init__(self,
-        name:str,      # Folder, or a hub name that was downloaded before
-        layer:int=-1,  # Hidden layer
-        device:str="cpu",
+
+    def __init__(
+        self,
+        name: str,  # Folder, or a hub name that was downloaded before
+        layer: int = -1,  # Hidden layer
+        device: str = "cpu",
     ):
         from transformers import AutoFeatureExtractor, AutoModel
+
         place = resolve(name) if resolve(name).is_dir() else name
-        try: self.prepare, self.net = AutoFeatureExtractor.from_pretrained(place, local_files_only=True), AutoModel.from_pretrained(place, dtype=torch.float32, local_files_only=True)
+        try:
+            self.prepare, self.net = (
+                AutoFeatureExtractor.from_pretrained(place, local_files_only=True),
+                AutoModel.from_pretrained(place, dtype=torch.float32, local_files_only=True),
+            )
         except (OSError, ValueError) as e:
-            raise MissingError(f"semantic.features={name}: no speech model there ({str(e).splitlines()[0][:160]}); download one first (hf download utter-project/mHuBERT-147, say) and give its name, or put model.safetensors, config.json and preprocessor_config.json into a folder and give that, or leave semantic.features empty") from e
-        if not hasattr(self.net.config, "num_hidden_layers") or not -self.net.config.num_hidden_layers - 1 <= layer <= self.net.config.num_hidden_layers: raise ConfigError(f"semantic.layer={layer}: {name} has {getattr(self.net.config, 'num_hidden_layers', 0)} layers")
-        self.net, self.layer, self.device, self.width = self.net.eval().requires_grad_(False).to(device), layer, device, self.net.config.hidden_size
-        if self.width % 2: raise ConfigError(f"semantic.features={name}: features of {self.width} numbers cannot be halved")
+            raise MissingError(
+                f"semantic.features={name}: no speech model there ({str(e).splitlines()[0][:160]}); download one first (hf download utter-project/mHuBERT-147, say) and give its name, or put model.safetensors, config.json and preprocessor_config.json into a folder and give that, or leave semantic.features empty"
+            ) from e
+        if (
+            not hasattr(self.net.config, "num_hidden_layers")
+            or not -self.net.config.num_hidden_layers - 1
+            <= layer
+            <= self.net.config.num_hidden_layers
+        ):
+            raise ConfigError(
+                f"semantic.layer={layer}: {name} has {getattr(self.net.config, 'num_hidden_layers', 0)} layers"
+            )
+        self.net, self.layer, self.device, self.width = (
+            self.net.eval().requires_grad_(False).to(device),
+            layer,
+            device,
+            self.net.config.hidden_size,
+        )
+        if self.width % 2:
+            raise ConfigError(
+                f"semantic.features={name}: features of {self.width} numbers cannot be halved"
+            )
 
     @torch.inference_mode()
-    def __call__(self, wav:np.ndarray, rate:int)->Tensor: # [T] -> [4 * n_tokens, width / 2]
+    def __call__(self, wav: np.ndarray, rate: int) -> Tensor:  # [T] -> [4 * n_tokens, width / 2]
         "Two feature vectors a token, each in two rows."
         tokens, heard = n_tokens(len(wav), rate), resample(wav, rate, RATE) if rate != RATE else wav
-        heard = np.pad(heard, (0, max(0, tokens * RATE // TOKEN_RATE + 400 - len(heard))))             # the models' convolutions want a little more
-        x = {k: v.to(self.device) for k, v in self.prepare(heard, sampling_rate=RATE, return_tensors="pt").items()}
-        hidden = self.net(**x, output_hidden_states=True).hidden_states[self.layer][0].float().cpu()   # [about 2 * tokens, width]
-        if len(hidden) < 2 * tokens: hidden = torch.cat([hidden, hidden[-1:].expand(2 * tokens - len(hidden), -1)])
-        hidden = F.layer_norm(hidden[:2 * tokens], hidden.shape[1:])                                   # one scale for all models
+        heard = np.pad(
+            heard, (0, max(0, tokens * RATE // TOKEN_RATE + 400 - len(heard)))
+        )  # the models' convolutions want a little more
+        x = {
+            k: v.to(self.device)
+            for k, v in self.prepare(heard, sampling_rate=RATE, return_tensors="pt").items()
+        }
+        hidden = (
+            self.net(**x, output_hidden_states=True).hidden_states[self.layer][0].float().cpu()
+        )  # [about 2 * tokens, width]
+        if len(hidden) < 2 * tokens:
+            hidden = torch.cat([hidden, hidden[-1:].expand(2 * tokens - len(hidden), -1)])
+        hidden = F.layer_norm(hidden[: 2 * tokens], hidden.shape[1:])  # one scale for all models
         return hidden.reshape(4 * tokens, -1)
 
 # %% ../../nbs/sovits/front.ipynb #0a6164b1
 S3_DIGITS, S3_SECONDS = 8, 30
 
+
 @lru_cache(maxsize=1)
-def _whisper_bands(): # [128, 201]
+def _whisper_bands():  # [128, 201]
     import librosa
+
     return torch.from_numpy(librosa.filters.mel(sr=RATE, n_fft=400, n_mels=128))
 
+
 def whisper_mel(
-    wav:Tensor, # [T] float32 at 16 kHz
-)->Tensor: # [128, T // 160]
+    wav: Tensor,  # [T] float32 at 16 kHz
+) -> Tensor:  # [128, T // 160]
     "Log-mel as Whisper computes it (Radford et al. 2022, section 2.2), scaled by its own maximum."
-    power = torch.stft(wav, 400, 160, window=torch.hann_window(400), return_complex=True)[:, :-1].abs() ** 2
+    power = (
+        torch.stft(wav, 400, 160, window=torch.hann_window(400), return_complex=True)[:, :-1].abs()
+        ** 2
+    )
     log = torch.log10((_whisper_bands() @ power).clamp_min(1e-10))
     return (log.clamp_min(log.max() - 8) + 4) / 4
 
+
 class S3Tokens:
     "Digits of S3 tokens, in -1, 0, 1."
-    def __init__(self,
-        path, # `speech_tokenizer_v2.onnx`
+
+    def __init__(
+        self,
+        path,  # `speech_tokenizer_v2.onnx`
     ):
         import onnxruntime
+
         place = resolve(path)
-        if not place.is_file(): raise MissingError(f"semantic.s3={path}: no such file; it is speech_tokenizer_v2.onnx of FunAudioLLM/CosyVoice2-0.5B, or leave semantic.s3 empty")
+        if not place.is_file():
+            raise MissingError(
+                f"semantic.s3={path}: no such file; it is speech_tokenizer_v2.onnx of FunAudioLLM/CosyVoice2-0.5B, or leave semantic.s3 empty"
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        try: self.net = onnxruntime.InferenceSession(place, options, providers=["CPUExecutionProvider"])
-        except Exception as e: raise MissingError(f"semantic.s3={path}: not a model that onnxruntime reads ({str(e)[:160]}); take speech_tokenizer_v2.onnx of FunAudioLLM/CosyVoice2-0.5B") from e # It raises its own kinds
+        try:
+            self.net = onnxruntime.InferenceSession(
+                place, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as e:
+            raise MissingError(
+                f"semantic.s3={path}: not a model that onnxruntime reads ({str(e)[:160]}); take speech_tokenizer_v2.onnx of FunAudioLLM/CosyVoice2-0.5B"
+            ) from e  # It raises its own kinds
         self.inputs = [i.name for i in self.net.get_inputs()]
-        if len(self.inputs) != 2: raise ConfigError(f"semantic.s3={path}: has the inputs {self.inputs}; a tokenizer takes features and their length")
+        if len(self.inputs) != 2:
+            raise ConfigError(
+                f"semantic.s3={path}: has the inputs {self.inputs}; a tokenizer takes features and their length"
+            )
 
-    def codes(self, heard:Tensor)->np.ndarray: # [T] at 16 kHz -> [n] in 0 ... 6560
+    def codes(self, heard: Tensor) -> np.ndarray:  # [T] at 16 kHz -> [n] in 0 ... 6560
         mel = whisper_mel(heard)[None]
-        codes = self.net.run(None, {self.inputs[0]: mel.numpy(), self.inputs[1]: np.array([mel.shape[2]], np.int32)})[0].reshape(-1)
-        if len(codes) and not 0 <= codes.min() <= codes.max() < 3 ** S3_DIGITS: raise ConfigError(f"semantic.s3: codes from {codes.min()} to {codes.max()}; those of the second version lie in 0 ... {3 ** S3_DIGITS - 1}")
+        codes = self.net.run(
+            None, {self.inputs[0]: mel.numpy(), self.inputs[1]: np.array([mel.shape[2]], np.int32)}
+        )[0].reshape(-1)
+        if len(codes) and not 0 <= codes.min() <= codes.max() < 3**S3_DIGITS:
+            raise ConfigError(
+                f"semantic.s3: codes from {codes.min()} to {codes.max()}; those of the second version lie in 0 ... {3**S3_DIGITS - 1}"
+            )
         return codes
 
-    def __call__(self, wav:np.ndarray, rate:int)->Tensor: # [T] -> [4 * n_tokens, 8]
+    def __call__(self, wav: np.ndarray, rate: int) -> Tensor:  # [T] -> [4 * n_tokens, 8]
         "Each token four times, as a recording of this length has them."
         tokens, heard = n_tokens(len(wav), rate), resample(wav, rate, RATE) if rate != RATE else wav
         need, most = tokens * RATE // TOKEN_RATE, S3_SECONDS * RATE
-        heard = F.pad(torch.from_numpy(np.ascontiguousarray(heard, np.float32)), (0, max(0, need - len(heard))))[:need]
-        codes = np.concatenate([self.codes(heard[a: a + most]) for a in range(0, need, most)])
+        heard = F.pad(
+            torch.from_numpy(np.ascontiguousarray(heard, np.float32)),
+            (0, max(0, need - len(heard))),
+        )[:need]
+        codes = np.concatenate([self.codes(heard[a : a + most]) for a in range(0, need, most)])
         codes = np.pad(codes, (0, max(0, tokens - len(codes))), mode="edge")[:tokens]
-        digits = torch.from_numpy(codes.astype(np.int64))[:, None] // 3 ** torch.arange(S3_DIGITS) % 3 - 1
+        digits = (
+            torch.from_numpy(codes.astype(np.int64))[:, None] // 3 ** torch.arange(S3_DIGITS) % 3
+            - 1
+        )
         return digits.float().repeat_interleave(4, 0)
 
-def listener(cfg)->tuple: # (function (wav, rate) -> [4 T, inputs], inputs)
+
+def listener(cfg) -> tuple:  # (function (wav, rate) -> [4 T, inputs], inputs)
     "What a tokenizer hears with, by its `SemanticConfig`."
-    if cfg.s3: return S3Tokens(cfg.s3), S3_DIGITS
-    if not cfg.features: return speech_mel, N_MELS
+    if cfg.s3:
+        return S3Tokens(cfg.s3), S3_DIGITS
+    if not cfg.features:
+        return speech_mel, N_MELS
     ears = SpeechFeatures(cfg.features, cfg.layer)
     return ears, ears.width // 2

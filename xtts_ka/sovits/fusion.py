@@ -14,36 +14,57 @@ from .config import SamplingConfig
 
 # %% ../../nbs/sovits/fusion.ipynb #e7e3640e
 def place(
-    vectors:np.ndarray, # [n, D] of a mixture
-    a:np.ndarray,       # [n, D] of voice A
-    b:np.ndarray,       # [n, D] of voice B
-)->float: # 0 at A's mean, 1 at B's
+    vectors: np.ndarray,  # [n, D] of a mixture
+    a: np.ndarray,  # [n, D] of voice A
+    b: np.ndarray,  # [n, D] of voice B
+) -> float:  # 0 at A's mean, 1 at B's
     "Where the mean lies on the line from A to B."
     start, line = a.mean(0), b.mean(0) - a.mean(0)
-    if not (line @ line) > 0: raise ConfigError("the two voices have the same vector; choose two that differ")
+    if not (line @ line) > 0:
+        raise ConfigError("the two voices have the same vector; choose two that differ")
     return float((vectors.mean(0) - start) @ line / (line @ line))
 
+
 def cosine(
-    x:np.ndarray, # [n, D]
-    y:np.ndarray, # [m, D]
-)->float: # Of the means
+    x: np.ndarray,  # [n, D]
+    y: np.ndarray,  # [m, D]
+) -> float:  # Of the means
     x, y = x.mean(0), y.mean(0)
     return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
 
+
 def fusion_curve(
-    model,         # `Sovits`
-    a:list,        # `Heard` of voice A, one
-    b:list,        # `Heard` of voice B, one
-    texts:list,    # Sentences that each mixture speaks
-    embed,         # ([n] wavs at `rate`) -> [n, D] unit vectors
-    rate:int,      # Hz that `embed` wants
-    weights=(0., .25, .5, .75, 1.), # Of B
-    sampling:SamplingConfig=SamplingConfig(temperature=0),
-    seed:int=1,
-)->list: # A row for each weight: weight, place, cosine to A, cosine to B, read, wavs
+    model,  # `Sovits`
+    a: list,  # `Heard` of voice A, one
+    b: list,  # `Heard` of voice B, one
+    texts: list,  # Sentences that each mixture speaks
+    embed,  # ([n] wavs at `rate`) -> [n, D] unit vectors
+    rate: int,  # Hz that `embed` wants
+    weights=(0.0, 0.25, 0.5, 0.75, 1.0),  # Of B
+    sampling: SamplingConfig = SamplingConfig(temperature=0),
+    seed: int = 1,
+) -> list:  # A row for each weight: weight, place, cosine to A, cosine to B, read, wavs
     "The same sentences by mixtures of two voices."
     from dataclasses import replace
-    spoken = {w: [model.speak(t, [replace(a, share=1 - w), replace(b, share=w)], sampling, seed) for t in texts] for w in weights}
-    vectors = {w: embed([resample(s.wav, s.sample_rate, rate) for s in said]) for w, said in spoken.items()}
+
+    spoken = {
+        w: [
+            model.speak(t, [replace(a, share=1 - w), replace(b, share=w)], sampling, seed)
+            for t in texts
+        ]
+        for w in weights
+    }
+    vectors = {
+        w: embed([resample(s.wav, s.sample_rate, rate) for s in said]) for w, said in spoken.items()
+    }
     ends = vectors[min(weights)], vectors[max(weights)]
-    return [{"weight of B": w, "place": place(v, *ends), "cosine to A": cosine(v, ends[0]), "cosine to B": cosine(v, ends[1]), "said": spoken[w]} for w, v in vectors.items()]
+    return [
+        {
+            "weight of B": w,
+            "place": place(v, *ends),
+            "cosine to A": cosine(v, ends[0]),
+            "cosine to B": cosine(v, ends[1]),
+            "said": spoken[w],
+        }
+        for w, v in vectors.items()
+    ]

@@ -16,60 +16,81 @@ import torch
 from torch import Tensor
 
 from ..core.audio import is_silent, read_audio, set_level
-from ..core.errors import AudioError, ConfigError, XttsKaError
-from ..core.randomness import torch_rng
 from ..core.config import build
-from ..core.errors import MissingError
+from ..core.errors import AudioError, ConfigError, MissingError, XttsKaError
 from ..core.files import read_json, write_json
 from ..core.progress import bar
+from ..core.randomness import torch_rng
 from .ar import Segment, along, to_grid
-from .semantic import plain
 from .config import SamplingConfig, TextConfig
 from .decoder_train import Decoder
 from .front import TOKEN_RATE
 from .sample import Limits, Written, write
+from .semantic import plain
 from .text import BgeM3, TextEncoder
 from .train_ar import load_ar, save_ar
 from .train_semantic import SemanticTokenizer
 from ..text.chunks import ENDS, Piece, closed, habits, pieces
 from ..text.normalize import normalize
-from ..text.reading import Reading, added_letters, follow, lost_words, missing_words, read_errors
+from xtts_ka.text.reading import (
+    Reading,
+    added_letters,
+    follow,
+    lost_words,
+    missing_words,
+    read_errors,
+)
 
 PROMPTS = ("all", "heaviest", "none")
-LEVEL = -23. # dB of every recording at the border; what is spoken comes out at it too
+LEVEL = -23.0  # dB of every recording at the border; what is spoken comes out at it too
 
 # %% ../../nbs/sovits/infer.ipynb #a254ec1c
 @dataclass
 class Reference:
     "A recording of a voice."
-    path: str|Path
-    weight: float = 1.
-    text: str = ""       # What is said in it; empty: not known
+
+    path: str | Path
+    weight: float = 1.0
+    text: str = ""  # What is said in it; empty: not known
+
 
 def parse_reference(
-    word:str, # `a.wav` or `a.wav:0.3`
-)->Reference:
+    word: str,  # `a.wav` or `a.wav:0.3`
+) -> Reference:
     "`ConfigError` for a weight that is none."
-    if Path(word).exists() or ":" not in word: return Reference(word)
+    if Path(word).exists() or ":" not in word:
+        return Reference(word)
     path, _, weight = word.rpartition(":")
-    if not re.fullmatch(r"\d*\.?\d+(e-?\d+)?", weight): raise ConfigError(f"--reference {word}: no such file, and {weight!r} is no weight; write PATH or PATH:WEIGHT, e.g. nino.wav:0.3")
+    if not re.fullmatch(r"\d*\.?\d+(e-?\d+)?", weight):
+        raise ConfigError(
+            f"--reference {word}: no such file, and {weight!r} is no weight; write PATH or PATH:WEIGHT, e.g. nino.wav:0.3"
+        )
     return Reference(path, float(weight))
 
+
 def shares(
-    references:list, # `Reference`s
-)->list[float]: # Weights with sum 1
+    references: list,  # `Reference`s
+) -> list[float]:  # Weights with sum 1
     "`ConfigError` without a reference, for a negative weight, or when all are 0."
-    if not references: raise ConfigError("no reference: give a recording of the voice to speak with, --reference FILE (three to ten seconds of one speaker)")
+    if not references:
+        raise ConfigError(
+            "no reference: give a recording of the voice to speak with, --reference FILE (three to ten seconds of one speaker)"
+        )
     weights = [float(r.weight) for r in references]
-    if min(weights) < 0 or not sum(weights) > 0 or not np.isfinite(sum(weights)): raise ConfigError(f"--reference: weights {weights} must be 0 or more, and one of them above 0")
+    if min(weights) < 0 or not sum(weights) > 0 or not np.isfinite(sum(weights)):
+        raise ConfigError(
+            f"--reference: weights {weights} must be 0 or more, and one of them above 0"
+        )
     return [w / sum(weights) for w in weights]
+
 
 @dataclass
 class Heard:
     "A reference as the models take it."
-    wav: np.ndarray    # [T] float32, at `LEVEL`
-    rate: int          # Hz
-    codes: Tensor      # [T, G] long
+
+    wav: np.ndarray  # [T] float32, at `LEVEL`
+    rate: int  # Hz
+    codes: Tensor  # [T, G] long
     text: str
     share: float
 
@@ -77,283 +98,452 @@ class Heard:
 @dataclass
 class Speech:
     "A spoken text."
-    wav: np.ndarray   # [T] float32
+
+    wav: np.ndarray  # [T] float32
     sample_rate: int  # Hz
-    text: str         # As it was spoken
-    codes: list       # [T, G] of each piece
-    stopped: bool     # Every piece ended by itself
-    read: str         # What the recogniser reads in the tokens
+    text: str  # As it was spoken
+    codes: list  # [T, G] of each piece
+    stopped: bool  # Every piece ended by itself
+    read: str  # What the recogniser reads in the tokens
     warnings: list
-    missing: list = field(default_factory=list) # Words that were not said
+    missing: list = field(default_factory=list)  # Words that were not said
     pieces: list = field(default_factory=list)  # `Piece`s, spoken one after another
-    paths: list = field(default_factory=list)   # Of each piece, [T] position in its text; empty without a pointer
+    paths: list = field(
+        default_factory=list
+    )  # Of each piece, [T] position in its text; empty without a pointer
 
     @property
-    def complete(self)->bool:
+    def complete(self) -> bool:
         "Was all of the text said, to its end?"
         return self.stopped and not self.missing
+
 
 @dataclass
 class Take:
     "A piece as it was written once, and what two witnesses say about it: the pointer, and the tokenizer's own reader."
+
     piece: Piece
     written: Written
     read: str
-    reading: Reading|None # None without a pointer
-    missing: list         # Words
-    added: int            # Letters in a row that the text does not have
-    errors: float         # Edits a letter
-    allowed: int = 6      # Letters in a row that may be added: fewer are misheard
-    misread: float = .25  # Edits a letter that are the reader's own; more, and another take may be better
+    reading: Reading | None  # None without a pointer
+    missing: list  # Words
+    added: int  # Letters in a row that the text does not have
+    errors: float  # Edits a letter
+    allowed: int = 6  # Letters in a row that may be added: fewer are misheard
+    misread: float = (
+        0.25  # Edits a letter that are the reader's own; more, and another take may be better
+    )
 
     @property
-    def good(self)->bool: return self.written.stopped and not self.missing and self.added < self.allowed
+    def good(self) -> bool:
+        return self.written.stopped and not self.missing and self.added < self.allowed
+
     @property
-    def clear(self)->bool: # Nothing to be gained by another take
+    def clear(self) -> bool:  # Nothing to be gained by another take
         return self.good and self.errors <= self.misread
+
     @property
-    def rank(self)->tuple: # The smallest is the best
+    def rank(self) -> tuple:  # The smallest is the best
         return not self.written.stopped, bool(self.missing), self.added >= self.allowed, self.errors
 
     @property
-    def fault(self)->str: # For a person; empty where there is none
+    def fault(self) -> str:  # For a person; empty where there is none
         faults = [] if self.written.stopped else ["cut by the limit"]
-        if self.missing: faults.append(f"not said: {' '.join(self.missing)}")
-        if self.added >= self.allowed: faults.append("something is said that is not in the text")
+        if self.missing:
+            faults.append(f"not said: {' '.join(self.missing)}")
+        if self.added >= self.allowed:
+            faults.append("something is said that is not in the text")
         return f"«{self.piece.text}»: {'; '.join(faults)}" if faults else ""
 
+
 def trimmed_sound(
-    wav:np.ndarray,   # [T] float32
-    rate:int,         # Hz
-    keep:float=.03,   # Seconds of silence that stay at both ends
-    floor:float=-38., # dB below the loudest 10 ms: a decoder's silence hums at about -42
-)->np.ndarray:
+    wav: np.ndarray,  # [T] float32
+    rate: int,  # Hz
+    keep: float = 0.03,  # Seconds of silence that stay at both ends
+    floor: float = -38.0,  # dB below the loudest 10 ms: a decoder's silence hums at about -42
+) -> np.ndarray:
     "Without the silence around it."
     n = rate // 100
-    power = np.square(wav[: len(wav) // n * n].reshape(-1, n)).mean(1) if len(wav) >= n else np.zeros(0)
-    loud = np.flatnonzero(power > power.max(initial=0.) * 10 ** (floor / 10))
-    if not len(loud): return wav[:0]
-    return wav[max(0, loud[0] * n - int(keep * rate)): (loud[-1] + 1) * n + int(keep * rate)]
+    power = (
+        np.square(wav[: len(wav) // n * n].reshape(-1, n)).mean(1) if len(wav) >= n else np.zeros(0)
+    )
+    loud = np.flatnonzero(power > power.max(initial=0.0) * 10 ** (floor / 10))
+    if not len(loud):
+        return wav[:0]
+    return wav[max(0, loud[0] * n - int(keep * rate)) : (loud[-1] + 1) * n + int(keep * rate)]
+
 
 def joined(
-    wavs:list,    # [n] of [T] float32
-    pauses:list,  # [n] seconds of silence after each
-    rate:int,     # Hz
-    fade:float=.005, # Seconds at the ends of each, so that nothing clicks
-)->np.ndarray: # [T] float32
+    wavs: list,  # [n] of [T] float32
+    pauses: list,  # [n] seconds of silence after each
+    rate: int,  # Hz
+    fade: float = 0.005,  # Seconds at the ends of each, so that nothing clicks
+) -> np.ndarray:  # [T] float32
     "One sound with the pauses that are asked for."
     out, ramp = [], np.linspace(0, 1, int(fade * rate), dtype=np.float32)
     for wav, pause in zip(wavs, pauses):
         wav, n = wav.copy(), min(len(ramp), len(wav) // 2)
-        if n: wav[:n], wav[-n:] = wav[:n] * ramp[-n:], wav[-n:] * ramp[-n:][::-1]
+        if n:
+            wav[:n], wav[-n:] = wav[:n] * ramp[-n:], wav[-n:] * ramp[-n:][::-1]
         out += [wav, np.zeros(int(pause * rate), np.float32)]
     return np.concatenate(out) if out else np.zeros(0, np.float32)
 
+
 def trimmed(
-    codes:Tensor, # [T, G]
-    most:int,     # Tokens that may stay
-)->Tensor:
+    codes: Tensor,  # [T, G]
+    most: int,  # Tokens that may stay
+) -> Tensor:
     "The middle of a recording: beginnings and ends are often silence."
     start = max(0, (len(codes) - most) // 2)
-    return codes[start: start + most]
+    return codes[start : start + most]
+
 
 def proportioned(
-    hear,           # (weights [R]) -> vector [S] of the voice that is heard when the references are mixed so
-    wanted:Tensor,  # [R] shares, all above 0, sum 1
-    rounds:int=10,  # At most
-    near:float=.02, # Farthest that a share may be off
-)->Tensor: # [R] weights
+    hear,  # (weights [R]) -> vector [S] of the voice that is heard when the references are mixed so
+    wanted: Tensor,  # [R] shares, all above 0, sum 1
+    rounds: int = 10,  # At most
+    near: float = 0.02,  # Farthest that a share may be off
+) -> Tensor:  # [R] weights
     "Weights at which what is heard lies between the references as the shares say. A decoder answers to a mean of voices more steeply than in proportion: a quarter of a voice is hardly heard."
-    ends = torch.stack([hear(one) for one in torch.eye(len(wanted))])                              # [R, S] each alone
+    ends = torch.stack([hear(one) for one in torch.eye(len(wanted))])  # [R, S] each alone
     lines, z, best = (ends[1:] - ends[0]).T, wanted.log(), (float("inf"), wanted)
     for _ in range(rounds):
         mix = z.softmax(0)
-        rest = torch.linalg.lstsq(lines, (hear(mix) - ends[0])[:, None]).solution[:, 0]            # [R - 1] places along the lines to the others
+        rest = torch.linalg.lstsq(lines, (hear(mix) - ends[0])[:, None]).solution[
+            :, 0
+        ]  # [R - 1] places along the lines to the others
         got = torch.cat([1 - rest.sum(0, keepdim=True), rest])
         off = float((got - wanted).abs().max())
-        if off < best[0]: best = off, mix
-        if off < near: break
-        z = z + .5 * (wanted.log() - got.clamp(1e-3, 1).log())
+        if off < best[0]:
+            best = off, mix
+        if off < near:
+            break
+        z = z + 0.5 * (wanted.log() - got.clamp(1e-3, 1).log())
     return best[1]
+
 
 class Sovits:
     "A trained model: tokenizer, autoregressive model, decoder."
-    def __init__(self,
-        tokenizer:SemanticTokenizer,
-        ar, bpe,             # From `load_ar`
-        decoder,             # `Decoder`, or None where only tokens are wanted
-        language:str="",     # Whose numbers and signs are read in words; empty: texts stay as they are
-        prompt_seconds:float=8., # Of references in front of the text, together
-        bge=None,            # `BgeM3`, where the model was trained with it
-        limits:Limits|None=None, # Of the speech it learned from; None: usual ones
-        texts:dict|None=None,    # `habits` of the texts it learned from; None: five words, and the marks it knows
+
+    def __init__(
+        self,
+        tokenizer: SemanticTokenizer,
+        ar,
+        bpe,  # From `load_ar`
+        decoder,  # `Decoder`, or None where only tokens are wanted
+        language: str = "",  # Whose numbers and signs are read in words; empty: texts stay as they are
+        prompt_seconds: float = 8.0,  # Of references in front of the text, together
+        bge=None,  # `BgeM3`, where the model was trained with it
+        limits: Limits | None = None,  # Of the speech it learned from; None: usual ones
+        texts: dict
+        | None = None,  # `habits` of the texts it learned from; None: five words, and the marks it knows
     ):
-        self.tokenizer, self.ar, self.bpe, self.decoder, self.language, self.prompt, self.bge = tokenizer, ar, bpe, decoder, language, int(prompt_seconds * TOKEN_RATE), bge
+        self.tokenizer, self.ar, self.bpe, self.decoder, self.language, self.prompt, self.bge = (
+            tokenizer,
+            ar,
+            bpe,
+            decoder,
+            language,
+            int(prompt_seconds * TOKEN_RATE),
+            bge,
+        )
         self.limits = limits or Limits()
-        self.texts = texts or habits([]) | {"ends": "".join(m for m in ENDS if bpe.encode(m)[-1] > 255)}
+        self.texts = texts or habits([]) | {
+            "ends": "".join(m for m in ENDS if bpe.encode(m)[-1] > 255)
+        }
 
     @property
-    def sample_rate(self)->int: return self.decoder.cfg.sample_rate
+    def sample_rate(self) -> int:
+        return self.decoder.cfg.sample_rate
 
-    def hear(self, references:list)->list: # of `Heard`
+    def hear(self, references: list) -> list:  # of `Heard`
         "Read, check and tokenise references; any rate, any length from 0.2 s. `AudioError` for what cannot be used."
         out = []
         for r, share in zip(references, shares(references)):
-            wav, rate = read_audio(r.path, None, max_seconds=1800.)
-            if len(wav) < rate // 5: raise AudioError("too_short", r.path, f"{len(wav) / rate:.2f} s; a reference needs at least 0.2 s, three to ten are good")
-            if is_silent(wav): raise AudioError("silent", r.path, "nothing is heard in it; give a recording with speech")
-            wav = set_level(wav[: 60 * rate], LEVEL)                       # a minute says it all
-            out.append(Heard(wav, rate, torch.from_numpy(self.tokenizer.encode(wav, rate)).long(), self.plain(r.text)[0] if r.text else "", share))
+            wav, rate = read_audio(r.path, None, max_seconds=1800.0)
+            if len(wav) < rate // 5:
+                raise AudioError(
+                    "too_short",
+                    r.path,
+                    f"{len(wav) / rate:.2f} s; a reference needs at least 0.2 s, three to ten are good",
+                )
+            if is_silent(wav):
+                raise AudioError(
+                    "silent", r.path, "nothing is heard in it; give a recording with speech"
+                )
+            wav = set_level(wav[: 60 * rate], LEVEL)  # a minute says it all
+            out.append(
+                Heard(
+                    wav,
+                    rate,
+                    torch.from_numpy(self.tokenizer.encode(wav, rate)).long(),
+                    self.plain(r.text)[0] if r.text else "",
+                    share,
+                )
+            )
         return out
 
-    def plain(self, text:str)->tuple: # (text in words, warnings)
+    def plain(self, text: str) -> tuple:  # (text in words, warnings)
         "What is said of a text. `XttsKaError` when nothing is left, or letters that the model never learned are in it."
         result = normalize(text, self.language) if self.language else None
         said = " ".join((result.text if result else text).split())
-        strange = sorted({c for c in said.lower() if c.isalpha() and c not in self.tokenizer.letters.ids})
-        if strange: raise XttsKaError(f"the text has letters that this model never learned: {' '.join(strange[:12])}; write it in the letters of its training texts ({self.tokenizer.letters.characters.strip()[:60]})")
-        if not any(c.isalpha() for c in said): raise XttsKaError(f"nothing to say in {text!r}: it needs at least one letter")
+        strange = sorted(
+            {c for c in said.lower() if c.isalpha() and c not in self.tokenizer.letters.ids}
+        )
+        if strange:
+            raise XttsKaError(
+                f"the text has letters that this model never learned: {' '.join(strange[:12])}; write it in the letters of its training texts ({self.tokenizer.letters.characters.strip()[:60]})"
+            )
+        if not any(c.isalpha() for c in said):
+            raise XttsKaError(f"nothing to say in {text!r}: it needs at least one letter")
         return said, [str(w) for w in result.warnings] if result else []
 
-    def cut(self, said:str, most:int=120)->list: # of `Piece`s
+    def cut(self, said: str, most: int = 120) -> list:  # of `Piece`s
         "A text as the model can say it, piece by piece."
         return pieces(said, most=most, count=lambda s: len(self.bpe.encode(s)), **self.texts)
 
-    def prompt_segments(self, heard:list)->list:
+    def prompt_segments(self, heard: list) -> list:
         "References in front of the text, each with its share of the prompt, the heaviest last."
         net, out = self.ar, []
         for h in sorted(heard, key=lambda h: h.share):
             most = max(TOKEN_RATE // 2, round(self.prompt * h.share))
-            if h.share <= 0: continue
+            if h.share <= 0:
+                continue
             codes, text = trimmed(h.codes, most), closed(h.text, self.texts["ends"])
-            known = text and len(codes) == len(h.codes)                    # a text belongs to a whole recording only
-            grid, ids = to_grid(codes, net.cfg.pattern, net.end), self.bpe.encode(text) if known else None
-            at = along(self.tokenizer.align(codes, self.bpe.pieces(text)), len(ids), grid, net.books if net.cfg.pattern == "flat" else 1) if known and net.cfg.pointer else None
+            known = text and len(codes) == len(h.codes)  # a text belongs to a whole recording only
+            grid, ids = (
+                to_grid(codes, net.cfg.pattern, net.end),
+                self.bpe.encode(text) if known else None,
+            )
+            at = (
+                along(
+                    self.tokenizer.align(codes, self.bpe.pieces(text)),
+                    len(ids),
+                    grid,
+                    net.books if net.cfg.pattern == "flat" else 1,
+                )
+                if known and net.cfg.pointer
+                else None
+            )
             out.append(Segment(ids, grid, self.features(text) if known else None, at))
         return out
 
-    def features(self, text:str): return self.bge(text, self.bpe.offsets(text)) if self.bge else None
+    def features(self, text: str):
+        return self.bge(text, self.bpe.offsets(text)) if self.bge else None
 
-    def front(self, heard:list, prompt:str="all")->list: # of `Segment`s
+    def front(self, heard: list, prompt: str = "all") -> list:  # of `Segment`s
         "What stands in front of a text: all references, the heaviest, or none."
-        if prompt not in PROMPTS: raise ConfigError(f"prompt {prompt!r}: one of {', '.join(PROMPTS)}")
+        if prompt not in PROMPTS:
+            raise ConfigError(f"prompt {prompt!r}: one of {', '.join(PROMPTS)}")
         some = {"all": heard, "heaviest": [max(heard, key=lambda h: h.share)], "none": []}[prompt]
         return self.prompt_segments(some) if self.ar.cfg.references else []
 
-    def tokens(self, texts:list, front:list, sampling:SamplingConfig, keys:list, batch:int=24)->list:
+    def tokens(
+        self, texts: list, front: list, sampling: SamplingConfig, keys: list, batch: int = 24
+    ) -> list:
         "`Written` of each text after the same `front`; the draws of each follow from its key."
         order, out = sorted(range(len(texts)), key=lambda i: len(texts[i])), [None] * len(texts)
         starts = range(0, len(order), batch)
         for a in bar(starts, "writing") if len(starts) > 2 else starts:
-            ids = order[a: a + batch]
-            sequences = [[*front, Segment(self.bpe.encode(texts[i]), None, self.features(texts[i]))] for i in ids]
+            ids = order[a : a + batch]
+            sequences = [
+                [*front, Segment(self.bpe.encode(texts[i]), None, self.features(texts[i]))]
+                for i in ids
+            ]
             randoms = [torch_rng(*keys[i]) for i in ids]
-            for i, w in zip(ids, write(self.ar, sequences, sampling, randoms, limits=self.limits)): out[i] = w
+            for i, w in zip(ids, write(self.ar, sequences, sampling, randoms, limits=self.limits)):
+                out[i] = w
         return out
 
-    def takes(self,
-        parts:list,      # `Piece`s
-        front:list,      # From `front`
-        sampling:SamplingConfig,
-        seed:int=1,
-        retries:int=3,   # Further takes of a piece that is not all said
-    )->list: # of `Take`s
+    def takes(
+        self,
+        parts: list,  # `Piece`s
+        front: list,  # From `front`
+        sampling: SamplingConfig,
+        seed: int = 1,
+        retries: int = 3,  # Further takes of a piece that is not all said
+    ) -> list:  # of `Take`s
         "Write every piece, read it back, and write again what lacks a stretch: the best take of each."
         best, todo = [None] * len(parts), list(range(len(parts)))
         for attempt in range(1 + retries):
             again = () if not attempt else (attempt,)
-            warmer = replace(sampling, temperature=max(sampling.temperature, .3)) if attempt else sampling # at 0 all takes are one
+            warmer = (
+                replace(sampling, temperature=max(sampling.temperature, 0.3))
+                if attempt
+                else sampling
+            )  # at 0 all takes are one
             keys = [(seed, "speak", parts[i].text, i, *again) for i in todo]
             written = self.tokens([parts[i].text for i in todo], front, warmer, keys)
             for i, take in zip(todo, self.judged([parts[i] for i in todo], written)):
-                if best[i] is None or take.rank < best[i].rank: best[i] = take
+                if best[i] is None or take.rank < best[i].rank:
+                    best[i] = take
             todo = [i for i in todo if not best[i].clear]
-            if not todo: break
+            if not todo:
+                break
         return best
 
-    def judged(self, parts:list, written:list)->list: # [n] of `Piece`s and of `Written` -> [n] of `Take`s
+    def judged(
+        self, parts: list, written: list
+    ) -> list:  # [n] of `Piece`s and of `Written` -> [n] of `Take`s
         "What the pointer and the tokenizer's reader say."
         out = []
         for p, w, read in zip(parts, written, self.tokenizer.texts([w.codes for w in written])):
             offsets = self.bpe.offsets(p.text)
             letters = [sum(c.isalpha() for c in p.text[a:b]) for a, b in offsets]
             reading = follow(w.path, len(letters), letters=letters) if self.ar.cfg.pointer else None
-            lost = {*lost_words(p.text, reading.lost if reading else [], offsets), *missing_words(p.text, read)}
+            lost = {
+                *lost_words(p.text, reading.lost if reading else [], offsets),
+                *missing_words(p.text, read),
+            }
             missing = [t for t in map(plain, p.text.split()) if lost & {t, *t.split()}]
-            out.append(Take(p, w, read, reading, missing, added_letters(p.text, read), read_errors(p.text, read)))
+            out.append(
+                Take(
+                    p,
+                    w,
+                    read,
+                    reading,
+                    missing,
+                    added_letters(p.text, read),
+                    read_errors(p.text, read),
+                )
+            )
         return out
 
-    def voice(self, heard:list, proportion:bool=True)->Tensor: # [1, speaker_dim]
+    def voice(self, heard: list, proportion: bool = True) -> Tensor:  # [1, speaker_dim]
         "The voice of all references. With `proportion`, mixed so that the decoder's own ear, which listens to a probe, finds it between them as their shares say; else their plain mean."
         heard = [h for h in heard if h.share > 0]
-        each = torch.cat([self.decoder.voice([(h.wav, h.rate)]) for h in heard])                   # [R, speaker_dim]
+        each = torch.cat([self.decoder.voice([(h.wav, h.rate)]) for h in heard])  # [R, speaker_dim]
         wanted = torch.tensor([h.share for h in heard])
         wanted = wanted / wanted.sum()
-        if len(heard) == 1 or not proportion: return wanted[None] @ each
+        if len(heard) == 1 or not proportion:
+            return wanted[None] @ each
         probe = trimmed(max(heard, key=lambda h: h.share).codes, 3 * TOKEN_RATE)
-        hear = lambda weights: self.decoder.voice([(self.sound(probe, "", weights[None] @ each, 0.), self.sample_rate)])[0]
+
+        def hear(weights):
+            return self.decoder.voice(
+                [(self.sound(probe, "", weights[None] @ each, 0.0), self.sample_rate)]
+            )[0]
+
         return proportioned(hear, wanted)[None] @ each
 
-    def sound(self, codes:Tensor, text:str, voice:Tensor, noise:float=0.3, seed:int=1)->np.ndarray: # [T, G], [1, speaker_dim] -> [samples] float32 at `LEVEL`
+    def sound(
+        self, codes: Tensor, text: str, voice: Tensor, noise: float = 0.3, seed: int = 1
+    ) -> np.ndarray:  # [T, G], [1, speaker_dim] -> [samples] float32 at `LEVEL`
         "Tokens through the decoder."
-        return set_level(self.decoder.speak(self.tokenizer.vectors(codes[None])[0], self.bpe.encode(text) if text else [], voice, noise, seed), LEVEL)
+        return set_level(
+            self.decoder.speak(
+                self.tokenizer.vectors(codes[None])[0],
+                self.bpe.encode(text) if text else [],
+                voice,
+                noise,
+                seed,
+            ),
+            LEVEL,
+        )
 
-    def speak(self,
-        text:str,
-        references:list,  # `Reference`s, paths, or `Heard` from an earlier `hear`
-        sampling:SamplingConfig=SamplingConfig(),
-        seed:int=1,
-        prompt:str="all", # References in front of the text: one of `PROMPTS`; the decoder's voice is always that of all
-        noise:float=0.3,  # Of the decoder's prior
-        most:int=120,     # Pieces of text spoken in one breath
-        proportion:bool=True, # Mix voices so that the mixture is heard as far between them as their weights say; else by their plain mean
-        retries:int=3,    # Further takes of a piece that is not all said
-    )->Speech:
+    def speak(
+        self,
+        text: str,
+        references: list,  # `Reference`s, paths, or `Heard` from an earlier `hear`
+        sampling: SamplingConfig = SamplingConfig(),
+        seed: int = 1,
+        prompt: str = "all",  # References in front of the text: one of `PROMPTS`; the decoder's voice is always that of all
+        noise: float = 0.3,  # Of the decoder's prior
+        most: int = 120,  # Pieces of text spoken in one breath
+        proportion: bool = True,  # Mix voices so that the mixture is heard as far between them as their weights say; else by their plain mean
+        retries: int = 3,  # Further takes of a piece that is not all said
+    ) -> Speech:
         "Speak with these voices: in pieces as long as the training's texts, each read back, and with the pauses that the marks ask for."
         said, warnings = self.plain(text)
         if not references or not isinstance(references[0], Heard):
-            references = self.hear([r if isinstance(r, Reference) else Reference(r) for r in references])
+            references = self.hear(
+                [r if isinstance(r, Reference) else Reference(r) for r in references]
+            )
         parts = self.cut(said, most)
         takes = self.takes(parts, self.front(references, prompt), sampling, seed, retries)
-        if not self.ar.cfg.pointer: warnings.append("this model has no pointer, so nothing but its own end tells when a text is over; train it again with ar.pointer=true")
+        if not self.ar.cfg.pointer:
+            warnings.append(
+                "this model has no pointer, so nothing but its own end tells when a text is over; train it again with ar.pointer=true"
+            )
         faults = [t.fault for t in takes if t.fault]
-        return Speech(self.spoken(takes, self.voice(references, proportion), noise, seed), self.sample_rate, said, [t.written.codes for t in takes],
-                      all(t.written.stopped for t in takes), " ".join(" ".join(t.read for t in takes).split()), warnings + faults,
-                      [w for t in takes for w in t.missing], parts, [t.written.path for t in takes])
+        return Speech(
+            self.spoken(takes, self.voice(references, proportion), noise, seed),
+            self.sample_rate,
+            said,
+            [t.written.codes for t in takes],
+            all(t.written.stopped for t in takes),
+            " ".join(" ".join(t.read for t in takes).split()),
+            warnings + faults,
+            [w for t in takes for w in t.missing],
+            parts,
+            [t.written.path for t in takes],
+        )
 
-    def spoken(self, takes:list, voice:Tensor, noise:float, seed:int)->np.ndarray: # [T] float32
+    def spoken(
+        self, takes: list, voice: Tensor, noise: float, seed: int
+    ) -> np.ndarray:  # [T] float32
         "Takes through the decoder, with their pauses."
         said = [(k, t) for k, t in enumerate(takes) if len(t.written.codes)]
         wavs = [self.sound(t.written.codes, t.piece.text, voice, noise, seed + k) for k, t in said]
-        return joined([trimmed_sound(w, self.sample_rate) for w in wavs], [t.piece.pause for _, t in said], self.sample_rate)
+        return joined(
+            [trimmed_sound(w, self.sample_rate) for w in wavs],
+            [t.piece.pause for _, t in said],
+            self.sample_rate,
+        )
 
 # %% ../../nbs/sovits/infer.ipynb #bcf2a30d
 def save_model(
-    model:Sovits,
+    model: Sovits,
     folder,
-    about:dict=None,  # Kept in `config.json`: what it was trained on
-)->Path:
+    about: dict = None,  # Kept in `config.json`: what it was trained on
+) -> Path:
     "Write everything that speaking needs."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model.tokenizer.save(folder)
     save_ar(model.ar, model.bpe, folder)
-    write_json(folder / "config.json", {"format": 1, "language": model.language, "prompt_seconds": model.prompt / TOKEN_RATE, "bge": model.ar.text.cfg.bge,
-        "limits": asdict(model.limits), "texts": model.texts, "about": about or {}})
+    write_json(
+        folder / "config.json",
+        {
+            "format": 1,
+            "language": model.language,
+            "prompt_seconds": model.prompt / TOKEN_RATE,
+            "bge": model.ar.text.cfg.bge,
+            "limits": asdict(model.limits),
+            "texts": model.texts,
+            "about": about or {},
+        },
+    )
     model.decoder.save(folder)
     return folder
 
+
 def load_model(
     folder,
-    bge:str="", # Where BGE-M3 lies, if not where it lay in training
-)->Sovits:
+    bge: str = "",  # Where BGE-M3 lies, if not where it lay in training
+) -> Sovits:
     "Read a model back. `MissingError` names what is not there, `CheckpointError` what does not fit."
     folder = Path(folder)
-    if not (folder / "config.json").is_file(): raise MissingError(f"{folder}: no GPT-SoVITS2 model here (config.json is missing); the stage sovits2 writes one to outputs/RUN/sovits2/model")
+    if not (folder / "config.json").is_file():
+        raise MissingError(
+            f"{folder}: no GPT-SoVITS2 model here (config.json is missing); the stage sovits2 writes one to outputs/RUN/sovits2/model"
+        )
     about = read_json(folder / "config.json")
     tokenizer = SemanticTokenizer.load(folder)
     ar, bpe = load_ar(folder, tokenizer)
     text = build(TextConfig, read_json(folder / "ar.json")["text"])
     decoder = Decoder.load(folder, TextEncoder(text, bpe.size))
-    limits = Limits(**about["limits"]) if about.get("limits") else None    # models from before there were any have none
-    return Sovits(tokenizer, ar, bpe, decoder, about["language"], about["prompt_seconds"], BgeM3(bge or about["bge"]) if about["bge"] else None, limits, about.get("texts"))
+    limits = (
+        Limits(**about["limits"]) if about.get("limits") else None
+    )  # models from before there were any have none
+    return Sovits(
+        tokenizer,
+        ar,
+        bpe,
+        decoder,
+        about["language"],
+        about["prompt_seconds"],
+        BgeM3(bge or about["bge"]) if about["bge"] else None,
+        limits,
+        about.get("texts"),
+    )

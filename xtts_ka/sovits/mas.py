@@ -10,30 +10,45 @@ import torch
 from torch import Tensor
 
 # %% ../../nbs/sovits/mas.ipynb #12ded43a
-def _best(score:Tensor)->Tensor: # [B, T, N] -> [B, T, N] score of the best path that ends at each place
+def _best(
+    score: Tensor,
+) -> Tensor:  # [B, T, N] -> [B, T, N] score of the best path that ends at each place
     "Forward pass: a frame stays at its piece or goes on to the next."
     total, row = [], torch.full_like(score[:, 0], -torch.inf)
-    row[:, 0] = 0                                                              # before the first frame only the first piece can be reached
-    for frame in score.unbind(1):                                              # [B, N]
-        gone_on = torch.cat([torch.full_like(row[:, :1], -torch.inf), row[:, :-1]], 1) if total else torch.full_like(row, -torch.inf)
+    row[:, 0] = 0  # before the first frame only the first piece can be reached
+    for frame in score.unbind(1):  # [B, N]
+        gone_on = (
+            torch.cat([torch.full_like(row[:, :1], -torch.inf), row[:, :-1]], 1)
+            if total
+            else torch.full_like(row, -torch.inf)
+        )
         row = torch.maximum(row, gone_on) + frame
         total.append(row)
     return torch.stack(total, 1)
 
+
 @torch.no_grad()
 def monotonic_path(
-    score:Tensor,   # [B, T, N] log-likelihood of frame t for piece n
-    frames:Tensor,  # [B] frames of each row
-    pieces:Tensor,  # [B] pieces of each row; at most as many as its frames
-)->Tensor: # [B, T, N] 0 or 1, float32
+    score: Tensor,  # [B, T, N] log-likelihood of frame t for piece n
+    frames: Tensor,  # [B] frames of each row
+    pieces: Tensor,  # [B] pieces of each row; at most as many as its frames
+) -> Tensor:  # [B, T, N] 0 or 1, float32
     "The likeliest monotonic path (Glow-TTS, algorithm 1), for all rows at once. `ValueError` when a row has more pieces than frames."
-    if bool((pieces > frames).any()) or int(pieces.min()) < 1: raise ValueError("monotonic_path: every row needs at least one piece and at least as many frames as pieces")
+    if bool((pieces > frames).any()) or int(pieces.min()) < 1:
+        raise ValueError(
+            "monotonic_path: every row needs at least one piece and at least as many frames as pieces"
+        )
     best = _best(score.float())
-    path, rows, at = torch.zeros_like(score, dtype=torch.float32), torch.arange(len(score), device=score.device), pieces - 1
+    path, rows, at = (
+        torch.zeros_like(score, dtype=torch.float32),
+        torch.arange(len(score), device=score.device),
+        pieces - 1,
+    )
     for t in reversed(range(score.shape[1])):
         inside = t < frames
         path[rows, t, at] = inside.float()
-        if t == 0: break
+        if t == 0:
+            break
         before = best[:, t - 1]
         came = (at > 0) & (before[rows, (at - 1).clamp_min(0)] >= before[rows, at])
         at = at - (came & inside).long()
@@ -41,16 +56,17 @@ def monotonic_path(
 
 # %% ../../nbs/sovits/mas.ipynb #684e4467
 def noisy(
-    score:Tensor,  # [B, T, N]
-    scale:float,   # 0: as it is
-)->Tensor: # [B, T, N]
+    score: Tensor,  # [B, T, N]
+    scale: float,  # 0: as it is
+) -> Tensor:  # [B, T, N]
     "Add noise as strong as the scores' own deviation times `scale` (VITS2, section 2.2). Drawn from the global generator, which the loop names by step."
     return score + torch.randn_like(score) * score.std() * scale if scale else score
 
+
 def noise_scale(
-    step:int,  # Done
-    start:float=0.01,
-    fall:float=2e-6, # A step
-)->float:
+    step: int,  # Done
+    start: float = 0.01,
+    fall: float = 2e-6,  # A step
+) -> float:
     "VITS2's schedule."
-    return max(0., start - fall * step)
+    return max(0.0, start - fall * step)

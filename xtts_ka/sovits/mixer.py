@@ -15,63 +15,107 @@ from .infer import Sovits
 
 # %% ../../nbs/sovits/mixer.ipynb #82ea43ed
 def weighed(
-    heard:dict,    # Name -> `Heard`
-    weights:dict,  # Name -> weight
-)->list: # `Heard` with shares that add up to 1; those of weight 0 are left out
+    heard: dict,  # Name -> `Heard`
+    weights: dict,  # Name -> weight
+) -> list:  # `Heard` with shares that add up to 1; those of weight 0 are left out
     "References by their sliders. `XttsKaError` when all are 0."
     total = sum(weights.values())
-    if not total > 0: raise XttsKaError("all weights are 0: move one of the sliders")
+    if not total > 0:
+        raise XttsKaError("all weights are 0: move one of the sliders")
     return [replace(heard[n], share=w / total) for n, w in weights.items() if w > 0]
+
 
 class Mixer:
     "The widgets. `say` is what the button does."
-    def __init__(self,
-        model:Sovits,
-        heard:dict,  # Name -> `Heard`
-        text:str="გამარჯობა, როგორ ხარ?",
-        seed:int=1,
+
+    def __init__(
+        self,
+        model: Sovits,
+        heard: dict,  # Name -> `Heard`
+        text: str = "გამარჯობა, როგორ ხარ?",
+        seed: int = 1,
     ):
         import ipywidgets as w
+
         self.model, self.heard, self.spoken = model, heard, None
         self.text = w.Textarea(text, description="ტექსტი", layout=w.Layout(width="100%"))
-        self.sliders = {n: w.FloatSlider(float(k == 0), min=0, max=1, step=0.05, description=n, continuous_update=False) for k, n in enumerate(heard)}
-        self.temperature = w.FloatSlider(0.7, min=0, max=1.2, step=0.05, description="ტემპერატურა", continuous_update=False)
+        self.sliders = {
+            n: w.FloatSlider(
+                float(k == 0), min=0, max=1, step=0.05, description=n, continuous_update=False
+            )
+            for k, n in enumerate(heard)
+        }
+        self.temperature = w.FloatSlider(
+            0.7, min=0, max=1.2, step=0.05, description="ტემპერატურა", continuous_update=False
+        )
         self.seed = w.IntText(seed, description="seed")
-        self.button, self.output = w.Button(description="თქვი", button_style="primary", icon="play"), w.Output()
+        self.button, self.output = (
+            w.Button(description="თქვი", button_style="primary", icon="play"),
+            w.Output(),
+        )
         self.button.on_click(lambda _: self.say())
-        self.box = w.VBox([self.text, *self.sliders.values(), w.HBox([self.temperature, self.seed, self.button]), self.output])
+        self.box = w.VBox(
+            [
+                self.text,
+                *self.sliders.values(),
+                w.HBox([self.temperature, self.seed, self.button]),
+                self.output,
+            ]
+        )
 
     def say(self):
         "Speak what the fields hold; a mistake is shown in place of the sound."
         from IPython.display import display
+
         self.output.clear_output(wait=True)
         with self.output:
             try:
-                self.spoken = mixed(self.model, self.heard, {n: s.value for n, s in self.sliders.items()}, self.text.value, self.temperature.value, self.seed.value)
+                self.spoken = mixed(
+                    self.model,
+                    self.heard,
+                    {n: s.value for n, s in self.sliders.items()},
+                    self.text.value,
+                    self.temperature.value,
+                    self.seed.value,
+                )
                 display(sound(self.spoken))
-                print(self.spoken.text, *self.spoken.warnings, *([] if self.spoken.stopped else ["(cut by the limit)"]), sep="\n")
-            except XttsKaError as e: print(e)
+                print(
+                    self.spoken.text,
+                    *self.spoken.warnings,
+                    *([] if self.spoken.stopped else ["(cut by the limit)"]),
+                    sep="\n",
+                )
+            except XttsKaError as e:
+                print(e)
 
     def _ipython_display_(self):
         from IPython.display import display
+
         display(self.box)
 
-def mixed(model, heard:dict, weights:dict, text:str, temperature:float=0.7, seed:int=1): # -> `Speech`
+
+def mixed(
+    model, heard: dict, weights: dict, text: str, temperature: float = 0.7, seed: int = 1
+):  # -> `Speech`
     "A text by a mixture of voices."
     return model.speak(text, weighed(heard, weights), SamplingConfig(temperature=temperature), seed)
 
-def sound(spoken): # IPython's Audio of a `Speech`
+
+def sound(spoken):  # IPython's Audio of a `Speech`
     import numpy as np
     from IPython.display import Audio
+
     wav = spoken.wav if len(spoken.wav) else np.zeros(spoken.sample_rate // 10, np.float32)
     return Audio(np.clip(wav, -1, 1), rate=spoken.sample_rate, normalize=False)
 
+
 def mixer(
-    model:Sovits,
-    heard:dict,  # Name -> `Heard`
-    text:str="გამარჯობა, როგორ ხარ?",
-    seed:int=1,
-): # A `Mixer` where somebody can move its sliders, else the spoken halves
+    model: Sovits,
+    heard: dict,  # Name -> `Heard`
+    text: str = "გამარჯობა, როგორ ხარ?",
+    seed: int = 1,
+):  # A `Mixer` where somebody can move its sliders, else the spoken halves
     "What fits the place this runs in."
-    if where() == "notebook": return Mixer(model, heard, text, seed)
-    return [sound(mixed(model, heard, {n: 1. for n in heard}, text, seed=seed))]
+    if where() == "notebook":
+        return Mixer(model, heard, text, seed)
+    return [sound(mixed(model, heard, dict.fromkeys(heard, 1.0), text, seed=seed))]

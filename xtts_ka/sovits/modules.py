@@ -14,101 +14,137 @@ from .semantic import rotary, turn
 
 # %% ../../nbs/sovits/modules.ipynb #5d487476
 def seen(
-    lengths:Tensor, # [B] items of each row
-    T:int,          # Places
-)->Tensor: # [B, T] bool
+    lengths: Tensor,  # [B] items of each row
+    T: int,  # Places
+) -> Tensor:  # [B, T] bool
     "Which places hold something."
     return torch.arange(T, device=lengths.device) < lengths[:, None]
 
+
 class Attention(nn.Module):
     "Multi-head attention (Vaswani et al. 2017, section 3.2.2)."
-    def __init__(self,
-        dim:int,          # Width
-        heads:int,
-        positions:bool=True, # Rotary ones, for a sequence that looks at itself
+
+    def __init__(
+        self,
+        dim: int,  # Width
+        heads: int,
+        positions: bool = True,  # Rotary ones, for a sequence that looks at itself
     ):
         super().__init__()
         self.heads, self.positions = heads, positions
         self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
 
-    def forward(self,
-        x:Tensor,       # [B, T, dim] who looks
-        at:Tensor,      # [B, N, dim] what is looked at
-        visible:Tensor, # [B, N] bool; at least one place of each row
-    )->Tensor: # [B, T, dim]
-        q, k, v = (layer(y).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer, y in ((self.query, x), (self.key, at), (self.value, at))) # -> [B, heads, T or N, d]
+    def forward(
+        self,
+        x: Tensor,  # [B, T, dim] who looks
+        at: Tensor,  # [B, N, dim] what is looked at
+        visible: Tensor,  # [B, N] bool; at least one place of each row
+    ) -> Tensor:  # [B, T, dim]
+        q, k, v = (
+            layer(y).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for layer, y in ((self.query, x), (self.key, at), (self.value, at))
+        )  # -> [B, heads, T or N, d]
         if self.positions:
             angles = rotary(x.shape[1], q.shape[-1])
             q, k = turn(q, angles), turn(k, angles)
-        scores = q @ k.transpose(2, 3) * q.shape[-1] ** -.5                    # [B, heads, T, N]; for short clips faster on a CPU than the fused kernel
+        scores = (
+            q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
+        )  # [B, heads, T, N]; for short clips faster on a CPU than the fused kernel
         y = scores.float().masked_fill(~visible[:, None, None], -1e9).softmax(-1).to(v.dtype) @ v
-        return self.out(y.transpose(1, 2).flatten(2))                          # -> [B, T, dim]
+        return self.out(y.transpose(1, 2).flatten(2))  # -> [B, T, dim]
 
 # %% ../../nbs/sovits/modules.ipynb #f4232f35
 class Layer(nn.Module):
     "Attention and a convolutional feed-forward part, each added to what came in."
-    def __init__(self,
-        dim:int,      # Width
-        heads:int,
-        ffn:int,      # Inside the feed-forward part
-        kernel:int=3, # Frames that it sees; odd
-        dropout:float=0.,
+
+    def __init__(
+        self,
+        dim: int,  # Width
+        heads: int,
+        ffn: int,  # Inside the feed-forward part
+        kernel: int = 3,  # Frames that it sees; odd
+        dropout: float = 0.0,
     ):
         super().__init__()
         self.attention, self.drop = Attention(dim, heads), nn.Dropout(dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
-        self.wide, self.narrow = nn.Conv1d(dim, ffn, kernel, padding=kernel // 2), nn.Conv1d(ffn, dim, kernel, padding=kernel // 2)
+        self.wide, self.narrow = (
+            nn.Conv1d(dim, ffn, kernel, padding=kernel // 2),
+            nn.Conv1d(ffn, dim, kernel, padding=kernel // 2),
+        )
 
-    def feed(self, x, visible): # [B, T, dim] -> [B, T, dim]
-        mask = visible[:, None]                                                # [B, 1, T]
-        h = F.gelu(self.wide(x.transpose(1, 2) * mask))                        # [B, ffn, T]
+    def feed(self, x, visible):  # [B, T, dim] -> [B, T, dim]
+        mask = visible[:, None]  # [B, 1, T]
+        h = F.gelu(self.wide(x.transpose(1, 2) * mask))  # [B, ffn, T]
         return self.narrow(h * mask).transpose(1, 2)
 
-    def forward(self, x:Tensor, visible:Tensor)->Tensor: # [B, T, dim], [B, T] bool -> [B, T, dim]
+    def forward(
+        self, x: Tensor, visible: Tensor
+    ) -> Tensor:  # [B, T, dim], [B, T] bool -> [B, T, dim]
         h = self.norms[0](x)
         x = x + self.drop(self.attention(h, h, visible))
         return x + self.drop(self.feed(self.norms[1](x), visible))
 
+
 class Encoder(nn.Module):
     "Layers and a last norm; padding comes out as zero."
-    def __init__(self,
-        layers:int,
-        dim:int,      # Width
-        heads:int,
-        ffn:int,      # Inside the feed-forward parts
-        kernel:int=3,
-        dropout:float=0.,
+
+    def __init__(
+        self,
+        layers: int,
+        dim: int,  # Width
+        heads: int,
+        ffn: int,  # Inside the feed-forward parts
+        kernel: int = 3,
+        dropout: float = 0.0,
     ):
         super().__init__()
-        self.layers, self.norm = nn.ModuleList(Layer(dim, heads, ffn, kernel, dropout) for _ in range(layers)), nn.LayerNorm(dim)
+        self.layers, self.norm = (
+            nn.ModuleList(Layer(dim, heads, ffn, kernel, dropout) for _ in range(layers)),
+            nn.LayerNorm(dim),
+        )
 
-    def forward(self, x:Tensor, visible:Tensor)->Tensor: # [B, T, dim], [B, T] bool -> [B, T, dim]
-        for layer in self.layers: x = layer(x, visible)
+    def forward(
+        self, x: Tensor, visible: Tensor
+    ) -> Tensor:  # [B, T, dim], [B, T] bool -> [B, T, dim]
+        for layer in self.layers:
+            x = layer(x, visible)
         return self.norm(x) * visible[..., None]
 
 # %% ../../nbs/sovits/modules.ipynb #f3681b24
 class WN(nn.Module):
     "Gated convolutions that know the voice."
-    def __init__(self,
-        dim:int,      # Width
-        kernel:int,   # Frames that a layer sees; odd
-        layers:int,
-        speaker_dim:int, # Numbers of a voice
+
+    def __init__(
+        self,
+        dim: int,  # Width
+        kernel: int,  # Frames that a layer sees; odd
+        layers: int,
+        speaker_dim: int,  # Numbers of a voice
     ):
         super().__init__()
         self.voice = nn.Linear(speaker_dim, 2 * dim * layers)
-        self.gates = nn.ModuleList(nn.Conv1d(dim, 2 * dim, kernel, padding=kernel // 2) for _ in range(layers))
-        self.parts = nn.ModuleList(nn.Conv1d(dim, 2 * dim if k < layers - 1 else dim, 1) for k in range(layers)) # the last layer has no successor
+        self.gates = nn.ModuleList(
+            nn.Conv1d(dim, 2 * dim, kernel, padding=kernel // 2) for _ in range(layers)
+        )
+        self.parts = nn.ModuleList(
+            nn.Conv1d(dim, 2 * dim if k < layers - 1 else dim, 1) for k in range(layers)
+        )  # the last layer has no successor
 
-    def forward(self,
-        x:Tensor,    # [B, dim, T]
-        mask:Tensor, # [B, 1, T] bool
-        voice:Tensor, # [B, speaker_dim]
-    )->Tensor: # [B, dim, T]
-        told, total = self.voice(voice)[..., None].chunk(len(self.gates), 1), 0 # layers x [B, 2 dim, 1]
+    def forward(
+        self,
+        x: Tensor,  # [B, dim, T]
+        mask: Tensor,  # [B, 1, T] bool
+        voice: Tensor,  # [B, speaker_dim]
+    ) -> Tensor:  # [B, dim, T]
+        told, total = (
+            self.voice(voice)[..., None].chunk(len(self.gates), 1),
+            0,
+        )  # layers x [B, 2 dim, 1]
         for gate, part, add in zip(self.gates, self.parts, told):
-            a, b = (gate(x * mask) + add).chunk(2, 1)                          # [B, dim, T] -> 2 x [B, dim, T]
+            a, b = (gate(x * mask) + add).chunk(2, 1)  # [B, dim, T] -> 2 x [B, dim, T]
             kept, *step = part(torch.tanh(a) * torch.sigmoid(b)).split(x.shape[1], 1)
             total = total + kept
-            if step: x = x + step[0]
+            if step:
+                x = x + step[0]
         return total * mask

@@ -15,43 +15,74 @@ from .config import QuantizerConfig
 # %% ../../nbs/sovits/quantize.ipynb #3a2b98f3
 class Quantizer(nn.Module):
     "Vectors to codes and back. `codes` is the size of a codebook, `books` their number."
-    def __init__(self,
-        cfg:QuantizerConfig,
-        dim:int, # Of the vectors
-        given:bool=False, # The numbers of each code come from elsewhere, as whole numbers (S3 tokens); only what they stand for is learned
+
+    def __init__(
+        self,
+        cfg: QuantizerConfig,
+        dim: int,  # Of the vectors
+        given: bool = False,  # The numbers of each code come from elsewhere, as whole numbers (S3 tokens); only what they stand for is learned
     ):
         super().__init__()
         from vector_quantize_pytorch import FSQ, GroupedResidualVQ
-        self.cfg, self.books, self.codes, self.dim, self.given = cfg, cfg.codebooks, cfg.codes, dim, given
-        if cfg.kind == "grvq" and dim % cfg.groups: raise ConfigError(f"semantic.dim={dim} is no multiple of quantizer.groups={cfg.groups}")
-        self.net = FSQ(levels=cfg.levels, dim=dim, num_codebooks=cfg.codebooks, keep_num_codebooks_dim=True) if cfg.kind == "fsq" else GroupedResidualVQ(
-            dim=dim, groups=cfg.groups, num_quantizers=cfg.codebooks // cfg.groups, codebook_size=cfg.codes, codebook_dim=cfg.codebook_dim, decay=0.95,
-            threshold_ema_dead_code=1, commitment_weight=0.25)
-        if given: self.net.project_in = nn.Identity()
 
-    def forward(self, x:Tensor, seen:Tensor|None=None)->tuple: # [B, T, dim], [B, T] bool -> ([B, T, dim], [B, T, books] long, scalar)
+        self.cfg, self.books, self.codes, self.dim, self.given = (
+            cfg,
+            cfg.codebooks,
+            cfg.codes,
+            dim,
+            given,
+        )
+        if cfg.kind == "grvq" and dim % cfg.groups:
+            raise ConfigError(f"semantic.dim={dim} is no multiple of quantizer.groups={cfg.groups}")
+        self.net = (
+            FSQ(
+                levels=cfg.levels, dim=dim, num_codebooks=cfg.codebooks, keep_num_codebooks_dim=True
+            )
+            if cfg.kind == "fsq"
+            else GroupedResidualVQ(
+                dim=dim,
+                groups=cfg.groups,
+                num_quantizers=cfg.codebooks // cfg.groups,
+                codebook_size=cfg.codes,
+                codebook_dim=cfg.codebook_dim,
+                decay=0.95,
+                threshold_ema_dead_code=1,
+                commitment_weight=0.25,
+            )
+        )
+        if given:
+            self.net.project_in = nn.Identity()
+
+    def forward(
+        self, x: Tensor, seen: Tensor | None = None
+    ) -> tuple:  # [B, T, dim], [B, T] bool -> ([B, T, dim], [B, T, books] long, scalar)
         "Quantised vectors, which pass the gradient straight through, codes, and the loss that keeps vectors near their codes (0 for FSQ)."
         x = x.float()
         if self.given:
-            codes = self.net.codes_to_indices(x.unsqueeze(2)).long()                         # [B, T, levels] in -1, 0, 1 -> [B, T, 1]
+            codes = self.net.codes_to_indices(
+                x.unsqueeze(2)
+            ).long()  # [B, T, levels] in -1, 0, 1 -> [B, T, 1]
             return self.vectors(codes), codes, x.new_zeros(())
         if self.cfg.kind == "fsq":
-            out, codes = self.net(x)                                                         # [B, T, dim], [B, T, books]
+            out, codes = self.net(x)  # [B, T, dim], [B, T, books]
             return out, codes.long(), x.new_zeros(())
-        out, codes, loss = self.net(x, mask=seen)                                            # codes [groups, B, T, residuals]
+        out, codes, loss = self.net(x, mask=seen)  # codes [groups, B, T, residuals]
         return out, codes.permute(1, 2, 0, 3).flatten(2), loss.sum()
 
-    def vectors(self, codes:Tensor)->Tensor: # [B, T, books] long -> [B, T, dim]
+    def vectors(self, codes: Tensor) -> Tensor:  # [B, T, books] long -> [B, T, dim]
         "What the codes stand for."
-        if self.cfg.kind == "fsq": return self.net.indices_to_codes(codes)
-        return self.net.get_output_from_indices(codes.unflatten(2, (self.cfg.groups, -1)).permute(2, 0, 1, 3))
+        if self.cfg.kind == "fsq":
+            return self.net.indices_to_codes(codes)
+        return self.net.get_output_from_indices(
+            codes.unflatten(2, (self.cfg.groups, -1)).permute(2, 0, 1, 3)
+        )
 
     @torch.no_grad()
-    def tables(self)->Tensor: # [books, codes, dim]
+    def tables(self) -> Tensor:  # [books, codes, dim]
         "What each code adds: `vectors(codes)` is the sum of one row of each table, whichever the kind."
         n = torch.arange(self.codes, device=next(self.buffers()).device)
         zero = torch.zeros(self.codes, 1, self.books, dtype=torch.long, device=n.device)
-        base, out = self.vectors(zero)[:, 0] * (self.books - 1) / self.books, []             # [codes, dim]
+        base, out = self.vectors(zero)[:, 0] * (self.books - 1) / self.books, []  # [codes, dim]
         for g in range(self.books):
             one = zero.clone()
             one[:, 0, g] = n

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..core.errors import ConfigError
 from .ar import ABSENT, ArModel, Segment, collate, from_grid
@@ -19,165 +18,262 @@ from .config import SamplingConfig
 
 # %% ../../nbs/sovits/sample.ipynb #a8d80aba
 def allowed(
-    scores:Tensor,      # [codes]
-    cfg:SamplingConfig,
-)->Tensor: # [codes] probabilities
+    scores: Tensor,  # [codes]
+    cfg: SamplingConfig,
+) -> Tensor:  # [codes] probabilities
     "Temperature, top-k, top-p."
     scores = scores / cfg.temperature
-    if cfg.top_k and cfg.top_k < len(scores): scores = scores.masked_fill(scores < scores.topk(cfg.top_k).values[-1], -torch.inf)
+    if cfg.top_k and cfg.top_k < len(scores):
+        scores = scores.masked_fill(scores < scores.topk(cfg.top_k).values[-1], -torch.inf)
     p, order = scores.softmax(-1).sort(descending=True)
-    keep = p.cumsum(-1) - p < cfg.top_p                                  # the one that crosses the line is kept
+    keep = p.cumsum(-1) - p < cfg.top_p  # the one that crosses the line is kept
     out = torch.zeros_like(p)
     out[order[keep]] = p[keep]
     return out / out.sum()
 
+
 def draw(
-    scores:Tensor,      # [codes] of one codebook; what may not come is -inf
-    before:list,        # Codes written so far in this codebook
-    cfg:SamplingConfig,
-    generator,          # `torch_rng` of the utterance
-)->int:
+    scores: Tensor,  # [codes] of one codebook; what may not come is -inf
+    before: list,  # Codes written so far in this codebook
+    cfg: SamplingConfig,
+    generator,  # `torch_rng` of the utterance
+) -> int:
     "The next code."
-    recent = before[-cfg.repetition_window:] if cfg.repetition_window else []
+    recent = before[-cfg.repetition_window :] if cfg.repetition_window else []
     if cfg.repetition_penalty > 1 and recent:
         at = torch.tensor(sorted({c for c in recent if c < len(scores)}), dtype=torch.long)
         scores = scores.clone()
-        scores[at] = torch.where(scores[at] > 0, scores[at] / cfg.repetition_penalty, scores[at] * cfg.repetition_penalty)
-    if cfg.temperature == 0: return int(scores.argmax())
+        scores[at] = torch.where(
+            scores[at] > 0, scores[at] / cfg.repetition_penalty, scores[at] * cfg.repetition_penalty
+        )
+    if cfg.temperature == 0:
+        return int(scores.argmax())
     code = int(torch.multinomial(allowed(scores, cfg), 1, generator=generator))
-    if recent and recent.count(code) >= cfg.repetition_share * cfg.repetition_window: code = int(torch.multinomial((scores / cfg.temperature).softmax(-1), 1, generator=generator))
+    if recent and recent.count(code) >= cfg.repetition_share * cfg.repetition_window:
+        code = int(
+            torch.multinomial((scores / cfg.temperature).softmax(-1), 1, generator=generator)
+        )
     return code
 
 # %% ../../nbs/sovits/sample.ipynb #b751c1c0
 @dataclass
 class Written:
     "Tokens of an utterance."
-    codes: Tensor   # [T, G] long
-    stopped: bool   # At the end of its text, not by the limit
-    path: list = field(default_factory=list) # [T] piece of text that each token says; empty without a pointer
+
+    codes: Tensor  # [T, G] long
+    stopped: bool  # At the end of its text, not by the limit
+    path: list = field(
+        default_factory=list
+    )  # [T] piece of text that each token says; empty without a pointer
+
 
 @dataclass(frozen=True)
 class Limits:
     "What speech of the training is like, in tokens; what leaves this is a fault."
-    stay: int = 12      # Longest on one piece of text
-    tail: int = 16      # Longest on the last letter, with the silence behind it
-    after: int = 2      # Longest on the mark at the end
-    pace: float = 6.    # Most on a piece of text, in the mean over an utterance
+
+    stay: int = 12  # Longest on one piece of text
+    tail: int = 16  # Longest on the last letter, with the silence behind it
+    after: int = 2  # Longest on the mark at the end
+    pace: float = 6.0  # Most on a piece of text, in the mean over an utterance
 
     @classmethod
-    def of(cls,
-        paths, # of ([T] piece of text of each token, pieces of the text)
-    )->"Limits":
+    def of(
+        cls,
+        paths,  # of ([T] piece of text of each token, pieces of the text)
+    ) -> "Limits":
         "Of alignments of training clips: what one in a thousand exceeds, and some room."
         stays, tails, paces = [], [], []
         for path, n in paths:
-            if not path: continue
+            if not path:
+                continue
             ends = np.flatnonzero(np.diff(path, append=path[-1] + 1))
             *inner, last = np.diff(ends, prepend=-1).tolist()
             stays, tails, paces = stays + inner, [*tails, last], [*paces, len(path) / n]
-        if not paces: return cls()
-        most = lambda values: int(np.quantile(values or [cls.stay], .999)) + 2
-        return cls(most(stays), most(tails), cls.after, round(1.5 * float(np.quantile(paces, .999)), 2))
+        if not paces:
+            return cls()
+
+        def most(values):
+            return int(np.quantile(values or [cls.stay], 0.999)) + 2
+
+        return cls(
+            most(stays), most(tails), cls.after, round(1.5 * float(np.quantile(paces, 0.999)), 2)
+        )
+
 
 class _Row:
     "One utterance in the making."
-    def __init__(self, model:ArModel, segments:list, cfg:SamplingConfig, generator, limits:Limits|None):
+
+    def __init__(
+        self, model: ArModel, segments: list, cfg: SamplingConfig, generator, limits: Limits | None
+    ):
         n = len(segments[-1].text)
-        self.model, self.cfg, self.random, self.limits = model, cfg, generator, limits if model.point is not None else None
+        self.model, self.cfg, self.random, self.limits = (
+            model,
+            cfg,
+            generator,
+            limits if model.point is not None else None,
+        )
         self.grid, self.end_at, self.at, self.last, self.path = [], None, 0, n - 1, []
-        self.per = model.books if model.cfg.pattern == "flat" else 1              # Steps a token
-        self.least, self.most = round(cfg.min_per_piece * n), max(1, min(cfg.max_tokens, round(cfg.max_per_piece * n)))
-        if self.limits: self.most = max(1, min(self.most, round(limits.pace * n) + limits.tail))
+        self.per = model.books if model.cfg.pattern == "flat" else 1  # Steps a token
+        self.least, self.most = (
+            round(cfg.min_per_piece * n),
+            max(1, min(cfg.max_tokens, round(cfg.max_per_piece * n))),
+        )
+        if self.limits:
+            self.most = max(1, min(self.most, round(limits.pace * n) + limits.tail))
 
     @property
-    def stayed(self)->int: # Tokens, this one included, since the pointer moved
+    def stayed(self) -> int:  # Tokens, this one included, since the pointer moved
         before = self.path[::-1]
-        return (1 + next((k for k, at in enumerate(before) if at != self.at), len(before))) // self.per
+        return (
+            1 + next((k for k, at in enumerate(before) if at != self.at), len(before))
+        ) // self.per
 
-    def ending(self, scores:Tensor)->Tensor: # [codes + 1]
+    def ending(self, scores: Tensor) -> Tensor:  # [codes + 1]
         "The end may not come before a token says the last letter; at the mark behind it, it must."
-        if not self.limits: return scores
-        if not self.path or self.path[-1] < self.last - 1: scores[-1] = -torch.inf
-        if self.at == self.last and self.stayed > self.limits.after: scores[:-1] = -torch.inf
+        if not self.limits:
+            return scores
+        if not self.path or self.path[-1] < self.last - 1:
+            scores[-1] = -torch.inf
+        if self.at == self.last and self.stayed > self.limits.after:
+            scores[:-1] = -torch.inf
         return scores
 
-    def books(self, step:int)->list: # Which codebooks are written in this step
+    def books(self, step: int) -> list:  # Which codebooks are written in this step
         G, pattern = self.model.books, self.model.cfg.pattern
-        if pattern == "flat": return [step % G]
-        return [g for g in range(G) if pattern == "parallel" or (step >= g and (self.end_at is None or step - g < self.end_at))]
+        if pattern == "flat":
+            return [step % G]
+        return [
+            g
+            for g in range(G)
+            if pattern == "parallel"
+            or (step >= g and (self.end_at is None or step - g < self.end_at))
+        ]
 
-    def take(self, scores:list)->Tensor: # G x [codes (+ 1)] -> [G]
+    def take(self, scores: list) -> Tensor:  # G x [codes (+ 1)] -> [G]
         "Write a step."
         step, out = len(self.grid), torch.full((self.model.books,), ABSENT)
         for g in self.books(step):
             s = scores[g].float()
-            if g == 0 and (step < self.least * self.per or step % self.per): s = torch.cat([s[:-1], s.new_full((1,), -torch.inf)])
-            elif g == 0: s = self.ending(s.clone())
+            if g == 0 and (step < self.least * self.per or step % self.per):
+                s = torch.cat([s[:-1], s.new_full((1,), -torch.inf)])
+            elif g == 0:
+                s = self.ending(s.clone())
             before = [int(row[g]) for row in self.grid if row[g] != ABSENT]
             out[g] = draw(s, before, self.cfg, self.random)
-            if g == 0 and out[0] == self.model.end: self.end_at = step; break
+            if g == 0 and out[0] == self.model.end:
+                self.end_at = step
+                break
         self.grid.append(self._finish_delay(out, scores, step))
-        if len(scores) > self.model.books: self._go(scores[-1].float())
+        if len(scores) > self.model.books:
+            self._go(scores[-1].float())
         return self.grid[-1]
 
-    def _go(self, scores:Tensor): # [MOVES]
+    def _go(self, scores: Tensor):  # [MOVES]
         "Note where the pointer is, and move it; where it has stayed for too long, it must."
-        must = self.limits and self.stayed >= (self.limits.tail if self.at >= self.last - 1 else self.limits.stay)
+        must = self.limits and self.stayed >= (
+            self.limits.tail if self.at >= self.last - 1 else self.limits.stay
+        )
         self.path.append(self.at)
-        if must: scores = torch.cat([scores.new_full((1,), -torch.inf), scores[1:]])
+        if must:
+            scores = torch.cat([scores.new_full((1,), -torch.inf), scores[1:]])
         self.at = min(self.last, self.at + self.move(scores))
 
-    def move(self, scores:Tensor)->int: # [MOVES] -> pieces
+    def move(self, scores: Tensor) -> int:  # [MOVES] -> pieces
         "How far the pointer goes: drawn like a code, but from all."
-        if self.cfg.temperature == 0: return int(scores.argmax())
-        return int(torch.multinomial((scores / self.cfg.temperature).softmax(-1), 1, generator=self.random))
+        if self.cfg.temperature == 0:
+            return int(scores.argmax())
+        return int(
+            torch.multinomial((scores / self.cfg.temperature).softmax(-1), 1, generator=self.random)
+        )
 
-    def _finish_delay(self, out:Tensor, scores:list, step:int)->Tensor:
+    def _finish_delay(self, out: Tensor, scores: list, step: int) -> Tensor:
         "At the end of codebook 0 the later ones still speak, each of the tokens before."
         if self.end_at == step and self.model.cfg.pattern == "delay":
             for g in range(1, self.model.books):
-                if step - g >= 0: out[g] = draw(scores[g].float(), [int(r[g]) for r in self.grid if r[g] != ABSENT], self.cfg, self.random)
+                if step - g >= 0:
+                    out[g] = draw(
+                        scores[g].float(),
+                        [int(r[g]) for r in self.grid if r[g] != ABSENT],
+                        self.cfg,
+                        self.random,
+                    )
         return out
 
     @property
-    def over(self)->bool:
+    def over(self) -> bool:
         late = self.model.books - 1 if self.model.cfg.pattern == "delay" else 0
-        if self.end_at is not None: return len(self.grid) >= self.end_at + max(1, late)
+        if self.end_at is not None:
+            return len(self.grid) >= self.end_at + max(1, late)
         return len(self.grid) >= self.most * self.per + late
 
-    def written(self)->Written:
-        grid = torch.stack(self.grid) if self.grid else torch.zeros(0, self.model.books, dtype=torch.long)
+    def written(self) -> Written:
+        grid = (
+            torch.stack(self.grid)
+            if self.grid
+            else torch.zeros(0, self.model.books, dtype=torch.long)
+        )
         codes = from_grid(grid, self.model.cfg.pattern, self.model.end)
-        return Written(codes, self.end_at is not None, self.path[::self.per][:len(codes)])
+        return Written(codes, self.end_at is not None, self.path[:: self.per][: len(codes)])
+
 
 @torch.no_grad()
 def write(
-    model:ArModel,      # In evaluation mode
-    sequences:list,     # [B] of lists of `Segment`s; the last has a text and no grid
-    cfg:SamplingConfig,
-    generators:list,    # [B] `torch_rng` of each utterance
-    cache:bool=True,    # False: the whole sequence again at each step, to compare with
-    limits:Limits|None=None, # The pointer decides about the end, within these; None: the model alone
-)->list: # [B] of `Written`
+    model: ArModel,  # In evaluation mode
+    sequences: list,  # [B] of lists of `Segment`s; the last has a text and no grid
+    cfg: SamplingConfig,
+    generators: list,  # [B] `torch_rng` of each utterance
+    cache: bool = True,  # False: the whole sequence again at each step, to compare with
+    limits: Limits
+    | None = None,  # The pointer decides about the end, within these; None: the model alone
+) -> list:  # [B] of `Written`
     "All utterances, together. `ConfigError` for one without text, or longer than the model's positions."
-    if any(s[-1].text is None or not len(s[-1].text) for s in sequences): raise ConfigError("there is no text to speak; give at least one letter")
+    if any(s[-1].text is None or not len(s[-1].text) for s in sequences):
+        raise ConfigError("there is no text to speak; give at least one letter")
     rows = [_Row(model, s, cfg, g, limits) for s, g in zip(sequences, generators)]
     device, batch = model.marks.device, collate(sequences, model.cfg, model.books)
     batch = {k: v.to(device) for k, v in batch.items()}
     pool = model.pool(batch)
     x, at, seen = model.embed(batch, pool), batch["at"], batch["seen"]
     longest = int(at.max()) + max(r.most * r.per for r in rows)
-    if longest >= model.cfg.max_positions: raise ConfigError(f"references and text need {longest} positions, the model has {model.cfg.max_positions} (ar.max_positions); give shorter references, or speak the text in parts")
+    if longest >= model.cfg.max_positions:
+        raise ConfigError(
+            f"references and text need {longest} positions, the model has {model.cfg.max_positions} (ar.max_positions); give shorter references, or speak the text in parts"
+        )
     last, place, state = seen.sum(1) - 1, at.gather(1, (seen.sum(1) - 1)[:, None]), None
     while True:
-        done = model.qwen(inputs_embeds=x, attention_mask=seen, position_ids=at, past_key_values=state, use_cache=cache)
-        hidden = done.last_hidden_state[torch.arange(len(rows)), last if x.shape[1] > 1 else torch.zeros_like(last)]  # [B, dim]
+        done = model.qwen(
+            inputs_embeds=x,
+            attention_mask=seen,
+            position_ids=at,
+            past_key_values=state,
+            use_cache=cache,
+        )
+        hidden = done.last_hidden_state[
+            torch.arange(len(rows)), last if x.shape[1] > 1 else torch.zeros_like(last)
+        ]  # [B, dim]
         scores = model.scores(hidden)
-        new = torch.stack([torch.full((model.books,), ABSENT) if r.over else r.take([s[b].cpu() for s in scores]) for b, r in enumerate(rows)])
-        if all(r.over for r in rows): return [r.written() for r in rows]
+        new = torch.stack(
+            [
+                torch.full((model.books,), ABSENT)
+                if r.over
+                else r.take([s[b].cpu() for s in scores])
+                for b, r in enumerate(rows)
+            ]
+        )
+        if all(r.over for r in rows):
+            return [r.written() for r in rows]
         vector, place = model.speech(new.to(device)[:, None]), place + 1
-        if model.point is not None: vector = vector + model.point(pool[batch["begins"] + torch.tensor([r.at for r in rows], device=device)])[:, None]
+        if model.point is not None:
+            vector = (
+                vector
+                + model.point(
+                    pool[batch["begins"] + torch.tensor([r.at for r in rows], device=device)]
+                )[:, None]
+            )
         seen = torch.cat([seen, seen.new_ones(len(rows), 1)], 1)
-        if cache: x, at, state = vector, place, done.past_key_values
-        else: x, at = torch.cat([x, vector], 1), torch.cat([at, place], 1)
+        if cache:
+            x, at, state = vector, place, done.past_key_values
+        else:
+            x, at = torch.cat([x, vector], 1), torch.cat([at, place], 1)
         last = torch.full_like(last, x.shape[1] - 1)

@@ -10,101 +10,154 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.errors import XttsKaError
 from .config import SemanticConfig
-from .front import N_MELS, speech_mel
+from .front import N_MELS
 from .quantize import Quantizer
 
-BLANK = 0 # CTC's class for no letter
+BLANK = 0  # CTC's class for no letter
 
 # %% ../../nbs/sovits/semantic.ipynb #ceb117dd
 def rotary(
-    T:int, # Positions
-    d:int, # Channels of a head, even
-)->tuple: # cos, sin [T, d]
+    T: int,  # Positions
+    d: int,  # Channels of a head, even
+) -> tuple:  # cos, sin [T, d]
     "Angles of rotary positions (Su et al. 2021, eq. 34), the two halves of a head paired."
-    speed = 10000 ** (-torch.arange(0, d, 2) / d)                     # [d / 2] radians a position
-    angle = (torch.arange(T)[:, None] * speed).repeat(1, 2)           # [T, d]
+    speed = 10000 ** (-torch.arange(0, d, 2) / d)  # [d / 2] radians a position
+    angle = (torch.arange(T)[:, None] * speed).repeat(1, 2)  # [T, d]
     return angle.cos(), angle.sin()
 
+
 def turn(
-    x:Tensor,  # [B, heads, T, d]
-    at:tuple,  # From `rotary`
-)->Tensor: # [B, heads, T, d]
+    x: Tensor,  # [B, heads, T, d]
+    at: tuple,  # From `rotary`
+) -> Tensor:  # [B, heads, T, d]
     "Rotate each pair of channels by its position's angle."
     a, b = x.chunk(2, -1)
     cos, sin = (t.to(x) for t in at)
     return x * cos + torch.cat([-b, a], -1) * sin
 
+
 class Block(nn.Module):
     "Attention, depthwise convolution, feed-forward, each behind a LayerNorm and added to what came in."
-    def __init__(self,
-        dim:int,       # Width
-        heads:int,     # Of the attention
-        kernel:int=15, # Of the convolution; 0: none
-        dropout:float=0.,
+
+    def __init__(
+        self,
+        dim: int,  # Width
+        heads: int,  # Of the attention
+        kernel: int = 15,  # Of the convolution; 0: none
+        dropout: float = 0.0,
     ):
         super().__init__()
         self.heads, self.drop = heads, nn.Dropout(dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3 if kernel else 2))
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.wide, self.narrow = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
-        self.mix = nn.ModuleList([nn.Linear(dim, 2 * dim), nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim), nn.Linear(dim, dim)]) if kernel else None
+        self.mix = (
+            nn.ModuleList(
+                [
+                    nn.Linear(dim, 2 * dim),
+                    nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim),
+                    nn.Linear(dim, dim),
+                ]
+            )
+            if kernel
+            else None
+        )
 
-    def attend(self, x:Tensor, seen:Tensor, at:tuple)->Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)               # [B, T, 3 dim] -> 3 x [B, heads, T, d]
-        scores = turn(q, at) @ turn(k, at).transpose(2, 3) * q.shape[-1] ** -.5                      # [B, heads, T, T]; for short clips faster on a CPU than the fused kernel
+    def attend(self, x: Tensor, seen: Tensor, at: tuple) -> Tensor:
+        q, k, v = (
+            self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # [B, T, 3 dim] -> 3 x [B, heads, T, d]
+        scores = (
+            turn(q, at) @ turn(k, at).transpose(2, 3) * q.shape[-1] ** -0.5
+        )  # [B, heads, T, T]; for short clips faster on a CPU than the fused kernel
         y = scores.float().masked_fill(~seen[:, None, None], -1e9).softmax(-1).to(v.dtype) @ v
-        return self.out(y.transpose(1, 2).flatten(2))                                                # -> [B, T, dim]
+        return self.out(y.transpose(1, 2).flatten(2))  # -> [B, T, dim]
 
-    def convolve(self, x:Tensor, seen:Tensor)->Tensor:
+    def convolve(self, x: Tensor, seen: Tensor) -> Tensor:
         wide, depth, narrow = self.mix
-        x = F.glu(wide(x), -1) * seen[..., None]                                                     # [B, T, dim], padding 0
+        x = F.glu(wide(x), -1) * seen[..., None]  # [B, T, dim], padding 0
         return narrow(F.silu(depth(x.transpose(1, 2)).transpose(1, 2)))
 
-    def forward(self, x:Tensor, seen:Tensor, at:tuple)->Tensor: # [B, T, dim], [B, T] bool -> [B, T, dim]
+    def forward(
+        self, x: Tensor, seen: Tensor, at: tuple
+    ) -> Tensor:  # [B, T, dim], [B, T] bool -> [B, T, dim]
         x = x + self.drop(self.attend(self.norms[0](x), seen, at))
-        if self.mix: x = x + self.drop(self.convolve(self.norms[2](x), seen))
+        if self.mix:
+            x = x + self.drop(self.convolve(self.norms[2](x), seen))
         return x + self.drop(self.narrow(F.silu(self.wide(self.norms[1](x)))))
 
 # %% ../../nbs/sovits/semantic.ipynb #772fdcc5
 class SemanticNet(nn.Module):
     "Log-mel at 100 Hz -> vectors at 25 Hz -> codes -> letters."
-    def __init__(self,
-        cfg:SemanticConfig,
-        letters:int, # Classes of CTC with the blank
-        inputs:int=N_MELS, # Numbers of a row of what is heard
+
+    def __init__(
+        self,
+        cfg: SemanticConfig,
+        letters: int,  # Classes of CTC with the blank
+        inputs: int = N_MELS,  # Numbers of a row of what is heard
     ):
         super().__init__()
         self.cfg, d = cfg, cfg.dim
-        self.down = nn.Identity() if cfg.s3 else nn.Linear(4 * inputs, d) if cfg.features else nn.ModuleList([nn.Conv1d(inputs, d, 3, 2, 1), nn.Conv1d(d, d, 3, 2, 1)])
-        block = lambda: Block(d, cfg.heads, cfg.kernel, cfg.dropout)
-        self.before, self.after = nn.ModuleList(block() for _ in range(0 if cfg.s3 else cfg.before)), nn.ModuleList(block() for _ in range(cfg.after))
-        self.narrow, self.quantizer = nn.Identity() if cfg.s3 else nn.LayerNorm(d), Quantizer(cfg.quantizer, d, bool(cfg.s3))
+        self.down = (
+            nn.Identity()
+            if cfg.s3
+            else nn.Linear(4 * inputs, d)
+            if cfg.features
+            else nn.ModuleList([nn.Conv1d(inputs, d, 3, 2, 1), nn.Conv1d(d, d, 3, 2, 1)])
+        )
+
+        def block():
+            return Block(d, cfg.heads, cfg.kernel, cfg.dropout)
+
+        self.before, self.after = (
+            nn.ModuleList(block() for _ in range(0 if cfg.s3 else cfg.before)),
+            nn.ModuleList(block() for _ in range(cfg.after)),
+        )
+        self.narrow, self.quantizer = (
+            nn.Identity() if cfg.s3 else nn.LayerNorm(d),
+            Quantizer(cfg.quantizer, d, bool(cfg.s3)),
+        )
         self.norm, self.letters = nn.LayerNorm(d), nn.Linear(d, letters)
 
-    def listen(self, mel:Tensor, tokens:Tensor)->tuple: # [B, 4 T, 80], [B] -> ([B, T, dim] in front of the bottleneck, [B, T] bool)
+    def listen(
+        self, mel: Tensor, tokens: Tensor
+    ) -> tuple:  # [B, 4 T, 80], [B] -> ([B, T, dim] in front of the bottleneck, [B, T] bool)
         "The encoder."
-        seen = torch.arange(mel.shape[1] // 4, device=mel.device) < tokens[:, None]                  # [B, T]
-        x = self.sink(mel * seen.repeat_interleave(4, 1)[..., None], seen)                           # [B, T, dim], padding 0 before
+        seen = torch.arange(mel.shape[1] // 4, device=mel.device) < tokens[:, None]  # [B, T]
+        x = self.sink(
+            mel * seen.repeat_interleave(4, 1)[..., None], seen
+        )  # [B, T, dim], padding 0 before
         at = rotary(x.shape[1], self.cfg.dim // self.cfg.heads)
-        for block in self.before: x = block(x, seen, at)
+        for block in self.before:
+            x = block(x, seen, at)
         return self.narrow(x), seen
 
-    def sink(self, x:Tensor, seen:Tensor)->Tensor: # [B, 4 T, inputs] -> [B, T, dim]
+    def sink(self, x: Tensor, seen: Tensor) -> Tensor:  # [B, 4 T, inputs] -> [B, T, dim]
         "Four rows become one."
-        if self.cfg.s3: return x[:, ::4]                                                             # four times the same digits
-        if self.cfg.features: return F.silu(self.down(x.unflatten(1, (-1, 4)).flatten(2)))           # features know their surroundings already
-        x = F.silu(self.down[0](x.transpose(1, 2)))                                                  # [B, dim, 2 T]
-        return F.silu(self.down[1](x * seen.repeat_interleave(2, 1)[:, None])).transpose(1, 2)       # [B, T, dim]
+        if self.cfg.s3:
+            return x[:, ::4]  # four times the same digits
+        if self.cfg.features:
+            return F.silu(
+                self.down(x.unflatten(1, (-1, 4)).flatten(2))
+            )  # features know their surroundings already
+        x = F.silu(self.down[0](x.transpose(1, 2)))  # [B, dim, 2 T]
+        return F.silu(self.down[1](x * seen.repeat_interleave(2, 1)[:, None])).transpose(
+            1, 2
+        )  # [B, T, dim]
 
-    def read(self, vectors:Tensor, seen:Tensor)->Tensor: # [B, T, dim], [B, T] -> [B, T, letters]
+    def read(
+        self, vectors: Tensor, seen: Tensor
+    ) -> Tensor:  # [B, T, dim], [B, T] -> [B, T, letters]
         "Scores of the letters, from quantised vectors."
         x, at = vectors, rotary(vectors.shape[1], self.cfg.dim // self.cfg.heads)
-        for block in self.after: x = block(x, seen, at)
+        for block in self.after:
+            x = block(x, seen, at)
         return self.letters(self.norm(x))
 
-    def forward(self, mel:Tensor, tokens:Tensor)->tuple: # -> letters [B, T, n], codes [B, T, books], loss of the quantiser
+    def forward(
+        self, mel: Tensor, tokens: Tensor
+    ) -> tuple:  # -> letters [B, T, n], codes [B, T, books], loss of the quantiser
         x, seen = self.listen(mel, tokens)
         vectors, codes, loss = self.quantizer(x, seen)
         return self.read(vectors, seen), codes, loss
@@ -112,27 +165,39 @@ class SemanticNet(nn.Module):
 # %% ../../nbs/sovits/semantic.ipynb #e66acab7
 class Letters:
     "Characters as classes of CTC: 0 is the blank, then the space and the letters."
-    def __init__(self,
-        characters:str, # In order, the space first
-    ): self.characters, self.ids = characters, {c: i for i, c in enumerate(characters, 1)}
+
+    def __init__(
+        self,
+        characters: str,  # In order, the space first
+    ):
+        self.characters, self.ids = characters, {c: i for i, c in enumerate(characters, 1)}
 
     @classmethod
-    def of(cls, texts)->"Letters":
+    def of(cls, texts) -> "Letters":
         "All letters of some texts."
         return cls(" " + "".join(sorted({c for t in texts for c in plain(t)} - {" "})))
 
-    def __len__(self): return 1 + len(self.characters)
-    def encode(self, text:str)->list[int]: return [self.ids[c] for c in plain(text) if c in self.ids]
-    def decode(self, ids)->str: return "".join(self.characters[int(i) - 1] for i in ids if i)
+    def __len__(self):
+        return 1 + len(self.characters)
+
+    def encode(self, text: str) -> list[int]:
+        return [self.ids[c] for c in plain(text) if c in self.ids]
+
+    def decode(self, ids) -> str:
+        return "".join(self.characters[int(i) - 1] for i in ids if i)
+
 
 def plain(
-    text:str,
-)->str:
+    text: str,
+) -> str:
     "What can be heard of a text: letters in lower case and single spaces."
-    return " ".join("".join(c if c.isalpha() else " " for c in text.lower().replace("-", " ")).split())
+    return " ".join(
+        "".join(c if c.isalpha() else " " for c in text.lower().replace("-", " ")).split()
+    )
+
 
 def collapse(
-    classes, # [T] best class of each token
-)->list[int]:
+    classes,  # [T] best class of each token
+) -> list[int]:
     "CTC's reading: repeats once, no blanks (Graves et al. 2006, eq. 2)."
     return [int(c) for i, c in enumerate(classes) if c != BLANK and (i == 0 or c != classes[i - 1])]

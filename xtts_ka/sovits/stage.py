@@ -6,7 +6,8 @@
 __all__ = ['seeded', 'at_rate', 'Sovits2Stage', 'token_shelf', 'feature_shelf', 'decoder_text']
 
 # %% ../../nbs/sovits/stage.ipynb #448bf890
-import dataclasses, time
+import dataclasses
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 
 from ..core.audio import write_audio
 from ..core.errors import ManifestError, MissingError
-from ..core.files import atomic_write, read_json, write_json
+from ..core.files import atomic_write, write_json
 from ..core.loop import fit, load_models
 from ..core.manifest import write_rejects
 from ..core.paths import shown, slug
@@ -23,83 +24,185 @@ from ..corpus.clips import Clips, Shelf
 from .data import gather, mel_shelf
 from .decoder_train import Decoder, DecoderTask
 from .front import listener
-from .infer import Heard, Sovits, load_model, save_model
+from .infer import Heard, Sovits, save_model
 from .semantic import Letters, plain
 from .stage_config import Sovits2Config
 from .text import BgeM3, Bpe, TextEncoder
-from .train_ar import ArTask, load_ar, save_ar
+from .train_ar import ArTask, save_ar
 from .train_semantic import SemanticTask, SemanticTokenizer, char_error_rate, code_use
 
 # %% ../../nbs/sovits/stage.ipynb #831ab77c
-def seeded(cfg, seed:int): # The same configuration with the run's seed in its loop
+def seeded(cfg, seed: int):  # The same configuration with the run's seed in its loop
     return dataclasses.replace(cfg, loop=dataclasses.replace(cfg.loop, seed=seed))
 
-def at_rate(clips:Clips, rate:int)->Clips: # The same clips, read at another rate
+
+def at_rate(clips: Clips, rate: int) -> Clips:  # The same clips, read at another rate
     return Clips(clips.rows, clips.folder, rate)
+
 
 class Sovits2Stage:
     "The steps of the stage, in order: prepare, train_tokenizer, tokenise, train_ar, train_decoder, export, speak, finish."
-    def __init__(self,
-        cfg:Sovits2Config,
-        segments,        # Folder of the stage `segments`
-        out,             # Folder of this one
-        seed:int=1,      # Of the run
-        language:str="ka", # Of the texts
+
+    def __init__(
+        self,
+        cfg: Sovits2Config,
+        segments,  # Folder of the stage `segments`
+        out,  # Folder of this one
+        seed: int = 1,  # Of the run
+        language: str = "ka",  # Of the texts
     ):
-        if not (Path(segments) / "metadata.csv").is_file(): raise MissingError(f"{segments}/metadata.csv: no clips here; run the stage segments (xtts-ka run --to segments), or name a folder with metadata.csv")
-        self.cfg, self.segments, self.out, self.seed, self.language, self.metrics, self.costs = cfg, Path(segments), Path(out), seed, language, {}, []
+        if not (Path(segments) / "metadata.csv").is_file():
+            raise MissingError(
+                f"{segments}/metadata.csv: no clips here; run the stage segments (xtts-ka run --to segments), or name a folder with metadata.csv"
+            )
+        self.cfg, self.segments, self.out, self.seed, self.language, self.metrics, self.costs = (
+            cfg,
+            Path(segments),
+            Path(out),
+            seed,
+            language,
+            {},
+            [],
+        )
         self.out.mkdir(parents=True, exist_ok=True)
 
-    def prepare(self)->list: # Rows of a table
+    def prepare(self) -> list:  # Rows of a table
         "Clips, further voices, log-mels, pieces of text."
-        self.clips, self.strangers, rejects = gather(self.cfg.prepare, self.segments, self.out, self.seed, self.language)
+        self.clips, self.strangers, rejects = gather(
+            self.cfg.prepare, self.segments, self.out, self.seed, self.language
+        )
         write_rejects(self.out / "rejects.csv", rejects, "sovits2")
-        if rejects: print(f"{len(rejects)} clips are left out, e.g. {rejects[0].item}: {rejects[0].reason}; all in {shown(self.out / 'rejects.csv')}")
+        if rejects:
+            print(
+                f"{len(rejects)} clips are left out, e.g. {rejects[0].item}: {rejects[0].reason}; all in {shown(self.out / 'rejects.csv')}"
+            )
         self.hear, _ = listener(self.cfg.semantic)
-        self.mels = mel_shelf(self.clips, self.out / "mels", self.hear, f"{self.cfg.semantic.features} {self.cfg.semantic.layer}" if self.cfg.semantic.features else self.cfg.semantic.s3)
+        self.mels = mel_shelf(
+            self.clips,
+            self.out / "mels",
+            self.hear,
+            f"{self.cfg.semantic.features} {self.cfg.semantic.layer}"
+            if self.cfg.semantic.features
+            else self.cfg.semantic.s3,
+        )
         texts = [self.clips.rows[i].text for i in self.clips.split("train")]
         self.letters, self.bpe = Letters.of(texts), Bpe.train(texts, self.cfg.text)
         self.bpe.save(self.out / "bpe.json")
-        minutes = lambda ids: round(sum(self.mels.index["lengths"][i] for i in ids) / 6000, 1)
-        own = {r.speaker_name for r in self.clips.rows if "/voices/" not in f"/{r.audio_file}"} - set(self.strangers)
-        groups = {"corpus": own, "further voices": set(self.clips.speakers) - own - set(self.strangers), "strangers, for the test": set(self.strangers)}
-        of = lambda names, split=None: [i for i, r in enumerate(self.clips.rows) if r.speaker_name in names and (split is None or r.split == split)]
-        return [{"voices": what, "speakers": len(names), "clips": len(of(names)), "learned from": len(of(names, "train")), "minutes": minutes(of(names))} for what, names in groups.items() if names]
 
-    def cost(self, what:str, result, parameters:int):
-        self.costs.append({"model": what, "parameters": parameters, "steps": result.step, "CPU seconds": round(result.cpu_seconds), "seconds": round(result.seconds)})
+        def minutes(ids):
+            return round(sum(self.mels.index["lengths"][i] for i in ids) / 6000, 1)
+
+        own = {
+            r.speaker_name for r in self.clips.rows if "/voices/" not in f"/{r.audio_file}"
+        } - set(self.strangers)
+        groups = {
+            "corpus": own,
+            "further voices": set(self.clips.speakers) - own - set(self.strangers),
+            "strangers, for the test": set(self.strangers),
+        }
+
+        def of(names, split=None):
+            return [
+                i
+                for i, r in enumerate(self.clips.rows)
+                if r.speaker_name in names and (split is None or r.split == split)
+            ]
+
+        return [
+            {
+                "voices": what,
+                "speakers": len(names),
+                "clips": len(of(names)),
+                "learned from": len(of(names, "train")),
+                "minutes": minutes(of(names)),
+            }
+            for what, names in groups.items()
+            if names
+        ]
+
+    def cost(self, what: str, result, parameters: int):
+        self.costs.append(
+            {
+                "model": what,
+                "parameters": parameters,
+                "steps": result.step,
+                "CPU seconds": round(result.cpu_seconds),
+                "seconds": round(result.seconds),
+            }
+        )
 
     def train_tokenizer(self):
         "Train, or go on, or take what is there."
-        task = SemanticTask(seeded(self.cfg.semantic, self.seed), self.clips, self.mels, self.letters)
+        task = SemanticTask(
+            seeded(self.cfg.semantic, self.seed), self.clips, self.mels, self.letters
+        )
         result = fit(task, task.cfg.loop, self.out / "tokenizer", "tokenizer")
-        load_models(self.out / "tokenizer", {"semantic": task.net}, "latest" if result.best_step is None else "best")
+        load_models(
+            self.out / "tokenizer",
+            {"semantic": task.net},
+            "latest" if result.best_step is None else "best",
+        )
         self.tokenizer = SemanticTokenizer(task.net.cpu().eval(), self.letters, self.hear)
         self.tokenizer.save(self.out / "tokenizer")
         self.cost("tokenizer", result, sum(p.numel() for p in task.net.parameters()))
         return result
 
-    def tokenise(self)->dict: # Error rates on seen and unseen voices, use of the codes
+    def tokenise(self) -> dict:  # Error rates on seen and unseen voices, use of the codes
         "Tokens of all clips, and what they still spell."
         self.codes = token_shelf(self.tokenizer, self.clips, self.mels, self.out / "codes")
         test = self.test_rows()
         read = dict(zip(test, self.tokenizer.texts([self.codes[i] for i in test])))
-        rate = lambda ids: char_error_rate((plain(self.clips.rows[i].text), read[i]) for i in ids) if ids else None
-        values = {"CER of tokens, seen voices": rate(self.seen()), "CER of tokens, strangers": rate(self.unseen())}
-        values |= {f"codes {k}": v for k, v in code_use([self.codes[i] for i in self.clips.split("train")], self.tokenizer.codes).items()}
+
+        def rate(ids):
+            return (
+                char_error_rate((plain(self.clips.rows[i].text), read[i]) for i in ids)
+                if ids
+                else None
+            )
+
+        values = {
+            "CER of tokens, seen voices": rate(self.seen()),
+            "CER of tokens, strangers": rate(self.unseen()),
+        }
+        values |= {
+            f"codes {k}": v
+            for k, v in code_use(
+                [self.codes[i] for i in self.clips.split("train")], self.tokenizer.codes
+            ).items()
+        }
         self.metrics |= {k: round(v, 4) for k, v in values.items() if v is not None}
         return self.metrics
 
-    def test_rows(self)->list: return self.clips.split("test")
-    def seen(self)->list: return [i for i in self.test_rows() if self.clips.rows[i].speaker_name not in self.strangers]
-    def unseen(self)->list: return [i for i in self.test_rows() if self.clips.rows[i].speaker_name in self.strangers]
+    def test_rows(self) -> list:
+        return self.clips.split("test")
+
+    def seen(self) -> list:
+        return [
+            i for i in self.test_rows() if self.clips.rows[i].speaker_name not in self.strangers
+        ]
+
+    def unseen(self) -> list:
+        return [i for i in self.test_rows() if self.clips.rows[i].speaker_name in self.strangers]
 
     def train_ar(self):
         "The autoregressive model."
         cfg = seeded(self.cfg.ar, self.seed)
         self.bge = BgeM3(self.cfg.text.bge) if self.cfg.text.bge else None
-        features = feature_shelf(self.bge, self.bpe, self.clips, self.out / "features") if self.bge else None
-        task = ArTask(cfg, self.cfg.text, self.clips, self.codes, self.bpe, self.tokenizer, features, bge=self.bge)
+        features = (
+            feature_shelf(self.bge, self.bpe, self.clips, self.out / "features")
+            if self.bge
+            else None
+        )
+        task = ArTask(
+            cfg,
+            self.cfg.text,
+            self.clips,
+            self.codes,
+            self.bpe,
+            self.tokenizer,
+            features,
+            bge=self.bge,
+        )
         result = fit(task, cfg.loop, self.out / "ar", "autoregressive")
         load_models(self.out / "ar", {"ar": task.net}, "latest")
         self.ar, self.ar_task = task.net.cpu().eval(), task
@@ -109,116 +212,265 @@ class Sovits2Stage:
 
     def train_decoder(self):
         "Tokens to sound."
-        cfg = dataclasses.replace(seeded(self.cfg.decoder, self.seed), semantic_dim=self.tokenizer.dim, text_dim=self.cfg.text.dim)
+        cfg = dataclasses.replace(
+            seeded(self.cfg.decoder, self.seed),
+            semantic_dim=self.tokenizer.dim,
+            text_dim=self.cfg.text.dim,
+        )
         ids = [self.bpe.encode(r.text) for r in self.clips.rows]
         text = decoder_text(self.cfg, self.bpe, self.seed)
-        task = DecoderTask(cfg, at_rate(self.clips, cfg.sample_rate), self.codes, self.tokenizer.net.quantizer, text, ids)
+        task = DecoderTask(
+            cfg,
+            at_rate(self.clips, cfg.sample_rate),
+            self.codes,
+            self.tokenizer.net.quantizer,
+            text,
+            ids,
+        )
         result = fit(task, cfg.loop, self.out / "decoder", "decoder")
-        load_models(self.out / "decoder", {"decoder": task.net, "text": task.text}, "latest" if result.best_step is None else "best")
+        load_models(
+            self.out / "decoder",
+            {"decoder": task.net, "text": task.text},
+            "latest" if result.best_step is None else "best",
+        )
         self.decoder = Decoder(task.net.cpu(), task.text.cpu())
-        self.cost("decoder", result, sum(p.numel() for m in (task.net, task.text) for p in m.parameters()))
+        self.cost(
+            "decoder", result, sum(p.numel() for m in (task.net, task.text) for p in m.parameters())
+        )
         return result
 
-    def export(self)->Path:
+    def export(self) -> Path:
         "`model/`, which speaks anywhere."
-        self.model = Sovits(self.tokenizer, self.ar, self.bpe, self.decoder, self.language if self.language == "ka" else "", self.cfg.prompt_seconds, self.bge, self.ar_task.limits(), self.ar_task.habits)
+        self.model = Sovits(
+            self.tokenizer,
+            self.ar,
+            self.bpe,
+            self.decoder,
+            self.language if self.language == "ka" else "",
+            self.cfg.prompt_seconds,
+            self.bge,
+            self.ar_task.limits(),
+            self.ar_task.habits,
+        )
         train = self.clips.split("train")
-        about = {"clips": len(train), "minutes": round(sum(self.mels.index["lengths"][i] for i in train) / 6000, 1), "speakers": [s for s in self.clips.speakers if s not in self.strangers], "seed": self.seed}
+        about = {
+            "clips": len(train),
+            "minutes": round(sum(self.mels.index["lengths"][i] for i in train) / 6000, 1),
+            "speakers": [s for s in self.clips.speakers if s not in self.strangers],
+            "seed": self.seed,
+        }
         return save_model(self.model, self.out / "model", about)
 
-    def chosen(self)->list: # Clips of held-out sentences, each text once, speakers in turn
+    def chosen(self) -> list:  # Clips of held-out sentences, each text once, speakers in turn
         by_text, out = {}, []
         for i in self.seen():
-            if not self.unknown(self.clips.rows[i].text): by_text.setdefault(self.clips.rows[i].text, []).append(i)
-        if not by_text: raise ManifestError(f"{len(self.seen())} clips are held out to be spoken, and each is of a speaker or has a letter that the training clips do not have; give more recordings, or leave the stage out: skip=[sovits2]")
-        for k, text in enumerate(sorted(by_text)[: self.cfg.sentences]): out.append(by_text[text][k % len(by_text[text])])
+            if not self.unknown(self.clips.rows[i].text):
+                by_text.setdefault(self.clips.rows[i].text, []).append(i)
+        if not by_text:
+            raise ManifestError(
+                f"{len(self.seen())} clips are held out to be spoken, and each is of a speaker or has a letter that the training clips do not have; give more recordings, or leave the stage out: skip=[sovits2]"
+            )
+        for k, text in enumerate(sorted(by_text)[: self.cfg.sentences]):
+            out.append(by_text[text][k % len(by_text[text])])
         return out
 
-    def unknown(self, text:str)->list: # Letters that no training clip has
+    def unknown(self, text: str) -> list:  # Letters that no training clip has
         return sorted(set(plain(text)) - set(self.letters.characters))
 
-    def heard(self, i:int, key="speak")->list: # [Heard]: another clip of the speaker
+    def heard(self, i: int, key="speak") -> list:  # [Heard]: another clip of the speaker
         j = self.clips.other(i, self.seed, key)
-        return [Heard(self.clips.wav(j).numpy(), self.clips.sample_rate, torch.from_numpy(self.codes[j].astype(np.int64)), self.clips.rows[j].text, 1.)]
+        return [
+            Heard(
+                self.clips.wav(j).numpy(),
+                self.clips.sample_rate,
+                torch.from_numpy(self.codes[j].astype(np.int64)),
+                self.clips.rows[j].text,
+                1.0,
+            )
+        ]
 
-    def speak(self)->list: # of dicts, a sentence each
+    def speak(self) -> list:  # of dicts, a sentence each
         "Held-out sentences with a reference, and the same from the recordings' own tokens (copy synthesis)."
         out, rate = [], self.model.sample_rate
         for n, i in enumerate(bar(self.chosen(), "speaking")):
             row, heard, start = self.clips.rows[i], self.heard(i), time.process_time()
             said = self.model.speak(row.text, heard, self.cfg.sampling, self.seed)
-            spent, voice = time.process_time() - start, self.decoder.voice([(heard[0].wav, heard[0].rate)])
+            spent, voice = (
+                time.process_time() - start,
+                self.decoder.voice([(heard[0].wav, heard[0].rate)]),
+            )
             start = time.process_time()
-            copy = self.model.sound(torch.from_numpy(self.codes[i].astype(np.int64)), said.text, voice)
+            copy = self.model.sound(
+                torch.from_numpy(self.codes[i].astype(np.int64)), said.text, voice
+            )
             sound = (time.process_time() - start) / (len(copy) / rate)
             name = f"{n:02}_{slug(Path(row.audio_file).stem)}"
-            paths = {kind: self.out / "wavs" / f"{name}{'' if kind == 'spoken' else '-copy'}.wav" for kind in ("spoken", "copy")}
-            for kind, wav in (("spoken", said.wav), ("copy", copy)): write_audio(paths[kind], wav if len(wav) else np.zeros(rate // 10, np.float32), rate)
-            out.append({"clip": i, "text": plain(said.text), "speaker": row.speaker_name, "paths": paths, "wavs": {"spoken": said.wav, "copy": copy}, "read": said.read, "stopped": said.stopped, "missing": said.missing, "warnings": said.warnings, "path": said.paths, "pieces": [p.text for p in said.pieces],
-                        "length": len(said.wav) / rate / (self.clips.samples(i) / self.clips.sample_rate), "cpu": spent / max(1e-9, len(said.wav) / rate), "decoder": sound, "tokens": sum(map(len, said.codes))})
+            paths = {
+                kind: self.out / "wavs" / f"{name}{'' if kind == 'spoken' else '-copy'}.wav"
+                for kind in ("spoken", "copy")
+            }
+            for kind, wav in (("spoken", said.wav), ("copy", copy)):
+                write_audio(
+                    paths[kind], wav if len(wav) else np.zeros(rate // 10, np.float32), rate
+                )
+            out.append(
+                {
+                    "clip": i,
+                    "text": plain(said.text),
+                    "speaker": row.speaker_name,
+                    "paths": paths,
+                    "wavs": {"spoken": said.wav, "copy": copy},
+                    "read": said.read,
+                    "stopped": said.stopped,
+                    "missing": said.missing,
+                    "warnings": said.warnings,
+                    "path": said.paths,
+                    "pieces": [p.text for p in said.pieces],
+                    "length": len(said.wav)
+                    / rate
+                    / (self.clips.samples(i) / self.clips.sample_rate),
+                    "cpu": spent / max(1e-9, len(said.wav) / rate),
+                    "decoder": sound,
+                    "tokens": sum(map(len, said.codes)),
+                }
+            )
         self.spoken = out
-        write_json(self.out / "endings.json", {u["paths"]["spoken"].name: u["stopped"] for u in out})
-        write_json(self.out / "alignments.json", {u["paths"]["spoken"].name: [{"text": t, "pieces": self.bpe.pieces(t), "path": p} for t, p in zip(u["pieces"], u["path"])] for u in out})
-        atomic_write(self.out / "spoken.tsv", "".join(f"{shown(u['paths']['spoken'])}\t{u['text']}\t{u['speaker']}\tsovits2\n" for u in out))
+        write_json(
+            self.out / "endings.json", {u["paths"]["spoken"].name: u["stopped"] for u in out}
+        )
+        write_json(
+            self.out / "alignments.json",
+            {
+                u["paths"]["spoken"].name: [
+                    {"text": t, "pieces": self.bpe.pieces(t), "path": p}
+                    for t, p in zip(u["pieces"], u["path"])
+                ]
+                for u in out
+            },
+        )
+        atomic_write(
+            self.out / "spoken.tsv",
+            "".join(
+                f"{shown(u['paths']['spoken'])}\t{u['text']}\t{u['speaker']}\tsovits2\n"
+                for u in out
+            ),
+        )
         return out
 
-    def read_back(self)->dict: # What the recogniser hears: error rates
+    def read_back(self) -> dict:  # What the recogniser hears: error rates
         "The recogniser listens to recordings, copies and speech, and reads tokens: where do letters get lost?"
-        rate, hear = self.model.sample_rate, lambda wav, r: self.tokenizer.texts([self.tokenizer.encode(wav, r)])[0] if len(wav) > r // 10 else ""
-        cer = lambda key: round(char_error_rate((u["text"], u[key]) for u in self.spoken), 4)
+        rate, hear = (
+            self.model.sample_rate,
+            lambda wav, r: (
+                self.tokenizer.texts([self.tokenizer.encode(wav, r)])[0]
+                if len(wav) > r // 10
+                else ""
+            ),
+        )
+
+        def cer(key):
+            return round(char_error_rate((u["text"], u[key]) for u in self.spoken), 4)
+
         for u in self.spoken:
             u["recording"] = hear(self.clips.wav(u["clip"]).numpy(), self.clips.sample_rate)
             u |= {f"{kind} heard": hear(u["wavs"][kind], rate) for kind in ("copy", "spoken")}
-        self.rates = {"recording": cer("recording"), "copy synthesis": cer("copy heard"), "tokens written": cer("read"), "spoken": cer("spoken heard")}
+        self.rates = {
+            "recording": cer("recording"),
+            "copy synthesis": cer("copy heard"),
+            "tokens written": cer("read"),
+            "spoken": cer("spoken heard"),
+        }
         return self.rates
 
-    def speed(self)->dict:
+    def speed(self) -> dict:
         "What speaking costs; the peak of the memory is that of the whole stage."
         import resource
-        median = lambda key: float(np.median([u[key] for u in self.spoken]))
-        writing = sum((u["cpu"] - u["decoder"]) * len(u["wavs"]["spoken"]) / self.model.sample_rate for u in self.spoken)
-        return {"tokens a CPU second": round(sum(u["tokens"] for u in self.spoken) / max(writing, 1e-9)), "CPU seconds a second of speech": round(median("cpu"), 3), "of these, the decoder": round(median("decoder"), 3),
-                "peak memory, GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20, 2)}
 
-    def finish(self)->dict:
+        def median(key):
+            return float(np.median([u[key] for u in self.spoken]))
+
+        writing = sum(
+            (u["cpu"] - u["decoder"]) * len(u["wavs"]["spoken"]) / self.model.sample_rate
+            for u in self.spoken
+        )
+        return {
+            "tokens a CPU second": round(
+                sum(u["tokens"] for u in self.spoken) / max(writing, 1e-9)
+            ),
+            "CPU seconds a second of speech": round(median("cpu"), 3),
+            "of these, the decoder": round(median("decoder"), 3),
+            "peak memory, GiB": round(
+                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2
+            ),
+        }
+
+    def finish(self) -> dict:
         "`metrics.json`."
         n = len(self.spoken)
-        values = self.metrics | {f"CER, {k}": v for k, v in self.rates.items()} | {"stopped by itself": f"{sum(u['stopped'] for u in self.spoken)} of {n}", "all words said": f"{sum(not u['missing'] for u in self.spoken)} of {n}",
-            "mean length ratio": round(float(np.mean([u["length"] for u in self.spoken])), 3)} | self.speed()
-        values |= {f"CPU seconds, {c['model']}": c["CPU seconds"] for c in self.costs} | {"parameters": sum(c["parameters"] for c in self.costs)}
+        values = (
+            self.metrics
+            | {f"CER, {k}": v for k, v in self.rates.items()}
+            | {
+                "stopped by itself": f"{sum(u['stopped'] for u in self.spoken)} of {n}",
+                "all words said": f"{sum(not u['missing'] for u in self.spoken)} of {n}",
+                "mean length ratio": round(float(np.mean([u["length"] for u in self.spoken])), 3),
+            }
+            | self.speed()
+        )
+        values |= {f"CPU seconds, {c['model']}": c["CPU seconds"] for c in self.costs} | {
+            "parameters": sum(c["parameters"] for c in self.costs)
+        }
         write_json(self.out / "metrics.json", values)
         return values
 
 # %% ../../nbs/sovits/stage.ipynb #f1b2753a
 def token_shelf(
-    tokenizer:SemanticTokenizer,
-    clips:Clips,
-    mels:Shelf,  # [4 T, 80] of each
-    folder,      # Kept when it was made of the same
-)->Shelf: # [T, G] int16 a clip
+    tokenizer: SemanticTokenizer,
+    clips: Clips,
+    mels: Shelf,  # [4 T, 80] of each
+    folder,  # Kept when it was made of the same
+) -> Shelf:  # [T, G] int16 a clip
     "Tokens of all clips."
     from xtts_ka.core.files import digest
+
     weights = digest([float(p.detach().double().sum()) for p in tokenizer.net.parameters()])
     made_of = digest([weights, mels.index["about"], [clips.key(i) for i in range(len(clips))]])
-    if (Path(folder) / "index.json").is_file() and (held := Shelf(folder)).index["about"].get("made_of") == made_of: return held
+    if (Path(folder) / "index.json").is_file() and (held := Shelf(folder)).index["about"].get(
+        "made_of"
+    ) == made_of:
+        return held
     codes, every = [], 512
-    for a in bar(range(0, len(clips), every), "tokens"): codes += tokenizer.tokenize([mels[i] for i in range(a, min(len(clips), a + every))])
-    return Shelf.write(folder, (c.astype(np.int16) for c in codes), sum(map(len, codes)), {"made_of": made_of})
+    for a in bar(range(0, len(clips), every), "tokens"):
+        codes += tokenizer.tokenize([mels[i] for i in range(a, min(len(clips), a + every))])
+    return Shelf.write(
+        folder, (c.astype(np.int16) for c in codes), sum(map(len, codes)), {"made_of": made_of}
+    )
+
 
 def feature_shelf(
-    bge:BgeM3,
-    bpe:Bpe,
-    clips:Clips,
+    bge: BgeM3,
+    bpe: Bpe,
+    clips: Clips,
     folder,
-)->Shelf: # [n, 1024] float32 a clip
+) -> Shelf:  # [n, 1024] float32 a clip
     "BGE-M3's features of all texts, made once."
     from xtts_ka.core.files import digest
-    made_of = digest([bpe.tokenizer.to_str(), [r.text for r in clips.rows], bge.dim])
-    if (Path(folder) / "index.json").is_file() and (held := Shelf(folder)).index["about"].get("made_of") == made_of: return held
-    rows = (bge(r.text, bpe.offsets(r.text)) for r in bar(clips.rows, "BGE-M3"))
-    return Shelf.write(folder, rows, sum(len(bpe.encode(r.text)) for r in clips.rows), {"made_of": made_of})
 
-def decoder_text(cfg:Sovits2Config, bpe:Bpe, seed:int)->TextEncoder: # The decoder's own reader of the text
+    made_of = digest([bpe.tokenizer.to_str(), [r.text for r in clips.rows], bge.dim])
+    if (Path(folder) / "index.json").is_file() and (held := Shelf(folder)).index["about"].get(
+        "made_of"
+    ) == made_of:
+        return held
+    rows = (bge(r.text, bpe.offsets(r.text)) for r in bar(clips.rows, "BGE-M3"))
+    return Shelf.write(
+        folder, rows, sum(len(bpe.encode(r.text)) for r in clips.rows), {"made_of": made_of}
+    )
+
+
+def decoder_text(
+    cfg: Sovits2Config, bpe: Bpe, seed: int
+) -> TextEncoder:  # The decoder's own reader of the text
     from xtts_ka.core.randomness import seeded_step
+
     seeded_step(seed, "decoder text")
     return TextEncoder(cfg.text, bpe.size)

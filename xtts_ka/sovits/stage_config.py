@@ -9,37 +9,50 @@ __all__ = ['ALIASES', 'Sovits2Config', 'SovitsConfig', 'load_sovits']
 from pydantic import Field
 
 from ..core.config import config, load
-from .config import ArConfig, PrepareConfig, SamplingConfig, SemanticConfig, TextConfig
+from xtts_ka.sovits.config import (
+    ArConfig,
+    PrepareConfig,
+    SamplingConfig,
+    SemanticConfig,
+    TextConfig,
+)
 from .decoder_config import DecoderConfig
 
 # %% ../../nbs/sovits/stage_config.ipynb #63e5432f
 @config
 class Sovits2Config:
     "Stage sovits2."
+
     prepare: PrepareConfig = PrepareConfig()
     text: TextConfig = TextConfig()
     semantic: SemanticConfig = SemanticConfig()
     ar: ArConfig = ArConfig()
     decoder: DecoderConfig = DecoderConfig()
     sampling: SamplingConfig = SamplingConfig()
-    prompt_seconds: float = Field(4., gt=0)   # Of references in front of a text, together
-    sentences: int = Field(20, ge=1)          # Held-out sentences spoken, at most
+    prompt_seconds: float = Field(4.0, gt=0)  # Of references in front of a text, together
+    sentences: int = Field(20, ge=1)  # Held-out sentences spoken, at most
+
 
 @config
 class SovitsConfig(Sovits2Config):
     "`xtts-ka sovits`: the stage's options, and where things lie."
-    dataset_path: str = ""                    # Folder with metadata.csv and clips, as the segments stage leaves it
-    path_to_save: str = ""                    # Folder of the training
-    language: str = "ka"                      # Of the texts
+
+    dataset_path: str = ""  # Folder with metadata.csv and clips, as the segments stage leaves it
+    path_to_save: str = ""  # Folder of the training
+    language: str = "ka"  # Of the texts
     seed: int = 1
-    threads: int = Field(2, ge=1)             # CPU threads
+    threads: int = Field(2, ge=1)  # CPU threads
+
 
 ALIASES = {"datasets.train.dataset_path": "dataset_path"}
 
+
 def load_sovits(
-    path=None,      # YAML or JSON; None: the defaults
-    overrides=(),   # `key=value` strings
-)->SovitsConfig:
+    path=None,  # YAML or JSON; None: the defaults
+    overrides=(),  # `key=value` strings
+) -> SovitsConfig:
     "File, then overrides, then the check."
     pairs = [o.partition("=") for o in overrides]
-    return load(SovitsConfig, path, [f"{ALIASES.get(k, k)}={v}" if sep else k for k, sep, v in pairs])
+    return load(
+        SovitsConfig, path, [f"{ALIASES.get(k, k)}={v}" if sep else k for k, sep, v in pairs]
+    )

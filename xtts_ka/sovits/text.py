@@ -23,96 +23,201 @@ from .semantic import Block, rotary
 # %% ../../nbs/sovits/text.ipynb #3e28da98
 _BYTES = [f"<0x{b:02X}>" for b in range(256)]
 
+
 class Bpe:
     "Pieces of any text. Ids 0 to 255 are bytes."
-    def __init__(self, tokenizer:Tokenizer): self.tokenizer, self.size = tokenizer, tokenizer.get_vocab_size()
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer, self.size = tokenizer, tokenizer.get_vocab_size()
 
     @classmethod
-    def train(cls,
-        texts,               # Training sentences
-        cfg:TextConfig,
-    )->"Bpe":
+    def train(
+        cls,
+        texts,  # Training sentences
+        cfg: TextConfig,
+    ) -> "Bpe":
         "At most `vocab_size` pieces; fewer where no pair is left that occurs twice. `ConfigError` when the letters alone are more."
         texts = list(texts)
         t = cls._library(models.BPE(), cfg.lower)
-        letters = sorted(set(cls._library(models.BPE(), cfg.lower).normalizer.normalize_str("".join(texts))) - {" "}) + ["▁"]
-        if len(letters) + 256 > cfg.vocab_size: raise ConfigError(f"text.vocab_size={cfg.vocab_size}: the texts have {len(letters)} characters, which with 256 bytes are {len(letters) + 256} ids; give more")
-        t.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=cfg.vocab_size - 256, min_frequency=2, initial_alphabet=letters, limit_alphabet=len(letters), show_progress=False))
+        letters = sorted(
+            set(cls._library(models.BPE(), cfg.lower).normalizer.normalize_str("".join(texts)))
+            - {" "}
+        ) + ["▁"]
+        if len(letters) + 256 > cfg.vocab_size:
+            raise ConfigError(
+                f"text.vocab_size={cfg.vocab_size}: the texts have {len(letters)} characters, which with 256 bytes are {len(letters) + 256} ids; give more"
+            )
+        t.train_from_iterator(
+            texts,
+            trainers.BpeTrainer(
+                vocab_size=cfg.vocab_size - 256,
+                min_frequency=2,
+                initial_alphabet=letters,
+                limit_alphabet=len(letters),
+                show_progress=False,
+            ),
+        )
         learned = json.loads(t.to_str())["model"]
-        vocab = {b: i for i, b in enumerate(_BYTES)} | {p: 256 + i for p, i in learned["vocab"].items()}
-        return cls(cls._library(models.BPE(vocab=vocab, merges=[tuple(m) for m in learned["merges"]], byte_fallback=True), cfg.lower))
+        vocab = {b: i for i, b in enumerate(_BYTES)} | {
+            p: 256 + i for p, i in learned["vocab"].items()
+        }
+        return cls(
+            cls._library(
+                models.BPE(
+                    vocab=vocab, merges=[tuple(m) for m in learned["merges"]], byte_fallback=True
+                ),
+                cfg.lower,
+            )
+        )
 
     @staticmethod
-    def _library(model, lower:bool)->Tokenizer:
+    def _library(model, lower: bool) -> Tokenizer:
         t = Tokenizer(model)
-        t.normalizer = normalizers.Sequence([normalizers.NFC(), *([normalizers.Lowercase()] if lower else [])])
+        t.normalizer = normalizers.Sequence(
+            [normalizers.NFC(), *([normalizers.Lowercase()] if lower else [])]
+        )
         signs = pre_tokenizers.Split(Regex(r"[^\p{L}\p{M}▁]"), "isolated")
-        t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace("▁", prepend_scheme="always"), signs])
-        t.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+        t.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Metaspace("▁", prepend_scheme="always"), signs]
+        )
+        t.decoder = decoders.Sequence(
+            [
+                decoders.Replace("▁", " "),
+                decoders.ByteFallback(),
+                decoders.Fuse(),
+                decoders.Strip(" ", 1, 0),
+            ]
+        )
         return t
 
-    def encode(self, text:str)->list[int]: return self.tokenizer.encode(text.encode("utf-8", "replace").decode("utf-8")).ids
-    def offsets(self, text:str)->list: return self.tokenizer.encode(text.encode("utf-8", "replace").decode("utf-8")).offsets # [(start, end)] characters of each piece
-    def decode(self, ids)->str: return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
-    def pieces(self, text:str)->list[str]: return [self.tokenizer.id_to_token(i) for i in self.encode(text)]
-    def save(self, path): return atomic_write(path, self.tokenizer.to_str(pretty=True) + "\n")
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text.encode("utf-8", "replace").decode("utf-8")).ids
+
+    def offsets(self, text: str) -> list:
+        return self.tokenizer.encode(
+            text.encode("utf-8", "replace").decode("utf-8")
+        ).offsets  # [(start, end)] characters of each piece
+
+    def decode(self, ids) -> str:
+        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def pieces(self, text: str) -> list[str]:
+        return [self.tokenizer.id_to_token(i) for i in self.encode(text)]
+
+    def save(self, path):
+        return atomic_write(path, self.tokenizer.to_str(pretty=True) + "\n")
 
     @classmethod
-    def load(cls, path)->"Bpe":
+    def load(cls, path) -> "Bpe":
         "Read `bpe.json` back. `MissingError` for no file, `XttsKaError` for another kind of tokenizer."
-        if not Path(path).is_file(): raise MissingError(f"{path}: no tokenizer here; `xtts-ka sovits prepare` writes it")
-        try: t = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
-        except Exception as e: raise XttsKaError(f"{path}: not a tokenizer file ({e}); run the stage again") from e # the library raises plain Exception
-        if t.token_to_id("<0x00>") != 0: raise XttsKaError(f"{path}: a tokenizer without bytes as its first ids; it is not one of ours")
+        if not Path(path).is_file():
+            raise MissingError(f"{path}: no tokenizer here; `xtts-ka sovits prepare` writes it")
+        try:
+            t = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+        except Exception as e:
+            raise XttsKaError(
+                f"{path}: not a tokenizer file ({e}); run the stage again"
+            ) from e  # the library raises plain Exception
+        if t.token_to_id("<0x00>") != 0:
+            raise XttsKaError(
+                f"{path}: a tokenizer without bytes as its first ids; it is not one of ours"
+            )
         return cls(t)
 
 # %% ../../nbs/sovits/text.ipynb #67281602
 class BgeM3:
     "Features of text from a folder or hub name with the weights; frozen."
-    def __init__(self,
-        name:str,        # Folder, or a hub name that was downloaded before
-        device:str="cpu",
+
+    def __init__(
+        self,
+        name: str,  # Folder, or a hub name that was downloaded before
+        device: str = "cpu",
     ):
         from transformers import AutoTokenizer, XLMRobertaModel
+
         place = resolve(name) if resolve(name).is_dir() else name
-        try: self.tokenizer, self.net = AutoTokenizer.from_pretrained(place, local_files_only=True), XLMRobertaModel.from_pretrained(place, add_pooling_layer=False, local_files_only=True)
+        try:
+            self.tokenizer, self.net = (
+                AutoTokenizer.from_pretrained(place, local_files_only=True),
+                XLMRobertaModel.from_pretrained(
+                    place, add_pooling_layer=False, local_files_only=True
+                ),
+            )
         except (OSError, ValueError) as e:
-            raise MissingError(f"text.bge={name}: no BGE-M3 there ({str(e).splitlines()[0][:160]}); download BAAI/bge-m3 into a folder (model.safetensors, config.json, tokenizer.json) and name it, or leave text.bge empty") from e
-        self.net, self.device, self.dim = self.net.eval().requires_grad_(False).to(device), device, self.net.config.hidden_size
+            raise MissingError(
+                f"text.bge={name}: no BGE-M3 there ({str(e).splitlines()[0][:160]}); download BAAI/bge-m3 into a folder (model.safetensors, config.json, tokenizer.json) and name it, or leave text.bge empty"
+            ) from e
+        self.net, self.device, self.dim = (
+            self.net.eval().requires_grad_(False).to(device),
+            device,
+            self.net.config.hidden_size,
+        )
 
     @torch.inference_mode()
-    def __call__(self, text:str, offsets:list)->np.ndarray: # [n] (start, end) -> [n, dim] float32
+    def __call__(
+        self, text: str, offsets: list
+    ) -> np.ndarray:  # [n] (start, end) -> [n, dim] float32
         "Features of the pieces at these characters."
-        ours = self.tokenizer(text, return_offsets_mapping=True, return_tensors="pt", truncation=True)
+        ours = self.tokenizer(
+            text, return_offsets_mapping=True, return_tensors="pt", truncation=True
+        )
         spans = ours.pop("offset_mapping")[0].tolist()
-        hidden = self.net(**{k: v.to(self.device) for k, v in ours.items()}).last_hidden_state[0].float().cpu()     # [n', dim]
-        return torch.stack([self._mean(hidden, spans, *o) for o in offsets]).numpy() if offsets else np.zeros((0, self.dim), np.float32)
+        hidden = (
+            self.net(**{k: v.to(self.device) for k, v in ours.items()})
+            .last_hidden_state[0]
+            .float()
+            .cpu()
+        )  # [n', dim]
+        return (
+            torch.stack([self._mean(hidden, spans, *o) for o in offsets]).numpy()
+            if offsets
+            else np.zeros((0, self.dim), np.float32)
+        )
 
     @staticmethod
-    def _mean(hidden, spans, start:int, end:int)->Tensor:
+    def _mean(hidden, spans, start: int, end: int) -> Tensor:
         near = [i for i, (a, b) in enumerate(spans) if a < max(end, start + 1) and b > start]
         return hidden[near].mean(0) if near else hidden.mean(0)
 
 # %% ../../nbs/sovits/text.ipynb #da9e0223
 class TextEncoder(nn.Module):
     "Pieces -> vectors: an embedding, features of BGE-M3 where there are some, and a few blocks that look to both sides."
-    def __init__(self,
-        cfg:TextConfig,
-        size:int,         # Number of pieces
-        features:int=0,   # Width of the further features; 0: none
-        dropout:float=0.,
+
+    def __init__(
+        self,
+        cfg: TextConfig,
+        size: int,  # Number of pieces
+        features: int = 0,  # Width of the further features; 0: none
+        dropout: float = 0.0,
     ):
         super().__init__()
-        if cfg.dim % (2 * cfg.heads): raise ConfigError(f"text.dim={cfg.dim} must be a multiple of twice text.heads={cfg.heads}")
+        if cfg.dim % (2 * cfg.heads):
+            raise ConfigError(
+                f"text.dim={cfg.dim} must be a multiple of twice text.heads={cfg.heads}"
+            )
         self.cfg, self.pieces = cfg, nn.Embedding(size, cfg.dim)
-        nn.init.normal_(self.pieces.weight, 0., cfg.dim ** -.5)
-        self.blocks = nn.ModuleList(Block(cfg.dim, cfg.heads, 5, dropout) for _ in range(cfg.layers))
-        self.fit = (nn.Identity() if features == cfg.dim else nn.Sequential(nn.LayerNorm(features), nn.Linear(features, cfg.dim))) if features else None
+        nn.init.normal_(self.pieces.weight, 0.0, cfg.dim**-0.5)
+        self.blocks = nn.ModuleList(
+            Block(cfg.dim, cfg.heads, 5, dropout) for _ in range(cfg.layers)
+        )
+        self.fit = (
+            (
+                nn.Identity()
+                if features == cfg.dim
+                else nn.Sequential(nn.LayerNorm(features), nn.Linear(features, cfg.dim))
+            )
+            if features
+            else None
+        )
 
-    def forward(self, ids:Tensor, lengths:Tensor, features:Tensor|None=None)->Tensor: # [B, N], [B], [B, N, features] -> [B, N, dim]
-        seen = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]      # [B, N]
-        x = self.pieces(ids)                                                         # [B, N, dim]
-        if self.fit is not None: x = x + self.fit(features)
+    def forward(
+        self, ids: Tensor, lengths: Tensor, features: Tensor | None = None
+    ) -> Tensor:  # [B, N], [B], [B, N, features] -> [B, N, dim]
+        seen = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]  # [B, N]
+        x = self.pieces(ids)  # [B, N, dim]
+        if self.fit is not None:
+            x = x + self.fit(features)
         at = rotary(ids.shape[1], self.cfg.dim // self.cfg.heads)
-        for block in self.blocks: x = block(x, seen, at)
+        for block in self.blocks:
+            x = block(x, seen, at)
         return x * seen[..., None]

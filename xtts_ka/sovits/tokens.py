@@ -7,7 +7,9 @@ __all__ = ['Clip', 'packed', 'unpacked', 'tokenised', 'tokenizer_digest', 'Token
            'tokenise_corpus']
 
 # %% ../../nbs/sovits/tokens.ipynb #876ff9fc
-import base64, contextlib, hashlib
+import base64
+import contextlib
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,169 +30,260 @@ from .train_semantic import SemanticTokenizer
 @dataclass
 class Clip:
     "A row of the manifest and what became of it: a line of a journal."
-    name:str         # Path of the sound, relative to the manifest
-    sha256:str=""    # Of its bytes
-    config:str=""    # Of the tokenizer
-    seconds:float=0.
-    codes:str=""     # Tokens, see `packed`; empty: there are none
-    reason:str=""    # Why
+
+    name: str  # Path of the sound, relative to the manifest
+    sha256: str = ""  # Of its bytes
+    config: str = ""  # Of the tokenizer
+    seconds: float = 0.0
+    codes: str = ""  # Tokens, see `packed`; empty: there are none
+    reason: str = ""  # Why
+
 
 def packed(
-    codes, # [T, G] tokens, whole numbers below 2^31
-)->str:
+    codes,  # [T, G] tokens, whole numbers below 2^31
+) -> str:
     "As text, for a line of a journal: four bytes a token, base64."
     return base64.b64encode(np.ascontiguousarray(codes, "<i4").tobytes()).decode()
 
+
 def unpacked(
-    text:str,  # From `packed`
-    books:int, # G
-)->np.ndarray: # [T, G] int32
+    text: str,  # From `packed`
+    books: int,  # G
+) -> np.ndarray:  # [T, G] int32
     "Back to numbers."
     return np.frombuffer(base64.b64decode(text), "<i4").reshape(-1, books)
 
+
 def tokenised(
-    clip:Clip,
-    path,                        # Of its sound
-    tokenizer:SemanticTokenizer,
-    max_seconds:float=60.,       # Longer ones are rejected: attention needs memory with the square of the length
-)->Clip: # The same one, filled in
+    clip: Clip,
+    path,  # Of its sound
+    tokenizer: SemanticTokenizer,
+    max_seconds: float = 60.0,  # Longer ones are rejected: attention needs memory with the square of the length
+) -> Clip:  # The same one, filled in
     "Read and tokenise; whatever is wrong with the sound becomes the reason."
     clip.codes = ""
     try:
         wav, rate = read_audio(path, None, max_seconds)
-        if is_silent(wav): raise AudioError("silent", path, "nothing is heard in it")
-    except AudioError as e: clip.reason = e.reason + (f": {e.detail}" if e.detail else ""); return clip
+        if is_silent(wav):
+            raise AudioError("silent", path, "nothing is heard in it")
+    except AudioError as e:
+        clip.reason = e.reason + (f": {e.detail}" if e.detail else "")
+        return clip
     clip.seconds, clip.reason = round(len(wav) / rate, 4), ""
     clip.codes = packed(tokenizer.encode(wav, rate))
     return clip
 
 # %% ../../nbs/sovits/tokens.ipynb #855c0d53
 def tokenizer_digest(
-    folder, # With `semantic.safetensors` and `semantic.json`
-    max_seconds:float,
-)->str:
+    folder,  # With `semantic.safetensors` and `semantic.json`
+    max_seconds: float,
+) -> str:
     "What tokens depend on beside the sound. `MissingError` where there is no tokenizer."
     files = [Path(folder) / name for name in ("semantic.json", "semantic.safetensors")]
     for p in files:
-        if not p.is_file(): raise MissingError(f"{shown(folder)}: no tokenizer here ({p.name} is missing); give the folder of a model, for example outputs/demo/sovits2/model")
+        if not p.is_file():
+            raise MissingError(
+                f"{shown(folder)}: no tokenizer here ({p.name} is missing); give the folder of a model, for example outputs/demo/sovits2/model"
+            )
     return digest([read_json(files[0]), sha256_file(files[1]), max_seconds])
+
 
 class TokenStore(Shards):
     "A folder of tokens that several processes may fill."
-    def __init__(self,
-        root,        # Folder; made when absent
-        rank:int=0,  # Which of the processes this one is
-        world:int=1, # How many there are
+
+    def __init__(
+        self,
+        root,  # Folder; made when absent
+        rank: int = 0,  # Which of the processes this one is
+        world: int = 1,  # How many there are
     ):
         super().__init__(root, rank, world, "tokens", "--out")
-        with self.lock(): self.known = self.held()
+        with self.lock():
+            self.known = self.held()
 
-    def held(self)->dict: # name -> `Clip`
+    def held(self) -> dict:  # name -> `Clip`
         "What the shelf and all journals hold."
         found = {c.name: c for c in self._shelf()}
         return found | {line["name"]: Clip(**line) for line in self.lines()}
 
-    def _shelf(self): # `Clip`s of an earlier merge; none of a damaged one, which is made anew
-        try: shelf = Shelf(self.root / "codes")
-        except XttsKaError: return
+    def _shelf(self):  # `Clip`s of an earlier merge; none of a damaged one, which is made anew
+        try:
+            shelf = Shelf(self.root / "codes")
+        except XttsKaError:
+            return
         about = shelf.index["about"]
-        if about.get("frames") != _sum(shelf.frames): return
-        for k, line in enumerate(about["clips"]): yield Clip(**line, config=about["config"], codes=packed(shelf[k]))
-        for line in about["rejects"]: yield Clip(**line, config=about["config"])
+        if about.get("frames") != _sum(shelf.frames):
+            return
+        for k, line in enumerate(about["clips"]):
+            yield Clip(**line, config=about["config"], codes=packed(shelf[k]))
+        for line in about["rejects"]:
+            yield Clip(**line, config=about["config"])
 
-    def current(self, name:str, sha256:str, config:str)->Clip|None:
+    def current(self, name: str, sha256: str, config: str) -> Clip | None:
         "What is known of a clip, when neither its sound nor the tokenizer has changed."
         c = self.known.get(name)
         return c if c and (c.sha256, c.config) == (sha256, config) else None
 
-    def finish(self,
-        names:list,  # Of all clips, in order; others are forgotten
-        config:str,  # From `tokenizer_digest`
-        books:int,   # Codebooks
-        size:int,    # Of a codebook
-    )->list|None: # `Clip`s in order; None: other processes still work
+    def finish(
+        self,
+        names: list,  # Of all clips, in order; others are forgotten
+        config: str,  # From `tokenizer_digest`
+        books: int,  # Codebooks
+        size: int,  # Of a codebook
+    ) -> list | None:  # `Clip`s in order; None: other processes still work
         "When nothing is missing, put the tokens on the shelf and take the journals away."
         try:
             with self.folding():
                 found = self.held()
-                if any(n not in found or found[n].config != config for n in names): raise _Incomplete
+                if any(n not in found or found[n].config != config for n in names):
+                    raise _Incomplete
                 write_shelf(self.root / "codes", [found[n] for n in names], config, books, size)
-        except _Incomplete: return None
+        except _Incomplete:
+            return None
         return [found[n] for n in names]
 
-class _Incomplete(Exception): "Other processes still work; the journals stay."
 
-def _sum(frames)->str: return hashlib.sha256(np.ascontiguousarray(frames)).hexdigest()
+class _Incomplete(Exception):
+    "Other processes still work; the journals stay."
 
-def write_shelf(folder, clips:list, config:str, books:int, size:int)->Shelf:
+
+def _sum(frames) -> str:
+    return hashlib.sha256(np.ascontiguousarray(frames)).hexdigest()
+
+
+def write_shelf(folder, clips: list, config: str, books: int, size: int) -> Shelf:
     "The tokens in the manifest's order; nothing is written when all is there already."
-    told = lambda c, *keys: {k: getattr(c, k) for k in keys}
-    runs = [unpacked(c.codes, books).astype(np.int16 if size <= 2**15 else np.int32) for c in clips if c.codes] or [np.zeros((0, books), np.int16)]
-    every = np.concatenate(runs)                                                                     # [N, G]
-    about = {"config": config, "frames": _sum(every), "rate": TOKEN_RATE, "books": books, "size": size,
-             "clips": [told(c, "name", "sha256", "seconds") for c in clips if c.codes], "rejects": [told(c, "name", "sha256", "reason") for c in clips if not c.codes]}
+
+    def told(c, *keys):
+        return {k: getattr(c, k) for k in keys}
+
+    runs = [
+        unpacked(c.codes, books).astype(np.int16 if size <= 2**15 else np.int32)
+        for c in clips
+        if c.codes
+    ] or [np.zeros((0, books), np.int16)]
+    every = np.concatenate(runs)  # [N, G]
+    about = {
+        "config": config,
+        "frames": _sum(every),
+        "rate": TOKEN_RATE,
+        "books": books,
+        "size": size,
+        "clips": [told(c, "name", "sha256", "seconds") for c in clips if c.codes],
+        "rejects": [told(c, "name", "sha256", "reason") for c in clips if not c.codes],
+    }
     if (Path(folder) / "index.json").is_file() and Path(folder, "frames.npy").is_file():
         with contextlib.suppress(XttsKaError):
-            if (there := Shelf(folder)).index["about"] == about and _sum(there.frames) == about["frames"]: return there
+            if (there := Shelf(folder)).index["about"] == about and _sum(there.frames) == about[
+                "frames"
+            ]:
+                return there
     return Shelf.write(folder, runs, len(every), about)
 
 # %% ../../nbs/sovits/tokens.ipynb #3f04eaac
 @dataclass
 class Tokenised:
     "What `tokenise_corpus` did."
-    out:Path
-    complete:bool  # False: other processes still work, and the last of them does the rest
-    mine:int       # Clips of this process's share
-    new:int        # Of them, read and tokenised now
-    tokens:int=0   # Of all clips
-    seconds:float=0. # Of sound that has tokens
-    clips:int=0    # With tokens
-    rejects:int=0  # Clips and lines without
+
+    out: Path
+    complete: bool  # False: other processes still work, and the last of them does the rest
+    mine: int  # Clips of this process's share
+    new: int  # Of them, read and tokenised now
+    tokens: int = 0  # Of all clips
+    seconds: float = 0.0  # Of sound that has tokens
+    clips: int = 0  # With tokens
+    rejects: int = 0  # Clips and lines without
 
     def __str__(self):
         here = f"{shown(self.out)}: {self.mine} clips, {self.new} tokenised now"
-        if not self.complete: return here + "; other processes still work; the last one puts the tokens together"
-        return here + f"; {self.clips} clips, {self.seconds / 60:.1f} minutes, {self.tokens} tokens" + (f"; {self.rejects} rejected, see {shown(self.out / 'rejects.csv')}" if self.rejects else "")
+        if not self.complete:
+            return here + "; other processes still work; the last one puts the tokens together"
+        return (
+            here
+            + f"; {self.clips} clips, {self.seconds / 60:.1f} minutes, {self.tokens} tokens"
+            + (
+                f"; {self.rejects} rejected, see {shown(self.out / 'rejects.csv')}"
+                if self.rejects
+                else ""
+            )
+        )
+
 
 def tokenise_corpus(
-    manifest,        # `metadata.csv`, or its folder
-    model,           # Folder with a tokenizer
-    out,             # Folder for the tokens
-    rank:int=0, world:int=1, # As `core.shards.which_shard` says
-    device:str="cpu",
-    max_seconds:float=60., # Longest clip
-)->Tokenised:
+    manifest,  # `metadata.csv`, or its folder
+    model,  # Folder with a tokenizer
+    out,  # Folder for the tokens
+    rank: int = 0,
+    world: int = 1,  # As `core.shards.which_shard` says
+    device: str = "cpu",
+    max_seconds: float = 60.0,  # Longest clip
+) -> Tokenised:
     "Tokens of all clips of a manifest, of this process's share of them; bad clips are rejects, and the rest goes on."
-    held, config = read_manifest(manifest, check_audio=False, require_text=False), tokenizer_digest(model, max_seconds)
+    held, config = (
+        read_manifest(manifest, check_audio=False, require_text=False),
+        tokenizer_digest(model, max_seconds),
+    )
     tokenizer, new = _on(SemanticTokenizer.load(model), device), 0
     with TokenStore(out, rank, world) as store:
-        if world == 1: sweep(store.root, below=True)
+        if world == 1:
+            sweep(store.root, below=True)
         mine = deal(held.rows, lambda r: (-_size(held, r), r.audio_file), rank, world)
-        for row in bar(mine, f"tokens {rank + 1}/{world}" if world > 1 else "tokens"): new += _one(store, held, row, tokenizer, config, max_seconds)
-        clips = store.finish([r.audio_file for r in held.rows], config, tokenizer.books, tokenizer.codes)
-        if clips is None: return Tokenised(store.root, False, len(mine), new)
-        bad = [Reject(r.line, c.name, c.reason, shown(held.path)) for r, c in zip(held.rows, clips) if not c.codes]
-        write_rejects(store.root / "rejects.csv", sorted([*held.rejects, *bad], key=lambda r: r.line), "tokens")
+        for row in bar(mine, f"tokens {rank + 1}/{world}" if world > 1 else "tokens"):
+            new += _one(store, held, row, tokenizer, config, max_seconds)
+        clips = store.finish(
+            [r.audio_file for r in held.rows], config, tokenizer.books, tokenizer.codes
+        )
+        if clips is None:
+            return Tokenised(store.root, False, len(mine), new)
+        bad = [
+            Reject(r.line, c.name, c.reason, shown(held.path))
+            for r, c in zip(held.rows, clips)
+            if not c.codes
+        ]
+        write_rejects(
+            store.root / "rejects.csv",
+            sorted([*held.rejects, *bad], key=lambda r: r.line),
+            "tokens",
+        )
     good = [c for c in clips if c.codes]
-    return Tokenised(store.root, True, len(mine), new, sum(len(unpacked(c.codes, tokenizer.books)) for c in good), sum(c.seconds for c in good), len(good), len(bad) + len(held.rejects))
+    return Tokenised(
+        store.root,
+        True,
+        len(mine),
+        new,
+        sum(len(unpacked(c.codes, tokenizer.books)) for c in good),
+        sum(c.seconds for c in good),
+        len(good),
+        len(bad) + len(held.rejects),
+    )
 
-def _on(tokenizer, device): # The network, and the model it hears with
+
+def _on(tokenizer, device):  # The network, and the model it hears with
     tokenizer.net.to(device)
-    if hasattr(tokenizer.hear, "net"): tokenizer.hear.net.to(device); tokenizer.hear.device = device
+    if hasattr(tokenizer.hear, "net"):
+        tokenizer.hear.net.to(device)
+        tokenizer.hear.device = device
     return tokenizer
 
-def _size(held, row)->int: # Bytes of the sound
-    try: return held.audio_path(row).stat().st_size
-    except (OSError, ValueError): return 0
 
-def _one(store, held, row, tokenizer, config, max_seconds)->bool: # Whether something was done
+def _size(held, row) -> int:  # Bytes of the sound
+    try:
+        return held.audio_path(row).stat().st_size
+    except (OSError, ValueError):
+        return 0
+
+
+def _one(store, held, row, tokenizer, config, max_seconds) -> bool:  # Whether something was done
     clip = Clip(row.audio_file, config=config)
     try:
         path = held.audio_path(row)
         clip.sha256 = recording_digest(path)
-        if store.current(clip.name, clip.sha256, config): return False
+        if store.current(clip.name, clip.sha256, config):
+            return False
         tokenised(clip, path, tokenizer, max_seconds)
-    except PathError: clip.reason = "path: a link leads out of the folder"
-    except AudioError as e: clip.reason = e.reason + (f": {e.detail}" if e.detail else "")
+    except PathError:
+        clip.reason = "path: a link leads out of the folder"
+    except AudioError as e:
+        clip.reason = e.reason + (f": {e.detail}" if e.detail else "")
     store.add(vars(clip))
     return True

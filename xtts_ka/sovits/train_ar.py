@@ -19,62 +19,88 @@ from ..core.files import atomic_write, digest, read_json, write_json
 from ..core.loop import Task
 from ..core.randomness import rng, seeded_step, torch_rng
 from ..corpus.clips import Clips, Shelf
-from ..text.chunks import ENDS, closed, habits, pieces
 from .ar import ArModel, Segment, along, ar_loss, collate, guessed, move_loss, to_grid
 from .config import ArConfig, SamplingConfig, TextConfig
 from .sample import Limits, write
 from .semantic import plain
 from .text import Bpe, TextEncoder
 from .train_semantic import SemanticTokenizer, char_error_rate
+from ..text.chunks import ENDS, closed, habits, pieces
 
 # %% ../../nbs/sovits/train_ar.ipynb #b9477cfb
 def corrupted(
-    codes:Tensor,  # [T, G] long
-    share:float,   # Of them, that are replaced
-    draw,          # `rng` of this item
-)->Tensor: # [T, G]
+    codes: Tensor,  # [T, G] long
+    share: float,  # Of them, that are replaced
+    draw,  # `rng` of this item
+) -> Tensor:  # [T, G]
     "Some tokens replaced by others of the same utterance: as wrong as a mistake, and as plausible."
-    if not share or not len(codes): return codes
+    if not share or not len(codes):
+        return codes
     wrong = torch.from_numpy(draw.random(codes.shape) < share)
-    return torch.where(wrong, codes[torch.from_numpy(draw.integers(len(codes), size=codes.shape)), torch.arange(codes.shape[1])], codes)
+    return torch.where(
+        wrong,
+        codes[
+            torch.from_numpy(draw.integers(len(codes), size=codes.shape)),
+            torch.arange(codes.shape[1]),
+        ],
+        codes,
+    )
+
 
 @dataclass
 class Asked:
     "A text for the free-running check."
+
     kind: str
     text: str
-    of: list # Places of its sentences among those it was made of
+    of: list  # Places of its sentences among those it was made of
+
 
 def everyday(
-    texts:list, # Closed sentences
-)->list: # of `Asked`
+    texts: list,  # Closed sentences
+) -> list:  # of `Asked`
     "Sentences as people write them: as they are, without a mark, one word, with a comma, two."
     out = []
     for n, text in enumerate(texts):
         body, both = text.rstrip(ENDS), [n, (n + 1) % len(texts)]
         other = texts[both[1]]
-        forms = [Asked("sentence", text, [n]), Asked("no mark", body, [n]),
-                 Asked("word", max(body.split(), key=len), [n]),
-                 Asked("comma", f"{body}, {other}", both), Asked("two", f"{text} {other}", both)]
+        forms = [
+            Asked("sentence", text, [n]),
+            Asked("no mark", body, [n]),
+            Asked("word", max(body.split(), key=len), [n]),
+            Asked("comma", f"{body}, {other}", both),
+            Asked("two", f"{text} {other}", both),
+        ]
         out.append(forms[n % len(forms)])
     return out
 
+
 class ArTask(Task):
     "The next token, given text and references."
-    def __init__(self,
-        cfg:ArConfig,
-        text:TextConfig,
-        clips:Clips,
-        codes:Shelf,                  # [T, G] of each clip
-        bpe:Bpe,
-        tokenizer:SemanticTokenizer,  # Gives the vectors, and reads what is written
-        features=None,                # Shelf of [n, F] features of each clip's text, or None
-        start=None,                   # Path of weights to begin with, or None
-        sampling:SamplingConfig=SamplingConfig(temperature=0), # Of the free-running check
-        bge=None,                     # `BgeM3`, where there are features
+
+    def __init__(
+        self,
+        cfg: ArConfig,
+        text: TextConfig,
+        clips: Clips,
+        codes: Shelf,  # [T, G] of each clip
+        bpe: Bpe,
+        tokenizer: SemanticTokenizer,  # Gives the vectors, and reads what is written
+        features=None,  # Shelf of [n, F] features of each clip's text, or None
+        start=None,  # Path of weights to begin with, or None
+        sampling: SamplingConfig = SamplingConfig(temperature=0),  # Of the free-running check
+        bge=None,  # `BgeM3`, where there are features
     ):
         self.bge, self._limits, self._habits = bge, None, None
-        self.cfg, self.text, self.clips, self.codes, self.bpe, self.tokenizer, self.features = cfg, text, clips, codes, bpe, tokenizer, features
+        self.cfg, self.text, self.clips, self.codes, self.bpe, self.tokenizer, self.features = (
+            cfg,
+            text,
+            clips,
+            codes,
+            bpe,
+            tokenizer,
+            features,
+        )
         self.sampling, self.texts = sampling, [closed(r.text) for r in clips.rows]
         self.ids = [bpe.encode(t) for t in self.texts]
         self.train, self.val = clips.split("train"), clips.split("val")
@@ -84,51 +110,101 @@ class ArTask(Task):
     def models(self):
         seeded_step(self.cfg.loop.seed, "ar")
         width = self.features[0].shape[1] if self.features is not None else 0
-        self.net = ArModel(self.cfg, TextEncoder(self.text, self.bpe.size, width, self.cfg.dropout), self.tokenizer.net.quantizer)
+        self.net = ArModel(
+            self.cfg,
+            TextEncoder(self.text, self.bpe.size, width, self.cfg.dropout),
+            self.tokenizer.net.quantizer,
+        )
         return {"ar": self.net}
 
     def optimizers(self, models, cfg):
         "AdamW with weight decay on matrices only."
-        both = [[p for p in models["ar"].parameters() if p.requires_grad and (p.dim() > 1) == big] for big in (True, False)]
-        return {"main": torch.optim.AdamW([{"params": both[0], "weight_decay": 0.05}, {"params": both[1], "weight_decay": 0.0}], lr=cfg.lr, betas=(0.9, 0.96))}
+        both = [
+            [p for p in models["ar"].parameters() if p.requires_grad and (p.dim() > 1) == big]
+            for big in (True, False)
+        ]
+        return {
+            "main": torch.optim.AdamW(
+                [
+                    {"params": both[0], "weight_decay": 0.05},
+                    {"params": both[1], "weight_decay": 0.0},
+                ],
+                lr=cfg.lr,
+                betas=(0.9, 0.96),
+            )
+        }
 
-    def __len__(self): return len(self.train)
+    def __len__(self):
+        return len(self.train)
+
     def fingerprint(self):
         shape = {k: v for k, v in to_dict(self.cfg).items() if k not in ("loop", "free_run")}
-        return {"clips": [self.clips.key(i) for i in self.train], "texts": digest([self.texts[i] for i in self.train]), "codes": self.codes.index["about"], "text": to_dict(self.text), "bpe": digest(self.bpe.tokenizer.to_str()), **shape}
+        return {
+            "clips": [self.clips.key(i) for i in self.train],
+            "texts": digest([self.texts[i] for i in self.train]),
+            "codes": self.codes.index["about"],
+            "text": to_dict(self.text),
+            "bpe": digest(self.bpe.tokenizer.to_str()),
+            **shape,
+        }
 
-    def segment(self, i:int, text:bool=True)->Segment:
+    def segment(self, i: int, text: bool = True) -> Segment:
         "A clip as it stands in a sequence."
         features = None if self.features is None or not text else self.features[i]
         grid = to_grid(torch.from_numpy(self.codes[i].astype(np.int64)), self.cfg.pattern, self.end)
-        return Segment(self.ids[i] if text else None, grid, features, self.along(i, grid) if text and self.cfg.pointer else None)
+        return Segment(
+            self.ids[i] if text else None,
+            grid,
+            features,
+            self.along(i, grid) if text and self.cfg.pointer else None,
+        )
 
-    def along(self, i:int, grid:Tensor)->list: # [S]
+    def along(self, i: int, grid: Tensor) -> list:  # [S]
         "Where the pointer stands in a clip; found once."
-        if i not in self.held: self.held[i] = self.tokenizer.align(self.codes[i], self.bpe.pieces(self.texts[i]))
-        return along(self.held[i], len(self.ids[i]), grid, self.tokenizer.books if self.cfg.pattern == "flat" else 1)
+        if i not in self.held:
+            self.held[i] = self.tokenizer.align(self.codes[i], self.bpe.pieces(self.texts[i]))
+        return along(
+            self.held[i],
+            len(self.ids[i]),
+            grid,
+            self.tokenizer.books if self.cfg.pattern == "flat" else 1,
+        )
 
-    def references(self, i:int, *key)->list:
+    def references(self, i: int, *key) -> list:
         "References of a clip, by draw."
         draw = rng(self.cfg.loop.seed, "references", i, *key)
-        if not self.cfg.references or draw.random() < self.cfg.drop_reference: return []
+        if not self.cfg.references or draw.random() < self.cfg.drop_reference:
+            return []
         n = 1 + int(draw.integers(self.cfg.references))
-        return [self.segment(self.clips.other(i, self.cfg.loop.seed, *key, k), draw.random() >= self.cfg.drop_text) for k in range(n)]
+        return [
+            self.segment(
+                self.clips.other(i, self.cfg.loop.seed, *key, k),
+                draw.random() >= self.cfg.drop_text,
+            )
+            for k in range(n)
+        ]
 
-    def item(self, index, epoch): return [*self.references(self.train[index], epoch), self.segment(self.train[index])], (epoch, index)
+    def item(self, index, epoch):
+        return [*self.references(self.train[index], epoch), self.segment(self.train[index])], (
+            epoch,
+            index,
+        )
 
     def collate(self, samples):
         batch = collate([s for s, _ in samples], self.cfg, self.tokenizer.books)
-        if self.cfg.corrupt: batch["grid"] = self._corrupted(batch["grid"], samples)
+        if self.cfg.corrupt:
+            batch["grid"] = self._corrupted(batch["grid"], samples)
         return batch
 
-    def _corrupted(self, grid:Tensor, samples)->Tensor: # [k, S, G]
+    def _corrupted(self, grid: Tensor, samples) -> Tensor:  # [k, S, G]
         "What is heard; what is to be said stays right."
         out, k = grid.clone(), 0
         for segments, key in samples:
             for n in range(len(segments)):
                 row, spoken = out[k], (grid[k] >= 0) & (grid[k] < self.end)
-                wrong = corrupted(grid[k], self.cfg.corrupt, rng(self.cfg.loop.seed, "corrupt", *key, n))
+                wrong = corrupted(
+                    grid[k], self.cfg.corrupt, rng(self.cfg.loop.seed, "corrupt", *key, n)
+                )
                 out[k] = torch.where(spoken & (wrong >= 0) & (wrong < self.end), wrong, row)
                 k += 1
         return out
@@ -136,97 +212,165 @@ class ArTask(Task):
     def loss(self, phase, batch, step):
         scores = self.net(batch)
         code = ar_loss(scores, batch["targets"], self.cfg.smoothing)
-        if not self.cfg.pointer: return code, {}
+        if not self.cfg.pointer:
+            return code, {}
         move = move_loss(scores[-1], batch["moves"])
         return code + move, {"code": code.detach(), "move": move.detach()}
 
-    def score(self, rows:list)->tuple: # (nats a code, share guessed right), with references
-        total = n = good = 0.
+    def score(self, rows: list) -> tuple:  # (nats a code, share guessed right), with references
+        total = n = good = 0.0
         for a in range(0, len(rows), 16):
-            batch = collate([[*self.references(i, "val"), self.segment(i)] for i in rows[a: a + 16]], self.cfg, self.tokenizer.books)
+            batch = collate(
+                [[*self.references(i, "val"), self.segment(i)] for i in rows[a : a + 16]],
+                self.cfg,
+                self.tokenizer.books,
+            )
             batch = {k: v.to(self.net.marks.device) for k, v in batch.items()}
             scores, size = self.net(batch), len(batch["targets"])
-            total, good, n = total + float(ar_loss(scores, batch["targets"])) * size, good + float(guessed(scores, batch["targets"])) * size, n + size
+            total, good, n = (
+                total + float(ar_loss(scores, batch["targets"])) * size,
+                good + float(guessed(scores, batch["targets"])) * size,
+                n + size,
+            )
         return total / n, good / n
 
     def validate(self):
-        rows = (self.val or self.train[:32])
+        rows = self.val or self.train[:32]
         loss, right = self.score(rows[:96])
         values = {"score": loss, "code": loss, "right": right}
-        if not self.cfg.free_run or self.features is not None and self.bge is None: return values
-        return values | self.free(rows[:self.cfg.free_run])
+        if not self.cfg.free_run or self.features is not None and self.bge is None:
+            return values
+        return values | self.free(rows[: self.cfg.free_run])
 
     @property
-    def habits(self)->dict:
+    def habits(self) -> dict:
         "What the training texts are like, see `text.chunks.habits`."
-        if self._habits is None: self._habits = habits(self.texts[i] for i in self.train)
+        if self._habits is None:
+            self._habits = habits(self.texts[i] for i in self.train)
         return self._habits
 
-    def limits(self, most:int=400)->Limits|None:
+    def limits(self, most: int = 400) -> Limits | None:
         "What the training's speech is like, of so many clips; None without a pointer."
-        if not self.cfg.pointer or self._limits: return self._limits
-        some = self.train[::max(1, len(self.train) // most)]
-        for i in some: self.segment(i)                                      # finds the alignment, once
+        if not self.cfg.pointer or self._limits:
+            return self._limits
+        some = self.train[:: max(1, len(self.train) // most)]
+        for i in some:
+            self.segment(i)  # finds the alignment, once
         self._limits = Limits.of((self.held[i], len(self.ids[i])) for i in some)
         return self._limits
 
-    def free(self, rows:list)->dict: # cer, stopped, length: means; cer of each kind
+    def free(self, rows: list) -> dict:  # cer, stopped, length: means; cer of each kind
         "Texts as people write them, spoken in pieces as `speak` does, with a reference."
         asked = everyday([self.texts[i] for i in rows])
         cut = [(k, p.text) for k, a in enumerate(asked) for p in pieces(a.text, **self.habits)]
         with torch.autocast(self.net.marks.device.type, enabled=False):
             written = self.say([(rows[asked[k].of[0]], text) for k, text in cut])
         read = self.tokenizer.texts([w.codes for w in written])
-        parts = lambda k, values: [v for v, (j, _) in zip(values, cut) if j == k]
+
+        def parts(k, values):
+            return [v for v, (j, _) in zip(values, cut) if j == k]
+
         pairs = [(plain(a.text), " ".join(parts(k, read))) for k, a in enumerate(asked)]
-        size = lambda a: max(1, sum(self.codes.index["lengths"][rows[n]] for n in a.of))
+
+        def size(a):
+            return max(1, sum(self.codes.index["lengths"][rows[n]] for n in a.of))
+
         tokens = [len(w.codes) for w in written]
         lengths = [sum(parts(k, tokens)) / size(a) for k, a in enumerate(asked) if a.kind != "word"]
         kinds = {a.kind: [p for p, b in zip(pairs, asked) if b.kind == a.kind] for a in asked}
-        return {"free/cer": char_error_rate(pairs), "free/length": float(np.mean(lengths)),
-                "free/stopped": sum(w.stopped for w in written) / len(written),
-                **{f"free/cer, {kind}": char_error_rate(some) for kind, some in kinds.items()}}
+        return {
+            "free/cer": char_error_rate(pairs),
+            "free/length": float(np.mean(lengths)),
+            "free/stopped": sum(w.stopped for w in written) / len(written),
+            **{f"free/cer, {kind}": char_error_rate(some) for kind, some in kinds.items()},
+        }
 
-    def say(self,
-        texts:list, # of (clip whose reference is taken, text)
-    )->list: # of `Written`
+    def say(
+        self,
+        texts: list,  # of (clip whose reference is taken, text)
+    ) -> list:  # of `Written`
         "Texts that need not be a clip's."
-        feature = lambda t: None if self.bge is None else self.bge(t, self.bpe.offsets(t))
+
+        def feature(t):
+            return None if self.bge is None else self.bge(t, self.bpe.offsets(t))
+
         texts_in = [Segment(self.bpe.encode(t), None, feature(t)) for _, t in texts]
         sequences = [[*self.references(i, "val"), s] for (i, _), s in zip(texts, texts_in)]
         randoms = [torch_rng(self.cfg.loop.seed, "write", self.clips.key(i), t) for i, t in texts]
         return write(self.net.eval(), sequences, self.sampling, randoms, limits=self.limits())
 
-    def write(self, rows:list, sampling:SamplingConfig|None=None, reference:bool=True)->list: # of `Written`
+    def write(
+        self, rows: list, sampling: SamplingConfig | None = None, reference: bool = True
+    ) -> list:  # of `Written`
         "What the model writes for these clips' texts."
-        sequences = [[*(self.references(i, "val") if reference else []), Segment(self.ids[i], None, None if self.features is None else self.features[i])] for i in rows]
-        return write(self.net.eval(), sequences, sampling or self.sampling, [torch_rng(self.cfg.loop.seed, "write", self.clips.key(i)) for i in rows])
+        sequences = [
+            [
+                *(self.references(i, "val") if reference else []),
+                Segment(self.ids[i], None, None if self.features is None else self.features[i]),
+            ]
+            for i in rows
+        ]
+        return write(
+            self.net.eval(),
+            sequences,
+            sampling or self.sampling,
+            [torch_rng(self.cfg.loop.seed, "write", self.clips.key(i)) for i in rows],
+        )
 
 # %% ../../nbs/sovits/train_ar.ipynb #d570c1ca
 def save_ar(
-    net:ArModel,
-    bpe:Bpe,
+    net: ArModel,
+    bpe: Bpe,
     folder,
 ):
     "`ar.safetensors`, `ar.json` with the configuration, `bpe.json`."
     from safetensors.torch import save as to_bytes
-    atomic_write(Path(folder) / "ar.safetensors", to_bytes({k: v.contiguous() for k, v in net.state_dict().items()}))
-    features = net.text.fit[1].in_features if isinstance(net.text.fit, torch.nn.Sequential) else (net.text.cfg.dim if net.text.fit is not None else 0)
-    write_json(Path(folder) / "ar.json", {"format": 1, "ar": to_dict(net.cfg), "text": to_dict(net.text.cfg), "features": features})
+
+    atomic_write(
+        Path(folder) / "ar.safetensors",
+        to_bytes({k: v.contiguous() for k, v in net.state_dict().items()}),
+    )
+    features = (
+        net.text.fit[1].in_features
+        if isinstance(net.text.fit, torch.nn.Sequential)
+        else (net.text.cfg.dim if net.text.fit is not None else 0)
+    )
+    write_json(
+        Path(folder) / "ar.json",
+        {"format": 1, "ar": to_dict(net.cfg), "text": to_dict(net.text.cfg), "features": features},
+    )
     bpe.save(Path(folder) / "bpe.json")
+
 
 def load_ar(
     folder,
-    tokenizer:SemanticTokenizer, # Whose tokens it writes
-)->tuple: # (ArModel in evaluation mode, Bpe)
+    tokenizer: SemanticTokenizer,  # Whose tokens it writes
+) -> tuple:  # (ArModel in evaluation mode, Bpe)
     "Read it back. `MissingError` for no file, `CheckpointError` for one that does not fit."
     from safetensors.torch import load_file
+
     folder = Path(folder)
-    if not (folder / "ar.json").is_file(): raise MissingError(f"{folder}/ar.json: no model here; train one with `xtts-ka sovits train-ar`")
+    if not (folder / "ar.json").is_file():
+        raise MissingError(
+            f"{folder}/ar.json: no model here; train one with `xtts-ka sovits train-ar`"
+        )
     about, bpe = read_json(folder / "ar.json"), Bpe.load(folder / "bpe.json")
-    cfg = build(ArConfig, {"pointer": False} | about["ar"] | {"init": ""})          # files from before there was a pointer do not name it
-    net = ArModel(cfg, TextEncoder(build(TextConfig, about["text"]), bpe.size, about["features"]), tokenizer.net.quantizer)
-    try: net.load_state_dict(load_file(folder / "ar.safetensors"))
-    except Exception as e: raise CheckpointError(f"{folder}/ar.safetensors does not fit ar.json and the tokenizer beside it ({str(e)[:200]}); train the model again") from e # safetensors and torch raise several kinds
-    if not torch.allclose(net.tables, tokenizer.net.quantizer.tables().to(net.tables), atol=1e-4): raise CheckpointError(f"{folder}/ar.safetensors was trained on the tokens of another tokenizer; put the two together that were trained together")
+    cfg = build(
+        ArConfig, {"pointer": False} | about["ar"] | {"init": ""}
+    )  # files from before there was a pointer do not name it
+    net = ArModel(
+        cfg,
+        TextEncoder(build(TextConfig, about["text"]), bpe.size, about["features"]),
+        tokenizer.net.quantizer,
+    )
+    try:
+        net.load_state_dict(load_file(folder / "ar.safetensors"))
+    except Exception as e:
+        raise CheckpointError(
+            f"{folder}/ar.safetensors does not fit ar.json and the tokenizer beside it ({str(e)[:200]}); train the model again"
+        ) from e  # safetensors and torch raise several kinds
+    if not torch.allclose(net.tables, tokenizer.net.quantizer.tables().to(net.tables), atol=1e-4):
+        raise CheckpointError(
+            f"{folder}/ar.safetensors was trained on the tokens of another tokenizer; put the two together that were trained together"
+        )
     return net.eval(), bpe

@@ -29,30 +29,33 @@ from ..text.phones import edits
 
 # %% ../../nbs/sovits/train_semantic.ipynb #7296a16a
 def char_error_rate(
-    pairs, # (reference text, read text)
-)->float: # Share; may exceed 1
+    pairs,  # (reference text, read text)
+) -> float:  # Share; may exceed 1
     "Levenshtein edits over the length of the references, all texts together."
     pairs = list(pairs)
     return sum(edits(a, b) for a, b in pairs) / max(1, sum(len(a) for a, _ in pairs))
 
 # %% ../../nbs/sovits/train_semantic.ipynb #961ee547
 def flat_targets(
-    letters:list, # [n] of [m] classes of a clip
-    tokens:Tensor, # [B] tokens of each
-)->Tensor: # [B, T] class of each token, the letters evenly spread, -100 in the padding
+    letters: list,  # [n] of [m] classes of a clip
+    tokens: Tensor,  # [B] tokens of each
+) -> Tensor:  # [B, T] class of each token, the letters evenly spread, -100 in the padding
     "Where letters would be if all took the same time."
     out = torch.full((len(letters), int(tokens.max())), -100)
     for row, ids, n in zip(out, letters, tokens.tolist()):
         row[:n] = torch.as_tensor(ids)[(torch.arange(n) * len(ids)) // n]
     return out
 
+
 class SemanticTask(Task):
     "Letters of clips, by CTC (Graves et al. 2006)."
-    def __init__(self,
-        cfg:SemanticConfig,
-        clips:Clips,
-        mels:Shelf,       # [4 T, 80] of each clip
-        letters:Letters,
+
+    def __init__(
+        self,
+        cfg: SemanticConfig,
+        clips: Clips,
+        mels: Shelf,  # [4 T, 80] of each clip
+        letters: Letters,
     ):
         self.cfg, self.clips, self.mels, self.letters = cfg, clips, mels, letters
         self.ids = [letters.encode(r.text) for r in clips.rows]
@@ -66,146 +69,251 @@ class SemanticTask(Task):
 
     def optimizers(self, models, cfg):
         net, betas = models["semantic"], (0.9, 0.98)
-        matrices, others = split_matrices(net, ("before", "after")) if cfg.muon_lr else ([], [*net.parameters()])
-        if matrices: return {"main": muon_and_adamw(matrices, others, cfg.muon_lr, cfg.lr, betas)}
+        matrices, others = (
+            split_matrices(net, ("before", "after")) if cfg.muon_lr else ([], [*net.parameters()])
+        )
+        if matrices:
+            return {"main": muon_and_adamw(matrices, others, cfg.muon_lr, cfg.lr, betas)}
         return {"main": torch.optim.AdamW(others, lr=cfg.lr, betas=betas, weight_decay=0.01)}
 
-    def __len__(self): return len(self.train)
+    def __len__(self):
+        return len(self.train)
+
     def fingerprint(self):
-        shape = {k: v for k, v in to_dict(self.cfg).items() if k != "loop" and (v or k != "s3")} # Without S3 tokens, as before there were any
-        return {"clips": [self.clips.key(i) for i in self.train], "mels": self.mels.index["about"], "letters": self.letters.characters, **shape}
+        shape = {
+            k: v for k, v in to_dict(self.cfg).items() if k != "loop" and (v or k != "s3")
+        }  # Without S3 tokens, as before there were any
+        return {
+            "clips": [self.clips.key(i) for i in self.train],
+            "mels": self.mels.index["about"],
+            "letters": self.letters.characters,
+            **shape,
+        }
 
     def item(self, index, epoch):
         i, c = self.train[index], self.cfg
-        mel, draw = torch.from_numpy(self.mels[i].astype(np.float32)), rng(c.loop.seed, epoch, index)
-        if c.s3: return mel, self.ids[i]
-        if c.features: return masked(mel + c.noise * torch.from_numpy(draw.standard_normal(mel.shape, np.float32)), draw, c.masks), self.ids[i]
+        mel, draw = (
+            torch.from_numpy(self.mels[i].astype(np.float32)),
+            rng(c.loop.seed, epoch, index),
+        )
+        if c.s3:
+            return mel, self.ids[i]
+        if c.features:
+            return masked(
+                mel + c.noise * torch.from_numpy(draw.standard_normal(mel.shape, np.float32)),
+                draw,
+                c.masks,
+            ), self.ids[i]
         return augment(mel, draw, c.tempo, c.formant, c.noise, c.masks), self.ids[i]
 
     def collate(self, samples):
         mel, tokens = padded_mels([m for m, _ in samples])
-        return {"mel": mel, "tokens": tokens, "letters": torch.tensor([x for _, ids in samples for x in ids]), "sizes": torch.tensor([len(ids) for _, ids in samples]),
-                "flat": flat_targets([ids for _, ids in samples], tokens)}
+        return {
+            "mel": mel,
+            "tokens": tokens,
+            "letters": torch.tensor([x for _, ids in samples for x in ids]),
+            "sizes": torch.tensor([len(ids) for _, ids in samples]),
+            "flat": flat_targets([ids for _, ids in samples], tokens),
+        }
 
     def loss(self, phase, batch, step):
-        scores, codes, keep = self.net(batch["mel"], batch["tokens"])                              # [B, T, n], [B, T, books], scalar
+        scores, codes, keep = self.net(
+            batch["mel"], batch["tokens"]
+        )  # [B, T, n], [B, T, books], scalar
         logp = scores.float().log_softmax(-1)
-        ctc = F.ctc_loss(logp.transpose(0, 1), batch["letters"], batch["tokens"], batch["sizes"], BLANK, zero_infinity=True)
-        weight = max(0., 1 - step / self.cfg.flat_start) if self.cfg.flat_start else 0.
-        flat = F.nll_loss(logp.flatten(0, 1), batch["flat"].flatten(), ignore_index=-100) if weight else 0.
+        ctc = F.ctc_loss(
+            logp.transpose(0, 1),
+            batch["letters"],
+            batch["tokens"],
+            batch["sizes"],
+            BLANK,
+            zero_infinity=True,
+        )
+        weight = max(0.0, 1 - step / self.cfg.flat_start) if self.cfg.flat_start else 0.0
+        flat = (
+            F.nll_loss(logp.flatten(0, 1), batch["flat"].flatten(), ignore_index=-100)
+            if weight
+            else 0.0
+        )
         return ctc + weight * flat + keep, {"ctc": ctc.detach()}
 
     def validate(self):
         tokenizer = SemanticTokenizer(self.net, self.letters)
         rows = (self.val or self.train)[:64]
         codes = tokenizer.tokenize([self.mels[i] for i in rows])
-        cer = char_error_rate((self.letters.decode(self.ids[i]), t) for i, t in zip(rows, tokenizer.texts(codes)))
-        return {"score": cer, "cer": cer, "perplexity": code_use(codes, self.net.quantizer.codes)["perplexity"]}
+        cer = char_error_rate(
+            (self.letters.decode(self.ids[i]), t) for i, t in zip(rows, tokenizer.texts(codes))
+        )
+        return {
+            "score": cer,
+            "cer": cer,
+            "perplexity": code_use(codes, self.net.quantizer.codes)["perplexity"],
+        }
 
 # %% ../../nbs/sovits/train_semantic.ipynb #20d6c479
 def code_use(
-    codes:list, # [n] of [T, books]
-    size:int,   # Of a codebook
-)->dict: # used, perplexity: means over the codebooks
+    codes: list,  # [n] of [T, books]
+    size: int,  # Of a codebook
+) -> dict:  # used, perplexity: means over the codebooks
     "How many codes are in use, and how many equally frequent ones would be as varied."
-    counts = [np.bincount(np.concatenate([np.asarray(c)[:, g] for c in codes]), minlength=size) for g in range(np.asarray(codes[0]).shape[1])]
+    counts = [
+        np.bincount(np.concatenate([np.asarray(c)[:, g] for c in codes]), minlength=size)
+        for g in range(np.asarray(codes[0]).shape[1])
+    ]
     p = [c / max(1, c.sum()) for c in counts]
-    return {"used": float(np.mean([(c > 0).sum() for c in counts])), "perplexity": float(np.mean([math.exp(-(q[q > 0] * np.log(q[q > 0])).sum()) for q in p]))}
+    return {
+        "used": float(np.mean([(c > 0).sum() for c in counts])),
+        "perplexity": float(np.mean([math.exp(-(q[q > 0] * np.log(q[q > 0])).sum()) for q in p])),
+    }
+
 
 class SemanticTokenizer:
     "A trained network: recordings to tokens, tokens to vectors and to text."
-    def __init__(self,
-        net:SemanticNet, # In evaluation mode
-        letters:Letters,
-        hear=speech_mel, # (wav, rate) -> [4 T, inputs]
-    ): self.net, self.letters, self.hear = net, letters, hear
+
+    def __init__(
+        self,
+        net: SemanticNet,  # In evaluation mode
+        letters: Letters,
+        hear=speech_mel,  # (wav, rate) -> [4 T, inputs]
+    ):
+        self.net, self.letters, self.hear = net, letters, hear
 
     @property
-    def books(self)->int: return self.net.quantizer.books
+    def books(self) -> int:
+        return self.net.quantizer.books
+
     @property
-    def codes(self)->int: return self.net.quantizer.codes
+    def codes(self) -> int:
+        return self.net.quantizer.codes
+
     @property
-    def dim(self)->int: return self.net.cfg.dim
+    def dim(self) -> int:
+        return self.net.cfg.dim
+
     @property
-    def device(self): return self.net.letters.weight.device
+    def device(self):
+        return self.net.letters.weight.device
 
     @torch.no_grad()
-    def tokenize(self, mels:list, batch:int=16)->list: # [n] of [4 T, 80] -> [n] of [T, books] int64 arrays
+    def tokenize(
+        self, mels: list, batch: int = 16
+    ) -> list:  # [n] of [4 T, 80] -> [n] of [T, books] int64 arrays
         "Batches of like length; a clip gives the same tokens in any of them."
         self.net.eval()
         order, out = sorted(range(len(mels)), key=lambda i: len(mels[i])), [None] * len(mels)
         for a in range(0, len(order), batch):
-            ids = order[a: a + batch]
+            ids = order[a : a + batch]
             mel, tokens = padded_mels([mels[i] for i in ids])
-            with torch.autocast(self.device.type, enabled=False): x, seen = self.net.listen(mel.to(self.device), tokens.to(self.device))
+            with torch.autocast(self.device.type, enabled=False):
+                x, seen = self.net.listen(mel.to(self.device), tokens.to(self.device))
             codes = self.net.quantizer(x, seen)[1].cpu().numpy()
-            for row, i, n in zip(codes, ids, tokens.tolist()): out[i] = row[:n]
+            for row, i, n in zip(codes, ids, tokens.tolist()):
+                out[i] = row[:n]
         return out
 
-    def encode(self, wav:np.ndarray, rate:int)->np.ndarray: # [T] -> [tokens, books]
+    def encode(self, wav: np.ndarray, rate: int) -> np.ndarray:  # [T] -> [tokens, books]
         "One recording."
         return self.tokenize([self.hear(wav, rate)])[0]
 
-    def vectors(self, codes:Tensor)->Tensor: # [B, T, books] -> [B, T, dim]
+    def vectors(self, codes: Tensor) -> Tensor:  # [B, T, books] -> [B, T, dim]
         "What tokens stand for."
         return self.net.quantizer.vectors(codes)
 
     @torch.no_grad()
-    def texts(self, codes:list, batch:int=16)->list[str]: # [n] of [T, books]
+    def texts(self, codes: list, batch: int = 16) -> list[str]:  # [n] of [T, books]
         "What tokens spell, by the likeliest letter of each token."
         self.net.eval()
         out = []
         for a in range(0, len(codes), batch):
-            rows = [torch.as_tensor(np.asarray(c)).long() for c in codes[a: a + batch]]
+            rows = [torch.as_tensor(np.asarray(c)).long() for c in codes[a : a + batch]]
             lengths = torch.tensor([len(r) for r in rows])
-            if not int(lengths.max()): out += [""] * len(rows); continue
-            grid = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)           # [B, T, books]
+            if not int(lengths.max()):
+                out += [""] * len(rows)
+                continue
+            grid = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(
+                self.device
+            )  # [B, T, books]
             seen = torch.arange(grid.shape[1]) < lengths[:, None]
-            with torch.autocast(self.device.type, enabled=False): best = self.net.read(self.vectors(grid), seen.to(self.device)).argmax(-1).cpu()
-            out += [self.letters.decode(collapse(row[:n].tolist())) for row, n in zip(best, lengths.tolist())]
+            with torch.autocast(self.device.type, enabled=False):
+                best = self.net.read(self.vectors(grid), seen.to(self.device)).argmax(-1).cpu()
+            out += [
+                self.letters.decode(collapse(row[:n].tolist()))
+                for row, n in zip(best, lengths.tolist())
+            ]
         return [" ".join(t.split()) for t in out]
 
     @torch.no_grad()
-    def align(self,
-        codes,       # [T, books]
-        pieces:list, # Of the text, as `Bpe.pieces` gives them
-    )->list[int]: # [T] piece of each token
+    def align(
+        self,
+        codes,  # [T, books]
+        pieces: list,  # Of the text, as `Bpe.pieces` gives them
+    ) -> list[int]:  # [T] piece of each token
         "Which piece of its text each token says: CTC's best path through the letters, every token given to the nearest letter. Text that is longer than the tokens can spell is spread evenly."
         from torchaudio.functional import forced_align
+
         self.net.eval()
-        grid = torch.as_tensor(np.asarray(codes)).long()[None].to(self.device)                       # [1, T, books]
-        letters = [(self.letters.ids[c], k) for k, p in enumerate(pieces) for c in p.lower().replace("▁", " ") if c in self.letters.ids]
-        if letters and letters[0][0] == self.letters.ids.get(" "): letters = letters[1:]
+        grid = torch.as_tensor(np.asarray(codes)).long()[None].to(self.device)  # [1, T, books]
+        letters = [
+            (self.letters.ids[c], k)
+            for k, p in enumerate(pieces)
+            for c in p.lower().replace("▁", " ")
+            if c in self.letters.ids
+        ]
+        if letters and letters[0][0] == self.letters.ids.get(" "):
+            letters = letters[1:]
         T, twice = grid.shape[1], sum(a[0] == b[0] for a, b in zip(letters, letters[1:]))
-        if not letters or T < len(letters) + twice: return [min(len(pieces) - 1, n * len(pieces) // max(1, T)) for n in range(T)]
-        with torch.autocast(self.device.type, enabled=False): scores = self.net.read(self.vectors(grid), torch.ones_like(grid[..., 0], dtype=torch.bool)).log_softmax(-1)
-        path = forced_align(scores.cpu(), torch.tensor([[c for c, _ in letters]], dtype=torch.int32), blank=BLANK)[0][0].tolist()
-        which, spoken = -1, []                                                                       # (token, letter) where one is heard
+        if not letters or T < len(letters) + twice:
+            return [min(len(pieces) - 1, n * len(pieces) // max(1, T)) for n in range(T)]
+        with torch.autocast(self.device.type, enabled=False):
+            scores = self.net.read(
+                self.vectors(grid), torch.ones_like(grid[..., 0], dtype=torch.bool)
+            ).log_softmax(-1)
+        path = forced_align(
+            scores.cpu(), torch.tensor([[c for c, _ in letters]], dtype=torch.int32), blank=BLANK
+        )[0][0].tolist()
+        which, spoken = -1, []  # (token, letter) where one is heard
         for n, c in enumerate(path):
             which += c != BLANK and (n == 0 or c != path[n - 1])
-            if c != BLANK: spoken.append((n, which))
+            if c != BLANK:
+                spoken.append((n, which))
         at = np.array([n for n, _ in spoken])
         return [letters[spoken[int(np.abs(at - n).argmin())][1]][1] for n in range(T)]
 
     def save(self, folder):
         "`semantic.safetensors`, and `semantic.json` with configuration and letters."
         from safetensors.torch import save as to_bytes
-        atomic_write(Path(folder) / "semantic.safetensors", to_bytes({k: v.contiguous() for k, v in self.net.state_dict().items()}))
-        write_json(Path(folder) / "semantic.json", {"format": 1, "letters": self.letters.characters, "semantic": to_dict(self.net.cfg)})
+
+        atomic_write(
+            Path(folder) / "semantic.safetensors",
+            to_bytes({k: v.contiguous() for k, v in self.net.state_dict().items()}),
+        )
+        write_json(
+            Path(folder) / "semantic.json",
+            {"format": 1, "letters": self.letters.characters, "semantic": to_dict(self.net.cfg)},
+        )
 
     @classmethod
-    def load(cls,
-        folder, # With the two files
-    )->"SemanticTokenizer":
+    def load(
+        cls,
+        folder,  # With the two files
+    ) -> "SemanticTokenizer":
         "Read it back. `MissingError` for no file, `CheckpointError` for one that does not fit."
         from safetensors.torch import load_file
+
         folder = Path(folder)
-        if not (folder / "semantic.json").is_file(): raise MissingError(f"{folder}/semantic.json: no tokenizer here; train one with `xtts-ka sovits train-tokenizer`")
+        if not (folder / "semantic.json").is_file():
+            raise MissingError(
+                f"{folder}/semantic.json: no tokenizer here; train one with `xtts-ka sovits train-tokenizer`"
+            )
         about = read_json(folder / "semantic.json")
         letters = Letters(about["letters"])
         cfg = build(SemanticConfig, about["semantic"])
         hear, inputs = listener(cfg)
         net = SemanticNet(cfg, len(letters), inputs)
-        try: net.load_state_dict(load_file(folder / "semantic.safetensors"))
-        except Exception as e: raise CheckpointError(f"{folder}/semantic.safetensors does not fit semantic.json beside it ({str(e)[:200]}); train the tokenizer again") from e # safetensors and torch raise several kinds
+        try:
+            net.load_state_dict(load_file(folder / "semantic.safetensors"))
+        except Exception as e:
+            raise CheckpointError(
+                f"{folder}/semantic.safetensors does not fit semantic.json beside it ({str(e)[:200]}); train the tokenizer again"
+            ) from e  # safetensors and torch raise several kinds
         return cls(net.eval(), letters, hear)

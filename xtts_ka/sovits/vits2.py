@@ -18,18 +18,24 @@ from .modules import WN, Attention, Encoder, seen
 
 # %% ../../nbs/sovits/vits2.ipynb #70af1fdb
 def fuse(
-    voices:Tensor,  # [B, R, D]
-    weights:Tensor, # [B, R] not negative; 0 leaves a reference out
-)->Tensor: # [B, D]
+    voices: Tensor,  # [B, R, D]
+    weights: Tensor,  # [B, R] not negative; 0 leaves a reference out
+) -> Tensor:  # [B, D]
     "Weighted mean. `XttsKaError` when a row has no weight at all."
-    if bool((weights < 0).any()) or bool((weights.sum(1) <= 0).any()): raise XttsKaError(f"weights {weights.tolist()}: none may be negative, and one of each row must be above 0")
+    if bool((weights < 0).any()) or bool((weights.sum(1) <= 0).any()):
+        raise XttsKaError(
+            f"weights {weights.tolist()}: none may be negative, and one of each row must be above 0"
+        )
     return ((weights / weights.sum(1, keepdim=True))[..., None] * voices).sum(1)
+
 
 class SpeakerEncoder(nn.Module):
     "References to one voice."
-    def __init__(self,
-        cfg:DecoderConfig,
-        bands:int=80, # Of the log-mel
+
+    def __init__(
+        self,
+        cfg: DecoderConfig,
+        bands: int = 80,  # Of the log-mel
     ):
         super().__init__()
         d = cfg.speaker_hidden
@@ -37,55 +43,64 @@ class SpeakerEncoder(nn.Module):
         self.gates = nn.ModuleList(nn.Conv1d(d, 2 * d, 5, padding=2) for _ in range(2))
         self.attention, self.out = Attention(d, 2, positions=False), nn.Linear(d, cfg.speaker_dim)
 
-    def one(self,
-        mel:Tensor,     # [B, 80, F] log-mel, 50 frames a second
-        lengths:Tensor, # [B] frames, at least 1
-    )->Tensor: # [B, speaker_dim]
+    def one(
+        self,
+        mel: Tensor,  # [B, 80, F] log-mel, 50 frames a second
+        lengths: Tensor,  # [B] frames, at least 1
+    ) -> Tensor:  # [B, speaker_dim]
         "The voice of each reference."
-        visible = seen(lengths, mel.shape[2])                                  # [B, F]
-        x = self.frames((mel.transpose(1, 2) + 5) / 2.5).transpose(1, 2)       # [B, 80, F] -> [B, d, F]
-        for gate in self.gates: x = x + F.glu(gate(x * visible[:, None]), 1)
-        x = x.transpose(1, 2)                                                  # [B, F, d]
-        x = self.out(x + self.attention(x, x, visible)) * visible[..., None]   # [B, F, speaker_dim]
+        visible = seen(lengths, mel.shape[2])  # [B, F]
+        x = self.frames((mel.transpose(1, 2) + 5) / 2.5).transpose(1, 2)  # [B, 80, F] -> [B, d, F]
+        for gate in self.gates:
+            x = x + F.glu(gate(x * visible[:, None]), 1)
+        x = x.transpose(1, 2)  # [B, F, d]
+        x = self.out(x + self.attention(x, x, visible)) * visible[..., None]  # [B, F, speaker_dim]
         return x.float().sum(1) / lengths[:, None]
 
-    def forward(self,
-        mels:Tensor,    # [B, R, 80, F]
-        lengths:Tensor, # [B, R] frames; 0: no such reference
-        weights:Tensor, # [B, R]
-    )->Tensor: # [B, speaker_dim]
-        each = self.one(mels.flatten(0, 1), lengths.flatten().clamp_min(1)).unflatten(0, lengths.shape) # [B, R, speaker_dim]
+    def forward(
+        self,
+        mels: Tensor,  # [B, R, 80, F]
+        lengths: Tensor,  # [B, R] frames; 0: no such reference
+        weights: Tensor,  # [B, R]
+    ) -> Tensor:  # [B, speaker_dim]
+        each = self.one(mels.flatten(0, 1), lengths.flatten().clamp_min(1)).unflatten(
+            0, lengths.shape
+        )  # [B, R, speaker_dim]
         return fuse(each, weights * (lengths > 0))
 
 # %% ../../nbs/sovits/vits2.ipynb #4ce2f60f
 class PosteriorEncoder(nn.Module):
     "What the latent was, given the recording (VITS, section 2.1.3)."
-    def __init__(self, cfg:DecoderConfig):
+
+    def __init__(self, cfg: DecoderConfig):
         super().__init__()
         h = cfg.posterior_hidden
         self.enter, self.leave = nn.Conv1d(cfg.front.bins, h, 1), nn.Conv1d(h, 2 * cfg.latent, 1)
         self.wn = WN(h, cfg.wn_kernel, cfg.posterior_layers, cfg.speaker_dim)
 
-    def forward(self,
-        spec:Tensor,  # [B, bins, F] magnitudes
-        mask:Tensor,  # [B, 1, F] bool
-        voice:Tensor, # [B, speaker_dim]
-    )->tuple: # mean, logarithm of the deviation: [B, latent, F] each
-        x = self.enter((spec.clamp_min(1e-4).log() + 3) / 3)                   # [B, bins, F] -> [B, h, F]
+    def forward(
+        self,
+        spec: Tensor,  # [B, bins, F] magnitudes
+        mask: Tensor,  # [B, 1, F] bool
+        voice: Tensor,  # [B, speaker_dim]
+    ) -> tuple:  # mean, logarithm of the deviation: [B, latent, F] each
+        x = self.enter((spec.clamp_min(1e-4).log() + 3) / 3)  # [B, bins, F] -> [B, h, F]
         mean, log_scale = (self.leave(self.wn(x, mask, voice)).float() * mask).chunk(2, 1)
         return mean, log_scale.clamp(-8, 4)
 
-def draw(mean, log_scale, noise:float=1.): # [B, C, F] each -> [B, C, F]
+
+def draw(mean, log_scale, noise: float = 1.0):  # [B, C, F] each -> [B, C, F]
     "A sample, from the global generator, which the loop names by step."
     return mean + noise * torch.randn_like(mean) * log_scale.exp()
 
+
 def kl_divergence(
-    z_p:Tensor,     # [B, C, F] sample of the posterior, after the flow
-    log_q:Tensor,   # [B, C, F] logarithm of the posterior's deviation
-    mean_p:Tensor,  # [B, C, F] of the prior
-    log_p:Tensor,   # [B, C, F] logarithm of the prior's deviation
-    mask:Tensor,    # [B, 1, F]
-)->Tensor: # Scalar: nats a frame
+    z_p: Tensor,  # [B, C, F] sample of the posterior, after the flow
+    log_q: Tensor,  # [B, C, F] logarithm of the posterior's deviation
+    mean_p: Tensor,  # [B, C, F] of the prior
+    log_p: Tensor,  # [B, C, F] logarithm of the prior's deviation
+    mask: Tensor,  # [B, 1, F]
+) -> Tensor:  # Scalar: nats a frame
     "VITS, eqs. 3 and 4, with the sample for the posterior's mean and its entropy in closed form."
     kl = log_p - log_q - 0.5 + 0.5 * (z_p - mean_p).square() * (-2 * log_p).exp()
     return (kl * mask).sum() / mask.sum()
@@ -93,87 +108,121 @@ def kl_divergence(
 # %% ../../nbs/sovits/vits2.ipynb #5537d5e9
 class PriorEncoder(nn.Module):
     "Where the latent should lie, given tokens, text and voice."
-    def __init__(self, cfg:DecoderConfig):
+
+    def __init__(self, cfg: DecoderConfig):
         super().__init__()
         d, sizes = cfg.hidden, (cfg.hidden, cfg.heads, cfg.ffn, cfg.kernel, cfg.dropout)
         self.tokens, self.text = nn.Linear(cfg.semantic_dim, d), nn.Linear(cfg.text_dim, d)
-        self.token_encoder, self.text_encoder, self.encoder = (Encoder(n, *sizes) for n in (cfg.token_layers, cfg.text_layers, cfg.prior_layers))
-        self.look, self.voice = Attention(d, cfg.heads, positions=False), nn.Linear(cfg.speaker_dim, d)
-        self.halves = nn.Parameter(torch.randn(2, d) * d ** -.5)
+        self.token_encoder, self.text_encoder, self.encoder = (
+            Encoder(n, *sizes) for n in (cfg.token_layers, cfg.text_layers, cfg.prior_layers)
+        )
+        self.look, self.voice = (
+            Attention(d, cfg.heads, positions=False),
+            nn.Linear(cfg.speaker_dim, d),
+        )
+        self.halves = nn.Parameter(torch.randn(2, d) * d**-0.5)
         self.leave = nn.Linear(d, 2 * cfg.latent)
 
-    def read(self, text, lengths): # [B, N, text_dim], [B] -> [B, N, hidden], [B, N] bool
+    def read(self, text, lengths):  # [B, N, text_dim], [B] -> [B, N, hidden], [B, N] bool
         "Encoded text; a row without any shows one empty place, to have something to look at."
-        x = self.text(text) * seen(lengths, text.shape[1])[..., None]          # [B, N, hidden], padding 0
+        x = self.text(text) * seen(lengths, text.shape[1])[..., None]  # [B, N, hidden], padding 0
         visible = seen(lengths.clamp_min(1), text.shape[1])
         return self.text_encoder(x, visible), visible
 
-    def forward(self,
-        vectors:Tensor,      # [B, T, semantic_dim] at 25 Hz
-        lengths:Tensor,      # [B] tokens
-        text:Tensor,         # [B, N, text_dim], N at least 1
-        text_lengths:Tensor, # [B] pieces; 0: no text
-        voice:Tensor,        # [B, speaker_dim]
-    )->tuple: # mean, logarithm of the deviation: [B, latent, 2 T] each
-        visible = seen(lengths, vectors.shape[1])                              # [B, T]
-        x = self.token_encoder(self.tokens(vectors), visible)                  # [B, T, semantic_dim] -> [B, T, hidden]
+    def forward(
+        self,
+        vectors: Tensor,  # [B, T, semantic_dim] at 25 Hz
+        lengths: Tensor,  # [B] tokens
+        text: Tensor,  # [B, N, text_dim], N at least 1
+        text_lengths: Tensor,  # [B] pieces; 0: no text
+        voice: Tensor,  # [B, speaker_dim]
+    ) -> tuple:  # mean, logarithm of the deviation: [B, latent, 2 T] each
+        visible = seen(lengths, vectors.shape[1])  # [B, T]
+        x = self.token_encoder(
+            self.tokens(vectors), visible
+        )  # [B, T, semantic_dim] -> [B, T, hidden]
         x = x + self.look(x, *self.read(text, text_lengths)) + self.voice(voice)[:, None]
-        x = (x[:, :, None] + self.halves).flatten(1, 2)                        # [B, T, hidden] -> [B, 2 T, hidden]
+        x = (x[:, :, None] + self.halves).flatten(1, 2)  # [B, T, hidden] -> [B, 2 T, hidden]
         twice = visible.repeat_interleave(2, 1)
-        mean, log_scale = (self.leave(self.encoder(x, twice)).float() * twice[..., None]).transpose(1, 2).chunk(2, 1) # 2 x [B, latent, 2 T]
+        mean, log_scale = (
+            (self.leave(self.encoder(x, twice)).float() * twice[..., None])
+            .transpose(1, 2)
+            .chunk(2, 1)
+        )  # 2 x [B, latent, 2 T]
         return mean, log_scale.clamp(-8, 4)
 
 # %% ../../nbs/sovits/vits2.ipynb #f8fafda5
 class Vits2(nn.Module):
     "The decoder."
-    def __init__(self, cfg:DecoderConfig):
+
+    def __init__(self, cfg: DecoderConfig):
         super().__init__()
-        self.cfg, self.speaker, self.posterior, self.prior = cfg, SpeakerEncoder(cfg), PosteriorEncoder(cfg), PriorEncoder(cfg)
-        self.flow = Flow(cfg.flows, cfg.latent, cfg.flow_hidden, cfg.wn_kernel, cfg.flow_layers, cfg.heads, cfg.speaker_dim)
+        self.cfg, self.speaker, self.posterior, self.prior = (
+            cfg,
+            SpeakerEncoder(cfg),
+            PosteriorEncoder(cfg),
+            PriorEncoder(cfg),
+        )
+        self.flow = Flow(
+            cfg.flows,
+            cfg.latent,
+            cfg.flow_hidden,
+            cfg.wn_kernel,
+            cfg.flow_layers,
+            cfg.heads,
+            cfg.speaker_dim,
+        )
         self.head = build_head(cfg)
 
-    def forward(self,
-        spec:Tensor,         # [B, bins, 2 T] magnitudes of the recording
-        vectors:Tensor,      # [B, T, semantic_dim]
-        lengths:Tensor,      # [B] tokens
-        text:Tensor,         # [B, N, text_dim]
-        text_lengths:Tensor, # [B]
-        voice:Tensor,        # [B, speaker_dim]
-    )->dict: # z [B, latent, 2 T] of the recording, foretold [B, latent, 2 T] by the prior, mask [B, 1, 2 T], kl scalar
+    def forward(
+        self,
+        spec: Tensor,  # [B, bins, 2 T] magnitudes of the recording
+        vectors: Tensor,  # [B, T, semantic_dim]
+        lengths: Tensor,  # [B] tokens
+        text: Tensor,  # [B, N, text_dim]
+        text_lengths: Tensor,  # [B]
+        voice: Tensor,  # [B, speaker_dim]
+    ) -> dict:  # z [B, latent, 2 T] of the recording, foretold [B, latent, 2 T] by the prior, mask [B, 1, 2 T], kl scalar
         mask = seen(2 * lengths, spec.shape[2])[:, None]
-        mean_p, log_p = self.prior(vectors, lengths, text, text_lengths, voice) # [B, latent, 2 T]
-        mean_q, log_q = self.posterior(spec, mask, voice)                      # [B, latent, 2 T]
+        mean_p, log_p = self.prior(vectors, lengths, text, text_lengths, voice)  # [B, latent, 2 T]
+        mean_q, log_q = self.posterior(spec, mask, voice)  # [B, latent, 2 T]
         z = draw(mean_q, log_q) * mask
         kl = kl_divergence(self.flow(z, mask, voice), log_q, mean_p, log_p, mask)
         return {"z": z, "mask": mask, "kl": kl, "mean_p": mean_p}
 
     @torch.no_grad()
-    def infer(self,
-        vectors:Tensor,      # [B, T, semantic_dim] at 25 Hz
-        lengths:Tensor,      # [B] tokens
-        text:Tensor,         # [B, N, text_dim]
-        text_lengths:Tensor, # [B] pieces; 0: no text
-        voice:Tensor,        # [B, speaker_dim] from `speaker`
-        noise:float=0.5,     # Share of the prior's deviation; 0: none
-        generator:torch.Generator|None=None, # On the CPU, of the noise
-        chunk:int=1024,      # Latent frames that become sound at once; 0: all
-    )->Tensor: # [B, T * 2 * hop] float32, silent after a row's end
+    def infer(
+        self,
+        vectors: Tensor,  # [B, T, semantic_dim] at 25 Hz
+        lengths: Tensor,  # [B] tokens
+        text: Tensor,  # [B, N, text_dim]
+        text_lengths: Tensor,  # [B] pieces; 0: no text
+        voice: Tensor,  # [B, speaker_dim] from `speaker`
+        noise: float = 0.5,  # Share of the prior's deviation; 0: none
+        generator: torch.Generator | None = None,  # On the CPU, of the noise
+        chunk: int = 1024,  # Latent frames that become sound at once; 0: all
+    ) -> Tensor:  # [B, T * 2 * hop] float32, silent after a row's end
         "Speak tokens. Random only by `generator`."
         z, mask = self.latent(vectors, lengths, text, text_lengths, voice, noise, generator)
         return self.sound(z, voice, chunk) * mask[:, 0].repeat_interleave(self.cfg.hop, 1)
 
-    def latent(self, vectors, lengths, text, text_lengths, voice, noise=0., generator=None): # -> [B, latent, 2 T], [B, 1, 2 T]
+    def latent(
+        self, vectors, lengths, text, text_lengths, voice, noise=0.0, generator=None
+    ):  # -> [B, latent, 2 T], [B, 1, 2 T]
         mask = seen(2 * lengths, 2 * vectors.shape[1])[:, None]
         mean, log_scale = self.prior(vectors, lengths, text, text_lengths, voice)
-        if noise: mean = mean + noise * log_scale.exp() * torch.randn(mean.shape, generator=generator).to(mean)
+        if noise:
+            mean = mean + noise * log_scale.exp() * torch.randn(mean.shape, generator=generator).to(
+                mean
+            )
         return self.flow.back(mean * mask, mask, voice), mask
 
-    def sound(self, z, voice, chunk:int=0): # [B, latent, F] -> [B, F * hop]
+    def sound(self, z, voice, chunk: int = 0):  # [B, latent, F] -> [B, F * hop]
         "In pieces that see as far as the head does, so that the result is the same."
         total, hop, side, plan = z.shape[2], self.cfg.hop, self.head.reach, self.head.plan(z, voice)
         out, chunk = [], chunk or total
         for first in range(0, total, chunk):
             start, last = max(0, first - side), min(total, first + chunk)
             wav = self.head.say(*self.head.part(plan, start, min(total, last + side))).float()
-            out.append(wav[:, (first - start) * hop: (last - start) * hop])
+            out.append(wav[:, (first - start) * hop : (last - start) * hop])
         return torch.cat(out, 1)

@@ -7,7 +7,8 @@ __all__ = ['sound_files', 'Bank', 'read_bank', 'coloured_noise', 'noise_bank', '
            'Augmenter']
 
 # %% ../../nbs/speaker/augment.ipynb #97167215
-import numpy as np, torch
+import numpy as np
+import torch
 from torch import Tensor
 
 from ..core.audio import is_silent, read_audio
@@ -19,65 +20,94 @@ from .train_config import AugmentConfig
 
 # %% ../../nbs/speaker/augment.ipynb #af470cbd
 def sound_files(
-    folders, # Folders, or single files
-) -> list: # Paths, sorted
+    folders,  # Folders, or single files
+) -> list:  # Paths, sorted
     "All sound files below; `MissingError` for a folder that is not there or holds none."
     out = []
     for folder in folders:
         path = resolve(folder)
-        found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not found: raise MissingError(f"{shown(path)}: {'no such folder' if not path.exists() else 'no sound files'} ({', '.join(SUFFIXES)}); put recordings there, or take it out of the augmentation's paths")
+        found = (
+            [path]
+            if path.is_file()
+            else sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        )
+        if not found:
+            raise MissingError(
+                f"{shown(path)}: {'no such folder' if not path.exists() else 'no sound files'} ({', '.join(SUFFIXES)}); put recordings there, or take it out of the augmentation's paths"
+            )
         out += found
     return out
 
+
 class Bank:
     "Recordings joined to one tensor, to take slices from."
-    def __init__(self,
-        sounds, # [T] float32 each
+
+    def __init__(
+        self,
+        sounds,  # [T] float32 each
     ):
         sounds = [torch.as_tensor(s, dtype=torch.float32) for s in sounds]
         self.lengths = np.array([len(s) for s in sounds])
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
         self.wav = torch.cat(sounds)  # [total]
 
-    def __len__(self): return len(self.lengths)
+    def __len__(self):
+        return len(self.lengths)
 
-    def slices(self,
-        n:int,  # How many
-        size:int, # Samples of each
-        r,      # numpy generator
-    ) -> list: # n of [size], views where the file is long enough
+    def slices(
+        self,
+        n: int,  # How many
+        size: int,  # Samples of each
+        r,  # numpy generator
+    ) -> list:  # n of [size], views where the file is long enough
         "Random places, each file as likely as it is long; a file shorter than a slice is said again."
-        which = np.searchsorted(np.cumsum(self.lengths), r.random(n) * self.lengths.sum(), side="right")
-        at = self.starts[which] + (r.random(n) * np.maximum(1, self.lengths[which] - size + 1)).astype(np.int64)
-        views = [self.wav[a:a + min(size, length)] for a, length in zip(at.tolist(), self.lengths[which].tolist())]
+        which = np.searchsorted(
+            np.cumsum(self.lengths), r.random(n) * self.lengths.sum(), side="right"
+        )
+        at = self.starts[which] + (
+            r.random(n) * np.maximum(1, self.lengths[which] - size + 1)
+        ).astype(np.int64)
+        views = [
+            self.wav[a : a + min(size, length)]
+            for a, length in zip(at.tolist(), self.lengths[which].tolist())
+        ]
         return [v if len(v) == size else v.repeat(-(-size // len(v)))[:size] for v in views]
 
+
 def read_bank(
-    folders,         # Folders, or single files
-    sample_rate:int, # Hz
-    max_seconds:float=1800., # Kept in all
-    seed:int=0,      # Chooses the parts of long files
-) -> tuple: # (Bank or None, [(path, reason)] of what was left out)
+    folders,  # Folders, or single files
+    sample_rate: int,  # Hz
+    max_seconds: float = 1800.0,  # Kept in all
+    seed: int = 0,  # Chooses the parts of long files
+) -> tuple:  # (Bank or None, [(path, reason)] of what was left out)
     "Read a bank; None for no folders. `MissingError` when no file can be used."
-    if not folders: return None, []
+    if not folders:
+        return None, []
     files, sounds, bad = sound_files(folders), [], []
     share = max(int(max_seconds * sample_rate / len(files)), sample_rate // 4)
     for path in files:
-        try: wav, _ = read_audio(path, sample_rate)
-        except AudioError as e: bad.append((path, e.reason)); continue
-        if is_silent(wav, -90.): bad.append((path, "silent")); continue
+        try:
+            wav, _ = read_audio(path, sample_rate)
+        except AudioError as e:
+            bad.append((path, e.reason))
+            continue
+        if is_silent(wav, -90.0):
+            bad.append((path, "silent"))
+            continue
         at = int(rng(seed, "bank", path.name).integers(max(1, len(wav) - share + 1)))
-        sounds.append(wav[at:at + share])
-    if not sounds: raise MissingError(f"{shown(files[0].parent)}: none of {len(files)} sound files can be used ({files[0].name}: {bad[0][1]}); replace them, or take the folder out of the augmentation's paths")
+        sounds.append(wav[at : at + share])
+    if not sounds:
+        raise MissingError(
+            f"{shown(files[0].parent)}: none of {len(files)} sound files can be used ({files[0].name}: {bad[0][1]}); replace them, or take the folder out of the augmentation's paths"
+        )
     return Bank(sounds), bad
 
 # %% ../../nbs/speaker/augment.ipynb #339ba087
 def coloured_noise(
-    n:int,             # Samples
-    exponent:float,    # Power falls as f ** -exponent
-    r,                 # numpy generator
-) -> np.ndarray: # [n] float32, RMS 1
+    n: int,  # Samples
+    exponent: float,  # Power falls as f ** -exponent
+    r,  # numpy generator
+) -> np.ndarray:  # [n] float32, RMS 1
     "Noise of one colour, by shaping a random spectrum; below 1/1000 of the rate it is flat, so that brown noise stays bounded."
     f = np.maximum(np.fft.rfftfreq(n), 1e-3)
     spectrum = (r.standard_normal(len(f)) + 1j * r.standard_normal(len(f))) * f ** (-exponent / 2)
@@ -85,176 +115,243 @@ def coloured_noise(
     wav = np.fft.irfft(spectrum, n)
     return (wav / wav.std()).astype(np.float32)
 
+
 def noise_bank(
-    sample_rate:int, # Hz
-    seed:int=0,
-    sounds:int=16,   # How many
-    seconds:float=8., # Of each
+    sample_rate: int,  # Hz
+    seed: int = 0,
+    sounds: int = 16,  # How many
+    seconds: float = 8.0,  # Of each
 ) -> Bank:
     "Coloured noise, half of it with a slowly changing level."
     r, n, out = rng(seed, "coloured noise"), int(seconds * sample_rate), []
     for k in range(sounds):
-        wav = coloured_noise(n, 2. * k / max(1, sounds - 1), r)
-        if k % 2: wav = wav * np.exp(0.7 * np.sin(2 * np.pi * (np.arange(n) / sample_rate * r.uniform(0.3, 2) + r.random()))).astype(np.float32)
-        out.append(wav / np.float32(np.sqrt(np.mean(wav ** 2))))
+        wav = coloured_noise(n, 2.0 * k / max(1, sounds - 1), r)
+        if k % 2:
+            wav = wav * np.exp(
+                0.7
+                * np.sin(2 * np.pi * (np.arange(n) / sample_rate * r.uniform(0.3, 2) + r.random()))
+            ).astype(np.float32)
+        out.append(wav / np.float32(np.sqrt(np.mean(wav**2))))
     return Bank(out)
 
-def _reflections(r, absorb:float, speed=343., order=2):
+
+def _reflections(r, absorb: float, speed=343.0, order=2):
     "Delays (s) and gains of a shoebox's first images, the direct sound first."
-    room = r.uniform((2.5, 2.5, 2.2), (8, 6, 3.5))                 # [3] m
+    room = r.uniform((2.5, 2.5, 2.2), (8, 6, 3.5))  # [3] m
     speaker, microphone = (r.uniform(0.15, 0.85, 3) * room for _ in range(2))
-    n = np.stack(np.meshgrid(*[np.arange(-order, order + 1)] * 3, indexing="ij"), -1).reshape(-1, 1, 3)  # [125, 1, 3] copies of the room
-    flip = np.stack(np.meshgrid(*[(0, 1)] * 3, indexing="ij"), -1).reshape(1, -1, 3)                     # [1, 8, 3] mirrored or not
-    image = (1 - 2 * flip) * speaker + 2 * n * room                # [125, 8, 3] m
+    n = np.stack(np.meshgrid(*[np.arange(-order, order + 1)] * 3, indexing="ij"), -1).reshape(
+        -1, 1, 3
+    )  # [125, 1, 3] copies of the room
+    flip = np.stack(np.meshgrid(*[(0, 1)] * 3, indexing="ij"), -1).reshape(
+        1, -1, 3
+    )  # [1, 8, 3] mirrored or not
+    image = (1 - 2 * flip) * speaker + 2 * n * room  # [125, 8, 3] m
     distance = np.linalg.norm(image - microphone, axis=-1).ravel()
-    bounces = np.abs(2 * n - flip).sum(-1).ravel()                 # walls on the way
+    bounces = np.abs(2 * n - flip).sum(-1).ravel()  # walls on the way
     gain = (1 - absorb) ** (bounces / 2) / np.maximum(distance, 0.3)
     near = np.argsort(distance)[:60]
     return (distance[near] - distance[near[0]]) / speed, gain[near] / gain[near[0]]
 
+
 def made_room(
-    sample_rate:int, # Hz
-    seconds:float,   # Time in which the tail falls by 60 dB
-    r,               # numpy generator
-) -> np.ndarray: # [seconds * sample_rate] float32, unit energy
+    sample_rate: int,  # Hz
+    seconds: float,  # Time in which the tail falls by 60 dB
+    r,  # numpy generator
+) -> np.ndarray:  # [seconds * sample_rate] float32, unit energy
     "Impulse response of a made-up room."
     n = max(int(seconds * sample_rate), 64)
     t, h = np.arange(n) / sample_rate, np.zeros(n)
-    absorb = float(np.clip(0.16 * 0.6 / seconds, 0.05, 0.7))       # Sabine's formula with a volume to surface ratio of 0.6 m
+    absorb = float(
+        np.clip(0.16 * 0.6 / seconds, 0.05, 0.7)
+    )  # Sabine's formula with a volume to surface ratio of 0.6 m
     for delay, gain in zip(*_reflections(r, absorb)):
-        if (at := round(delay * sample_rate)) < n: h[at] += gain * (1 if at == 0 else r.choice((-1, 1)))
-    tail = r.standard_normal(n) * 10 ** (-3 * t / seconds)         # -60 dB at `seconds`
+        if (at := round(delay * sample_rate)) < n:
+            h[at] += gain * (1 if at == 0 else r.choice((-1, 1)))
+    tail = r.standard_normal(n) * 10 ** (-3 * t / seconds)  # -60 dB at `seconds`
     dull = np.cumsum(tail) * 0.1
-    mix = np.clip(t / seconds, 0, 1)                               # treble goes first
+    mix = np.clip(t / seconds, 0, 1)  # treble goes first
     tail = (1 - mix) * tail + mix * (dull - dull.mean()) * 10 ** (-3 * t / seconds)
-    tail *= (t > 0.01) * 10 ** (r.uniform(-12, 0) / 20) * np.linalg.norm(h[1:]) / max(np.linalg.norm(tail), 1e-9)
+    tail *= (
+        (t > 0.01)
+        * 10 ** (r.uniform(-12, 0) / 20)
+        * np.linalg.norm(h[1:])
+        / max(np.linalg.norm(tail), 1e-9)
+    )
     h += tail
     return (h / np.linalg.norm(h)).astype(np.float32)
 
 # %% ../../nbs/speaker/augment.ipynb #e70418f2
 def clean_response(
-    h,               # [T] float, as recorded
-    sample_rate:int, # Hz
-    max_seconds:float=1., # Longest kept
-) -> np.ndarray: # [<= T] float32
+    h,  # [T] float, as recorded
+    sample_rate: int,  # Hz
+    max_seconds: float = 1.0,  # Longest kept
+) -> np.ndarray:  # [<= T] float32
     "Without the delay before the direct sound, unit energy."
     peak = int(np.argmax(np.abs(h)))
     start = int(np.argmax(np.abs(h) > 0.1 * abs(h[peak])))
-    h = np.asarray(h[max(0, start - 1):][:int(max_seconds * sample_rate)], np.float32)
+    h = np.asarray(h[max(0, start - 1) :][: int(max_seconds * sample_rate)], np.float32)
     return h / np.linalg.norm(h)
 
+
 def responses(
-    folders,             # Folders of impulse responses, or none
-    cfg:AugmentConfig,
-    sample_rate:int,     # Hz
-    seed:int=0,
-) -> tuple: # (list of [T] float32, [(path, reason)])
+    folders,  # Folders of impulse responses, or none
+    cfg: AugmentConfig,
+    sample_rate: int,  # Hz
+    seed: int = 0,
+) -> tuple:  # (list of [T] float32, [(path, reason)])
     "Those of the folders, or made-up rooms."
     if not folders:
         r = rng(seed, "rooms")
-        return [made_room(sample_rate, r.uniform(*cfg.room_seconds), r) for _ in range(cfg.rooms)], []
+        return [
+            made_room(sample_rate, r.uniform(*cfg.room_seconds), r) for _ in range(cfg.rooms)
+        ], []
     out, bad = [], []
     for path in sound_files(folders):
-        try: wav, _ = read_audio(path, sample_rate, min_seconds=0.)
-        except AudioError as e: bad.append((path, e.reason)); continue
-        if not np.any(wav): bad.append((path, "silent")); continue
+        try:
+            wav, _ = read_audio(path, sample_rate, min_seconds=0.0)
+        except AudioError as e:
+            bad.append((path, e.reason))
+            continue
+        if not np.any(wav):
+            bad.append((path, "silent"))
+            continue
         out.append(clean_response(wav, sample_rate))
-    if not out: raise MissingError(f"{shown(bad[0][0])}: no impulse response can be used ({bad[0][1]}); replace them, or take the folder out of augment_reverbs_paths")
+    if not out:
+        raise MissingError(
+            f"{shown(bad[0][0])}: no impulse response can be used ({bad[0][1]}); replace them, or take the folder out of augment_reverbs_paths"
+        )
     return out, bad
 
 # %% ../../nbs/speaker/augment.ipynb #3dde8a8c
-def _draw(r, n:int, p:float, low=0., high=1.):
+def _draw(r, n: int, p: float, low=0.0, high=1.0):
     "[n] numbers between low and high, and which rows they are for."
     return r.random(n) < p, r.uniform(low, high, n)
 
+
 class Augmenter:
     "Call it on a batch; it returns a new one."
-    def __init__(self,
-        noise_paths=(),   # Folders of noise; coloured noise is made when there are none
-        music_paths=(),   # Folders of music; none: no music
+
+    def __init__(
+        self,
+        noise_paths=(),  # Folders of noise; coloured noise is made when there are none
+        music_paths=(),  # Folders of music; none: no music
         reverb_paths=(),  # Folders of impulse responses; `cfg.rooms` are made when there are none
-        cfg:AugmentConfig|None=None, # Probabilities and ranges
-        sample_rate:int=16000, # Hz of the crops
-        seed:int=0,       # Of what is made here, and of the parts of long files
+        cfg: AugmentConfig | None = None,  # Probabilities and ranges
+        sample_rate: int = 16000,  # Hz of the crops
+        seed: int = 0,  # Of what is made here, and of the parts of long files
     ):
         self.cfg, self.rate = cfg or AugmentConfig(), sample_rate
-        self.noise, bad_noise = read_bank(noise_paths, sample_rate, self.cfg.max_bank_seconds, seed) if noise_paths else (noise_bank(sample_rate, seed), [])
+        self.noise, bad_noise = (
+            read_bank(noise_paths, sample_rate, self.cfg.max_bank_seconds, seed)
+            if noise_paths
+            else (noise_bank(sample_rate, seed), [])
+        )
         self.music, bad_music = read_bank(music_paths, sample_rate, self.cfg.max_bank_seconds, seed)
         self.rooms, bad_rooms = responses(reverb_paths, self.cfg, sample_rate, seed)
         self.left_out = [*bad_noise, *bad_music, *bad_rooms]  # (path, reason)
         self._spectra, self._grid = {}, {}
         self.octaves = np.linspace(np.log2(40), np.log2(sample_rate / 2), 97)
 
-    def __call__(self,
-        wavs:Tensor, # [B, T] in [-1, 1]
-        seed:int,    # The run's seed
-        step:int,    # Of the training; each has its own draws
-    ) -> Tensor: # [B, T]; no longer bounded by 1
+    def __call__(
+        self,
+        wavs: Tensor,  # [B, T] in [-1, 1]
+        seed: int,  # The run's seed
+        step: int,  # Of the training; each has its own draws
+    ) -> Tensor:  # [B, T]; no longer bounded by 1
         "Room and equaliser, then music and noise, then level."
         r, cfg = rng(seed, "augment", step), self.cfg
         out = self.channel(wavs, r)
-        if out is wavs: out = wavs.clone()
-        if self.music is not None: self.mix_(out, self.music, cfg.p_music, cfg.music_snr, r)
+        if out is wavs:
+            out = wavs.clone()
+        if self.music is not None:
+            self.mix_(out, self.music, cfg.p_music, cfg.music_snr, r)
         self.mix_(out, self.noise, cfg.p_noise, cfg.noise_snr, r)
         gain = 10 ** (r.uniform(-cfg.gain_db, cfg.gain_db, len(wavs)) / 20)
         return out.mul_(torch.as_tensor(gain, dtype=wavs.dtype, device=wavs.device)[:, None])
 
-    def mix_(self,
-        wavs:Tensor, # [B, T], changed in place: a batch is megabytes, and a copy costs more than the mixing
-        bank:Bank,
-        p:float,     # Probability of a row
-        snr,         # (lowest, highest) dB
-        r,           # numpy generator
+    def mix_(
+        self,
+        wavs: Tensor,  # [B, T], changed in place: a batch is megabytes, and a copy costs more than the mixing
+        bank: Bank,
+        p: float,  # Probability of a row
+        snr,  # (lowest, highest) dB
+        r,  # numpy generator
     ):
         "Background at a ratio of energies that is exact for each row; a silent row stays silent."
         chosen, db = _draw(r, len(wavs), p, *snr)
         rows = np.flatnonzero(chosen).tolist()
-        if not rows: return
+        if not rows:
+            return
         size, ratio = wavs.norm(dim=1).tolist(), 10 ** (-db / 20)
         for i, sound in zip(rows, bank.slices(len(rows), wavs.shape[1], r)):
-            wavs[i].add_(sound.to(wavs.device), alpha=ratio[i] * size[i] / max(float(sound.norm()), 1e-9))
+            wavs[i].add_(
+                sound.to(wavs.device), alpha=ratio[i] * size[i] / max(float(sound.norm()), 1e-9)
+            )
 
-    def channel(self,
-        wavs:Tensor, # [B, T]
-        r,           # numpy generator
-    ) -> Tensor: # [B, T], each row as loud as before
+    def channel(
+        self,
+        wavs: Tensor,  # [B, T]
+        r,  # numpy generator
+    ) -> Tensor:  # [B, T], each row as loud as before
         "Everything linear at once."
         n, size = wavs.shape
-        curve = self.curves(n, r)                                                      # [B, 97] dB
-        reverb, which = _draw(r, n, self.cfg.p_reverb if self.rooms else 0.)
-        if not (reverb.any() or curve.any()): return wavs
-        spectrum = torch.fft.rfft(wavs)                                                # [B, T] -> [B, T/2 + 1]
+        curve = self.curves(n, r)  # [B, 97] dB
+        reverb, which = _draw(r, n, self.cfg.p_reverb if self.rooms else 0.0)
+        if not (reverb.any() or curve.any()):
+            return wavs
+        spectrum = torch.fft.rfft(wavs)  # [B, T] -> [B, T/2 + 1]
         spectrum = spectrum * self._gains(curve, size, wavs)
-        for i in np.flatnonzero(reverb): spectrum[i] *= self._room(int(which[i] * len(self.rooms)), size, wavs.device)
+        for i in np.flatnonzero(reverb):
+            spectrum[i] *= self._room(int(which[i] * len(self.rooms)), size, wavs.device)
         out = torch.fft.irfft(spectrum, n=size)
         return out * (wavs.norm(dim=1) / out.norm(dim=1).clamp_min(1e-9))[:, None]
 
-    def curves(self,
-        n:int, # Rows
-        r,     # numpy generator
-    ) -> np.ndarray: # [n, 97] dB at `self.octaves`
+    def curves(
+        self,
+        n: int,  # Rows
+        r,  # numpy generator
+    ) -> np.ndarray:  # [n, 97] dB at `self.octaves`
         "Equaliser, slope and band limit of each row."
         cfg, x, out = self.cfg, self.octaves, np.zeros((n, len(self.octaves)))
         on, _ = _draw(r, n, cfg.p_eq)
-        centre, width, db = r.uniform(x[0], x[-1], (n, cfg.eq_peaks, 1)), r.uniform(.3, 1.2, (n, cfg.eq_peaks, 1)), r.uniform(-cfg.eq_db, cfg.eq_db, (n, cfg.eq_peaks, 1))
+        centre, width, db = (
+            r.uniform(x[0], x[-1], (n, cfg.eq_peaks, 1)),
+            r.uniform(0.3, 1.2, (n, cfg.eq_peaks, 1)),
+            r.uniform(-cfg.eq_db, cfg.eq_db, (n, cfg.eq_peaks, 1)),
+        )
         out += on[:, None] * (db * np.exp(-0.5 * ((x - centre) / width) ** 2)).sum(1)
         on, tilt = _draw(r, n, cfg.p_tilt, -cfg.tilt_db, cfg.tilt_db)
         out += on[:, None] * tilt[:, None] * (x - x.mean())
         on, _ = _draw(r, n, cfg.p_band)
-        low, high = (np.log2(np.exp(r.uniform(*np.log(edge), (n, 1)))) for edge in (cfg.band_low, cfg.band_high))
-        return out - on[:, None] * 24 * (np.maximum(0, low - x) + np.maximum(0, x - high))  # 24 dB an octave
+        low, high = (
+            np.log2(np.exp(r.uniform(*np.log(edge), (n, 1))))
+            for edge in (cfg.band_low, cfg.band_high)
+        )
+        return out - on[:, None] * 24 * (
+            np.maximum(0, low - x) + np.maximum(0, x - high)
+        )  # 24 dB an octave
 
-    def _gains(self, curve, size:int, like:Tensor) -> Tensor: # [B, size/2 + 1] factors
+    def _gains(self, curve, size: int, like: Tensor) -> Tensor:  # [B, size/2 + 1] factors
         "The curves at the frequencies of a transform."
         if size not in self._grid:
             f = np.log2(np.maximum(np.fft.rfftfreq(size, 1 / self.rate), 1e-9))
-            place = np.clip((f - self.octaves[0]) / (self.octaves[1] - self.octaves[0]), 0, len(self.octaves) - 1.001)
-            self._grid[size] = torch.as_tensor(place.astype(np.int64)), torch.as_tensor(place % 1, dtype=torch.float32)
+            place = np.clip(
+                (f - self.octaves[0]) / (self.octaves[1] - self.octaves[0]),
+                0,
+                len(self.octaves) - 1.001,
+            )
+            self._grid[size] = (
+                torch.as_tensor(place.astype(np.int64)),
+                torch.as_tensor(place % 1, dtype=torch.float32),
+            )
         at, part = (t.to(like.device) for t in self._grid[size])
-        factor = torch.as_tensor(10 ** (curve / 20), dtype=like.dtype, device=like.device)  # [B, 97]
+        factor = torch.as_tensor(
+            10 ** (curve / 20), dtype=like.dtype, device=like.device
+        )  # [B, 97]
         return torch.lerp(factor[:, at], factor[:, at + 1], part)
 
-    def _room(self, k:int, size:int, device) -> Tensor: # [size/2 + 1] complex
+    def _room(self, k: int, size: int, device) -> Tensor:  # [size/2 + 1] complex
         "Spectrum of a room, kept."
-        if (k, size) not in self._spectra: self._spectra[k, size] = torch.fft.rfft(torch.as_tensor(self.rooms[k][:size]), n=size)
+        if (k, size) not in self._spectra:
+            self._spectra[k, size] = torch.fft.rfft(torch.as_tensor(self.rooms[k][:size]), n=size)
         return self._spectra[k, size].to(device)

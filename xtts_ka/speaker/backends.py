@@ -8,7 +8,11 @@ __all__ = ['LARGE', 'TorchBackend', 'RoundedLinear', 'RoundedFeedForward', 'Roun
            'open_backend', 'compare_backends', 'candidates', 'pick', 'choose_backend']
 
 # %% ../../nbs/speaker/backends.ipynb #362657a1
-import copy, fcntl, functools, os, time
+import copy
+import fcntl
+import functools
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -26,26 +30,45 @@ from .encoders import SpeakerEncoder, WavLMEncoder, normalized
 # %% ../../nbs/speaker/backends.ipynb #d91af409
 class TorchBackend:
     "The encoder as it is."
+
     name = "torch"
-    def __init__(self, encoder:SpeakerEncoder):
+
+    def __init__(self, encoder: SpeakerEncoder):
         self.module, self.device, self.exact = encoder.module, encoder.device, encoder.exact_length
 
-    def __call__(self,
-        wavs:list, # of [T] float32; all of one length where `exact`
-    )->np.ndarray: # [n, D] float32 of length 1
+    def __call__(
+        self,
+        wavs: list,  # of [T] float32; all of one length where `exact`
+    ) -> np.ndarray:  # [n, D] float32 of length 1
         lengths = torch.tensor([len(w) for w in wavs])
         wav = torch.zeros(len(wavs), int(lengths.max()))
-        for row, w in zip(wav, wavs): row[:len(w)] = torch.from_numpy(w)  # [n, T]
-        with torch.inference_mode(): return self._run(wav.to(self.device), None if (lengths == lengths[0]).all() else lengths.to(self.device)).float().cpu().numpy()
+        for row, w in zip(wav, wavs):
+            row[: len(w)] = torch.from_numpy(w)  # [n, T]
+        with torch.inference_mode():
+            return (
+                self._run(
+                    wav.to(self.device),
+                    None if (lengths == lengths[0]).all() else lengths.to(self.device),
+                )
+                .float()
+                .cpu()
+                .numpy()
+            )
 
-    def _run(self, wav, lengths): return self.module(wav, lengths)
+    def _run(self, wav, lengths):
+        return self.module(wav, lengths)
 
 # %% ../../nbs/speaker/backends.ipynb #9f2bce89
 def _wavlm_only(encoder, name):
-    if not isinstance(encoder.module, WavLMEncoder): raise ConfigError(f"backend={name} is for WavLM; {encoder.name} is small, give backend=torch")
+    if not isinstance(encoder.module, WavLMEncoder):
+        raise ConfigError(
+            f"backend={name} is for WavLM; {encoder.name} is small, give backend=torch"
+        )
+
 
 class RoundedLinear(nn.Module):
     "Linear layers of one input, put together, with weights in bfloat16; what was rounded off is multiplied with the mean over time."
+
     def __init__(self, *layers, rest=True):
         super().__init__()
         weight = torch.cat([l.weight.detach().float() for l in layers])
@@ -58,54 +81,91 @@ class RoundedLinear(nn.Module):
         self.register_buffer("bias", bias.to(torch.bfloat16))
         return self.weight.float()
 
-    def _product(self, x): return F.linear(x.to(torch.bfloat16), self.weight, self.bias)
+    def _product(self, x):
+        return F.linear(x.to(torch.bfloat16), self.weight, self.bias)
 
-    def forward(self, x): # [B, T, D] -> [B, T, E] bfloat16
+    def forward(self, x):  # [B, T, D] -> [B, T, E] bfloat16
         y = self._product(x)
-        return y if self.rest is None else y + F.linear(x.mean(1, keepdim=True).to(torch.bfloat16), self.rest)
+        return (
+            y
+            if self.rest is None
+            else y + F.linear(x.mean(1, keepdim=True).to(torch.bfloat16), self.rest)
+        )
+
 
 class RoundedFeedForward(nn.Module):
     "A transformer layer's two large layers."
+
     def __init__(self, old, linear):
         super().__init__()
-        self.up, self.act, self.down = linear(old.intermediate_dense), old.intermediate_act_fn, linear(old.output_dense)
+        self.up, self.act, self.down = (
+            linear(old.intermediate_dense),
+            old.intermediate_act_fn,
+            linear(old.output_dense),
+        )
 
-    def forward(self, x): return self.down(self.act(self.up(x))).to(x.dtype) # [B, T, D] -> [B, T, D]
+    def forward(self, x):
+        return self.down(self.act(self.up(x))).to(x.dtype)  # [B, T, D] -> [B, T, D]
+
 
 class RoundedAttention(nn.Module):
     "WavLM's attention from the gated position bias on, in the place of `torch_multi_head_self_attention`."
+
     def __init__(self, old, linear):
         super().__init__()
-        self.heads, self.qkv, self.out = old.num_heads, linear(old.q_proj, old.k_proj, old.v_proj), linear(old.out_proj)
+        self.heads, self.qkv, self.out = (
+            old.num_heads,
+            linear(old.q_proj, old.k_proj, old.v_proj),
+            linear(old.out_proj),
+        )
 
-    def forward(self, x, mask, bias): # x [B, T, D], bias [B H, T, T]
+    def forward(self, x, mask, bias):  # x [B, T, D], bias [B H, T, T]
         B, T, D = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)       # each [B, H, T, D/H]
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.view(B, self.heads, T, T).to(q.dtype))
+        q, k, v = (
+            self.qkv(x).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        )  # each [B, H, T, D/H]
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias.view(B, self.heads, T, T).to(q.dtype)
+        )
         return self.out(y.transpose(1, 2).reshape(B, T, D)).to(x.dtype), None
+
 
 class RoundedConvs(nn.Module):
     "Convolutions in bfloat16 within a network in float32."
+
     def __init__(self, old):
         super().__init__()
         self.convs = old.to(torch.bfloat16)
 
-    def forward(self, x): return self.convs(x.to(torch.bfloat16)).to(x.dtype)
+    def forward(self, x):
+        return self.convs(x.to(torch.bfloat16)).to(x.dtype)
+
 
 class FirstConv(nn.Module):
     "The convolution over the waveform as a product of windows and weights: with one channel in, oneDNN's bfloat16 convolution takes ten times as long."
+
     def __init__(self, old):
         super().__init__()
-        self.weight, self.bias, self.size, self.step = old.weight, old.bias, old.kernel_size[0], old.stride[0]
-    def forward(self, x): # [B, 1, T] -> [B, C, n]
+        self.weight, self.bias, self.size, self.step = (
+            old.weight,
+            old.bias,
+            old.kernel_size[0],
+            old.stride[0],
+        )
+
+    def forward(self, x):  # [B, 1, T] -> [B, C, n]
         y = self.weight[:, 0] @ x[:, 0].unfold(-1, self.size, self.step).transpose(1, 2)
         return y if self.bias is None else y + self.bias[:, None]
 
+
 def _plain_conv(old):
     "A convolution with its weight norm worked out."
-    new = nn.Conv1d(old.in_channels, old.out_channels, old.kernel_size, padding=old.padding, groups=old.groups)
+    new = nn.Conv1d(
+        old.in_channels, old.out_channels, old.kernel_size, padding=old.padding, groups=old.groups
+    )
     new.weight, new.bias = (nn.Parameter(p.detach().clone()) for p in (old.weight, old.bias))
     return new
+
 
 def _rounded(module, linear):
     "A copy of a `WavLMEncoder` with its large products made by `linear`."
@@ -115,19 +175,28 @@ def _rounded(module, linear):
     encoder.pos_conv_embed.conv = _plain_conv(encoder.pos_conv_embed.conv)
     for layer in encoder.layers:
         layer.feed_forward = RoundedFeedForward(layer.feed_forward, linear)
-        vars(layer.attention)["torch_multi_head_self_attention"] = RoundedAttention(layer.attention, linear) # a method is replaced, so no submodule: the class would go first
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"): delattr(layer.attention, name)
+        vars(layer.attention)["torch_multi_head_self_attention"] = RoundedAttention(
+            layer.attention, linear
+        )  # a method is replaced, so no submodule: the class would go first
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            delattr(layer.attention, name)
     return module
 
 # %% ../../nbs/speaker/backends.ipynb #7278a81b
 class Bf16Backend(TorchBackend):
     "WavLM in bfloat16 throughout; the waveform is normalised before it is rounded."
+
     name = "bf16"
-    def __init__(self, encoder:SpeakerEncoder):
+
+    def __init__(self, encoder: SpeakerEncoder):
         _wavlm_only(encoder, self.name)
         super().__init__(encoder)
         self.exact, self.normalize = True, self.module.normalize
-        self.module = _rounded(self.module, functools.partial(RoundedLinear, rest=False)).to(torch.bfloat16).eval()
+        self.module = (
+            _rounded(self.module, functools.partial(RoundedLinear, rest=False))
+            .to(torch.bfloat16)
+            .eval()
+        )
         self.module.normalize = False
 
     def _run(self, wav, lengths):
@@ -136,67 +205,127 @@ class Bf16Backend(TorchBackend):
 # %% ../../nbs/speaker/backends.ipynb #70dff13b
 class Bf16FineBackend(TorchBackend):
     "WavLM with large products in bfloat16, weights corrected for the mean over time."
+
     name, linear = "bf16-fine", RoundedLinear
-    def __init__(self, encoder:SpeakerEncoder):
+
+    def __init__(self, encoder: SpeakerEncoder):
         _wavlm_only(encoder, self.name)
         super().__init__(encoder)
         self.exact, self.module = True, _rounded(self.module, self.linear).eval()
         wavlm = self.module.wavlm
-        wavlm.feature_extractor, wavlm.encoder.pos_conv_embed.conv = RoundedConvs(wavlm.feature_extractor), RoundedConvs(wavlm.encoder.pos_conv_embed.conv)
+        wavlm.feature_extractor, wavlm.encoder.pos_conv_embed.conv = (
+            RoundedConvs(wavlm.feature_extractor),
+            RoundedConvs(wavlm.encoder.pos_conv_embed.conv),
+        )
 
-    def _run(self, wav, lengths): return self.module(wav)
+    def _run(self, wav, lengths):
+        return self.module(wav)
+
 
 class Int8Linear(RoundedLinear):
     "The same with weights of 8 bits, a scale for each output, and inputs rounded as they come."
+
     def _round(self, weight, bias):
-        scale = weight.abs().amax(1).clamp_min(1e-12)/127
-        rounded = torch.quantize_per_channel(weight, scale.double(), torch.zeros(len(scale), dtype=torch.int64), 0, torch.qint8)
-        self.packed, self.narrow = torch.ops.quantized.linear_prepack(rounded, bias), not torch.cpu._is_vnni_supported() # without VNNI's wide sums inputs keep 7 bits
+        scale = weight.abs().amax(1).clamp_min(1e-12) / 127
+        rounded = torch.quantize_per_channel(
+            weight, scale.double(), torch.zeros(len(scale), dtype=torch.int64), 0, torch.qint8
+        )
+        self.packed, self.narrow = (
+            torch.ops.quantized.linear_prepack(rounded, bias),
+            not torch.cpu._is_vnni_supported(),
+        )  # without VNNI's wide sums inputs keep 7 bits
         return rounded.dequantize()
 
-    def _product(self, x): return torch.ops.quantized.linear_dynamic(x.float(), self.packed, self.narrow).to(torch.bfloat16)
+    def _product(self, x):
+        return torch.ops.quantized.linear_dynamic(x.float(), self.packed, self.narrow).to(
+            torch.bfloat16
+        )
+
 
 class Int8Backend(Bf16FineBackend):
     "WavLM with linear layers in 8 bits and convolutions in bfloat16. Not corrected for the mean over time: that costs 7 % and would still not reach 0.99999."
+
     name, linear = "int8", staticmethod(functools.partial(Int8Linear, rest=False))
-    def __init__(self, encoder:SpeakerEncoder):
-        if encoder.device.type != "cpu": raise ConfigError(f"backend=int8 runs on the CPU; give device=cpu, or backend=bf16 for {encoder.device}")
+
+    def __init__(self, encoder: SpeakerEncoder):
+        if encoder.device.type != "cpu":
+            raise ConfigError(
+                f"backend=int8 runs on the CPU; give device=cpu, or backend=bf16 for {encoder.device}"
+            )
         super().__init__(encoder)
 
 # %% ../../nbs/speaker/backends.ipynb #92dda2ec
 def probe_sound(
-    rate:int,      # Hz
-    seconds=1.,    # Length
-)->np.ndarray:     # [T] float32
+    rate: int,  # Hz
+    seconds=1.0,  # Length
+) -> np.ndarray:  # [T] float32
     "Something like a vowel that changes: harmonics of a gliding pitch, and breath."
-    t, r = np.arange(int(seconds*rate))/rate, rng(0, "backend test")
-    phase = 2*np.pi*np.cumsum(120 + 40*np.sin(2*np.pi*2*t))/rate
-    voice = sum(np.sin(k*phase + k)*np.exp(-((k*120 - 500 - 300*np.sin(2*np.pi*3*t))/700)**2) for k in range(1, 25))
-    return (.05*voice*(1 + .8*np.sin(2*np.pi*4*t)) + .003*r.standard_normal(len(t))).astype(np.float32)
+    t, r = np.arange(int(seconds * rate)) / rate, rng(0, "backend test")
+    phase = 2 * np.pi * np.cumsum(120 + 40 * np.sin(2 * np.pi * 2 * t)) / rate
+    voice = sum(
+        np.sin(k * phase + k)
+        * np.exp(-(((k * 120 - 500 - 300 * np.sin(2 * np.pi * 3 * t)) / 700) ** 2))
+        for k in range(1, 25)
+    )
+    return (
+        0.05 * voice * (1 + 0.8 * np.sin(2 * np.pi * 4 * t)) + 0.003 * r.standard_normal(len(t))
+    ).astype(np.float32)
 
-def cosine(a, b)->float: # The least over rows of [n, D]
+
+def cosine(a, b) -> float:  # The least over rows of [n, D]
     "How well two backends agree; NaN counts as not at all."
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    return float(np.nan_to_num((a*b).sum(-1)/np.linalg.norm(a, axis=-1)/np.linalg.norm(b, axis=-1), nan=-1.).min())
+    return float(
+        np.nan_to_num(
+            (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1), nan=-1.0
+        ).min()
+    )
+
 
 def _export(module, path):
     "Trace the module for windows of one length, any number and any length of them."
     import warnings
-    wav = torch.from_numpy(np.stack([probe_sound(16000)]*2))
+
+    wav = torch.from_numpy(np.stack([probe_sound(16000)] * 2))
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer says of every shape that it is a constant; the lengths tested below say it is not
-        torch.onnx.export(copy.deepcopy(module).cpu().float(), (wav,), os.fspath(path), input_names=["wav"], output_names=["vector"], opset_version=17, dynamo=False,
-                          dynamic_axes={"wav": {0: "batch", 1: "samples"}, "vector": {0: "batch"}})
+        warnings.simplefilter(
+            "ignore"
+        )  # the tracer says of every shape that it is a constant; the lengths tested below say it is not
+        torch.onnx.export(
+            copy.deepcopy(module).cpu().float(),
+            (wav,),
+            os.fspath(path),
+            input_names=["wav"],
+            output_names=["vector"],
+            opset_version=17,
+            dynamo=False,
+            dynamic_axes={"wav": {0: "batch", 1: "samples"}, "vector": {0: "batch"}},
+        )
+
 
 def _quantize(source, path):
     "Weights of the linear layers in 8 bits, activations rounded as they come."
     import logging
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-    logging.getLogger().addFilter(_quiet)
-    try: quantize_dynamic(os.fspath(source), os.fspath(path), weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
-    finally: logging.getLogger().removeFilter(_quiet)
 
-def _quiet(record): return "pre-process" not in record.getMessage() # advice that does not apply: shapes are inferred by the exporter
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.getLogger().addFilter(_quiet)
+    try:
+        quantize_dynamic(
+            os.fspath(source),
+            os.fspath(path),
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["MatMul", "Gemm"],
+        )
+    finally:
+        logging.getLogger().removeFilter(_quiet)
+
+
+def _quiet(record):
+    return (
+        "pre-process" not in record.getMessage()
+    )  # advice that does not apply: shapes are inferred by the exporter
+
 
 def _made(path, make):
     "Make a file once, also when several processes want it."
@@ -205,136 +334,200 @@ def _made(path, make):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             tmp = path.with_name(f".tmp-{os.getpid()}-0-{path.name}")
-            try: make(tmp); os.replace(tmp, path)
-            finally: tmp.unlink(missing_ok=True)
+            try:
+                make(tmp)
+                os.replace(tmp, path)
+            finally:
+                tmp.unlink(missing_ok=True)
     return path
 
 # %% ../../nbs/speaker/backends.ipynb #e68e4e67
 class OnnxBackend(TorchBackend):
     "WavLM by ONNX Runtime on the CPU."
-    def __init__(self,
-        encoder:SpeakerEncoder,
-        folder,      # Where exported models are kept
+
+    def __init__(
+        self,
+        encoder: SpeakerEncoder,
+        folder,  # Where exported models are kept
         int8=False,  # Round the weights
     ):
         self.name = "onnx-int8" if int8 else "onnx"
         _wavlm_only(encoder, self.name)
         super().__init__(encoder)
         _ort()
-        if self.device.type != "cpu": raise ConfigError(f"backend={self.name} runs on the CPU; give device=cpu, or backend=bf16 for {self.device}")
-        self.exact, where = True, resolve(folder)/f"{encoder.name}-{encoder.digest[:12]}"
-        self.files = [where.with_name(where.name + ".onnx"), where.with_name(where.name + "-int8.onnx")][:1 + int8]
-        self.cosine = self._open(encoder, least=.98 if int8 else .9999)
+        if self.device.type != "cpu":
+            raise ConfigError(
+                f"backend={self.name} runs on the CPU; give device=cpu, or backend=bf16 for {self.device}"
+            )
+        self.exact, where = True, resolve(folder) / f"{encoder.name}-{encoder.digest[:12]}"
+        self.files = [
+            where.with_name(where.name + ".onnx"),
+            where.with_name(where.name + "-int8.onnx"),
+        ][: 1 + int8]
+        self.cosine = self._open(encoder, least=0.98 if int8 else 0.9999)
 
     def _open(self, encoder, least):
         "A session that agrees with torch; a file that does not is made again, once."
-        wav = [probe_sound(encoder.sample_rate, s) for s in (.7, 1.)]
+        wav = [probe_sound(encoder.sample_rate, s) for s in (0.7, 1.0)]
         wanted = [TorchBackend(encoder)([w]) for w in wav]
         for _ in range(2):
             agree = self._agreement(encoder, wav, wanted)
-            if agree >= least: return agree
-            for f in self.files: f.unlink(missing_ok=True)
-        raise XttsKaError(f"{shown(self.files[-1])}: its vectors have cosine {agree:.5f} to torch's; give backend=torch")
+            if agree >= least:
+                return agree
+            for f in self.files:
+                f.unlink(missing_ok=True)
+        raise XttsKaError(
+            f"{shown(self.files[-1])}: its vectors have cosine {agree:.5f} to torch's; give backend=torch"
+        )
 
     def _agreement(self, encoder, wav, wanted):
         self.session = None
-        try: self.session = _session(self._files(encoder))
-        except _ort_errors(): return -1.
+        try:
+            self.session = _session(self._files(encoder))
+        except _ort_errors():
+            return -1.0
         return min(cosine(self([w]), v) for w, v in zip(wav, wanted))
 
     def _files(self, encoder):
         full = _made(self.files[0], lambda tmp: _export(encoder.module, tmp))
-        return full if len(self.files) == 1 else _made(self.files[1], lambda tmp: _quantize(full, tmp))
+        return (
+            full if len(self.files) == 1 else _made(self.files[1], lambda tmp: _quantize(full, tmp))
+        )
 
-    def _run(self, wav, lengths): return torch.from_numpy(self.session.run(None, {"wav": wav.numpy()})[0])
+    def _run(self, wav, lengths):
+        return torch.from_numpy(self.session.run(None, {"wav": wav.numpy()})[0])
+
 
 def _ort():
-    try: import onnxruntime
-    except ImportError as e: raise MissingError(f"the ONNX backends need onnxruntime ({e}); install it with `uv sync`, or give backend=torch") from None
+    try:
+        import onnxruntime
+    except ImportError as e:
+        raise MissingError(
+            f"the ONNX backends need onnxruntime ({e}); install it with `uv sync`, or give backend=torch"
+        ) from None
     return onnxruntime
+
 
 def _ort_errors():
     "What onnxruntime raises for a file that is no model of its."
     from onnxruntime.capi import onnxruntime_pybind11_state as state
-    return tuple(getattr(state, n) for n in ("InvalidProtobuf", "InvalidGraph", "Fail", "RuntimeException", "InvalidArgument", "NotImplemented", "NoSuchFile"))
+
+    return tuple(
+        getattr(state, n)
+        for n in (
+            "InvalidProtobuf",
+            "InvalidGraph",
+            "Fail",
+            "RuntimeException",
+            "InvalidArgument",
+            "NotImplemented",
+            "NoSuchFile",
+        )
+    )
+
 
 def _session(path):
     "ONNX Runtime with torch's number of threads, which do not spin while they wait."
     ort = _ort()
     options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = torch.get_num_threads(), 1, 3
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = (
+        torch.get_num_threads(),
+        1,
+        3,
+    )
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
 
 # %% ../../nbs/speaker/backends.ipynb #0ea3bab2
 def open_backend(
-    encoder:SpeakerEncoder,
-    name:str="torch",         # One of `BACKENDS`
-    onnx_dir="models/onnx",   # Where exported models are kept
-):                            # Callable: windows of one length -> [n, D] float32
+    encoder: SpeakerEncoder,
+    name: str = "torch",  # One of `BACKENDS`
+    onnx_dir="models/onnx",  # Where exported models are kept
+):  # Callable: windows of one length -> [n, D] float32
     "An encoder's arithmetic by name; `ConfigError` where the two do not go together."
-    if name not in BACKENDS: raise ConfigError(f"backend={name!r} is not known; use auto, {', '.join(BACKENDS)}")
-    if name.startswith("onnx"): return OnnxBackend(encoder, onnx_dir, name == "onnx-int8")
-    return {b.name: b for b in (TorchBackend, Bf16Backend, Bf16FineBackend, Int8Backend)}[name](encoder)
+    if name not in BACKENDS:
+        raise ConfigError(f"backend={name!r} is not known; use auto, {', '.join(BACKENDS)}")
+    if name.startswith("onnx"):
+        return OnnxBackend(encoder, onnx_dir, name == "onnx-int8")
+    return {b.name: b for b in (TorchBackend, Bf16Backend, Bf16FineBackend, Int8Backend)}[name](
+        encoder
+    )
 
-def _tried(backend, wav, device)->tuple: # ([1, D], CPU seconds of a call; a GPU's: seconds)
+
+def _tried(backend, wav, device) -> tuple:  # ([1, D], CPU seconds of a call; a GPU's: seconds)
     "The vector of a window, and the better of two times: the first call prepares."
     clock, times = time.process_time if device.type == "cpu" else time.perf_counter, []
     for _ in range(2):
-        start = clock(); vector = backend([wav]); times.append(clock() - start)
+        start = clock()
+        vector = backend([wav])
+        times.append(clock() - start)
     return vector, min(times)
 
+
 def compare_backends(
-    encoder:SpeakerEncoder,
-    names=BACKENDS,          # Which to try, `torch` first
+    encoder: SpeakerEncoder,
+    names=BACKENDS,  # Which to try, `torch` first
     onnx_dir="models/onnx",  # Where exported models are kept
-    window=5.,               # Seconds of the windows to come: which is fastest, and how far rounding averages out, hangs on their length
-)->list:                     # Dicts: name, seconds for one second of sound, cosine to torch
+    window=5.0,  # Seconds of the windows to come: which is fastest, and how far rounding averages out, hangs on their length
+) -> list:  # Dicts: name, seconds for one second of sound, cosine to torch
     "Time backends on one window, and compare their vectors of it."
     wav, rows, wanted = probe_sound(encoder.sample_rate, window), [], None
     for name in names:
         got, seconds = _tried(open_backend(encoder, name, onnx_dir), wav, encoder.device)
         wanted = got if wanted is None else wanted
-        rows.append(dict(name=name, seconds=seconds/window, cosine=cosine(got, wanted)))
+        rows.append(dict(name=name, seconds=seconds / window, cosine=cosine(got, wanted)))
     return rows
 
-LARGE = 20_000_000 # Weights from which a copy in another arithmetic is worth its making
+
+LARGE = 20_000_000  # Weights from which a copy in another arithmetic is worth its making
+
 
 def candidates(
-    encoder:SpeakerEncoder,
-    min_cosine=0.99999, # Agreement asked for
-)->list:                # Names of backends
+    encoder: SpeakerEncoder,
+    min_cosine=0.99999,  # Agreement asked for
+) -> list:  # Names of backends
     "What is worth a try: nothing but torch for small encoders; ONNX in 8 bits only where so much rounding is allowed."
-    large = isinstance(encoder.module, WavLMEncoder) and sum(p.numel() for p in encoder.module.parameters()) >= LARGE
-    if not large: return ["torch"]
-    if encoder.device.type != "cpu": return ["torch", "bf16", "bf16-fine"]
-    return ["torch", "bf16", "bf16-fine", "int8", "onnx"] + ["onnx-int8"]*(min_cosine < .9999)
+    large = (
+        isinstance(encoder.module, WavLMEncoder)
+        and sum(p.numel() for p in encoder.module.parameters()) >= LARGE
+    )
+    if not large:
+        return ["torch"]
+    if encoder.device.type != "cpu":
+        return ["torch", "bf16", "bf16-fine"]
+    return ["torch", "bf16", "bf16-fine", "int8", "onnx"] + ["onnx-int8"] * (min_cosine < 0.9999)
+
 
 def pick(
-    rows,        # From `compare_backends`
+    rows,  # From `compare_backends`
     min_cosine,  # Agreement asked for
-)->str:          # Name
+) -> str:  # Name
     "The fastest that agrees, of those as fast within a tenth the one that agrees best; another than torch only when it saves a fifth."
     good = [r for r in rows if r["cosine"] >= min_cosine]
     least = min(r["seconds"] for r in good)
-    if least > .8*rows[0]["seconds"]: return rows[0]["name"]
-    return max((r for r in good if r["seconds"] <= 1.1*least), key=lambda r: r["cosine"])["name"]
+    if least > 0.8 * rows[0]["seconds"]:
+        return rows[0]["name"]
+    return max((r for r in good if r["seconds"] <= 1.1 * least), key=lambda r: r["cosine"])["name"]
 
 # %% ../../nbs/speaker/backends.ipynb #826495f1
 def choose_backend(
-    encoder:SpeakerEncoder,
-    min_cosine=0.99999,      # Agreement asked for
+    encoder: SpeakerEncoder,
+    min_cosine=0.99999,  # Agreement asked for
     onnx_dir="models/onnx",  # Where exported models are kept
-    window=5.,               # Seconds of the windows to come
-    record=None,             # JSON file with the choice; read when it is there and for this encoder
-):                           # The backend
+    window=5.0,  # Seconds of the windows to come
+    record=None,  # JSON file with the choice; read when it is there and for this encoder
+):  # The backend
     "The fastest that agrees with torch, or the one recorded; call it under a lock where several share a record."
     names = candidates(encoder, min_cosine)
-    if len(names) == 1: return open_backend(encoder, names[0], onnx_dir)
-    key = dict(encoder=encoder.digest, device=encoder.device.type, min_cosine=min_cosine, window=window)
+    if len(names) == 1:
+        return open_backend(encoder, names[0], onnx_dir)
+    key = dict(
+        encoder=encoder.digest, device=encoder.device.type, min_cosine=min_cosine, window=window
+    )
     known = read_json(record) if record is not None and Path(record).exists() else {}
     if {k: known.get(k) for k in key} != key:
         rows = compare_backends(encoder, names, onnx_dir, window)
         known = {**key, "backend": pick(rows, min_cosine), "tried": rows}
-        if record is not None: write_json(record, known)
+        if record is not None:
+            write_json(record, known)
     return open_backend(encoder, known["backend"], onnx_dir)

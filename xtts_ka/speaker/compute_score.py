@@ -6,8 +6,8 @@
 __all__ = ['Pairs', 'verify_pairs_list', 'load_vectors', 'Score', 'compute_score', 'add_arguments', 'main']
 
 # %% ../../nbs/speaker/compute_score.ipynb #789dbf82
-import argparse, sys
-from collections import Counter
+import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,117 +22,205 @@ from .verification import Trials, eer, min_dcf, read_trials
 @dataclass
 class Pairs:
     "What is wrong with a list, and how long it is."
-    same:int        # Pairs of one speaker
-    different:int   # Pairs of two
-    missing:list    # Names without a vector, each once
-    repeated:int    # Pairs that stood there before, also the other way round
-    itself:int      # Recordings paired with themselves
-    contradictory:int # Pairs said to be of one speaker and of two
+
+    same: int  # Pairs of one speaker
+    different: int  # Pairs of two
+    missing: list  # Names without a vector, each once
+    repeated: int  # Pairs that stood there before, also the other way round
+    itself: int  # Recordings paired with themselves
+    contradictory: int  # Pairs said to be of one speaker and of two
 
     @property
-    def fine(self)->bool: return not (self.missing or self.repeated or self.itself or self.contradictory)
+    def fine(self) -> bool:
+        return not (self.missing or self.repeated or self.itself or self.contradictory)
+
     def __str__(self):
-        wrong = [f"{n} {w}" for n, w in ((len(self.missing), "names without a vector"), (self.repeated, "pairs repeated"), (self.itself, "recordings paired with themselves"), (self.contradictory, "pairs said to be both")) if n]
-        return f"{self.same} pairs of one speaker, {self.different} of two; " + (", ".join(wrong) or "nothing wrong") + (f"; the first without a vector: {self.missing[0]}" if self.missing else "")
+        wrong = [
+            f"{n} {w}"
+            for n, w in (
+                (len(self.missing), "names without a vector"),
+                (self.repeated, "pairs repeated"),
+                (self.itself, "recordings paired with themselves"),
+                (self.contradictory, "pairs said to be both"),
+            )
+            if n
+        ]
+        return (
+            f"{self.same} pairs of one speaker, {self.different} of two; "
+            + (", ".join(wrong) or "nothing wrong")
+            + (f"; the first without a vector: {self.missing[0]}" if self.missing else "")
+        )
+
 
 def verify_pairs_list(
-    trials:Trials, # From `read_trials`
-    known,         # Names that have a vector; None: not looked at
-)->Pairs:
+    trials: Trials,  # From `read_trials`
+    known,  # Names that have a vector; None: not looked at
+) -> Pairs:
     "Look through a list before it is scored."
     names = dict.fromkeys([*trials.first, *trials.second])
-    pairs = [(*sorted((a, b)), bool(s)) for a, b, s in zip(trials.first, trials.second, trials.same)]
+    pairs = [
+        (*sorted((a, b)), bool(s)) for a, b, s in zip(trials.first, trials.second, trials.same)
+    ]
     answers = {}
-    for a, b, s in pairs: answers.setdefault((a, b), set()).add(s)
-    return Pairs(int(trials.same.sum()), int((~trials.same).sum()), [] if known is None else [n for n in names if n not in known], len(pairs) - len(set(pairs)),
-                 sum(a == b for a, b, _ in pairs), sum(len(s) > 1 for s in answers.values()))
+    for a, b, s in pairs:
+        answers.setdefault((a, b), set()).add(s)
+    return Pairs(
+        int(trials.same.sum()),
+        int((~trials.same).sum()),
+        [] if known is None else [n for n in names if n not in known],
+        len(pairs) - len(set(pairs)),
+        sum(a == b for a, b, _ in pairs),
+        sum(len(s) > 1 for s in answers.values()),
+    )
 
 # %% ../../nbs/speaker/compute_score.ipynb #6e153079
 def load_vectors(
-    folder,        # Of `xtts-ka embed`, or the root of a data set with a vector beside each recording
-    names,         # Of the list
-    label:str="",  # For a data set: `modelName` of its files
-)->dict:           # name -> [D] float32, those that were found
+    folder,  # Of `xtts-ka embed`, or the root of a data set with a vector beside each recording
+    names,  # Of the list
+    label: str = "",  # For a data set: `modelName` of its files
+) -> dict:  # name -> [D] float32, those that were found
     "Vectors of the names of a list."
     root, found = resolve(folder), {}
-    if not root.is_dir(): raise MissingError(f"{shown(root)}: no such folder; give one that `xtts-ka embed` wrote, or a data set's root together with --model_name")
-    lookup = _of_store(root) if (root/"index.csv").is_file() else lambda name: _beside(root, name, label)
+    if not root.is_dir():
+        raise MissingError(
+            f"{shown(root)}: no such folder; give one that `xtts-ka embed` wrote, or a data set's root together with --model_name"
+        )
+    lookup = (
+        _of_store(root)
+        if (root / "index.csv").is_file()
+        else lambda name: _beside(root, name, label)
+    )
     for name in dict.fromkeys(names):
-        if (v := lookup(name)) is not None: found[name] = v
+        if (v := lookup(name)) is not None:
+            found[name] = v
     return found
+
 
 def _of_store(root):
     "A store's vectors by utterance, by path, and by the end of a path where that is one recording only."
     from xtts_ka.speaker.store import load_matrix, read_index
+
     emb = load_matrix(root)
     vectors, ends = dict(zip(emb.utts, emb.matrix)), {}
     for e in read_index(root):
         parts = Path(e.audio).parts
-        for k in range(1, len(parts) + 1): ends.setdefault("/".join(parts[-k:]), set()).add(e.utt)
+        for k in range(1, len(parts) + 1):
+            ends.setdefault("/".join(parts[-k:]), set()).add(e.utt)
+
     def lookup(name):
         utts = {name} if name in vectors else ends.get(name.removeprefix("./"), set())
         return vectors.get(next(iter(utts))) if len(utts) == 1 else None
+
     return lookup
+
 
 def _beside(root, name, label):
     from xtts_ka.core.paths import inside
     from xtts_ka.speaker.create_speaker_embeddings import load_vector
+
     path = inside(root, name)
-    places = [path.with_suffix(f".{label}_embedding"), path.with_name(f"{path.name}.{label}_embedding")]
+    places = [
+        path.with_suffix(f".{label}_embedding"),
+        path.with_name(f"{path.name}.{label}_embedding"),
+    ]
     return next((load_vector(p) for p in places if p.is_file()), None)
 
 # %% ../../nbs/speaker/compute_score.ipynb #3511c0be
 @dataclass
 class Score:
     "What a list says about vectors."
-    pairs:Pairs
-    eer:float       # 0 to 1
-    threshold:float # Cosine from which a pair is taken for one speaker, at equal errors
-    min_dcf:float   # At 1 % of pairs of one speaker
-    scores:np.ndarray # [P] cosines, in the order of the list
 
-    def __str__(self): return f"{self.pairs}\nEER {100*self.eer:.2f} % at cosine {self.threshold:.4f}, minDCF {self.min_dcf:.4f}"
+    pairs: Pairs
+    eer: float  # 0 to 1
+    threshold: float  # Cosine from which a pair is taken for one speaker, at equal errors
+    min_dcf: float  # At 1 % of pairs of one speaker
+    scores: np.ndarray  # [P] cosines, in the order of the list
+
+    def __str__(self):
+        return f"{self.pairs}\nEER {100 * self.eer:.2f} % at cosine {self.threshold:.4f}, minDCF {self.min_dcf:.4f}"
+
 
 def compute_score(
-    pairs,        # Path of a list, or `Trials` with names
-    folder,       # As for `load_vectors`
-    label:str="", # As for `load_vectors`
+    pairs,  # Path of a list, or `Trials` with names
+    folder,  # As for `load_vectors`
+    label: str = "",  # As for `load_vectors`
     output=None,  # File for the scores: `first|second|same|score`
-)->Score:
+) -> Score:
     "Cosine of every pair, and the error rates over all. `ManifestError` where a vector is missing: a rate over a part would look like one over all."
     trials = pairs if isinstance(pairs, Trials) else read_trials(resolve(pairs))
     vectors = load_vectors(folder, [*trials.first, *trials.second], label)
     report = verify_pairs_list(trials, vectors)
-    if report.missing: raise ManifestError(f"{shown(resolve(folder))}: {len(report.missing)} recordings of the list have no vector, the first is {report.missing[0]}; make them, or take the pairs out of the list")
-    scores = _cosines(np.stack([vectors[n] for n in trials.first]), np.stack([vectors[n] for n in trials.second]))
-    if output is not None: atomic_write(resolve(output), "first|second|same|score\n" + "".join(f"{a}|{b}|{int(s)}|{v:.6f}\n" for a, b, s, v in zip(trials.first, trials.second, trials.same, scores)))
+    if report.missing:
+        raise ManifestError(
+            f"{shown(resolve(folder))}: {len(report.missing)} recordings of the list have no vector, the first is {report.missing[0]}; make them, or take the pairs out of the list"
+        )
+    scores = _cosines(
+        np.stack([vectors[n] for n in trials.first]), np.stack([vectors[n] for n in trials.second])
+    )
+    if output is not None:
+        atomic_write(
+            resolve(output),
+            "first|second|same|score\n"
+            + "".join(
+                f"{a}|{b}|{int(s)}|{v:.6f}\n"
+                for a, b, s, v in zip(trials.first, trials.second, trials.same, scores)
+            ),
+        )
     rate, threshold = eer(scores[trials.same], scores[~trials.same])
-    return Score(report, rate, threshold, min_dcf(scores[trials.same], scores[~trials.same]), scores)
+    return Score(
+        report, rate, threshold, min_dcf(scores[trials.same], scores[~trials.same]), scores
+    )
 
-def _cosines(a, b): # [P, D] twice -> [P] float64
+
+def _cosines(a, b):  # [P, D] twice -> [P] float64
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    return (a*b).sum(1)/np.maximum(np.linalg.norm(a, axis=1)*np.linalg.norm(b, axis=1), 1e-12)
+    return (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
 
 # %% ../../nbs/speaker/compute_score.ipynb #aec1f908
 def add_arguments(
-    parser, # of argparse
+    parser,  # of argparse
 ):
     "The options."
-    parser.add_argument("--pairs", required=True, metavar="FILE", help="list of pairs: `1 a.wav b.wav`, or with the header enroll|test|same_speaker")
-    parser.add_argument("--embeddings", required=True, metavar="DIR", help="folder of `xtts-ka embed`, or the root of a data set with a vector beside each recording")
-    parser.add_argument("--model_name", default="ecapa", help="for a data set: the model in the names of its files")
-    parser.add_argument("--output", default=None, metavar="FILE", help="write the score of every pair here")
+    parser.add_argument(
+        "--pairs",
+        required=True,
+        metavar="FILE",
+        help="list of pairs: `1 a.wav b.wav`, or with the header enroll|test|same_speaker",
+    )
+    parser.add_argument(
+        "--embeddings",
+        required=True,
+        metavar="DIR",
+        help="folder of `xtts-ka embed`, or the root of a data set with a vector beside each recording",
+    )
+    parser.add_argument(
+        "--model_name", default="ecapa", help="for a data set: the model in the names of its files"
+    )
+    parser.add_argument(
+        "--output", default=None, metavar="FILE", help="write the score of every pair here"
+    )
+
 
 def main(
-    argv=None, # Words after the program's name; None: those of the command line
-)->int:        # Exit status; 2 for what the message explains
+    argv=None,  # Words after the program's name; None: those of the command line
+) -> int:  # Exit status; 2 for what the message explains
     "`python -m xtts_ka.speaker.compute_score`."
     from xtts_ka.speaker.create_speaker_embeddings import file_label
-    parser = argparse.ArgumentParser("compute_score", description="Error rates of stored voice embeddings on a list of pairs.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+    parser = argparse.ArgumentParser(
+        "compute_score",
+        description="Error rates of stored voice embeddings on a list of pairs.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     add_arguments(parser)
     args = parser.parse_args(argv)
-    try: print(compute_score(args.pairs, args.embeddings, file_label(args.model_name), args.output))
-    except XttsKaError as e: print(f"compute_score: {e}", file=sys.stderr); return 2
+    try:
+        print(compute_score(args.pairs, args.embeddings, file_label(args.model_name), args.output))
+    except XttsKaError as e:
+        print(f"compute_score: {e}", file=sys.stderr)
+        return 2
     return 0
 
-if __name__ == "__main__" and "IPython" not in sys.modules: sys.exit(main())
+
+if __name__ == "__main__" and "IPython" not in sys.modules:
+    sys.exit(main())

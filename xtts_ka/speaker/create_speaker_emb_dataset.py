@@ -6,19 +6,28 @@
 __all__ = ['main']
 
 # %% ../../nbs/speaker/create_speaker_emb_dataset.ipynb #8b813ff8
-import argparse, sys
+import argparse
+import sys
 
 from ..core.errors import XttsKaError
 from .create_speaker_embeddings import add_arguments, main_create
 
 # %% ../../nbs/speaker/create_speaker_emb_dataset.ipynb #de166ad4
 def main(
-    argv=None, # Words after the program's name; None: those of the command line
-)->int:        # Exit status; 2 for what the message explains
+    argv=None,  # Words after the program's name; None: those of the command line
+) -> int:  # Exit status; 2 for what the message explains
     "Embed a data set and average its speakers."
-    parser = argparse.ArgumentParser("create_speaker_emb_dataset", description="A vector beside each recording of VCTK, LibriTTS or a folder.")
+    parser = argparse.ArgumentParser(
+        "create_speaker_emb_dataset",
+        description="A vector beside each recording of VCTK, LibriTTS or a folder.",
+    )
     add_arguments(parser)
-    try: return main_create(parser.parse_args(argv))
-    except XttsKaError as e: print(f"create_speaker_emb_dataset: {e}", file=sys.stderr); return 2
+    try:
+        return main_create(parser.parse_args(argv))
+    except XttsKaError as e:
+        print(f"create_speaker_emb_dataset: {e}", file=sys.stderr)
+        return 2
 
-if __name__ == "__main__" and "IPython" not in sys.modules: sys.exit(main())
+
+if __name__ == "__main__" and "IPython" not in sys.modules:
+    sys.exit(main())

@@ -23,151 +23,228 @@ from ..core.progress import bar
 from .data import Utterance, scan_folder
 
 # %% ../../nbs/speaker/create_speaker_embeddings.ipynb #bae89d69
-THRESHOLDS = {"VCTK": (0.01, 0.05), "LibriTTS": (1e-4, 1e-4)} # Of the peak, at the beginning and at the end; other layouts: not trimmed
+THRESHOLDS = {
+    "VCTK": (0.01, 0.05),
+    "LibriTTS": (1e-4, 1e-4),
+}  # Of the peak, at the beginning and at the end; other layouts: not trimmed
+
 
 def trim_silence(
-    wav,           # [T] float32
-    start:float,   # Threshold at the beginning, as a part of the peak
-    end:float,     # Threshold at the end
-) -> np.ndarray: # [<= T] from the first sample above `start` to the last one above `end`
+    wav,  # [T] float32
+    start: float,  # Threshold at the beginning, as a part of the peak
+    end: float,  # Threshold at the end
+) -> np.ndarray:  # [<= T] from the first sample above `start` to the last one above `end`
     "Cut the quiet edges; what has no peak stays as it is."
-    loud = np.abs(peak_normalize(wav, 1.))
+    loud = np.abs(peak_normalize(wav, 1.0))
     begins, ends = np.flatnonzero(loud > start), np.flatnonzero(loud > end)
-    return wav[begins[0]:ends[-1] + 1] if len(begins) and len(ends) else wav
+    return wav[begins[0] : ends[-1] + 1] if len(begins) and len(ends) else wav
 
 # %% ../../nbs/speaker/create_speaker_embeddings.ipynb #3ca42e04
 def file_label(
-    model_name:str, # As given to `build_encoder`
-) -> str: # Without a slash
+    model_name: str,  # As given to `build_encoder`
+) -> str:  # Without a slash
     "The `modelName` in file names: `microsoft/wavlm-large` is `wavlm-large`, `ecapa:outputs/a` is `ecapa`."
     return slug(model_name.partition(":")[0].rstrip("/").rpartition("/")[2])
 
-def embedding_path(utterance:Utterance, label:str) -> Path: return utterance.path.with_suffix(f".{label}_embedding") # `audioName.modelName_embedding`
+
+def embedding_path(utterance: Utterance, label: str) -> Path:
+    return utterance.path.with_suffix(f".{label}_embedding")  # `audioName.modelName_embedding`
+
 
 def average_path(
-    folder,       # The speaker's, or the data set's where speakers share folders
-    speaker:str,
-    label:str,
+    folder,  # The speaker's, or the data set's where speakers share folders
+    speaker: str,
+    label: str,
 ) -> Path:
     "`speakerName.modelName_averaged_embedding`."
-    return Path(folder)/f"{slug(speaker)}.{label}_averaged_embedding"
+    return Path(folder) / f"{slug(speaker)}.{label}_averaged_embedding"
+
 
 def save_vector(
     path,
-    vector, # [D] float32
+    vector,  # [D] float32
 ):
     "A tensor [1, D] on the CPU, whole or not at all."
     import torch
+
     buffer = io.BytesIO()
     torch.save(torch.from_numpy(np.ascontiguousarray(vector, np.float32))[None], buffer)
     atomic_write(path, buffer.getvalue())
 
+
 def load_vector(
-    path, # A file of `save_vector`
-) -> np.ndarray: # [D] float32
+    path,  # A file of `save_vector`
+) -> np.ndarray:  # [D] float32
     "Read a vector back; nothing is run that the file might hold."
     return read_tensors(path).numpy()[0]
 
+
 def load_sound(
-    utterance:Utterance,
-    encoder,      # From `build_encoder`
-    thresholds,   # (start, end) or None
-) -> tuple: # ([T] float32 or None, status)
+    utterance: Utterance,
+    encoder,  # From `build_encoder`
+    thresholds,  # (start, end) or None
+) -> tuple:  # ([T] float32 or None, status)
     "The recording as the encoder hears it, or why not: `unreadable`, `silent`, `too_short`."
-    try: wav, _ = read_audio(utterance.path, encoder.sample_rate)
-    except AudioError as e: return None, "too_short" if e.reason in ("too_short", "empty") else "unreadable"
-    if is_silent(wav, -80.): return None, "silent"
-    if thresholds: wav = trim_silence(wav, *thresholds)
+    try:
+        wav, _ = read_audio(utterance.path, encoder.sample_rate)
+    except AudioError as e:
+        return None, "too_short" if e.reason in ("too_short", "empty") else "unreadable"
+    if is_silent(wav, -80.0):
+        return None, "silent"
+    if thresholds:
+        wav = trim_silence(wav, *thresholds)
     return (wav, "ok") if len(wav) >= encoder.min_samples else (None, "too_short")
 
 # %% ../../nbs/speaker/create_speaker_embeddings.ipynb #b827dc63
-WINDOW = 20. # seconds of the longest piece an encoder is given
+WINDOW = 20.0  # seconds of the longest piece an encoder is given
+
 
 def embed_all(
-    encoder,      # From `build_encoder`
-    sounds,       # {name: [T] float32}
-    batch_seconds:float=40., # Sound a batch
-) -> dict: # name -> [D] float32, unit length
+    encoder,  # From `build_encoder`
+    sounds,  # {name: [T] float32}
+    batch_seconds: float = 40.0,  # Sound a batch
+) -> dict:  # name -> [D] float32, unit length
     "Vectors of recordings of any length."
     from xtts_ka.speaker.segments import plan_segments, pool_segments
+
     length = int(WINDOW * encoder.sample_rate)
-    pieces = [(name, wav[a:b]) for name, wav in sounds.items() for a, b in ([(0, len(wav))] if len(wav) <= length else plan_segments(len(wav), length, length // 5))]
-    if not pieces: return {}
+    pieces = [
+        (name, wav[a:b])
+        for name, wav in sounds.items()
+        for a, b in (
+            [(0, len(wav))] if len(wav) <= length else plan_segments(len(wav), length, length // 5)
+        )
+    ]
+    if not pieces:
+        return {}
     found = {}
-    for (name, _), v in zip(pieces, encoder.embed([w for _, w in pieces], batch_seconds)): found.setdefault(name, []).append(v)
-    return {name: pool_segments(np.stack(vs)) if len(vs) > 1 else vs[0] for name, vs in found.items()}
+    for (name, _), v in zip(pieces, encoder.embed([w for _, w in pieces], batch_seconds)):
+        found.setdefault(name, []).append(v)
+    return {
+        name: pool_segments(np.stack(vs)) if len(vs) > 1 else vs[0] for name, vs in found.items()
+    }
+
 
 @dataclass
 class Made:
     "What a call did."
-    statuses:Counter  # ok, too_short, silent, unreadable; `kept` were there from before
-    speakers:int      # With an averaged vector
-    log:Path          # A line for each recording
 
-def _stamp(u:Utterance, digest:str) -> dict:
+    statuses: Counter  # ok, too_short, silent, unreadable; `kept` were there from before
+    speakers: int  # With an averaged vector
+    log: Path  # A line for each recording
+
+
+def _stamp(u: Utterance, digest: str) -> dict:
     s = u.path.stat()
     return {"bytes": s.st_size, "mtime_ns": s.st_mtime_ns, "encoder": digest}
 
-def _speaker(encoder, utterances:list, label:str, thresholds, log:Path, before:dict, root:Path) -> tuple: # (Counter, whether there is an average)
+
+def _speaker(
+    encoder, utterances: list, label: str, thresholds, log: Path, before: dict, root: Path
+) -> tuple:  # (Counter, whether there is an average)
     "Make what is missing of one speaker, and the average."
     counts, sounds, stamps = Counter(), {}, {}
     for u in utterances:
         stamp, held = _stamp(u, encoder.digest), before.get(shown(u.path))
-        if held and {k: held[k] for k in stamp} == stamp and (held["status"] != "ok" or embedding_path(u, label).is_file()): counts["kept" if held["status"] == "ok" else held["status"]] += 1; continue
+        if (
+            held
+            and {k: held[k] for k in stamp} == stamp
+            and (held["status"] != "ok" or embedding_path(u, label).is_file())
+        ):
+            counts["kept" if held["status"] == "ok" else held["status"]] += 1
+            continue
         wav, status = load_sound(u, encoder, thresholds)
-        if wav is not None: sounds[u] = wav; stamps[u] = stamp
-        else: append_jsonl(log, {"audio": shown(u.path), "speaker": u.speaker, "status": status, **stamp}); counts[status] += 1; embedding_path(u, label).unlink(missing_ok=True)
+        if wav is not None:
+            sounds[u] = wav
+            stamps[u] = stamp
+        else:
+            append_jsonl(
+                log, {"audio": shown(u.path), "speaker": u.speaker, "status": status, **stamp}
+            )
+            counts[status] += 1
+            embedding_path(u, label).unlink(missing_ok=True)
     for u, vector in embed_all(encoder, sounds).items():
         save_vector(embedding_path(u, label), vector)
-        append_jsonl(log, {"audio": shown(u.path), "speaker": u.speaker, "status": "ok", **stamps[u]}); counts["ok"] += 1
+        append_jsonl(
+            log, {"audio": shown(u.path), "speaker": u.speaker, "status": "ok", **stamps[u]}
+        )
+        counts["ok"] += 1
     vectors = [load_vector(p) for u in utterances if (p := embedding_path(u, label)).is_file()]
     target = average_path(utterances[0].folder or root, utterances[0].speaker, label)
-    if not vectors: target.unlink(missing_ok=True); return counts, False
+    if not vectors:
+        target.unlink(missing_ok=True)
+        return counts, False
     mean = np.mean(vectors, 0)
-    if sounds or not target.is_file(): save_vector(target, mean / max(np.linalg.norm(mean), 1e-12))
+    if sounds or not target.is_file():
+        save_vector(target, mean / max(np.linalg.norm(mean), 1e-12))
     return counts, True
 
 # %% ../../nbs/speaker/create_speaker_embeddings.ipynb #e6945e2f
 def create_speaker_embeddings(
-    model_name:str,        # ecapa, a wavlm name, a local folder, `ecapa:<folder of a trained encoder>`
-    dataset_name:str,      # VCTK, LibriTTS, folder or metadata: how the data set is laid out
-    dataset_dir,           # Its root
-    model_device:str="cpu", # cpu or cuda
-    checkpoint=None,       # Weights to use instead of the pretrained ones; must fit the architecture
-    encoder=None,          # An encoder already built
+    model_name: str,  # ecapa, a wavlm name, a local folder, `ecapa:<folder of a trained encoder>`
+    dataset_name: str,  # VCTK, LibriTTS, folder or metadata: how the data set is laid out
+    dataset_dir,  # Its root
+    model_device: str = "cpu",  # cpu or cuda
+    checkpoint=None,  # Weights to use instead of the pretrained ones; must fit the architecture
+    encoder=None,  # An encoder already built
 ) -> Made:
     "Write a vector beside each recording and one for each speaker. `MissingError` when the model or the data set is not there; a bad recording is a status."
     from xtts_ka.speaker.encoders import build_encoder
+
     root = resolve(dataset_dir)
     utterances = scan_folder(root, dataset_name)
     encoder = encoder or build_encoder(model_name, checkpoint, model_device)
     label = file_label(model_name)
-    log = root/f"{label}_embeddings.jsonl"
+    log = root / f"{label}_embeddings.jsonl"
     before = {row["audio"]: row for row in read_jsonl(log)}
     by_speaker, taken, counts, averages = {}, set(), Counter(), 0
     for u in utterances:
-        if (target := embedding_path(u, label)) in taken: counts["same_name"] += 1; continue  # 1.wav and 1.flac would write one file
-        taken.add(target); by_speaker.setdefault((u.speaker, u.folder), []).append(u)
+        if (target := embedding_path(u, label)) in taken:
+            counts["same_name"] += 1
+            continue  # 1.wav and 1.flac would write one file
+        taken.add(target)
+        by_speaker.setdefault((u.speaker, u.folder), []).append(u)
     for (speaker, _), group in bar(by_speaker.items(), "embedding", total=len(by_speaker)):
         made, has = _speaker(encoder, group, label, THRESHOLDS.get(dataset_name), log, before, root)
-        counts += made; averages += has
+        counts += made
+        averages += has
     return Made(counts, averages, log)
 
 # %% ../../nbs/speaker/create_speaker_embeddings.ipynb #9156d4cd
 def add_arguments(
-    parser, # argparse parser of the command
+    parser,  # argparse parser of the command
 ):
     "The options."
-    parser.add_argument("--model_name", required=True, help="ecapa, wavlm-base-plus-sv, wavlm-large, wavlm-base, wavlm-base-sv, a local folder, or ecapa:FOLDER of a trained encoder")
-    parser.add_argument("--dataset_name", required=True, choices=("VCTK", "LibriTTS", "folder", "metadata"), help="how the data set is laid out: a folder for each speaker, or metadata.csv")
-    parser.add_argument("--dataset_dir", required=True, help="root of the data set; the vectors are written into it")
+    parser.add_argument(
+        "--model_name",
+        required=True,
+        help="ecapa, wavlm-base-plus-sv, wavlm-large, wavlm-base, wavlm-base-sv, a local folder, or ecapa:FOLDER of a trained encoder",
+    )
+    parser.add_argument(
+        "--dataset_name",
+        required=True,
+        choices=("VCTK", "LibriTTS", "folder", "metadata"),
+        help="how the data set is laid out: a folder for each speaker, or metadata.csv",
+    )
+    parser.add_argument(
+        "--dataset_dir", required=True, help="root of the data set; the vectors are written into it"
+    )
     parser.add_argument("--model_device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--checkpoint", default=None, help="weights of your own; they must fit the model_name")
+    parser.add_argument(
+        "--checkpoint", default=None, help="weights of your own; they must fit the model_name"
+    )
+
 
 def main_create(
-    args, # As parsed
-) -> int: # Exit status
+    args,  # As parsed
+) -> int:  # Exit status
     "`xtts-ka create-speaker-embeddings`."
-    made = create_speaker_embeddings(args.model_name, args.dataset_name, args.dataset_dir, args.model_device, args.checkpoint)
-    print(f"{shown(made.log.parent)}: " + ", ".join(f"{n} {s}" for s, n in sorted(made.statuses.items())) + f"; {made.speakers} speakers")
+    made = create_speaker_embeddings(
+        args.model_name, args.dataset_name, args.dataset_dir, args.model_device, args.checkpoint
+    )
+    print(
+        f"{shown(made.log.parent)}: "
+        + ", ".join(f"{n} {s}" for s, n in sorted(made.statuses.items()))
+        + f"; {made.speakers} speakers"
+    )
     return 0 if made.speakers else 1

@@ -7,7 +7,8 @@ __all__ = ['SUFFIXES', 'LAYOUTS', 'Utterance', 'scan_folder', 'at_speeds', 'Wave
            'SpeakerBatchSampler', 'crop', 'fill', 'crops', 'spread_crops', 'held_out_speakers']
 
 # %% ../../nbs/speaker/data.ipynb #05679c66
-import json, os
+import json
+import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,279 +27,448 @@ from ..core.randomness import permutation, rng
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aiff", ".aif")
 LAYOUTS = ("auto", "folder", "VCTK", "LibriTTS", "metadata")
 
+
 @dataclass(frozen=True)
 class Utterance:
     "One recording."
-    path: Path          # Sound file
-    speaker: str        # Name
-    session: str = ""   # Recordings of one session share a room and a microphone
-    folder: Path = None # The speaker's folder; None where speakers share one
-    speed: float = 1.   # Played faster or slower
+
+    path: Path  # Sound file
+    speaker: str  # Name
+    session: str = ""  # Recordings of one session share a room and a microphone
+    folder: Path = None  # The speaker's folder; None where speakers share one
+    speed: float = 1.0  # Played faster or slower
 
     @property
-    def name(self): return self.path.stem
+    def name(self):
+        return self.path.stem
 
-def _sounds(folder:Path, depth:int) -> list:
+
+def _sounds(folder: Path, depth: int) -> list:
     "Sound files exactly `depth` folders below, sorted; hidden ones are left out."
-    return sorted(p for p in folder.glob("*/" * depth + "*") if p.suffix.lower() in SUFFIXES and p.is_file() and not any(x.startswith(".") for x in p.relative_to(folder).parts))
+    return sorted(
+        p
+        for p in folder.glob("*/" * depth + "*")
+        if p.suffix.lower() in SUFFIXES
+        and p.is_file()
+        and not any(x.startswith(".") for x in p.relative_to(folder).parts)
+    )
 
-def _by_folder(root:Path, sessions:bool) -> list:
+
+def _by_folder(root: Path, sessions: bool) -> list:
     files = _sounds(root, 2 if sessions else 1)
-    return [Utterance(p, (home := p.parent.parent if sessions else p.parent).name, p.parent.name if sessions else "", home) for p in files]
+    return [
+        Utterance(
+            p,
+            (home := p.parent.parent if sessions else p.parent).name,
+            p.parent.name if sessions else "",
+            home,
+        )
+        for p in files
+    ]
 
-def _vctk(root:Path, sessions:bool) -> list:
+
+def _vctk(root: Path, sessions: bool) -> list:
     "Speakers lie in `wav48`, `wav48_silence_trimmed` and the like, or directly in the root; `_mic2` is the same utterance again."
     inner = sorted(p for p in root.glob("wav*") if p.is_dir())
     found = _by_folder(inner[0] if inner else root, False)
     return [u for u in found if not u.name.endswith("_mic2")]
 
-def _libritts(root:Path, sessions:bool) -> list:
+
+def _libritts(root: Path, sessions: bool) -> list:
     "Below the root, or below its subsets (`train-clean-100`); the same speaker may be in two of them."
     files = _sounds(root, 2) or _sounds(root, 3)
     return [Utterance(p, p.parent.parent.name, p.parent.name, p.parent.parent) for p in files]
 
-def _metadata(root:Path, sessions:bool) -> list:
+
+def _metadata(root: Path, sessions: bool) -> list:
     manifest = read_manifest(root, check_audio=False, require_text=False)
     folders = {}
-    for row in manifest.rows: folders.setdefault(row.speaker_name, set()).add(manifest.audio_path(row).parent)
+    for row in manifest.rows:
+        folders.setdefault(row.speaker_name, set()).add(manifest.audio_path(row).parent)
     alone = {s: next(iter(f)) if len(f) == 1 else None for s, f in folders.items()}
     shared = Counter(f for f in alone.values())
-    home = lambda s: alone[s] if alone[s] is not None and shared[alone[s]] == 1 else None
-    return [Utterance(manifest.audio_path(r), r.speaker_name, "", home(r.speaker_name)) for r in manifest.rows]
+
+    def home(s):
+        return alone[s] if alone[s] is not None and shared[alone[s]] == 1 else None
+
+    return [
+        Utterance(manifest.audio_path(r), r.speaker_name, "", home(r.speaker_name))
+        for r in manifest.rows
+    ]
+
 
 def scan_folder(
-    path,             # Root of the recordings
-    layout:str="auto", # VCTK, LibriTTS, folder, metadata; auto: metadata where there is a metadata.csv, else folder
-    multi_rec_session:bool=False, # Layout folder: a folder for each session inside the speaker's
-) -> list: # of Utterance, sorted by path
+    path,  # Root of the recordings
+    layout: str = "auto",  # VCTK, LibriTTS, folder, metadata; auto: metadata where there is a metadata.csv, else folder
+    multi_rec_session: bool = False,  # Layout folder: a folder for each session inside the speaker's
+) -> list:  # of Utterance, sorted by path
     "Who speaks in which file. `MissingError` when there is no such folder or nothing in it, `ConfigError` for an unknown layout."
     root = resolve(path)
-    if layout not in LAYOUTS: raise ConfigError(f"layout {layout!r} is not known; use one of {', '.join(LAYOUTS)}")
-    if not root.is_dir(): raise MissingError(f"{shown(root)}: no such folder; give the root of the recordings (layout {layout})")
-    if layout == "auto": layout = "metadata" if (root/"metadata.csv").is_file() else "folder"
-    found = {"VCTK": _vctk, "LibriTTS": _libritts, "folder": _by_folder, "metadata": _metadata}[layout](root, multi_rec_session)
-    if found: return sorted(found, key=lambda u: u.path)
-    other = " Or is multi_rec_session meant?" if layout == "folder" and _sounds(root, 1 if multi_rec_session else 2) else ""
-    raise MissingError(f"{shown(root)}: no recordings in the layout {layout}{' with sessions' if multi_rec_session else ''}.{other} See the table of layouts in speaker.data")
+    if layout not in LAYOUTS:
+        raise ConfigError(f"layout {layout!r} is not known; use one of {', '.join(LAYOUTS)}")
+    if not root.is_dir():
+        raise MissingError(
+            f"{shown(root)}: no such folder; give the root of the recordings (layout {layout})"
+        )
+    if layout == "auto":
+        layout = "metadata" if (root / "metadata.csv").is_file() else "folder"
+    found = {"VCTK": _vctk, "LibriTTS": _libritts, "folder": _by_folder, "metadata": _metadata}[
+        layout
+    ](root, multi_rec_session)
+    if found:
+        return sorted(found, key=lambda u: u.path)
+    other = (
+        " Or is multi_rec_session meant?"
+        if layout == "folder" and _sounds(root, 1 if multi_rec_session else 2)
+        else ""
+    )
+    raise MissingError(
+        f"{shown(root)}: no recordings in the layout {layout}{' with sessions' if multi_rec_session else ''}.{other} See the table of layouts in speaker.data"
+    )
+
 
 def at_speeds(
-    utterances, # From `scan_folder`
-    speeds,     # Factors, 1.0 among them
-) -> list: # of Utterance
+    utterances,  # From `scan_folder`
+    speeds,  # Factors, 1.0 among them
+) -> list:  # of Utterance
     "Each speaker also faster and slower, under a name of its own: pitch and formants move, so it is another voice (Yamamoto et al. 2019)."
-    return [replace(u, speaker=u.speaker if s == 1 else f"{u.speaker} x{s:g}", speed=s) for s in speeds for u in utterances]
+    return [
+        replace(u, speaker=u.speaker if s == 1 else f"{u.speaker} x{s:g}", speed=s)
+        for s in speeds
+        for u in utterances
+    ]
 
 # %% ../../nbs/speaker/data.ipynb #25ec3164
 class Waves:
     "Recordings by number, from one memory map."
-    def __init__(self,
-        folder,         # As `keep_waves` wrote it
+
+    def __init__(
+        self,
+        folder,  # As `keep_waves` wrote it
     ):
-        about = read_json(Path(folder)/"waves.json")
-        self.sample_rate, self.starts, self.frames = about["sample_rate"], np.array(about["starts"], np.int64), np.array(about["frames"], np.int64)
-        self.digest, self.kept, self.rejects = about["digest"], about["kept"], [tuple(r) for r in about["rejects"]]
-        self.pcm = np.memmap(Path(folder)/"waves.i16", np.int16, "r") if len(self.frames) else np.zeros(0, np.int16)
+        about = read_json(Path(folder) / "waves.json")
+        self.sample_rate, self.starts, self.frames = (
+            about["sample_rate"],
+            np.array(about["starts"], np.int64),
+            np.array(about["frames"], np.int64),
+        )
+        self.digest, self.kept, self.rejects = (
+            about["digest"],
+            about["kept"],
+            [tuple(r) for r in about["rejects"]],
+        )
+        self.pcm = (
+            np.memmap(Path(folder) / "waves.i16", np.int16, "r")
+            if len(self.frames)
+            else np.zeros(0, np.int16)
+        )
 
-    def __len__(self): return len(self.frames)
+    def __len__(self):
+        return len(self.frames)
 
-    def read(self,
-        index:int,   # Of a recording
-        start:int=0, # First sample
-        frames:int|None=None, # Samples; None for all
-    ) -> np.ndarray: # [<= frames] float32 in [-1, 1]
+    def read(
+        self,
+        index: int,  # Of a recording
+        start: int = 0,  # First sample
+        frames: int | None = None,  # Samples; None for all
+    ) -> np.ndarray:  # [<= frames] float32 in [-1, 1]
         first = self.starts[index] + start
-        last = self.starts[index] + min(self.frames[index], start + frames if frames is not None else self.frames[index])
+        last = self.starts[index] + min(
+            self.frames[index], start + frames if frames is not None else self.frames[index]
+        )
         return self.pcm[first:last].astype(np.float32) / 32768
+
 
 class FileShelf:
     "The same without a copy: every crop is read from its file."
-    def __init__(self,
-        utterances,     # Those that can be read
-        sample_rate:int, # Hz wanted
-        frames,         # [items] samples at that rate
-        rates,          # [items] Hz of the files, times the speed
-        rejects=(),     # (path, reason)
+
+    def __init__(
+        self,
+        utterances,  # Those that can be read
+        sample_rate: int,  # Hz wanted
+        frames,  # [items] samples at that rate
+        rates,  # [items] Hz of the files, times the speed
+        rejects=(),  # (path, reason)
     ):
-        self.utterances, self.sample_rate, self.frames, self.rates, self.rejects = utterances, sample_rate, np.asarray(frames, np.int64), rates, list(rejects)
+        self.utterances, self.sample_rate, self.frames, self.rates, self.rejects = (
+            utterances,
+            sample_rate,
+            np.asarray(frames, np.int64),
+            rates,
+            list(rejects),
+        )
         self.digest = digest([[shown(u.path), int(f)] for u, f in zip(utterances, self.frames)])
 
-    def __len__(self): return len(self.frames)
+    def __len__(self):
+        return len(self.frames)
 
-    def read(self, index:int, start:int=0, frames:int|None=None) -> np.ndarray:
+    def read(self, index: int, start: int = 0, frames: int | None = None) -> np.ndarray:
         "As `Waves.read`; the part around the crop is resampled, not the whole file."
         path, rate = self.utterances[index].path, self.rates[index]
-        if rate == self.sample_rate: return read_crop(path, start, int(frames or self.frames[index] - start))[0]
+        if rate == self.sample_rate:
+            return read_crop(path, start, int(frames or self.frames[index] - start))[0]
         first, margin = int(start * rate / self.sample_rate), rate // 50  # the resampler's edge
-        frames = int(self.frames[index] - start if frames is None else min(frames, self.frames[index] - start))
+        frames = int(
+            self.frames[index] - start
+            if frames is None
+            else min(frames, self.frames[index] - start)
+        )
         begin = max(0, first - margin)
-        wav, _ = read_crop(path, begin, int(frames * rate / self.sample_rate) + 2 * margin + first - begin)
+        wav, _ = read_crop(
+            path, begin, int(frames * rate / self.sample_rate) + 2 * margin + first - begin
+        )
         at = round((first - begin) * self.sample_rate / rate)
-        return resample(wav, rate, self.sample_rate)[at:at + frames]
+        return resample(wav, rate, self.sample_rate)[at : at + frames]
 
-def _stamp(path:Path) -> list:
+
+def _stamp(path: Path) -> list:
     s = os.stat(path)
     return [str(path), s.st_size, s.st_mtime_ns]
 
-def _write_waves(utterances:list, sample_rate:int, folder:Path, made_of:str):
+
+def _write_waves(utterances: list, sample_rate: int, folder: Path, made_of: str):
     "Read everything once."
     starts, frames, kept, rejects, total = [], [], [], [], 0
-    with open(folder/"waves.i16", "wb") as out:
+    with open(folder / "waves.i16", "wb") as out:
         for i, u in enumerate(bar(utterances, "reading")):
-            try: wav, rate = read_audio(u.path, None, max_seconds=7200.)
-            except AudioError as e: rejects.append((str(u.path), e.reason)); continue
+            try:
+                wav, rate = read_audio(u.path, None, max_seconds=7200.0)
+            except AudioError as e:
+                rejects.append((str(u.path), e.reason))
+                continue
             wav = resample(wav, round(rate * u.speed), sample_rate)
-            if is_silent(wav, -80.): rejects.append((str(u.path), "silent")); continue
+            if is_silent(wav, -80.0):
+                rejects.append((str(u.path), "silent"))
+                continue
             out.write(np.clip(np.rint(wav * 32768), -32768, 32767).astype("<i2").tobytes())
-            starts.append(total); frames.append(len(wav)); kept.append(i)
+            starts.append(total)
+            frames.append(len(wav))
+            kept.append(i)
             total += len(wav)
-    write_json(folder/"waves.json", dict(made_of=made_of, sample_rate=sample_rate, starts=starts, frames=frames, kept=kept, rejects=rejects,
-                                         digest=digest([[utterances[i].path.name, utterances[i].speaker, f] for i, f in zip(kept, frames)])))
+    write_json(
+        folder / "waves.json",
+        dict(
+            made_of=made_of,
+            sample_rate=sample_rate,
+            starts=starts,
+            frames=frames,
+            kept=kept,
+            rejects=rejects,
+            digest=digest(
+                [[utterances[i].path.name, utterances[i].speaker, f] for i, f in zip(kept, frames)]
+            ),
+        ),
+    )
+
 
 def keep_waves(
-    utterances,      # From `scan_folder`
-    sample_rate:int, # Hz wanted
-    folder,          # Where the copy lies; made again when the recordings have changed
-) -> tuple: # (utterances that can be used, Waves)
+    utterances,  # From `scan_folder`
+    sample_rate: int,  # Hz wanted
+    folder,  # Where the copy lies; made again when the recordings have changed
+) -> tuple:  # (utterances that can be used, Waves)
     "All recordings in one memory map. `ManifestError` when none can be read."
-    folder, made_of = Path(folder), digest([sample_rate, [[*_stamp(u.path), u.speed] for u in utterances if u.path.is_file()]])
-    if not ((folder/"waves.json").is_file() and read_json(folder/"waves.json")["made_of"] == made_of):
-        with fresh_dir(folder) as tmp: _write_waves(utterances, sample_rate, tmp, made_of)
+    folder, made_of = (
+        Path(folder),
+        digest([sample_rate, [[*_stamp(u.path), u.speed] for u in utterances if u.path.is_file()]]),
+    )
+    if not (
+        (folder / "waves.json").is_file() and read_json(folder / "waves.json")["made_of"] == made_of
+    ):
+        with fresh_dir(folder) as tmp:
+            _write_waves(utterances, sample_rate, tmp, made_of)
     waves = Waves(folder)
-    if not len(waves): raise ManifestError(_none_left(utterances, waves.rejects))
+    if not len(waves):
+        raise ManifestError(_none_left(utterances, waves.rejects))
     return [utterances[i] for i in waves.kept], waves
+
 
 def _none_left(utterances, rejects) -> str:
     why = ", ".join(f"{n} {w}" for w, n in Counter(r for _, r in rejects).most_common())
     return f"{shown(utterances[0].path.parent)}: none of {len(utterances)} recordings can be used ({why})"
 
+
 def shelf_of_files(
-    utterances,      # From `scan_folder`
-    sample_rate:int, # Hz wanted
-) -> tuple: # (utterances that can be used, FileShelf)
+    utterances,  # From `scan_folder`
+    sample_rate: int,  # Hz wanted
+) -> tuple:  # (utterances that can be used, FileShelf)
     "Only headers are read now."
     kept, frames, rates, rejects = [], [], [], []
     for u in bar(utterances, "looking"):
-        try: info = probe(u.path, max_seconds=7200.)
-        except AudioError as e: rejects.append((str(u.path), e.reason)); continue
-        kept.append(u); rates.append(round(info.sample_rate * u.speed)); frames.append(int(info.frames * sample_rate / rates[-1]))
-    if not kept: raise ManifestError(_none_left(utterances, rejects))
+        try:
+            info = probe(u.path, max_seconds=7200.0)
+        except AudioError as e:
+            rejects.append((str(u.path), e.reason))
+            continue
+        kept.append(u)
+        rates.append(round(info.sample_rate * u.speed))
+        frames.append(int(info.frames * sample_rate / rates[-1]))
+    if not kept:
+        raise ManifestError(_none_left(utterances, rejects))
     return kept, FileShelf(kept, sample_rate, frames, rates, rejects)
 
 # %% ../../nbs/speaker/data.ipynb #1000c253
 class SpeakerBatchSampler:
     "Batches of `speakers * utterances` recordings, by number; also an iterator with a state."
-    def __init__(self,
-        speaker_of,      # [items] name of each recording's speaker
-        speakers:int,    # A batch
-        utterances:int,  # A speaker
-        seed:int=0,
-        session_of=None, # [items] its session; None: all in one
+
+    def __init__(
+        self,
+        speaker_of,  # [items] name of each recording's speaker
+        speakers: int,  # A batch
+        utterances: int,  # A speaker
+        seed: int = 0,
+        session_of=None,  # [items] its session; None: all in one
     ):
         names = sorted(set(speaker_of))
-        if len(names) < 2: raise ConfigError(f"{len(names)} speaker{'' if len(names) == 1 else 's'} ({', '.join(names)}) to learn from; a speaker encoder compares speakers, give recordings of at least 2")
-        if utterances < 2: raise ConfigError(f"utterances_per_speaker={utterances}: at least 2, GE2E compares an utterance with the speaker's others")
-        self.names, self.n, self.m, self.seed, self.step = names, min(speakers, len(names)), utterances, seed, 0
+        if len(names) < 2:
+            raise ConfigError(
+                f"{len(names)} speaker{'' if len(names) == 1 else 's'} ({', '.join(names)}) to learn from; a speaker encoder compares speakers, give recordings of at least 2"
+            )
+        if utterances < 2:
+            raise ConfigError(
+                f"utterances_per_speaker={utterances}: at least 2, GE2E compares an utterance with the speaker's others"
+            )
+        self.names, self.n, self.m, self.seed, self.step = (
+            names,
+            min(speakers, len(names)),
+            utterances,
+            seed,
+            0,
+        )
         self.items = {s: [] for s in names}
-        for i, s in enumerate(speaker_of): self.items[s].append(i)
-        self.session_of, self.decks = session_of, {}  # speaker -> (number, deck), to save time; what is dealt hangs on the step alone
+        for i, s in enumerate(speaker_of):
+            self.items[s].append(i)
+        self.session_of, self.decks = (
+            session_of,
+            {},
+        )  # speaker -> (number, deck), to save time; what is dealt hangs on the step alone
         self.round = len(names) // self.n  # batches a round
 
     @property
-    def total(self): return sum(map(len, self.items.values()))
+    def total(self):
+        return sum(map(len, self.items.values()))
 
-    def batch(self,
-        step:int, # From 0
-    ) -> list: # [speakers * utterances] item numbers, speaker after speaker
+    def batch(
+        self,
+        step: int,  # From 0
+    ) -> list:  # [speakers * utterances] item numbers, speaker after speaker
         "The recordings of one batch."
         r, k = divmod(step, self.round)
-        chosen = permutation(self.seed, r, len(self.names))[k * self.n:(k + 1) * self.n]
+        chosen = permutation(self.seed, r, len(self.names))[k * self.n : (k + 1) * self.n]
         return [i for s in chosen for i in self.dealt(self.names[s], r)]
 
-    def dealt(self, speaker:str, r:int) -> list: # [utterances] item numbers
+    def dealt(self, speaker: str, r: int) -> list:  # [utterances] item numbers
         "What a speaker is dealt in round `r`."
         n, out = len(self.items[speaker]), []
-        for at in range(r * self.m, (r + 1) * self.m): out.append(self._kept(speaker, at // n)[at % n])
+        for at in range(r * self.m, (r + 1) * self.m):
+            out.append(self._kept(speaker, at // n)[at % n])
         return out
 
-    def _kept(self, speaker:str, number:int) -> list:
+    def _kept(self, speaker: str, number: int) -> list:
         "The deck in use: it is shuffled once, however many are dealt from it."
-        if self.decks.get(speaker, (None,))[0] != number: self.decks[speaker] = number, self.deck(speaker, number)
+        if self.decks.get(speaker, (None,))[0] != number:
+            self.decks[speaker] = number, self.deck(speaker, number)
         return self.decks[speaker][1]
 
-    def deck(self, speaker:str, number:int) -> list:
+    def deck(self, speaker: str, number: int) -> list:
         "All recordings of a speaker, shuffled; sessions take turns."
         items = self.items[speaker]
         order = [items[i] for i in rng(self.seed, "deck", speaker, number).permutation(len(items))]
-        if self.session_of is None: return order
+        if self.session_of is None:
+            return order
         seen = Counter()
         turn = {}
-        for i in order: turn[i] = seen[self.session_of[i]]; seen[self.session_of[i]] += 1
+        for i in order:
+            turn[i] = seen[self.session_of[i]]
+            seen[self.session_of[i]] += 1
         return sorted(order, key=turn.get)  # stable: first ones of all sessions, then second ones
 
-    def __iter__(self): return self
+    def __iter__(self):
+        return self
+
     def __next__(self):
         self.step += 1
         return self.batch(self.step - 1)
 
-    def state_dict(self) -> dict: return {"step": self.step, "seed": self.seed}
-    def load_state_dict(self, state:dict): self.step, self.seed = state["step"], state["seed"]
+    def state_dict(self) -> dict:
+        return {"step": self.step, "seed": self.seed}
+
+    def load_state_dict(self, state: dict):
+        self.step, self.seed = state["step"], state["seed"]
 
 # %% ../../nbs/speaker/data.ipynb #ea352971
 def crop(
-    waves,        # `Waves` or `FileShelf`
-    index:int,    # Of a recording
-    size:int,     # Samples
-    at:float,     # Place, 0 for the beginning to 1 for the end
-    short:str="centre", # `centre` or `repeat`
-) -> np.ndarray: # [size] float32
+    waves,  # `Waves` or `FileShelf`
+    index: int,  # Of a recording
+    size: int,  # Samples
+    at: float,  # Place, 0 for the beginning to 1 for the end
+    short: str = "centre",  # `centre` or `repeat`
+) -> np.ndarray:  # [size] float32
     "Part of a recording, or a short one padded."
     room = int(waves.frames[index]) - size
-    if room >= 0: return waves.read(index, round(at * room), size)
+    if room >= 0:
+        return waves.read(index, round(at * room), size)
     return fill(waves.read(index), size, short)
 
+
 def fill(
-    wav,      # [T] float32, T <= size
-    size:int, # Samples wanted
-    short:str="centre", # `centre`: zeros on both sides; `repeat`: from the beginning again
-) -> np.ndarray: # [size] float32
+    wav,  # [T] float32, T <= size
+    size: int,  # Samples wanted
+    short: str = "centre",  # `centre`: zeros on both sides; `repeat`: from the beginning again
+) -> np.ndarray:  # [size] float32
     "Lengthen a short recording."
-    if short == "repeat": return np.resize(wav, size).astype(np.float32)
+    if short == "repeat":
+        return np.resize(wav, size).astype(np.float32)
     before = (size - len(wav)) // 2
     return np.pad(wav, (before, size - len(wav) - before)).astype(np.float32)
 
+
 def crops(
-    waves,         # `Waves` or `FileShelf`
-    batch,         # [B] item numbers
-    size:int,      # Samples
-    seed:int,
-    step:int,      # Number of the batch
-    short:str="centre",
-) -> np.ndarray: # [B, size] float32
+    waves,  # `Waves` or `FileShelf`
+    batch,  # [B] item numbers
+    size: int,  # Samples
+    seed: int,
+    step: int,  # Number of the batch
+    short: str = "centre",
+) -> np.ndarray:  # [B, size] float32
     "Random crops of a batch; the same for the same seed and step."
     places = rng(seed, "crop", step).random(len(batch))
     return np.stack([crop(waves, i, size, float(a), short) for i, a in zip(batch, places)])
 
+
 def spread_crops(
-    waves,          # `Waves` or `FileShelf`
-    items:list,     # Recordings of one speaker
-    size:int,       # Samples
-    count:int,      # Crops wanted
-    short:str="centre",
-) -> list: # of (item, [size] float32), at most `count`
+    waves,  # `Waves` or `FileShelf`
+    items: list,  # Recordings of one speaker
+    size: int,  # Samples
+    count: int,  # Crops wanted
+    short: str = "centre",
+) -> list:  # of (item, [size] float32), at most `count`
     "Crops for evaluation: one of each recording first, then further places that do not overlap, while there are any."
     fits = [max(1, int(waves.frames[i]) // size) for i in items]
     turns = sorted((turn, k) for k, n in enumerate(fits) for turn in range(n))[:count]
     taken = Counter(k for _, k in turns)
-    return [(items[k], crop(waves, items[k], size, turn / max(1, taken[k] - 1) if taken[k] > 1 else 0.5, short)) for turn, k in turns]
+    return [
+        (
+            items[k],
+            crop(
+                waves, items[k], size, turn / max(1, taken[k] - 1) if taken[k] > 1 else 0.5, short
+            ),
+        )
+        for turn, k in turns
+    ]
+
 
 def held_out_speakers(
-    speakers,       # Names
-    share:float,    # Of them, 0 to 1
-    seed:int=0,
-) -> list: # Names, sorted; at least 2 when the share is above 0
+    speakers,  # Names
+    share: float,  # Of them, 0 to 1
+    seed: int = 0,
+) -> list:  # Names, sorted; at least 2 when the share is above 0
     "Speakers kept for validation, drawn by seed; `ConfigError` when too few would be left to train on."
     names = sorted(set(speakers))
-    if not share: return []
+    if not share:
+        return []
     n = max(2, round(share * len(names)))
-    if len(names) - n < 2: raise ConfigError(f"val_speakers={share:g} of {len(names)} speakers leaves {len(names) - n} to train on; give more speakers, or a validation set of its own")
+    if len(names) - n < 2:
+        raise ConfigError(
+            f"val_speakers={share:g} of {len(names)} speakers leaves {len(names) - n} to train on; give more speakers, or a validation set of its own"
+        )
     return sorted(names[i] for i in rng(seed, "held out speakers").permutation(len(names))[:n])

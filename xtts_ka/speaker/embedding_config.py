@@ -14,52 +14,96 @@ from ..core.config import config
 from ..core.errors import ConfigError
 
 # %% ../../nbs/speaker/embedding_config.ipynb #714b9b87
-SHAPING = ("segment_length", "segment_overlap", "tail", "layer", "pooling", "normalize", "sample_rate", "target_dbfs", "trim", "silence_dbfs", "min_seconds", "max_seconds")
+SHAPING = (
+    "segment_length",
+    "segment_overlap",
+    "tail",
+    "layer",
+    "pooling",
+    "normalize",
+    "sample_rate",
+    "target_dbfs",
+    "trim",
+    "silence_dbfs",
+    "min_seconds",
+    "max_seconds",
+)
 BACKENDS = ("torch", "bf16", "bf16-fine", "int8", "onnx", "onnx-int8")
+
 
 @config
 class EmbeddingConfig:
     "How recordings become voice embeddings."
-    model:str = "microsoft/wavlm-base-plus"  # A WavLM by hub name or local folder, or ecapa:<checkpoint folder> for our own
-    checkpoint:str|None = None               # Folder or file of trained weights that go over the model's own
-    device:str|None = None                   # cpu, cuda, cuda:1, ...; null: a GPU where there is one
-    segment_length:float = Field(5.0, gt=0)  # Window, seconds
-    segment_overlap:float = Field(1.0, ge=0) # Shared by neighbours, seconds
-    tail:Literal["shift", "short", "drop"] = "shift" # The rest at the end of a file: see `speaker.segments`
-    layer:int|Literal["mean", "weighted"] = -1 # WavLM: which layer is heard; lower ones (4 to 6) tell voices apart better, the last one words. `mean` of all, or `weighted` as a checkpoint has learned
-    pooling:Literal["mean", "mean+std"] = "mean" # WavLM: statistics over time; mean+std doubles the size
-    normalize:bool = True                    # Vectors of length 1; false keeps the length of the mean, which tells how well windows agree
-    center:bool = False                      # Subtract the mean of the corpus for maps and numbers, which needs no labels; the stored vectors stay
-    sample_rate:int = Field(16000, ge=4000, le=96000) # Hz, the model's; another is refused
-    target_dbfs:float|None = Field(None, ge=-60, le=0) # Level set before, dB; null leaves it
-    trim:Literal["none", "energy", "silero"] = "none" # Cut silence at both ends: by loudness, or by the voice detector
-    silence_dbfs:float = Field(-60.0, le=0)  # A quieter recording has status silent
-    min_seconds:float = Field(0.1, gt=0)     # A shorter recording has status too_short; the model may ask for more
-    max_seconds:float = Field(3600.0, gt=0)  # A longer recording has status unreadable: cut it first
-    batch_seconds:float = Field(0.0, ge=0)  # Sound in one call of the model, seconds; 0: 40, and on a CPU one window where windows are not padded (more of them leave the cache and take 10 % longer)
-    batch_files:int = Field(0, ge=0)         # Files whose windows may share a batch; 0: 1 on a CPU, where it gains nothing, 64 on a GPU
-    backend:Literal["auto", "torch", "bf16", "bf16-fine", "int8", "onnx", "onnx-int8"] = "auto" # Arithmetic; auto: the fastest that agrees with torch, tried on one second of sound
-    min_cosine:float = Field(0.99999, gt=0, le=1) # Agreement that auto asks for
-    onnx_dir:str = "models/onnx"             # Where exported models are kept
-    num_threads:int = Field(0, ge=0)         # CPU threads of the model; 0 leaves them as they are
-    workers:int = Field(2, ge=1)             # Threads that read and resample ahead
-    overwrite:bool = False                   # Compute again what is up to date
-    visualize:bool = True                    # Draw maps
-    copy_to_split:str|None = None            # Folder with train, val and test parts that get copies of their vectors
+
+    model: str = "microsoft/wavlm-base-plus"  # A WavLM by hub name or local folder, or ecapa:<checkpoint folder> for our own
+    checkpoint: str | None = None  # Folder or file of trained weights that go over the model's own
+    device: str | None = None  # cpu, cuda, cuda:1, ...; null: a GPU where there is one
+    segment_length: float = Field(5.0, gt=0)  # Window, seconds
+    segment_overlap: float = Field(1.0, ge=0)  # Shared by neighbours, seconds
+    tail: Literal["shift", "short", "drop"] = (
+        "shift"  # The rest at the end of a file: see `speaker.segments`
+    )
+    layer: (
+        int | Literal["mean", "weighted"]
+    ) = -1  # WavLM: which layer is heard; lower ones (4 to 6) tell voices apart better, the last one words. `mean` of all, or `weighted` as a checkpoint has learned
+    pooling: Literal["mean", "mean+std"] = (
+        "mean"  # WavLM: statistics over time; mean+std doubles the size
+    )
+    normalize: bool = True  # Vectors of length 1; false keeps the length of the mean, which tells how well windows agree
+    center: bool = False  # Subtract the mean of the corpus for maps and numbers, which needs no labels; the stored vectors stay
+    sample_rate: int = Field(16000, ge=4000, le=96000)  # Hz, the model's; another is refused
+    target_dbfs: float | None = Field(None, ge=-60, le=0)  # Level set before, dB; null leaves it
+    trim: Literal["none", "energy", "silero"] = (
+        "none"  # Cut silence at both ends: by loudness, or by the voice detector
+    )
+    silence_dbfs: float = Field(-60.0, le=0)  # A quieter recording has status silent
+    min_seconds: float = Field(
+        0.1, gt=0
+    )  # A shorter recording has status too_short; the model may ask for more
+    max_seconds: float = Field(
+        3600.0, gt=0
+    )  # A longer recording has status unreadable: cut it first
+    batch_seconds: float = Field(
+        0.0, ge=0
+    )  # Sound in one call of the model, seconds; 0: 40, and on a CPU one window where windows are not padded (more of them leave the cache and take 10 % longer)
+    batch_files: int = Field(
+        0, ge=0
+    )  # Files whose windows may share a batch; 0: 1 on a CPU, where it gains nothing, 64 on a GPU
+    backend: Literal["auto", "torch", "bf16", "bf16-fine", "int8", "onnx", "onnx-int8"] = (
+        "auto"  # Arithmetic; auto: the fastest that agrees with torch, tried on one second of sound
+    )
+    min_cosine: float = Field(0.99999, gt=0, le=1)  # Agreement that auto asks for
+    onnx_dir: str = "models/onnx"  # Where exported models are kept
+    num_threads: int = Field(0, ge=0)  # CPU threads of the model; 0 leaves them as they are
+    workers: int = Field(2, ge=1)  # Threads that read and resample ahead
+    overwrite: bool = False  # Compute again what is up to date
+    visualize: bool = True  # Draw maps
+    copy_to_split: str | None = (
+        None  # Folder with train, val and test parts that get copies of their vectors
+    )
 
     def __post_init__(self):
-        if self.segment_overlap >= self.segment_length: raise ConfigError(f"segment_overlap={self.segment_overlap:g} must be below segment_length={self.segment_length:g}: windows would not advance")
-        if self.min_seconds > self.segment_length: raise ConfigError(f"min_seconds={self.min_seconds:g} must not exceed segment_length={self.segment_length:g}")
+        if self.segment_overlap >= self.segment_length:
+            raise ConfigError(
+                f"segment_overlap={self.segment_overlap:g} must be below segment_length={self.segment_length:g}: windows would not advance"
+            )
+        if self.min_seconds > self.segment_length:
+            raise ConfigError(
+                f"min_seconds={self.min_seconds:g} must not exceed segment_length={self.segment_length:g}"
+            )
 
 # %% ../../nbs/speaker/embedding_config.ipynb #545ebbbd
 @config
 class EmbeddingsConfig(EmbeddingConfig):
     "Stage embeddings."
-    model:str = ""              # Empty: ecapa:<run>/speaker_encoder, trained by the stage before
-    backend:Literal["auto", "torch", "bf16", "bf16-fine", "int8", "onnx", "onnx-int8"] = "torch" # The stage's encoder is small: nothing to gain
-    perplexity:float = Field(30.0, gt=0) # t-SNE: how many neighbours count, lowered for few clips
-    neighbors:int = Field(15, ge=2)      # UMAP: the same question
-    umap:bool = True                     # Also draw a UMAP, whose library takes seconds to load
-    max_points:int = Field(1000, ge=1)   # Clips on a map, drawn by the seed where there are more
-    clip_seconds:float = Field(4.0, gt=0) # Of each sound in the interactive map
-    megabytes:float = Field(3.0, ge=0)   # Of all its sounds together
+
+    model: str = ""  # Empty: ecapa:<run>/speaker_encoder, trained by the stage before
+    backend: Literal["auto", "torch", "bf16", "bf16-fine", "int8", "onnx", "onnx-int8"] = (
+        "torch"  # The stage's encoder is small: nothing to gain
+    )
+    perplexity: float = Field(30.0, gt=0)  # t-SNE: how many neighbours count, lowered for few clips
+    neighbors: int = Field(15, ge=2)  # UMAP: the same question
+    umap: bool = True  # Also draw a UMAP, whose library takes seconds to load
+    max_points: int = Field(1000, ge=1)  # Clips on a map, drawn by the seed where there are more
+    clip_seconds: float = Field(4.0, gt=0)  # Of each sound in the interactive map
+    megabytes: float = Field(3.0, ge=0)  # Of all its sounds together

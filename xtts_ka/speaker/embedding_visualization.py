@@ -8,7 +8,13 @@ __all__ = ['COLOURS', 'SHAPES', 'UNKNOWN', 'INK', 'QUIET', 'LEGEND', 'PROJECTION
            'traces', 'write_page', 'MapWidget', 'EmbeddingVisualizer']
 
 # %% ../../nbs/speaker/embedding_visualization.ipynb #9a747d55
-import base64, html, io, json, os, re, warnings
+import base64
+import html
+import io
+import json
+import os
+import re
+import warnings
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -25,158 +31,262 @@ from ..core.randomness import rng
 @dataclass
 class Voices:
     "Vectors and what is known of each; every list has n items."
-    vectors: np.ndarray # [n, D] float32
-    names: list         # Of the utterances
-    speakers: list      # "" where unknown
-    audio: list         # Path of the sound, None where unknown
 
-    def __len__(self): return len(self.names)
+    vectors: np.ndarray  # [n, D] float32
+    names: list  # Of the utterances
+    speakers: list  # "" where unknown
+    audio: list  # Path of the sound, None where unknown
 
-def _vector(path) -> np.ndarray: # [D] float32
+    def __len__(self):
+        return len(self.names)
+
+
+def _vector(path) -> np.ndarray:  # [D] float32
     "One stored embedding; `[1, D]`, as some tools write it, is accepted."
     again = "make it anew with `xtts-ka embed --overwrite`"
-    try: v = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as e: raise XttsKaError(f"{shown(path)}: not an array of numbers ({e}); {again}") from None
+    try:
+        v = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as e:
+        raise XttsKaError(f"{shown(path)}: not an array of numbers ({e}); {again}") from None
     if v.dtype.kind not in "fiu" or not v.size or v.shape not in ((v.size,), (1, v.size)):
-        raise XttsKaError(f"{shown(path)}: {v.dtype} of shape {list(v.shape)}, an embedding is [D] numbers; {again}")
-    if not np.isfinite(v).all(): raise XttsKaError(f"{shown(path)}: NaN or infinity in the embedding; {again}")
+        raise XttsKaError(
+            f"{shown(path)}: {v.dtype} of shape {list(v.shape)}, an embedding is [D] numbers; {again}"
+        )
+    if not np.isfinite(v).all():
+        raise XttsKaError(f"{shown(path)}: NaN or infinity in the embedding; {again}")
     return v.reshape(-1).astype(np.float32)
 
-def _stacked(paths) -> np.ndarray: # [n, D]
+
+def _stacked(paths) -> np.ndarray:  # [n, D]
     "All vectors of one model; two sizes in one folder are two models."
     vectors = [_vector(p) for p in paths]
     for p, v in zip(paths, vectors):
-        if v.size != vectors[0].size: raise XttsKaError(f"{shown(p)}: {v.size} numbers, {shown(paths[0])} has {vectors[0].size}; keep each model's embeddings in a folder of their own")
+        if v.size != vectors[0].size:
+            raise XttsKaError(
+                f"{shown(p)}: {v.size} numbers, {shown(paths[0])} has {vectors[0].size}; keep each model's embeddings in a folder of their own"
+            )
     return np.stack(vectors)
 
 # %% ../../nbs/speaker/embedding_visualization.ipynb #9b40816b
-def _entries(folder:Path) -> list: # [(vector file, name, speaker, sound)]
+def _entries(folder: Path) -> list:  # [(vector file, name, speaker, sound)]
     "What an index names, in its order; without one, every `.npy` file."
-    if home := next((d for d in (folder, folder.parent) if (d/"index.csv").is_file()), None):
+    if home := next((d for d in (folder, folder.parent) if (d / "index.csv").is_file()), None):
         from xtts_ka.speaker.store import read_index
-        return [(home/e.npy, e.utt, e.speaker, home/e.audio) for e in read_index(home) if e.npy]
-    files = sorted(folder.glob("*.npy")) or sorted((folder/"embeddings").glob("*.npy"))
+
+        return [(home / e.npy, e.utt, e.speaker, home / e.audio) for e in read_index(home) if e.npy]
+    files = sorted(folder.glob("*.npy")) or sorted((folder / "embeddings").glob("*.npy"))
     return [(f, f.stem, "", None) for f in files]
 
+
 def load_voices(
-    folder:str|os.PathLike, # What `xtts-ka embed` wrote, its `embeddings/`, or any folder of `.npy` files
+    folder: str
+    | os.PathLike,  # What `xtts-ka embed` wrote, its `embeddings/`, or any folder of `.npy` files
 ) -> Voices:
     "Vectors, names, speakers and sounds; `MissingError` when there is no vector, `XttsKaError` for a damaged one."
     folder = resolve(folder)
-    if not (entries := _entries(folder)): raise MissingError(f"{shown(folder)}: no embeddings (*.npy) here; make them with `xtts-ka embed --output_dir {shown(folder)}`")
+    if not (entries := _entries(folder)):
+        raise MissingError(
+            f"{shown(folder)}: no embeddings (*.npy) here; make them with `xtts-ka embed --output_dir {shown(folder)}`"
+        )
     files, names, speakers, audio = map(list, zip(*entries))
     return Voices(_stacked(files), names, speakers, audio)
 
 # %% ../../nbs/speaker/embedding_visualization.ipynb #67584698
-def _unit(embeddings) -> np.ndarray: # [n, D] float64
+def _unit(embeddings) -> np.ndarray:  # [n, D] float64
     "Rows of length 1; a row of zeros stays."
     x = np.asarray(embeddings, np.float64)
-    if x.ndim != 2 or not x.size: raise XttsKaError(f"embeddings have shape {list(x.shape)}; give [n, D] with n of at least 1")
-    if not np.isfinite(x).all(): raise XttsKaError(f"embedding {int(np.argwhere(~np.isfinite(x))[0, 0])} holds NaN or infinity; leave it out or make it anew")
+    if x.ndim != 2 or not x.size:
+        raise XttsKaError(
+            f"embeddings have shape {list(x.shape)}; give [n, D] with n of at least 1"
+        )
+    if not np.isfinite(x).all():
+        raise XttsKaError(
+            f"embedding {int(np.argwhere(~np.isfinite(x))[0, 0])} holds NaN or infinity; leave it out or make it anew"
+        )
     length = np.linalg.norm(x, axis=1, keepdims=True)
-    return x/np.where(length > 0, length, 1)
+    return x / np.where(length > 0, length, 1)
+
 
 def pca_2d(
-    embeddings, # [n, D]
-) -> np.ndarray: # [n, 2] float32
+    embeddings,  # [n, D]
+) -> np.ndarray:  # [n, 2] float32
     "The two directions in which the unit vectors differ most; one point lies at the origin."
     x = _unit(embeddings)
     x = x - x.mean(0)
     axes = np.linalg.eigh(x.T @ x)[1][:, :-3:-1]  # [D, D] -> [D, 2], greatest first
-    axes = axes*np.where(np.take_along_axis(axes, np.abs(axes).argmax(0)[None], 0) < 0, -1, 1)
+    axes = axes * np.where(np.take_along_axis(axes, np.abs(axes).argmax(0)[None], 0) < 0, -1, 1)
     xy = np.pad(x @ axes, ((0, 0), (0, 2 - axes.shape[1])))  # D = 1 has one axis only
     return xy.astype(np.float32)
 
 # %% ../../nbs/speaker/embedding_visualization.ipynb #599574fb
-def _too_few(x) -> np.ndarray|None:
+def _too_few(x) -> np.ndarray | None:
     "The map of what is too little to arrange: PCA below four points, the origin for points that are all the same."
-    if float(np.abs(x - x[0]).max()) < 1e-9: return np.zeros((len(x), 2), np.float32)
+    if float(np.abs(x - x[0]).max()) < 1e-9:
+        return np.zeros((len(x), 2), np.float32)
     return pca_2d(x) if len(x) < 4 else None
 
+
 def tsne_2d(
-    embeddings,     # [n, D], any n from 1
-    perplexity=30., # Neighbours that count; lowered for few points
-    seed=0,         # Same seed, same picture
-) -> np.ndarray: # [n, 2] float32
+    embeddings,  # [n, D], any n from 1
+    perplexity=30.0,  # Neighbours that count; lowered for few points
+    seed=0,  # Same seed, same picture
+) -> np.ndarray:  # [n, 2] float32
     "t-SNE with Barnes-Hut gradients, one thread, started from PCA; PCA itself below four points."
     x = _unit(embeddings)
-    if (xy := _too_few(x)) is not None: return xy
+    if (xy := _too_few(x)) is not None:
+        return xy
     from sklearn.manifold import TSNE
+
     start = pca_2d(x)
-    start *= 1e-4/max(float(start[:, 0].std()), 1e-12)  # small, so that the first steps can still move everything
-    fit = TSNE(perplexity=min(perplexity, (len(x) - 1)/3), init=start, max_iter=1000, random_state=seed, n_jobs=1)
+    start *= 1e-4 / max(
+        float(start[:, 0].std()), 1e-12
+    )  # small, so that the first steps can still move everything
+    fit = TSNE(
+        perplexity=min(perplexity, (len(x) - 1) / 3),
+        init=start,
+        max_iter=1000,
+        random_state=seed,
+        n_jobs=1,
+    )
     return fit.fit_transform(x.astype(np.float32))
 
+
 def nearest(
-    x,     # [n, D] of length 1
-    k:int, # How many, itself among them, at most n
-) -> tuple[np.ndarray, np.ndarray]: # [n, k] places, nearest first, and [n, k] cosine distances
+    x,  # [n, D] of length 1
+    k: int,  # How many, itself among them, at most n
+) -> tuple[np.ndarray, np.ndarray]:  # [n, k] places, nearest first, and [n, k] cosine distances
     "The nearest neighbours of every vector, in blocks of some 60 MB."
     x, places, far = np.asarray(x, np.float32), [], []
-    rows = max(1, 2**24//len(x))
+    rows = max(1, 2**24 // len(x))
     for a in range(0, len(x), rows):
-        d = 1 - x[a:a + rows] @ x.T  # [rows, n]
-        d[np.arange(len(d)), np.arange(a, a + len(d))] = -1  # itself comes first, also before copies of it
-        near = np.argpartition(d, k - 1, axis=1)[:, :k] if k < len(x) else np.tile(np.arange(k), (len(d), 1))
+        d = 1 - x[a : a + rows] @ x.T  # [rows, n]
+        d[
+            np.arange(len(d)), np.arange(a, a + len(d))
+        ] = -1  # itself comes first, also before copies of it
+        near = (
+            np.argpartition(d, k - 1, axis=1)[:, :k]
+            if k < len(x)
+            else np.tile(np.arange(k), (len(d), 1))
+        )
         near = np.take_along_axis(near, np.take_along_axis(d, near, 1).argsort(1, kind="stable"), 1)
-        places.append(near); far.append(np.take_along_axis(d, near, 1).clip(0))
+        places.append(near)
+        far.append(np.take_along_axis(d, near, 1).clip(0))
     return np.concatenate(places).astype(np.int32), np.concatenate(far)
 
+
 def umap_2d(
-    embeddings,   # [n, D], any n from 1
-    neighbors=15, # Neighbours that count; lowered for few points
-    min_dist=0.1, # How close points may lie
-    seed=0,       # Same seed, same picture
-) -> np.ndarray: # [n, 2] float32
+    embeddings,  # [n, D], any n from 1
+    neighbors=15,  # Neighbours that count; lowered for few points
+    min_dist=0.1,  # How close points may lie
+    seed=0,  # Same seed, same picture
+) -> np.ndarray:  # [n, 2] float32
     "UMAP by cosine, one thread, started from PCA; PCA itself below four points. `MissingError` without umap-learn."
     x = _unit(embeddings)
-    if (xy := _too_few(x)) is not None: return xy
-    try: from umap import UMAP
-    except ImportError as e: raise MissingError(f"UMAP needs the package umap-learn ({e}); install it with `uv sync`, or ask for t-SNE") from None
+    if (xy := _too_few(x)) is not None:
+        return xy
+    try:
+        from umap import UMAP
+    except ImportError as e:
+        raise MissingError(
+            f"UMAP needs the package umap-learn ({e}); install it with `uv sync`, or ask for t-SNE"
+        ) from None
     start = pca_2d(x)
-    start += 1e-3*start.std()*rng(seed, "umap").standard_normal(start.shape)  # UMAP divides by the extent of each axis, and one may have none
+    start += (
+        1e-3 * start.std() * rng(seed, "umap").standard_normal(start.shape)
+    )  # UMAP divides by the extent of each axis, and one may have none
     k = min(neighbors, len(x) - 1)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*knn_search_index")  # it is for placing further points later, which nobody does here
-        fit = UMAP(n_neighbors=k, min_dist=min_dist, metric="cosine", init=start, random_state=seed, n_jobs=1, precomputed_knn=nearest(x, k))
+        warnings.filterwarnings(
+            "ignore", message=".*knn_search_index"
+        )  # it is for placing further points later, which nobody does here
+        fit = UMAP(
+            n_neighbors=k,
+            min_dist=min_dist,
+            metric="cosine",
+            init=start,
+            random_state=seed,
+            n_jobs=1,
+            precomputed_knn=nearest(x, k),
+        )
         return np.asarray(fit.fit_transform(x.astype(np.float32)), np.float32)
 
 # %% ../../nbs/speaker/embedding_visualization.ipynb #e139e174
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc74a5", "#78003c", "#3c1e96", "#4b5a00", "#8787ff", "#783c87", "#965ad2",
-           "#5a96c3", "#f06969", "#96784b", "#004ba5", "#692d00", "#b41e2d", "#5a4bc3", "#b43c96", "#004b69", "#875a69")
-SHAPES = (("circle", "o", "M5 0A5 5 0 1 1 -5 0A5 5 0 1 1 5 0Z"), ("square", "s", "M-4.5 -4.5H4.5V4.5H-4.5Z"), ("triangle-up", "^", "M0 -5.6L5.4 4.2H-5.4Z"),
-          ("diamond", "D", "M0 -6L6 0L0 6L-6 0Z"), ("triangle-down", "v", "M0 5.6L5.4 -4.2H-5.4Z"), ("cross", "P", "M-5.5 -1.9H-1.9V-5.5H1.9V-1.9H5.5V1.9H1.9V5.5H-1.9V1.9H-5.5Z")) # plotly's, matplotlib's and SVG's name
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc74a5",
+    "#78003c",
+    "#3c1e96",
+    "#4b5a00",
+    "#8787ff",
+    "#783c87",
+    "#965ad2",
+    "#5a96c3",
+    "#f06969",
+    "#96784b",
+    "#004ba5",
+    "#692d00",
+    "#b41e2d",
+    "#5a4bc3",
+    "#b43c96",
+    "#004b69",
+    "#875a69",
+)
+SHAPES = (
+    ("circle", "o", "M5 0A5 5 0 1 1 -5 0A5 5 0 1 1 5 0Z"),
+    ("square", "s", "M-4.5 -4.5H4.5V4.5H-4.5Z"),
+    ("triangle-up", "^", "M0 -5.6L5.4 4.2H-5.4Z"),
+    ("diamond", "D", "M0 -6L6 0L0 6L-6 0Z"),
+    ("triangle-down", "v", "M0 5.6L5.4 -4.2H-5.4Z"),
+    ("cross", "P", "M-5.5 -1.9H-1.9V-5.5H1.9V-1.9H5.5V1.9H1.9V5.5H-1.9V1.9H-5.5Z"),
+)  # plotly's, matplotlib's and SVG's name
 UNKNOWN = "speaker unknown"
 INK, QUIET = "#1d2126", "#5f666e"
 
+
 def mark(
-    k:int, # Number of the speaker, from 0
-) -> tuple[str, tuple[str, str, str]]: # (colour, (plotly symbol, matplotlib marker, SVG path))
+    k: int,  # Number of the speaker, from 0
+) -> tuple[str, tuple[str, str, str]]:  # (colour, (plotly symbol, matplotlib marker, SVG path))
     "How a speaker is drawn; 120 different marks, then they repeat."
     turn, colour = divmod(k, len(COLOURS))
     return COLOURS[colour], SHAPES[(colour + turn) % len(SHAPES)]
 
-def _groups(speakers) -> dict: # Speaker -> numbers of its points
+
+def _groups(speakers) -> dict:  # Speaker -> numbers of its points
     "Points of each speaker by name, 2 before 10, unknown last; so a speaker's mark does not hang on who has more clips."
     at = {}
-    for i, s in enumerate(speakers): at.setdefault(str(s or ""), []).append(i)
-    parts = lambda s: [int(p) if k % 2 else p for k, p in enumerate(re.split(r"([0-9]+)", s))]
+    for i, s in enumerate(speakers):
+        at.setdefault(str(s or ""), []).append(i)
+
+    def parts(s):
+        return [int(p) if k % 2 else p for k, p in enumerate(re.split(r"([0-9]+)", s))]
+
     return {s or UNKNOWN: at[s] for s in sorted(at, key=lambda s: (s == "", parts(s)))}
 
 # %% ../../nbs/speaker/embedding_visualization.ipynb #b7f3e102
 def voice_numbers(
-    embeddings, # [n, D]
-    speakers,   # n names, "" where unknown
-    names,      # n names of the utterances
-    seed=0,     # Of the trials drawn where there are too many pairs
-    trials=200_000, # Pairs compared at most
-) -> dict: # clips, speakers, silhouette, eer (0 to 1), outliers, points (where these are); None where it cannot be said
+    embeddings,  # [n, D]
+    speakers,  # n names, "" where unknown
+    names,  # n names of the utterances
+    seed=0,  # Of the trials drawn where there are too many pairs
+    trials=200_000,  # Pairs compared at most
+) -> dict:  # clips, speakers, silhouette, eer (0 to 1), outliers, points (where these are); None where it cannot be said
     "What is said under a map; clips without a speaker are left out of all but the count."
     from xtts_ka.speaker import verification as v
+
     known = [i for i, s in enumerate(speakers) if s]
     x, who = _unit(embeddings)[known], [speakers[i] for i in known]
-    out = {"clips": len(names), "speakers": len(set(who)), "silhouette": None, "eer": None, "outliers": None, "points": []}
-    if not 1 < out["speakers"] < len(who): return out  # nobody to be compared with, or only one clip each
+    out = {
+        "clips": len(names),
+        "speakers": len(set(who)),
+        "silhouette": None,
+        "eer": None,
+        "outliers": None,
+        "points": [],
+    }
+    if not 1 < out["speakers"] < len(who):
+        return out  # nobody to be compared with, or only one clip each
     found = v.outliers(x, who, known)
     out["points"] = [int(o.name) for o in found]
     out["outliers"] = [replace(o, name=str(names[i])) for o, i in zip(found, out["points"])]
@@ -187,212 +297,416 @@ def voice_numbers(
 # %% ../../nbs/speaker/embedding_visualization.ipynb #16c7bea5
 def _lead(numbers) -> str:
     "`96 clips of 8 speakers`."
-    return _many(numbers["clips"], "clip") + (f" of {_many(numbers['speakers'], 'speaker')}" if numbers["speakers"] else "")
+    return _many(numbers["clips"], "clip") + (
+        f" of {_many(numbers['speakers'], 'speaker')}" if numbers["speakers"] else ""
+    )
 
-def _many(n, what) -> str: return f"{n:,} {what}{'' if n == 1 else 's'}".replace(",", "\u202f")
+
+def _many(n, what) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}".replace(",", "\u202f")
+
 
 def _caption(numbers) -> str:
     "The numbers in one line, those that can be said."
     parts = [_lead(numbers)]
-    if numbers["silhouette"] is not None: parts.append(f"silhouette {numbers['silhouette']:.2f}")
-    if numbers["eer"] is not None: parts.append(f"EER {100*numbers['eer']:.1f} %")
-    if numbers["outliers"] is not None: parts.append(f"outliers {len(numbers['outliers'])}")
+    if numbers["silhouette"] is not None:
+        parts.append(f"silhouette {numbers['silhouette']:.2f}")
+    if numbers["eer"] is not None:
+        parts.append(f"EER {100 * numbers['eer']:.1f} %")
+    if numbers["outliers"] is not None:
+        parts.append(f"outliers {len(numbers['outliers'])}")
     return " · ".join(parts)
+
 
 def _tiles(numbers) -> list[dict]:
     "The numbers one by one, each with what it means."
-    tile = lambda name, value, meaning, unit="": {"name": name, "value": "–" if value is None else value, "unit": "" if value is None else unit, "meaning": meaning}
-    some = lambda key, form: None if numbers[key] is None else form(numbers[key])
-    return [tile("clips", numbers["clips"], f"of {_many(numbers['speakers'], 'speaker')}" if numbers["speakers"] else "speakers unknown"),
-            tile("silhouette", some("silhouette", "{:.2f}".format), "1: each voice apart from all others; 0: no order; below: mixed up"),
-            tile("equal error rate", some("eer", lambda v: f"{100*v:.1f}"), "“same voice?” decided by cosine; 50 % is guessing", "%"),
-            tile("outliers", some("outliers", len), "clips nearer to another speaker than to their own")]
+
+    def tile(name, value, meaning, unit=""):
+        return {
+            "name": name,
+            "value": "–" if value is None else value,
+            "unit": "" if value is None else unit,
+            "meaning": meaning,
+        }
+
+    def some(key, form):
+        return None if numbers[key] is None else form(numbers[key])
+
+    return [
+        tile(
+            "clips",
+            numbers["clips"],
+            f"of {_many(numbers['speakers'], 'speaker')}"
+            if numbers["speakers"]
+            else "speakers unknown",
+        ),
+        tile(
+            "silhouette",
+            some("silhouette", "{:.2f}".format),
+            "1: each voice apart from all others; 0: no order; below: mixed up",
+        ),
+        tile(
+            "equal error rate",
+            some("eer", lambda v: f"{100 * v:.1f}"),
+            "“same voice?” decided by cosine; 50 % is guessing",
+            "%",
+        ),
+        tile(
+            "outliers", some("outliers", len), "clips nearer to another speaker than to their own"
+        ),
+    ]
 
 # %% ../../nbs/speaker/embedding_visualization.ipynb #c70bdd15
-_SMALL = {c: c - 0x1C90 + 0x10D0 for c in range(0x1C90, 0x1CC0)} # Mtavruli -> Mkhedruli
-LEGEND = 60 # Speakers named beside a picture; a page names all
+_SMALL = {c: c - 0x1C90 + 0x10D0 for c in range(0x1C90, 0x1CC0)}  # Mtavruli -> Mkhedruli
+LEGEND = 60  # Speakers named beside a picture; a page names all
+
 
 def _short(text, limit=24) -> str:
     "Cut to a limit, for where there is little room."
-    text = " ".join(str(text).encode("utf-8", "replace").decode().split())  # file names need not be UTF-8
-    return text if len(text) <= limit else text[:limit - 1] + "…"
+    text = " ".join(
+        str(text).encode("utf-8", "replace").decode().split()
+    )  # file names need not be UTF-8
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
 
 def _rc() -> dict:
     "matplotlib settings of a map; the ground is white because a transparent one is unreadable on a dark page."
-    return {"font.family": ["DejaVu Sans"], "font.size": 9, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titlepad": 9, "text.color": INK,
-            "axes.titlecolor": INK, "axes.labelcolor": QUIET, "axes.labelsize": 8.5, "axes.edgecolor": "#d8d5ce", "axes.linewidth": 0.8,
-            "legend.frameon": False, "legend.fontsize": 8, "figure.facecolor": "white", "axes.facecolor": "white", "figure.dpi": 144, "savefig.dpi": 144}
+    return {
+        "font.family": ["DejaVu Sans"],
+        "font.size": 9,
+        "axes.titlesize": 11,
+        "axes.titlelocation": "left",
+        "axes.titlepad": 9,
+        "text.color": INK,
+        "axes.titlecolor": INK,
+        "axes.labelcolor": QUIET,
+        "axes.labelsize": 8.5,
+        "axes.edgecolor": "#d8d5ce",
+        "axes.linewidth": 0.8,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+        "figure.facecolor": "white",
+        "axes.facecolor": "white",
+        "figure.dpi": 144,
+        "savefig.dpi": 144,
+    }
+
 
 def _legend(fig, handles, groups):
     "Names and counts beside the map, in as many columns as they need."
     rows = [f"{_short(s).translate(_SMALL)}  {len(p)}" for s, p in groups.items()][:LEGEND]
-    if len(groups) > LEGEND: rows[-1] = f"and {len(groups) - LEGEND + 1} more"
-    box = fig.legend(handles[:len(rows)], ["x"]*len(rows), loc="outside right upper", ncols=-(-len(rows)//22), labelspacing=.55, handletextpad=.3, columnspacing=1.)
+    if len(groups) > LEGEND:
+        rows[-1] = f"and {len(groups) - LEGEND + 1} more"
+    box = fig.legend(
+        handles[: len(rows)],
+        ["x"] * len(rows),
+        loc="outside right upper",
+        ncols=-(-len(rows) // 22),
+        labelspacing=0.55,
+        handletextpad=0.3,
+        columnspacing=1.0,
+    )
     for text, row in zip(box.get_texts(), rows):
         text.set_parse_math(False)
         text.set_text(row)
 
+
 def _scatter(ax, xy, groups) -> list:
     "One collection a speaker; marks of a big crowd are smaller."
-    size = float(np.clip(9000/max(len(xy), 1), 7, 42))
-    draw = lambda k, points: ax.scatter(*xy[points].T, s=size*(1.5 if mark(k)[1][1] == "P" else 1), color=mark(k)[0], marker=mark(k)[1][1], linewidths=.4, edgecolors="white")
+    size = float(np.clip(9000 / max(len(xy), 1), 7, 42))
+
+    def draw(k, points):
+        return ax.scatter(
+            *xy[points].T,
+            s=size * (1.5 if mark(k)[1][1] == "P" else 1),
+            color=mark(k)[0],
+            marker=mark(k)[1][1],
+            linewidths=0.4,
+            edgecolors="white",
+        )
+
     return [draw(k, points) for k, points in enumerate(groups.values())]
+
 
 def _frame(ax, xy):
     "No ticks, for positions have no unit; equal scales; room for a single point."
     ax.set(xticks=[], yticks=[])
-    ax.margins(.06)
-    if np.ptp(xy, axis=0).any(): ax.set_aspect("equal", adjustable="datalim")
-    else: ax.set(xlim=(-1, 1), ylim=(-1, 1))
+    ax.margins(0.06)
+    if np.ptp(xy, axis=0).any():
+        ax.set_aspect("equal", adjustable="datalim")
+    else:
+        ax.set(xlim=(-1, 1), ylim=(-1, 1))
+
 
 def draw_map(
-    xy,         # [n, 2] from `tsne_2d`, `umap_2d` or `pca_2d`
-    names,      # n names; written at the points when there are at most 12
-    speakers,   # n names, "" where unknown
-    title="",   # Above the map
-    caption="", # Below it
-    rings=(),   # Numbers of points to put a ring around
+    xy,  # [n, 2] from `tsne_2d`, `umap_2d` or `pca_2d`
+    names,  # n names; written at the points when there are at most 12
+    speakers,  # n names, "" where unknown
+    title="",  # Above the map
+    caption="",  # Below it
+    rings=(),  # Numbers of points to put a ring around
 ):
     "The map as a matplotlib figure, let go by pyplot."
     import matplotlib as mpl
+
     xy, groups = np.asarray(xy, np.float64), _groups(speakers)
     with mpl.rc_context(_rc()):
         from matplotlib import pyplot as plt
-        fig, ax = plt.subplots(figsize=(7.6 + 1.5*(len(groups) > 22) + 1.5*(len(groups) > 44), 5.2), layout="constrained")
+
+        fig, ax = plt.subplots(
+            figsize=(7.6 + 1.5 * (len(groups) > 22) + 1.5 * (len(groups) > 44), 5.2),
+            layout="constrained",
+        )
         try:
             handles = _scatter(ax, xy, groups)
             ax.scatter(*xy[list(rings)].T, s=110, facecolors="none", edgecolors=INK, linewidths=1)
             if len(xy) <= 12:
-                for (x, y), name in zip(xy, names): ax.annotate(_short(name).translate(_SMALL), (x, y), (5, 5), textcoords="offset points", fontsize=7.5, color=QUIET, parse_math=False)
+                for (x, y), name in zip(xy, names):
+                    ax.annotate(
+                        _short(name).translate(_SMALL),
+                        (x, y),
+                        (5, 5),
+                        textcoords="offset points",
+                        fontsize=7.5,
+                        color=QUIET,
+                        parse_math=False,
+                    )
             _frame(ax, xy)
             ax.set_title(_short(title, 90).translate(_SMALL), parse_math=False)
             ax.set_xlabel(caption, loc="left", labelpad=7)
             _legend(fig, handles, groups)
-        finally: plt.close(fig)
+        finally:
+            plt.close(fig)
     return fig
 
 # %% ../../nbs/speaker/embedding_visualization.ipynb #fb3b86a3
-_MP3 = (16000, 22050, 24000) # Hz of MPEG-2 layer III
+_MP3 = (16000, 22050, 24000)  # Hz of MPEG-2 layer III
+
 
 def clip_mp3(
-    path,       # Sound file
-    seconds=5., # Longest clip
-    level_db=-23., # Level, dB of full scale
-) -> bytes: # MP3
+    path,  # Sound file
+    seconds=5.0,  # Longest clip
+    level_db=-23.0,  # Level, dB of full scale
+) -> bytes:  # MP3
     "The beginning of a recording as MP3, mono, at an even level; `AudioError` where it cannot be read."
     import soundfile
-    rate = probe(path, max_seconds=7200.).sample_rate
-    wav, rate = read_crop(path, 0, max(1, round(seconds*rate)))
+
+    rate = probe(path, max_seconds=7200.0).sample_rate
+    wav, rate = read_crop(path, 0, max(1, round(seconds * rate)))
     to = rate if rate in _MP3 else 24000
     wav = set_level(resample(wav, rate, to), level_db)
-    fade = min(len(wav), to//50)
-    wav[len(wav) - fade:] *= np.linspace(1, 0, fade, dtype=np.float32)  # a cut in a vowel clicks
+    fade = min(len(wav), to // 50)
+    wav[len(wav) - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)  # a cut in a vowel clicks
     buffer = io.BytesIO()
-    soundfile.write(buffer, wav, to, format="MP3", subtype="MPEG_LAYER_III", bitrate_mode="VARIABLE", compression_level=.7)
+    soundfile.write(
+        buffer,
+        wav,
+        to,
+        format="MP3",
+        subtype="MPEG_LAYER_III",
+        bitrate_mode="VARIABLE",
+        compression_level=0.7,
+    )
     return buffer.getvalue()
 
+
 def playing_order(
-    speakers, # n names
-    first=(), # Numbers of points that must have a sound
-) -> list[int]: # Every point once
+    speakers,  # n names
+    first=(),  # Numbers of points that must have a sound
+) -> list[int]:  # Every point once
     "Who is heard when not all can be: `first`, then a clip of every speaker, then a second one of every speaker, and so on."
-    turn = {i: (t, k) for k, points in enumerate(_groups(speakers).values()) for t, i in enumerate(points)}
+    turn = {
+        i: (t, k)
+        for k, points in enumerate(_groups(speakers).values())
+        for t, i in enumerate(points)
+    }
     return sorted(turn, key=lambda i: (i not in set(first), turn[i]))
 
+
 def clip_uris(
-    audio,      # n paths, None where there is none
-    order,      # Points in the order in which they get a sound
-    seconds=5., # Longest clip
-    megabytes=12., # Of all clips together, as they stand in the page
-) -> tuple[list, list]: # (n data URIs or None, n reasons for those that have none)
+    audio,  # n paths, None where there is none
+    order,  # Points in the order in which they get a sound
+    seconds=5.0,  # Longest clip
+    megabytes=12.0,  # Of all clips together, as they stand in the page
+) -> tuple[list, list]:  # (n data URIs or None, n reasons for those that have none)
     "Clips as addresses that hold the sound itself."
-    uris, why, left = [None]*len(audio), ["not in this page: its sounds are full"]*len(audio), megabytes*1e6
+    uris, why, left = (
+        [None] * len(audio),
+        ["not in this page: its sounds are full"] * len(audio),
+        megabytes * 1e6,
+    )
     for i in order:
-        if audio[i] is None: why[i] = "no recording is known"; continue
-        if left <= 0: continue
-        try: uri = "data:audio/mpeg;base64," + base64.b64encode(clip_mp3(audio[i], seconds)).decode()
-        except AudioError as e: why[i] = f"recording {e.reason}"; continue
-        if len(uri) <= left: uris[i], why[i] = uri, ""
+        if audio[i] is None:
+            why[i] = "no recording is known"
+            continue
+        if left <= 0:
+            continue
+        try:
+            uri = "data:audio/mpeg;base64," + base64.b64encode(clip_mp3(audio[i], seconds)).decode()
+        except AudioError as e:
+            why[i] = f"recording {e.reason}"
+            continue
+        if len(uri) <= left:
+            uris[i], why[i] = uri, ""
         left -= len(uri)
     return uris, why
 
 # %% ../../nbs/speaker/embedding_visualization.ipynb #128bdf79
 def traces(
-    xy,       # [n, 2]
-    names,    # n names
-    speakers, # n names, "" where unknown
-    size=9.,  # Of the marks, pixels
-) -> list[dict]: # One plotly trace a speaker
+    xy,  # [n, 2]
+    names,  # n names
+    speakers,  # n names, "" where unknown
+    size=9.0,  # Of the marks, pixels
+) -> list[dict]:  # One plotly trace a speaker
     "What plotly draws, in the page and in the widget. Names are text: plotly would read `<b>` as bold."
     xy, clean = np.asarray(xy, np.float64), lambda s: html.escape(_short(s, 60))
     out = []
     for k, (who, points) in enumerate(_groups(speakers).items()):
         colour, (symbol, _, _) = mark(k)
-        out.append({"type": "scatter", "mode": "markers", "name": clean(who), "x": xy[points, 0].tolist(), "y": xy[points, 1].tolist(), "customdata": points,
-                    "text": [f"<b>{clean(names[i])}</b><br>{clean(who)}" for i in points], "hovertemplate": "%{text}<extra></extra>",
-                    "marker": {"color": colour, "symbol": symbol, "size": size*(1.2 if "triangle" in symbol else 1), "opacity": .9, "line": {"color": "white", "width": .7}}})
+        out.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": clean(who),
+                "x": xy[points, 0].tolist(),
+                "y": xy[points, 1].tolist(),
+                "customdata": points,
+                "text": [f"<b>{clean(names[i])}</b><br>{clean(who)}" for i in points],
+                "hovertemplate": "%{text}<extra></extra>",
+                "marker": {
+                    "color": colour,
+                    "symbol": symbol,
+                    "size": size * (1.2 if "triangle" in symbol else 1),
+                    "opacity": 0.9,
+                    "line": {"color": "white", "width": 0.7},
+                },
+            }
+        )
     return out
 
-def _mark_size(n) -> float: return float(np.clip(14 - 2.2*np.log10(max(n, 1)), 6, 13))
 
-def _signed(value) -> str: return f"{value:.2f}".replace("-", "\u2212")
+def _mark_size(n) -> float:
+    return float(np.clip(14 - 2.2 * np.log10(max(n, 1)), 6, 13))
+
+
+def _signed(value) -> str:
+    return f"{value:.2f}".replace("-", "\u2212")
+
 
 def _outlier_rows(numbers) -> list[dict]:
     "Outliers for the page, each with the number of its point."
-    return [{"point": i, "name": o.name, "speaker": o.speaker, "nearest": o.nearest, "own": _signed(o.own), "other": _signed(o.other)}
-            for i, o in zip(numbers["points"], numbers["outliers"] or ())]
+    return [
+        {
+            "point": i,
+            "name": o.name,
+            "speaker": o.speaker,
+            "nearest": o.nearest,
+            "own": _signed(o.own),
+            "other": _signed(o.other),
+        }
+        for i, o in zip(numbers["points"], numbers["outliers"] or ())
+    ]
+
 
 def _data(maps, names, speakers, outliers, uris, why) -> dict:
     "What the page's script reads."
     groups, size = _groups(speakers), _mark_size(len(names))
     first = next(iter(maps.values()))
-    return {"maps": {k: np.round(np.asarray(xy, np.float64), 4).T.tolist() for k, xy in maps.items()}, "names": list(names), "size": size,
-            "traces": [t | {"x": [], "y": []} for t in traces(first, names, speakers, size)], "clips": uris, "silent": why, "outliers": outliers,
-            "speakers": [{"name": s, "label": html.escape(_short(s, 20)), "points": p, "colour": mark(k)[0], "path": mark(k)[1][2]} for k, (s, p) in enumerate(groups.items())]}
+    return {
+        "maps": {k: np.round(np.asarray(xy, np.float64), 4).T.tolist() for k, xy in maps.items()},
+        "names": list(names),
+        "size": size,
+        "traces": [t | {"x": [], "y": []} for t in traces(first, names, speakers, size)],
+        "clips": uris,
+        "silent": why,
+        "outliers": outliers,
+        "speakers": [
+            {
+                "name": s,
+                "label": html.escape(_short(s, 20)),
+                "points": p,
+                "colour": mark(k)[0],
+                "path": mark(k)[1][2],
+            }
+            for k, (s, p) in enumerate(groups.items())
+        ],
+    }
+
 
 def _script_json(data) -> str:
     "JSON that cannot end the script it stands in."
-    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace(
+        "<", "\\u003c"
+    )
 
 # %% ../../nbs/speaker/embedding_visualization.ipynb #526e7498
 def _template():
     "The page's frame; everything in it is escaped unless it is marked safe, nothing is silently empty."
     from jinja2 import Environment, StrictUndefined
-    source = (Path(str(resources.files("xtts_ka")))/"speaker"/"templates"/"map.html").read_text(encoding="utf-8")
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(source)
+
+    source = (
+        Path(str(resources.files("xtts_ka"))) / "speaker" / "templates" / "map.html"
+    ).read_text(encoding="utf-8")
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
+        source
+    )
+
 
 def _plotly_js() -> str:
     "plotly's JavaScript as it lies in the installed package."
-    try: from plotly.offline import get_plotlyjs
-    except ImportError as e: raise MissingError(f"the page needs the package plotly ({e}); install it with `uv sync`, or draw PNGs with visualize_embeddings") from None
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as e:
+        raise MissingError(
+            f"the page needs the package plotly ({e}); install it with `uv sync`, or draw PNGs with visualize_embeddings"
+        ) from None
     return get_plotlyjs()
+
 
 def _clip_note(uris, seconds) -> str:
     "What the foot says about the sounds."
     heard = sum(u is not None for u in uris)
-    if not heard: return "not in this page"
-    return f"the first {seconds:g} s of each clip, at one level" + ("" if heard == len(uris) else f"; {heard} of {len(uris)} clips have theirs in this page")
+    if not heard:
+        return "not in this page"
+    return f"the first {seconds:g} s of each clip, at one level" + (
+        "" if heard == len(uris) else f"; {heard} of {len(uris)} clips have theirs in this page"
+    )
+
 
 def write_page(
-    path,         # HTML file to write
-    maps,         # {"t-SNE": [n, 2], ...}: projections to switch between
-    names,        # n names
-    speakers,     # n names, "" where unknown
-    audio,        # n paths, None where there is none
-    numbers,      # From `voice_numbers`
-    title="Voices", # Heading
-    seconds=5.,   # Of each clip
-    megabytes=12., # Of all sounds
-    listed=200,   # Outliers in the table at most
+    path,  # HTML file to write
+    maps,  # {"t-SNE": [n, 2], ...}: projections to switch between
+    names,  # n names
+    speakers,  # n names, "" where unknown
+    audio,  # n paths, None where there is none
+    numbers,  # From `voice_numbers`
+    title="Voices",  # Heading
+    seconds=5.0,  # Of each clip
+    megabytes=12.0,  # Of all sounds
+    listed=200,  # Outliers in the table at most
 ) -> Path:
     "The map as one self-contained page."
     outliers = _outlier_rows(numbers)
-    uris, why = clip_uris(audio, playing_order(speakers, [o["point"] for o in outliers]), seconds, megabytes)
-    data, groups = _data(maps, names, speakers, [o["point"] for o in outliers], uris, why), _groups(speakers)
+    uris, why = clip_uris(
+        audio, playing_order(speakers, [o["point"] for o in outliers]), seconds, megabytes
+    )
+    data, groups = (
+        _data(maps, names, speakers, [o["point"] for o in outliers], uris, why),
+        _groups(speakers),
+    )
     heard = any(uris)
-    words = {"title": title, "lead": _lead(numbers), "maps": list(maps), "speakers": list(groups), "tiles": _tiles(numbers),
-             "hint": "click a point to hear it" if heard else "click a point to see its name", "legend": "speaker, clips" if any(speakers) else "clips",
-             "outliers": None if numbers["outliers"] is None else outliers[:listed], "hidden_outliers": max(0, len(outliers) - listed), "clip_note": _clip_note(uris, seconds)}
+    words = {
+        "title": title,
+        "lead": _lead(numbers),
+        "maps": list(maps),
+        "speakers": list(groups),
+        "tiles": _tiles(numbers),
+        "hint": "click a point to hear it" if heard else "click a point to see its name",
+        "legend": "speaker, clips" if any(speakers) else "clips",
+        "outliers": None if numbers["outliers"] is None else outliers[:listed],
+        "hidden_outliers": max(0, len(outliers) - listed),
+        "clip_note": _clip_note(uris, seconds),
+    }
     page = _template().render(**words, data=_script_json(data), plotlyjs=_plotly_js())
     return atomic_write(path, page.encode("utf-8", "replace"))
 
@@ -401,183 +715,299 @@ def _figure_widget(xy, names, speakers):
     "plotly's figure as a widget; it needs anywidget."
     try:
         from plotly.graph_objects import FigureWidget
+
         axis = {"visible": False}
-        figure = FigureWidget({"data": traces(xy, names, speakers, _mark_size(len(names))), "layout": {"height": 520, "margin": dict(l=8, r=8, t=8, b=8), "hovermode": "closest",
-            "dragmode": "pan", "plot_bgcolor": "white", "paper_bgcolor": "white", "xaxis": axis, "yaxis": axis | {"scaleanchor": "x"}, "legend": {"itemsizing": "constant"}}})
-        figure._config = {"displaylogo": False, "showSendToCloud": False, "plotlyServerURL": ""}  # plotly 4 offers to upload the data unless told not to
+        figure = FigureWidget(
+            {
+                "data": traces(xy, names, speakers, _mark_size(len(names))),
+                "layout": {
+                    "height": 520,
+                    "margin": dict(l=8, r=8, t=8, b=8),
+                    "hovermode": "closest",
+                    "dragmode": "pan",
+                    "plot_bgcolor": "white",
+                    "paper_bgcolor": "white",
+                    "xaxis": axis,
+                    "yaxis": axis | {"scaleanchor": "x"},
+                    "legend": {"itemsizing": "constant"},
+                },
+            }
+        )
+        figure._config = {
+            "displaylogo": False,
+            "showSendToCloud": False,
+            "plotlyServerURL": "",
+        }  # plotly 4 offers to upload the data unless told not to
         return figure
-    except ImportError as e: raise MissingError(f"the widget needs plotly and anywidget ({e}); install them with `uv sync`, or write a page with visualize_embeddings_interactive") from None
+    except ImportError as e:
+        raise MissingError(
+            f"the widget needs plotly and anywidget ({e}); install them with `uv sync`, or write a page with visualize_embeddings_interactive"
+        ) from None
+
 
 class MapWidget:
     "Figure, controls and player of one map; `.box` is what JupyterLab shows."
-    def __init__(self,
-        maps,     # {"t-SNE": [n, 2], ...}
-        names,    # n names
-        speakers, # n names, "" where unknown
-        audio,    # n paths, None where there is none
-        seconds=10., # Longest clip played
+
+    def __init__(
+        self,
+        maps,  # {"t-SNE": [n, 2], ...}
+        names,  # n names
+        speakers,  # n names, "" where unknown
+        audio,  # n paths, None where there is none
+        seconds=10.0,  # Longest clip played
     ):
         import ipywidgets as w
-        self.maps, self.names, self.audio, self.seconds, self.groups = maps, names, audio, seconds, _groups(speakers)
+
+        self.maps, self.names, self.audio, self.seconds, self.groups = (
+            maps,
+            names,
+            audio,
+            seconds,
+            _groups(speakers),
+        )
         self.figure = _figure_widget(next(iter(maps.values())), names, speakers)
-        self.projection = w.ToggleButtons(options=list(maps), tooltips=[f"show the {m} map" for m in maps])
-        self.chosen = w.SelectMultiple(options=list(self.groups), value=list(self.groups), rows=min(20, max(3, len(self.groups))), layout=w.Layout(width="200px"))
+        self.projection = w.ToggleButtons(
+            options=list(maps), tooltips=[f"show the {m} map" for m in maps]
+        )
+        self.chosen = w.SelectMultiple(
+            options=list(self.groups),
+            value=list(self.groups),
+            rows=min(20, max(3, len(self.groups))),
+            layout=w.Layout(width="200px"),
+        )
         self.said = w.HTML("click a point to hear it")
-        self.player = w.Audio(value=b"", format="mp3", autoplay=True, loop=False, layout=w.Layout(visibility="hidden"))
+        self.player = w.Audio(
+            value=b"", format="mp3", autoplay=True, loop=False, layout=w.Layout(visibility="hidden")
+        )
         self.projection.observe(self._move, "value")
         self.chosen.observe(self._filter, "value")
-        for t in self.figure.data: t.on_click(self._click)
-        self.box = w.VBox([self.projection, w.HBox([self.figure, self.chosen]), w.HBox([self.player, self.said])])
+        for t in self.figure.data:
+            t.on_click(self._click)
+        self.box = w.VBox(
+            [self.projection, w.HBox([self.figure, self.chosen]), w.HBox([self.player, self.said])]
+        )
 
     def _move(self, change):
         "Another projection."
         xy = np.asarray(self.maps[change["new"]], np.float64)
         with self.figure.batch_update():
-            for t, points in zip(self.figure.data, self.groups.values()): t.x, t.y = xy[points, 0], xy[points, 1]
+            for t, points in zip(self.figure.data, self.groups.values()):
+                t.x, t.y = xy[points, 0], xy[points, 1]
 
     def _filter(self, change):
         "Only the chosen speakers."
         with self.figure.batch_update():
-            for t, who in zip(self.figure.data, self.groups): t.visible = who in change["new"]
+            for t, who in zip(self.figure.data, self.groups):
+                t.visible = who in change["new"]
 
     def _click(self, trace, points, state):
         "Play the first point under the mouse."
-        if points.point_inds: self.play(trace.customdata[points.point_inds[0]])
+        if points.point_inds:
+            self.play(trace.customdata[points.point_inds[0]])
 
-    def play(self,
-        i:int, # Number of the point
+    def play(
+        self,
+        i: int,  # Number of the point
     ):
         "Play a clip, or say why it cannot be heard."
-        who, why = next(s for s, p in self.groups.items() if i in p), "no recording is known" if self.audio[i] is None else ""
-        try: self.player.value = b"" if why else clip_mp3(self.audio[i], self.seconds)
-        except AudioError as e: self.player.value, why = b"", f"recording {e.reason}"
+        who, why = (
+            next(s for s, p in self.groups.items() if i in p),
+            "no recording is known" if self.audio[i] is None else "",
+        )
+        try:
+            self.player.value = b"" if why else clip_mp3(self.audio[i], self.seconds)
+        except AudioError as e:
+            self.player.value, why = b"", f"recording {e.reason}"
         self.player.layout.visibility = "hidden" if why else "visible"
-        self.said.value = " · ".join(html.escape(_short(t, 80)) for t in (self.names[i], who, why) if t)
+        self.said.value = " · ".join(
+            html.escape(_short(t, 80)) for t in (self.names[i], who, why) if t
+        )
 
 # %% ../../nbs/speaker/embedding_visualization.ipynb #f1db1a50
 PROJECTIONS = {"tsne": "t-SNE", "umap": "UMAP", "pca": "PCA"}
 
+
 class EmbeddingVisualizer:
     "Maps of voice embeddings for any n from 1."
-    def __init__(self,
-        output_dir="data/embeddings/visualizations", # Where pictures and pages go
-        seed=0,         # Same seed, same map
-        perplexity=30., # Of t-SNE; lowered for few points
-        neighbors=15,   # Of UMAP; lowered for few points
+
+    def __init__(
+        self,
+        output_dir="data/embeddings/visualizations",  # Where pictures and pages go
+        seed=0,  # Same seed, same map
+        perplexity=30.0,  # Of t-SNE; lowered for few points
+        neighbors=15,  # Of UMAP; lowered for few points
     ):
-        self.output_dir, self.seed, self.perplexity, self.neighbors = resolve(output_dir), seed, perplexity, neighbors
+        self.output_dir, self.seed, self.perplexity, self.neighbors = (
+            resolve(output_dir),
+            seed,
+            perplexity,
+            neighbors,
+        )
         self.voices = None
 
-    def load_embeddings(self,
-        folder, # What `xtts-ka embed` wrote, its `embeddings/`, or any folder of `.npy` files
-    ) -> tuple[np.ndarray, list]: # (embeddings [n, D] float32, n names)
+    def load_embeddings(
+        self,
+        folder,  # What `xtts-ka embed` wrote, its `embeddings/`, or any folder of `.npy` files
+    ) -> tuple[np.ndarray, list]:  # (embeddings [n, D] float32, n names)
         "Read a folder and remember whose clips they are; see `load_voices` for its errors."
         self.voices = load_voices(folder)
         return self.voices.vectors, self.voices.names
 
-    def apply_pca(self,
-        embeddings, # [n, D]
-    ) -> np.ndarray: # [n, 2]
+    def apply_pca(
+        self,
+        embeddings,  # [n, D]
+    ) -> np.ndarray:  # [n, 2]
         "See `pca_2d`."
         return pca_2d(embeddings)
 
-    def apply_tsne(self,
-        embeddings, # [n, D]
-    ) -> np.ndarray: # [n, 2]
+    def apply_tsne(
+        self,
+        embeddings,  # [n, D]
+    ) -> np.ndarray:  # [n, 2]
         "See `tsne_2d`."
         return tsne_2d(embeddings, self.perplexity, self.seed)
 
-    def apply_umap(self,
-        embeddings, # [n, D]
-    ) -> np.ndarray: # [n, 2]
+    def apply_umap(
+        self,
+        embeddings,  # [n, D]
+    ) -> np.ndarray:  # [n, 2]
         "See `umap_2d`; `MissingError` without umap-learn."
         return umap_2d(embeddings, self.neighbors, seed=self.seed)
 
-    def project(self,
-        embeddings, # [n, D]
-        methods=("tsne", "umap"), # Of `PROJECTIONS`
-    ) -> dict: # {"t-SNE": [n, 2], ...}
+    def project(
+        self,
+        embeddings,  # [n, D]
+        methods=("tsne", "umap"),  # Of `PROJECTIONS`
+    ) -> dict:  # {"t-SNE": [n, 2], ...}
         "Several maps of the same vectors."
-        if bad := [m for m in methods if m not in PROJECTIONS]: raise XttsKaError(f"no projection {bad[0]!r}; choose from {', '.join(PROJECTIONS)}")
+        if bad := [m for m in methods if m not in PROJECTIONS]:
+            raise XttsKaError(f"no projection {bad[0]!r}; choose from {', '.join(PROJECTIONS)}")
         return {PROJECTIONS[m]: getattr(self, f"apply_{m}")(embeddings) for m in methods}
 
 # %% ../../nbs/speaker/embedding_visualization.ipynb #13a9095b
 from fastcore.basics import patch
 
+
 @patch
-def _known(self:EmbeddingVisualizer, names, speakers=None, audio=None, embeddings=None) -> Voices:
+def _known(self: EmbeddingVisualizer, names, speakers=None, audio=None, embeddings=None) -> Voices:
     "The clips of a map, with what was loaded for those names."
     at = {n: i for i, n in enumerate(self.voices.names)} if self.voices else {}
     rows = [at[n] for n in names] if all(n in at for n in names) else None
-    pick = lambda given, loaded, empty: list(given) if given is not None else [loaded[i] for i in rows] if rows is not None else [empty]*len(names)
+
+    def pick(given, loaded, empty):
+        return (
+            list(given)
+            if given is not None
+            else [loaded[i] for i in rows]
+            if rows is not None
+            else [empty] * len(names)
+        )
+
     v = self.voices
-    out = Voices(embeddings if embeddings is not None or rows is None else v.vectors[rows], list(names),
-                 pick(speakers, v and v.speakers, ""), pick(audio, v and v.audio, None))
+    out = Voices(
+        embeddings if embeddings is not None or rows is None else v.vectors[rows],
+        list(names),
+        pick(speakers, v and v.speakers, ""),
+        pick(audio, v and v.audio, None),
+    )
     for what in ("speakers", "audio", "vectors"):
-        if (items := getattr(out, what)) is not None and len(items) != len(names): raise XttsKaError(f"{len(items)} {what} for {len(names)} names; give one each")
+        if (items := getattr(out, what)) is not None and len(items) != len(names):
+            raise XttsKaError(f"{len(items)} {what} for {len(names)} names; give one each")
     out.audio = [a if a is None else resolve(a) for a in out.audio]
     return out
 
-@patch
-def _numbers(self:EmbeddingVisualizer, v:Voices) -> dict:
-    "Numbers of the clips; without vectors only how many they are."
-    if v.vectors is not None: return voice_numbers(v.vectors, v.speakers, v.names, self.seed)
-    return {"clips": len(v), "speakers": len({s for s in v.speakers if s}), "silhouette": None, "eer": None, "outliers": None, "points": []}
 
-def _as_maps(embeddings_2d, n) -> dict: # {"t-SNE": [n, 2]}
+@patch
+def _numbers(self: EmbeddingVisualizer, v: Voices) -> dict:
+    "Numbers of the clips; without vectors only how many they are."
+    if v.vectors is not None:
+        return voice_numbers(v.vectors, v.speakers, v.names, self.seed)
+    return {
+        "clips": len(v),
+        "speakers": len({s for s in v.speakers if s}),
+        "silhouette": None,
+        "eer": None,
+        "outliers": None,
+        "points": [],
+    }
+
+
+def _as_maps(embeddings_2d, n) -> dict:  # {"t-SNE": [n, 2]}
     "One map or several by name, checked."
     maps = embeddings_2d if isinstance(embeddings_2d, dict) else {"map": embeddings_2d}
     for name, xy in maps.items():
-        if np.shape(xy) != (n, 2) or not np.isfinite(xy).all(): raise XttsKaError(f"{name} has shape {list(np.shape(xy))}; give finite [n, 2] for {n} names, as apply_tsne returns")
-    if not n or not maps: raise XttsKaError("nothing to draw: no points")
+        if np.shape(xy) != (n, 2) or not np.isfinite(xy).all():
+            raise XttsKaError(
+                f"{name} has shape {list(np.shape(xy))}; give finite [n, 2] for {n} names, as apply_tsne returns"
+            )
+    if not n or not maps:
+        raise XttsKaError("nothing to draw: no points")
     return maps
 
-@patch
-def _picture(self:EmbeddingVisualizer, xy, v:Voices, numbers, title, path):
-    "One map, also as a PNG where a path is given."
-    fig = draw_map(xy, v.names, v.speakers, title, _caption(numbers), numbers["points"])
-    if path is None: return fig
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png")
-    atomic_write(self.output_dir/path, buffer.getvalue())
-    return fig
 
 @patch
-def visualize_embeddings(self:EmbeddingVisualizer,
-    embeddings_2d,   # [n, 2]
-    names,           # n names of the clips
-    speakers=None,   # n names; default: of the loaded clips
-    title="",        # Above the map
-    path=None,       # PNG to write, relative to `output_dir`; None writes nothing
-    embeddings=None, # [n, D] for the numbers; default: of the loaded clips
+def _picture(self: EmbeddingVisualizer, xy, v: Voices, numbers, title, path):
+    "One map, also as a PNG where a path is given."
+    fig = draw_map(xy, v.names, v.speakers, title, _caption(numbers), numbers["points"])
+    if path is None:
+        return fig
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png")
+    atomic_write(self.output_dir / path, buffer.getvalue())
+    return fig
+
+
+@patch
+def visualize_embeddings(
+    self: EmbeddingVisualizer,
+    embeddings_2d,  # [n, 2]
+    names,  # n names of the clips
+    speakers=None,  # n names; default: of the loaded clips
+    title="",  # Above the map
+    path=None,  # PNG to write, relative to `output_dir`; None writes nothing
+    embeddings=None,  # [n, D] for the numbers; default: of the loaded clips
 ):
     "The map as a matplotlib figure with the numbers under it, rings around outliers."
     _as_maps(embeddings_2d, len(names))
     v = self._known(names, speakers, None, embeddings)
     return self._picture(embeddings_2d, v, self._numbers(v), title, path)
 
-@patch
-def visualize_embeddings_interactive(self:EmbeddingVisualizer,
-    embeddings_2d,   # [n, 2], or {"t-SNE": [n, 2], "UMAP": [n, 2]} to switch between
-    names,           # n names of the clips
-    speakers=None,   # n names; default: of the loaded clips
-    audio=None,      # n paths of sounds or None; default: of the loaded clips
-    title="Voices",  # Heading of the page
-    path="voices.html", # Relative to `output_dir`
-    embeddings=None, # [n, D] for the numbers; default: of the loaded clips
-    clip_seconds=5., # Of each sound
-    megabytes=12.,   # Of all sounds together
-) -> Path: # The page
-    "The map as one HTML file that plays a clip on click and asks for nothing from outside."
-    maps, v = _as_maps(embeddings_2d, len(names)), self._known(names, speakers, audio, embeddings)
-    return write_page(self.output_dir/path, maps, v.names, v.speakers, v.audio, self._numbers(v), title, clip_seconds, megabytes)
 
 @patch
-def widget(self:EmbeddingVisualizer,
-    embeddings_2d, # [n, 2], or {"t-SNE": [n, 2], "UMAP": [n, 2]} to switch between
-    names,         # n names of the clips
-    speakers=None, # n names; default: of the loaded clips
-    audio=None,    # n paths of sounds or None; default: of the loaded clips
+def visualize_embeddings_interactive(
+    self: EmbeddingVisualizer,
+    embeddings_2d,  # [n, 2], or {"t-SNE": [n, 2], "UMAP": [n, 2]} to switch between
+    names,  # n names of the clips
+    speakers=None,  # n names; default: of the loaded clips
+    audio=None,  # n paths of sounds or None; default: of the loaded clips
+    title="Voices",  # Heading of the page
+    path="voices.html",  # Relative to `output_dir`
+    embeddings=None,  # [n, D] for the numbers; default: of the loaded clips
+    clip_seconds=5.0,  # Of each sound
+    megabytes=12.0,  # Of all sounds together
+) -> Path:  # The page
+    "The map as one HTML file that plays a clip on click and asks for nothing from outside."
+    maps, v = _as_maps(embeddings_2d, len(names)), self._known(names, speakers, audio, embeddings)
+    return write_page(
+        self.output_dir / path,
+        maps,
+        v.names,
+        v.speakers,
+        v.audio,
+        self._numbers(v),
+        title,
+        clip_seconds,
+        megabytes,
+    )
+
+
+@patch
+def widget(
+    self: EmbeddingVisualizer,
+    embeddings_2d,  # [n, 2], or {"t-SNE": [n, 2], "UMAP": [n, 2]} to switch between
+    names,  # n names of the clips
+    speakers=None,  # n names; default: of the loaded clips
+    audio=None,  # n paths of sounds or None; default: of the loaded clips
 ):
     "The map in JupyterLab: filter speakers, switch projection, click to play. Show the returned box at the end of a cell."
     v = self._known(names, speakers, audio)
@@ -585,16 +1015,21 @@ def widget(self:EmbeddingVisualizer,
     view.box.map = view  # the box is what is shown; whoever holds it can reach the parts
     return view.box
 
+
 @patch
-def draw(self:EmbeddingVisualizer,
-    folder,           # What `xtts-ka embed` wrote
-    methods=("tsne", "umap"), # Of `PROJECTIONS`
-    title="Voices",   # Above the maps
-    **page,           # `seconds`, `megabytes`, `listed` of `write_page`
-) -> tuple[list, dict]: # (files written: a PNG a projection, then voices.html; the numbers)
+def draw(
+    self: EmbeddingVisualizer,
+    folder,  # What `xtts-ka embed` wrote
+    methods=("tsne", "umap"),  # Of `PROJECTIONS`
+    title="Voices",  # Above the maps
+    **page,  # `seconds`, `megabytes`, `listed` of `write_page`
+) -> tuple[list, dict]:  # (files written: a PNG a projection, then voices.html; the numbers)
     "Everything about a folder of embeddings in one call."
     v = self.voices = load_voices(folder)
     maps, numbers = self.project(v.vectors, methods), self._numbers(v)
-    for m in methods: self._picture(maps[PROJECTIONS[m]], v, numbers, f"{title} · {PROJECTIONS[m]}", f"{m}.png")
-    write_page(self.output_dir/"voices.html", maps, v.names, v.speakers, v.audio, numbers, title, **page)
-    return [self.output_dir/f for f in (*(f"{m}.png" for m in methods), "voices.html")], numbers
+    for m in methods:
+        self._picture(maps[PROJECTIONS[m]], v, numbers, f"{title} · {PROJECTIONS[m]}", f"{m}.png")
+    write_page(
+        self.output_dir / "voices.html", maps, v.names, v.speakers, v.audio, numbers, title, **page
+    )
+    return [self.output_dir / f for f in (*(f"{m}.png" for m in methods), "voices.html")], numbers

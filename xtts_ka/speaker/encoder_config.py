@@ -14,32 +14,53 @@ from ..core.config import config
 from ..core.errors import ConfigError
 
 # %% ../../nbs/speaker/encoder_config.ipynb #b8b7ab9e
-WAVLM = ("wavlm-base", "wavlm-base-plus", "wavlm-large", "wavlm-base-sv", "wavlm-base-plus-sv") # On the hub under `microsoft/`
+WAVLM = (
+    "wavlm-base",
+    "wavlm-base-plus",
+    "wavlm-large",
+    "wavlm-base-sv",
+    "wavlm-base-plus-sv",
+)  # On the hub under `microsoft/`
+
 
 @config
 class EncoderConfig:
     "Architecture of a speaker encoder. The ECAPA fields do not concern WavLM, and the other way round."
-    name: str = "ecapa"                       # `ecapa`, a WavLM name, `microsoft/...`, a local folder; with `-untrained` only in training
+
+    name: str = "ecapa"  # `ecapa`, a WavLM name, `microsoft/...`, a local folder; with `-untrained` only in training
     sample_rate: int = Field(16000, ge=8000, le=48000)  # Hz the encoder listens at
-    channels: int = Field(128, ge=8)          # ECAPA: channels C of a block; 64-128 on a CPU, 512 or 1,024 in the paper
-    merged: int = Field(0, ge=0)              # ECAPA: channels after the layers are put together; 0: 3 C, as in the paper
-    dim: int = Field(192, ge=2)               # ECAPA: size of the vector
-    mels: int = Field(80, ge=8, le=128)       # ECAPA: mel bands
-    attention: int = Field(128, ge=1)         # ECAPA: channels of the pooling's attention
-    squeeze: int = Field(128, ge=1)           # ECAPA: channels of the squeeze-excitation
-    scale: int = Field(8, ge=2)               # ECAPA: parts of a Res2Net convolution; divides `channels`
-    padding: Literal["zeros", "reflect"] = "zeros" # ECAPA: beyond the ends of a clip; SpeechBrain's checkpoints need `reflect`
-    layer: int | Literal["mean", "weighted"] = -1 # WavLM: which layer's frames are pooled; -1: the last; `mean`: mean of all; `weighted`: weights that training finds
-    pooling: Literal["mean", "mean+std"] = "mean" # WavLM: over time; the `-sv` forms have their own
+    channels: int = Field(
+        128, ge=8
+    )  # ECAPA: channels C of a block; 64-128 on a CPU, 512 or 1,024 in the paper
+    merged: int = Field(
+        0, ge=0
+    )  # ECAPA: channels after the layers are put together; 0: 3 C, as in the paper
+    dim: int = Field(192, ge=2)  # ECAPA: size of the vector
+    mels: int = Field(80, ge=8, le=128)  # ECAPA: mel bands
+    attention: int = Field(128, ge=1)  # ECAPA: channels of the pooling's attention
+    squeeze: int = Field(128, ge=1)  # ECAPA: channels of the squeeze-excitation
+    scale: int = Field(8, ge=2)  # ECAPA: parts of a Res2Net convolution; divides `channels`
+    padding: Literal["zeros", "reflect"] = (
+        "zeros"  # ECAPA: beyond the ends of a clip; SpeechBrain's checkpoints need `reflect`
+    )
+    layer: (
+        int | Literal["mean", "weighted"]
+    ) = -1  # WavLM: which layer's frames are pooled; -1: the last; `mean`: mean of all; `weighted`: weights that training finds
+    pooling: Literal["mean", "mean+std"] = (
+        "mean"  # WavLM: over time; the `-sv` forms have their own
+    )
 
     def __post_init__(self):
-        if self.channels % self.scale: raise ConfigError(f"channels={self.channels} is no multiple of scale={self.scale}")
+        if self.channels % self.scale:
+            raise ConfigError(f"channels={self.channels} is no multiple of scale={self.scale}")
 
 # %% ../../nbs/speaker/encoder_config.ipynb #d15004ff
 def plain_name(
-    name:str, # An encoder's name as a user writes it
-)->str: # Without `microsoft/` and `-untrained`
+    name: str,  # An encoder's name as a user writes it
+) -> str:  # Without `microsoft/` and `-untrained`
     "The architecture that a name stands for."
     return name.removeprefix("microsoft/").removesuffix("-untrained")
 
-def is_untrained(name:str)->bool: return name.endswith("-untrained") # Random weights, and so for training only
+
+def is_untrained(name: str) -> bool:
+    return name.endswith("-untrained")  # Random weights, and so for training only

@@ -24,99 +24,206 @@ from .stage_config import SpeakerEncoderConfig, train_config
 # %% ../../nbs/speaker/encoder_stage.ipynb #22d647f9
 class EncoderStage:
     "The steps of the stage, in order: gather, train, embed, finish."
-    def __init__(self,
-        cfg:SpeakerEncoderConfig,
-        segments,     # Folder of the segments stage
-        out,          # Folder of this stage
-        seed:int=1,
+
+    def __init__(
+        self,
+        cfg: SpeakerEncoderConfig,
+        segments,  # Folder of the segments stage
+        out,  # Folder of this stage
+        seed: int = 1,
     ):
         self.cfg, self.segments, self.out, self.seed = cfg, Path(segments), Path(out), seed
-        if not (self.segments/"metadata.csv").is_file(): raise MissingError(f"{segments}/metadata.csv: the segments stage has not run; xtts-ka run --to segments")
+        if not (self.segments / "metadata.csv").is_file():
+            raise MissingError(
+                f"{segments}/metadata.csv: the segments stage has not run; xtts-ka run --to segments"
+            )
         self.out.mkdir(parents=True, exist_ok=True)
 
-    def gather(self) -> list: # Rows of a table: where speakers are from, and what for
+    def gather(self) -> list:  # Rows of a table: where speakers are from, and what for
         "Training and test utterances."
-        cfg, manifest = self.cfg, read_manifest(self.segments, check_audio=False, require_text=False)
-        corpus = [(Utterance(manifest.audio_path(r), r.speaker_name), r.split) for r in manifest.rows]
+        cfg, manifest = (
+            self.cfg,
+            read_manifest(self.segments, check_audio=False, require_text=False),
+        )
+        corpus = [
+            (Utterance(manifest.audio_path(r), r.speaker_name), r.split) for r in manifest.rows
+        ]
         voices = other_voices({u.speaker for u, _ in corpus}, cfg.voices)
-        if voices: speak_voices(self.out/"voices", recombined_texts(voices, cfg.voice_clips, self.seed), cfg.encoder.sample_rate)
-        parts = {"corpus": [u for u, _ in corpus], "synthetic": scan_folder(self.out/"voices", "folder") if voices else [], "data": scan_folder(cfg.data) if cfg.data else []}
-        parts["data"] = [replace(u, speaker=f"{u.speaker} (data)") for u in parts["data"]]  # another speaker, though the name be the same
-        self.test_names = self._test_names({u.speaker for k in ("synthetic", "data") for u in parts[k]}, {u.speaker for u, _ in corpus})
+        if voices:
+            speak_voices(
+                self.out / "voices",
+                recombined_texts(voices, cfg.voice_clips, self.seed),
+                cfg.encoder.sample_rate,
+            )
+        parts = {
+            "corpus": [u for u, _ in corpus],
+            "synthetic": scan_folder(self.out / "voices", "folder") if voices else [],
+            "data": scan_folder(cfg.data) if cfg.data else [],
+        }
+        parts["data"] = [
+            replace(u, speaker=f"{u.speaker} (data)") for u in parts["data"]
+        ]  # another speaker, though the name be the same
+        self.test_names = self._test_names(
+            {u.speaker for k in ("synthetic", "data") for u in parts[k]},
+            {u.speaker for u, _ in corpus},
+        )
         kept = {id(u) for u, split in corpus if split in ("val", "test")}
-        self.train_utterances = self._some([u for us in parts.values() for u in us if u.speaker not in self.test_names and id(u) not in kept])
-        self.test_utterances = [u for us in parts.values() for u in us if u.speaker in self.test_names] or [u for u, _ in corpus if id(u) in kept]
+        self.train_utterances = self._some(
+            [
+                u
+                for us in parts.values()
+                for u in us
+                if u.speaker not in self.test_names and id(u) not in kept
+            ]
+        )
+        self.test_utterances = [
+            u for us in parts.values() for u in us if u.speaker in self.test_names
+        ] or [u for u, _ in corpus if id(u) in kept]
         learned = {id(u) for u in self.train_utterances}
-        return [{"from": name, "speakers": len({u.speaker for u in us}), "clips": len(us), "clips learned from": sum(id(u) in learned for u in us), "speakers in the test": len({u.speaker for u in us} & self.test_names)} for name, us in parts.items() if us]
+        return [
+            {
+                "from": name,
+                "speakers": len({u.speaker for u in us}),
+                "clips": len(us),
+                "clips learned from": sum(id(u) in learned for u in us),
+                "speakers in the test": len({u.speaker for u in us} & self.test_names),
+            }
+            for name, us in parts.items()
+            if us
+        ]
 
-    def _some(self, utterances:list) -> list: # The same, at most `max_clips` of each speaker
+    def _some(self, utterances: list) -> list:  # The same, at most `max_clips` of each speaker
         "A choice by seed, so that a speaker with hours of recordings costs no more than others."
         places = {}
-        for i, u in enumerate(utterances): places.setdefault(u.speaker, []).append(i)
-        chosen = {p[k] for s, p in places.items() for k in rng(self.seed, "clips", s).permutation(len(p))[:self.cfg.max_clips]}
+        for i, u in enumerate(utterances):
+            places.setdefault(u.speaker, []).append(i)
+        chosen = {
+            p[k]
+            for s, p in places.items()
+            for k in rng(self.seed, "clips", s).permutation(len(p))[: self.cfg.max_clips]
+        }
         return [u for i, u in enumerate(utterances) if i in chosen]
 
-    def _test_names(self, others:set, corpus:set) -> set:
+    def _test_names(self, others: set, corpus: set) -> set:
         "Speakers kept for the test, of those that are not the corpus's own unless it is alone."
         pool = others or corpus
-        if not self.cfg.test_speakers or len(pool | corpus) < 4: return set()
+        if not self.cfg.test_speakers or len(pool | corpus) < 4:
+            return set()
         n = max(2, round(self.cfg.test_speakers * len(pool)))
-        if len(pool | corpus) - n < 2: return set()
+        if len(pool | corpus) - n < 2:
+            return set()
         return {sorted(pool)[i] for i in rng(self.seed, "test speakers").permutation(len(pool))[:n]}
 
-    def train(self): # TrainResult; self.encoder is ready to use
+    def train(self):  # TrainResult; self.encoder is ready to use
         "Train, or go on, or take what is there."
         from xtts_ka.speaker.encoders import SpeakerEncoder
         from xtts_ka.speaker.train_encoder import load_recordings, train_encoder
+
         config = train_config(self.cfg, self.seed)
-        recordings = load_recordings(self.train_utterances, config, self.out/"waves", self.cfg.speeds)
-        self.result = train_encoder(config, self.out, (recordings, None), replace(self.cfg.loop, seed=self.seed))
+        recordings = load_recordings(
+            self.train_utterances, config, self.out / "waves", self.cfg.speeds
+        )
+        self.result = train_encoder(
+            config, self.out, (recordings, None), replace(self.cfg.loop, seed=self.seed)
+        )
         self.encoder = SpeakerEncoder(self.result.module, "ecapa", "cpu")
         return self.result
 
-    def sounds(self) -> list: # (Utterance, [T] float32), at most `test_clips` a speaker
+    def sounds(self) -> list:  # (Utterance, [T] float32), at most `test_clips` a speaker
         "The clips of the test."
         rate, counts, out = self.cfg.encoder.sample_rate, Counter(), []
         for u in self.test_utterances:
-            if counts[u.speaker] == self.cfg.test_clips: continue
-            try: wav, _ = read_audio(u.path, rate)
-            except AudioError as e: print(f"left out: {e}"); continue
-            if len(wav) < max(self.encoder.min_samples, rate // 10): continue
+            if counts[u.speaker] == self.cfg.test_clips:
+                continue
+            try:
+                wav, _ = read_audio(u.path, rate)
+            except AudioError as e:
+                print(f"left out: {e}")
+                continue
+            if len(wav) < max(self.encoder.min_samples, rate // 10):
+                continue
             counts[u.speaker] += 1
             out.append((u, wav))
-        if len(counts) < 2 or max(counts.values()) < 2: raise ConfigError(f"the verification test has {sum(counts.values())} clips of {len(counts)} speakers; it needs two clips of a speaker, and another speaker. Set voices or data, or give a corpus with more speakers")
+        if len(counts) < 2 or max(counts.values()) < 2:
+            raise ConfigError(
+                f"the verification test has {sum(counts.values())} clips of {len(counts)} speakers; it needs two clips of a speaker, and another speaker. Set voices or data, or give a corpus with more speakers"
+            )
         return out
 
-    def verify(self) -> dict: # encoder -> {"raw": (same, different), "perturbed": ..., "room and codec": ...} scores
+    def verify(
+        self,
+    ) -> (
+        dict
+    ):  # encoder -> {"raw": (same, different), "perturbed": ..., "room and codec": ...} scores
         "Scores of all pairs of test clips for our encoder and for what knows nothing of voices."
         from xtts_ka.speaker.encoders import SpeakerEncoder, new_ecapa
-        from xtts_ka.speaker.verification import logmel_embedding, make_trials, mfcc_embedding, perturb_channel, perturb_room, score_trials
+        from xtts_ka.speaker.verification import (
+            logmel_embedding,
+            make_trials,
+            mfcc_embedding,
+            perturb_channel,
+            perturb_room,
+            score_trials,
+        )
+
         clips, rate = self.sounds(), self.cfg.encoder.sample_rate
         self.tested = [u for u, _ in clips]
         self.trials = make_trials([u.speaker for u in self.tested], self.seed, 200_000)
-        each = lambda f: lambda wavs: np.stack([f(w, rate) for w in wavs])
+
+        def each(f):
+            return lambda wavs: np.stack([f(w, rate) for w in wavs])
+
         blank = SpeakerEncoder(new_ecapa(self.encoder.module.cfg, self.seed), "untrained", "cpu")
-        encoders = {"trained here": self.encoder.embed, "untrained": blank.embed, "MFCC": each(mfcc_embedding), "log-mel": each(logmel_embedding)}
-        channel = lambda f: [f(w, rate, self.seed, str(k)) for k, (_, w) in enumerate(clips)]
-        self.heard = {"raw": [w for _, w in clips], "perturbed": channel(perturb_channel), "room and codec": channel(perturb_room)}
-        self.vectors = {name: {kind: embed(wavs) for kind, wavs in self.heard.items()} for name, embed in encoders.items()}
-        self.scores = {name: {kind: score_trials(v, self.trials) for kind, v in kinds.items()} for name, kinds in self.vectors.items()}
+        encoders = {
+            "trained here": self.encoder.embed,
+            "untrained": blank.embed,
+            "MFCC": each(mfcc_embedding),
+            "log-mel": each(logmel_embedding),
+        }
+
+        def channel(f):
+            return [f(w, rate, self.seed, str(k)) for k, (_, w) in enumerate(clips)]
+
+        self.heard = {
+            "raw": [w for _, w in clips],
+            "perturbed": channel(perturb_channel),
+            "room and codec": channel(perturb_room),
+        }
+        self.vectors = {
+            name: {kind: embed(wavs) for kind, wavs in self.heard.items()}
+            for name, embed in encoders.items()
+        }
+        self.scores = {
+            name: {kind: score_trials(v, self.trials) for kind, v in kinds.items()}
+            for name, kinds in self.vectors.items()
+        }
         return self.scores
 
-    def table(self) -> list: # Rows: equal error rates in %
+    def table(self) -> list:  # Rows: equal error rates in %
         "One row an encoder."
         from xtts_ka.speaker.verification import eer, min_dcf
-        return [{"encoder": name, **{f"EER {kind}, %": round(100 * eer(*s)[0], 1) for kind, s in kinds.items()}, "minDCF raw": round(min_dcf(*kinds["raw"]), 2)} for name, kinds in self.scores.items()]
 
-    def example_pairs(self) -> list: # (caption, first sound, second sound) paths
+        return [
+            {
+                "encoder": name,
+                **{f"EER {kind}, %": round(100 * eer(*s)[0], 1) for kind, s in kinds.items()},
+                "minDCF raw": round(min_dcf(*kinds["raw"]), 2),
+            }
+            for name, kinds in self.scores.items()
+        ]
+
+    def example_pairs(self) -> list:  # (caption, first sound, second sound) paths
         "The pairs that were hardest: of one speaker with the lowest score, of two with the highest; as the encoder heard them."
         t, (same, different) = self.trials, self.scores["trained here"]["perturbed"]
-        picks = {"one speaker, thought to be two": np.flatnonzero(t.same)[int(np.argmin(same))], "two speakers, thought to be one": np.flatnonzero(~t.same)[int(np.argmax(different))]}
+        picks = {
+            "one speaker, thought to be two": np.flatnonzero(t.same)[int(np.argmin(same))],
+            "two speakers, thought to be one": np.flatnonzero(~t.same)[int(np.argmax(different))],
+        }
         out = []
         for what, k in picks.items():
             pair = []
             for side, i in enumerate((t.first[k], t.second[k])):
-                path = self.out/"pairs"/f"{what.split(',')[0].replace(' ', '-')}-{side + 1}.wav"
+                path = self.out / "pairs" / f"{what.split(',')[0].replace(' ', '-')}-{side + 1}.wav"
                 write_audio(path, self.heard["perturbed"][i], self.cfg.encoder.sample_rate)
                 pair.append((path, self.tested[i].speaker))
             out.append((what, *pair))
@@ -125,11 +232,26 @@ class EncoderStage:
     def finish(self) -> dict:
         "`metrics.json` for the report; the encoder itself lies beside it since the training."
         from xtts_ka.speaker.verification import eer, silhouette
-        rates = {name: {kind: 100 * eer(*s)[0] for kind, s in kinds.items()} for name, kinds in self.scores.items()}
+
+        rates = {
+            name: {kind: 100 * eer(*s)[0] for kind, s in kinds.items()}
+            for name, kinds in self.scores.items()
+        }
         unseen = bool(self.test_names)
-        metrics = {"EER, %": round(rates["trained here"]["raw"], 2), "EER with another channel each, %": round(rates["trained here"]["perturbed"], 2), "EER in rooms and codecs, %": round(rates["trained here"]["room and codec"], 2),
-                   "EER of MFCC with another channel each, %": round(rates["MFCC"]["perturbed"], 2), "EER of log-mel with another channel each, %": round(rates["log-mel"]["perturbed"], 2),
-                   "silhouette": round(silhouette(self.vectors["trained here"]["raw"], [u.speaker for u in self.tested]), 3), "speakers of the test": "never heard" if unseen else "known",
-                   "training speakers": len({u.speaker for u in self.train_utterances}), "training clips": len(self.train_utterances), "test clips": len(self.tested), "steps": self.result.fit.step}
-        write_json(self.out/"metrics.json", metrics)
+        metrics = {
+            "EER, %": round(rates["trained here"]["raw"], 2),
+            "EER with another channel each, %": round(rates["trained here"]["perturbed"], 2),
+            "EER in rooms and codecs, %": round(rates["trained here"]["room and codec"], 2),
+            "EER of MFCC with another channel each, %": round(rates["MFCC"]["perturbed"], 2),
+            "EER of log-mel with another channel each, %": round(rates["log-mel"]["perturbed"], 2),
+            "silhouette": round(
+                silhouette(self.vectors["trained here"]["raw"], [u.speaker for u in self.tested]), 3
+            ),
+            "speakers of the test": "never heard" if unseen else "known",
+            "training speakers": len({u.speaker for u in self.train_utterances}),
+            "training clips": len(self.train_utterances),
+            "test clips": len(self.tested),
+            "steps": self.result.fit.step,
+        }
+        write_json(self.out / "metrics.json", metrics)
         return metrics

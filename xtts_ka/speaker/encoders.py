@@ -10,7 +10,10 @@ __all__ = ['SPEECHBRAIN', 'Valid', 'valid_frames', 'masked_stats', 'mel_filters'
            'state_digest', 'SpeakerEncoder', 'batches', 'build_encoder', 'EncoderConfig']
 
 # %% ../../nbs/speaker/encoders.ipynb #550bbc38
-import hashlib, json, re, warnings
+import hashlib
+import json
+import re
+import warnings
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +28,7 @@ from ..core.config import build, to_dict
 from ..core.errors import AudioError, CheckpointError, ConfigError, MissingError, XttsKaError
 from ..core.files import atomic_write, digest, read_json, sha256_file, write_json
 from ..core.paths import resolve, shown
-from .encoder_config import EncoderConfig, WAVLM, is_untrained, plain_name
+from .encoder_config import WAVLM, EncoderConfig, is_untrained, plain_name
 
 # %% ../../nbs/speaker/encoders.ipynb #41bed068
 _all_ = ["EncoderConfig"]
@@ -33,35 +36,41 @@ _all_ = ["EncoderConfig"]
 # %% ../../nbs/speaker/encoders.ipynb #3a386f6c
 class Valid(NamedTuple):
     "The frames of a padded batch that are sound."
-    frames: Tensor # [B] int64, how many
-    mask: Tensor   # [B, 1, F] 1.0 where sound, 0.0 where padding
+
+    frames: Tensor  # [B] int64, how many
+    mask: Tensor  # [B, 1, F] 1.0 where sound, 0.0 where padding
+
 
 def valid_frames(
-    frames:Tensor, # [B] int64, frames of each clip
-    total:int,     # Frames F of the batch
-)->Valid|None: # None when no clip is shorter than the batch
+    frames: Tensor,  # [B] int64, frames of each clip
+    total: int,  # Frames F of the batch
+) -> Valid | None:  # None when no clip is shorter than the batch
     "The mask of a batch, if it needs one."
-    if int(frames.min()) >= total: return None
-    return Valid(frames, (torch.arange(total, device=frames.device) < frames[:, None]).float()[:, None])
+    if int(frames.min()) >= total:
+        return None
+    return Valid(
+        frames, (torch.arange(total, device=frames.device) < frames[:, None]).float()[:, None]
+    )
+
 
 def masked_stats(
-    x:Tensor,                 # [B, C, F]
-    valid:Valid|None=None,
-    unbiased:bool=False,      # Divide by n - 1, as an x-vector head was trained to
-)->tuple[Tensor, Tensor]: # Mean [B, C] and standard deviation [B, C]
+    x: Tensor,  # [B, C, F]
+    valid: Valid | None = None,
+    unbiased: bool = False,  # Divide by n - 1, as an x-vector head was trained to
+) -> tuple[Tensor, Tensor]:  # Mean [B, C] and standard deviation [B, C]
     "Statistics over a clip's own frames. A single frame has the deviation 0 (unbiased: NaN, so keep to `min_samples`)."
     weight = x.new_ones(1, 1, x.shape[2]) if valid is None else valid.mask.to(x.dtype)
-    n = weight.sum(2)                                            # [B or 1, 1]
+    n = weight.sum(2)  # [B or 1, 1]
     mean = (x * weight).sum(2) / n
     var = ((x - mean[..., None]).square() * weight).sum(2) / (n - int(unbiased))
     return mean, var.clamp_min(1e-12).sqrt()
 
 # %% ../../nbs/speaker/encoders.ipynb #9a01fde9
 def mel_filters(
-    mels:int,        # Bands
-    n_fft:int,       # Size of the transform
-    sample_rate:int, # Hz
-)->Tensor: # [n_fft // 2 + 1, mels]
+    mels: int,  # Bands
+    n_fft: int,  # Size of the transform
+    sample_rate: int,  # Hz
+) -> Tensor:  # [n_fft // 2 + 1, mels]
     "Triangles with peak 1, centres equidistant in mel (O'Shaughnessy's formula), as wide to the right as to the left."
     top = 2595 * np.log10(1 + sample_rate / 2 / 700)
     hz = 700 * (10 ** (np.linspace(0, top, mels + 2) / 2595) - 1)
@@ -69,103 +78,145 @@ def mel_filters(
     bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)[:, None]
     return torch.from_numpy(np.maximum(0, 1 - np.abs(bins - centre) / width)).float()
 
+
 class MelFeatures(nn.Module):
     "Waveform -> mean-normalised log-mel."
-    def __init__(self,
-        mels:int=80,
-        sample_rate:int=16000, # Hz
+
+    def __init__(
+        self,
+        mels: int = 80,
+        sample_rate: int = 16000,  # Hz
     ):
         super().__init__()
-        self.n_fft, self.hop = round(.025 * sample_rate), round(.010 * sample_rate)
+        self.n_fft, self.hop = round(0.025 * sample_rate), round(0.010 * sample_rate)
         self.register_buffer("window", torch.hamming_window(self.n_fft), persistent=False)
-        self.register_buffer("filters", mel_filters(mels, self.n_fft, sample_rate), persistent=False)
+        self.register_buffer(
+            "filters", mel_filters(mels, self.n_fft, sample_rate), persistent=False
+        )
 
-    def forward(self,
-        wav:Tensor,               # [B, T] float32 in [-1, 1]
-        lengths:Tensor|None=None, # [B] samples of each clip; None: all T
-    )->tuple[Tensor, Valid|None]: # [B, mels, F] dB around 0, F = 1 + T // hop; zeros past a clip's end
-        valid = None if lengths is None else valid_frames(1 + lengths // self.hop, 1 + wav.shape[1] // self.hop)
-        if lengths is not None: wav = wav * (torch.arange(wav.shape[1], device=wav.device) < lengths[:, None])
-        with torch.autocast(wav.device.type, enabled=False): # a spectrum needs all its bits
-            spectrum = torch.stft(wav.float(), self.n_fft, self.hop, window=self.window, center=True,
-                                  pad_mode="constant", return_complex=True)              # [B, bins, F]
+    def forward(
+        self,
+        wav: Tensor,  # [B, T] float32 in [-1, 1]
+        lengths: Tensor | None = None,  # [B] samples of each clip; None: all T
+    ) -> tuple[
+        Tensor, Valid | None
+    ]:  # [B, mels, F] dB around 0, F = 1 + T // hop; zeros past a clip's end
+        valid = (
+            None
+            if lengths is None
+            else valid_frames(1 + lengths // self.hop, 1 + wav.shape[1] // self.hop)
+        )
+        if lengths is not None:
+            wav = wav * (torch.arange(wav.shape[1], device=wav.device) < lengths[:, None])
+        with torch.autocast(wav.device.type, enabled=False):  # a spectrum needs all its bits
+            spectrum = torch.stft(
+                wav.float(),
+                self.n_fft,
+                self.hop,
+                window=self.window,
+                center=True,
+                pad_mode="constant",
+                return_complex=True,
+            )  # [B, bins, F]
             power = torch.view_as_real(spectrum).square().sum(-1)
-            mel = torch.matmul(self.filters.T, power)                                    # [B, mels, F]
+            mel = torch.matmul(self.filters.T, power)  # [B, mels, F]
             db = 10 * mel.clamp_min(1e-10).log10()
             db = torch.maximum(db, db.amax((1, 2), keepdim=True) - 80)
-        if valid is None: return db - db.mean(2, keepdim=True), None
+        if valid is None:
+            return db - db.mean(2, keepdim=True), None
         mean = (db * valid.mask).sum(2, keepdim=True) / valid.frames[:, None, None]
         return (db - mean) * valid.mask, valid
 
 # %% ../../nbs/speaker/encoders.ipynb #528b086b
 def mirrored(
-    x:Tensor,            # [B, C, F]
-    side:int,            # Frames to add on each side
-    frames:Tensor|None,  # [B] frames of each clip; None: all F
-)->Tensor: # [B, C, F + 2 side]
+    x: Tensor,  # [B, C, F]
+    side: int,  # Frames to add on each side
+    frames: Tensor | None,  # [B] frames of each clip; None: all F
+) -> Tensor:  # [B, C, F + 2 side]
     "Each clip mirrored at its own ends, more than once where it is shorter than `side`."
     B, C, total = x.shape
-    if frames is None and total > side: return F.pad(x, (side, side), mode="reflect")
+    if frames is None and total > side:
+        return F.pad(x, (side, side), mode="reflect")
     frames = x.new_full((B,), total, dtype=torch.long) if frames is None else frames
     period = (2 * frames - 2).clamp_min(1)[:, None]
-    t = torch.arange(-side, total + side, device=x.device).remainder(period)             # [B, F + 2 side]
+    t = torch.arange(-side, total + side, device=x.device).remainder(period)  # [B, F + 2 side]
     t = torch.minimum(t, period - t)
     return x.gather(2, t[:, None].expand(-1, C, -1))
 
+
 class TimeConv(nn.Conv1d):
     "A convolution over time that keeps the number of frames."
-    def __init__(self,
-        c_in:int,
-        c_out:int,
-        kernel:int=1,          # Odd
-        dilation:int=1,
-        padding:str="zeros",   # What lies beyond a clip: `zeros` or `reflect`
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int = 1,  # Odd
+        dilation: int = 1,
+        padding: str = "zeros",  # What lies beyond a clip: `zeros` or `reflect`
     ):
         side = dilation * (kernel - 1) // 2
-        super().__init__(c_in, c_out, kernel, dilation=dilation, padding=side if padding == "zeros" else 0)
+        super().__init__(
+            c_in, c_out, kernel, dilation=dilation, padding=side if padding == "zeros" else 0
+        )
         self.side, self.mirror = side, padding == "reflect"
 
-    def forward(self, x, valid=None): # [B, c_in, F] -> [B, c_out, F]
-        if self.side and self.mirror: x = mirrored(x, self.side, valid and valid.frames)
-        elif self.side and valid: x = x * valid.mask
+    def forward(self, x, valid=None):  # [B, c_in, F] -> [B, c_out, F]
+        if self.side and self.mirror:
+            x = mirrored(x, self.side, valid and valid.frames)
+        elif self.side and valid:
+            x = x * valid.mask
         return super().forward(x)
+
 
 class ConvBlock(nn.Module):
     "Convolution, ReLU, batch norm."
+
     def __init__(self, c_in, c_out, kernel=1, dilation=1, padding="zeros"):
         super().__init__()
-        self.conv, self.norm = TimeConv(c_in, c_out, kernel, dilation, padding), nn.BatchNorm1d(c_out)
+        self.conv, self.norm = (
+            TimeConv(c_in, c_out, kernel, dilation, padding),
+            nn.BatchNorm1d(c_out),
+        )
 
-    def forward(self, x, valid=None): return self.norm(F.relu(self.conv(x, valid))) # [B, c_in, F] -> [B, c_out, F]
+    def forward(self, x, valid=None):
+        return self.norm(F.relu(self.conv(x, valid)))  # [B, c_in, F] -> [B, c_out, F]
 
 # %% ../../nbs/speaker/encoders.ipynb #230360ec
 class Res2Conv(nn.Module):
     "Res2Net: the channels in `scale` parts, each convolved with the result of the part before."
+
     def __init__(self, channels, scale, kernel, dilation, padding):
         super().__init__()
         part = channels // scale
         self.scale = scale
-        self.blocks = nn.ModuleList(ConvBlock(part, part, kernel, dilation, padding) for _ in range(scale - 1))
+        self.blocks = nn.ModuleList(
+            ConvBlock(part, part, kernel, dilation, padding) for _ in range(scale - 1)
+        )
 
-    def forward(self, x, valid=None): # [B, C, F] -> [B, C, F]
+    def forward(self, x, valid=None):  # [B, C, F] -> [B, C, F]
         first, *parts = x.chunk(self.scale, 1)
         done = [first]
         for i, (part, block) in enumerate(zip(parts, self.blocks)):
             done.append(block(part + done[-1] if i else part, valid))
         return torch.cat(done, 1)
 
+
 class SqueezeExcite(nn.Module):
     "Scales each channel by what the whole clip looks like."
+
     def __init__(self, channels, squeeze):
         super().__init__()
         self.down, self.up = nn.Linear(channels, squeeze), nn.Linear(squeeze, channels)
 
-    def forward(self, x, valid=None): # [B, C, F] -> [B, C, F]
+    def forward(self, x, valid=None):  # [B, C, F] -> [B, C, F]
         mean = x.mean(2) if valid is None else (x * valid.mask).sum(2) / valid.frames[:, None]
         return x * torch.sigmoid(self.up(F.relu(self.down(mean))))[..., None]
 
+
 class EcapaBlock(nn.Module):
     "SE-Res2Block of figure 2 of the paper."
+
     def __init__(self, channels, dilation, cfg):
         super().__init__()
         self.reduce = ConvBlock(channels, channels)
@@ -173,151 +224,228 @@ class EcapaBlock(nn.Module):
         self.expand = ConvBlock(channels, channels)
         self.excite = SqueezeExcite(channels, cfg.squeeze)
 
-    def forward(self, x, valid=None): # [B, C, F] -> [B, C, F]
+    def forward(self, x, valid=None):  # [B, C, F] -> [B, C, F]
         y = self.expand(self.res2(self.reduce(x), valid))
         return x + self.excite(y, valid)
 
 # %% ../../nbs/speaker/encoders.ipynb #a32f4849
 class AttentivePooling(nn.Module):
     "Channel- and context-dependent statistics pooling (section 2.1 of the paper)."
+
     def __init__(self, channels, attention):
         super().__init__()
         self.channels = channels
-        self.hidden, self.score = ConvBlock(3 * channels, attention), nn.Conv1d(attention, channels, 1)
+        self.hidden, self.score = (
+            ConvBlock(3 * channels, attention),
+            nn.Conv1d(attention, channels, 1),
+        )
 
-    def forward(self, x, valid=None): # [B, C, F] -> [B, 2 C]
+    def forward(self, x, valid=None):  # [B, C, F] -> [B, 2 C]
         own, context = self.hidden.conv.weight.split((self.channels, 2 * self.channels), 1)
-        clip = F.linear(torch.cat(masked_stats(x, valid), 1), context[..., 0], self.hidden.conv.bias) # [B, 2 C] -> [B, A]
-        h = self.hidden.norm(F.relu(F.conv1d(x, own) + clip[..., None]))                       # [B, A, F]
-        score = self.score(torch.tanh(h))                                                      # [B, C, F]
-        if valid: score = score.masked_fill(valid.mask == 0, -torch.inf)
+        clip = F.linear(
+            torch.cat(masked_stats(x, valid), 1), context[..., 0], self.hidden.conv.bias
+        )  # [B, 2 C] -> [B, A]
+        h = self.hidden.norm(F.relu(F.conv1d(x, own) + clip[..., None]))  # [B, A, F]
+        score = self.score(torch.tanh(h))  # [B, C, F]
+        if valid:
+            score = score.masked_fill(valid.mask == 0, -torch.inf)
         weight = score.softmax(2)
         mean = (x * weight).sum(2)
         var = ((x - mean[..., None]).square() * weight).sum(2)
         return torch.cat([mean, var.clamp_min(1e-12).sqrt()], 1)
 
+
 class Ecapa(nn.Module):
     "ECAPA-TDNN from waveform to unit vector. Any C that `scale` divides."
-    exact_length = False # A padded batch is as good as single clips
-    def __init__(self, cfg:EncoderConfig=EncoderConfig()):
+
+    exact_length = False  # A padded batch is as good as single clips
+
+    def __init__(self, cfg: EncoderConfig = EncoderConfig()):
         super().__init__()
         C, merged = cfg.channels, cfg.merged or 3 * cfg.channels
-        self.cfg, self.dim, self.min_samples = cfg, cfg.dim, round(.025 * cfg.sample_rate) # one window
+        self.cfg, self.dim, self.min_samples = (
+            cfg,
+            cfg.dim,
+            round(0.025 * cfg.sample_rate),
+        )  # one window
         self.features = MelFeatures(cfg.mels, cfg.sample_rate)
         self.stem = ConvBlock(cfg.mels, C, 5, 1, cfg.padding)
         self.blocks = nn.ModuleList(EcapaBlock(C, dilation, cfg) for dilation in (2, 3, 4))
         self.merge = ConvBlock(3 * C, merged)
-        self.pool, self.pool_norm = AttentivePooling(merged, cfg.attention), nn.BatchNorm1d(2 * merged)
+        self.pool, self.pool_norm = (
+            AttentivePooling(merged, cfg.attention),
+            nn.BatchNorm1d(2 * merged),
+        )
         self.project = nn.Linear(2 * merged, cfg.dim)
 
-    def forward(self,
-        wav:Tensor,               # [B, T] float32 in [-1, 1] at `cfg.sample_rate`
-        lengths:Tensor|None=None, # [B] samples of each clip; None: all T
-    )->Tensor: # [B, dim] unit vectors
-        x, valid = self.features(wav, lengths)                   # [B, T] -> [B, mels, F]
-        x = self.stem(x, valid)                                  # [B, C, F]
+    def forward(
+        self,
+        wav: Tensor,  # [B, T] float32 in [-1, 1] at `cfg.sample_rate`
+        lengths: Tensor | None = None,  # [B] samples of each clip; None: all T
+    ) -> Tensor:  # [B, dim] unit vectors
+        x, valid = self.features(wav, lengths)  # [B, T] -> [B, mels, F]
+        x = self.stem(x, valid)  # [B, C, F]
         outs = []
-        for block in self.blocks: outs.append(x := block(x, valid))
-        x = self.merge(torch.cat(outs, 1))                       # [B, 3 C, F]
-        x = self.pool_norm(self.pool(x, valid))                  # [B, 6 C]
-        return F.normalize(self.project(x), dim=1)               # [B, dim]
+        for block in self.blocks:
+            outs.append(x := block(x, valid))
+        x = self.merge(torch.cat(outs, 1))  # [B, 3 C, F]
+        x = self.pool_norm(self.pool(x, valid))  # [B, 6 C]
+        return F.normalize(self.project(x), dim=1)  # [B, dim]
 
 # %% ../../nbs/speaker/encoders.ipynb #0c6b80d6
 @contextmanager
-def _seeded(seed:int):
+def _seeded(seed: int):
     "Layers draw their first weights from the CPU's global generator: set it for a while."
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
 
-def new_ecapa(
-    cfg:EncoderConfig=EncoderConfig(),
-    seed:int=0, # Of the first weights
-)->Ecapa:
-    "An untrained ECAPA with reproducible weights; the global generators are as they were."
-    with _seeded(seed): return Ecapa(cfg)
 
-def count_weights(module:nn.Module)->int: return sum(p.numel() for p in module.parameters()) # All parameters
+def new_ecapa(
+    cfg: EncoderConfig = EncoderConfig(),
+    seed: int = 0,  # Of the first weights
+) -> Ecapa:
+    "An untrained ECAPA with reproducible weights; the global generators are as they were."
+    with _seeded(seed):
+        return Ecapa(cfg)
+
+
+def count_weights(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())  # All parameters
 
 # %% ../../nbs/speaker/encoders.ipynb #7c218dbf
 SPEECHBRAIN = "spkrec-ecapa-voxceleb"
-_RENAMED = [ # SpeechBrain's names -> ours, applied in this order
-    (r"\.(conv|norm|conv1|conv2)\.(conv|norm)\.(?=\w+$)", r".\1."), (r"^(asp_bn|fc)\.(conv|norm)\.", r"\1."),
-    (r"^blocks\.0\.", "stem."), (r"^blocks\.1\.", "blocks.0."), (r"^blocks\.2\.", "blocks.1."), (r"^blocks\.3\.", "blocks.2."),
-    (r"\.tdnn1\.", ".reduce."), (r"\.tdnn2\.", ".expand."), (r"\.res2net_block\.", ".res2."),
-    (r"\.se_block\.conv1\.", ".excite.down."), (r"\.se_block\.conv2\.", ".excite.up."), (r"^mfa\.", "merge."),
-    (r"^asp\.tdnn\.", "pool.hidden."), (r"^asp\.conv\.", "pool.score."), (r"^asp_bn\.", "pool_norm."), (r"^fc\.", "project.")]
+_RENAMED = [  # SpeechBrain's names -> ours, applied in this order
+    (r"\.(conv|norm|conv1|conv2)\.(conv|norm)\.(?=\w+$)", r".\1."),
+    (r"^(asp_bn|fc)\.(conv|norm)\.", r"\1."),
+    (r"^blocks\.0\.", "stem."),
+    (r"^blocks\.1\.", "blocks.0."),
+    (r"^blocks\.2\.", "blocks.1."),
+    (r"^blocks\.3\.", "blocks.2."),
+    (r"\.tdnn1\.", ".reduce."),
+    (r"\.tdnn2\.", ".expand."),
+    (r"\.res2net_block\.", ".res2."),
+    (r"\.se_block\.conv1\.", ".excite.down."),
+    (r"\.se_block\.conv2\.", ".excite.up."),
+    (r"^mfa\.", "merge."),
+    (r"^asp\.tdnn\.", "pool.hidden."),
+    (r"^asp\.conv\.", "pool.score."),
+    (r"^asp_bn\.", "pool_norm."),
+    (r"^fc\.", "project."),
+]
 
-def _renamed(state:dict)->dict:
+
+def _renamed(state: dict) -> dict:
     "SpeechBrain's tensors under our names; 1-wide convolutions on one frame become matrices."
     out = {}
     for name, value in state.items():
-        for pattern, new in _RENAMED: name = re.sub(pattern, new, name)
+        for pattern, new in _RENAMED:
+            name = re.sub(pattern, new, name)
         matrix = name.startswith("project.") or ".excite." in name
         out[name] = value[..., 0] if matrix and value.dim() == 3 else value
     return out
 
-def _speechbrain_config(state:dict)->EncoderConfig:
+
+def _speechbrain_config(state: dict) -> EncoderConfig:
     "Sizes of a SpeechBrain ECAPA, read off its tensors (after renaming)."
-    shape = lambda name: state[name].shape
-    return EncoderConfig(name="ecapa", channels=shape("stem.conv.weight")[0], mels=shape("stem.conv.weight")[1],
-        merged=shape("merge.conv.weight")[0], dim=shape("project.weight")[0], attention=shape("pool.score.weight")[1],
-        squeeze=shape("blocks.0.excite.down.weight")[0], padding="reflect",
-        scale=1 + len({k.split(".")[4] for k in state if k.startswith("blocks.0.res2.blocks.")}))
+
+    def shape(name):
+        return state[name].shape
+
+    return EncoderConfig(
+        name="ecapa",
+        channels=shape("stem.conv.weight")[0],
+        mels=shape("stem.conv.weight")[1],
+        merged=shape("merge.conv.weight")[0],
+        dim=shape("project.weight")[0],
+        attention=shape("pool.score.weight")[1],
+        squeeze=shape("blocks.0.excite.down.weight")[0],
+        padding="reflect",
+        scale=1 + len({k.split(".")[4] for k in state if k.startswith("blocks.0.res2.blocks.")}),
+    )
 
 # %% ../../nbs/speaker/encoders.ipynb #0e49fea4
-def _tensors(path:Path)->dict:
+def _tensors(path: Path) -> dict:
     "A state dict from a `.ckpt`, `.pt`, `.bin` or `.safetensors` file that carries no code."
-    if not path.is_file(): raise MissingError(f"{shown(path)}: there is no such file")
+    if not path.is_file():
+        raise MissingError(f"{shown(path)}: there is no such file")
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
-        try: return load_file(path)
-        except SafetensorError as e: raise CheckpointError(f"{shown(path)}: not a whole safetensors file ({e}); fetch it again") from None
-    import pickle, zipfile
-    try: return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError: raise CheckpointError(f"{shown(path)}: holds more than plain tensors, so it could carry code and is not opened; ask for safetensors") from None
-    except (RuntimeError, EOFError, zipfile.BadZipFile): raise CheckpointError(f"{shown(path)}: not a whole file of tensors; fetch it again") from None
+
+        try:
+            return load_file(path)
+        except SafetensorError as e:
+            raise CheckpointError(
+                f"{shown(path)}: not a whole safetensors file ({e}); fetch it again"
+            ) from None
+    import pickle
+    import zipfile
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{shown(path)}: holds more than plain tensors, so it could carry code and is not opened; ask for safetensors"
+        ) from None
+    except (RuntimeError, EOFError, zipfile.BadZipFile):
+        raise CheckpointError(
+            f"{shown(path)}: not a whole file of tensors; fetch it again"
+        ) from None
+
 
 def load_speechbrain(
-    source, # Folder with `embedding_model.ckpt`, that file, or its state dict
-)->Ecapa: # In eval mode
+    source,  # Folder with `embedding_model.ckpt`, that file, or its state dict
+) -> Ecapa:  # In eval mode
     "SpeechBrain's ECAPA-TDNN in our class. `CheckpointError` when the tensors are of something else."
     where = "state dict"
     if not isinstance(source, dict):
         path = resolve(source)
-        path = path/"embedding_model.ckpt" if path.is_dir() else path
+        path = path / "embedding_model.ckpt" if path.is_dir() else path
         source, where = _tensors(path), shown(path)
     state = _renamed(source)
-    try: net = Ecapa(_speechbrain_config(state))
-    except (KeyError, ConfigError) as e: raise CheckpointError(f"{where}: not SpeechBrain's ECAPA-TDNN ({e})") from None
-    try: net.load_state_dict(state)
-    except RuntimeError as e: raise CheckpointError(f"{where}: not SpeechBrain's ECAPA-TDNN with the paper's kernels\n{e}") from None
+    try:
+        net = Ecapa(_speechbrain_config(state))
+    except (KeyError, ConfigError) as e:
+        raise CheckpointError(f"{where}: not SpeechBrain's ECAPA-TDNN ({e})") from None
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as e:
+        raise CheckpointError(
+            f"{where}: not SpeechBrain's ECAPA-TDNN with the paper's kernels\n{e}"
+        ) from None
     return net.eval()
 
 # %% ../../nbs/speaker/encoders.ipynb #05d606cf
 def conv_frames(
-    samples, # int or Tensor [B] int64
-    convs,   # [(kernel, stride, dilation)], first layer first
-): # Frames after the convolutions, of the same type; 0 or less when there are none
+    samples,  # int or Tensor [B] int64
+    convs,  # [(kernel, stride, dilation)], first layer first
+):  # Frames after the convolutions, of the same type; 0 or less when there are none
     "Length after convolutions without padding."
-    for kernel, stride, dilation in convs: samples = (samples - dilation * (kernel - 1) - 1) // stride + 1
+    for kernel, stride, dilation in convs:
+        samples = (samples - dilation * (kernel - 1) - 1) // stride + 1
     return samples
 
+
 def conv_samples(
-    frames:int, # Frames wanted
-    convs,      # As for `conv_frames`
-)->int: # Fewest samples that give them
+    frames: int,  # Frames wanted
+    convs,  # As for `conv_frames`
+) -> int:  # Fewest samples that give them
     "The inverse of `conv_frames`."
-    for kernel, stride, dilation in reversed(convs): frames = (frames - 1) * stride + dilation * (kernel - 1) + 1
+    for kernel, stride, dilation in reversed(convs):
+        frames = (frames - 1) * stride + dilation * (kernel - 1) + 1
     return frames
 
+
 def normalized(
-    wav:Tensor,          # [B, T]
-    lengths:Tensor|None, # [B] samples
-)->Tensor: # [B, T], each clip with mean 0 and variance 1 over its own samples, 0 beyond
+    wav: Tensor,  # [B, T]
+    lengths: Tensor | None,  # [B] samples
+) -> Tensor:  # [B, T], each clip with mean 0 and variance 1 over its own samples, 0 beyond
     "What Wav2Vec2's feature extractor does to single clips, for a batch."
-    if lengths is None: return (wav - wav.mean(1, keepdim=True)) / (wav.var(1, correction=0, keepdim=True) + 1e-7).sqrt()
+    if lengths is None:
+        return (wav - wav.mean(1, keepdim=True)) / (
+            wav.var(1, correction=0, keepdim=True) + 1e-7
+        ).sqrt()
     mask = (torch.arange(wav.shape[1], device=wav.device) < lengths[:, None]).to(wav.dtype)
     mean = (wav * mask).sum(1, keepdim=True) / lengths[:, None]
     var = ((wav - mean).square() * mask).sum(1, keepdim=True) / lengths[:, None]
@@ -326,10 +454,12 @@ def normalized(
 # %% ../../nbs/speaker/encoders.ipynb #b6f5a42b
 class WavLMEncoder(nn.Module):
     "A transformers WavLM, with or without x-vector head, from waveforms to unit vectors."
-    def __init__(self,
-        model,              # WavLMModel or WavLMForXVector
-        cfg:EncoderConfig,  # name, layer, pooling
-        normalize:bool,     # The model wants clips of unit variance (its preprocessor_config.json says so)
+
+    def __init__(
+        self,
+        model,  # WavLMModel or WavLMForXVector
+        cfg: EncoderConfig,  # name, layer, pooling
+        normalize: bool,  # The model wants clips of unit variance (its preprocessor_config.json says so)
     ):
         super().__init__()
         self.cfg, self.normalize, self.hf = cfg, normalize, model.config.to_dict()
@@ -338,9 +468,15 @@ class WavLMEncoder(nn.Module):
         c = model.config
         self.convs = tuple(zip(c.conv_kernel, c.conv_stride, (1,) * len(c.conv_kernel)))
         self.tdnn_convs = tuple(zip(c.tdnn_kernel, (1,) * len(c.tdnn_kernel), c.tdnn_dilation))
-        self.layer_weights = nn.Parameter(torch.zeros(c.num_hidden_layers + 1)) if cfg.layer == "weighted" and not self.head else None # before the softmax: all alike
+        self.layer_weights = (
+            nn.Parameter(torch.zeros(c.num_hidden_layers + 1))
+            if cfg.layer == "weighted" and not self.head
+            else None
+        )  # before the softmax: all alike
         self.exact_length = c.feat_extract_norm == "group"
-        self.dim = c.xvector_output_dim if self.head else c.hidden_size * (1 + (cfg.pooling == "mean+std"))
+        self.dim = (
+            c.xvector_output_dim if self.head else c.hidden_size * (1 + (cfg.pooling == "mean+std"))
+        )
         frames = conv_samples(2, self.tdnn_convs) if self.head else 1 + (cfg.pooling == "mean+std")
         self.min_samples = conv_samples(frames, self.convs)
         self._keep_layers(c)
@@ -348,180 +484,324 @@ class WavLMEncoder(nn.Module):
     def _keep_layers(self, c):
         "Drop the transformer layers above the one that is pooled."
         layer, encoder = self.cfg.layer, self.wavlm.encoder
-        if layer in (-1, "mean", "weighted", c.num_hidden_layers) or self.head: return
+        if layer in (-1, "mean", "weighted", c.num_hidden_layers) or self.head:
+            return
         if not 0 <= layer < c.num_hidden_layers:
-            raise ConfigError(f"layer={layer}: {self.cfg.name} has layers 0 to {c.num_hidden_layers}, -1 for the last, mean and weighted")
+            raise ConfigError(
+                f"layer={layer}: {self.cfg.name} has layers 0 to {c.num_hidden_layers}, -1 for the last, mean and weighted"
+            )
         encoder.layers = encoder.layers[:layer]
-        if c.do_stable_layer_norm: encoder.layer_norm = nn.Identity() # it belongs to the last layer
+        if c.do_stable_layer_norm:
+            encoder.layer_norm = nn.Identity()  # it belongs to the last layer
 
-    def forward(self,
-        wav:Tensor,               # [B, T] float32 at 16 kHz
-        lengths:Tensor|None=None, # [B] samples of each clip; None: all T
-    )->Tensor: # [B, dim] unit vectors
-        if lengths is not None and int(lengths.min()) == wav.shape[1]: lengths = None
-        if lengths is None or not self.exact_length: return self._together(wav, lengths)
+    def forward(
+        self,
+        wav: Tensor,  # [B, T] float32 at 16 kHz
+        lengths: Tensor | None = None,  # [B] samples of each clip; None: all T
+    ) -> Tensor:  # [B, dim] unit vectors
+        if lengths is not None and int(lengths.min()) == wav.shape[1]:
+            lengths = None
+        if lengths is None or not self.exact_length:
+            return self._together(wav, lengths)
         out = wav.new_zeros(len(wav), self.dim)
         for n in lengths.unique().tolist():
             rows = torch.where(lengths == n)[0]
             out = out.index_copy(0, rows, self._together(wav[rows, :n], None).to(out.dtype))
         return out
 
-    def _together(self, wav, lengths): # [B, T] -> [B, dim]; `lengths` only for layer-norm models
-        if self.normalize: wav = normalized(wav, lengths)
-        mask = None if lengths is None else torch.arange(wav.shape[1], device=wav.device) < lengths[:, None]
-        x = self._frames(wav, mask).transpose(1, 2)                                      # [B, H, F]
+    def _together(self, wav, lengths):  # [B, T] -> [B, dim]; `lengths` only for layer-norm models
+        if self.normalize:
+            wav = normalized(wav, lengths)
+        mask = (
+            None
+            if lengths is None
+            else torch.arange(wav.shape[1], device=wav.device) < lengths[:, None]
+        )
+        x = self._frames(wav, mask).transpose(1, 2)  # [B, H, F]
         frames = None if lengths is None else conv_frames(lengths, self.convs)
-        if self.head: return F.normalize(self._x_vector(x, frames), dim=1)
+        if self.head:
+            return F.normalize(self._x_vector(x, frames), dim=1)
         mean, std = masked_stats(x, None if frames is None else valid_frames(frames, x.shape[2]))
-        return F.normalize(torch.cat([mean, std], 1) if self.cfg.pooling == "mean+std" else mean, dim=1)
+        return F.normalize(
+            torch.cat([mean, std], 1) if self.cfg.pooling == "mean+std" else mean, dim=1
+        )
 
-    def _frames(self, wav, mask): # [B, T] -> [B, F, H]
-        learned = self.layer_weights if self.head is None else self.head.layer_weights if self.head.config.use_weighted_layer_sum else None
+    def _frames(self, wav, mask):  # [B, T] -> [B, F, H]
+        learned = (
+            self.layer_weights
+            if self.head is None
+            else self.head.layer_weights
+            if self.head.config.use_weighted_layer_sum
+            else None
+        )
         every = learned is not None or (self.head is None and self.cfg.layer == "mean")
-        with warnings.catch_warnings(): # transformers mixes two kinds of masks, which torch announces with every batch
+        with (
+            warnings.catch_warnings()
+        ):  # transformers mixes two kinds of masks, which torch announces with every batch
             warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
             out = self.wavlm(wav, attention_mask=mask, output_hidden_states=every)
-        if not every: return out.last_hidden_state
+        if not every:
+            return out.last_hidden_state
         states = out.hidden_states
-        weights = learned.softmax(0) if learned is not None else torch.full((len(states),), 1 / len(states), device=wav.device)
+        weights = (
+            learned.softmax(0)
+            if learned is not None
+            else torch.full((len(states),), 1 / len(states), device=wav.device)
+        )
         return sum(w * s for w, s in zip(weights, states))
 
-    def _x_vector(self, x, frames): # [B, H, F] -> [B, 512]; `frames` of each clip before the head
-        x = self.head.projector(x.transpose(1, 2))                                       # [B, F, tdnn]
-        for layer in self.head.tdnn: x = layer(x)                                        # [B, F - 14, tdnn]
-        valid = None if frames is None else valid_frames(conv_frames(frames, self.tdnn_convs), x.shape[1])
-        return self.head.feature_extractor(torch.cat(masked_stats(x.transpose(1, 2), valid, unbiased=True), 1))
+    def _x_vector(self, x, frames):  # [B, H, F] -> [B, 512]; `frames` of each clip before the head
+        x = self.head.projector(x.transpose(1, 2))  # [B, F, tdnn]
+        for layer in self.head.tdnn:
+            x = layer(x)  # [B, F - 14, tdnn]
+        valid = (
+            None
+            if frames is None
+            else valid_frames(conv_frames(frames, self.tdnn_convs), x.shape[1])
+        )
+        return self.head.feature_extractor(
+            torch.cat(masked_stats(x.transpose(1, 2), valid, unbiased=True), 1)
+        )
 
 # %% ../../nbs/speaker/encoders.ipynb #7725f71a
 def wavlm_sizes(
-    name:str, # One of `WAVLM`
-)->dict: # Arguments of transformers' WavLMConfig that differ from its defaults
+    name: str,  # One of `WAVLM`
+) -> dict:  # Arguments of transformers' WavLMConfig that differ from its defaults
     "The architecture behind a name."
     plain = plain_name(name)
-    if plain not in WAVLM: raise ConfigError(f"{name!r} is no encoder; there are ecapa, {', '.join(WAVLM)}")
-    large = dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
-                 feat_extract_norm="layer", do_stable_layer_norm=True) if plain == "wavlm-large" else {}
+    if plain not in WAVLM:
+        raise ConfigError(f"{name!r} is no encoder; there are ecapa, {', '.join(WAVLM)}")
+    large = (
+        dict(
+            hidden_size=1024,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            intermediate_size=4096,
+            feat_extract_norm="layer",
+            do_stable_layer_norm=True,
+        )
+        if plain == "wavlm-large"
+        else {}
+    )
     return {**large, **({"use_weighted_layer_sum": True} if plain.endswith("-sv") else {})}
 
-def _wavlm(hf:dict, cfg:EncoderConfig, head:bool, normalize:bool)->WavLMEncoder:
+
+def _wavlm(hf: dict, cfg: EncoderConfig, head: bool, normalize: bool) -> WavLMEncoder:
     "A WavLM of the given configuration, with random weights."
     from transformers import WavLMConfig, WavLMForXVector, WavLMModel
-    return WavLMEncoder((WavLMForXVector if head else WavLMModel)(WavLMConfig.from_dict(hf)), cfg, normalize)
+
+    return WavLMEncoder(
+        (WavLMForXVector if head else WavLMModel)(WavLMConfig.from_dict(hf)), cfg, normalize
+    )
+
 
 def new_wavlm(
-    cfg:EncoderConfig, # `name` ends in `-untrained`
-    seed:int=0,        # Of the weights
-    **sizes,           # Arguments of WavLMConfig, e.g. a tiny `hidden_size`
-)->WavLMEncoder:
+    cfg: EncoderConfig,  # `name` ends in `-untrained`
+    seed: int = 0,  # Of the weights
+    **sizes,  # Arguments of WavLMConfig, e.g. a tiny `hidden_size`
+) -> WavLMEncoder:
     "An untrained WavLM with reproducible weights."
-    if not is_untrained(cfg.name): raise MissingError(f"random weights only go by a name that says so: {cfg.name}-untrained")
+    if not is_untrained(cfg.name):
+        raise MissingError(f"random weights only go by a name that says so: {cfg.name}-untrained")
     with _seeded(seed):
-        return _wavlm({**wavlm_sizes(cfg.name), **sizes}, cfg, plain_name(cfg.name).endswith("-sv"), plain_name(cfg.name) == "wavlm-large")
+        return _wavlm(
+            {**wavlm_sizes(cfg.name), **sizes},
+            cfg,
+            plain_name(cfg.name).endswith("-sv"),
+            plain_name(cfg.name) == "wavlm-large",
+        )
 
 # %% ../../nbs/speaker/encoders.ipynb #3c2ee74e
-def _missing(name:str, why:str, files:str)->MissingError:
+def _missing(name: str, why: str, files: str) -> MissingError:
     "The one error for weights that are not here."
-    local = shown(resolve("models")/plain_name(name).split("/")[-1])
-    return MissingError(f"the speaker encoder {name!r} is not here: {why}\nPut its files ({files}) into {local}, or name a folder that has them.")
+    local = shown(resolve("models") / plain_name(name).split("/")[-1])
+    return MissingError(
+        f"the speaker encoder {name!r} is not here: {why}\nPut its files ({files}) into {local}, or name a folder that has them."
+    )
+
 
 _FILES = "config.json, preprocessor_config.json, model.safetensors or pytorch_model.bin"
 
-def _from_hub(name:str)->Path:
+
+def _from_hub(name: str) -> Path:
     "The hub's folder of a model: from its cache, else by download."
     from httpx import HTTPError
     from huggingface_hub import snapshot_download
-    wanted = dict(repo_id=name, allow_patterns=["config.json", "preprocessor_config.json", "model.safetensors", "pytorch_model.bin"])
-    try: return Path(snapshot_download(**wanted, local_files_only=True))
-    except OSError: pass # not in the cache, so ask
-    try: return Path(snapshot_download(**wanted))
+
+    wanted = dict(
+        repo_id=name,
+        allow_patterns=[
+            "config.json",
+            "preprocessor_config.json",
+            "model.safetensors",
+            "pytorch_model.bin",
+        ],
+    )
+    try:
+        return Path(snapshot_download(**wanted, local_files_only=True))
+    except OSError:
+        pass  # not in the cache, so ask
+    try:
+        return Path(snapshot_download(**wanted))
     except (OSError, ValueError, HTTPError) as e:
         reason = (str(e) or type(e).__name__).strip().splitlines()[0]
         raise _missing(name, f"the hub could not be asked ({reason})", _FILES) from None
 
+
 def find_model(
-    name:str,           # A folder, a plain name, or a hub's `owner/name`
-    files:str=_FILES,   # What the folder should hold, for the message
-)->Path: # The folder
+    name: str,  # A folder, a plain name, or a hub's `owner/name`
+    files: str = _FILES,  # What the folder should hold, for the message
+) -> Path:  # The folder
     "Where a pretrained model lies. `MissingError` names the place to put it."
-    for folder in (resolve(name), resolve("models")/plain_name(name)):
-        if folder.is_dir(): return folder
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."): return _from_hub(name)
+    for folder in (resolve(name), resolve("models") / plain_name(name)):
+        if folder.is_dir():
+            return folder
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+        return _from_hub(name)
     hub = f"; `microsoft/{plain_name(name)}` would ask the hub" if plain_name(name) in WAVLM else ""
     raise _missing(name, f"no such folder{hub}", files)
 
 # %% ../../nbs/speaker/encoders.ipynb #d844fa8d
 def load_wavlm(
-    folder,             # With config.json and the weights, as the hub has them
-    cfg:EncoderConfig,
-)->WavLMEncoder: # In eval mode
+    folder,  # With config.json and the weights, as the hub has them
+    cfg: EncoderConfig,
+) -> WavLMEncoder:  # In eval mode
     "A pretrained WavLM. `CheckpointError` when the folder holds another model or lacks weights."
     from transformers import WavLMConfig, WavLMForXVector, WavLMModel
+
     folder = Path(folder)
-    if not (folder/"config.json").is_file(): raise _missing(str(folder), "it has no config.json", _FILES)
-    hf = read_json(folder/"config.json")
-    if hf.get("model_type") != "wavlm": raise CheckpointError(f"{shown(folder)}: a {hf.get('model_type')} model, not a WavLM")
-    head = plain_name(cfg.name).endswith("-sv") or "WavLMForXVector" in (hf.get("architectures") or ())
-    weights = next((folder/f for f in ("model.safetensors", "pytorch_model.bin") if (folder/f).is_file()), None)
-    if weights is None: raise _missing(cfg.name, f"{shown(folder)} has no weights", _FILES)
-    model, info = (WavLMForXVector if head else WavLMModel).from_pretrained(None, config=WavLMConfig.from_dict(hf),
-        state_dict=_tensors(weights), output_loading_info=True, dtype=torch.float32)
-    lacking = sorted(k for k in info["missing_keys"] if not k.startswith(("objective.", "classifier.")) and "masked_spec_embed" not in k)
-    if lacking: raise CheckpointError(f"{shown(folder)}: {len(lacking)} weights of {type(model).__name__} are not in its file, e.g. {lacking[0]}; they are not made up")
-    pre = folder/"preprocessor_config.json"
-    normalize = read_json(pre)["do_normalize"] if pre.is_file() else hf.get("feat_extract_norm") == "layer"
+    if not (folder / "config.json").is_file():
+        raise _missing(str(folder), "it has no config.json", _FILES)
+    hf = read_json(folder / "config.json")
+    if hf.get("model_type") != "wavlm":
+        raise CheckpointError(f"{shown(folder)}: a {hf.get('model_type')} model, not a WavLM")
+    head = plain_name(cfg.name).endswith("-sv") or "WavLMForXVector" in (
+        hf.get("architectures") or ()
+    )
+    weights = next(
+        (folder / f for f in ("model.safetensors", "pytorch_model.bin") if (folder / f).is_file()),
+        None,
+    )
+    if weights is None:
+        raise _missing(cfg.name, f"{shown(folder)} has no weights", _FILES)
+    model, info = (WavLMForXVector if head else WavLMModel).from_pretrained(
+        None,
+        config=WavLMConfig.from_dict(hf),
+        state_dict=_tensors(weights),
+        output_loading_info=True,
+        dtype=torch.float32,
+    )
+    lacking = sorted(
+        k
+        for k in info["missing_keys"]
+        if not k.startswith(("objective.", "classifier.")) and "masked_spec_embed" not in k
+    )
+    if lacking:
+        raise CheckpointError(
+            f"{shown(folder)}: {len(lacking)} weights of {type(model).__name__} are not in its file, e.g. {lacking[0]}; they are not made up"
+        )
+    pre = folder / "preprocessor_config.json"
+    normalize = (
+        read_json(pre)["do_normalize"] if pre.is_file() else hf.get("feat_extract_norm") == "layer"
+    )
     return WavLMEncoder(model, cfg, normalize).eval()
 
 # %% ../../nbs/speaker/encoders.ipynb #2204c562
 def save_encoder(
-    folder,            # Made if needed; other files in it are left alone
-    module,            # Ecapa or WavLMEncoder
-    info:dict=None,    # Anything worth knowing about it, plain values: step, EER, data
-)->Path: # The folder
+    folder,  # Made if needed; other files in it are left alone
+    module,  # Ecapa or WavLMEncoder
+    info: dict = None,  # Anything worth knowing about it, plain values: step, EER, data
+) -> Path:  # The folder
     "Write an encoder so that `load_encoder` finds it: `encoder.safetensors`, then `encoder.json` with its hash."
     from safetensors.torch import save
+
     folder = resolve(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = save({k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()})
-    atomic_write(folder/"encoder.safetensors", weights)
-    what = dict(kind="ecapa") if isinstance(module, Ecapa) else dict(kind="wavlm", head=module.head is not None, normalize=module.normalize, wavlm=_plain(module.hf))
-    write_json(folder/"encoder.json", dict(format=1, **what, config=to_dict(module.cfg), sha256=hashlib.sha256(weights).hexdigest(), info=info or {}))
+    weights = save(
+        {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
+    )
+    atomic_write(folder / "encoder.safetensors", weights)
+    what = (
+        dict(kind="ecapa")
+        if isinstance(module, Ecapa)
+        else dict(
+            kind="wavlm",
+            head=module.head is not None,
+            normalize=module.normalize,
+            wavlm=_plain(module.hf),
+        )
+    )
+    write_json(
+        folder / "encoder.json",
+        dict(
+            format=1,
+            **what,
+            config=to_dict(module.cfg),
+            sha256=hashlib.sha256(weights).hexdigest(),
+            info=info or {},
+        ),
+    )
     return folder
 
-def _plain(hf:dict)->dict: return json.loads(json.dumps(hf, default=str)) # transformers' configuration without types and tuples
+
+def _plain(hf: dict) -> dict:
+    return json.loads(
+        json.dumps(hf, default=str)
+    )  # transformers' configuration without types and tuples
+
 
 def load_encoder(
-    folder, # As `save_encoder` left it, or with SpeechBrain's `embedding_model.ckpt`, or that file
-): # Ecapa or WavLMEncoder in eval mode
+    folder,  # As `save_encoder` left it, or with SpeechBrain's `embedding_model.ckpt`, or that file
+):  # Ecapa or WavLMEncoder in eval mode
     "Read an encoder back. `MissingError` when there is none, `CheckpointError` when it is damaged."
     folder = resolve(folder)
-    if folder.suffix == ".ckpt" or (folder/"embedding_model.ckpt").is_file(): return load_speechbrain(folder)
-    if not (folder/"encoder.json").is_file():
-        raise MissingError(f"{shown(folder)}: no encoder.json, so no speaker encoder; train one (xtts-ka train-speaker) or name another folder")
-    spec, weights = read_json(folder/"encoder.json"), folder/"encoder.safetensors"
+    if folder.suffix == ".ckpt" or (folder / "embedding_model.ckpt").is_file():
+        return load_speechbrain(folder)
+    if not (folder / "encoder.json").is_file():
+        raise MissingError(
+            f"{shown(folder)}: no encoder.json, so no speaker encoder; train one (xtts-ka train-speaker) or name another folder"
+        )
+    spec, weights = read_json(folder / "encoder.json"), folder / "encoder.safetensors"
     state = _tensors(weights)
-    if sha256_file(weights) != spec.get("sha256"): raise CheckpointError(f"{shown(weights)}: not the weights that encoder.json describes; the file is damaged or half-written, save it again")
+    if sha256_file(weights) != spec.get("sha256"):
+        raise CheckpointError(
+            f"{shown(weights)}: not the weights that encoder.json describes; the file is damaged or half-written, save it again"
+        )
     try:
-        cfg = build(EncoderConfig, spec["config"], source=shown(folder/"encoder.json"))
-        module = Ecapa(cfg) if spec["kind"] == "ecapa" else _wavlm(spec["wavlm"], cfg, spec["head"], spec["normalize"])
+        cfg = build(EncoderConfig, spec["config"], source=shown(folder / "encoder.json"))
+        module = (
+            Ecapa(cfg)
+            if spec["kind"] == "ecapa"
+            else _wavlm(spec["wavlm"], cfg, spec["head"], spec["normalize"])
+        )
         module.load_state_dict(state)
-    except (KeyError, RuntimeError) as e: raise CheckpointError(f"{shown(folder)}: encoder.json and its weights do not fit ({e})") from None
+    except (KeyError, RuntimeError) as e:
+        raise CheckpointError(
+            f"{shown(folder)}: encoder.json and its weights do not fit ({e})"
+        ) from None
     return module.eval()
 
 # %% ../../nbs/speaker/encoders.ipynb #f25a6630
 def pick_device(
-    device:str|None=None, # None: CUDA where there is one, else the CPU
-)->torch.device:
+    device: str | None = None,  # None: CUDA where there is one, else the CPU
+) -> torch.device:
     "A torch device that is really here; `MissingError` otherwise."
-    if device is None: return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try: chosen = torch.device(device)
-    except RuntimeError: raise ConfigError(f"device {device!r}: there are cpu, cuda, cuda:1 and so on") from None
-    if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"device {device!r}: there are cpu, cuda, cuda:1 and so on") from None
+    if chosen.type == "cuda" and (
+        not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()
+    ):
         raise MissingError(f"device {device!r} is not here; leave the option out or say cpu")
     return chosen
 
+
 def state_digest(
-    module:nn.Module,
-)->str: # 64 hex digits
+    module: nn.Module,
+) -> str:  # 64 hex digits
     "SHA-256 of all weights with their names, types and shapes."
     h = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
@@ -529,104 +809,175 @@ def state_digest(
         h.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()
 
+
 class SpeakerEncoder:
     "A trained encoder, ready to use."
-    def __init__(self,
-        module,               # Ecapa or WavLMEncoder
-        name:str,             # For file names and reports
-        device:str|None=None, # As for `pick_device`
+
+    def __init__(
+        self,
+        module,  # Ecapa or WavLMEncoder
+        name: str,  # For file names and reports
+        device: str | None = None,  # As for `pick_device`
     ):
         self.name, self.device = name, pick_device(device)
         self.module = module.eval().to(self.device)
-        self.sample_rate, self.dim, self.min_samples = module.cfg.sample_rate, module.dim, module.min_samples
+        self.sample_rate, self.dim, self.min_samples = (
+            module.cfg.sample_rate,
+            module.dim,
+            module.min_samples,
+        )
 
     @cached_property
-    def digest(self)->str: # 64 hex digits, of weights and configuration
-        return digest([state_digest(self.module), to_dict(self.module.cfg), getattr(self.module, "normalize", None)])
+    def digest(self) -> str:  # 64 hex digits, of weights and configuration
+        return digest(
+            [
+                state_digest(self.module),
+                to_dict(self.module.cfg),
+                getattr(self.module, "normalize", None),
+            ]
+        )
 
     @property
-    def exact_length(self)->bool: return self.module.exact_length # Batches of one length only
+    def exact_length(self) -> bool:
+        return self.module.exact_length  # Batches of one length only
 
-    def embed(self,
-        wavs:list,               # of [T] float32 in [-1, 1] at `sample_rate`, each of at least `min_samples`
-        batch_seconds:float=40., # Sound a batch holds, padding included
-    )->np.ndarray: # [len(wavs), dim] float32 unit vectors
+    def embed(
+        self,
+        wavs: list,  # of [T] float32 in [-1, 1] at `sample_rate`, each of at least `min_samples`
+        batch_seconds: float = 40.0,  # Sound a batch holds, padding included
+    ) -> np.ndarray:  # [len(wavs), dim] float32 unit vectors
         "One vector a clip. `AudioError` with reason `too_short` or `non_finite` names the clip by its place."
         wavs = [self._checked(w, i) for i, w in enumerate(wavs)]
         out = np.zeros((len(wavs), self.dim), np.float32)
-        for places in batches([len(w) for w in wavs], int(batch_seconds * self.sample_rate), self.exact_length):
+        for places in batches(
+            [len(w) for w in wavs], int(batch_seconds * self.sample_rate), self.exact_length
+        ):
             lengths = torch.tensor([len(wavs[i]) for i in places])
             padded = torch.zeros(len(places), int(lengths.max()))
-            for row, i in zip(padded, places): row[:len(wavs[i])] = wavs[i]
-            with torch.inference_mode(): out[places] = self.module(padded.to(self.device), lengths.to(self.device)).float().cpu().numpy()
-        if not np.isfinite(out).all(): raise XttsKaError(f"{self.name} gave a vector that is not finite; its weights are damaged")
+            for row, i in zip(padded, places):
+                row[: len(wavs[i])] = wavs[i]
+            with torch.inference_mode():
+                out[places] = (
+                    self.module(padded.to(self.device), lengths.to(self.device))
+                    .float()
+                    .cpu()
+                    .numpy()
+                )
+        if not np.isfinite(out).all():
+            raise XttsKaError(
+                f"{self.name} gave a vector that is not finite; its weights are damaged"
+            )
         return out
 
-    def _checked(self, wav, place:int)->Tensor: # [T] float32
+    def _checked(self, wav, place: int) -> Tensor:  # [T] float32
         wav = torch.as_tensor(wav, dtype=torch.float32)
-        if wav.dim() != 1: raise XttsKaError(f"clip {place}: one channel is expected, [T], not {list(wav.shape)}")
-        if len(wav) < self.min_samples: raise AudioError("too_short", f"clip {place}", f"{len(wav)} samples; {self.name} needs {self.min_samples}")
-        if not torch.isfinite(wav).all(): raise AudioError("non_finite", f"clip {place}", "NaN or infinity")
+        if wav.dim() != 1:
+            raise XttsKaError(f"clip {place}: one channel is expected, [T], not {list(wav.shape)}")
+        if len(wav) < self.min_samples:
+            raise AudioError(
+                "too_short",
+                f"clip {place}",
+                f"{len(wav)} samples; {self.name} needs {self.min_samples}",
+            )
+        if not torch.isfinite(wav).all():
+            raise AudioError("non_finite", f"clip {place}", "NaN or infinity")
         return wav
 
+
 def batches(
-    lengths:list,   # [n] samples of each clip
-    budget:int,     # Samples a batch may hold, padding included
-    exact:bool,     # Only clips of one length together
-)->list[list[int]]: # Places of the clips, each once
+    lengths: list,  # [n] samples of each clip
+    budget: int,  # Samples a batch may hold, padding included
+    exact: bool,  # Only clips of one length together
+) -> list[list[int]]:  # Places of the clips, each once
     "Clips sorted by length and cut into batches; one clip longer than the budget is a batch of its own."
     out, first = [], None
     for i in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        fits = out and (lengths[i] == first if exact else True) and lengths[i] * (len(out[-1]) + 1) <= budget
-        if not fits: out.append([]); first = lengths[i]
+        fits = (
+            out
+            and (lengths[i] == first if exact else True)
+            and lengths[i] * (len(out[-1]) + 1) <= budget
+        )
+        if not fits:
+            out.append([])
+            first = lengths[i]
         out[-1].append(i)
     return out
 
 # %% ../../nbs/speaker/encoders.ipynb #6082b471
-def _named(name:str, checkpoint)->tuple[str, object]:
+def _named(name: str, checkpoint) -> tuple[str, object]:
     "`ecapa:<folder>` -> its two parts."
     plain, colon, folder = name.partition(":")
-    if not colon or plain_name(plain) not in ("ecapa", *WAVLM): return name, checkpoint
+    if not colon or plain_name(plain) not in ("ecapa", *WAVLM):
+        return name, checkpoint
     if checkpoint is not None and resolve(checkpoint) != resolve(folder):
         raise ConfigError(f"two checkpoints for {plain}: {folder} and {checkpoint}; give one")
     return plain, folder
 
-def _checkpoint(name:str, checkpoint):
+
+def _checkpoint(name: str, checkpoint):
     module = load_encoder(checkpoint)
-    if plain_name(module.cfg.name) != plain_name(name): raise CheckpointError(f"{shown(resolve(checkpoint))}: an encoder {module.cfg.name}, not {name}; the name and the checkpoint must match")
+    if plain_name(module.cfg.name) != plain_name(name):
+        raise CheckpointError(
+            f"{shown(resolve(checkpoint))}: an encoder {module.cfg.name}, not {name}; the name and the checkpoint must match"
+        )
     return module
 
-def _load(name:str, checkpoint, layer, pooling):
+
+def _load(name: str, checkpoint, layer, pooling):
     "The module behind a name."
-    if is_untrained(name): raise MissingError(f"{name}: random weights are for training only; drop `-untrained`, or give a checkpoint")
-    if checkpoint is not None: return _checkpoint(name, checkpoint)
+    if is_untrained(name):
+        raise MissingError(
+            f"{name}: random weights are for training only; drop `-untrained`, or give a checkpoint"
+        )
+    if checkpoint is not None:
+        return _checkpoint(name, checkpoint)
     if name == "ecapa":
-        try: return load_speechbrain(find_model(SPEECHBRAIN, "embedding_model.ckpt"))
-        except MissingError as e: raise MissingError(f"{e}\nA model trained here is named by its folder: ecapa:outputs/<run>/speaker_encoder") from None
+        try:
+            return load_speechbrain(find_model(SPEECHBRAIN, "embedding_model.ckpt"))
+        except MissingError as e:
+            raise MissingError(
+                f"{e}\nA model trained here is named by its folder: ecapa:outputs/<run>/speaker_encoder"
+            ) from None
     folder = find_model(name)
-    if any((folder/f).is_file() for f in ("encoder.json", "embedding_model.ckpt")): return load_encoder(folder)
+    if any((folder / f).is_file() for f in ("encoder.json", "embedding_model.ckpt")):
+        return load_encoder(folder)
     return load_wavlm(folder, EncoderConfig(name=name, layer=layer, pooling=pooling))
 
-def _heard(module, name:str, layer, pooling):
+
+def _heard(module, name: str, layer, pooling):
     "Refuse a layer or a pooling that the module does not have, instead of leaving it out of account."
-    asked = {k: v for k, v, usual in (("layer", layer, -1), ("pooling", pooling, "mean")) if v != usual}
+    asked = {
+        k: v for k, v, usual in (("layer", layer, -1), ("pooling", pooling, "mean")) if v != usual
+    }
     pooled = isinstance(module, WavLMEncoder) and module.head is None
     if wrong := {k: v for k, v in asked.items() if not pooled or getattr(module.cfg, k) != v}:
         k, v = next(iter(wrong.items()))
-        raise ConfigError(f"{k}={v}: {name} " + (f"was trained with {k}={getattr(module.cfg, k)}" if pooled else "has a pooling of its own") + f"; leave {k} out")
+        raise ConfigError(
+            f"{k}={v}: {name} "
+            + (
+                f"was trained with {k}={getattr(module.cfg, k)}"
+                if pooled
+                else "has a pooling of its own"
+            )
+            + f"; leave {k} out"
+        )
     return module
 
+
 def build_encoder(
-    name:str="ecapa",     # See the table above
-    checkpoint=None,      # Folder of an encoder trained or fine-tuned here; it must match the name
-    device:str|None=None, # None: CUDA where there is one, else the CPU
-    layer:int|str=-1,     # WavLM without head: layer whose frames are pooled, `mean`, or `weighted` (of a checkpoint)
-    pooling:str="mean",   # WavLM without head: `mean` or `mean+std`
-    train:bool=False,     # It is going to be trained: the weights of layers may still be alike
-)->SpeakerEncoder:
+    name: str = "ecapa",  # See the table above
+    checkpoint=None,  # Folder of an encoder trained or fine-tuned here; it must match the name
+    device: str | None = None,  # None: CUDA where there is one, else the CPU
+    layer: int
+    | str = -1,  # WavLM without head: layer whose frames are pooled, `mean`, or `weighted` (of a checkpoint)
+    pooling: str = "mean",  # WavLM without head: `mean` or `mean+std`
+    train: bool = False,  # It is going to be trained: the weights of layers may still be alike
+) -> SpeakerEncoder:
     "An encoder by its name. `MissingError` names the folder for what is not here; there is no fallback to random weights."
     name, checkpoint = _named(name, checkpoint)
     module = _heard(_load(name, checkpoint, layer, pooling), name, layer, pooling)
     if layer == "weighted" and not (train or module.layer_weights.any()):
-        raise MissingError(f"layer=weighted: {name} has no weights for its layers, they are learned. Train them (xtts-ka train-speaker, encoder.layer=weighted train_only_head=true) and name the folder with checkpoint, or say layer=mean")
+        raise MissingError(
+            f"layer=weighted: {name} has no weights for its layers, they are learned. Train them (xtts-ka train-speaker, encoder.layer=weighted train_only_head=true) and name the folder with checkpoint, or say layer=mean"
+        )
     return SpeakerEncoder(module, Path(plain_name(name)).name, device)

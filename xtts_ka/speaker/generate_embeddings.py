@@ -6,25 +6,36 @@
 __all__ = ['parse_arguments', 'main']
 
 # %% ../../nbs/speaker/generate_embeddings.ipynb #936d4a55
-import argparse, sys
+import argparse
+import sys
 
 from ..core.errors import XttsKaError
 from .prepare_embeddings import add_arguments, main_embed
 
 # %% ../../nbs/speaker/generate_embeddings.ipynb #47e169de
 def parse_arguments(
-    argv=None, # Words after the program's name; None: those of the command line
-)->argparse.Namespace:
+    argv=None,  # Words after the program's name; None: those of the command line
+) -> argparse.Namespace:
     "The options, checked."
-    parser = argparse.ArgumentParser("generate_embeddings", description="Voice embeddings of a folder, with maps to click and hear.", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "generate_embeddings",
+        description="Voice embeddings of a folder, with maps to click and hear.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     add_arguments(parser)
     return parser.parse_args(argv)
 
-def main(
-    argv=None, # As for `parse_arguments`
-)->int:        # Exit status; 2 for what the message explains
-    "Generate the embeddings, draw them, tell metadata and XTTS configuration of them."
-    try: return main_embed(parse_arguments(argv))
-    except XttsKaError as e: print(f"generate_embeddings: {e}", file=sys.stderr); return 2
 
-if __name__ == "__main__" and "IPython" not in sys.modules: sys.exit(main())
+def main(
+    argv=None,  # As for `parse_arguments`
+) -> int:  # Exit status; 2 for what the message explains
+    "Generate the embeddings, draw them, tell metadata and XTTS configuration of them."
+    try:
+        return main_embed(parse_arguments(argv))
+    except XttsKaError as e:
+        print(f"generate_embeddings: {e}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__" and "IPython" not in sys.modules:
+    sys.exit(main())

@@ -18,97 +18,168 @@ from ..core.paths import inside, resolve, shown
 
 # %% ../../nbs/speaker/prepare_embeddings.ipynb #a41a03f3
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff")
-_PLAIN = {"wav", "wavs", "wav16", "wav22", "wav48", "audio", "audios", "clips", "data", "flac", "mp3"} # folders that are no speakers
+_PLAIN = {
+    "wav",
+    "wavs",
+    "wav16",
+    "wav22",
+    "wav48",
+    "audio",
+    "audios",
+    "clips",
+    "data",
+    "flac",
+    "mp3",
+}  # folders that are no speakers
+
 
 @dataclass
 class Recordings:
     "What is to be embedded."
-    voices:list                  # `Voice`s with audio, utt and speaker
-    manifest:object = None       # `Manifest`, or None where a folder was searched
-    files:list = field(default_factory=list) # Path of each as the manifest writes it
+
+    voices: list  # `Voice`s with audio, utt and speaker
+    manifest: object = None  # `Manifest`, or None where a folder was searched
+    files: list = field(default_factory=list)  # Path of each as the manifest writes it
+
 
 def find_recordings(
     segmented_dir,  # Folder of recordings
     metadata=None,  # Manifest; None: `segmented_dir/metadata.csv` where it is there, else every sound file
-)->Recordings:
+) -> Recordings:
     "The recordings of a corpus; `XttsKaError` when there are none."
     folder = resolve(segmented_dir)
-    path = resolve(metadata) if metadata else folder/"metadata.csv"
-    if metadata and not path.exists(): raise XttsKaError(f"{shown(path)}: no such file; name the corpus's metadata.csv, or leave --metadata empty to search {shown(folder)}")
+    path = resolve(metadata) if metadata else folder / "metadata.csv"
+    if metadata and not path.exists():
+        raise XttsKaError(
+            f"{shown(path)}: no such file; name the corpus's metadata.csv, or leave --metadata empty to search {shown(folder)}"
+        )
     return _listed(folder, path) if path.exists() else _searched(folder)
+
 
 def _listed(folder, path):
     "Rows of a manifest; lines that cannot be read are its rejects."
     from xtts_ka.core.manifest import read_manifest
+
     m = read_manifest(path, check_audio=False, require_text=False)
     files = [r.audio_file for r in m.rows]
-    return Recordings(_voices([_first(m.folder, folder, f) for f in files], files, [r.speaker_name for r in m.rows]), m, files)
+    return Recordings(
+        _voices(
+            [_first(m.folder, folder, f) for f in files], files, [r.speaker_name for r in m.rows]
+        ),
+        m,
+        files,
+    )
+
 
 def _first(home, folder, name):
     "Beside the manifest, else in the folder; where neither has it, beside the manifest, where it is found to be missing."
     here = inside(home, name)
-    return here if here.exists() or not (folder/name).exists() else inside(folder, name)
+    return here if here.exists() or not (folder / name).exists() else inside(folder, name)
+
 
 def _searched(folder):
-    if not folder.is_dir(): raise XttsKaError(f"{shown(folder)}: no such folder; give --segmented_dir a folder of recordings, or --metadata a manifest")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not any(x.startswith(".") for x in p.relative_to(folder).parts))
-    if not paths: raise XttsKaError(f"{shown(folder)}: no recordings in it ({' '.join(SUFFIXES)})")
+    if not folder.is_dir():
+        raise XttsKaError(
+            f"{shown(folder)}: no such folder; give --segmented_dir a folder of recordings, or --metadata a manifest"
+        )
+    paths = sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in SUFFIXES
+        and not any(x.startswith(".") for x in p.relative_to(folder).parts)
+    )
+    if not paths:
+        raise XttsKaError(f"{shown(folder)}: no recordings in it ({' '.join(SUFFIXES)})")
     files = [p.relative_to(folder).as_posix() for p in paths]
     return Recordings(_voices(paths, files, [_speaker(f) for f in files]), None, files)
+
 
 def _speaker(file):
     "The first folder of a path that is not called `wavs` or the like; '' where there is none."
     return next((part for part in Path(file).parts[:-1] if part.casefold() not in _PLAIN), "")
 
+
 def _voices(paths, files, speakers):
     from xtts_ka.speaker.store import utterance_names
     from xtts_ka.speaker.voice_embedding import Voice
-    return [Voice(os.fspath(p), utt=u, speaker=s) for p, u, s in zip(paths, utterance_names(files), speakers)]
+
+    return [
+        Voice(os.fspath(p), utt=u, speaker=s)
+        for p, u, s in zip(paths, utterance_names(files), speakers)
+    ]
 
 # %% ../../nbs/speaker/prepare_embeddings.ipynb #191c5c4e
 def update_metadata(
-    path,      # `metadata.csv`
-    vectors,   # audio_file -> path of its `.npy`, relative to the file's folder; others get an empty field
-    column="embedding", # Its name
-)->int:        # Rows that have a vector
+    path,  # `metadata.csv`
+    vectors,  # audio_file -> path of its `.npy`, relative to the file's folder; others get an empty field
+    column="embedding",  # Its name
+) -> int:  # Rows that have a vector
     "Write the column `embedding` into a manifest, atomically."
     from xtts_ka.core.files import atomic_write
     from xtts_ka.core.manifest import read_manifest
+
     m = read_manifest(path, check_audio=False, require_text=False)
-    if bad := [v for v in vectors.values() if "|" in v or "\n" in v]: raise XttsKaError(f"{shown(path)}: {bad[0]!r} cannot stand in a manifest; use an output_dir without `|`")
+    if bad := [v for v in vectors.values() if "|" in v or "\n" in v]:
+        raise XttsKaError(
+            f"{shown(path)}: {bad[0]!r} cannot stand in a manifest; use an output_dir without `|`"
+        )
     at = m.columns.index(column) if column in m.columns else None
     cells = {r.line: vectors.get(r.audio_file, "") for r in m.rows}
     lines = Path(path).read_bytes().split(b"\n")
     head = next(n for n, line in enumerate(lines, 1) if line.removeprefix(b"\xef\xbb\xbf").strip())
-    out = [_with_cell(line, column if n == head else cells.get(n), at) if line.strip() and n >= head else line for n, line in enumerate(lines, 1)]
+    out = [
+        _with_cell(line, column if n == head else cells.get(n), at)
+        if line.strip() and n >= head
+        else line
+        for n, line in enumerate(lines, 1)
+    ]
     atomic_write(path, b"\n".join(out))
     return sum(map(bool, cells.values()))
 
-def _with_cell(line:bytes, cell, at)->bytes:
+
+def _with_cell(line: bytes, cell, at) -> bytes:
     "A line with the cell set; one that is no row (`cell` is None) grows by an empty field when the others do."
     body, end = (line[:-1], b"\r") if line.endswith(b"\r") else (line, b"")
-    if at is None: return body + b"|" + (cell or "").encode() + end
-    if cell is None: return line
+    if at is None:
+        return body + b"|" + (cell or "").encode() + end
+    if cell is None:
+        return line
     fields = body.split(b"|")
     fields[at] = cell.encode()
     return b"|".join(fields) + end
 
 # %% ../../nbs/speaker/prepare_embeddings.ipynb #f12e5890
 def update_xtts_config(
-    path,        # `xtts_config.json`, made or updated
+    path,  # `xtts_config.json`, made or updated
     output_dir,  # Folder of a store
-    **about,     # What else to say, e.g. `model`, `segment_length`
-)->dict:         # The block `xtts_ka.voice_embeddings`
+    **about,  # What else to say, e.g. `model`, `segment_length`
+) -> dict:  # The block `xtts_ka.voice_embeddings`
     "Say in an XTTS configuration where the voice embeddings are; paths count from its folder."
     from xtts_ka.core.files import read_json, write_json
     from xtts_ka.speaker.store import load_matrix, read_index
+
     path, root = resolve(path), resolve(output_dir)
     tree = read_json(path) if path.exists() else {}
-    if not isinstance(tree, dict) or not isinstance(tree.get("xtts_ka", {}), dict): raise XttsKaError(f"{shown(path)}: not a configuration (a JSON object is expected); mend or remove it")
+    if not isinstance(tree, dict) or not isinstance(tree.get("xtts_ka", {}), dict):
+        raise XttsKaError(
+            f"{shown(path)}: not a configuration (a JSON object is expected); mend or remove it"
+        )
     entries, emb = read_index(root), load_matrix(root)
-    rel = lambda name: Path(os.path.relpath(root/name, path.parent)).as_posix()
-    block = dict(about, dim=int(emb.matrix.shape[1]), config=emb.config, embeddings=rel("embeddings"), index=rel("index.csv"), matrix=rel("matrix.safetensors"),
-                 speakers_file=rel("speakers.safetensors"), speakers=dict(sorted(Counter(emb.speakers).items())), statuses=dict(sorted(Counter(e.status for e in entries).items())))
+
+    def rel(name):
+        return Path(os.path.relpath(root / name, path.parent)).as_posix()
+
+    block = dict(
+        about,
+        dim=int(emb.matrix.shape[1]),
+        config=emb.config,
+        embeddings=rel("embeddings"),
+        index=rel("index.csv"),
+        matrix=rel("matrix.safetensors"),
+        speakers_file=rel("speakers.safetensors"),
+        speakers=dict(sorted(Counter(emb.speakers).items())),
+        statuses=dict(sorted(Counter(e.status for e in entries).items())),
+    )
     tree["xtts_ka"] = {**tree.get("xtts_ka", {}), "voice_embeddings": block}
     write_json(path, tree)
     return block
@@ -116,179 +187,336 @@ def update_xtts_config(
 # %% ../../nbs/speaker/prepare_embeddings.ipynb #960decc9
 PARTS = ("train", "val", "test", "valid", "validation", "dev", "eval")
 
+
 def copy_embeddings_to_split_folders(
     output_dir,  # Folder of a store
-    split_dir,   # Folder with `train.csv` ..., or with `train/` ...
-)->dict:         # part -> (vectors copied, recordings without one)
+    split_dir,  # Folder with `train.csv` ..., or with `train/` ...
+) -> dict:  # part -> (vectors copied, recordings without one)
     "Copy each part's vectors to `embeddings/` beside its recordings, and name them in its manifest."
     root, split = resolve(output_dir), resolve(split_dir)
-    if not split.is_dir(): raise XttsKaError(f"{shown(split)}: no such folder; --copy_to_split wants one with train, val and test parts")
-    parts = {n: (split, split/f"{n}.csv") if (split/f"{n}.csv").is_file() else (split/n, None) for n in PARTS if (split/f"{n}.csv").is_file() or (split/n).is_dir()}
-    if not parts: raise XttsKaError(f"{shown(split)}: no parts in it; it needs train.csv or a folder train, and so on")
+    if not split.is_dir():
+        raise XttsKaError(
+            f"{shown(split)}: no such folder; --copy_to_split wants one with train, val and test parts"
+        )
+    parts = {
+        n: (split, split / f"{n}.csv") if (split / f"{n}.csv").is_file() else (split / n, None)
+        for n in PARTS
+        if (split / f"{n}.csv").is_file() or (split / n).is_dir()
+    }
+    if not parts:
+        raise XttsKaError(
+            f"{shown(split)}: no parts in it; it needs train.csv or a folder train, and so on"
+        )
     return {name: _copy_part(root, folder, manifest) for name, (folder, manifest) in parts.items()}
 
+
 def _copy_part(root, folder, manifest):
-    from xtts_ka.speaker.store import read_index
     from xtts_ka.core.files import atomic_write, sha256_file
+    from xtts_ka.speaker.store import read_index
+
     known, copied = {e.sha256: e for e in read_index(root) if e.npy}, {}
-    if manifest and len(manifest.read_bytes().split()) < 2: return 0, 0 # a part nobody is in has a header only
+    if manifest and len(manifest.read_bytes().split()) < 2:
+        return 0, 0  # a part nobody is in has a header only
     found = find_recordings(folder, manifest)
     for file, voice in zip(found.files, found.voices):
         e = known.get(sha256_file(voice.audio)) if Path(voice.audio).is_file() else None
-        if e is None: continue
-        atomic_write(folder/"embeddings"/Path(e.npy).name, (root/e.npy).read_bytes())
+        if e is None:
+            continue
+        atomic_write(folder / "embeddings" / Path(e.npy).name, (root / e.npy).read_bytes())
         copied[file] = f"embeddings/{Path(e.npy).name}"
-    if found.manifest: update_metadata(found.manifest.path, copied)
+    if found.manifest:
+        update_metadata(found.manifest.path, copied)
     return len(copied), len(found.files) - len(copied)
 
 # %% ../../nbs/speaker/prepare_embeddings.ipynb #5b697d2f
 def draw_maps(
-    output_dir,       # Folder of a store
-    center=False,     # Without the mean of the corpus
-    umap=True,        # Also a UMAP, where its library is there
-    seed=0,           # Same seed, same maps
-    perplexity=30.,   # Of t-SNE
-    neighbors=15,     # Of UMAP
+    output_dir,  # Folder of a store
+    center=False,  # Without the mean of the corpus
+    umap=True,  # Also a UMAP, where its library is there
+    seed=0,  # Same seed, same maps
+    perplexity=30.0,  # Of t-SNE
+    neighbors=15,  # Of UMAP
     max_points=2000,  # Clips drawn; the numbers are of all
-    title="Voices",   # Above the maps
-    **page,           # `clip_seconds`, `megabytes` of the page
-)->tuple:             # (files written, numbers of all clips, figures by name of the map)
+    title="Voices",  # Above the maps
+    **page,  # `clip_seconds`, `megabytes` of the page
+) -> tuple:  # (files written, numbers of all clips, figures by name of the map)
     "PNG a projection and one page that plays, in `visualizations/`."
     from xtts_ka.core.randomness import rng
-    from xtts_ka.speaker.embedding_visualization import PROJECTIONS, EmbeddingVisualizer, voice_numbers
-    v = EmbeddingVisualizer(resolve(output_dir)/"visualizations", seed, perplexity, neighbors)
+    from xtts_ka.speaker.embedding_visualization import (
+        PROJECTIONS,
+        EmbeddingVisualizer,
+        voice_numbers,
+    )
+
+    v = EmbeddingVisualizer(resolve(output_dir) / "visualizations", seed, perplexity, neighbors)
     vectors, names = v.load_embeddings(output_dir)
-    if center and len(names) > 1: vectors = vectors - vectors.mean(0)  # maps and numbers go by direction only; of clips that are all the same nothing is left
+    if center and len(names) > 1:
+        vectors = vectors - vectors.mean(
+            0
+        )  # maps and numbers go by direction only; of clips that are all the same nothing is left
     drawn = sorted(rng(seed, "map").permutation(len(names))[:max_points].tolist())
     some, seen = [names[i] for i in drawn], vectors[drawn]
-    maps, figures, files = _projections(v, seen, umap), {}, {name: f"{key}.png" for key, name in PROJECTIONS.items()}
-    for m in maps: figures[m] = v.visualize_embeddings(maps[m], some, title=f"{title} · {m}", path=files[m], embeddings=seen)
+    maps, figures, files = (
+        _projections(v, seen, umap),
+        {},
+        {name: f"{key}.png" for key, name in PROJECTIONS.items()},
+    )
+    for m in maps:
+        figures[m] = v.visualize_embeddings(
+            maps[m], some, title=f"{title} · {m}", path=files[m], embeddings=seen
+        )
     html = v.visualize_embeddings_interactive(maps, some, title=title, embeddings=seen, **page)
-    return [*(v.output_dir/files[m] for m in maps), html], voice_numbers(vectors, v.voices.speakers, names, seed), figures
+    return (
+        [*(v.output_dir / files[m] for m in maps), html],
+        voice_numbers(vectors, v.voices.speakers, names, seed),
+        figures,
+    )
+
 
 def _projections(v, vectors, umap):
     "t-SNE, and UMAP unless its library is missing, which is said."
     maps = v.project(vectors, ("tsne",))
-    try: return {**maps, **v.project(vectors, ("umap",))} if umap else maps
-    except MissingError as e: print(f"no UMAP: {e}")
+    try:
+        return {**maps, **v.project(vectors, ("umap",))} if umap else maps
+    except MissingError as e:
+        print(f"no UMAP: {e}")
     return maps
 
 # %% ../../nbs/speaker/prepare_embeddings.ipynb #9ba6e1a9
 @dataclass
 class Prepared:
     "What `prepare_embeddings` did."
-    output_dir:Path
-    complete:bool          # False: other processes still work, and the last of them does the rest
-    statuses:Counter       # Of this process's share
-    seconds:float          # Of sound, of this process's share
-    computed:int           # Vectors made now; the others were there
-    numbers:dict = field(default_factory=dict) # silhouette, eer, outliers
-    files:list = field(default_factory=list)   # Maps
-    split:dict = field(default_factory=dict)   # part -> (copied, without a vector)
+
+    output_dir: Path
+    complete: bool  # False: other processes still work, and the last of them does the rest
+    statuses: Counter  # Of this process's share
+    seconds: float  # Of sound, of this process's share
+    computed: int  # Vectors made now; the others were there
+    numbers: dict = field(default_factory=dict)  # silhouette, eer, outliers
+    files: list = field(default_factory=list)  # Maps
+    split: dict = field(default_factory=dict)  # part -> (copied, without a vector)
 
     def __str__(self):
         words = ", ".join(f"{n} {s}" for s, n in self.statuses.most_common())
-        return f"{shown(self.output_dir)}: {sum(self.statuses.values())} recordings, {self.seconds/60:.1f} minutes: {words}; {self.computed} vectors made now"
+        return f"{shown(self.output_dir)}: {sum(self.statuses.values())} recordings, {self.seconds / 60:.1f} minutes: {words}; {self.computed} vectors made now"
+
 
 def prepare_embeddings(
-    segmented_dir="data/segmented", # Folder of recordings
-    output_dir="data/embeddings",   # Folder for the vectors
-    metadata="data/metadata.csv",   # Manifest; None: the one in `segmented_dir`, else every sound file in it
-    cfg=None,                       # `EmbeddingConfig`; None: defaults
-    generator=None,                 # `VoiceEmbeddingGenerator` that is there already
-    update_manifest=True,           # Add the column `embedding`
-    title="Voices",                 # Above the maps
-    **options,                      # Single options over `cfg`
-)->Prepared:
+    segmented_dir="data/segmented",  # Folder of recordings
+    output_dir="data/embeddings",  # Folder for the vectors
+    metadata="data/metadata.csv",  # Manifest; None: the one in `segmented_dir`, else every sound file in it
+    cfg=None,  # `EmbeddingConfig`; None: defaults
+    generator=None,  # `VoiceEmbeddingGenerator` that is there already
+    update_manifest=True,  # Add the column `embedding`
+    title="Voices",  # Above the maps
+    **options,  # Single options over `cfg`
+) -> Prepared:
     "Embed a corpus, draw it, and tell the metadata and the XTTS configuration. What is up to date is left alone."
     from xtts_ka.speaker.voice_embedding import VoiceEmbeddingGenerator, store_embeddings
+
     found = find_recordings(segmented_dir, metadata)
     generator = generator or VoiceEmbeddingGenerator(cfg=cfg, **options)
     root, cfg = resolve(output_dir), generator.cfg
     mine, complete = store_embeddings(generator, found.voices, root, cfg.overwrite)
-    done = Prepared(root, complete, Counter(v.status for v in mine), sum(v.seconds for v in mine), sum(not v.stored and v.vector is not None for v in mine))
-    if complete: _tell(done, found, generator, update_manifest, title)
+    done = Prepared(
+        root,
+        complete,
+        Counter(v.status for v in mine),
+        sum(v.seconds for v in mine),
+        sum(not v.stored and v.vector is not None for v in mine),
+    )
+    if complete:
+        _tell(done, found, generator, update_manifest, title)
     return done
+
 
 def _tell(done, found, generator, update_manifest, title):
     "Everything that needs all vectors."
     from xtts_ka.speaker.store import read_index
+
     cfg, root = generator.cfg, done.output_dir
     entries = {e.utt: e for e in read_index(root)}
     write_problems(root, found, entries)
-    if not any(e.npy for e in entries.values()): raise XttsKaError(f"{shown(root)}: none of {len(entries)} recordings has a vector; {shown(root/'rejects.csv')} says why")
+    if not any(e.npy for e in entries.values()):
+        raise XttsKaError(
+            f"{shown(root)}: none of {len(entries)} recordings has a vector; {shown(root / 'rejects.csv')} says why"
+        )
     if found.manifest and update_manifest:
-        rel = lambda e: Path(os.path.relpath(root/e.npy, found.manifest.folder)).as_posix()
-        update_metadata(found.manifest.path, {f: rel(entries[v.utt]) for f, v in zip(found.files, found.voices) if entries[v.utt].npy})
-    update_xtts_config(root/"xtts_config.json", root, model=cfg.model if generator.encoder.name in cfg.model else generator.encoder.name, digest=generator.encoder.digest, backend=generator.backend.name,
-                       segment_length=cfg.segment_length, segment_overlap=cfg.segment_overlap, layer=cfg.layer, pooling=cfg.pooling, center=cfg.center, sample_rate=generator.rate)
-    if cfg.visualize: done.files, done.numbers, _ = draw_maps(root, cfg.center, title=title)
-    if cfg.copy_to_split: done.split = copy_embeddings_to_split_folders(root, cfg.copy_to_split)
 
-def write_problems(root, found, entries)->list: # `Reject`s
+        def rel(e):
+            return Path(os.path.relpath(root / e.npy, found.manifest.folder)).as_posix()
+
+        update_metadata(
+            found.manifest.path,
+            {
+                f: rel(entries[v.utt])
+                for f, v in zip(found.files, found.voices)
+                if entries[v.utt].npy
+            },
+        )
+    update_xtts_config(
+        root / "xtts_config.json",
+        root,
+        model=cfg.model if generator.encoder.name in cfg.model else generator.encoder.name,
+        digest=generator.encoder.digest,
+        backend=generator.backend.name,
+        segment_length=cfg.segment_length,
+        segment_overlap=cfg.segment_overlap,
+        layer=cfg.layer,
+        pooling=cfg.pooling,
+        center=cfg.center,
+        sample_rate=generator.rate,
+    )
+    if cfg.visualize:
+        done.files, done.numbers, _ = draw_maps(root, cfg.center, title=title)
+    if cfg.copy_to_split:
+        done.split = copy_embeddings_to_split_folders(root, cfg.copy_to_split)
+
+
+def write_problems(root, found, entries) -> list:  # `Reject`s
     "`rejects.csv`: recordings without a vector, and lines of the manifest that are no rows."
     from xtts_ka.core.manifest import Reject, write_rejects
+
     rejects = list(found.manifest.rejects) if found.manifest else []
-    lines = [r.line for r in found.manifest.rows] if found.manifest else [0]*len(found.files)
+    lines = [r.line for r in found.manifest.rows] if found.manifest else [0] * len(found.files)
     name = shown(found.manifest.path) if found.manifest else ""
     for line, file, v in zip(lines, found.files, found.voices):
         e = entries[v.utt]
-        if e.status != "ok": rejects.append(Reject(line, file.encode("utf-8", "backslashreplace").decode(), e.reason if e.reason.startswith(e.status) else f"{e.status}: {e.reason}", name))
-    write_rejects(root/"rejects.csv", rejects, "embeddings")
+        if e.status != "ok":
+            rejects.append(
+                Reject(
+                    line,
+                    file.encode("utf-8", "backslashreplace").decode(),
+                    e.reason if e.reason.startswith(e.status) else f"{e.status}: {e.reason}",
+                    name,
+                )
+            )
+    write_rejects(root / "rejects.csv", rejects, "embeddings")
     return rejects
 
 # %% ../../nbs/speaker/prepare_embeddings.ipynb #9e8a2eb6
 METADATA = "data/metadata.csv"
 
+
 def add_arguments(
-    parser, # of argparse
+    parser,  # of argparse
 ):
     "The options of `xtts-ka embed`."
     a = parser.add_argument
     a("--segmented_dir", metavar="DIR", default="data/segmented", help="folder of recordings")
-    a("--output_dir", metavar="DIR", default="data/embeddings", help="folder for the vectors, maps and xtts_config.json")
-    a("--metadata", metavar="FILE", default=METADATA, help="manifest with the speakers; it gets a column `embedding`. Where the default is not there, the one in --segmented_dir, or the folder's names")
-    a("--model", metavar="NAME", default="microsoft/wavlm-base-plus", help="a WavLM by hub name or local folder, or ecapa:DIR for one trained here")
+    a(
+        "--output_dir",
+        metavar="DIR",
+        default="data/embeddings",
+        help="folder for the vectors, maps and xtts_config.json",
+    )
+    a(
+        "--metadata",
+        metavar="FILE",
+        default=METADATA,
+        help="manifest with the speakers; it gets a column `embedding`. Where the default is not there, the one in --segmented_dir, or the folder's names",
+    )
+    a(
+        "--model",
+        metavar="NAME",
+        default="microsoft/wavlm-base-plus",
+        help="a WavLM by hub name or local folder, or ecapa:DIR for one trained here",
+    )
     a("--device", default=None, help="cpu, cuda, cuda:1; by default a GPU where there is one")
     a("--segment_length", metavar="S", type=float, default=5.0, help="window, seconds")
     a("--segment_overlap", metavar="S", type=float, default=1.0, help="seconds that windows share")
     a("--no_visualize", action="store_true", help="draw no maps")
     a("--overwrite", action="store_true", help="compute again what is up to date")
-    a("--copy_to_split", metavar="DIR", default=None, help="also copy the vectors into this folder of train, val and test parts")
-    a("--checkpoint", metavar="DIR", default=None, help="trained weights that go over the model's own")
-    a("--backend", choices=("auto", "torch", "bf16", "bf16-fine", "int8", "onnx", "onnx-int8"), default="auto", help="arithmetic; auto: the fastest that agrees with torch")
-    a("--layer", default=-1, help="WavLM: layer that is heard, mean, or weighted with a checkpoint that has learned weights")
+    a(
+        "--copy_to_split",
+        metavar="DIR",
+        default=None,
+        help="also copy the vectors into this folder of train, val and test parts",
+    )
+    a(
+        "--checkpoint",
+        metavar="DIR",
+        default=None,
+        help="trained weights that go over the model's own",
+    )
+    a(
+        "--backend",
+        choices=("auto", "torch", "bf16", "bf16-fine", "int8", "onnx", "onnx-int8"),
+        default="auto",
+        help="arithmetic; auto: the fastest that agrees with torch",
+    )
+    a(
+        "--layer",
+        default=-1,
+        help="WavLM: layer that is heard, mean, or weighted with a checkpoint that has learned weights",
+    )
     a("--pooling", choices=("mean", "mean+std"), default="mean", help="WavLM: statistics over time")
     a("--center", action="store_true", help="subtract the mean of the corpus for maps and numbers")
-    a("--num_threads", metavar="N", type=int, default=0, help="CPU threads; 0: as many as torch takes")
+    a(
+        "--num_threads",
+        metavar="N",
+        type=int,
+        default=0,
+        help="CPU threads; 0: as many as torch takes",
+    )
+
 
 def main_embed(
-    args, # Namespace with the options of `add_arguments`
-)->int:   # Exit status
+    args,  # Namespace with the options of `add_arguments`
+) -> int:  # Exit status
     "`xtts-ka embed`."
     from xtts_ka.core.config import build
     from xtts_ka.speaker.embedding_config import EmbeddingConfig
+
     metadata = args.metadata or None
     if metadata == METADATA and not resolve(METADATA).exists():
-        print(f"{METADATA} is not there: speakers come from {args.segmented_dir}/metadata.csv, or from the names of folders")
+        print(
+            f"{METADATA} is not there: speakers come from {args.segmented_dir}/metadata.csv, or from the names of folders"
+        )
         metadata = None
     layer = int(args.layer) if str(args.layer).lstrip("-").isdecimal() else args.layer
-    keys = ("model", "device", "segment_length", "segment_overlap", "overwrite", "copy_to_split", "checkpoint", "backend", "pooling", "center", "num_threads")
-    cfg = build(EmbeddingConfig, dict(layer=layer, visualize=not args.no_visualize, **{k: getattr(args, k) for k in keys}), "xtts-ka embed")
+    keys = (
+        "model",
+        "device",
+        "segment_length",
+        "segment_overlap",
+        "overwrite",
+        "copy_to_split",
+        "checkpoint",
+        "backend",
+        "pooling",
+        "center",
+        "num_threads",
+    )
+    cfg = build(
+        EmbeddingConfig,
+        dict(layer=layer, visualize=not args.no_visualize, **{k: getattr(args, k) for k in keys}),
+        "xtts-ka embed",
+    )
     done = prepare_embeddings(args.segmented_dir, args.output_dir, metadata, cfg)
-    for line in summary(done): print(line)
+    for line in summary(done):
+        print(line)
     return 0
 
+
 def summary(
-    done:Prepared,
-    most=20, # Outliers named
-)->list:     # Lines
+    done: Prepared,
+    most=20,  # Outliers named
+) -> list:  # Lines
     "What a person should know afterwards."
     lines, n = [str(done)], done.numbers
-    if not done.complete: return lines + ["other processes still work; the last one draws and writes the rest"]
-    if bad := sum(done.statuses.values()) - done.statuses["ok"]: lines.append(f"{bad} recordings have no vector: {shown(done.output_dir/'rejects.csv')}")
+    if not done.complete:
+        return lines + ["other processes still work; the last one draws and writes the rest"]
+    if bad := sum(done.statuses.values()) - done.statuses["ok"]:
+        lines.append(f"{bad} recordings have no vector: {shown(done.output_dir / 'rejects.csv')}")
     for key, word in (("silhouette", "silhouette {:.3f}"), ("eer", "EER {:.1%}")):
-        if n.get(key) is not None: lines.append(word.format(n[key]))
-    for o in (n.get("outliers") or [])[:most]: lines.append(f"nearer another speaker: {o.name} ({o.speaker}) is more like {o.nearest}")
-    for part, (copied, without) in done.split.items(): lines.append(f"{part}: {copied} vectors copied" + f", {without} recordings without one"*bool(without))
+        if n.get(key) is not None:
+            lines.append(word.format(n[key]))
+    for o in (n.get("outliers") or [])[:most]:
+        lines.append(f"nearer another speaker: {o.name} ({o.speaker}) is more like {o.nearest}")
+    for part, (copied, without) in done.split.items():
+        lines.append(
+            f"{part}: {copied} vectors copied"
+            + f", {without} recordings without one" * bool(without)
+        )
     return lines + [f"map: {shown(f)}" for f in done.files]

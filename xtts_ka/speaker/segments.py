@@ -13,42 +13,53 @@ from ..core.errors import XttsKaError
 # %% ../../nbs/speaker/segments.ipynb #4bc61529
 TAILS = ("shift", "short", "drop")
 
+
 def plan_segments(
-    n:int,              # Samples of the recording
-    length:int,         # Samples of a window
-    overlap:int=0,      # Samples that two neighbours share, fewer than `length`
-    tail:str="shift",   # The rest at the end: `shift` the last window back, keep it `short`, or `drop` it
-    min_samples:int=1,  # A shorter recording has no window; a shorter rest is not kept short but shifted
-)->list:                # (first sample, after the last) of each window, in order
+    n: int,  # Samples of the recording
+    length: int,  # Samples of a window
+    overlap: int = 0,  # Samples that two neighbours share, fewer than `length`
+    tail: str = "shift",  # The rest at the end: `shift` the last window back, keep it `short`, or `drop` it
+    min_samples: int = 1,  # A shorter recording has no window; a shorter rest is not kept short but shifted
+) -> list:  # (first sample, after the last) of each window, in order
     "Windows that cover a recording; all are equally long, except with `short`."
-    if tail not in TAILS: raise XttsKaError(f"tail={tail!r} is not known; use one of {', '.join(TAILS)}")
-    if length < 1 or not 0 <= overlap < length: raise XttsKaError(f"windows of {length} samples that share {overlap} do not advance; make segment_overlap smaller than segment_length")
-    if n < max(min_samples, 1): return []
-    if n <= length: return [(0, n)]
+    if tail not in TAILS:
+        raise XttsKaError(f"tail={tail!r} is not known; use one of {', '.join(TAILS)}")
+    if length < 1 or not 0 <= overlap < length:
+        raise XttsKaError(
+            f"windows of {length} samples that share {overlap} do not advance; make segment_overlap smaller than segment_length"
+        )
+    if n < max(min_samples, 1):
+        return []
+    if n <= length:
+        return [(0, n)]
     windows = [(a, a + length) for a in range(0, n - length + 1, length - overlap)]
     return windows + _rest(n, windows[-1][1], length, overlap, tail, min_samples)
 
+
 def _rest(n, end, length, overlap, tail, min_samples):
     "The window for what the whole ones leave over, as a list."
-    if end == n or tail == "drop": return []
+    if end == n or tail == "drop":
+        return []
     start = end - overlap if tail == "short" and n - end + overlap >= min_samples else n - length
     return [(start, n)]
 
 # %% ../../nbs/speaker/segments.ipynb #f76c3d39
 def unit(
-    vectors,        # [..., D]
-)->np.ndarray:      # [..., D] float32, each of length 1
+    vectors,  # [..., D]
+) -> np.ndarray:  # [..., D] float32, each of length 1
     "Bring vectors to length 1; a vector of zeros has no direction and raises `XttsKaError`."
     vectors = np.asarray(vectors, np.float64)
     norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    if not (norm > 1e-12).all(): raise XttsKaError("a vector of length 0 or with NaN has no direction; leave it out")
-    return (vectors/norm).astype(np.float32)
+    if not (norm > 1e-12).all():
+        raise XttsKaError("a vector of length 0 or with NaN has no direction; leave it out")
+    return (vectors / norm).astype(np.float32)
+
 
 def pool_segments(
-    vectors,         # [S, D], one of each window
-    weights=None,    # [S], e.g. samples of each window; None: all alike
+    vectors,  # [S, D], one of each window
+    weights=None,  # [S], e.g. samples of each window; None: all alike
     normalize=True,  # False: the mean as it is, whose length (at most 1) tells how well the windows agree
-)->np.ndarray:       # [D] float32
+) -> np.ndarray:  # [D] float32
     "Mean of unit vectors, brought to length 1 (GE2E, Wan et al. 2018, section 3.2, inference)."
     mean = np.average(unit(vectors).astype(np.float64), axis=0, weights=weights)  # [S, D] -> [D]
     return unit(mean) if normalize else mean.astype(np.float32)

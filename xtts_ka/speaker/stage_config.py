@@ -18,49 +18,82 @@ from .train_config import AugmentConfig, SpeakerLoop, TrainConfig
 @config
 class StageAugment(AugmentConfig):
     "Augmentation of the stage."
-    noise_snr: tuple[float, float] = (5., 20.)
+
+    noise_snr: tuple[float, float] = (5.0, 20.0)
     p_noise: float = Field(0.9, ge=0, le=1)
     p_reverb: float = Field(0.3, ge=0, le=1)
     p_tilt: float = Field(0.3, ge=0, le=1)
 
+
 @config
 class StageLoop(SpeakerLoop):
     "Training of the stage: a fixed number of steps, the last weights averaged."
+
     steps: int = Field(120, ge=1)
-    validate_every: int = Field(0, ge=0)   # No validation: there are too few speakers to keep some for a choice of weights
+    validate_every: int = Field(
+        0, ge=0
+    )  # No validation: there are too few speakers to keep some for a choice of weights
     ema: float = Field(0.98, ge=0, lt=1)
+
 
 @config
 class SpeakerEncoderConfig:
     "Stage speaker_encoder."
-    data: str = ""                             # Further recordings to learn from: a folder for each speaker, or metadata.csv
-    max_clips: int = Field(100, ge=2)          # Clips of a speaker heard in training, at most
-    voices: int = Field(10, ge=0)              # Synthetic voices beside those of the corpus, at most; 0: none
-    voice_clips: int = Field(12, ge=2)         # Sentences that each says
-    test_speakers: float = Field(0.35, ge=0, lt=1) # Share of the voices and of `data` kept for the verification test, never heard in training; 0: the test uses held-out clips of known speakers
-    test_clips: int = Field(12, ge=2)          # Clips of each speaker in the test, at most
+
+    data: str = ""  # Further recordings to learn from: a folder for each speaker, or metadata.csv
+    max_clips: int = Field(100, ge=2)  # Clips of a speaker heard in training, at most
+    voices: int = Field(10, ge=0)  # Synthetic voices beside those of the corpus, at most; 0: none
+    voice_clips: int = Field(12, ge=2)  # Sentences that each says
+    test_speakers: float = Field(
+        0.35, ge=0, lt=1
+    )  # Share of the voices and of `data` kept for the verification test, never heard in training; 0: the test uses held-out clips of known speakers
+    test_clips: int = Field(12, ge=2)  # Clips of each speaker in the test, at most
     encoder: EncoderConfig = EncoderConfig(name="ecapa-untrained", channels=64, dim=128)
-    checkpoint: str = ""                       # Weights to start from: a folder with encoder.safetensors, or SpeechBrain's file
-    window_seconds: float = Field(1.6, gt=0)   # Of a training crop
+    checkpoint: str = (
+        ""  # Weights to start from: a folder with encoder.safetensors, or SpeechBrain's file
+    )
+    window_seconds: float = Field(1.6, gt=0)  # Of a training crop
     speakers_per_batch: int = Field(12, ge=2)
     utterances_per_speaker: int = Field(4, ge=2)
-    speeds: list[float] = [0.9, 1.0, 1.1]      # Each speaker also at these speeds, as another one
+    speeds: list[float] = [0.9, 1.0, 1.1]  # Each speaker also at these speeds, as another one
     loss: Literal["softmax", "contrast"] = "softmax"
     augmentation: bool = True
-    noise_paths: list[str] = []                # Folders; coloured noise where there are none
-    music_paths: list[str] = []                # Folders
-    reverb_paths: list[str] = []               # Folders of impulse responses; made-up rooms where there are none
+    noise_paths: list[str] = []  # Folders; coloured noise where there are none
+    music_paths: list[str] = []  # Folders
+    reverb_paths: list[str] = []  # Folders of impulse responses; made-up rooms where there are none
     augment: StageAugment = StageAugment()
     loop: StageLoop = StageLoop()
 
+
 def train_config(
-    cfg:SpeakerEncoderConfig,
-    seed:int, # Of the run
+    cfg: SpeakerEncoderConfig,
+    seed: int,  # Of the run
 ) -> TrainConfig:
     "The stage's options as those of a training."
     return TrainConfig(
-        model_name=cfg.encoder.name, run_id="speaker_encoder", model_sample_rate=cfg.encoder.sample_rate, window_size_s=cfg.window_seconds, steps=cfg.loop.steps,
-        vis_train_art_every=0, vis_val_art_every=0, backup_every=0, vis_train_metrics_every=cfg.loop.log_every, val_every=cfg.loop.validate_every, schedule="cosine",
-        speakers_per_batch=cfg.speakers_per_batch, utterances_per_speaker=cfg.utterances_per_speaker, use_data_augmentation=cfg.augmentation, augment_noise_paths=cfg.noise_paths,
-        augment_musics_paths=cfg.music_paths, augment_reverbs_paths=cfg.reverb_paths, checkpoint=cfg.checkpoint, loss=cfg.loss, encoder=cfg.encoder, augment=cfg.augment, speeds=cfg.speeds,
-        short="repeat", tensorboard=False, seed=seed)
+        model_name=cfg.encoder.name,
+        run_id="speaker_encoder",
+        model_sample_rate=cfg.encoder.sample_rate,
+        window_size_s=cfg.window_seconds,
+        steps=cfg.loop.steps,
+        vis_train_art_every=0,
+        vis_val_art_every=0,
+        backup_every=0,
+        vis_train_metrics_every=cfg.loop.log_every,
+        val_every=cfg.loop.validate_every,
+        schedule="cosine",
+        speakers_per_batch=cfg.speakers_per_batch,
+        utterances_per_speaker=cfg.utterances_per_speaker,
+        use_data_augmentation=cfg.augmentation,
+        augment_noise_paths=cfg.noise_paths,
+        augment_musics_paths=cfg.music_paths,
+        augment_reverbs_paths=cfg.reverb_paths,
+        checkpoint=cfg.checkpoint,
+        loss=cfg.loss,
+        encoder=cfg.encoder,
+        augment=cfg.augment,
+        speeds=cfg.speeds,
+        short="repeat",
+        tensorboard=False,
+        seed=seed,
+    )

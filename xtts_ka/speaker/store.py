@@ -7,7 +7,11 @@ __all__ = ['STATUSES', 'utterance_names', 'Entry', 'read_index', 'EmbeddingStore
            'Embeddings', 'load_matrix', 'load_speakers', 'typical_clips']
 
 # %% ../../nbs/speaker/store.ipynb #1adf27b5
-import csv, dataclasses, hashlib, io, json
+import csv
+import dataclasses
+import hashlib
+import io
+import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,219 +26,309 @@ from .segments import unit
 
 # %% ../../nbs/speaker/store.ipynb #8a058d91
 def utterance_names(
-    audio, # Paths of the recordings relative to one folder, with `/`
-)->list:   # A name for each, different from all others, safe as a file name
+    audio,  # Paths of the recordings relative to one folder, with `/`
+) -> list:  # A name for each, different from all others, safe as a file name
     "The stem where it is the only one; else the stem and a digest of the path."
     audio = [str(a) for a in audio]
     stems = [slug(Path(a).stem, 180) for a in audio]
     often = Counter(s.casefold() for s in stems)  # some file systems do not tell A from a
-    return [s if often[s.casefold()] == 1 else f"{s}-{hashlib.sha256(a.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}" for s, a in zip(stems, audio)]
+    return [
+        s
+        if often[s.casefold()] == 1
+        else f"{s}-{hashlib.sha256(a.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+        for s, a in zip(stems, audio)
+    ]
 
 # %% ../../nbs/speaker/store.ipynb #0cd10a25
 STATUSES = ("ok", "too_short", "silent", "unreadable")
 
+
 @dataclass
 class Entry:
     "A line of the index."
-    utt:str            # Name, also of the file
-    speaker:str
-    audio:str          # Path of the recording, relative to the store's folder
-    npy:str = ""       # `embeddings/<utt>.npy`; empty without a vector
-    seconds:float = 0. # Of the recording
-    segments:int = 0   # Windows the vector is the mean of
-    status:str = "ok"  # One of `STATUSES`
-    reason:str = ""    # For a person, where the status is not ok
-    sha256:str = ""    # Of the recording's bytes
-    config:str = ""    # Digest of the model and the settings
-    vector:str = ""    # Of the file with the vector: damage is noticed
+
+    utt: str  # Name, also of the file
+    speaker: str
+    audio: str  # Path of the recording, relative to the store's folder
+    npy: str = ""  # `embeddings/<utt>.npy`; empty without a vector
+    seconds: float = 0.0  # Of the recording
+    segments: int = 0  # Windows the vector is the mean of
+    status: str = "ok"  # One of `STATUSES`
+    reason: str = ""  # For a person, where the status is not ok
+    sha256: str = ""  # Of the recording's bytes
+    config: str = ""  # Digest of the model and the settings
+    vector: str = ""  # Of the file with the vector: damage is noticed
+
 
 _FIELDS = tuple(f.name for f in dataclasses.fields(Entry))
 
-def _to_csv(entries)->str:
+
+def _to_csv(entries) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_FIELDS)
-    for e in entries: writer.writerow([repr(v) if isinstance(v, float) else v for v in dataclasses.astuple(e)])
+    for e in entries:
+        writer.writerow([repr(v) if isinstance(v, float) else v for v in dataclasses.astuple(e)])
     return out.getvalue()
+
 
 def read_index(
     path,  # `index.csv`, or the folder that holds it
-)->list:  # of `Entry`, by name; paths in them count from the store's folder
+) -> list:  # of `Entry`, by name; paths in them count from the store's folder
     "Read an index; one that somebody changed past reading raises `XttsKaError` with its line."
-    path = Path(path)/"index.csv" if Path(path).is_dir() else Path(path)
-    if not path.exists(): return []
+    path = Path(path) / "index.csv" if Path(path).is_dir() else Path(path)
+    if not path.exists():
+        return []
     entries, rows = [], csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
     for n, row in enumerate(rows, 1):
-        if n == 1 and tuple(row) == _FIELDS: continue
-        try: entries.append(Entry(*row[:4], float(row[4]), int(row[5]), *row[6:]))
-        except (TypeError, ValueError, IndexError): raise XttsKaError(f"{path}:{n}: not a line of this index; delete the file, it is written again from the recordings") from None
+        if n == 1 and tuple(row) == _FIELDS:
+            continue
+        try:
+            entries.append(Entry(*row[:4], float(row[4]), int(row[5]), *row[6:]))
+        except (TypeError, ValueError, IndexError):
+            raise XttsKaError(
+                f"{path}:{n}: not a line of this index; delete the file, it is written again from the recordings"
+            ) from None
     return entries
 
-def _by_name(root)->dict: return {e.utt: e for e in read_index(root)}
+
+def _by_name(root) -> dict:
+    return {e.utt: e for e in read_index(root)}
 
 # %% ../../nbs/speaker/store.ipynb #f0fcf93e
-def _load_vector(path, sha:str=""):
+def _load_vector(path, sha: str = ""):
     "A vector, or None when the file is missing, damaged or something else."
-    try: data = Path(path).read_bytes()
-    except OSError: return None
-    if sha and hashlib.sha256(data).hexdigest() != sha: return None
-    try: v = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError): return None
+    try:
+        data = Path(path).read_bytes()
+    except OSError:
+        return None
+    if sha and hashlib.sha256(data).hexdigest() != sha:
+        return None
+    try:
+        v = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError):
+        return None
     return v if v.ndim == 1 and v.dtype == np.float32 and np.isfinite(v).all() else None
+
 
 class EmbeddingStore(Shards):
     "A folder of embeddings that several processes may fill."
-    def __init__(self,
-        output_dir, # Folder; made when absent
-        rank:int=0, # Which of the processes this one is
-        world:int=1, # How many there are
+
+    def __init__(
+        self,
+        output_dir,  # Folder; made when absent
+        rank: int = 0,  # Which of the processes this one is
+        world: int = 1,  # How many there are
     ):
         super().__init__(output_dir, rank, world, "embeddings")
-        (self.root/"embeddings").mkdir(exist_ok=True)
+        (self.root / "embeddings").mkdir(exist_ok=True)
         self.entries = self.fold()
 
 # %% ../../nbs/speaker/store.ipynb #9a9f7be6
 from fastcore.basics import patch
 
-@patch
-def current(self:EmbeddingStore,
-    utt:str,      # Name
-    sha256:str,   # Digest of the recording as it is now
-    config:str,   # Digest of the settings as they are now
-)->Entry|None:    # What is there and still holds
-    "The entry of a recording, when nothing about it has changed."
-    e = self.entries.get(utt)
-    if e is None or (e.sha256, e.config) != (sha256, config): return None
-    return e if not e.npy or _load_vector(self.root/e.npy, e.vector) is not None else None
 
 @patch
-def add(self:EmbeddingStore,
-    entry:Entry,  # Without `npy` and `vector`, which are filled in
+def current(
+    self: EmbeddingStore,
+    utt: str,  # Name
+    sha256: str,  # Digest of the recording as it is now
+    config: str,  # Digest of the settings as they are now
+) -> Entry | None:  # What is there and still holds
+    "The entry of a recording, when nothing about it has changed."
+    e = self.entries.get(utt)
+    if e is None or (e.sha256, e.config) != (sha256, config):
+        return None
+    return e if not e.npy or _load_vector(self.root / e.npy, e.vector) is not None else None
+
+
+@patch
+def add(
+    self: EmbeddingStore,
+    entry: Entry,  # Without `npy` and `vector`, which are filled in
     vector=None,  # [D] float32; None for a recording without one
-)->Entry:
+) -> Entry:
     "Write one result; it is safe when this returns."
     if vector is not None:
         buffer = io.BytesIO()
         np.save(buffer, np.ascontiguousarray(vector, np.float32), allow_pickle=False)
-        entry.npy, entry.vector = f"embeddings/{entry.utt}.npy", hashlib.sha256(buffer.getvalue()).hexdigest()
-        atomic_write(self.root/entry.npy, buffer.getvalue())
+        entry.npy, entry.vector = (
+            f"embeddings/{entry.utt}.npy",
+            hashlib.sha256(buffer.getvalue()).hexdigest(),
+        )
+        atomic_write(self.root / entry.npy, buffer.getvalue())
     Shards.add(self, dataclasses.asdict(entry))
     self.entries[entry.utt] = entry
     return entry
 
+
 @patch
-def fold(self:EmbeddingStore)->dict: # name -> `Entry`
+def fold(self: EmbeddingStore) -> dict:  # name -> `Entry`
     "Take our journal, and those of processes that are no more, into the index."
     with self.folding() as lines:
         entries = _by_name(self.root)
         before = dict(entries)
-        for line in lines: entries[line["utt"]] = Entry(**line)
-        if entries != before: self._write_index(entries)
+        for line in lines:
+            entries[line["utt"]] = Entry(**line)
+        if entries != before:
+            self._write_index(entries)
     return entries
 
+
 @patch
-def _write_index(self:EmbeddingStore, entries):
-    atomic_write(self.root/"index.csv", _to_csv(entries[k] for k in sorted(entries)))
+def _write_index(self: EmbeddingStore, entries):
+    atomic_write(self.root / "index.csv", _to_csv(entries[k] for k in sorted(entries)))
 
 # %% ../../nbs/speaker/store.ipynb #2bb9ef6c
 @patch
-def finish(self:EmbeddingStore,
-    utts,         # All names of the corpus; others are forgotten, and their vectors removed
-    config:str,   # Digest of the settings
-)->bool:          # Whether all are there; False: other processes still work
+def finish(
+    self: EmbeddingStore,
+    utts,  # All names of the corpus; others are forgotten, and their vectors removed
+    config: str,  # Digest of the settings
+) -> bool:  # Whether all are there; False: other processes still work
     "Fold, and when nothing is missing, write the matrix and the speakers' means."
     self.entries, utts = self.fold(), sorted(set(utts))
-    if any(u not in self.entries or self.entries[u].config != config for u in utts): return False
+    if any(u not in self.entries or self.entries[u].config != config for u in utts):
+        return False
     with self.lock():
         entries = _by_name(self.root)
         kept = {u: entries[u] for u in utts}
-        for e in (e for u, e in entries.items() if u not in kept and e.npy): (self.root/e.npy).unlink(missing_ok=True)
-        for e in (e for e in kept.values() if not e.npy): (self.root/f"embeddings/{e.utt}.npy").unlink(missing_ok=True) # it had a vector once
-        if kept != entries: self._write_index(kept)
+        for e in (e for u, e in entries.items() if u not in kept and e.npy):
+            (self.root / e.npy).unlink(missing_ok=True)
+        for e in (e for e in kept.values() if not e.npy):
+            (self.root / f"embeddings/{e.utt}.npy").unlink(missing_ok=True)  # it had a vector once
+        if kept != entries:
+            self._write_index(kept)
         self.entries = kept
         write_matrix(self.root, kept)
     return True
 
 # %% ../../nbs/speaker/store.ipynb #5c6bc6b9
 def write_matrix(
-    root,     # Folder of the store
+    root,  # Folder of the store
     entries,  # name -> `Entry`
 ):
     "`matrix.safetensors` and `speakers.safetensors`; neither is left when there is no vector at all."
     from safetensors.numpy import save
+
     root, found = Path(root), [entries[u] for u in sorted(entries) if entries[u].npy]
     if not found:
-        for name in ("matrix", "speakers"): (root/f"{name}.safetensors").unlink(missing_ok=True)
+        for name in ("matrix", "speakers"):
+            (root / f"{name}.safetensors").unlink(missing_ok=True)
         return
     matrix = np.stack([_need_vector(root, e) for e in found])  # [N, D]
-    about = dict(utts=[e.utt for e in found], speakers=[e.speaker for e in found], config=found[0].config)
-    atomic_write(root/"matrix.safetensors", save(dict(embeddings=matrix, mean=matrix.mean(0)), _about(about)))
+    about = dict(
+        utts=[e.utt for e in found], speakers=[e.speaker for e in found], config=found[0].config
+    )
+    atomic_write(
+        root / "matrix.safetensors",
+        save(dict(embeddings=matrix, mean=matrix.mean(0)), _about(about)),
+    )
     names, centroids, counts = centroid_matrix(matrix, about["speakers"])
-    atomic_write(root/"speakers.safetensors", save(dict(centroids=centroids, counts=counts), _about(dict(speakers=names, config=about["config"]))))
+    atomic_write(
+        root / "speakers.safetensors",
+        save(
+            dict(centroids=centroids, counts=counts),
+            _about(dict(speakers=names, config=about["config"])),
+        ),
+    )
 
-def _about(values)->dict:
+
+def _about(values) -> dict:
     "A header of one key: safetensors writes several in an order that changes from call to call, and files should not."
     return {"about": json.dumps(values, ensure_ascii=False)}
 
-def _need_vector(root, e:Entry):
-    v = _load_vector(root/e.npy, e.vector)
-    if v is None: raise XttsKaError(f"{root/e.npy}: missing or damaged; run the same command again, it is computed anew")
+
+def _need_vector(root, e: Entry):
+    v = _load_vector(root / e.npy, e.vector)
+    if v is None:
+        raise XttsKaError(
+            f"{root / e.npy}: missing or damaged; run the same command again, it is computed anew"
+        )
     return v
 
+
 def centroid_matrix(
-    matrix,    # [N, D] vectors
+    matrix,  # [N, D] vectors
     speakers,  # [N] their speakers
-)->tuple:      # (names [S], centroids [S, D] float32 of length 1, counts [S] int64)
+) -> tuple:  # (names [S], centroids [S, D] float32 of length 1, counts [S] int64)
     "The mean voice of every speaker: unit vectors averaged and brought to length 1."
     matrix, speakers = unit(matrix), np.asarray(speakers, object)
     names = sorted(set(speakers))
     means = [matrix[speakers == n].astype(np.float64).mean(0) for n in names]
-    return names, np.stack([(m/max(np.linalg.norm(m), 1e-12)).astype(np.float32) for m in means]), np.array([(speakers == n).sum() for n in names], np.int64)
+    return (
+        names,
+        np.stack([(m / max(np.linalg.norm(m), 1e-12)).astype(np.float32) for m in means]),
+        np.array([(speakers == n).sum() for n in names], np.int64),
+    )
 
 # %% ../../nbs/speaker/store.ipynb #c52cc903
 @dataclass
 class Embeddings:
     "All vectors of a corpus."
-    utts:list           # [N] names
-    speakers:list       # [N] of each
-    matrix:np.ndarray   # [N, D] float32
-    mean:np.ndarray     # [D] float32, of the corpus
-    config:str = ""     # Digest of the settings
 
-    def __len__(self): return len(self.utts)
-    def centered(self)->np.ndarray: # [N, D] of length 1, without what all have in common
+    utts: list  # [N] names
+    speakers: list  # [N] of each
+    matrix: np.ndarray  # [N, D] float32
+    mean: np.ndarray  # [D] float32, of the corpus
+    config: str = ""  # Digest of the settings
+
+    def __len__(self):
+        return len(self.utts)
+
+    def centered(self) -> np.ndarray:  # [N, D] of length 1, without what all have in common
         "Vectors without the corpus's mean; needs more than one."
         return unit(self.matrix - self.mean)
 
-def _header(path)->dict:
+
+def _header(path) -> dict:
     from safetensors import safe_open
-    with safe_open(path, "numpy") as f: return json.loads(f.metadata()["about"])
+
+    with safe_open(path, "numpy") as f:
+        return json.loads(f.metadata()["about"])
+
 
 def load_matrix(
-    output_dir, # Folder of a store
-)->Embeddings:
+    output_dir,  # Folder of a store
+) -> Embeddings:
     "All vectors at once; `XttsKaError` where there are none."
     from safetensors.numpy import load_file
-    path = Path(output_dir)/"matrix.safetensors"
-    if not path.exists(): raise XttsKaError(f"{path}: not there; run `xtts-ka embed` first, or look into index.csv for why no recording could be used")
+
+    path = Path(output_dir) / "matrix.safetensors"
+    if not path.exists():
+        raise XttsKaError(
+            f"{path}: not there; run `xtts-ka embed` first, or look into index.csv for why no recording could be used"
+        )
     tensors, header = load_file(path), _header(path)
-    return Embeddings(header["utts"], header["speakers"], tensors["embeddings"], tensors["mean"], header["config"])
+    return Embeddings(
+        header["utts"], header["speakers"], tensors["embeddings"], tensors["mean"], header["config"]
+    )
+
 
 def load_speakers(
-    output_dir, # Folder of a store
-)->dict:        # speaker -> [D] float32, of length 1
+    output_dir,  # Folder of a store
+) -> dict:  # speaker -> [D] float32, of length 1
     "The mean voice of every speaker."
     from safetensors.numpy import load_file
-    path = Path(output_dir)/"speakers.safetensors"
-    if not path.exists(): raise XttsKaError(f"{path}: not there; run `xtts-ka embed` first")
+
+    path = Path(output_dir) / "speakers.safetensors"
+    if not path.exists():
+        raise XttsKaError(f"{path}: not there; run `xtts-ka embed` first")
     return dict(zip(_header(path)["speakers"], load_file(path)["centroids"]))
 
+
 def typical_clips(
-    emb:Embeddings, # Of a corpus
-    k:int=1,        # How many of each speaker
-)->dict:            # speaker -> names, the nearest to the mean voice first
+    emb: Embeddings,  # Of a corpus
+    k: int = 1,  # How many of each speaker
+) -> dict:  # speaker -> names, the nearest to the mean voice first
     "The clips to take as a speaker's reference: those most like all others."
     names, centroids, _ = centroid_matrix(emb.matrix, emb.speakers)
-    near, where = unit(emb.matrix) @ centroids.T, np.asarray(emb.speakers, object)  # [N, D] @ [D, S] -> [N, S]
-    best = {n: sorted(np.flatnonzero(where == n), key=lambda i: (-near[i, j], emb.utts[i]))[:k] for j, n in enumerate(names)}
+    near, where = (
+        unit(emb.matrix) @ centroids.T,
+        np.asarray(emb.speakers, object),
+    )  # [N, D] @ [D, S] -> [N, S]
+    best = {
+        n: sorted(np.flatnonzero(where == n), key=lambda i: (-near[i, j], emb.utts[i]))[:k]
+        for j, n in enumerate(names)
+    }
     return {n: [emb.utts[i] for i in ids] for n, ids in best.items()}

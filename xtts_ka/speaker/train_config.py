@@ -20,184 +20,292 @@ from .encoder_config import EncoderConfig
 @config
 class AugmentConfig:
     "What is done to a training crop; each with its probability."
-    p_noise: float = Field(0.6, ge=0, le=1)   # Noise from the folders, or coloured noise made here where there are none
-    noise_snr: tuple[float, float] = (10., 15.) # dB, drawn evenly
-    p_music: float = Field(0.6, ge=0, le=1)   # Music from the folders; nothing where there are none
-    music_snr: tuple[float, float] = (10., 15.) # dB
-    p_reverb: float = Field(0.6, ge=0, le=1)  # Impulse response from the folders, or of a made-up room
-    rooms: int = Field(32, ge=0)              # Made-up rooms where there are no folders; 0: no reverberation then
-    room_seconds: tuple[float, float] = (0.1, 0.5) # Reverberation time of those
-    p_eq: float = Field(0.6, ge=0, le=1)      # Random equaliser
-    eq_peaks: int = Field(2, ge=1)            # Its peaks, an octave or so wide
-    eq_db: float = Field(8., ge=0)            # Their largest gain or loss, dB
-    p_tilt: float = Field(0., ge=0, le=1)     # Random slope of the spectrum
-    tilt_db: float = Field(3., ge=0)          # Its largest size, dB an octave
-    p_band: float = Field(0.4, ge=0, le=1)    # Band limit, as of a telephone
-    band_low: tuple[float, float] = (50., 400.) # Hz of its lower edge
-    band_high: tuple[float, float] = (3000., 7500.) # Hz of its upper edge
-    gain_db: float = Field(6., ge=0)          # Level is changed by up to this, dB
-    max_bank_seconds: float = Field(1800., gt=0) # Of noise, and of music, kept in memory; of longer folders every file gives its share
+
+    p_noise: float = Field(
+        0.6, ge=0, le=1
+    )  # Noise from the folders, or coloured noise made here where there are none
+    noise_snr: tuple[float, float] = (10.0, 15.0)  # dB, drawn evenly
+    p_music: float = Field(0.6, ge=0, le=1)  # Music from the folders; nothing where there are none
+    music_snr: tuple[float, float] = (10.0, 15.0)  # dB
+    p_reverb: float = Field(
+        0.6, ge=0, le=1
+    )  # Impulse response from the folders, or of a made-up room
+    rooms: int = Field(
+        32, ge=0
+    )  # Made-up rooms where there are no folders; 0: no reverberation then
+    room_seconds: tuple[float, float] = (0.1, 0.5)  # Reverberation time of those
+    p_eq: float = Field(0.6, ge=0, le=1)  # Random equaliser
+    eq_peaks: int = Field(2, ge=1)  # Its peaks, an octave or so wide
+    eq_db: float = Field(8.0, ge=0)  # Their largest gain or loss, dB
+    p_tilt: float = Field(0.0, ge=0, le=1)  # Random slope of the spectrum
+    tilt_db: float = Field(3.0, ge=0)  # Its largest size, dB an octave
+    p_band: float = Field(0.4, ge=0, le=1)  # Band limit, as of a telephone
+    band_low: tuple[float, float] = (50.0, 400.0)  # Hz of its lower edge
+    band_high: tuple[float, float] = (3000.0, 7500.0)  # Hz of its upper edge
+    gain_db: float = Field(6.0, ge=0)  # Level is changed by up to this, dB
+    max_bank_seconds: float = Field(
+        1800.0, gt=0
+    )  # Of noise, and of music, kept in memory; of longer folders every file gives its share
 
     def __post_init__(self):
         for name in ("noise_snr", "music_snr", "room_seconds", "band_low", "band_high"):
             low, high = getattr(self, name)
-            if low > high: raise ConfigError(f"augment.{name}: [{low:g}, {high:g}] must rise; write [{high:g}, {low:g}]")
+            if low > high:
+                raise ConfigError(
+                    f"augment.{name}: [{low:g}, {high:g}] must rise; write [{high:g}, {low:g}]"
+                )
 
 # %% ../../nbs/speaker/train_config.ipynb #3d3a6d0e
-SUGGESTED = ("ecapa", "wavlm-base", "wavlm-base-plus", "wavlm-large", "wavlm-base-sv", "wavlm-base-plus-sv") # a local folder, a hub name or `...-untrained` do as well
-PLACEHOLDER = "YOUR_COMET" # what the shipped file holds instead of a key
+SUGGESTED = (
+    "ecapa",
+    "wavlm-base",
+    "wavlm-base-plus",
+    "wavlm-large",
+    "wavlm-base-sv",
+    "wavlm-base-plus-sv",
+)  # a local folder, a hub name or `...-untrained` do as well
+PLACEHOLDER = "YOUR_COMET"  # what the shipped file holds instead of a key
+
 
 @config
 class TrainConfig:
     "A `train_config.json`."
-    model_name: str = "wavlm-base-plus-sv"    # ecapa, one of the wavlm names, a local folder; with `-untrained` it starts from random weights
-    run_id: str = "speaker-encoder"           # Name of the run: of its folder and on Comet
-    train_data_root: str = ""                 # A folder for each speaker, or a folder with metadata.csv
-    val_data_root: str | None = None          # The same, of other speakers; null: see `val_speakers`
-    multi_rec_session: bool = False           # A speaker's folder holds a folder for each session: a video, a book
-    model_sample_rate: int = Field(16000, ge=8000) # Hz that the model hears
-    window_size_s: float = Field(2., gt=0)    # Seconds of a crop; shorter recordings are padded on both sides
-    num_epochs: int | None = Field(100, ge=1) # An epoch: as many batches as the recordings fill
-    comet_key: str = ""                       # Key of Comet; none: everything stays offline
-    comet_project: str = ""                   # Project on Comet
-    vis_train_art_every: int = Field(5, ge=0) # Steps between pictures and audio of a training batch; 0: never
-    vis_train_metrics_every: int = Field(1, ge=1) # Steps between lines of metrics
-    val_every: int = Field(25, ge=0)          # Steps between validations; 0: never
-    vis_val_art_every: int = Field(5, ge=0)   # Validation batches between pictures and audio; 0: never
-    val_max_epochs: int = Field(1, ge=1)      # Passes over the validation recordings
-    backup_every: int = Field(50, ge=0)       # Steps between encoders that are kept for good; 0: none
-    save_every: int = Field(25, ge=0)         # Steps between checkpoints; 0: only every few minutes and at the end
-    scheduler_factor: float = Field(0.6, gt=0, lt=1) # What the learning rate is multiplied by when the metric stalls
+
+    model_name: str = "wavlm-base-plus-sv"  # ecapa, one of the wavlm names, a local folder; with `-untrained` it starts from random weights
+    run_id: str = "speaker-encoder"  # Name of the run: of its folder and on Comet
+    train_data_root: str = ""  # A folder for each speaker, or a folder with metadata.csv
+    val_data_root: str | None = None  # The same, of other speakers; null: see `val_speakers`
+    multi_rec_session: bool = (
+        False  # A speaker's folder holds a folder for each session: a video, a book
+    )
+    model_sample_rate: int = Field(16000, ge=8000)  # Hz that the model hears
+    window_size_s: float = Field(
+        2.0, gt=0
+    )  # Seconds of a crop; shorter recordings are padded on both sides
+    num_epochs: int | None = Field(100, ge=1)  # An epoch: as many batches as the recordings fill
+    comet_key: str = ""  # Key of Comet; none: everything stays offline
+    comet_project: str = ""  # Project on Comet
+    vis_train_art_every: int = Field(
+        5, ge=0
+    )  # Steps between pictures and audio of a training batch; 0: never
+    vis_train_metrics_every: int = Field(1, ge=1)  # Steps between lines of metrics
+    val_every: int = Field(25, ge=0)  # Steps between validations; 0: never
+    vis_val_art_every: int = Field(
+        5, ge=0
+    )  # Validation batches between pictures and audio; 0: never
+    val_max_epochs: int = Field(1, ge=1)  # Passes over the validation recordings
+    backup_every: int = Field(50, ge=0)  # Steps between encoders that are kept for good; 0: none
+    save_every: int = Field(
+        25, ge=0
+    )  # Steps between checkpoints; 0: only every few minutes and at the end
+    scheduler_factor: float = Field(
+        0.6, gt=0, lt=1
+    )  # What the learning rate is multiplied by when the metric stalls
     scheduler_patience: int = Field(3, ge=0)  # Metrics without progress that are borne
-    scheduler_metrics: Literal["train_loss", "train_eer", "val_loss", "val_eer"] = "train_loss" # Metric that must fall
-    scheduler_metrics_avg_every: int | None = Field(None, ge=1) # Steps of a training metric's mean; null: `val_every`
-    weight_decay: float = Field(0., ge=0)     # Of AdamW
-    force_restart: bool = False               # Start anew; what lies in the folder is moved aside. false: go on
-    device: str = "best"                      # cpu, cuda, or best
-    aug_device: str = "cpu"                   # Where crops are augmented: cpu (by the data workers), or cuda or best, where the model is
-    num_workers: int = Field(0, ge=0)         # Processes that prepare batches
+    scheduler_metrics: Literal["train_loss", "train_eer", "val_loss", "val_eer"] = (
+        "train_loss"  # Metric that must fall
+    )
+    scheduler_metrics_avg_every: int | None = Field(
+        None, ge=1
+    )  # Steps of a training metric's mean; null: `val_every`
+    weight_decay: float = Field(0.0, ge=0)  # Of AdamW
+    force_restart: bool = False  # Start anew; what lies in the folder is moved aside. false: go on
+    device: str = "best"  # cpu, cuda, or best
+    aug_device: str = "cpu"  # Where crops are augmented: cpu (by the data workers), or cuda or best, where the model is
+    num_workers: int = Field(0, ge=0)  # Processes that prepare batches
     speakers_per_batch: int = Field(6, ge=2)
     utterances_per_speaker: int = Field(8, ge=2)
-    learning_rate_init: float = Field(1e-6, ge=0)  # For a pretrained model; from random weights 1e-3
-    val_speakers_per_batch: int | None = Field(4, ge=2)       # null: as in training
-    val_utterances_per_speaker: int | None = Field(8, ge=2)   # null: as in training
-    activation_function: Literal["relu", "sigmoid", "tanh"] | None = None # Applied to the scaled similarities
+    learning_rate_init: float = Field(
+        1e-6, ge=0
+    )  # For a pretrained model; from random weights 1e-3
+    val_speakers_per_batch: int | None = Field(4, ge=2)  # null: as in training
+    val_utterances_per_speaker: int | None = Field(8, ge=2)  # null: as in training
+    activation_function: Literal["relu", "sigmoid", "tanh"] | None = (
+        None  # Applied to the scaled similarities
+    )
     use_data_augmentation: bool = False
-    augment_noise_paths: list[str] = []       # Folders of noise
-    augment_noises_paths: list[str] = []      # The same, as the shipped file spells it
-    augment_musics_paths: list[str] = []      # Folders of music
-    augment_reverbs_paths: list[str] = []     # Folders of impulse responses
-    data_parallel: list[int] | int | None = None # Device numbers, [0] for one GPU; null: one
-    annote_point: bool = False                # File name at each point of the pictures
-    train_only_head: bool = False             # Of WavLM: all but the x-vector head stays as it is
-    enlarge_head: bool = False                # Of wavlm-large: an x-vector head as wide as the model
-    accumalate_gradient_every_scheduler: bool = False # One optimiser step for each metric of the scheduler (the spelling is the format's)
+    augment_noise_paths: list[str] = []  # Folders of noise
+    augment_noises_paths: list[str] = []  # The same, as the shipped file spells it
+    augment_musics_paths: list[str] = []  # Folders of music
+    augment_reverbs_paths: list[str] = []  # Folders of impulse responses
+    data_parallel: list[int] | int | None = None  # Device numbers, [0] for one GPU; null: one
+    annote_point: bool = False  # File name at each point of the pictures
+    train_only_head: bool = False  # Of WavLM: all but the x-vector head stays as it is
+    enlarge_head: bool = False  # Of wavlm-large: an x-vector head as wide as the model
+    accumalate_gradient_every_scheduler: bool = (
+        False  # One optimiser step for each metric of the scheduler (the spelling is the format's)
+    )
     # our own
-    models_dir: str = "outputs/speaker"       # Gets a folder named after the run
-    checkpoint: str = ""                      # Weights to start from: a folder with encoder.safetensors, or SpeechBrain's file
-    layout: Literal["auto", "folder", "VCTK", "LibriTTS", "metadata"] = "auto" # How the folders are laid out
-    val_speakers: float = Field(0., ge=0, lt=1) # Share of the training speakers kept for validation when `val_data_root` is null
-    steps: int | None = Field(None, ge=1)     # Optimiser steps; overrides `num_epochs`
-    loss: Literal["softmax", "contrast"] = "softmax" # Variant of GE2E
-    loss_lr: float = Field(1., gt=0)          # Learning rate of the loss's w and b, as a factor of the encoder's. The paper's 0.01 was for SGD
-    schedule: Literal["plateau", "cosine", "constant"] = "plateau" # How the learning rate goes down; plateau: by `scheduler_*`
-    warmup: int = Field(0, ge=0)              # Steps in which it rises from 0
-    clip: float = Field(3., ge=0)             # Largest norm of the gradient (paper, section 3)
-    ema: float = Field(0., ge=0, lt=1)        # Decay of the weights' moving average; 0 for none
-    encoder: EncoderConfig = EncoderConfig(channels=512) # Size of the network; its name is `model_name`
+    models_dir: str = "outputs/speaker"  # Gets a folder named after the run
+    checkpoint: str = (
+        ""  # Weights to start from: a folder with encoder.safetensors, or SpeechBrain's file
+    )
+    layout: Literal["auto", "folder", "VCTK", "LibriTTS", "metadata"] = (
+        "auto"  # How the folders are laid out
+    )
+    val_speakers: float = Field(
+        0.0, ge=0, lt=1
+    )  # Share of the training speakers kept for validation when `val_data_root` is null
+    steps: int | None = Field(None, ge=1)  # Optimiser steps; overrides `num_epochs`
+    loss: Literal["softmax", "contrast"] = "softmax"  # Variant of GE2E
+    loss_lr: float = Field(
+        1.0, gt=0
+    )  # Learning rate of the loss's w and b, as a factor of the encoder's. The paper's 0.01 was for SGD
+    schedule: Literal["plateau", "cosine", "constant"] = (
+        "plateau"  # How the learning rate goes down; plateau: by `scheduler_*`
+    )
+    warmup: int = Field(0, ge=0)  # Steps in which it rises from 0
+    clip: float = Field(3.0, ge=0)  # Largest norm of the gradient (paper, section 3)
+    ema: float = Field(0.0, ge=0, lt=1)  # Decay of the weights' moving average; 0 for none
+    encoder: EncoderConfig = EncoderConfig(
+        channels=512
+    )  # Size of the network; its name is `model_name`
     augment: AugmentConfig = AugmentConfig()
-    speeds: list[float] = [1.0]               # Each speaker also at these speeds, as a speaker of its own: 0.9 and 1.1 triple their number
-    short: Literal["centre", "repeat"] = "centre" # Recordings shorter than a crop: zeros on both sides, or said again
-    preload: bool = True                      # Keep all recordings in one memory map; false reads each crop from its file
-    projection: Literal["umap", "pca"] = "umap" # Of the pictures
-    keep_audio: int = Field(20, ge=0)         # Newest steps of which audio is kept
+    speeds: list[float] = [
+        1.0
+    ]  # Each speaker also at these speeds, as a speaker of its own: 0.9 and 1.1 triple their number
+    short: Literal["centre", "repeat"] = (
+        "centre"  # Recordings shorter than a crop: zeros on both sides, or said again
+    )
+    preload: bool = (
+        True  # Keep all recordings in one memory map; false reads each crop from its file
+    )
+    projection: Literal["umap", "pca"] = "umap"  # Of the pictures
+    keep_audio: int = Field(20, ge=0)  # Newest steps of which audio is kept
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    num_nodes: int = Field(1, ge=1)           # Machines
+    num_nodes: int = Field(1, ge=1)  # Machines
     tensorboard: bool = True
     seed: int = 0
 
     def __post_init__(self):
-        if not self.num_epochs and not self.steps: raise ConfigError("num_epochs and steps are both null; give one, e.g. steps: 1000")
-        if self.loss != "softmax" and self.activation_function: raise ConfigError(f"activation_function={self.activation_function} goes with loss: softmax; contrast has its own sigmoid")
-        if "val" in self.scheduler_metrics and self.schedule == "plateau" and not self.val_every: raise ConfigError(f"scheduler_metrics={self.scheduler_metrics} needs validations; set val_every, or scheduler_metrics: train_loss")
-        if 1.0 not in self.speeds or len(set(self.speeds)) < len(self.speeds) or not all(0.5 <= s <= 2 for s in self.speeds): raise ConfigError(f"speeds={self.speeds}: different factors between 0.5 and 2, 1.0 among them")
-        if self.device not in ("best", "cpu", "cuda") and not self.device.startswith("cuda:"): raise ConfigError(f"device={self.device!r}; write cpu, cuda, cuda:0 or best")
+        if not self.num_epochs and not self.steps:
+            raise ConfigError("num_epochs and steps are both null; give one, e.g. steps: 1000")
+        if self.loss != "softmax" and self.activation_function:
+            raise ConfigError(
+                f"activation_function={self.activation_function} goes with loss: softmax; contrast has its own sigmoid"
+            )
+        if "val" in self.scheduler_metrics and self.schedule == "plateau" and not self.val_every:
+            raise ConfigError(
+                f"scheduler_metrics={self.scheduler_metrics} needs validations; set val_every, or scheduler_metrics: train_loss"
+            )
+        if (
+            1.0 not in self.speeds
+            or len(set(self.speeds)) < len(self.speeds)
+            or not all(0.5 <= s <= 2 for s in self.speeds)
+        ):
+            raise ConfigError(
+                f"speeds={self.speeds}: different factors between 0.5 and 2, 1.0 among them"
+            )
+        if self.device not in ("best", "cpu", "cuda") and not self.device.startswith("cuda:"):
+            raise ConfigError(f"device={self.device!r}; write cpu, cuda, cuda:0 or best")
 
 # %% ../../nbs/speaker/train_config.ipynb #578c9f6e
 def load_train_config(
-    path,         # train_config.json, or YAML
-    overrides=(), # Strings `key=value`
+    path,  # train_config.json, or YAML
+    overrides=(),  # Strings `key=value`
 ) -> TrainConfig:
     "Read a configuration; `ConfigError` names file and line of every mistake."
     cfg = load(TrainConfig, path, overrides)
-    if not cfg.train_data_root: raise ConfigError(f"{path}: `train_data_root` is needed: a folder with a folder for each speaker, or with metadata.csv")
+    if not cfg.train_data_root:
+        raise ConfigError(
+            f"{path}: `train_data_root` is needed: a folder with a folder for each speaker, or with metadata.csv"
+        )
     return cfg
 
+
 def noise_paths(
-    cfg:TrainConfig,
-) -> list: # Folders, each once
+    cfg: TrainConfig,
+) -> list:  # Folders, each once
     "Both spellings together."
     return list(dict.fromkeys([*cfg.augment_noise_paths, *cfg.augment_noises_paths]))
 
+
 def comet_key(
-    cfg:TrainConfig,
-) -> str: # "" when there is none
+    cfg: TrainConfig,
+) -> str:  # "" when there is none
     "The key to log with; the placeholder of the shipped file is none."
     return "" if PLACEHOLDER in cfg.comet_key else cfg.comet_key.strip()
 
+
 def without_key(
-    cfg:TrainConfig,
-) -> dict: # For files and messages
+    cfg: TrainConfig,
+) -> dict:  # For files and messages
     "Plain values, without the key."
     return to_dict(cfg) | {"comet_key": ""}
 
+
 def device_numbers(
-    cfg:TrainConfig,
-) -> list: # GPU numbers; [] on a CPU
+    cfg: TrainConfig,
+) -> list:  # GPU numbers; [] on a CPU
     "Which devices train."
-    if cfg.device == "cpu": return []
-    if cfg.device.startswith("cuda:"): return [int(cfg.device.partition(":")[2])]
-    return [cfg.data_parallel] if isinstance(cfg.data_parallel, int) else list(cfg.data_parallel or [0])
+    if cfg.device == "cpu":
+        return []
+    if cfg.device.startswith("cuda:"):
+        return [int(cfg.device.partition(":")[2])]
+    return (
+        [cfg.data_parallel]
+        if isinstance(cfg.data_parallel, int)
+        else list(cfg.data_parallel or [0])
+    )
 
 # %% ../../nbs/speaker/train_config.ipynb #287ae335
 @config
 class SpeakerLoop(LoopConfig):
     "Training of a speaker encoder; an item is a whole batch of speakers and utterances."
+
     batch_size: int = Field(1, ge=1, le=1)
     steps: int = Field(200, ge=1)
     lr: float = Field(1e-3, gt=0)
     warmup: int = Field(10, ge=0)
     final_lr: float = Field(0.02, ge=0, le=1)
-    clip: float = Field(3., ge=0)
+    clip: float = Field(3.0, ge=0)
     validate_every: int = Field(50, ge=0)
     save_every: int = Field(50, ge=1)
     log_every: int = Field(5, ge=1)
 
+
 def epoch_steps(
-    recordings:int,      # Usable recordings
-    speakers:int,        # Speakers a batch
-    utterances:int,      # Crops a speaker
+    recordings: int,  # Usable recordings
+    speakers: int,  # Speakers a batch
+    utterances: int,  # Crops a speaker
 ) -> int:
     "Batches that the recordings fill, at least one."
     return max(1, recordings // (speakers * utterances))
 
+
 def average_every(
-    cfg:TrainConfig,
-) -> int: # Steps of a training metric's mean
+    cfg: TrainConfig,
+) -> int:  # Steps of a training metric's mean
     "How often the scheduler looks; see above."
     return cfg.scheduler_metrics_avg_every or cfg.val_every or 25
 
+
 def loop_config(
-    cfg:TrainConfig,
-    recordings:int, # Usable recordings
-    speakers:int,   # Speakers a batch really has
+    cfg: TrainConfig,
+    recordings: int,  # Usable recordings
+    speakers: int,  # Speakers a batch really has
 ) -> SpeakerLoop:
     "The loop's options that follow from a `train_config.json`."
     accumulate = average_every(cfg) if cfg.accumalate_gradient_every_scheduler else 1
     batches = (cfg.num_epochs or 0) * epoch_steps(recordings, speakers, cfg.utterances_per_speaker)
     numbers = device_numbers(cfg)
     return SpeakerLoop(
-        steps=cfg.steps or max(1, batches // accumulate), accumulate=accumulate, lr=cfg.learning_rate_init or 1e-3, warmup=cfg.warmup, clip=cfg.clip, ema=cfg.ema, seed=cfg.seed,
-        schedule="cosine" if cfg.schedule == "cosine" else "constant", validate_every=cfg.val_every, save_every=cfg.save_every or 10**9, log_every=cfg.vis_train_metrics_every,
-        precision=cfg.precision, devices=max(1, len(numbers)), num_nodes=cfg.num_nodes, strategy="ddp" if len(numbers) * cfg.num_nodes > 1 else "auto",
-        accelerator="auto" if cfg.device == "best" else "cpu" if cfg.device == "cpu" else "cuda", workers=cfg.num_workers, tensorboard=cfg.tensorboard)
+        steps=cfg.steps or max(1, batches // accumulate),
+        accumulate=accumulate,
+        lr=cfg.learning_rate_init or 1e-3,
+        warmup=cfg.warmup,
+        clip=cfg.clip,
+        ema=cfg.ema,
+        seed=cfg.seed,
+        schedule="cosine" if cfg.schedule == "cosine" else "constant",
+        validate_every=cfg.val_every,
+        save_every=cfg.save_every or 10**9,
+        log_every=cfg.vis_train_metrics_every,
+        precision=cfg.precision,
+        devices=max(1, len(numbers)),
+        num_nodes=cfg.num_nodes,
+        strategy="ddp" if len(numbers) * cfg.num_nodes > 1 else "auto",
+        accelerator="auto" if cfg.device == "best" else "cpu" if cfg.device == "cpu" else "cuda",
+        workers=cfg.num_workers,
+        tensorboard=cfg.tensorboard,
+    )

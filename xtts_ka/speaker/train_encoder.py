@@ -9,12 +9,18 @@ __all__ = ['Recordings', 'load_recordings', 'load_data', 'start_network', 'wide_
            'main_train', 'main']
 
 # %% ../../nbs/speaker/train_encoder.ipynb #15e0d453
-import argparse, dataclasses, math, os, shutil, sys
+import argparse
+import dataclasses
+import math
+import os
+import shutil
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np, torch
+import numpy as np
+import torch
 from torch import nn
 
 from ..core.audio import write_audio
@@ -24,99 +30,193 @@ from ..core.files import digest, write_json
 from ..core.loop import FitResult, Interrupted, Task, fit, load_models
 from ..core.paths import resolve, shown, slug
 from .augment import Augmenter
-from .data import SpeakerBatchSampler, at_speeds, crops, held_out_speakers, keep_waves, scan_folder, shelf_of_files
+from xtts_ka.speaker.data import (
+    SpeakerBatchSampler,
+    at_speeds,
+    crops,
+    held_out_speakers,
+    keep_waves,
+    scan_folder,
+    shelf_of_files,
+)
 from .encoder_config import is_untrained, plain_name
 from .encoders import build_encoder, load_encoder, new_ecapa, new_wavlm, save_encoder
 from .ge2e import GE2ELoss, ge2e_similarity
-from .train_config import TrainConfig, average_every, comet_key, device_numbers, load_train_config, loop_config, noise_paths, without_key
+from xtts_ka.speaker.train_config import (
+    TrainConfig,
+    average_every,
+    comet_key,
+    device_numbers,
+    load_train_config,
+    loop_config,
+    noise_paths,
+    without_key,
+)
 from .verification import eer, make_trials, min_dcf, perturb_channel, score_trials
 
 # %% ../../nbs/speaker/train_encoder.ipynb #c7252c0c
 class Recordings:
     "Utterances and their sound; reads like the shelf below it."
-    def __init__(self,
-        utterances, # That can be used
-        waves,      # `Waves` or `FileShelf`, one for each
-        index=None, # Numbers of those meant; None: all
+
+    def __init__(
+        self,
+        utterances,  # That can be used
+        waves,  # `Waves` or `FileShelf`, one for each
+        index=None,  # Numbers of those meant; None: all
     ):
         self.index = np.arange(len(utterances)) if index is None else np.asarray(index, np.int64)
         self.everyone, self.waves = utterances, waves
         self.utterances, self.frames = [utterances[i] for i in self.index], waves.frames[self.index]
 
-    def __len__(self): return len(self.index)
-    def read(self, i:int, start:int=0, frames:int|None=None): return self.waves.read(int(self.index[i]), start, frames)  # [<= frames] float32
+    def __len__(self):
+        return len(self.index)
+
+    def read(self, i: int, start: int = 0, frames: int | None = None):
+        return self.waves.read(int(self.index[i]), start, frames)  # [<= frames] float32
 
     @property
-    def speaker_of(self): return [u.speaker for u in self.utterances]
-    @property
-    def speakers(self): return sorted(set(self.speaker_of))
-    @property
-    def digest(self): return digest([self.waves.digest, self.index])
+    def speaker_of(self):
+        return [u.speaker for u in self.utterances]
 
-    def of(self,
-        speakers, # Names
-    ): # Recordings
+    @property
+    def speakers(self):
+        return sorted(set(self.speaker_of))
+
+    @property
+    def digest(self):
+        return digest([self.waves.digest, self.index])
+
+    def of(
+        self,
+        speakers,  # Names
+    ):  # Recordings
         "Those of some speakers."
         wanted = set(speakers)
-        return Recordings(self.everyone, self.waves, [i for i in self.index if self.everyone[i].speaker in wanted])
+        return Recordings(
+            self.everyone, self.waves, [i for i in self.index if self.everyone[i].speaker in wanted]
+        )
+
 
 def load_recordings(
-    utterances,      # From `scan_folder`
-    cfg:TrainConfig,
-    cache,           # Folder for the memory map
-    speeds=(1.,),    # Factors
+    utterances,  # From `scan_folder`
+    cfg: TrainConfig,
+    cache,  # Folder for the memory map
+    speeds=(1.0,),  # Factors
 ) -> Recordings:
     "Read the sound, or only its headers when `preload` is off."
     utterances = at_speeds(utterances, speeds)
-    used, waves = keep_waves(utterances, cfg.model_sample_rate, cache) if cfg.preload else shelf_of_files(utterances, cfg.model_sample_rate)
+    used, waves = (
+        keep_waves(utterances, cfg.model_sample_rate, cache)
+        if cfg.preload
+        else shelf_of_files(utterances, cfg.model_sample_rate)
+    )
     if waves.rejects:
         why = Counter(reason for _, reason in waves.rejects)
-        print(f"{len(waves.rejects)} of {len(utterances)} recordings are left out ({', '.join(f'{n} {w}' for w, n in why.most_common())}); the first: {shown(waves.rejects[0][0])}")
+        print(
+            f"{len(waves.rejects)} of {len(utterances)} recordings are left out ({', '.join(f'{n} {w}' for w, n in why.most_common())}); the first: {shown(waves.rejects[0][0])}"
+        )
     return Recordings(used, waves)
 
+
 def load_data(
-    cfg:TrainConfig,
-    out_dir, # The memory maps lie in `waves/`
-) -> tuple: # (training Recordings, validation Recordings or None)
+    cfg: TrainConfig,
+    out_dir,  # The memory maps lie in `waves/`
+) -> tuple:  # (training Recordings, validation Recordings or None)
     "What `train_data_root` and `val_data_root` hold; without the latter, `val_speakers` of the former are kept back."
-    scan = lambda root: scan_folder(root, cfg.layout, cfg.multi_rec_session)
+
+    def scan(root):
+        return scan_folder(root, cfg.layout, cfg.multi_rec_session)
+
     utterances = scan(cfg.train_data_root)
-    held = [] if cfg.val_data_root else held_out_speakers([u.speaker for u in utterances], cfg.val_speakers, cfg.seed)
-    kept = [u for u in utterances if u.speaker in set(held)] if held else scan(cfg.val_data_root) if cfg.val_data_root else []
-    train = load_recordings([u for u in utterances if u.speaker not in set(held)], cfg, Path(out_dir)/"waves/train", cfg.speeds)
-    val = load_recordings(kept, cfg, Path(out_dir)/"waves/val") if kept else None
-    if val and (both := set(val.speakers) & set(train.speakers)): print(f"{len(both)} speakers are in training and in validation, e.g. {sorted(both)[0]}: the error rate will look better than it is")
+    held = (
+        []
+        if cfg.val_data_root
+        else held_out_speakers([u.speaker for u in utterances], cfg.val_speakers, cfg.seed)
+    )
+    kept = (
+        [u for u in utterances if u.speaker in set(held)]
+        if held
+        else scan(cfg.val_data_root)
+        if cfg.val_data_root
+        else []
+    )
+    train = load_recordings(
+        [u for u in utterances if u.speaker not in set(held)],
+        cfg,
+        Path(out_dir) / "waves/train",
+        cfg.speeds,
+    )
+    val = load_recordings(kept, cfg, Path(out_dir) / "waves/val") if kept else None
+    if val and (both := set(val.speakers) & set(train.speakers)):
+        print(
+            f"{len(both)} speakers are in training and in validation, e.g. {sorted(both)[0]}: the error rate will look better than it is"
+        )
     return train, val
 
 # %% ../../nbs/speaker/train_encoder.ipynb #9b8e0894
 def start_network(
-    cfg:TrainConfig,
-): # Ecapa or WavLMEncoder
+    cfg: TrainConfig,
+):  # Ecapa or WavLMEncoder
     "The encoder to train. `MissingError` when pretrained weights are not there: random ones only when the name says so."
-    name, spec = cfg.model_name, dataclasses.replace(cfg.encoder, name=cfg.model_name, sample_rate=cfg.model_sample_rate)
-    if cfg.checkpoint: net = load_encoder(cfg.checkpoint)
-    elif is_untrained(name): net = new_ecapa(spec, cfg.seed) if plain_name(name) == "ecapa" else new_wavlm(spec, cfg.seed)
+    name, spec = (
+        cfg.model_name,
+        dataclasses.replace(cfg.encoder, name=cfg.model_name, sample_rate=cfg.model_sample_rate),
+    )
+    if cfg.checkpoint:
+        net = load_encoder(cfg.checkpoint)
+    elif is_untrained(name):
+        net = (
+            new_ecapa(spec, cfg.seed) if plain_name(name) == "ecapa" else new_wavlm(spec, cfg.seed)
+        )
     else:
-        try: net = build_encoder(name, device="cpu", layer=spec.layer, pooling=spec.pooling, train=True).module
-        except MissingError as e: raise MissingError(f"{e}\nTo train from random weights: model_name: {plain_name(name)}-untrained") from None
-    if cfg.enlarge_head: net = wide_head(net, cfg.seed)
-    for p in net.parameters(): p.requires_grad_(True)
+        try:
+            net = build_encoder(
+                name, device="cpu", layer=spec.layer, pooling=spec.pooling, train=True
+            ).module
+        except MissingError as e:
+            raise MissingError(
+                f"{e}\nTo train from random weights: model_name: {plain_name(name)}-untrained"
+            ) from None
+    if cfg.enlarge_head:
+        net = wide_head(net, cfg.seed)
+    for p in net.parameters():
+        p.requires_grad_(True)
     if cfg.train_only_head:
-        if getattr(net, "head", None) is None and getattr(net, "layer_weights", None) is None: raise ConfigError(f"train_only_head: {name} has no head; use a -sv model, enlarge_head with wavlm-large, or encoder.layer=weighted")
-        for p in net.wavlm.parameters(): p.requires_grad_(False)
-    if net.cfg.sample_rate != cfg.model_sample_rate: raise ConfigError(f"model_sample_rate={cfg.model_sample_rate}: {name} listens at {net.cfg.sample_rate} Hz")
+        if getattr(net, "head", None) is None and getattr(net, "layer_weights", None) is None:
+            raise ConfigError(
+                f"train_only_head: {name} has no head; use a -sv model, enlarge_head with wavlm-large, or encoder.layer=weighted"
+            )
+        for p in net.wavlm.parameters():
+            p.requires_grad_(False)
+    if net.cfg.sample_rate != cfg.model_sample_rate:
+        raise ConfigError(
+            f"model_sample_rate={cfg.model_sample_rate}: {name} listens at {net.cfg.sample_rate} Hz"
+        )
     return net
 
+
 def wide_head(
-    net,          # WavLMEncoder
-    seed:int=0,   # Of the head's weights
-): # WavLMEncoder with a new x-vector head
+    net,  # WavLMEncoder
+    seed: int = 0,  # Of the head's weights
+):  # WavLMEncoder with a new x-vector head
     "An x-vector head (Snyder et al. 2018) whose vector is as long as the model's frames."
     from transformers import WavLMConfig, WavLMForXVector
+
     from xtts_ka.speaker.encoders import WavLMEncoder
-    if not isinstance(net, WavLMEncoder): raise ConfigError("enlarge_head is for WavLM; an ecapa's size is in `encoder`")
-    if net.cfg.layer not in (-1, "weighted"): raise ConfigError(f"enlarge_head hears the last layer, or all with encoder.layer=weighted, not layer={net.cfg.layer}")
-    hf = WavLMConfig.from_dict({**net.hf, "xvector_output_dim": net.hf["hidden_size"], "use_weighted_layer_sum": net.cfg.layer == "weighted"})
+
+    if not isinstance(net, WavLMEncoder):
+        raise ConfigError("enlarge_head is for WavLM; an ecapa's size is in `encoder`")
+    if net.cfg.layer not in (-1, "weighted"):
+        raise ConfigError(
+            f"enlarge_head hears the last layer, or all with encoder.layer=weighted, not layer={net.cfg.layer}"
+        )
+    hf = WavLMConfig.from_dict(
+        {
+            **net.hf,
+            "xvector_output_dim": net.hf["hidden_size"],
+            "use_weighted_layer_sum": net.cfg.layer == "weighted",
+        }
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = WavLMForXVector(hf)
@@ -126,168 +226,260 @@ def wide_head(
 # %% ../../nbs/speaker/train_encoder.ipynb #787c87e8
 class Plateau:
     "A factor that falls when a metric stalls."
-    def __init__(self,
-        factor:float,  # Of each fall
-        patience:int,  # Looks without progress that are borne
-        threshold:float=1e-4, # Relative progress that counts
+
+    def __init__(
+        self,
+        factor: float,  # Of each fall
+        patience: int,  # Looks without progress that are borne
+        threshold: float = 1e-4,  # Relative progress that counts
     ):
         self.factor, self.patience, self.threshold = factor, patience, threshold
-        self.scale, self.best, self.bad, self.sum, self.count = 1., None, 0, 0., 0
+        self.scale, self.best, self.bad, self.sum, self.count = 1.0, None, 0, 0.0, 0
 
-    def look(self, value:float):
+    def look(self, value: float):
         "One value of the metric."
-        if self.best is None or value < self.best * (1 - self.threshold): self.best, self.bad = value, 0
-        else: self.bad += 1
-        if self.bad > self.patience: self.scale, self.bad = self.scale * self.factor, 0
+        if self.best is None or value < self.best * (1 - self.threshold):
+            self.best, self.bad = value, 0
+        else:
+            self.bad += 1
+        if self.bad > self.patience:
+            self.scale, self.bad = self.scale * self.factor, 0
 
-    def add(self, value:float, every:int):
+    def add(self, value: float, every: int):
         "One step's value; their mean is looked at every so many steps."
         self.sum, self.count = self.sum + value, self.count + 1
-        if self.count >= every: self.look(self.sum / self.count); self.sum, self.count = 0., 0
+        if self.count >= every:
+            self.look(self.sum / self.count)
+            self.sum, self.count = 0.0, 0
 
     _STATE = ("scale", "best", "bad", "sum", "count")
-    def state(self) -> dict: return {k: getattr(self, k) for k in self._STATE}
-    def load(self, state:dict):
-        for k in self._STATE: setattr(self, k, state[k])
+
+    def state(self) -> dict:
+        return {k: getattr(self, k) for k in self._STATE}
+
+    def load(self, state: dict):
+        for k in self._STATE:
+            setattr(self, k, state[k])
 
 # %% ../../nbs/speaker/train_encoder.ipynb #14537ba6
 def draw_batch(
-    vectors,      # [B, D]
-    names,        # [B] of the recordings
-    speakers,     # [B]
-    path,         # PNG
-    title:str="",
-    method:str="umap", # `umap` or `pca`
-    annotate:bool=False, # A name at every point
-    seed:int=0,
+    vectors,  # [B, D]
+    names,  # [B] of the recordings
+    speakers,  # [B]
+    path,  # PNG
+    title: str = "",
+    method: str = "umap",  # `umap` or `pca`
+    annotate: bool = False,  # A name at every point
+    seed: int = 0,
 ) -> Path:
     "The vectors in two dimensions, a colour and shape a speaker."
     from xtts_ka.speaker.embedding_visualization import draw_map, pca_2d, umap_2d
+
     vectors = np.asarray(vectors, np.float32)
     xy = umap_2d(vectors, seed=seed) if method == "umap" else pca_2d(vectors)
     figure = draw_map(xy, list(names), list(speakers), title)
     if annotate and len(names) > 12:
-        for point, name in zip(xy, names): figure.axes[0].annotate(name, point, (4, 4), textcoords="offset points", fontsize=6, parse_math=False)
+        for point, name in zip(xy, names):
+            figure.axes[0].annotate(
+                name, point, (4, 4), textcoords="offset points", fontsize=6, parse_math=False
+            )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     return Path(path)
 
+
 class CometSink:
     "An experiment on Comet, made when there is a key."
-    def __init__(self,
-        key:str,
-        project:str, # "" for the account's default
-        name:str,    # Of the run
-        going_on:str="", # Key of the experiment that a resumed training goes on with
-    ):
-        try: import comet_ml
-        except ImportError: raise MissingError("comet_key is set, but the package comet-ml is not installed: uv sync --extra comet, or empty comet_key to log offline") from None
-        options = dict(api_key=key, log_code=False, log_env_details=False, auto_output_logging=False, display_summary_level=0)
-        self.experiment = comet_ml.ExistingExperiment(previous_experiment=going_on, **options) if going_on else comet_ml.Experiment(project_name=project or None, **options)
-        self.key = self.experiment.get_key()
-        if not going_on: self.experiment.set_name(name)
 
-    def metrics(self, values:dict, step:int): self.experiment.log_metrics(values, step=step)
-    def picture(self, path, name:str, step:int): self.experiment.log_image(str(path), name=name, step=step)
-    def audio(self, path, name:str, step:int): self.experiment.log_audio(str(path), file_name=name, step=step)
-    def close(self): self.experiment.end()
+    def __init__(
+        self,
+        key: str,
+        project: str,  # "" for the account's default
+        name: str,  # Of the run
+        going_on: str = "",  # Key of the experiment that a resumed training goes on with
+    ):
+        try:
+            import comet_ml
+        except ImportError:
+            raise MissingError(
+                "comet_key is set, but the package comet-ml is not installed: uv sync --extra comet, or empty comet_key to log offline"
+            ) from None
+        options = dict(
+            api_key=key,
+            log_code=False,
+            log_env_details=False,
+            auto_output_logging=False,
+            display_summary_level=0,
+        )
+        self.experiment = (
+            comet_ml.ExistingExperiment(previous_experiment=going_on, **options)
+            if going_on
+            else comet_ml.Experiment(project_name=project or None, **options)
+        )
+        self.key = self.experiment.get_key()
+        if not going_on:
+            self.experiment.set_name(name)
+
+    def metrics(self, values: dict, step: int):
+        self.experiment.log_metrics(values, step=step)
+
+    def picture(self, path, name: str, step: int):
+        self.experiment.log_image(str(path), name=name, step=step)
+
+    def audio(self, path, name: str, step: int):
+        self.experiment.log_audio(str(path), file_name=name, step=step)
+
+    def close(self):
+        self.experiment.end()
+
 
 class BoardSink:
     "Pictures and audio for TensorBoard; its numbers come from the loop."
+
     def __init__(self, folder):
         from torch.utils.tensorboard import SummaryWriter
+
         self.writer = SummaryWriter(folder)
 
-    def metrics(self, values, step): pass
+    def metrics(self, values, step):
+        pass
+
     def picture(self, path, name, step):
         from PIL import Image
-        self.writer.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
+
+        self.writer.add_image(
+            name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC"
+        )
+
     def audio(self, path, name, step):
         import soundfile as sf
+
         wav, rate = sf.read(path, dtype="float32")
         self.writer.add_audio(name, wav[None], step, sample_rate=rate)
-    def close(self): self.writer.close()
+
+    def close(self):
+        self.writer.close()
 
 # %% ../../nbs/speaker/train_encoder.ipynb #d789cdb8
 class Artefacts:
     "Writes pictures and audio, and tells the sinks."
-    def __init__(self,
-        folder,          # Gets a folder for each step
-        cfg:TrainConfig,
-        sinks=(),        # `CometSink`, `BoardSink`
+
+    def __init__(
+        self,
+        folder,  # Gets a folder for each step
+        cfg: TrainConfig,
+        sinks=(),  # `CometSink`, `BoardSink`
     ):
         self.folder, self.cfg, self.sinks = Path(folder), cfg, list(sinks)
 
-    def show(self,
-        kind:str,    # train, val, exploding_loss
-        step:int,
-        title:str,
-        vectors,     # [B, D]
-        wavs,        # [B, T] as the network heard them
+    def show(
+        self,
+        kind: str,  # train, val, exploding_loss
+        step: int,
+        title: str,
+        vectors,  # [B, D]
+        wavs,  # [B, T] as the network heard them
         utterances,  # [B]
-    ) -> Path: # Folder of the step
+    ) -> Path:  # Folder of the step
         "One batch: its picture and its sound."
-        place = self.folder/f"{kind}_{step:06d}"
+        place = self.folder / f"{kind}_{step:06d}"
         names, speakers = [u.name for u in utterances], [u.speaker for u in utterances]
-        picture = draw_batch(vectors, names, speakers, self.folder/f"{kind}_{step:06d}.png", title, self.cfg.projection, self.cfg.annote_point, self.cfg.seed)
-        for s in self.sinks: s.picture(picture, f"{kind}: {title}", step)
+        picture = draw_batch(
+            vectors,
+            names,
+            speakers,
+            self.folder / f"{kind}_{step:06d}.png",
+            title,
+            self.cfg.projection,
+            self.cfg.annote_point,
+            self.cfg.seed,
+        )
+        for s in self.sinks:
+            s.picture(picture, f"{kind}: {title}", step)
         for k, (wav, u) in enumerate(zip(wavs, utterances)):
-            path = place/f"{k:03d}_{slug(u.speaker, 60)}_{slug(u.name, 60)}.flac"
+            path = place / f"{k:03d}_{slug(u.speaker, 60)}_{slug(u.name, 60)}.flac"
             write_audio(path, np.asarray(wav, np.float32), self.cfg.model_sample_rate)
-            for s in self.sinks: s.audio(path, f"{kind}, step {step}, speaker {u.speaker}, utterance {u.name}", step)
+            for s in self.sinks:
+                s.audio(path, f"{kind}, step {step}, speaker {u.speaker}, utterance {u.name}", step)
         self._sweep()
         return place
 
     def _sweep(self):
         "Keep the audio of the newest steps."
-        folders = sorted((p for p in self.folder.iterdir() if p.is_dir()), key=lambda p: (int(p.name[-6:]), p.name))
-        for old in folders[:-self.cfg.keep_audio or None]: shutil.rmtree(old)
+        folders = sorted(
+            (p for p in self.folder.iterdir() if p.is_dir()),
+            key=lambda p: (int(p.name[-6:]), p.name),
+        )
+        for old in folders[: -self.cfg.keep_audio or None]:
+            shutil.rmtree(old)
 
-    def metrics(self, values:dict, step:int):
-        for s in self.sinks: s.metrics(values, step)
+    def metrics(self, values: dict, step: int):
+        for s in self.sinks:
+            s.metrics(values, step)
 
     def close(self):
-        for s in self.sinks: s.close()
+        for s in self.sinks:
+            s.close()
 
 # %% ../../nbs/speaker/train_encoder.ipynb #ad51e7d7
 def error_rates(
-    vectors,   # [K, D] unit
+    vectors,  # [K, D] unit
     speakers,  # [K]
-    seed:int=0,
-    limit:int=2_000_000, # Pairs compared at most
-) -> dict: # eer, min_dcf: 0 to 1
+    seed: int = 0,
+    limit: int = 2_000_000,  # Pairs compared at most
+) -> dict:  # eer, min_dcf: 0 to 1
     "Equal error rate and minDCF (p = 0.01) over all pairs."
     scores = score_trials(np.asarray(vectors), make_trials(speakers, seed, limit))
     return {"eer": eer(*scores)[0], "min_dcf": min_dcf(*scores)}
 
+
 def batch_eer(
-    similarity, # [N, M, N] from `ge2e_similarity`
-) -> float: # 0 to 1
+    similarity,  # [N, M, N] from `ge2e_similarity`
+) -> float:  # 0 to 1
     "Equal error rate of a training batch: utterances against centroids."
     s = similarity.detach().float().cpu().numpy()
     own = np.broadcast_to(np.eye(len(s), dtype=bool)[:, None], s.shape)
     return float(eer(s[own], s[~own])[0])
 
+
 class Validation:
     "The crops of a validation, and what is measured on them."
-    def __init__(self,
-        recordings:Recordings,
-        cfg:TrainConfig,
+
+    def __init__(
+        self,
+        recordings: Recordings,
+        cfg: TrainConfig,
     ):
-        n, m = cfg.val_speakers_per_batch or cfg.speakers_per_batch, cfg.val_utterances_per_speaker or cfg.utterances_per_speaker
-        self.data, self.cfg, self.size = recordings, cfg, round(cfg.window_size_s * cfg.model_sample_rate)
+        n, m = (
+            cfg.val_speakers_per_batch or cfg.speakers_per_batch,
+            cfg.val_utterances_per_speaker or cfg.utterances_per_speaker,
+        )
+        self.data, self.cfg, self.size = (
+            recordings,
+            cfg,
+            round(cfg.window_size_s * cfg.model_sample_rate),
+        )
         self.sampler = SpeakerBatchSampler(recordings.speaker_of, n, m, cfg.seed)
-        self.batches = max(self.sampler.round, len(recordings) * cfg.val_max_epochs // (self.sampler.n * m))
+        self.batches = max(
+            self.sampler.round, len(recordings) * cfg.val_max_epochs // (self.sampler.n * m)
+        )
         self.shape, self.kept = (self.sampler.n, m), {}
 
-    def batch(self, k:int) -> tuple: # ([B, T] raw, [B, T] perturbed, [B] item numbers)
+    def batch(self, k: int) -> tuple:  # ([B, T] raw, [B, T] perturbed, [B] item numbers)
         "One batch, kept when it is not too much."
-        if k in self.kept: return self.kept[k]
+        if k in self.kept:
+            return self.kept[k]
         items = self.sampler.batch(k)
         raw = crops(self.data, items, self.size, self.cfg.seed, k, self.cfg.short)
-        other = np.stack([perturb_channel(w, self.cfg.model_sample_rate, self.cfg.seed, f"{k}/{i}") for i, w in enumerate(raw)])
+        other = np.stack(
+            [
+                perturb_channel(w, self.cfg.model_sample_rate, self.cfg.seed, f"{k}/{i}")
+                for i, w in enumerate(raw)
+            ]
+        )
         found = torch.from_numpy(raw), torch.from_numpy(other), items
-        if self.batches * raw.size < 2**25: self.kept[k] = found
+        if self.batches * raw.size < 2**25:
+            self.kept[k] = found
         return found
 
     def run(self, net, criterion, show=None) -> dict:
@@ -297,34 +489,95 @@ class Validation:
             wavs, perturbed, items = self.batch(k)
             vectors = net(wavs.to(device)).float()
             losses.append(float(criterion(vectors.unflatten(0, self.shape))))
-            raw.append(vectors.cpu()); other.append(net(perturbed.to(device)).float().cpu())
+            raw.append(vectors.cpu())
+            other.append(net(perturbed.to(device)).float().cpu())
             who += [self.data.utterances[i].speaker for i in items]
-            if show: show(k, losses[-1], raw[-1].numpy(), wavs.numpy(), items)
-        plain, moved = error_rates(torch.cat(raw), who, self.cfg.seed), error_rates(torch.cat(other), who, self.cfg.seed)
+            if show:
+                show(k, losses[-1], raw[-1].numpy(), wavs.numpy(), items)
+        plain, moved = (
+            error_rates(torch.cat(raw), who, self.cfg.seed),
+            error_rates(torch.cat(other), who, self.cfg.seed),
+        )
         loss = math.fsum(losses) / len(losses)
-        return {"loss": loss, **plain, **{f"{k}_perturbed": v for k, v in moved.items()}, "score": (plain["eer"] + moved["eer"]) / 2 + 1e-6 * min(loss, 100.)}
+        return {
+            "loss": loss,
+            **plain,
+            **{f"{k}_perturbed": v for k, v in moved.items()},
+            "score": (plain["eer"] + moved["eer"]) / 2 + 1e-6 * min(loss, 100.0),
+        }
 
 # %% ../../nbs/speaker/train_encoder.ipynb #8cdc6d93
-_SHOWN = {"run_id", "comet_key", "comet_project", "vis_train_art_every", "vis_train_metrics_every", "vis_val_art_every", "backup_every", "save_every", "force_restart", "device", "aug_device",
-          "num_workers", "data_parallel", "annote_point", "models_dir", "num_epochs", "steps", "preload", "projection", "keep_audio", "num_nodes", "tensorboard", "train_data_root", "val_data_root"} # do not change the weights, or are in the data's digest or the loop's options
+_SHOWN = {
+    "run_id",
+    "comet_key",
+    "comet_project",
+    "vis_train_art_every",
+    "vis_train_metrics_every",
+    "vis_val_art_every",
+    "backup_every",
+    "save_every",
+    "force_restart",
+    "device",
+    "aug_device",
+    "num_workers",
+    "data_parallel",
+    "annote_point",
+    "models_dir",
+    "num_epochs",
+    "steps",
+    "preload",
+    "projection",
+    "keep_audio",
+    "num_nodes",
+    "tensorboard",
+    "train_data_root",
+    "val_data_root",
+}  # do not change the weights, or are in the data's digest or the loop's options
+
 
 class EncoderTask(Task):
     "A speaker encoder under GE2E."
-    def __init__(self,
-        cfg:TrainConfig,
-        train:Recordings,
-        val=None,       # Recordings of other speakers, or None
-        artefacts=None, # `Artefacts`, or None
-        backups=None,   # Folder for encoders kept for good, or None
+
+    def __init__(
+        self,
+        cfg: TrainConfig,
+        train: Recordings,
+        val=None,  # Recordings of other speakers, or None
+        artefacts=None,  # `Artefacts`, or None
+        backups=None,  # Folder for encoders kept for good, or None
     ):
         self.cfg, self.data, self.artefacts, self.backups = cfg, train, artefacts, backups
         self.size = round(cfg.window_size_s * cfg.model_sample_rate)
         sessions = [u.session for u in train.utterances]
-        self.sampler = SpeakerBatchSampler(train.speaker_of, cfg.speakers_per_batch, cfg.utterances_per_speaker, cfg.seed, sessions if any(sessions) else None)
+        self.sampler = SpeakerBatchSampler(
+            train.speaker_of,
+            cfg.speakers_per_batch,
+            cfg.utterances_per_speaker,
+            cfg.seed,
+            sessions if any(sessions) else None,
+        )
         self.shape = self.sampler.n, self.sampler.m
         self.val = Validation(val, cfg) if val is not None else None
-        self.augmenter = Augmenter(noise_paths(cfg), cfg.augment_musics_paths, cfg.augment_reverbs_paths, cfg.augment, cfg.model_sample_rate, cfg.seed) if cfg.use_data_augmentation else None
-        self.plateau, self.losses, self.last_loss, self.val_batches, self.batch, self.steps = Plateau(cfg.scheduler_factor, cfg.scheduler_patience), [], None, 0, None, 0
+        self.augmenter = (
+            Augmenter(
+                noise_paths(cfg),
+                cfg.augment_musics_paths,
+                cfg.augment_reverbs_paths,
+                cfg.augment,
+                cfg.model_sample_rate,
+                cfg.seed,
+            )
+            if cfg.use_data_augmentation
+            else None
+        )
+        self.plateau, self.losses, self.last_loss, self.val_batches, self.batch, self.steps = (
+            Plateau(cfg.scheduler_factor, cfg.scheduler_patience),
+            [],
+            None,
+            0,
+            None,
+            0,
+        )
         self.averaged_every = 1 if cfg.accumalate_gradient_every_scheduler else average_every(cfg)
 
     def models(self):
@@ -334,98 +587,184 @@ class EncoderTask(Task):
     def optimizers(self, models, cfg):
         "The loss has two weights, with a rate of their own."
         own = [p for p in self.net.parameters() if p.requires_grad]
-        groups = [{"params": own, "lr": cfg.lr}, {"params": list(self.criterion.parameters()), "lr": cfg.lr * self.cfg.loss_lr, "weight_decay": 0.}]
+        groups = [
+            {"params": own, "lr": cfg.lr},
+            {
+                "params": list(self.criterion.parameters()),
+                "lr": cfg.lr * self.cfg.loss_lr,
+                "weight_decay": 0.0,
+            },
+        ]
         return {"main": torch.optim.AdamW(groups, weight_decay=self.cfg.weight_decay)}
 
-    def averaged(self): return ("encoder",)
-    def lr_scale(self, step, cfg): return super().lr_scale(step, cfg) * self.plateau.scale
+    def averaged(self):
+        return ("encoder",)
 
-    def __len__(self): return max(16, self.sampler.total // (self.shape[0] * self.shape[1]))  # batches an epoch
+    def lr_scale(self, step, cfg):
+        return super().lr_scale(step, cfg) * self.plateau.scale
+
+    def __len__(self):
+        return max(16, self.sampler.total // (self.shape[0] * self.shape[1]))  # batches an epoch
 
     def fingerprint(self):
         kept = {k: v for k, v in to_dict(self.cfg).items() if k not in _SHOWN}
-        noise = self.augmenter and [len(self.augmenter.noise), len(self.augmenter.noise.wav), len(self.augmenter.rooms), self.augmenter.music and len(self.augmenter.music.wav)]
-        return {"data": self.data.digest, "validation": self.val and self.val.data.digest, "augmentation": noise, **{f"config.{k}": v for k, v in kept.items()}}
+        noise = self.augmenter and [
+            len(self.augmenter.noise),
+            len(self.augmenter.noise.wav),
+            len(self.augmenter.rooms),
+            self.augmenter.music and len(self.augmenter.music.wav),
+        ]
+        return {
+            "data": self.data.digest,
+            "validation": self.val and self.val.data.digest,
+            "augmentation": noise,
+            **{f"config.{k}": v for k, v in kept.items()},
+        }
 
     @property
-    def on_cpu(self): return self.cfg.aug_device == "cpu" # Augmented by the data workers
+    def on_cpu(self):
+        return self.cfg.aug_device == "cpu"  # Augmented by the data workers
 
     def item(self, index, epoch):
         "A whole batch, augmented here when that is done on the CPU."
         number = epoch * len(self) + index
         items = self.sampler.batch(number)
-        wavs = torch.from_numpy(crops(self.data, items, self.size, self.cfg.seed, number, self.cfg.short))  # [N M, T]
-        if self.augmenter and self.on_cpu: wavs = self.augmenter(wavs, self.cfg.seed, number)
+        wavs = torch.from_numpy(
+            crops(self.data, items, self.size, self.cfg.seed, number, self.cfg.short)
+        )  # [N M, T]
+        if self.augmenter and self.on_cpu:
+            wavs = self.augmenter(wavs, self.cfg.seed, number)
         return {"wavs": wavs, "items": torch.tensor(items), "number": number}
 
-    def collate(self, samples): return samples[0]
+    def collate(self, samples):
+        return samples[0]
 
     def loss(self, phase, batch, step):
         wavs = batch["wavs"]
-        if self.augmenter and not self.on_cpu: wavs = self.augmenter(wavs, self.cfg.seed, batch["number"])
-        vectors = self.net(wavs).float().unflatten(0, self.shape)        # [N M, T] -> [N, M, D]
+        if self.augmenter and not self.on_cpu:
+            wavs = self.augmenter(wavs, self.cfg.seed, batch["number"])
+        vectors = self.net(wavs).float().unflatten(0, self.shape)  # [N M, T] -> [N, M, D]
         similarity, loss = self.similarity(vectors)
         self.batch = wavs, vectors.detach(), batch["items"]
         self.losses.append(loss.detach())
         logs = {"train/loss": loss.detach()}
-        if (step + 1) % self.cfg.vis_train_metrics_every: return loss, logs
-        with torch.no_grad(): return loss, logs | {"train/eer": batch_eer(similarity())}
+        if (step + 1) % self.cfg.vis_train_metrics_every:
+            return loss, logs
+        with torch.no_grad():
+            return loss, logs | {"train/eer": batch_eer(similarity())}
 
     def similarity(self, vectors):
         "The loss, and a way to the similarities it compares."
-        scaled = lambda: ge2e_similarity(vectors, self.criterion.w, self.criterion.b)  # [N, M, N]
+
+        def scaled():
+            return ge2e_similarity(vectors, self.criterion.w, self.criterion.b)  # [N, M, N]
+
         act = self.cfg.activation_function
-        if act is None: return scaled, self.criterion(vectors)
+        if act is None:
+            return scaled, self.criterion(vectors)
         s = getattr(torch, act)(scaled())
         N, M, _ = s.shape
-        return lambda: s, nn.functional.cross_entropy(s.reshape(N * M, N), torch.arange(N, device=s.device).repeat_interleave(M))
+        return lambda: s, nn.functional.cross_entropy(
+            s.reshape(N * M, N), torch.arange(N, device=s.device).repeat_interleave(M)
+        )
 
     def after_step(self, step):
         "Plateau, artefacts, backups."
         cfg, loss = self.cfg, mean_over_processes(torch.stack(self.losses).mean())
         self.losses, before, self.last_loss = [], self.last_loss, loss
-        if cfg.schedule == "plateau" and cfg.scheduler_metrics == "train_loss": self.plateau.add(loss, self.averaged_every)
-        if cfg.schedule == "plateau" and cfg.scheduler_metrics == "train_eer": self.plateau.add(mean_over_processes(torch.tensor(batch_eer(self.similarity(self.batch[1])[0]()), device=self.batch[1].device)), self.averaged_every)
-        if not is_lead(): return
+        if cfg.schedule == "plateau" and cfg.scheduler_metrics == "train_loss":
+            self.plateau.add(loss, self.averaged_every)
+        if cfg.schedule == "plateau" and cfg.scheduler_metrics == "train_eer":
+            self.plateau.add(
+                mean_over_processes(
+                    torch.tensor(
+                        batch_eer(self.similarity(self.batch[1])[0]()), device=self.batch[1].device
+                    )
+                ),
+                self.averaged_every,
+            )
+        if not is_lead():
+            return
         if self.artefacts:
-            if step % cfg.vis_train_metrics_every == 0: self.artefacts.metrics({"train_loss": loss}, step)
-            due, exploded = cfg.vis_train_art_every and step % cfg.vis_train_art_every == 0, before is not None and loss >= max(5 * before, 0.1 * math.log(self.shape[0]))
-            if due or exploded: self._show("train" if due else "exploding_loss", step, f"step {step}: loss {loss:.4g}, before {before if before is None else f'{before:.4g}'}")
-        if self.backups and cfg.backup_every and step % cfg.backup_every == 0: save_encoder(Path(self.backups)/f"encoder_{step:06d}", self.net, {"step": step})
+            if step % cfg.vis_train_metrics_every == 0:
+                self.artefacts.metrics({"train_loss": loss}, step)
+            due, exploded = (
+                cfg.vis_train_art_every and step % cfg.vis_train_art_every == 0,
+                before is not None and loss >= max(5 * before, 0.1 * math.log(self.shape[0])),
+            )
+            if due or exploded:
+                self._show(
+                    "train" if due else "exploding_loss",
+                    step,
+                    f"step {step}: loss {loss:.4g}, before {before if before is None else f'{before:.4g}'}",
+                )
+        if self.backups and cfg.backup_every and step % cfg.backup_every == 0:
+            save_encoder(Path(self.backups) / f"encoder_{step:06d}", self.net, {"step": step})
 
     def _show(self, kind, step, title):
         wavs, vectors, items = self.batch
-        self.artefacts.show(kind, step, title, vectors.flatten(0, 1).cpu().numpy(), wavs.detach().cpu().numpy(), [self.data.utterances[i] for i in items.tolist()])
+        self.artefacts.show(
+            kind,
+            step,
+            title,
+            vectors.flatten(0, 1).cpu().numpy(),
+            wavs.detach().cpu().numpy(),
+            [self.data.utterances[i] for i in items.tolist()],
+        )
 
     def validate(self):
-        if self.val is None: return {}
+        if self.val is None:
+            return {}
         values = self.val.run(self.net, lambda v: self.similarity(v)[1], self._show_val)
-        if self.cfg.schedule == "plateau" and self.cfg.scheduler_metrics.startswith("val_"): self.plateau.look(values[self.cfg.scheduler_metrics[4:]])
-        if self.artefacts and is_lead(): self.artefacts.metrics({f"val_{k}": v for k, v in values.items()}, self.val_batches)
+        if self.cfg.schedule == "plateau" and self.cfg.scheduler_metrics.startswith("val_"):
+            self.plateau.look(values[self.cfg.scheduler_metrics[4:]])
+        if self.artefacts and is_lead():
+            self.artefacts.metrics({f"val_{k}": v for k, v in values.items()}, self.val_batches)
         return values
 
     def _show_val(self, k, loss, vectors, wavs, items):
         self.val_batches += 1
         every = self.cfg.vis_val_art_every
         if self.artefacts and every and self.val_batches % every == 0 and is_lead():
-            self.artefacts.show("val", self.val_batches, f"validation batch {self.val_batches}: loss {loss:.4g}", vectors, wavs, [self.val.data.utterances[i] for i in items])
+            self.artefacts.show(
+                "val",
+                self.val_batches,
+                f"validation batch {self.val_batches}: loss {loss:.4g}",
+                vectors,
+                wavs,
+                [self.val.data.utterances[i] for i in items],
+            )
 
     def extra_state(self):
-        comet = next((s.key for s in self.artefacts.sinks if isinstance(s, CometSink)), "") if self.artefacts else ""
-        return {"plateau": self.plateau.state(), "last_loss": self.last_loss, "val_batches": self.val_batches, "comet": comet}
+        comet = (
+            next((s.key for s in self.artefacts.sinks if isinstance(s, CometSink)), "")
+            if self.artefacts
+            else ""
+        )
+        return {
+            "plateau": self.plateau.state(),
+            "last_loss": self.last_loss,
+            "val_batches": self.val_batches,
+            "comet": comet,
+        }
 
     def load_extra(self, state):
         self.plateau.load(state["plateau"])
         self.last_loss, self.val_batches = state["last_loss"], state["val_batches"]
 
-def is_lead() -> bool: # Process 0, or the only one
+
+def is_lead() -> bool:  # Process 0, or the only one
     import torch.distributed as dist
+
     return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
 
-def mean_over_processes(value:torch.Tensor) -> float:
+
+def mean_over_processes(value: torch.Tensor) -> float:
     "The same number in every process."
     import torch.distributed as dist
-    if not (dist.is_available() and dist.is_initialized()): return float(value)
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return float(value)
     value = value.detach().clone().float()
     dist.all_reduce(value)
     return float(value) / dist.get_world_size()
@@ -434,93 +773,183 @@ def mean_over_processes(value:torch.Tensor) -> float:
 @dataclass
 class TrainResult:
     "How a training ended."
-    folder:Path      # With the encoder
-    fit:FitResult    # Steps, seconds, best score
-    module:nn.Module # The encoder, in evaluation mode
-    step:int         # Whose weights it has
-    scores:dict      # Of its last validation: loss, eer, eer_perturbed, min_dcf; {} without validation
 
-def make_room(folder:Path) -> Path|None: # Where the old contents went
+    folder: Path  # With the encoder
+    fit: FitResult  # Steps, seconds, best score
+    module: nn.Module  # The encoder, in evaluation mode
+    step: int  # Whose weights it has
+    scores: dict  # Of its last validation: loss, eer, eer_perturbed, min_dcf; {} without validation
+
+
+def make_room(folder: Path) -> Path | None:  # Where the old contents went
     "Move what lies in a run's folder aside: `name-1`, `name-2`, and so on."
-    if not folder.exists(): return None
-    target = next(p for i in range(1, 10**6) if not (p := folder.with_name(f"{folder.name}-{i}")).exists())
+    if not folder.exists():
+        return None
+    target = next(
+        p for i in range(1, 10**6) if not (p := folder.with_name(f"{folder.name}-{i}")).exists()
+    )
     folder.rename(target)
     return target
 
-def _sinks(cfg:TrainConfig, out:Path) -> list:
+
+def _sinks(cfg: TrainConfig, out: Path) -> list:
     "Where pictures go, besides the folder."
     from xtts_ka.core.checkpoint import load_checkpoint
-    sinks = [BoardSink(out/"tensorboard/artefacts")] if cfg.tensorboard and (cfg.vis_train_art_every or cfg.vis_val_art_every) else []
+
+    sinks = (
+        [BoardSink(out / "tensorboard/artefacts")]
+        if cfg.tensorboard and (cfg.vis_train_art_every or cfg.vis_val_art_every)
+        else []
+    )
     if key := comet_key(cfg):
-        found = load_checkpoint(out/"checkpoints")
-        sinks.append(CometSink(key, "" if "YOUR_COMET" in cfg.comet_project else cfg.comet_project, cfg.run_id, found.state["extra"]["comet"] if found else ""))
+        found = load_checkpoint(out / "checkpoints")
+        sinks.append(
+            CometSink(
+                key,
+                "" if "YOUR_COMET" in cfg.comet_project else cfg.comet_project,
+                cfg.run_id,
+                found.state["extra"]["comet"] if found else "",
+            )
+        )
     return sinks
 
+
 def train_encoder(
-    cfg:TrainConfig,
+    cfg: TrainConfig,
     out_dir=None,  # Folder of the run; None: `models_dir`/`run_id`
-    data=None,     # (training Recordings, validation Recordings or None), instead of the folders in `cfg`
-    loop=None,     # Loop options, instead of those that follow from `cfg`
+    data=None,  # (training Recordings, validation Recordings or None), instead of the folders in `cfg`
+    loop=None,  # Loop options, instead of those that follow from `cfg`
 ) -> TrainResult:
     "Train, take the best weights, save them. A call that was stopped goes on; one that is done returns at once."
-    out = resolve(out_dir or Path(cfg.models_dir)/slug(cfg.run_id))
-    if cfg.force_restart and is_first_process() and (moved := make_room(out)): print(f"force_restart: what was in {shown(out)} is now in {shown(moved)}")
+    out = resolve(out_dir or Path(cfg.models_dir) / slug(cfg.run_id))
+    if cfg.force_restart and is_first_process() and (moved := make_room(out)):
+        print(f"force_restart: what was in {shown(out)} is now in {shown(moved)}")
     train, val = data or load_data(cfg, out)
     loop = loop or loop_config(cfg, len(train), min(cfg.speakers_per_batch, len(train.speakers)))
-    artefacts = Artefacts(out/"artefacts", cfg, _sinks(cfg, out)) if is_first_process() else None
-    task = EncoderTask(cfg, train, val, artefacts, out/"backups")
-    print(f"{len(train)} recordings of {len(train.speakers)} speakers; batches of {task.shape[0]} speakers x {task.shape[1]} crops of {cfg.window_size_s:g} s" + (f"; validation on {len(val)} of {len(val.speakers)} others" if val else "; no validation"))
-    if is_first_process(): write_json(out/"config.json", without_key(cfg))
-    try: result = fit(task, loop, out, "speaker encoder")
+    artefacts = Artefacts(out / "artefacts", cfg, _sinks(cfg, out)) if is_first_process() else None
+    task = EncoderTask(cfg, train, val, artefacts, out / "backups")
+    print(
+        f"{len(train)} recordings of {len(train.speakers)} speakers; batches of {task.shape[0]} speakers x {task.shape[1]} crops of {cfg.window_size_s:g} s"
+        + (
+            f"; validation on {len(val)} of {len(val.speakers)} others"
+            if val
+            else "; no validation"
+        )
+    )
+    if is_first_process():
+        write_json(out / "config.json", without_key(cfg))
+    try:
+        result = fit(task, loop, out, "speaker encoder")
     finally:
-        if artefacts: artefacts.close()
+        if artefacts:
+            artefacts.close()
     return _finish(task, result, out)
 
-def is_first_process() -> bool: return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0 # Also before the processes know each other
 
-def _finish(task:EncoderTask, result:FitResult, out:Path) -> TrainResult:
+def is_first_process() -> bool:
+    return (
+        int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
+    )  # Also before the processes know each other
+
+
+def _finish(task: EncoderTask, result: FitResult, out: Path) -> TrainResult:
     "Best weights into the network and onto the disk."
     tag = "best" if result.best_step is not None else "latest"
     load_models(out, {"encoder": task.net, "ge2e": task.criterion}, tag)
     net, step = task.net.eval().cpu(), result.best_step if tag == "best" else result.step
     scores = {}
     if task.val is not None:
-        with torch.no_grad(): scores = task.val.run(net, lambda v: task.similarity(v)[1])
+        with torch.no_grad():
+            scores = task.val.run(net, lambda v: task.similarity(v)[1])
     if is_lead():
-        info = {"step": step, "speakers": len(task.data.speakers), "recordings": len(task.data), "trained_on": task.data.digest, **{k: v for k, v in scores.items() if k != "score"}}
+        info = {
+            "step": step,
+            "speakers": len(task.data.speakers),
+            "recordings": len(task.data),
+            "trained_on": task.data.digest,
+            **{k: v for k, v in scores.items() if k != "score"},
+        }
         save_encoder(out, net, info)
-        write_json(out/"results.json", {**info, "steps": result.step, "cpu_seconds": result.cpu_seconds, "seconds": result.seconds, "config": without_key(task.cfg)})
+        write_json(
+            out / "results.json",
+            {
+                **info,
+                "steps": result.step,
+                "cpu_seconds": result.cpu_seconds,
+                "seconds": result.seconds,
+                "config": without_key(task.cfg),
+            },
+        )
     return TrainResult(out, result, net, step, scores)
 
 # %% ../../nbs/speaker/train_encoder.ipynb #1a04d057
 def add_arguments(
-    parser, # argparse parser of the command
+    parser,  # argparse parser of the command
 ):
     "The options; all others are in the file."
-    parser.add_argument("--config", "--config_path", required=True, metavar="FILE", help="train_config.json, or YAML")
-    parser.add_argument("--output_dir", default="", metavar="FOLDER", help="folder of the run; by default models_dir/run_id of the configuration")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change one value, as in num_epochs=10")
+    parser.add_argument(
+        "--config",
+        "--config_path",
+        required=True,
+        metavar="FILE",
+        help="train_config.json, or YAML",
+    )
+    parser.add_argument(
+        "--output_dir",
+        default="",
+        metavar="FOLDER",
+        help="folder of the run; by default models_dir/run_id of the configuration",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="change one value, as in num_epochs=10"
+    )
+
 
 def main_train(
-    args, # As parsed
-) -> int: # Exit status; of a training that was stopped by a signal 143 or 130
+    args,  # As parsed
+) -> int:  # Exit status; of a training that was stopped by a signal 143 or 130
     "`xtts-ka train-speaker`."
     cfg = load_train_config(args.config, args.overrides)
     numbers = device_numbers(cfg)
-    if numbers and numbers != list(range(len(numbers))): os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(map(str, numbers))) # CUDA has not been asked yet
-    try: result = train_encoder(cfg, args.output_dir or None)
-    except Interrupted as e: print(e); return e.exit_code
-    said = ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in result.scores.items() if k != "score")
-    print(f"{shown(result.folder)}: encoder of step {result.step}" + f"; {said}" * bool(said) + "; use it as " + (f"ecapa:{shown(result.folder)}" if plain_name(cfg.model_name) == "ecapa" else f"{plain_name(cfg.model_name)} with the checkpoint {shown(result.folder)}"))
+    if numbers and numbers != list(range(len(numbers))):
+        os.environ.setdefault(
+            "CUDA_VISIBLE_DEVICES", ",".join(map(str, numbers))
+        )  # CUDA has not been asked yet
+    try:
+        result = train_encoder(cfg, args.output_dir or None)
+    except Interrupted as e:
+        print(e)
+        return e.exit_code
+    said = ", ".join(
+        f"{k.replace('_', ' ')} {v:.4g}" for k, v in result.scores.items() if k != "score"
+    )
+    print(
+        f"{shown(result.folder)}: encoder of step {result.step}"
+        + f"; {said}" * bool(said)
+        + "; use it as "
+        + (
+            f"ecapa:{shown(result.folder)}"
+            if plain_name(cfg.model_name) == "ecapa"
+            else f"{plain_name(cfg.model_name)} with the checkpoint {shown(result.folder)}"
+        )
+    )
     return 0
 
-def main(
-    argv=None, # Words after the program's name; None: those of the command line
-) -> int: # Exit status; 2 for what the message explains
-    "This file as a program."
-    parser = argparse.ArgumentParser("train_encoder", description="Train a speaker encoder with GE2E.")
-    add_arguments(parser)
-    try: return main_train(parser.parse_args(argv))
-    except XttsKaError as e: print(f"train_encoder: {e}", file=sys.stderr); return 2
 
-if __name__ == "__main__" and "IPython" not in sys.modules: sys.exit(main())
+def main(
+    argv=None,  # Words after the program's name; None: those of the command line
+) -> int:  # Exit status; 2 for what the message explains
+    "This file as a program."
+    parser = argparse.ArgumentParser(
+        "train_encoder", description="Train a speaker encoder with GE2E."
+    )
+    add_arguments(parser)
+    try:
+        return main_train(parser.parse_args(argv))
+    except XttsKaError as e:
+        print(f"train_encoder: {e}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__" and "IPython" not in sys.modules:
+    sys.exit(main())

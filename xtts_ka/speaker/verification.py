@@ -7,9 +7,8 @@ __all__ = ['det_curve', 'eer', 'min_dcf', 'Trials', 'make_trials', 'read_trials'
            'silhouette', 'Outlier', 'outliers', 'perturb_channel', 'perturb_room', 'logmel_embedding', 'mfcc_embedding']
 
 # %% ../../nbs/speaker/verification.ipynb #b31d1b0c
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,45 +18,51 @@ from ..core.paths import shown
 from ..core.randomness import rng as draws
 
 # %% ../../nbs/speaker/verification.ipynb #20f8507b
-def _scores(values, what:str)->np.ndarray: # [n] float64, sorted
+def _scores(values, what: str) -> np.ndarray:  # [n] float64, sorted
     "Scores as a sorted array; `XttsKaError` when there are none or not all are numbers."
     values = np.sort(np.asarray(values, dtype=np.float64).ravel())
-    if not len(values): raise XttsKaError(f"no scores of {what} speakers; error rates need pairs of both kinds")
-    if not np.isfinite(values[[0, -1]]).all(): raise XttsKaError(f"scores of {what} speakers hold NaN or infinity")
+    if not len(values):
+        raise XttsKaError(f"no scores of {what} speakers; error rates need pairs of both kinds")
+    if not np.isfinite(values[[0, -1]]).all():
+        raise XttsKaError(f"scores of {what} speakers hold NaN or infinity")
     return values
 
+
 def det_curve(
-    same,      # [n] scores of pairs of one speaker, higher is more alike
-    different, # [m] scores of pairs of two speakers
-)->tuple[np.ndarray, np.ndarray, np.ndarray]: # FAR, FRR and threshold of each point; a pair is accepted from its threshold on
+    same,  # [n] scores of pairs of one speaker, higher is more alike
+    different,  # [m] scores of pairs of two speakers
+) -> tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]:  # FAR, FRR and threshold of each point; a pair is accepted from its threshold on
     "All points of the detection error tradeoff, from accepting everything to accepting nothing."
     same, different = _scores(same, "same"), _scores(different, "different")
     at = np.unique(np.concatenate([same, different]))
-    frr = np.concatenate([np.searchsorted(same, at) / len(same), [1.]])
-    far = np.concatenate([1 - np.searchsorted(different, at) / len(different), [0.]])
+    frr = np.concatenate([np.searchsorted(same, at) / len(same), [1.0]])
+    far = np.concatenate([1 - np.searchsorted(different, at) / len(different), [0.0]])
     return far, frr, np.concatenate([at, [np.inf]])
 
+
 def eer(
-    same,      # [n] scores of pairs of one speaker
-    different, # [m] scores of pairs of two speakers
-)->tuple[float, float]: # Rate in 0..1, and a threshold that has it
+    same,  # [n] scores of pairs of one speaker
+    different,  # [m] scores of pairs of two speakers
+) -> tuple[float, float]:  # Rate in 0..1, and a threshold that has it
     "Equal error rate: where the curve crosses FAR = FRR, by linear interpolation between distinct scores."
     far, frr, at = det_curve(same, different)
-    gap = frr - far                                  # rises from -1 to 1
-    i = int(np.searchsorted(gap, 0.))                # first point with FRR >= FAR; never the first of all
-    share = gap[i - 1] / (gap[i - 1] - gap[i])       # how far along the line from i - 1 to i
+    gap = frr - far  # rises from -1 to 1
+    i = int(np.searchsorted(gap, 0.0))  # first point with FRR >= FAR; never the first of all
+    share = gap[i - 1] / (gap[i - 1] - gap[i])  # how far along the line from i - 1 to i
     rate = frr[i - 1] + share * (frr[i] - frr[i - 1])
     return float(rate), float(at[i] if np.isfinite(at[i]) else at[i - 1])
 
 # %% ../../nbs/speaker/verification.ipynb #69075994
 def min_dcf(
-    same,                  # [n] scores of pairs of one speaker
-    different,             # [m] scores of pairs of two speakers
-    p_target:float=.01,    # Share of same-speaker pairs expected in use
-    c_miss:float=1.,       # Cost of a miss
-    c_fa:float=1.,         # Cost of a false accept
-    normalized:bool=True,  # Divide by the cost of a verifier that does not listen
-)->float:
+    same,  # [n] scores of pairs of one speaker
+    different,  # [m] scores of pairs of two speakers
+    p_target: float = 0.01,  # Share of same-speaker pairs expected in use
+    c_miss: float = 1.0,  # Cost of a miss
+    c_fa: float = 1.0,  # Cost of a false accept
+    normalized: bool = True,  # Divide by the cost of a verifier that does not listen
+) -> float:
     "Minimum detection cost (NIST SRE 2016 evaluation plan, section 3.1)."
     far, frr, _ = det_curve(same, different)
     cost = float((c_miss * p_target * frr + c_fa * (1 - p_target) * far).min())
@@ -67,92 +72,139 @@ def min_dcf(
 @dataclass
 class Trials:
     "Pairs of clips and whether one speaker said both."
-    first: list|np.ndarray  # [P] places in the embeddings, or names of clips
-    second: list|np.ndarray # [P]
-    same: np.ndarray        # [P] bool
 
-    def __len__(self): return len(self.same)
+    first: list | np.ndarray  # [P] places in the embeddings, or names of clips
+    second: list | np.ndarray  # [P]
+    same: np.ndarray  # [P] bool
 
-def _pair(order, partners, start, chosen): # the chosen-th pairs among all, when item p has partners[p] of them from start[p] on
+    def __len__(self):
+        return len(self.same)
+
+
+def _pair(
+    order, partners, start, chosen
+):  # the chosen-th pairs among all, when item p has partners[p] of them from start[p] on
     "Decode numbers of pairs without listing them."
     ends = np.cumsum(partners)
     p = np.searchsorted(ends, chosen, side="right")
     return order[p], order[start[p] + chosen - (ends[p] - partners[p])]
 
-def _choose(r, total:int, wanted:int)->np.ndarray: # [min(total, wanted)] sorted, each once
+
+def _choose(r, total: int, wanted: int) -> np.ndarray:  # [min(total, wanted)] sorted, each once
     return np.arange(total) if wanted >= total else np.sort(r.choice(total, wanted, replace=False))
 
+
 def make_trials(
-    speakers,        # [n] speaker of each clip
-    seed:int=0,      # Names the draw
-    limit:int=20000, # Most pairs; 2 at least
-)->Trials: # Places in `speakers`
+    speakers,  # [n] speaker of each clip
+    seed: int = 0,  # Names the draw
+    limit: int = 20000,  # Most pairs; 2 at least
+) -> Trials:  # Places in `speakers`
     "All pairs of the clips, or `limit` of them, drawn evenly. `XttsKaError` without pairs of both kinds."
     _, who = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
-    order = np.argsort(who, kind="stable")                                  # clips by speaker
-    ends = np.searchsorted(who[order], who[order], side="right")            # where a speaker's clips end
+    order = np.argsort(who, kind="stable")  # clips by speaker
+    ends = np.searchsorted(who[order], who[order], side="right")  # where a speaker's clips end
     n, place = len(order), np.arange(len(order))
-    alike, unlike = ends - place - 1, n - ends                              # later partners of each clip
+    alike, unlike = ends - place - 1, n - ends  # later partners of each clip
     if not alike.sum() or not unlike.sum():
-        raise XttsKaError(f"{n} clips of {len(set(who.tolist()))} speakers give no pairs of both kinds; a speaker with two clips and another speaker are needed")
+        raise XttsKaError(
+            f"{n} clips of {len(set(who.tolist()))} speakers give no pairs of both kinds; a speaker with two clips and another speaker are needed"
+        )
     limit = max(limit, 2)
     wanted = min(int(alike.sum()), max(limit // 2, limit - int(unlike.sum())))
     r, parts = draws(seed, "trials"), []
     for partners, start, k in ((alike, place + 1, wanted), (unlike, ends, limit - wanted)):
         parts.append(_pair(order, partners, start, _choose(r, int(partners.sum()), k)))
     same = np.repeat([True, False], [len(parts[0][0]), len(parts[1][0])])
-    return Trials(np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]), same)
+    return Trials(
+        np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]), same
+    )
 
 # %% ../../nbs/speaker/verification.ipynb #f8c4c0b0
-_ANSWERS = {"1": True, "0": False, "target": True, "nontarget": False, "same": True, "different": False, "true": True, "false": False}
+_ANSWERS = {
+    "1": True,
+    "0": False,
+    "target": True,
+    "nontarget": False,
+    "same": True,
+    "different": False,
+    "true": True,
+    "false": False,
+}
 
-def _trial(line:str, columns:dict|None)->tuple|None: # (first, second, same); None when the line is none
+
+def _trial(
+    line: str, columns: dict | None
+) -> tuple | None:  # (first, second, same); None when the line is none
     "One line, either `|`-separated with known columns or separated by spaces with the answer first or last."
-    if columns: cells = line.split("|"); cells = [cells[columns[k]].strip() for k in ("first", "second", "same")] if len(cells) > max(columns.values()) else []
+    if columns:
+        cells = line.split("|")
+        cells = (
+            [cells[columns[k]].strip() for k in ("first", "second", "same")]
+            if len(cells) > max(columns.values())
+            else []
+        )
     else:
         cells = line.split()
-        if len(cells) == 3 and cells[0].lower() in _ANSWERS: cells = [*cells[1:], cells[0]]
-    if len(cells) != 3 or cells[2].lower() not in _ANSWERS or not cells[0] or not cells[1]: return None
+        if len(cells) == 3 and cells[0].lower() in _ANSWERS:
+            cells = [*cells[1:], cells[0]]
+    if len(cells) != 3 or cells[2].lower() not in _ANSWERS or not cells[0] or not cells[1]:
+        return None
     return cells[0], cells[1], _ANSWERS[cells[2].lower()]
 
-def _trial_columns(head:str)->dict|None:
+
+def _trial_columns(head: str) -> dict | None:
     "Places of the three columns, if the line is a header."
     names = [c.strip() for c in head.split("|")]
-    if not {"enroll", "test", "same_speaker"} <= set(names): return None
-    return dict(first=names.index("enroll"), second=names.index("test"), same=names.index("same_speaker"))
+    if not {"enroll", "test", "same_speaker"} <= set(names):
+        return None
+    return dict(
+        first=names.index("enroll"), second=names.index("test"), same=names.index("same_speaker")
+    )
+
 
 def read_trials(
-    path, # Text, UTF-8: `enroll|test|same_speaker` (further columns allowed) with header, or `1 a.wav b.wav`, or `a.wav b.wav target`
-)->Trials: # Names of clips
+    path,  # Text, UTF-8: `enroll|test|same_speaker` (further columns allowed) with header, or `1 a.wav b.wav`, or `a.wav b.wav target`
+) -> Trials:  # Names of clips
     "A list of pairs. `ManifestError` names the first line that is none: a score over a part of a list would look like one over all."
     lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     columns = _trial_columns(lines[0]) if lines else None
     rows = []
     for number, line in enumerate(lines, 1):
-        if not line.strip() or (columns and number == 1): continue
+        if not line.strip() or (columns and number == 1):
+            continue
         if (row := _trial(line, columns)) is None:
-            raise ManifestError(f"{shown(path)}:{number}: no trial: {line[:80]!r}\nA line is `1 a.wav b.wav`, or the file has the header enroll|test|same_speaker.")
+            raise ManifestError(
+                f"{shown(path)}:{number}: no trial: {line[:80]!r}\nA line is `1 a.wav b.wav`, or the file has the header enroll|test|same_speaker."
+            )
         rows.append(row)
-    if not rows: raise ManifestError(f"{shown(path)}: no trials in the file")
+    if not rows:
+        raise ManifestError(f"{shown(path)}: no trials in the file")
     first, second, same = zip(*rows)
     return Trials(list(first), list(second), np.array(same))
 
+
 def unit(
-    vectors, # [..., D]
-)->np.ndarray: # Of length 1, float64; zero stays zero
+    vectors,  # [..., D]
+) -> np.ndarray:  # Of length 1, float64; zero stays zero
     "Vectors of length 1."
     vectors = np.asarray(vectors, dtype=np.float64)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
+
 def score_trials(
-    embeddings,    # [n, D], or {name of clip: [D]} for trials with names
-    trials:Trials,
-)->tuple[np.ndarray, np.ndarray]: # Cosines of same-speaker pairs, and of different ones: `eer(*score_trials(...))`
+    embeddings,  # [n, D], or {name of clip: [D]} for trials with names
+    trials: Trials,
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # Cosines of same-speaker pairs, and of different ones: `eer(*score_trials(...))`
     "Score pairs by the cosine. `XttsKaError` names clips without a vector."
     first, second = trials.first, trials.second
     if isinstance(embeddings, Mapping):
         names = {name: i for i, name in enumerate(embeddings)}
-        if lacking := sorted({*first, *second} - set(names)): raise XttsKaError(f"{len(lacking)} clips of the trials have no embedding, e.g. {lacking[0]!r}")
+        if lacking := sorted({*first, *second} - set(names)):
+            raise XttsKaError(
+                f"{len(lacking)} clips of the trials have no embedding, e.g. {lacking[0]!r}"
+            )
         embeddings = np.stack([np.asarray(v) for v in embeddings.values()])
         first, second = [names[n] for n in first], [names[n] for n in second]
     e = unit(embeddings)
@@ -161,76 +213,105 @@ def score_trials(
 
 # %% ../../nbs/speaker/verification.ipynb #9d742746
 def eer_interval(
-    embeddings,          # [n, D]
-    speakers,            # [n]
-    draws_:int=200,      # Resamples
-    level:float=.95,
-    seed:int=0,
-)->tuple[float, float]: # Bounds of the equal error rate over all pairs
+    embeddings,  # [n, D]
+    speakers,  # [n]
+    draws_: int = 200,  # Resamples
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:  # Bounds of the equal error rate over all pairs
     "Bootstrap over speakers (percentile). Needs three speakers at least."
     _, who = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
     first, second = np.triu_indices(len(who), 1)
     same, e, rates = who[first] == who[second], unit(embeddings), []
-    if who.max() < 2: raise XttsKaError(f"{who.max() + 1} speakers are too few to say how sure an error rate is")
+    if who.max() < 2:
+        raise XttsKaError(f"{who.max() + 1} speakers are too few to say how sure an error rate is")
     scores = (e @ e.T)[first, second]
     for i in range(draws_):
-        times = np.bincount(draws(seed, "bootstrap", i).integers(who.max() + 1, size=who.max() + 1), minlength=who.max() + 1)
+        times = np.bincount(
+            draws(seed, "bootstrap", i).integers(who.max() + 1, size=who.max() + 1),
+            minlength=who.max() + 1,
+        )
         weight = times[who[first]] * np.where(same, 1, times[who[second]])
-        if weight[same].any() and weight[~same].any(): rates.append(eer(np.repeat(scores[same], weight[same]), np.repeat(scores[~same], weight[~same]))[0])
+        if weight[same].any() and weight[~same].any():
+            rates.append(
+                eer(np.repeat(scores[same], weight[same]), np.repeat(scores[~same], weight[~same]))[
+                    0
+                ]
+            )
     return tuple(float(q) for q in np.quantile(rates, [(1 - level) / 2, (1 + level) / 2]))
 
 # %% ../../nbs/speaker/verification.ipynb #7a03f27e
-def _groups(embeddings, speakers): # unit vectors [n, D], names [K], speaker [n], sums [K, D], sizes [K]
+def _groups(
+    embeddings, speakers
+):  # unit vectors [n, D], names [K], speaker [n], sums [K, D], sizes [K]
     names, who = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
     e = unit(embeddings)
     sums = np.zeros((len(names), e.shape[1]))
     np.add.at(sums, who, e)
     return e, names, who, sums, np.bincount(who)
 
+
 def silhouette(
-    embeddings, # [n, D]
-    speakers,   # [n]
-)->float: # -1..1, mean over the clips; NaN with fewer than two speakers, where it means nothing
+    embeddings,  # [n, D]
+    speakers,  # [n]
+) -> float:  # -1..1, mean over the clips; NaN with fewer than two speakers, where it means nothing
     "Rousseeuw (1987) with cosine distance; a clip alone with its speaker counts 0."
     e, names, who, sums, sizes = _groups(embeddings, speakers)
-    if len(names) < 2 or sizes.max() < 2: return float("nan")
-    distance = 1 - e @ sums.T / sizes                                            # [n, K] mean distance to each speaker
+    if len(names) < 2 or sizes.max() < 2:
+        return float("nan")
+    distance = 1 - e @ sums.T / sizes  # [n, K] mean distance to each speaker
     rows = np.arange(len(e))
-    own = distance[rows, who] * sizes[who] / np.maximum(sizes[who] - 1, 1)       # the clip itself has distance 0
+    own = (
+        distance[rows, who] * sizes[who] / np.maximum(sizes[who] - 1, 1)
+    )  # the clip itself has distance 0
     distance[rows, who] = np.inf
     other = distance.min(1)
     value = np.where(sizes[who] > 1, (other - own) / np.maximum(np.maximum(own, other), 1e-12), 0)
     return float(value.mean())
 
+
 @dataclass
 class Outlier:
     "A clip that sounds more like another speaker."
+
     name: str
-    speaker: str   # As labelled
-    nearest: str   # Whose centroid is nearer
-    own: float     # Cosine to its own speaker's other clips
-    other: float   # Cosine to the nearest speaker's
+    speaker: str  # As labelled
+    nearest: str  # Whose centroid is nearer
+    own: float  # Cosine to its own speaker's other clips
+    other: float  # Cosine to the nearest speaker's
+
 
 def outliers(
-    embeddings, # [n, D]
-    speakers,   # [n]
-    names,      # [n] names of the clips
-)->list[Outlier]: # Largest difference first
+    embeddings,  # [n, D]
+    speakers,  # [n]
+    names,  # [n] names of the clips
+) -> list[Outlier]:  # Largest difference first
     "Clips nearer to another speaker's centroid than to their own. A speaker's only clip has nothing to be compared with and is left out."
     e, labels, who, sums, sizes = _groups(embeddings, speakers)
-    rows, cos = np.arange(len(e)), e @ unit(sums).T                              # [n, K]
+    rows, cos = np.arange(len(e)), e @ unit(sums).T  # [n, K]
     own = np.einsum("nd,nd->n", e, unit(sums[who] - e))
     cos[rows, who] = -np.inf
     nearest = cos.argmax(1)
     found = [i for i in rows if sizes[who[i]] > 1 and cos[i, nearest[i]] > own[i]]
     found.sort(key=lambda i: own[i] - cos[i, nearest[i]])
-    return [Outlier(str(names[i]), str(labels[who[i]]), str(labels[nearest[i]]), float(own[i]), float(cos[i, nearest[i]])) for i in found]
+    return [
+        Outlier(
+            str(names[i]),
+            str(labels[who[i]]),
+            str(labels[nearest[i]]),
+            float(own[i]),
+            float(cos[i, nearest[i]]),
+        )
+        for i in found
+    ]
 
 # %% ../../nbs/speaker/verification.ipynb #05b5ec7d
-def _peaks(frequency, r, count:int, gain_db:float)->np.ndarray: # amplification of each frequency [F]
+def _peaks(
+    frequency, r, count: int, gain_db: float
+) -> np.ndarray:  # amplification of each frequency [F]
     "Random peaking filters: centre log-uniform over the band, a third of an octave to two octaves wide, up or down by half to all of `gain_db`."
-    low, high = np.log2(80.), np.log2(.9 * frequency[-1])
-    octave = np.log2(np.maximum(frequency, 1.))
+    low, high = np.log2(80.0), np.log2(0.9 * frequency[-1])
+    octave = np.log2(np.maximum(frequency, 1.0))
     curve = np.zeros_like(frequency)
     for _ in range(count):
         centre, width = r.uniform(low, high), r.uniform(1 / 3, 2)
@@ -238,99 +319,139 @@ def _peaks(frequency, r, count:int, gain_db:float)->np.ndarray: # amplification 
         curve += gain / (1 + (2 * (octave - centre) / width) ** 2)
     return 10 ** (curve / 20)
 
-def _coloured(r, n:int, slope:float)->np.ndarray: # [n] noise of RMS 1 whose power falls with frequency^slope
-    spectrum = np.fft.rfft(r.standard_normal(n)) / np.maximum(np.arange(n // 2 + 1), 1) ** (slope / 2)
+
+def _coloured(
+    r, n: int, slope: float
+) -> np.ndarray:  # [n] noise of RMS 1 whose power falls with frequency^slope
+    spectrum = np.fft.rfft(r.standard_normal(n)) / np.maximum(np.arange(n // 2 + 1), 1) ** (
+        slope / 2
+    )
     spectrum[0] = 0
     wave = np.fft.irfft(spectrum, n)
-    return wave / max(np.sqrt(np.mean(wave ** 2)), 1e-12)
+    return wave / max(np.sqrt(np.mean(wave**2)), 1e-12)
+
 
 def perturb_channel(
-    wav,                    # [T] float32 in [-1, 1]
-    rate:int,               # Hz
-    seed:int,               # Of the whole test
-    key:str|int="",         # Name of the clip: each has its channel
-    peaks:int=3,            # Peaks or dips of the equaliser
-    gain_db:float=10.,      # Largest of them
-    snr_db:tuple=(10., 25.), # Range of the speech-to-noise ratio
-)->np.ndarray: # [T] float32, same length; level as before, quieter where it would clip
+    wav,  # [T] float32 in [-1, 1]
+    rate: int,  # Hz
+    seed: int,  # Of the whole test
+    key: str | int = "",  # Name of the clip: each has its channel
+    peaks: int = 3,  # Peaks or dips of the equaliser
+    gain_db: float = 10.0,  # Largest of them
+    snr_db: tuple = (10.0, 25.0),  # Range of the speech-to-noise ratio
+) -> np.ndarray:  # [T] float32, same length; level as before, quieter where it would clip
     "The clip through a channel of its own. Silence stays silence."
     wav = np.asarray(wav, dtype=np.float64)
-    level = np.sqrt(np.mean(wav ** 2)) if len(wav) else 0.
-    if len(wav) < 2 or level == 0: return wav.astype(np.float32)
+    level = np.sqrt(np.mean(wav**2)) if len(wav) else 0.0
+    if len(wav) < 2 or level == 0:
+        return wav.astype(np.float32)
     r = draws(seed, "channel", key)
-    n = len(wav) + rate // 10                       # room for the filter to ring, instead of wrapping around
+    n = len(wav) + rate // 10  # room for the filter to ring, instead of wrapping around
     spectrum = np.fft.rfft(wav, n) * _peaks(np.fft.rfftfreq(n, 1 / rate), r, peaks, gain_db)
-    out = np.fft.irfft(spectrum, n)[:len(wav)]
-    out *= level / max(np.sqrt(np.mean(out ** 2)), 1e-12)
-    out += level * 10 ** (-r.uniform(*snr_db) / 20) * _coloured(r, len(wav), r.uniform(-.5, 2))
-    return (out / max(1., np.abs(out).max())).astype(np.float32)
+    out = np.fft.irfft(spectrum, n)[: len(wav)]
+    out *= level / max(np.sqrt(np.mean(out**2)), 1e-12)
+    out += level * 10 ** (-r.uniform(*snr_db) / 20) * _coloured(r, len(wav), r.uniform(-0.5, 2))
+    return (out / max(1.0, np.abs(out).max())).astype(np.float32)
 
 # %% ../../nbs/speaker/verification.ipynb #6e3ba960
-def _room(r, rate:int)->np.ndarray: # [n] impulse response, direct sound 1 at time 0
-    seconds = r.uniform(.15, .5)                                        # until the echoes are 60 dB down
+def _room(r, rate: int) -> np.ndarray:  # [n] impulse response, direct sound 1 at time 0
+    seconds = r.uniform(0.15, 0.5)  # until the echoes are 60 dB down
     t = np.arange(int(seconds * rate)) / rate
     tail = r.standard_normal(len(t)) * 10 ** (-3 * t / seconds)
     tail[0] = 0
-    tail *= 10 ** (r.uniform(0, 10) / 20) / np.linalg.norm(tail)        # together up to 10 dB above the direct sound: far from the microphone
-    tail[0] = 1.
+    tail *= 10 ** (r.uniform(0, 10) / 20) / np.linalg.norm(
+        tail
+    )  # together up to 10 dB above the direct sound: far from the microphone
+    tail[0] = 1.0
     return tail
 
-def _telephone(wav, rate:int)->np.ndarray: # 8 kHz, mu-law with 8 bits, and back
+
+def _telephone(wav, rate: int) -> np.ndarray:  # 8 kHz, mu-law with 8 bits, and back
     from xtts_ka.core.audio import resample
+
     n, peak = len(wav), max(np.abs(wav).max(), 1e-9)
     low = resample(np.asarray(wav / peak, np.float32), rate, 8000)
-    code = np.round(127.5 * np.sign(low) * np.log1p(255 * np.minimum(np.abs(low), 1)) / np.log(256)) / 127.5
-    back = np.asarray(resample((np.sign(code) * np.expm1(np.abs(code) * np.log(256)) / 255).astype(np.float32), 8000, rate))
+    code = (
+        np.round(127.5 * np.sign(low) * np.log1p(255 * np.minimum(np.abs(low), 1)) / np.log(256))
+        / 127.5
+    )
+    back = np.asarray(
+        resample(
+            (np.sign(code) * np.expm1(np.abs(code) * np.log(256)) / 255).astype(np.float32),
+            8000,
+            rate,
+        )
+    )
     return peak * np.pad(back, (0, max(0, n - len(back))))[:n]
 
-def _mp3(wav, rate:int)->np.ndarray: # through libmp3lame at its low default quality, and back
-    import io, soundfile as sf
+
+def _mp3(wav, rate: int) -> np.ndarray:  # through libmp3lame at its low default quality, and back
+    import io
+
+    import soundfile as sf
+
     peak, memory = max(np.abs(wav).max(), 1e-9), io.BytesIO()
-    sf.write(memory, wav / peak * .9, rate, format="MP3", compression_level=.9)
+    sf.write(memory, wav / peak * 0.9, rate, format="MP3", compression_level=0.9)
     memory.seek(0)
     back = sf.read(memory)[0]
-    return peak / .9 * np.pad(back, (0, max(0, len(wav) - len(back))))[:len(wav)]
+    return peak / 0.9 * np.pad(back, (0, max(0, len(wav) - len(back))))[: len(wav)]
+
 
 def perturb_room(
-    wav,                     # [T] float32 in [-1, 1]
-    rate:int,                # Hz, one that MP3 knows: 8000 to 48000
-    seed:int,
-    key:str|int="",          # Name of the clip
-    snr_db:tuple=(15., 30.), # White noise
-)->np.ndarray: # [T] float32
+    wav,  # [T] float32 in [-1, 1]
+    rate: int,  # Hz, one that MP3 knows: 8000 to 48000
+    seed: int,
+    key: str | int = "",  # Name of the clip
+    snr_db: tuple = (15.0, 30.0),  # White noise
+) -> np.ndarray:  # [T] float32
     "The clip in a room, through a codec: the control for `perturb_channel`. Silence stays silence."
     wav = np.asarray(wav, dtype=np.float64)
-    level = np.sqrt(np.mean(wav ** 2)) if len(wav) else 0.
-    if len(wav) < rate // 10 or level == 0: return wav.astype(np.float32)
+    level = np.sqrt(np.mean(wav**2)) if len(wav) else 0.0
+    if len(wav) < rate // 10 or level == 0:
+        return wav.astype(np.float32)
     from scipy.signal import fftconvolve
+
     r = draws(seed, "room", key)
-    out = fftconvolve(wav, _room(r, rate))[:len(wav)]
+    out = fftconvolve(wav, _room(r, rate))[: len(wav)]
     out = (lambda w, _: w, _telephone, _mp3)[int(r.integers(3))](out, rate)
-    out *= level / max(np.sqrt(np.mean(out ** 2)), 1e-12)
+    out *= level / max(np.sqrt(np.mean(out**2)), 1e-12)
     out += level * 10 ** (-r.uniform(*snr_db) / 20) * r.standard_normal(len(out))
-    return (out / max(1., np.abs(out).max())).astype(np.float32)
+    return (out / max(1.0, np.abs(out).max())).astype(np.float32)
 
 # %% ../../nbs/speaker/verification.ipynb #f68c3ad8
-def _log_mel(wav, rate:int)->np.ndarray: # [80, F] natural log of the power mel
+def _log_mel(wav, rate: int) -> np.ndarray:  # [80, F] natural log of the power mel
     import librosa
-    size = round(.025 * rate)
-    if len(wav) < size: raise XttsKaError(f"{len(wav)} samples are shorter than one window of {size}")
-    mel = librosa.feature.melspectrogram(y=np.asarray(wav, np.float32), sr=rate, n_fft=size, hop_length=round(.010 * rate), n_mels=80, htk=True, norm=None)
+
+    size = round(0.025 * rate)
+    if len(wav) < size:
+        raise XttsKaError(f"{len(wav)} samples are shorter than one window of {size}")
+    mel = librosa.feature.melspectrogram(
+        y=np.asarray(wav, np.float32),
+        sr=rate,
+        n_fft=size,
+        hop_length=round(0.010 * rate),
+        n_mels=80,
+        htk=True,
+        norm=None,
+    )
     return np.log(np.maximum(mel, 1e-6))
 
+
 def logmel_embedding(
-    wav,            # [T] float32 in [-1, 1], 25 ms at least
-    rate:int=16000, # Hz
-)->np.ndarray: # [160] float32
+    wav,  # [T] float32 in [-1, 1], 25 ms at least
+    rate: int = 16000,  # Hz
+) -> np.ndarray:  # [160] float32
     "Mean and deviation over time of the log-mel."
     mel = _log_mel(wav, rate)
     return np.concatenate([mel.mean(1), mel.std(1)]).astype(np.float32)
 
+
 def mfcc_embedding(
-    wav,            # [T] float32 in [-1, 1], 25 ms at least
-    rate:int=16000, # Hz
-)->np.ndarray: # [38] float32
+    wav,  # [T] float32 in [-1, 1], 25 ms at least
+    rate: int = 16000,  # Hz
+) -> np.ndarray:  # [38] float32
     "Mean and deviation over time of cepstral coefficients 1 to 19."
     from scipy.fft import dct
+
     cepstrum = dct(_log_mel(wav, rate), axis=0, norm="ortho")[1:20]
     return np.concatenate([cepstrum.mean(1), cepstrum.std(1)]).astype(np.float32)

@@ -6,7 +6,8 @@
 __all__ = ['add_arguments', 'recordings_of', 'main']
 
 # %% ../../nbs/speaker/verify_pairs_list.ipynb #1090fb04
-import argparse, sys
+import argparse
+import sys
 
 from ..core.errors import PathError, XttsKaError
 from ..core.paths import inside, resolve
@@ -15,35 +16,62 @@ from .verification import read_trials
 
 # %% ../../nbs/speaker/verify_pairs_list.ipynb #bc45a1cb
 def add_arguments(
-    parser, # of argparse
+    parser,  # of argparse
 ):
     "The options."
-    parser.add_argument("--pairs", required=True, metavar="FILE", help="list of pairs: `1 a.wav b.wav`, or with the header enroll|test|same_speaker")
-    parser.add_argument("--dataset_dir", default="", metavar="DIR", help="root of the recordings; without it their being there is not looked at")
+    parser.add_argument(
+        "--pairs",
+        required=True,
+        metavar="FILE",
+        help="list of pairs: `1 a.wav b.wav`, or with the header enroll|test|same_speaker",
+    )
+    parser.add_argument(
+        "--dataset_dir",
+        default="",
+        metavar="DIR",
+        help="root of the recordings; without it their being there is not looked at",
+    )
+
 
 def recordings_of(
     root,  # Of the recordings
-    names, # Paths below it
-)->set:    # Those that are files
+    names,  # Paths below it
+) -> set:  # Those that are files
     "Which names of a list are there; a path that leaves the root is not."
     found = set()
     for name in names:
-        try: path = inside(resolve(root), name)
-        except PathError: continue
-        if path.is_file(): found.add(name)
+        try:
+            path = inside(resolve(root), name)
+        except PathError:
+            continue
+        if path.is_file():
+            found.add(name)
     return found
 
+
 def main(
-    argv=None, # Words after the program's name; None: those of the command line
-)->int:        # Exit status: 0 fit, 1 not, 2 for a list that cannot be read
+    argv=None,  # Words after the program's name; None: those of the command line
+) -> int:  # Exit status: 0 fit, 1 not, 2 for a list that cannot be read
     "Say what is wrong with a list."
-    parser = argparse.ArgumentParser("verify_pairs_list", description="Look through a list of pairs.")
+    parser = argparse.ArgumentParser(
+        "verify_pairs_list", description="Look through a list of pairs."
+    )
     add_arguments(parser)
     args = parser.parse_args(argv)
-    try: trials = read_trials(resolve(args.pairs))
-    except (XttsKaError, OSError) as e: print(f"verify_pairs_list: {e}", file=sys.stderr); return 2
-    report = verify_pairs_list(trials, recordings_of(args.dataset_dir, {*trials.first, *trials.second}) if args.dataset_dir else None)
+    try:
+        trials = read_trials(resolve(args.pairs))
+    except (XttsKaError, OSError) as e:
+        print(f"verify_pairs_list: {e}", file=sys.stderr)
+        return 2
+    report = verify_pairs_list(
+        trials,
+        recordings_of(args.dataset_dir, {*trials.first, *trials.second})
+        if args.dataset_dir
+        else None,
+    )
     print(str(report).replace("without a vector", "that are not there"))
     return 0 if report.fine else 1
 
-if __name__ == "__main__" and "IPython" not in sys.modules: sys.exit(main())
+
+if __name__ == "__main__" and "IPython" not in sys.modules:
+    sys.exit(main())

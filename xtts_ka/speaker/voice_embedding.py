@@ -6,7 +6,9 @@
 __all__ = ['to_mono', 'trim_silence', 'Voice', 'VoiceEmbeddingGenerator', 'buckets', 'share', 'store_embeddings']
 
 # %% ../../nbs/speaker/voice_embedding.ipynb #c4e37642
-import io, itertools, os
+import io
+import itertools
+import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,141 +31,206 @@ from .store import EmbeddingStore, Entry, utterance_names
 
 # %% ../../nbs/speaker/voice_embedding.ipynb #c9990959
 def to_mono(
-    wav, # [T], [T, C] or [C, T] float; channels are the shorter side
-)->np.ndarray: # [T] float32
+    wav,  # [T], [T, C] or [C, T] float; channels are the shorter side
+) -> np.ndarray:  # [T] float32
     "Mean of the channels."
     wav = np.asarray(wav.detach().cpu() if hasattr(wav, "detach") else wav)
-    if not np.issubdtype(wav.dtype, np.floating): raise TypeError(f"wav must be float in [-1, 1], got {wav.dtype}; divide integers by their range")
-    if wav.ndim == 2: wav = wav.mean(int(np.argmin(wav.shape)))  # [T, C] or [C, T] -> [T]
-    if wav.ndim != 1: raise TypeError(f"wav must be [T], or [T, C] with few channels, got {list(wav.shape)}")
+    if not np.issubdtype(wav.dtype, np.floating):
+        raise TypeError(
+            f"wav must be float in [-1, 1], got {wav.dtype}; divide integers by their range"
+        )
+    if wav.ndim == 2:
+        wav = wav.mean(int(np.argmin(wav.shape)))  # [T, C] or [C, T] -> [T]
+    if wav.ndim != 1:
+        raise TypeError(f"wav must be [T], or [T, C] with few channels, got {list(wav.shape)}")
     return np.ascontiguousarray(wav, np.float32)
 
+
 def trim_silence(
-    wav,        # [T] float32
-    rate,       # Hz
-    how="energy", # `energy` by loudness, `silero` by the voice detector
-    threshold=0.5, # Of the detector
-)->np.ndarray:  # [<= T]; empty where nothing is found
+    wav,  # [T] float32
+    rate,  # Hz
+    how="energy",  # `energy` by loudness, `silero` by the voice detector
+    threshold=0.5,  # Of the detector
+) -> np.ndarray:  # [<= T]; empty where nothing is found
     "Cut both ends, and nothing in between."
-    if how == "energy": edges = speech_edges(wav, rate)
+    if how == "energy":
+        edges = speech_edges(wav, rate)
     else:
         found = np.flatnonzero(np.fromiter(speech_probability(wav, rate), float) > threshold)
-        frame, look = rate*VAD_FRAME/VAD_RATE, rate//10
-        edges = (max(0, int(found[0]*frame) - look), min(len(wav), int((found[-1] + 1)*frame) + look)) if len(found) else None
-    return wav[edges[0]:edges[1]] if edges else wav[:0]
+        frame, look = rate * VAD_FRAME / VAD_RATE, rate // 10
+        edges = (
+            (
+                max(0, int(found[0] * frame) - look),
+                min(len(wav), int((found[-1] + 1) * frame) + look),
+            )
+            if len(found)
+            else None
+        )
+    return wav[edges[0] : edges[1]] if edges else wav[:0]
 
 # %% ../../nbs/speaker/voice_embedding.ipynb #65aac82c
 @dataclass
 class Voice:
     "What became of one recording."
-    audio:str                     # Path as given
-    status:str = "ok"             # See the table above
-    reason:str = ""               # Where the status is not ok
-    vector:np.ndarray|None = None # [D] float32
-    seconds:float = 0.            # Of the recording, trimmed
-    segments:int = 0              # Windows
-    sha256:str = ""               # Of the file's bytes
-    utt:str = ""                  # Name in a store
-    speaker:str = ""
-    stored:bool = False           # It lay in the store and still holds
 
-_STATUS = dict(empty="too_short", too_short="too_short", silent="silent")  # all other reasons of an `AudioError`: unreadable
+    audio: str  # Path as given
+    status: str = "ok"  # See the table above
+    reason: str = ""  # Where the status is not ok
+    vector: np.ndarray | None = None  # [D] float32
+    seconds: float = 0.0  # Of the recording, trimmed
+    segments: int = 0  # Windows
+    sha256: str = ""  # Of the file's bytes
+    utt: str = ""  # Name in a store
+    speaker: str = ""
+    stored: bool = False  # It lay in the store and still holds
+
+
+_STATUS = dict(
+    empty="too_short", too_short="too_short", silent="silent"
+)  # all other reasons of an `AudioError`: unreadable
+
 
 class VoiceEmbeddingGenerator:
     "Voice embeddings by WavLM or by our own encoder."
-    def __init__(self,
-        model:str|None=None,   # WavLM by hub name or local folder, or `ecapa:<checkpoint>`; None: the configuration's
-        device:str|None=None,  # cpu, cuda, ...; None: a GPU where there is one
-        cfg:EmbeddingConfig|None=None, # All options; None: defaults
-        encoder=None,          # An encoder that is there already
-        **options,             # Single options over `cfg`
+
+    def __init__(
+        self,
+        model: str
+        | None = None,  # WavLM by hub name or local folder, or `ecapa:<checkpoint>`; None: the configuration's
+        device: str | None = None,  # cpu, cuda, ...; None: a GPU where there is one
+        cfg: EmbeddingConfig | None = None,  # All options; None: defaults
+        encoder=None,  # An encoder that is there already
+        **options,  # Single options over `cfg`
     ):
         given = dict(model=model, device=device)
-        self.cfg = build(EmbeddingConfig, {**_plain_options(cfg), **{k: v for k, v in given.items() if v is not None}, **options})
-        if self.cfg.num_threads: _set_threads(self.cfg.num_threads)
-        self.encoder = encoder or build_encoder(self.cfg.model, self.cfg.checkpoint, _local_device(self.cfg.device), self.cfg.layer, self.cfg.pooling)
-        if self.cfg.sample_rate != self.encoder.sample_rate: raise ConfigError(f"{self.encoder.name} hears {self.encoder.sample_rate} Hz; give sample_rate={self.encoder.sample_rate}, not {self.cfg.sample_rate}")
+        self.cfg = build(
+            EmbeddingConfig,
+            {**_plain_options(cfg), **{k: v for k, v in given.items() if v is not None}, **options},
+        )
+        if self.cfg.num_threads:
+            _set_threads(self.cfg.num_threads)
+        self.encoder = encoder or build_encoder(
+            self.cfg.model,
+            self.cfg.checkpoint,
+            _local_device(self.cfg.device),
+            self.cfg.layer,
+            self.cfg.pooling,
+        )
+        if self.cfg.sample_rate != self.encoder.sample_rate:
+            raise ConfigError(
+                f"{self.encoder.name} hears {self.encoder.sample_rate} Hz; give sample_rate={self.encoder.sample_rate}, not {self.cfg.sample_rate}"
+            )
         self.rate, self.dim = self.encoder.sample_rate, self.encoder.dim
-        name = "torch" if self.cfg.backend == "auto" else self.cfg.backend  # a corpus may choose another, see `generate_embeddings_batch`
+        name = (
+            "torch" if self.cfg.backend == "auto" else self.cfg.backend
+        )  # a corpus may choose another, see `generate_embeddings_batch`
         self.backend = open_backend(self.encoder, name, self.cfg.onnx_dir)
 
     @property
-    def least(self)->int: # Samples
+    def least(self) -> int:  # Samples
         "The shortest recording that gets a vector."
-        return max(self.encoder.min_samples, int(np.ceil(self.cfg.min_seconds*self.rate)))
+        return max(self.encoder.min_samples, int(np.ceil(self.cfg.min_seconds * self.rate)))
 
-    def digest(self)->str:
+    def digest(self) -> str:
         "Of all that decides what the vectors are."
         shaping = {k: getattr(self.cfg, k) for k in SHAPING}
         return digest([self.encoder.name, self.encoder.digest, self.backend.name, shaping])
 
-def _plain_options(cfg)->dict:
+
+def _plain_options(cfg) -> dict:
     "The options of a configuration, or of one that extends it."
     known = EmbeddingConfig.__dataclass_fields__
     return {k: v for k, v in to_dict(cfg).items() if k in known} if cfg else {}
 
+
 def _local_device(device):
     "Of several processes on one machine each takes a GPU of its own, where nothing else is said."
     import torch
-    if device is not None or "LOCAL_RANK" not in os.environ or not torch.cuda.is_available(): return device
+
+    if device is not None or "LOCAL_RANK" not in os.environ or not torch.cuda.is_available():
+        return device
     return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+
 
 def _set_threads(n):
     import torch
+
     torch.set_num_threads(n)
 
 # %% ../../nbs/speaker/voice_embedding.ipynb #4c26b32c
 from fastcore.basics import patch
 
+
 @patch
-def preprocess_audio(self:VoiceEmbeddingGenerator,
-    audio,                     # A path, or [T] (or [T, C]) float in [-1, 1]
-    sample_rate:int|None=None, # Hz of an array; None: the model's
-)->np.ndarray: # [T] float32 at the model's rate
+def preprocess_audio(
+    self: VoiceEmbeddingGenerator,
+    audio,  # A path, or [T] (or [T, C]) float in [-1, 1]
+    sample_rate: int | None = None,  # Hz of an array; None: the model's
+) -> np.ndarray:  # [T] float32 at the model's rate
     "Mono, resampled, trimmed and levelled as configured; `AudioError` with a reason when nothing can be heard."
     name = "" if hasattr(audio, "shape") else audio
-    if name: wav, sample_rate = read_audio(audio, max_seconds=self.cfg.max_seconds, min_seconds=0.)
-    else: wav = to_mono(audio)
-    if not np.isfinite(wav).all(): raise AudioError("non_finite", name, "NaN or infinity among the samples")
+    if name:
+        wav, sample_rate = read_audio(audio, max_seconds=self.cfg.max_seconds, min_seconds=0.0)
+    else:
+        wav = to_mono(audio)
+    if not np.isfinite(wav).all():
+        raise AudioError("non_finite", name, "NaN or infinity among the samples")
     wav = np.clip(resample(wav, sample_rate or self.rate, self.rate), -1, 1)
     self._check(wav, name)
-    if self.cfg.trim != "none": self._check(wav := trim_silence(wav, self.rate, self.cfg.trim), name)
+    if self.cfg.trim != "none":
+        self._check(wav := trim_silence(wav, self.rate, self.cfg.trim), name)
     return wav if self.cfg.target_dbfs is None else set_level(wav, self.cfg.target_dbfs)
 
-@patch
-def _check(self:VoiceEmbeddingGenerator, wav, name):
-    "Long and loud enough?"
-    if self.cfg.trim != "none" and not len(wav): raise AudioError("silent", name, "nothing is left after trimming")
-    if len(wav) < self.least: raise AudioError("too_short", name, f"{len(wav)/self.rate:.3g} s, at least {self.least/self.rate:.3g} s")
-    if is_silent(wav, self.cfg.silence_dbfs): raise AudioError("silent", name, f"below {self.cfg.silence_dbfs:g} dB")
 
 @patch
-def compute_embedding(self:VoiceEmbeddingGenerator,
-    wav, # [T] float32 at the model's rate, heard as one window
-)->np.ndarray: # [D] float32 of length 1
+def _check(self: VoiceEmbeddingGenerator, wav, name):
+    "Long and loud enough?"
+    if self.cfg.trim != "none" and not len(wav):
+        raise AudioError("silent", name, "nothing is left after trimming")
+    if len(wav) < self.least:
+        raise AudioError(
+            "too_short",
+            name,
+            f"{len(wav) / self.rate:.3g} s, at least {self.least / self.rate:.3g} s",
+        )
+    if is_silent(wav, self.cfg.silence_dbfs):
+        raise AudioError("silent", name, f"below {self.cfg.silence_dbfs:g} dB")
+
+
+@patch
+def compute_embedding(
+    self: VoiceEmbeddingGenerator,
+    wav,  # [T] float32 at the model's rate, heard as one window
+) -> np.ndarray:  # [D] float32 of length 1
     "The vector of one window."
     return self._vectors([np.asarray(wav, np.float32)])[0]
 
+
 @patch
-def process_long_audio(self:VoiceEmbeddingGenerator,
-    audio,                            # A path, or [T] float32 at the model's rate
-    segment_length:float|None=None,   # Seconds; None: the configuration's
-    segment_overlap:float|None=None,  # Seconds
-)->np.ndarray: # [D] float32
+def process_long_audio(
+    self: VoiceEmbeddingGenerator,
+    audio,  # A path, or [T] float32 at the model's rate
+    segment_length: float | None = None,  # Seconds; None: the configuration's
+    segment_overlap: float | None = None,  # Seconds
+) -> np.ndarray:  # [D] float32
     "Windows, a vector of each, their mean: see `speaker.segments`."
     wav = audio if hasattr(audio, "shape") else self.preprocess_audio(audio)
     windows = self._windows(wav, segment_length, segment_overlap)
     return self._pool(self._vectors([wav[a:b] for a, b in windows]), windows)
 
+
 @patch
-def generate_embedding_from_file(self:VoiceEmbeddingGenerator,
-    path,         # A recording of any length
+def generate_embedding_from_file(
+    self: VoiceEmbeddingGenerator,
+    path,  # A recording of any length
     output=None,  # `.npy` to write it to
-)->np.ndarray: # [D] float32
+) -> np.ndarray:  # [D] float32
     "The vector of one file; `AudioError` says why there is none."
     vector = self.process_long_audio(path)
-    if output is not None: _save_vector(output, vector)
+    if output is not None:
+        _save_vector(output, vector)
     return vector
+
 
 def _save_vector(path, vector):
     buffer = io.BytesIO()
@@ -172,83 +239,113 @@ def _save_vector(path, vector):
 
 # %% ../../nbs/speaker/voice_embedding.ipynb #432919c5
 @patch
-def _windows(self:VoiceEmbeddingGenerator, wav, length=None, overlap=None):
-    length, overlap = (self.cfg.segment_length if length is None else length), (self.cfg.segment_overlap if overlap is None else overlap)
-    windows = plan_segments(len(wav), round(length*self.rate), round(overlap*self.rate), self.cfg.tail, self.least)
-    if not windows: raise AudioError("too_short", "", f"{len(wav)/self.rate:.3g} s, at least {self.least/self.rate:.3g} s")
+def _windows(self: VoiceEmbeddingGenerator, wav, length=None, overlap=None):
+    length, overlap = (
+        (self.cfg.segment_length if length is None else length),
+        (self.cfg.segment_overlap if overlap is None else overlap),
+    )
+    windows = plan_segments(
+        len(wav), round(length * self.rate), round(overlap * self.rate), self.cfg.tail, self.least
+    )
+    if not windows:
+        raise AudioError(
+            "too_short",
+            "",
+            f"{len(wav) / self.rate:.3g} s, at least {self.least / self.rate:.3g} s",
+        )
     return windows
 
+
 @patch
-def _pool(self:VoiceEmbeddingGenerator, vectors, windows):
+def _pool(self: VoiceEmbeddingGenerator, vectors, windows):
     return pool_segments(vectors, [b - a for a, b in windows], self.cfg.normalize)
+
 
 def buckets(
     lengths,  # [n] samples of each window
-    most:int, # Samples of a batch, at least one window
-    exact:bool=True, # Only equal lengths share a batch; False: neighbours in length do
-)->list:      # Batches: lists of places in `lengths`
+    most: int,  # Samples of a batch, at least one window
+    exact: bool = True,  # Only equal lengths share a batch; False: neighbours in length do
+) -> list:  # Batches: lists of places in `lengths`
     "Which windows go through the model together, long ones first."
     order, batches = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)), []
     for i in order:
         last = batches[-1] if batches else None
-        fits = last is not None and (len(last) + 1)*lengths[last[0]] <= most
-        if fits and (lengths[i] == lengths[last[0]] or not exact): last.append(i)
-        else: batches.append([i])
+        fits = last is not None and (len(last) + 1) * lengths[last[0]] <= most
+        if fits and (lengths[i] == lengths[last[0]] or not exact):
+            last.append(i)
+        else:
+            batches.append([i])
     return batches
 
+
 @patch
-def _vectors(self:VoiceEmbeddingGenerator, wavs)->np.ndarray: # [n, D]
+def _vectors(self: VoiceEmbeddingGenerator, wavs) -> np.ndarray:  # [n, D]
     "Vectors of windows of any lengths, in batches."
     out = np.empty((len(wavs), self.dim), np.float32)
     alone = self.backend.exact and self.backend.device.type == "cpu"
     most = self.cfg.batch_seconds or (0 if alone else 40)
-    for batch in buckets([len(w) for w in wavs], int(most*self.rate), self.backend.exact):
+    for batch in buckets([len(w) for w in wavs], int(most * self.rate), self.backend.exact):
         out[batch] = self.backend([wavs[i] for i in batch])
     return out
 
 # %% ../../nbs/speaker/voice_embedding.ipynb #04739f71
 @patch
-def _load(self:VoiceEmbeddingGenerator, voice, current=lambda voice: False):
+def _load(self: VoiceEmbeddingGenerator, voice, current=lambda voice: False):
     "(voice, wav [T] or None): read one recording; whatever is wrong with it becomes its status."
     try:
         voice.sha256 = recording_digest(voice.audio)
-        if current(voice): return voice, None
+        if current(voice):
+            return voice, None
         wav = self.preprocess_audio(voice.audio)
     except AudioError as e:
-        voice.status, voice.reason = _STATUS.get(e.reason, "unreadable"), e.reason + (f": {e.detail}" if e.detail else "")
+        voice.status, voice.reason = (
+            _STATUS.get(e.reason, "unreadable"),
+            e.reason + (f": {e.detail}" if e.detail else ""),
+        )
         return voice, None
-    voice.seconds = len(wav)/self.rate
+    voice.seconds = len(wav) / self.rate
     return voice, wav
+
 
 def _ahead(call, items, workers):
     "Results of `call` in the order of the items, computed in threads a little ahead."
     with ThreadPoolExecutor(workers) as pool:
         waiting, items = deque(), iter(items)
         while True:
-            waiting.extend(pool.submit(call, i) for i in itertools.islice(items, 2*workers - len(waiting)))
-            if not waiting: return
+            waiting.extend(
+                pool.submit(call, i) for i in itertools.islice(items, 2 * workers - len(waiting))
+            )
+            if not waiting:
+                return
             yield waiting.popleft().result()
 
+
 @patch
-def _embed(self:VoiceEmbeddingGenerator, loaded):
+def _embed(self: VoiceEmbeddingGenerator, loaded):
     "Yield finished voices of (voice, wav) pairs; those without a wav pass through."
     todo = [(v, w, self._windows(w)) for v, w in loaded if w is not None]
     vectors, at = self._vectors([w[a:b] for _, w, windows in todo for a, b in windows]), 0
     for v, _, windows in todo:
-        part, at, v.segments = vectors[at:at + len(windows)], at + len(windows), len(windows)
-        try: v.vector = self._pool(part, windows)
-        except XttsKaError: v.status, v.reason, v.segments = "unreadable", "model: it gave NaN, or no direction", 0
+        part, at, v.segments = vectors[at : at + len(windows)], at + len(windows), len(windows)
+        try:
+            v.vector = self._pool(part, windows)
+        except XttsKaError:
+            v.status, v.reason, v.segments = "unreadable", "model: it gave NaN, or no direction", 0
     return [v for v, _ in loaded]
 
+
 @patch
-def embed_files(self:VoiceEmbeddingGenerator,
-    voices,   # `Voice`s to fill
-    current=lambda voice: False, # Called with a voice whose bytes are known: True leaves it alone
-    title="", # Of the progress bar
-): # Yields the `Voice`s in order
+def embed_files(
+    self: VoiceEmbeddingGenerator,
+    voices,  # `Voice`s to fill
+    current=lambda voice: False,  # Called with a voice whose bytes are known: True leaves it alone
+    title="",  # Of the progress bar
+):  # Yields the `Voice`s in order
     "The loop over a corpus: read ahead, batch, embed."
     voices = list(voices)
-    size = self.cfg.batch_files or (64 if str(getattr(self.encoder, "device", "cpu")).startswith("cuda") else 1)
+    size = self.cfg.batch_files or (
+        64 if str(getattr(self.encoder, "device", "cpu")).startswith("cuda") else 1
+    )
     with bar(len(voices), title) as progress:
         loaded = _ahead(lambda v: self._load(v, current), voices, self.cfg.workers)
         while group := list(itertools.islice(loaded, size)):
@@ -257,66 +354,110 @@ def embed_files(self:VoiceEmbeddingGenerator,
 
 # %% ../../nbs/speaker/voice_embedding.ipynb #dfb9dd8f
 @patch
-def generate_embeddings_batch(self:VoiceEmbeddingGenerator,
-    files,            # Paths of recordings
+def generate_embeddings_batch(
+    self: VoiceEmbeddingGenerator,
+    files,  # Paths of recordings
     output_dir=None,  # Store them here, see `speaker.store`; None: only return them
-    speakers=None,    # [n] names, for the means of speakers
-    overwrite:bool|None=None, # Compute again what is up to date; None: as configured
-)->list: # `Voice`s in the order of `files`; of several processes, this one's share
+    speakers=None,  # [n] names, for the means of speakers
+    overwrite: bool | None = None,  # Compute again what is up to date; None: as configured
+) -> list:  # `Voice`s in the order of `files`; of several processes, this one's share
     "Many files at once; a bad one gets a status, and the rest goes on."
-    speakers = speakers or [""]*len(files)
+    speakers = speakers or [""] * len(files)
     voices = [Voice(os.fspath(f), speaker=s) for f, s in zip(files, speakers, strict=True)]
-    if output_dir is None: return list(self.embed_files(voices, title="embeddings"))
+    if output_dir is None:
+        return list(self.embed_files(voices, title="embeddings"))
     root = os.path.commonpath([os.path.dirname(os.path.abspath(f)) for f in files]) if files else ""
-    for v, utt in zip(voices, utterance_names([os.path.relpath(f, root) for f in files])): v.utt = utt
-    done = store_embeddings(self, voices, output_dir, self.cfg.overwrite if overwrite is None else overwrite)[0]
+    for v, utt in zip(voices, utterance_names([os.path.relpath(f, root) for f in files])):
+        v.utt = utt
+    done = store_embeddings(
+        self, voices, output_dir, self.cfg.overwrite if overwrite is None else overwrite
+    )[0]
     place = {v.utt: i for i, v in enumerate(voices)}
     return sorted(done, key=lambda v: place[v.utt])
 
+
 def share(
-    voices,    # All of a corpus
-    rank:int,  # This process
-    world:int, # Of how many
-)->list:       # Those of this process
+    voices,  # All of a corpus
+    rank: int,  # This process
+    world: int,  # Of how many
+) -> list:  # Those of this process
     "Long files first and dealt out like cards, so that all processes have about as much to do."
+
     def size(v):
-        try: return os.stat(v.audio).st_size
-        except (OSError, ValueError): return 0
+        try:
+            return os.stat(v.audio).st_size
+        except (OSError, ValueError):
+            return 0
+
     return deal(voices, lambda v: (-size(v), v.utt), rank, world)
 
 # %% ../../nbs/speaker/voice_embedding.ipynb #0b4885c6
 def store_embeddings(
-    generator:VoiceEmbeddingGenerator,
-    voices,      # `Voice`s with `audio`, `utt` and `speaker`
+    generator: VoiceEmbeddingGenerator,
+    voices,  # `Voice`s with `audio`, `utt` and `speaker`
     output_dir,  # Folder of the store
-    overwrite=False, # Compute again what is up to date
-)->tuple:        # (the `Voice`s of this process with their vectors, whether the store is complete)
+    overwrite=False,  # Compute again what is up to date
+) -> tuple:  # (the `Voice`s of this process with their vectors, whether the store is complete)
     "Embed this process's share into a store; the last process to finish writes matrix and means."
     rank, world = distributed()
     with EmbeddingStore(output_dir, rank, world) as store:
         if generator.cfg.backend == "auto":
-            with store.lock(): generator.backend = _chosen(generator, store.root/"backend.json")
+            with store.lock():
+                generator.backend = _chosen(generator, store.root / "backend.json")
         config, mine = generator.digest(), []
-        current = lambda v: not overwrite and _known(store, v, config)
-        for v in generator.embed_files(share(voices, rank, world), current, f"embeddings {rank + 1}/{world}" if world > 1 else "embeddings"):
+
+        def current(v):
+            return not overwrite and _known(store, v, config)
+
+        for v in generator.embed_files(
+            share(voices, rank, world),
+            current,
+            f"embeddings {rank + 1}/{world}" if world > 1 else "embeddings",
+        ):
             new, old = _entry(store, v, config), store.entries.get(v.utt)
-            if not v.stored or (new.speaker, new.audio) != (old.speaker, old.audio): store.add(new, v.vector)
+            if not v.stored or (new.speaker, new.audio) != (old.speaker, old.audio):
+                store.add(new, v.vector)
             mine.append(v)
         return mine, store.finish([v.utt for v in voices], config)
 
+
 def _chosen(generator, record):
     cfg = generator.cfg
-    return choose_backend(generator.encoder, cfg.min_cosine, cfg.onnx_dir, cfg.segment_length, record)
+    return choose_backend(
+        generator.encoder, cfg.min_cosine, cfg.onnx_dir, cfg.segment_length, record
+    )
+
 
 def _known(store, voice, config):
     "Fill a voice from the store when its entry still holds."
     e = store.current(voice.utt, voice.sha256, config)
-    if e is None: return False
-    voice.status, voice.reason, voice.seconds, voice.segments, voice.stored = e.status, e.reason, e.seconds, e.segments, True
-    voice.vector = np.load(store.root/e.npy, allow_pickle=False) if e.npy else None
+    if e is None:
+        return False
+    voice.status, voice.reason, voice.seconds, voice.segments, voice.stored = (
+        e.status,
+        e.reason,
+        e.seconds,
+        e.segments,
+        True,
+    )
+    voice.vector = np.load(store.root / e.npy, allow_pickle=False) if e.npy else None
     return True
 
+
 def _entry(store, v, config):
-    try: audio = Path(os.path.relpath(v.audio, store.root)).as_posix()
-    except ValueError: audio = v.audio  # NUL in the name
-    return Entry(v.utt, v.speaker, audio.encode("utf-8", "backslashreplace").decode(), "", round(v.seconds, 4), v.segments, v.status, v.reason, v.sha256, config)
+    try:
+        audio = Path(os.path.relpath(v.audio, store.root)).as_posix()
+    except ValueError:
+        audio = v.audio  # NUL in the name
+    return Entry(
+        v.utt,
+        v.speaker,
+        audio.encode("utf-8", "backslashreplace").decode(),
+        "",
+        round(v.seconds, 4),
+        v.segments,
+        v.status,
+        v.reason,
+        v.sha256,
+        config,
+    )

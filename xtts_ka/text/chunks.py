@@ -6,42 +6,54 @@
 __all__ = ['ENDS', 'PAUSES', 'chunks', 'closed', 'Piece', 'pieces', 'habits']
 
 # %% ../../nbs/text/chunks.ipynb #9ec29b65
-import re, unicodedata
+import re
+import unicodedata
 from bisect import bisect_left
 from dataclasses import dataclass
 
 _CUTS = (r"(?<=[.!?…])\s+", r"(?<=[,;:–—-])\s+", r"\s+")
 
+
 def chunks(
-    text:str,   # Normalised text
-    most:int,   # Greatest count of a piece
+    text: str,  # Normalised text
+    most: int,  # Greatest count of a piece
     count=len,  # str -> how much of the model's room it takes
-)->list[str]: # Pieces that together are the text, none above `most` unless it is a single letter
+) -> list[str]:  # Pieces that together are the text, none above `most` unless it is a single letter
     "Cut at the best places."
     return _cut(text.strip(), most, count, 0) if text.strip() else []
 
-def _cut(text, most, count, level)->list[str]:
-    if count(text) <= most or len(text) == 1: return [text]
-    if level == len(_CUTS):                                                    # a word that is too long
+
+def _cut(text, most, count, level) -> list[str]:
+    if count(text) <= most or len(text) == 1:
+        return [text]
+    if level == len(_CUTS):  # a word that is too long
         n = max([n for n in range(1, len(text)) if count(text[:n]) <= most], default=1)
         return [text[:n], *_cut(text[n:], most, count, level)]
     out = []
-    for part in (p for whole in re.split(_CUTS[level], text) for p in _cut(whole, most, count, level + 1)):
-        if out and count(f"{out[-1]} {part}") <= most: out[-1] += f" {part}"
-        else: out.append(part)
+    for part in (
+        p for whole in re.split(_CUTS[level], text) for p in _cut(whole, most, count, level + 1)
+    ):
+        if out and count(f"{out[-1]} {part}") <= most:
+            out[-1] += f" {part}"
+        else:
+            out.append(part)
     return out
 
 # %% ../../nbs/text/chunks.ipynb #63f54857
-ENDS = ".!?…"                # Marks that close a sentence
-_ALIKE = str.maketrans("。｡।჻！？؟、،；؛：", "....!??,,;;:")  # Other scripts' signs of the same meaning
+ENDS = ".!?…"  # Marks that close a sentence
+_ALIKE = str.maketrans(
+    "。｡।჻！？؟、،；؛：", "....!??,,;;:"
+)  # Other scripts' signs of the same meaning
 _CLAUSE = ",;:–—-"
 _MARKS = ENDS + _CLAUSE
 
-def _around(c:str)->bool:
+
+def _around(c: str) -> bool:
     "Is it a bracket or a quotation mark?"
     return c in "\"'`" or unicodedata.category(c) in ("Ps", "Pe", "Pi", "Pf")
 
-def _bare(text:str)->str: # As long as the text
+
+def _bare(text: str) -> str:  # As long as the text
     "Brackets and quotation marks are blanks, apostrophes inside of words and all else stay."
     text, out = text.translate(_ALIKE), []
     for n, c in enumerate(text):
@@ -49,17 +61,20 @@ def _bare(text:str)->str: # As long as the text
         out.append(" " if _around(c) and not (inside and c in "'’‘`") else c)
     return "".join(out)
 
+
 def closed(
-    text:str,       # Any text
-    ends:str=ENDS,  # Marks that may close it; others become a full stop
-)->str: # Empty when nothing in it can be said
+    text: str,  # Any text
+    ends: str = ENDS,  # Marks that may close it; others become a full stop
+) -> str:  # Empty when nothing in it can be said
     "The text without brackets and quotation marks, closed as a sentence is."
     said = " ".join(re.sub(r"\s+(?=[.!?…,;:]|-\w)", "", _bare(text)).split())
     body = said.strip(_MARKS + " ")
-    if not any(c.isalnum() for c in body): return ""
-    return body + _end(said[said.index(body) + len(body):], ends)
+    if not any(c.isalnum() for c in body):
+        return ""
+    return body + _end(said[said.index(body) + len(body) :], ends)
 
-def _end(tail:str, ends:str)->str:
+
+def _end(tail: str, ends: str) -> str:
     "The strongest mark of what stands after a text."
     dots = "..." if "..." in tail else "…"
     marks = {"?": "?" in tail, "!": "!" in tail, "…": "…" in tail or "..." in tail}
@@ -67,115 +82,162 @@ def _end(tail:str, ends:str)->str:
     return dots if mark == "…" else mark
 
 # %% ../../nbs/text/chunks.ipynb #73faed6d
-PAUSES = { # Seconds of silence after a piece, by what follows it
-    ".": .35, "!": .35, "?": .35, "…": .45, ",": .15, ";": .25, ":": .2, "–": .2, "—": .2, "-": .2,
-    "(": .12, '"': .08, " ": .02}
+PAUSES = {  # Seconds of silence after a piece, by what follows it
+    ".": 0.35,
+    "!": 0.35,
+    "?": 0.35,
+    "…": 0.45,
+    ",": 0.15,
+    ";": 0.25,
+    ":": 0.2,
+    "–": 0.2,
+    "—": 0.2,
+    "-": 0.2,
+    "(": 0.12,
+    '"': 0.08,
+    " ": 0.02,
+}
+
 
 @dataclass(frozen=True)
 class Piece:
     "What is spoken in one breath."
-    text: str     # Closed with . ! ? or …
+
+    text: str  # Closed with . ! ? or …
     pause: float  # Seconds of silence after it
-    start: int    # First character of the text that it says
-    end: int      # One after the last
+    start: int  # First character of the text that it says
+    end: int  # One after the last
+
 
 _AFTER = re.compile(rf"[\s{re.escape(_MARKS)}]*")
 _BORDER = re.compile(r"\s+|(?<=[^\W\d_][,;!?…])(?=[^\W\d_])|(?=[–—])|(?<=[–—])")
 
-def _words(text:str, most:int, fits)->list: # of (start, end)
+
+def _words(text: str, most: int, fits) -> list:  # of (start, end)
     "Spans of words, without the marks around them; a word that does not fit is cut."
     out, at = [], 0
     for border in [*_BORDER.finditer(text), None]:
-        token = text[at: border.start() if border else len(text)]
+        token = text[at : border.start() if border else len(text)]
         core = token.strip(_MARKS)
         start = at + token.index(core)
-        if any(c.isalnum() for c in core): out += _parts(text, start, start + len(core), fits)
+        if any(c.isalnum() for c in core):
+            out += _parts(text, start, start + len(core), fits)
         at = border.end() if border else at
     return out
 
-def _parts(text:str, start:int, end:int, fits)->list: # of (start, end)
+
+def _parts(text: str, start: int, end: int, fits) -> list:  # of (start, end)
     out = []
     while start < end:
-        whole = lambda n: n == end or not unicodedata.combining(text[n])    # accents stay
+
+        def whole(n):
+            return n == end or not unicodedata.combining(text[n])  # accents stay
+
         cuts = [n for n in range(start + 1, end + 1) if whole(n)]
-        too_long = lambda n: not fits(start, n)
+
+        def too_long(n):
+            return not fits(start, n)
+
         last = bisect_left(cuts, True, key=too_long) if too_long(end) else len(cuts)
         n = cuts[max(0, last - 1)]
-        if any(c.isalnum() for c in text[start:n]): out.append((start, n))
+        if any(c.isalnum() for c in text[start:n]):
+            out.append((start, n))
         start = next((k for k in range(n, end) if text[k] not in _MARKS), end)
     return out
 
 # %% ../../nbs/text/chunks.ipynb #76e49d2d
-def _gap(text:str, start:int, end:int, pauses:dict)->tuple: # (kind of border, seconds)
+def _gap(text: str, start: int, end: int, pauses: dict) -> tuple:  # (kind of border, seconds)
     "What is between two words: `end`, `clause`, `soft` (bracket, quote), `blank`, `word`: nothing."
     between = text[start:end]
     marks = [c for c in between.translate(_ALIKE) if c in _MARKS]
     signs = [_bracket(c) for c in between if _around(c)]
-    seconds = max(pauses.get(m, 0.) for m in [*marks, *signs, " "])
-    if marks: return "end" if set(marks) & set(ENDS) else "clause", seconds, set(marks)
+    seconds = max(pauses.get(m, 0.0) for m in [*marks, *signs, " "])
+    if marks:
+        return "end" if set(marks) & set(ENDS) else "clause", seconds, set(marks)
     return "soft" if signs else "blank" if between else "word", seconds, set()
 
-def _bracket(c:str)->str: # The key of its pause
+
+def _bracket(c: str) -> str:  # The key of its pause
     return "(" if unicodedata.category(c) in ("Ps", "Pe") and c not in "„‚" else '"'
 
+
 def pieces(
-    text:str,           # Normalised text
-    words:int=5,        # Greatest number of words in a piece
-    most:int=120,       # Greatest count of a piece
-    count=len,          # str -> how much of the model's room it takes
-    inside:str="",      # Marks of clauses that may stand inside of a piece
-    ends:str=ENDS,      # Marks that may close a piece; others become a full stop
-    pauses:dict=PAUSES, # Mark -> seconds of silence
-)->list[Piece]: # No letter is lost; none above `most` unless it is a single letter
+    text: str,  # Normalised text
+    words: int = 5,  # Greatest number of words in a piece
+    most: int = 120,  # Greatest count of a piece
+    count=len,  # str -> how much of the model's room it takes
+    inside: str = "",  # Marks of clauses that may stand inside of a piece
+    ends: str = ENDS,  # Marks that may close a piece; others become a full stop
+    pauses: dict = PAUSES,  # Mark -> seconds of silence
+) -> list[Piece]:  # No letter is lost; none above `most` unless it is a single letter
     "Cut at the ends of sentences, at marks, and where that leaves too many words, at blanks."
     bare = _bare(text)
-    fits = lambda start, end: count(closed(bare[start:end], ends)) <= most
+
+    def fits(start, end):
+        return count(closed(bare[start:end], ends)) <= most
+
     spans = _words(bare, most, fits)
     gaps = [_gap(text, a[1], b[0], pauses) for a, b in zip(spans, spans[1:])]
-    stops = [_AFTER.match(bare, b).end() for _, b in spans]                 # with a word's marks
+    stops = [_AFTER.match(bare, b).end() for _, b in spans]  # with a word's marks
+
     def piece(i, j):
         start, stop = spans[i][0], stops[j - 1]
-        pause = gaps[j - 1][1] if j < len(spans) else 0.
+        pause = gaps[j - 1][1] if j < len(spans) else 0.0
         end = start + len(text[start:stop].rstrip())
         return Piece(closed(bare[start:stop], ends), pause, start, end)
+
     cuts = _path(spans, gaps, words, inside, lambda i, j: fits(spans[i][0], stops[j - 1]))
     return [piece(i, j) for i, j in cuts]
 
-def _path(spans:list, gaps:list, words:int, inside:str, fits)->list:
+
+def _path(spans: list, gaps: list, words: int, inside: str, fits) -> list:
     "The cheapest pieces, as (first word, one after the last)."
-    best = [(0., 0)] + [(float("inf"), 0)] * len(spans)                     # cost, last begin
+    best = [(0.0, 0)] + [(float("inf"), 0)] * len(spans)  # cost, last begin
     for i in range(len(spans)):
         for j in range(i + 1, min(len(spans), i + words) + 1):
-            toll = _toll(spans[j - 1], gaps[j - 1]) if j < len(spans) else 0.
+            toll = _toll(spans[j - 1], gaps[j - 1]) if j < len(spans) else 0.0
             cost = best[i][0] + 1 + ((words - (j - i)) / words) ** 2 + toll
-            if j > i + 1 and not fits(i, j): break
-            if cost < best[j][0]: best[j] = cost, i
-            if j < len(spans) and _hard(gaps[j - 1], inside): break
+            if j > i + 1 and not fits(i, j):
+                break
+            if cost < best[j][0]:
+                best[j] = cost, i
+            if j < len(spans) and _hard(gaps[j - 1], inside):
+                break
     out, j = [], len(spans)
     while j:
         out.append((best[j][1], j))
         j = best[j][1]
     return out[::-1]
 
-def _hard(gap:tuple, inside:str)->bool:
+
+def _hard(gap: tuple, inside: str) -> bool:
     return gap[0] in ("end", "word") or gap[0] == "clause" and not gap[2] <= set(inside)
 
-def _toll(word:tuple, gap:tuple)->float:
+
+def _toll(word: tuple, gap: tuple) -> float:
     "What a cut costs beside the piece itself."
-    return .5 + .15 * (word[1] - word[0] <= 3) if gap[0] == "blank" else 0.
+    return 0.5 + 0.15 * (word[1] - word[0] <= 3) if gap[0] == "blank" else 0.0
 
 # %% ../../nbs/text/chunks.ipynb #305013ea
 def habits(
-    texts,            # Training texts
-    share:float=.1,   # Of the texts: as long as this share, with marks inside that this share has
-    rare:float=.01,   # Of the texts, that a closing mark needs
-)->dict: # `words`, `inside`, `ends` of `pieces`
+    texts,  # Training texts
+    share: float = 0.1,  # Of the texts: as long as this share, with marks inside that this share has
+    rare: float = 0.01,  # Of the texts, that a closing mark needs
+) -> dict:  # `words`, `inside`, `ends` of `pieces`
     "What texts of a training are like. Without texts, short ones with a full stop."
     texts = [t for t in map(closed, texts) if t]
-    if not texts: return {"words": 5, "inside": "", "ends": "."}
+    if not texts:
+        return {"words": 5, "inside": "", "ends": "."}
     lengths = sorted(len(t.split()) for t in texts)
-    has = lambda mark: sum(mark in t[:-1] for t in texts) / len(texts)
-    ended = lambda mark: sum(t.endswith(mark) or mark == "…" and t.endswith("...") for t in texts)
-    return {"words": lengths[int((1 - share) * (len(lengths) - 1))],
-            "inside": "".join(m for m in _CLAUSE if has(m + " ") >= share),
-            "ends": "".join(m for m in ENDS if m == "." or ended(m) >= rare * len(texts))}
+
+    def has(mark):
+        return sum(mark in t[:-1] for t in texts) / len(texts)
+
+    def ended(mark):
+        return sum(t.endswith(mark) or mark == "…" and t.endswith("...") for t in texts)
+
+    return {
+        "words": lengths[int((1 - share) * (len(lengths) - 1))],
+        "inside": "".join(m for m in _CLAUSE if has(m + " ") >= share),
+        "ends": "".join(m for m in ENDS if m == "." or ended(m) >= rare * len(texts)),
+    }

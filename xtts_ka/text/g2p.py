@@ -13,184 +13,276 @@ from dataclasses import dataclass, field
 from ..core.errors import MissingError, XttsKaError
 from ..core.manifest import Reject
 from .letters import ARCHAIC, LETTERS, to_mkhedruli
-from .phones import ALLOPHONE_RULES, BROAD, MODES, NARROW, PhonemeVocab, convention_symbols, inventory, narrow_phones
+from xtts_ka.text.phones import (
+    ALLOPHONE_RULES,
+    BROAD,
+    MODES,
+    NARROW,
+    PhonemeVocab,
+    convention_symbols,
+    inventory,
+    narrow_phones,
+)
 
 # %% ../../nbs/text/g2p.ipynb #65ed2345
 @dataclass
 class Pronunciations:
     "What `read_pronunciations` found."
-    path:str
-    pairs:list    # (word, [phones]) in the order of the file
-    rejects:list  # `Reject(line, item, reason)`
+
+    path: str
+    pairs: list  # (word, [phones]) in the order of the file
+    rejects: list  # `Reject(line, item, reason)`
+
 
 def read_pronunciations(
-    path, # UTF-8 TSV: word, phones separated by spaces; further columns are ignored
+    path,  # UTF-8 TSV: word, phones separated by spaces; further columns are ignored
 ) -> Pronunciations:
     "All lines that can be used; the others as rejects. MissingError when there is no such file."
-    try: lines = open(path, "rb").read().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as e: raise MissingError(f"{path}: the pronunciations cannot be read ({e.strerror}); give a TSV of word and phones") from e
+    try:
+        lines = open(path, "rb").read().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as e:
+        raise MissingError(
+            f"{path}: the pronunciations cannot be read ({e.strerror}); give a TSV of word and phones"
+        ) from e
     found = Pronunciations(str(path), [], [])
     for n, line in enumerate(lines, 1):
-        try: text = line.decode("utf-8").rstrip("\r")
+        try:
+            text = line.decode("utf-8").rstrip("\r")
         except UnicodeDecodeError:
             found.rejects.append(Reject(n, repr(line)[2:-1], "not UTF-8"))
             continue
-        if not text.strip() or text.startswith("#") or (n == 1 and text.split("\t")[:2] == ["word", "phones"]): continue
+        if (
+            not text.strip()
+            or text.startswith("#")
+            or (n == 1 and text.split("\t")[:2] == ["word", "phones"])
+        ):
+            continue
         word, phones = (text.split("\t") + [""])[:2]
-        if word.strip() and phones.split(): found.pairs.append((word.strip(), phones.split()))
-        else: found.rejects.append(Reject(n, text, "needs a word, a tab, and phones separated by spaces"))
+        if word.strip() and phones.split():
+            found.pairs.append((word.strip(), phones.split()))
+        else:
+            found.rejects.append(
+                Reject(n, text, "needs a word, a tab, and phones separated by spaces")
+            )
     return found
 
 # %% ../../nbs/text/g2p.ipynb #788c1941
-_INSIDE = "[\u00ad\u0300-\u036f\u200b-\u200d]*" # Soft hyphens, accents and joiners do not end a word
-_GEORGIAN_WORD = re.compile(f"[{LETTERS[0]}-{LETTERS[-1]}](?:{_INSIDE}[{LETTERS[0]}-{LETTERS[-1]}])*")
+_INSIDE = (
+    "[\u00ad\u0300-\u036f\u200b-\u200d]*"  # Soft hyphens, accents and joiners do not end a word
+)
+_GEORGIAN_WORD = re.compile(
+    f"[{LETTERS[0]}-{LETTERS[-1]}](?:{_INSIDE}[{LETTERS[0]}-{LETTERS[-1]}])*"
+)
 _ANY_WORD = re.compile(rf"[^\W\d_](?:['’ʼ]?{_INSIDE}[^\W\d_])*")
 _NO_LETTER = re.compile(f"[^{LETTERS[0]}-{LETTERS[-1]}]+")
 
+
 class GraphemeToPhoneme:
     "Words to phonemes: `g2p(word)` for one, `g2p.text(text)` for all of a text, `g2p.align(word)` with the letters of each phoneme."
-    def __init__(self,
-        mode:str="broad",           # `broad`: 33 phonemes; `narrow`: with the six rules; `neural`: by a trained network
-        convention:str="wikipron",  # `wikipron` or `sigmorphon2021`, see `CONVENTIONS`
-        exceptions:dict|None=None,  # Word -> phones (a list, or a string with spaces) that are given instead
-        model=None,                 # `NeuralG2P` or the folder it was saved in; reads Latin words, and all words in mode `neural`
+
+    def __init__(
+        self,
+        mode: str = "broad",  # `broad`: 33 phonemes; `narrow`: with the six rules; `neural`: by a trained network
+        convention: str = "wikipron",  # `wikipron` or `sigmorphon2021`, see `CONVENTIONS`
+        exceptions: dict
+        | None = None,  # Word -> phones (a list, or a string with spaces) that are given instead
+        model=None,  # `NeuralG2P` or the folder it was saved in; reads Latin words, and all words in mode `neural`
     ):
-        if mode not in MODES: raise XttsKaError(f"unknown mode {mode!r}; there are: {', '.join(MODES)}")
-        if mode == "neural" and model is None: raise MissingError("mode 'neural' needs model=, a folder with g2p_model.safetensors (the phonemes stage makes one)")
+        if mode not in MODES:
+            raise XttsKaError(f"unknown mode {mode!r}; there are: {', '.join(MODES)}")
+        if mode == "neural" and model is None:
+            raise MissingError(
+                "mode 'neural' needs model=, a folder with g2p_model.safetensors (the phonemes stage makes one)"
+            )
         self.mode, self.convention, self._symbols = mode, convention, convention_symbols(convention)
-        self.exceptions = {to_mkhedruli(w): p.split() if isinstance(p, str) else list(p) for w, p in (exceptions or {}).items()}
+        self.exceptions = {
+            to_mkhedruli(w): p.split() if isinstance(p, str) else list(p)
+            for w, p in (exceptions or {}).items()
+        }
         self.model = _loaded(model)
 
-    def __call__(self, word:str) -> list[str]:
+    def __call__(self, word: str) -> list[str]:
         "Phonemes of one word; [] when it has no letter that can be said."
         return self.align(word)[0]
 
-    def align(self,
-        word:str,  # One word
-    ) -> tuple: # (phonemes, [(index of a letter of `word`, index of its phoneme)])
+    def align(
+        self,
+        word: str,  # One word
+    ) -> tuple:  # (phonemes, [(index of a letter of `word`, index of its phoneme)])
         "Phonemes and which letters they come from. From a network or an exception there are no letters: the list is empty."
         plain = to_mkhedruli(word)
-        if self.exceptions and plain in self.exceptions: return list(self.exceptions[plain]), []
-        if self.model is not None and (self.mode == "neural" or not _GEORGIAN_WORD.search(plain)): return self._written(self.model(word)), []
+        if self.exceptions and plain in self.exceptions:
+            return list(self.exceptions[plain]), []
+        if self.model is not None and (self.mode == "neural" or not _GEORGIAN_WORD.search(plain)):
+            return self._written(self.model(word)), []
         return self._by_rule(word, plain)
 
-    def _by_rule(self, word:str, plain:str) -> tuple:
+    def _by_rule(self, word: str, plain: str) -> tuple:
         "By table and rules, over the letters alone."
         letters = _NO_LETTER.sub("", plain)
-        phones, owner = narrow_phones(letters) if self.mode == "narrow" else ([BROAD[c] for c in letters], range(len(letters)))
+        phones, owner = (
+            narrow_phones(letters)
+            if self.mode == "narrow"
+            else ([BROAD[c] for c in letters], range(len(letters)))
+        )
         where = range(len(letters)) if letters == word else _places(word)
         return self._written(phones), list(zip(where, owner))
 
-    def _written(self, phones:list) -> list: return [self._symbols.get(p, p) for p in phones] if self._symbols else phones
+    def _written(self, phones: list) -> list:
+        return [self._symbols.get(p, p) for p in phones] if self._symbols else phones
 
-    def words(self,
-        text:str, # Any text
-    ) -> list: # (start, end) of each word, in characters of `text`
+    def words(
+        self,
+        text: str,  # Any text
+    ) -> list:  # (start, end) of each word, in characters of `text`
         "Where the words are that have letters to be said."
         pattern = _GEORGIAN_WORD if self.model is None else _ANY_WORD
         return [m.span() for m in pattern.finditer(text.translate(_ONE_LETTER))]
 
-    def text(self,
-        text:str, # Any text; best normalised before
+    def text(
+        self,
+        text: str,  # Any text; best normalised before
     ) -> list[list[str]]:
         "Phonemes of each word; words without any are left out."
         return [phones for start, end in self.words(text) if (phones := self(text[start:end]))]
 
-_ONE_LETTER = {c: "ა" for a, b in ((0x1C90, 0x1CBB), (0x1CBD, 0x1CC0), (0x10A0, 0x10C6), (0x2D00, 0x2D26)) for c in range(a, b)} | {ord(c): "ა" for c in ARCHAIC} # Other scripts look like a letter when words are found
 
-def _places(word:str) -> list:
+_ONE_LETTER = {
+    c: "ა"
+    for a, b in ((0x1C90, 0x1CBB), (0x1CBD, 0x1CC0), (0x10A0, 0x10C6), (0x2D00, 0x2D26))
+    for c in range(a, b)
+} | {ord(c): "ა" for c in ARCHAIC}  # Other scripts look like a letter when words are found
+
+
+def _places(word: str) -> list:
     "For each letter of `to_mkhedruli(word)`, the index of the character it comes from; some archaic ones are read as two."
     return [i for i, c in enumerate(word) for _ in _NO_LETTER.sub("", to_mkhedruli(c))]
 
+
 def _loaded(model):
     "A network from its folder, or what is one already."
-    if model is None or callable(model): return model
+    if model is None or callable(model):
+        return model
     from xtts_ka.text.g2p_neural import load_g2p
+
     return load_g2p(model)
 
 # %% ../../nbs/text/g2p.ipynb #606c45f4
 @dataclass
 class Word:
     "A word and its phonemes."
-    text:str       # As it stands in the normalised text
-    start:int      # Of its first character there
-    end:int        # Behind its last
-    phonemes:list  # Symbols
-    ids:list       # Their ids
-    letters:list   # (index in `text`, index in `phonemes`); empty for a word a network or an exception said
+
+    text: str  # As it stands in the normalised text
+    start: int  # Of its first character there
+    end: int  # Behind its last
+    phonemes: list  # Symbols
+    ids: list  # Their ids
+    letters: list  # (index in `text`, index in `phonemes`); empty for a word a network or an exception said
+
 
 @dataclass
 class PhonemeResult:
     "What `PhonemeProcessor` returns."
-    text:str       # Normalised; all places refer to it
-    words:list     # `Word`s in order
-    ids:list       # Of all words, with the id of the space between them
-    warnings:list = field(default_factory=list) # From the normaliser, and when there is nothing to say
+
+    text: str  # Normalised; all places refer to it
+    words: list  # `Word`s in order
+    ids: list  # Of all words, with the id of the space between them
+    warnings: list = field(
+        default_factory=list
+    )  # From the normaliser, and when there is nothing to say
 
     def phonemes(self) -> str:
         "One line: phonemes separated by spaces, words by ` | `."
         return " | ".join(" ".join(w.phonemes) for w in self.words)
 
+
 class PhonemeProcessor:
     "Text to phonemes and ids, with alignment."
-    def __init__(self,
-        g2p:GraphemeToPhoneme|None=None,  # How to transcribe; broad by default
-        vocab:PhonemeVocab|None=None,     # Its ids; by default that of the transcription's inventory
-        normalizer=None,                  # Text -> text, or -> an object with `.text` (and `.warnings`); `normalize` of this package by default
+
+    def __init__(
+        self,
+        g2p: GraphemeToPhoneme | None = None,  # How to transcribe; broad by default
+        vocab: PhonemeVocab
+        | None = None,  # Its ids; by default that of the transcription's inventory
+        normalizer=None,  # Text -> text, or -> an object with `.text` (and `.warnings`); `normalize` of this package by default
     ):
         self.g2p = g2p or GraphemeToPhoneme()
         self.vocab = vocab or PhonemeVocab(inventory(self.g2p.mode, self.g2p.convention))
         self.normalizer = normalizer
 
-    def __call__(self,
-        text:str, # Written text
+    def __call__(
+        self,
+        text: str,  # Written text
     ) -> PhonemeResult:
         "Never raises for any text; one without a word that can be said comes back empty, with a warning."
         text, warnings = self._normalised(text)
         words = [self._word(text, start, end) for start, end in self.g2p.words(text)]
         words = [w for w in words if w.phonemes]
         ids = [i for w in words for i in (self.vocab.ids.get(" ", 1), *w.ids)][1:]
-        return PhonemeResult(text, words, ids, warnings if words else [*warnings, "no speakable letter"])
+        return PhonemeResult(
+            text, words, ids, warnings if words else [*warnings, "no speakable letter"]
+        )
 
-    def _normalised(self, text:str) -> tuple:
+    def _normalised(self, text: str) -> tuple:
         if self.normalizer is None:
             from xtts_ka.text.normalize import normalize
+
             self.normalizer = normalize
         result = self.normalizer(text)
-        return (result, []) if isinstance(result, str) else (result.text, list(getattr(result, "warnings", [])))
+        return (
+            (result, [])
+            if isinstance(result, str)
+            else (result.text, list(getattr(result, "warnings", [])))
+        )
 
-    def _word(self, text:str, start:int, end:int) -> Word:
+    def _word(self, text: str, start: int, end: int) -> Word:
         phones, letters = self.g2p.align(text[start:end])
         return Word(text[start:end], start, end, phones, self.vocab.encode(phones), letters)
 
-    def batch(self,
-        texts, # Lines of text
-    ) -> tuple: # (results, rejects); a text with nothing to say is a `Reject` with its line, counted from 1
+    def batch(
+        self,
+        texts,  # Lines of text
+    ) -> (
+        tuple
+    ):  # (results, rejects); a text with nothing to say is a `Reject` with its line, counted from 1
         "Many texts. Results and rejects together are as many as the texts."
         results, rejects = [], []
         for n, text in enumerate(texts, 1):
             result = self(text)
-            if result.words: results.append(result)
-            else: rejects.append(Reject(n, text[:80], "no speakable letter"))
+            if result.words:
+                results.append(result)
+            else:
+                rejects.append(Reject(n, text[:80], "no speakable letter"))
         return results, rejects
 
 # %% ../../nbs/text/g2p.ipynb #3c5a63df
 def phoneme_dict(
-    convention:str="wikipron",   # How vowels are written
-    exceptions:dict|None=None,   # Word -> phones
-) -> dict: # JSON: content of `phoneme_dict_ka.json`
+    convention: str = "wikipron",  # How vowels are written
+    exceptions: dict | None = None,  # Word -> phones
+) -> dict:  # JSON: content of `phoneme_dict_ka.json`
     "The whole of Georgian G2P: letters, allophone rules in the order they are tried, exceptions."
     g2p = GraphemeToPhoneme("narrow", convention, exceptions)
     keys = ("name", "letters", "becomes", "where", "example")
     rules = [dict(zip(keys, rule), phones=g2p(rule[-1])) for rule in ALLOPHONE_RULES]
-    return {"format": 1, "language": "ka", "convention": convention, "letters": dict(zip(LETTERS, inventory("broad", convention))),
-            "narrow_letters": {c: g2p._symbols.get(p, p) for c, p in NARROW.items()}, "allophone_rules": rules, "archaic": ARCHAIC, "exceptions": g2p.exceptions}
+    return {
+        "format": 1,
+        "language": "ka",
+        "convention": convention,
+        "letters": dict(zip(LETTERS, inventory("broad", convention))),
+        "narrow_letters": {c: g2p._symbols.get(p, p) for c, p in NARROW.items()},
+        "allophone_rules": rules,
+        "archaic": ARCHAIC,
+        "exceptions": g2p.exceptions,
+    }
 
 # %% ../../nbs/text/g2p.ipynb #19d69ebb
 _ELSEWHERE = ("PhonemeEncoder", "NeuralG2P", "load_g2p", "train_g2p")
 
-def __getattr__(name:str):
+
+def __getattr__(name: str):
     "Names of `g2p_neural`, which needs torch (PEP 562)."
-    if name not in _ELSEWHERE: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _ELSEWHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from xtts_ka.text import g2p_neural
+
     return getattr(g2p_neural, name)

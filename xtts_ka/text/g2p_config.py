@@ -17,43 +17,57 @@ from ..core.loop import LoopConfig
 @config
 class G2PLoop(LoopConfig):
     "Training of the network."
-    steps:int = Field(1000, ge=1)
-    batch_size:int = Field(32, ge=1)          # Words
-    lr:float = Field(8e-3, gt=0)
-    warmup:int = Field(30, ge=0)
-    final_lr:float = Field(0.02, ge=0, le=1)
-    validate_every:int = Field(100, ge=1)     # The validation decides which checkpoint is the best
-    save_every:int = Field(100, ge=1)
+
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(32, ge=1)  # Words
+    lr: float = Field(8e-3, gt=0)
+    warmup: int = Field(30, ge=0)
+    final_lr: float = Field(0.02, ge=0, le=1)
+    validate_every: int = Field(100, ge=1)  # The validation decides which checkpoint is the best
+    save_every: int = Field(100, ge=1)
+
 
 @config
 class NeuralG2PConfig:
     "The network from letters to phonemes and its training."
-    dim:int = Field(48, ge=4)            # Size of a letter's vector
-    hidden:int = Field(96, ge=4)         # Units of the LSTM, each direction
-    layers:int = Field(2, ge=1)          # LSTM layers
-    upsample:int = Field(3, ge=1)        # Output frames a letter: the most phonemes one letter may become
-    dropout:float = Field(0.3, ge=0, lt=1) # Between layers, while training
-    max_letters:int = Field(40, ge=1)    # Longer words are left out of training
-    georgian_share:float = Field(0.1, ge=0, le=1) # Of the words of a batch, how many are Georgian while there are Latin ones
-    loop:G2PLoop = G2PLoop()
+
+    dim: int = Field(48, ge=4)  # Size of a letter's vector
+    hidden: int = Field(96, ge=4)  # Units of the LSTM, each direction
+    layers: int = Field(2, ge=1)  # LSTM layers
+    upsample: int = Field(
+        3, ge=1
+    )  # Output frames a letter: the most phonemes one letter may become
+    dropout: float = Field(0.3, ge=0, lt=1)  # Between layers, while training
+    max_letters: int = Field(40, ge=1)  # Longer words are left out of training
+    georgian_share: float = Field(
+        0.1, ge=0, le=1
+    )  # Of the words of a batch, how many are Georgian while there are Latin ones
+    loop: G2PLoop = G2PLoop()
 
 # %% ../../nbs/text/g2p_config.ipynb #2753d733
 @config
 class Benchmark:
     "A file of reference pronunciations: TSV of word and phones."
-    path:str                                                    # From the repository's root, or absolute
-    mode:Literal["broad", "narrow"] = "broad"                   # What its transcriptions are
-    convention:Literal["wikipron", "sigmorphon2021"] = "wikipron" # How it writes vowels
+
+    path: str  # From the repository's root, or absolute
+    mode: Literal["broad", "narrow"] = "broad"  # What its transcriptions are
+    convention: Literal["wikipron", "sigmorphon2021"] = "wikipron"  # How it writes vowels
+
 
 @config
 class PhonemesConfig:
     "Stage phonemes: dictionary, vocabulary, the network for Latin words, benchmarks."
-    mode:Literal["broad", "narrow"] = "broad"                   # Phonemes of the dictionary and vocabulary
-    convention:Literal["wikipron", "sigmorphon2021"] = "wikipron" # How vowels are written
-    texts:list[str] = []             # Further UTF-8 texts, one sentence a line, beside those of the corpus
-    pronunciations:str|None = None   # TSV of word and phones: exceptions to the rules, also learned by the network
-    latin:str|None = None            # TSV latin, georgian, kind; the package's own lexicon when not given
-    held_out:float = Field(0.15, gt=0, lt=0.6)  # Share of the words, Latin and Georgian, kept from training and reported on; chosen by hash. Half as many Latin ones choose the weights
-    max_words:int = Field(4000, ge=1)           # Georgian words trained on, at most
-    benchmarks:list[Benchmark] = []  # Reported on where present
-    neural:NeuralG2PConfig = NeuralG2PConfig()
+
+    mode: Literal["broad", "narrow"] = "broad"  # Phonemes of the dictionary and vocabulary
+    convention: Literal["wikipron", "sigmorphon2021"] = "wikipron"  # How vowels are written
+    texts: list[str] = []  # Further UTF-8 texts, one sentence a line, beside those of the corpus
+    pronunciations: str | None = (
+        None  # TSV of word and phones: exceptions to the rules, also learned by the network
+    )
+    latin: str | None = None  # TSV latin, georgian, kind; the package's own lexicon when not given
+    held_out: float = Field(
+        0.15, gt=0, lt=0.6
+    )  # Share of the words, Latin and Georgian, kept from training and reported on; chosen by hash. Half as many Latin ones choose the weights
+    max_words: int = Field(4000, ge=1)  # Georgian words trained on, at most
+    benchmarks: list[Benchmark] = []  # Reported on where present
+    neural: NeuralG2PConfig = NeuralG2PConfig()

@@ -17,20 +17,35 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_se
 from ..core.config import build, to_dict
 from ..core.errors import MissingError, XttsKaError
 from ..core.files import atomic_write, digest, read_json, sha256_file, write_json
-from ..core.loop import FitResult, Task, fit, load_models
+from ..core.loop import Task, fit, load_models
 from ..core.randomness import rng, seeded_step
 from .g2p_config import NeuralG2PConfig
-from .phones import PhonemeVocab, inventory, phoneme_error_rate, word_error_rate
 from .letters import LETTERS, to_mkhedruli
+from .phones import PhonemeVocab, inventory, phoneme_error_rate, word_error_rate
 
 # %% ../../nbs/text/g2p_neural.ipynb #96c3beee
-ALPHABET = LETTERS + "abcdefghijklmnopqrstuvwxyz'" # Id 0 is padding
-_FOLD = str.maketrans({"ß": "ss", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i", "’": "'", "ʼ": "'"})
+ALPHABET = LETTERS + "abcdefghijklmnopqrstuvwxyz'"  # Id 0 is padding
+_FOLD = str.maketrans(
+    {
+        "ß": "ss",
+        "ø": "o",
+        "ł": "l",
+        "đ": "d",
+        "ð": "d",
+        "þ": "th",
+        "æ": "ae",
+        "œ": "oe",
+        "ı": "i",
+        "’": "'",
+        "ʼ": "'",
+    }
+)
 _IDS = {c: i for i, c in enumerate(ALPHABET, 1)}
 
+
 def letter_ids(
-    word:str, # A word in Georgian or Latin letters
-) -> list: # (id of the letter, 1 for a capital else 0); [] when nothing in it can be read
+    word: str,  # A word in Georgian or Latin letters
+) -> list:  # (id of the letter, 1 for a capital else 0); [] when nothing in it can be read
     "Letters as the network sees them; what is not in `ALPHABET` is left out."
     out = []
     for c in to_mkhedruli(word):
@@ -41,79 +56,123 @@ def letter_ids(
 # %% ../../nbs/text/g2p_neural.ipynb #092d4b2f
 class NeuralG2P(nn.Module):
     "Letters to broad phonemes, BiLSTM and CTC."
-    def __init__(self,
-        cfg:NeuralG2PConfig,
-        symbols=None, # Phonemes it can say; the broad inventory when not given
+
+    def __init__(
+        self,
+        cfg: NeuralG2PConfig,
+        symbols=None,  # Phonemes it can say; the broad inventory when not given
     ):
         super().__init__()
         self.cfg, self.symbols = cfg, tuple(symbols or inventory())
         self.letter = nn.Embedding(len(ALPHABET) + 1, cfg.dim, padding_idx=0)
         self.capital = nn.Embedding(2, cfg.dim)
-        self.lstm = nn.LSTM(cfg.dim, cfg.hidden, cfg.layers, batch_first=True, bidirectional=True, dropout=cfg.dropout if cfg.layers > 1 else 0.0)
+        self.lstm = nn.LSTM(
+            cfg.dim,
+            cfg.hidden,
+            cfg.layers,
+            batch_first=True,
+            bidirectional=True,
+            dropout=cfg.dropout if cfg.layers > 1 else 0.0,
+        )
         self.drop = nn.Dropout(cfg.dropout)
         self.up = nn.Linear(2 * cfg.hidden, cfg.upsample * cfg.hidden)
-        self.out = nn.Linear(cfg.hidden, len(self.symbols) + 1) # 0 is blank
+        self.out = nn.Linear(cfg.hidden, len(self.symbols) + 1)  # 0 is blank
 
-    def forward(self,
-        letters:Tensor, # [B, T] letter ids, 0 where padded
-        capital:Tensor, # [B, T] 0 or 1
-        lengths:Tensor, # [B] letters of each word, at least 1
-    ) -> Tensor: # [B, T * upsample, phonemes + 1] log probabilities
-        x = self.drop(self.letter(letters) + self.capital(capital))       # [B, T] -> [B, T, dim]
-        x, _ = self.lstm(pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False))
-        x, _ = pad_packed_sequence(x, batch_first=True, total_length=letters.shape[1]) # [B, T, 2H]
-        x = self.up(self.drop(x)).unflatten(2, (self.cfg.upsample, -1)).flatten(1, 2)   # [B, T, K H] -> [B, T K, H]
+    def forward(
+        self,
+        letters: Tensor,  # [B, T] letter ids, 0 where padded
+        capital: Tensor,  # [B, T] 0 or 1
+        lengths: Tensor,  # [B] letters of each word, at least 1
+    ) -> Tensor:  # [B, T * upsample, phonemes + 1] log probabilities
+        x = self.drop(self.letter(letters) + self.capital(capital))  # [B, T] -> [B, T, dim]
+        x, _ = self.lstm(
+            pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        )
+        x, _ = pad_packed_sequence(x, batch_first=True, total_length=letters.shape[1])  # [B, T, 2H]
+        x = (
+            self.up(self.drop(x)).unflatten(2, (self.cfg.upsample, -1)).flatten(1, 2)
+        )  # [B, T, K H] -> [B, T K, H]
         return self.out(torch.relu(x)).log_softmax(-1)
 
     @torch.inference_mode()
-    def read(self,
-        words, # Words in Georgian or Latin letters
-    ) -> list: # Phonemes of each; [] for a word without a letter of `ALPHABET`
+    def read(
+        self,
+        words,  # Words in Georgian or Latin letters
+    ) -> list:  # Phonemes of each; [] for a word without a letter of `ALPHABET`
         "Best symbol of each frame, without repeats and blanks."
         was, out = self.training, []
         self.eval()
-        for start in range(0, len(words), 256): out += self._read([letter_ids(w) for w in words[start:start + 256]])
+        for start in range(0, len(words), 256):
+            out += self._read([letter_ids(w) for w in words[start : start + 256]])
         self.train(was)
         return out
 
-    def _read(self, words:list) -> list:
+    def _read(self, words: list) -> list:
         spelled = [w for w in words if w]
-        if not spelled: return [[] for _ in words]
+        if not spelled:
+            return [[] for _ in words]
         letters, capital, lengths = _padded(spelled)
         best = self(letters, capital, lengths).argmax(-1).tolist()  # [B, T K]
-        read = iter(_collapse(row[:n * self.cfg.upsample], self.symbols) for row, n in zip(best, lengths.tolist()))
+        read = iter(
+            _collapse(row[: n * self.cfg.upsample], self.symbols)
+            for row, n in zip(best, lengths.tolist())
+        )
         return [next(read) if w else [] for w in words]
 
     def __call__(self, *args):
         "A module on tensors; on one word, its phonemes."
-        return self.read(args)[0] if len(args) == 1 and isinstance(args[0], str) else super().__call__(*args)
+        return (
+            self.read(args)[0]
+            if len(args) == 1 and isinstance(args[0], str)
+            else super().__call__(*args)
+        )
 
-def _padded(words:list) -> tuple: # letters [B, T], capital [B, T], lengths [B]
-    letters, capital = (pad_sequence([torch.tensor([pair[k] for pair in w]) for w in words], batch_first=True) for k in (0, 1))
+
+def _padded(words: list) -> tuple:  # letters [B, T], capital [B, T], lengths [B]
+    letters, capital = (
+        pad_sequence([torch.tensor([pair[k] for pair in w]) for w in words], batch_first=True)
+        for k in (0, 1)
+    )
     return letters, capital, torch.tensor([len(w) for w in words])
 
-def _collapse(frames:list, symbols) -> list:
+
+def _collapse(frames: list, symbols) -> list:
     "CTC's reading of one best path: repeats once, blanks not at all."
     return [symbols[now - 1] for before, now in zip([0, *frames], frames) if now and now != before]
 
 # %% ../../nbs/text/g2p_neural.ipynb #0ba42e45
 def trainable(
-    pairs,   # (word, [phones]) in broad symbols
-    cfg:NeuralG2PConfig,
-    symbols, # Phonemes known
-) -> tuple: # (pairs that can be trained on, [(word, why not)])
+    pairs,  # (word, [phones]) in broad symbols
+    cfg: NeuralG2PConfig,
+    symbols,  # Phonemes known
+) -> tuple:  # (pairs that can be trained on, [(word, why not)])
     "CTC needs a frame for each phoneme and one more between two equal ones."
     good, bad = [], []
     for word, phones in pairs:
-        n, need = len(letter_ids(word)), len(phones) + sum(a == b for a, b in zip(phones, phones[1:]))
+        n, need = (
+            len(letter_ids(word)),
+            len(phones) + sum(a == b for a, b in zip(phones, phones[1:])),
+        )
         unknown = [p for p in phones if p not in symbols]
-        why = (f"phoneme {unknown[0]} is not in the inventory" if unknown else "no letter that is known" if not n else
-               f"more than {cfg.max_letters} letters" if n > cfg.max_letters else f"{need} frames needed, {n * cfg.upsample} there" if need > n * cfg.upsample else "" if phones else "no phonemes")
+        why = (
+            f"phoneme {unknown[0]} is not in the inventory"
+            if unknown
+            else "no letter that is known"
+            if not n
+            else f"more than {cfg.max_letters} letters"
+            if n > cfg.max_letters
+            else f"{need} frames needed, {n * cfg.upsample} there"
+            if need > n * cfg.upsample
+            else ""
+            if phones
+            else "no phonemes"
+        )
         bad.append((word, why)) if why else good.append((word, list(phones)))
     return good, bad
 
+
 def is_latin(
-    word:str, # Any word
+    word: str,  # Any word
 ) -> bool:
     "Written in Latin letters, at least one of them."
     return any(i > len(LETTERS) for i, _ in letter_ids(word))
@@ -121,15 +180,20 @@ def is_latin(
 # %% ../../nbs/text/g2p_neural.ipynb #696cefd8
 class G2PTask(Task):
     "What the loop trains: pairs of word and phonemes, scored by the phoneme error rate on held-out ones."
-    def __init__(self,
-        cfg:NeuralG2PConfig,
-        pairs,        # (word, [phones]) to learn from
+
+    def __init__(
+        self,
+        cfg: NeuralG2PConfig,
+        pairs,  # (word, [phones]) to learn from
         held_out=(),  # (word, [phones]) to score on; some of `pairs` when empty
-        symbols=None, # Phonemes; the broad inventory when not given
+        symbols=None,  # Phonemes; the broad inventory when not given
     ):
         self.cfg, self.symbols = cfg, tuple(symbols or inventory())
         self.pairs, self.refused = trainable(pairs, cfg, set(self.symbols))
-        if not self.pairs: raise XttsKaError("no pair of word and phonemes to train on; give a lexicon or texts with Georgian words")
+        if not self.pairs:
+            raise XttsKaError(
+                "no pair of word and phonemes to train on; give a lexicon or texts with Georgian words"
+            )
         self.held_out = list(held_out) or self.pairs[:200]
         self.latin = [i for i, (w, _) in enumerate(self.pairs) if is_latin(w)]
         self.georgian = sorted(set(range(len(self.pairs))) - set(self.latin))
@@ -140,137 +204,275 @@ class G2PTask(Task):
         self.net = NeuralG2P(self.cfg, self.symbols)
         return {"g2p": self.net}
 
-    def __len__(self): return len(self.pairs)
-    def fingerprint(self): return {"pairs": digest(self.pairs), "symbols": digest(self.symbols), "config": digest({k: v for k, v in to_dict(self.cfg).items() if k != "loop"})}
+    def __len__(self):
+        return len(self.pairs)
+
+    def fingerprint(self):
+        return {
+            "pairs": digest(self.pairs),
+            "symbols": digest(self.symbols),
+            "config": digest({k: v for k, v in to_dict(self.cfg).items() if k != "loop"}),
+        }
 
     def item(self, index, epoch):
         r = rng(self.cfg.loop.seed, "word", epoch, index)
-        kind = self.georgian if not self.latin or (self.georgian and r.random() < self.cfg.georgian_share) else self.latin
+        kind = (
+            self.georgian
+            if not self.latin or (self.georgian and r.random() < self.cfg.georgian_share)
+            else self.latin
+        )
         return self.pairs[kind[int(r.integers(len(kind)))]]
 
     def collate(self, samples):
         letters, capital, lengths = _padded([letter_ids(w) for w, _ in samples])
         targets = [[self.ids[p] for p in phones] for _, phones in samples]
-        return {"letters": letters, "capital": capital, "lengths": lengths, "targets": torch.tensor([i for t in targets for i in t]),
-                "target_lengths": torch.tensor([len(t) for t in targets])}
+        return {
+            "letters": letters,
+            "capital": capital,
+            "lengths": lengths,
+            "targets": torch.tensor([i for t in targets for i in t]),
+            "target_lengths": torch.tensor([len(t) for t in targets]),
+        }
 
     def loss(self, phase, batch, step):
-        log_p = self.net(batch["letters"], batch["capital"], batch["lengths"]).transpose(0, 1)  # [B, F, V] -> [F, B, V]
-        loss = nn.functional.ctc_loss(log_p, batch["targets"], batch["lengths"].cpu() * self.cfg.upsample, batch["target_lengths"].cpu())
+        log_p = self.net(batch["letters"], batch["capital"], batch["lengths"]).transpose(
+            0, 1
+        )  # [B, F, V] -> [F, B, V]
+        loss = nn.functional.ctc_loss(
+            log_p,
+            batch["targets"],
+            batch["lengths"].cpu() * self.cfg.upsample,
+            batch["target_lengths"].cpu(),
+        )
         return loss, {"ctc": loss.detach()}
 
     def validate(self):
         result = self.net.read([w for w, _ in self.held_out])
         pairs = [(phones, r) for (_, phones), r in zip(self.held_out, result)]
-        return {"score": phoneme_error_rate(pairs), "per": phoneme_error_rate(pairs), "wer": word_error_rate(pairs)}
+        return {
+            "score": phoneme_error_rate(pairs),
+            "per": phoneme_error_rate(pairs),
+            "wer": word_error_rate(pairs),
+        }
 
 # %% ../../nbs/text/g2p_neural.ipynb #2f5a6d31
 WEIGHTS, CONFIG = "g2p_model.safetensors", "g2p_config.json"
 
+
 def save_g2p(
-    net:NeuralG2P,
-    folder,        # Gets both files
-    about:dict|None=None, # Plain values worth keeping beside it: what it was trained on, its errors
+    net: NeuralG2P,
+    folder,  # Gets both files
+    about: dict
+    | None = None,  # Plain values worth keeping beside it: what it was trained on, its errors
 ):
     "Write weights and configuration, each whole or not at all."
     from safetensors.torch import save
+
     state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
-    path = atomic_write(Path(folder)/WEIGHTS, save(state))
+    path = atomic_write(Path(folder) / WEIGHTS, save(state))
     network = {k: v for k, v in to_dict(net.cfg).items() if k != "loop"}
-    write_json(Path(folder)/CONFIG, {"format": 1, "kind": "ctc-bilstm", "network": network, "letters": ALPHABET, "symbols": net.symbols,
-                                     "sha256": sha256_file(path), "about": about or {}})
+    write_json(
+        Path(folder) / CONFIG,
+        {
+            "format": 1,
+            "kind": "ctc-bilstm",
+            "network": network,
+            "letters": ALPHABET,
+            "symbols": net.symbols,
+            "sha256": sha256_file(path),
+            "about": about or {},
+        },
+    )
+
 
 def load_g2p(
-    folder, # Where `save_g2p` wrote
-) -> NeuralG2P: # In evaluation mode
+    folder,  # Where `save_g2p` wrote
+) -> NeuralG2P:  # In evaluation mode
     "The network as saved. MissingError naming the file that is not there; XttsKaError when the files do not belong together."
     from safetensors.torch import load_file
+
     folder = Path(folder)
     for name in (CONFIG, WEIGHTS):
-        if not (folder/name).is_file(): raise MissingError(f"{folder/name}: no such file; the phonemes stage writes it")
-    held = read_json(folder/CONFIG)
-    if held.get("letters") != ALPHABET: raise XttsKaError(f"{folder/CONFIG}: made for another alphabet; run the phonemes stage again")
-    if sha256_file(folder/WEIGHTS) != held["sha256"]: raise XttsKaError(f"{folder/WEIGHTS}: not the weights that {CONFIG} was written for; run the phonemes stage again")
+        if not (folder / name).is_file():
+            raise MissingError(f"{folder / name}: no such file; the phonemes stage writes it")
+    held = read_json(folder / CONFIG)
+    if held.get("letters") != ALPHABET:
+        raise XttsKaError(
+            f"{folder / CONFIG}: made for another alphabet; run the phonemes stage again"
+        )
+    if sha256_file(folder / WEIGHTS) != held["sha256"]:
+        raise XttsKaError(
+            f"{folder / WEIGHTS}: not the weights that {CONFIG} was written for; run the phonemes stage again"
+        )
     net = NeuralG2P(build(NeuralG2PConfig, held["network"]), held["symbols"])
-    net.load_state_dict(load_file(folder/WEIGHTS))
+    net.load_state_dict(load_file(folder / WEIGHTS))
     return net.eval()
 
+
 def train_g2p(
-    pairs,        # (word, [phones]) in broad symbols: Georgian, Latin, any
-    cfg:NeuralG2PConfig,
-    out_dir,      # Gets the two files, `metrics.jsonl` and `checkpoints/`; a training that was stopped goes on
+    pairs,  # (word, [phones]) in broad symbols: Georgian, Latin, any
+    cfg: NeuralG2PConfig,
+    out_dir,  # Gets the two files, `metrics.jsonl` and `checkpoints/`; a training that was stopped goes on
     held_out=(),  # (word, [phones]) it is scored on and the best weights are chosen by
-) -> tuple: # (NeuralG2P, FitResult)
+) -> tuple:  # (NeuralG2P, FitResult)
     "Train, take the best weights, save them."
     task = G2PTask(cfg, pairs, held_out)
     result = fit(task, cfg.loop, out_dir, "G2P")
-    if result.best_step is not None: load_models(out_dir, {"g2p": task.net}, "best")
-    about = {"pairs": len(task.pairs), "latin": len(task.latin), "left_out": len(task.refused), "trained_on": digest(task.pairs), "step": result.best_step or result.step}
+    if result.best_step is not None:
+        load_models(out_dir, {"g2p": task.net}, "best")
+    about = {
+        "pairs": len(task.pairs),
+        "latin": len(task.latin),
+        "left_out": len(task.refused),
+        "trained_on": digest(task.pairs),
+        "step": result.best_step or result.step,
+    }
     save_g2p(task.net.eval(), out_dir, about)
     return task.net, result
 
 # %% ../../nbs/text/g2p_neural.ipynb #22dc37a2
-FEATURES = ("vowel", "high", "low", "back", "rounded", "labial", "dental", "postalveolar", "velar", "uvular", "glottal", "stop", "affricate", "fricative",
-            "nasal", "lateral", "trill", "voiced", "aspirated", "ejective", "half voiced", "velarised")
-_BASE = { # Base symbol -> names of its features
-    "a": "vowel low", "e": "vowel", "i": "vowel high", "o": "vowel back rounded", "u": "vowel high back rounded", "ɑ": "vowel low back", "ɛ": "vowel low", "ɔ": "vowel low back rounded",
-    "b": "labial stop voiced", "p": "labial stop", "m": "labial nasal voiced", "v": "labial fricative voiced", "f": "labial fricative", "d": "dental stop voiced", "t": "dental stop",
-    "n": "dental nasal voiced", "z": "dental fricative voiced", "s": "dental fricative", "l": "dental lateral voiced", "ɫ": "dental lateral voiced velarised", "r": "dental trill voiced",
-    "ɾ": "dental trill voiced", "t͡s": "dental affricate", "d͡z": "dental affricate voiced", "t͡ʃ": "postalveolar affricate", "d͡ʒ": "postalveolar affricate voiced", "ʃ": "postalveolar fricative",
-    "ʒ": "postalveolar fricative voiced", "ɡ": "velar stop voiced", "k": "velar stop", "ŋ": "velar nasal voiced", "x": "velar fricative", "ɣ": "velar fricative voiced", "q": "uvular stop",
-    "χ": "uvular fricative", "ʁ": "uvular fricative voiced", "h": "glottal fricative"}
-_MARKS = {"ʰ": "aspirated", "ʼ": "ejective", "ʷ": "rounded", "\u0325": "half voiced", "\u030a": "half voiced"}
+FEATURES = (
+    "vowel",
+    "high",
+    "low",
+    "back",
+    "rounded",
+    "labial",
+    "dental",
+    "postalveolar",
+    "velar",
+    "uvular",
+    "glottal",
+    "stop",
+    "affricate",
+    "fricative",
+    "nasal",
+    "lateral",
+    "trill",
+    "voiced",
+    "aspirated",
+    "ejective",
+    "half voiced",
+    "velarised",
+)
+_BASE = {  # Base symbol -> names of its features
+    "a": "vowel low",
+    "e": "vowel",
+    "i": "vowel high",
+    "o": "vowel back rounded",
+    "u": "vowel high back rounded",
+    "ɑ": "vowel low back",
+    "ɛ": "vowel low",
+    "ɔ": "vowel low back rounded",
+    "b": "labial stop voiced",
+    "p": "labial stop",
+    "m": "labial nasal voiced",
+    "v": "labial fricative voiced",
+    "f": "labial fricative",
+    "d": "dental stop voiced",
+    "t": "dental stop",
+    "n": "dental nasal voiced",
+    "z": "dental fricative voiced",
+    "s": "dental fricative",
+    "l": "dental lateral voiced",
+    "ɫ": "dental lateral voiced velarised",
+    "r": "dental trill voiced",
+    "ɾ": "dental trill voiced",
+    "t͡s": "dental affricate",
+    "d͡z": "dental affricate voiced",
+    "t͡ʃ": "postalveolar affricate",
+    "d͡ʒ": "postalveolar affricate voiced",
+    "ʃ": "postalveolar fricative",
+    "ʒ": "postalveolar fricative voiced",
+    "ɡ": "velar stop voiced",
+    "k": "velar stop",
+    "ŋ": "velar nasal voiced",
+    "x": "velar fricative",
+    "ɣ": "velar fricative voiced",
+    "q": "uvular stop",
+    "χ": "uvular fricative",
+    "ʁ": "uvular fricative voiced",
+    "h": "glottal fricative",
+}
+_MARKS = {
+    "ʰ": "aspirated",
+    "ʼ": "ejective",
+    "ʷ": "rounded",
+    "\u0325": "half voiced",
+    "\u030a": "half voiced",
+}
+
 
 def articulation(
-    phone:str, # A phoneme of `inventory`
-) -> set[str]: # Names of `FEATURES`
+    phone: str,  # A phoneme of `inventory`
+) -> set[str]:  # Names of `FEATURES`
     "Its articulatory features; none for a special symbol. XttsKaError for a phone the table does not have."
-    if phone.startswith("<") or phone == " ": return set()
+    if phone.startswith("<") or phone == " ":
+        return set()
     base = phone.rstrip("".join(_MARKS))
-    if base not in _BASE: raise XttsKaError(f"no features for the phone {phone!r}; known are {' '.join(_BASE)} with the marks {' '.join('◌' + m for m in _MARKS)}")
-    return set(_BASE[base].split()) | {_MARKS[m] for m in phone[len(base):]}
+    if base not in _BASE:
+        raise XttsKaError(
+            f"no features for the phone {phone!r}; known are {' '.join(_BASE)} with the marks {' '.join('◌' + m for m in _MARKS)}"
+        )
+    return set(_BASE[base].split()) | {_MARKS[m] for m in phone[len(base) :]}
+
 
 def feature_matrix(
-    symbols, # Phonemes, special symbols among them
-) -> Tensor: # [symbols, features] 0 or 1
+    symbols,  # Phonemes, special symbols among them
+) -> Tensor:  # [symbols, features] 0 or 1
     "One row of articulatory features for each symbol."
     return torch.tensor([[float(f in articulation(s)) for f in FEATURES] for s in symbols])
 
 # %% ../../nbs/text/g2p_neural.ipynb #60a64d4d
 class PhonemeEncoder(nn.Module):
     "Phoneme ids to a vector for each."
-    def __init__(self,
-        vocab:PhonemeVocab,  # Names the symbols, for their features
-        dim:int=64,          # Size of a vector
-        layers:int=2,        # Convolutions
-        kernel:int=5,        # Phonemes a convolution sees; odd
-        dropout:float=0.1,   # While training
+
+    def __init__(
+        self,
+        vocab: PhonemeVocab,  # Names the symbols, for their features
+        dim: int = 64,  # Size of a vector
+        layers: int = 2,  # Convolutions
+        kernel: int = 5,  # Phonemes a convolution sees; odd
+        dropout: float = 0.1,  # While training
     ):
         super().__init__()
-        if kernel % 2 == 0: raise XttsKaError(f"kernel={kernel}: give an odd number, so that it has a middle")
+        if kernel % 2 == 0:
+            raise XttsKaError(f"kernel={kernel}: give an odd number, so that it has a middle")
         self.embedding = nn.Embedding(len(vocab), dim, padding_idx=0)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(layers))
-        self.convs = nn.ModuleList(nn.Conv1d(dim, 2 * dim, kernel, padding=kernel // 2) for _ in range(layers))
+        self.convs = nn.ModuleList(
+            nn.Conv1d(dim, 2 * dim, kernel, padding=kernel // 2) for _ in range(layers)
+        )
         self.drop = nn.Dropout(dropout)
         self._start_from_features([*vocab.specials, *vocab.symbols], dim)
 
     @torch.no_grad()
-    def _start_from_features(self, symbols:list, dim:int):
+    def _start_from_features(self, symbols: list, dim: int):
         "Rows whose differences are those of the features; specials keep their random rows, padding its zero."
-        features = feature_matrix(symbols)                              # [V, F]
-        directions = torch.randn(len(FEATURES), dim) / dim ** 0.5       # [F, dim], from the generator that the caller has seeded
+        features = feature_matrix(symbols)  # [V, F]
+        directions = (
+            torch.randn(len(FEATURES), dim) / dim**0.5
+        )  # [F, dim], from the generator that the caller has seeded
         rows = features @ directions + 0.02 * torch.randn(len(symbols), dim)
         known = features.any(1)
         self.embedding.weight[known] = rows[known]
 
-    def forward(self,
-        ids:Tensor,           # [B, T] phoneme ids, 0 where padded
-        lengths:Tensor|None=None, # [B] phonemes of each; all that are not padding when not given
-    ) -> Tensor: # [B, T, dim], zero where padded
-        mask = (ids != 0) if lengths is None else torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-        mask = mask[..., None].float()                                  # [B, T, 1]
-        x = self.embedding(ids) * mask                                  # [B, T] -> [B, T, dim]
+    def forward(
+        self,
+        ids: Tensor,  # [B, T] phoneme ids, 0 where padded
+        lengths: Tensor
+        | None = None,  # [B] phonemes of each; all that are not padding when not given
+    ) -> Tensor:  # [B, T, dim], zero where padded
+        mask = (
+            (ids != 0)
+            if lengths is None
+            else torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        )
+        mask = mask[..., None].float()  # [B, T, 1]
+        x = self.embedding(ids) * mask  # [B, T] -> [B, T, dim]
         for norm, conv in zip(self.norms, self.convs):
-            y = conv((norm(x) * mask).transpose(1, 2)).transpose(1, 2)  # [B, T, dim] -> [B, T, 2 dim]
-            x = (x + self.drop(nn.functional.glu(y, -1))) * mask        # gated, added to what came in
+            y = conv((norm(x) * mask).transpose(1, 2)).transpose(
+                1, 2
+            )  # [B, T, dim] -> [B, T, 2 dim]
+            x = (x + self.drop(nn.functional.glu(y, -1))) * mask  # gated, added to what came in
         return x

@@ -16,7 +16,17 @@ from ..core.loop import fit, load_models
 from ..core.manifest import Reject, write_rejects
 from ..core.paths import resolve
 from .language_config import LanguageConfig
-from .language_model import Alphabet, Folds, KneserNey, Mixture, bits_per_character, events, flag_transcripts, pick_balanced, units_of
+from xtts_ka.text.language_model import (
+    Alphabet,
+    Folds,
+    KneserNey,
+    Mixture,
+    bits_per_character,
+    events,
+    flag_transcripts,
+    pick_balanced,
+    units_of,
+)
 from .language_transformer import LMTask, TransformerLM
 from .letters import LETTERS, has_georgian
 from .normalize import ALPHABET, normalize
@@ -25,21 +35,35 @@ from .tokenizer import coverage, make_tokenizer, recommend_vocab_size
 
 # %% ../../nbs/text/language.ipynb #f4dc8c79
 def clean(
-    source:TextSource,        # Sentences as written
-    use_normalizer:bool=True, # Read numbers and signs as words
+    source: TextSource,  # Sentences as written
+    use_normalizer: bool = True,  # Read numbers and signs as words
 ) -> TextSource:
     "The same source with speakable sentences; those of which nothing is left are rejects."
-    if not use_normalizer: return source
-    out = TextSource(source.path, source.sha256, source.licence, [], list(source.rejects), source.blank)
+    if not use_normalizer:
+        return source
+    out = TextSource(
+        source.path, source.sha256, source.licence, [], list(source.rejects), source.blank
+    )
     for i, text in enumerate(source.sentences, 1):
         said = normalize(text).text
-        if has_georgian(said): out.sentences.append(said)
-        else: out.rejects.append(Reject(i, text[:60], "nothing speakable is left after normalising", source.path, "language"))
+        if has_georgian(said):
+            out.sentences.append(said)
+        else:
+            out.rejects.append(
+                Reject(
+                    i,
+                    text[:60],
+                    "nothing speakable is left after normalising",
+                    source.path,
+                    "language",
+                )
+            )
     return out
 
+
 def corpus_source(
-    texts,      # Sentences of the corpus
-    licence="", # Of them
+    texts,  # Sentences of the corpus
+    licence="",  # Of them
 ) -> TextSource:
     "Sentences that are in memory already; the digest is that of their list."
     return TextSource("corpus", digest(list(texts)), licence, [t for t in texts if t.strip()])
@@ -47,30 +71,49 @@ def corpus_source(
 # %% ../../nbs/text/language.ipynb #0880eaec
 class LanguageModelProcessor:
     "The steps of the stage, in order: read, tokenizer, baselines, transformer, uses, finish; `run` does them all."
-    def __init__(self,
-        cfg:LanguageConfig,
-        out,          # Folder of this stage
-        texts=(),     # Sentences of the corpus that may be trained on
-        seed:int=1,   # Names all draws
+
+    def __init__(
+        self,
+        cfg: LanguageConfig,
+        out,  # Folder of this stage
+        texts=(),  # Sentences of the corpus that may be trained on
+        seed: int = 1,  # Names all draws
         held_out=(),  # Sentences of the corpus that must not be
     ):
-        self.cfg, self.out, self.seed, self.corpus, self.reserved = cfg, Path(out), seed, list(texts), list(held_out)
+        self.cfg, self.out, self.seed, self.corpus, self.reserved = (
+            cfg,
+            Path(out),
+            seed,
+            list(texts),
+            list(held_out),
+        )
         cfg.transformer.loop.seed = seed
         self.out.mkdir(parents=True, exist_ok=True)
 
-    def read(self) -> dict: # Counts, for a table
+    def read(self) -> dict:  # Counts, for a table
         "Collect, clean, drop copies, divide. XttsKaError when too little text is left to test anything."
         licences = self.cfg.licences + [""] * len(self.cfg.texts)
-        found = [read_texts(resolve(p), self.cfg.column or None, l, self.cfg.max_chars) for p, l in zip(self.cfg.texts, licences)]
+        found = [
+            read_texts(resolve(p), self.cfg.column or None, l, self.cfg.max_chars)
+            for p, l in zip(self.cfg.texts, licences)
+        ]
         found += [corpus_source(self.corpus)] if self.corpus else []
         self.sources = [clean(s, self.cfg.normalize) for s in found]
         reserved, _ = deduplicate(clean(corpus_source(self.reserved), self.cfg.normalize).sentences)
         kept, self.dropped = deduplicate([t for s in self.sources for t in s.sentences])
         taken = set(map(text_key, reserved))
         self._divide([t for t in kept if text_key(t) not in taken], reserved)
-        write_rejects(self.out / "rejects.csv", [r for s in self.sources for r in s.rejects], "language")
-        self.counts = {"sentences": len(self.train), "validation": len(self.val), "held_out": len(self.test), "copies": len(self.dropped),
-                       "leaks": len(self.leaks), "rejected": sum(len(s.rejects) for s in self.sources)}
+        write_rejects(
+            self.out / "rejects.csv", [r for s in self.sources for r in s.rejects], "language"
+        )
+        self.counts = {
+            "sentences": len(self.train),
+            "validation": len(self.val),
+            "held_out": len(self.test),
+            "copies": len(self.dropped),
+            "leaks": len(self.leaks),
+            "rejected": sum(len(s.rejects) for s in self.sources),
+        }
         return self.counts
 
     def _divide(self, texts, reserved):
@@ -78,35 +121,50 @@ class LanguageModelProcessor:
         rest, test = split_texts(texts, self.cfg.held_out, self.seed) if texts else ([], [])
         self.train, self.val = split_texts(rest, self.cfg.validation, self.seed + 1)
         if len(self.train) < 10 or not self.val or not test + reserved:
-            raise XttsKaError(f"{len(texts)} different sentences are too few for a language model; add files under language.texts, take a larger corpus, or leave the stage out: skip=[language]")
+            raise XttsKaError(
+                f"{len(texts)} different sentences are too few for a language model; add files under language.texts, take a larger corpus, or leave the stage out: skip=[language]"
+            )
         self.leaks = leaks(self.train + self.val, test + reserved, self.cfg.leak)
         given_away = {l.index for l in self.leaks}
         self.test = [t for i, t in enumerate(test + reserved) if i not in given_away]
-        if not self.test: raise XttsKaError("every held-out sentence has a near copy in training; add other text or raise language.leak")
-        self.alphabet = Alphabet("".join(sorted(set().union(*self.train, ALPHABET if self.cfg.normalize else ""))))
+        if not self.test:
+            raise XttsKaError(
+                "every held-out sentence has a near copy in training; add other text or raise language.leak"
+            )
+        self.alphabet = Alphabet(
+            "".join(sorted(set().union(*self.train, ALPHABET if self.cfg.normalize else "")))
+        )
 
 # %% ../../nbs/text/language.ipynb #506daa42
 from fastcore.basics import patch
 
+
 @patch
-def tokenizer(self:LanguageModelProcessor) -> list[dict]: # The curve: a row for each size tried
+def tokenizer(self: LanguageModelProcessor) -> list[dict]:  # The curve: a row for each size tried
     "Compare sizes, make the tokenizer that is asked for, write `tokenizer.json`."
-    self.recommended, self.curve = recommend_vocab_size(self.train, self.cfg.sizes, self.cfg.max_rare)
+    self.recommended, self.curve = recommend_vocab_size(
+        self.train, self.cfg.sizes, self.cfg.max_rare
+    )
     kind = self.cfg.tokenizer
-    self.tok = make_tokenizer(kind, self.train, (self.cfg.vocab_size or self.recommended) if kind == "bpe" else None)
+    self.tok = make_tokenizer(
+        kind, self.train, (self.cfg.vocab_size or self.recommended) if kind == "bpe" else None
+    )
     self.tok.save(self.out / "tokenizer.json")
     self.cover = coverage(self.tok, self.train)
     return self.curve
 
+
 @patch
-def letters(self:LanguageModelProcessor) -> dict: # Letter -> share, most frequent first
+def letters(self: LanguageModelProcessor) -> dict:  # Letter -> share, most frequent first
     "How often each letter occurs in the training sentences."
     n = Counter(c for t in self.train for c in t if c in LETTERS)
     return {c: k / n.total() for c, k in n.most_common()}
 
 # %% ../../nbs/text/language.ipynb #e1394dfd
 @patch
-def baselines(self:LanguageModelProcessor) -> dict: # Order -> bits per character on the test sentences
+def baselines(
+    self: LanguageModelProcessor,
+) -> dict:  # Order -> bits per character on the test sentences
     "Kneser-Ney models of all orders; the best one is written to `kneser_ney.safetensors`."
     models = {n: KneserNey(n).fit(self.train, self.alphabet) for n in range(1, self.cfg.order + 1)}
     on_val = {n: m.bits_per_character(self.val) for n, m in models.items()}
@@ -116,8 +174,9 @@ def baselines(self:LanguageModelProcessor) -> dict: # Order -> bits per characte
     self.by_order = {n: m.bits_per_character(self.test) for n, m in models.items()}
     return self.by_order
 
+
 @patch
-def transformer(self:LanguageModelProcessor): # FitResult; `self.neural` is the trained model
+def transformer(self: LanguageModelProcessor):  # FitResult; `self.neural` is the trained model
     "Train, or go on; the best checkpoint is written to `language_model.safetensors`."
     cfg = self.cfg.transformer
     task = LMTask(cfg, self.alphabet, self.train, self.val)
@@ -127,54 +186,108 @@ def transformer(self:LanguageModelProcessor): # FitResult; `self.neural` is the 
     self.neural.save(self.out / "language_model.safetensors")
     return self.fitted
 
+
 @patch
-def compare(self:LanguageModelProcessor) -> dict: # Name -> bits per character on the test sentences
+def compare(
+    self: LanguageModelProcessor,
+) -> dict:  # Name -> bits per character on the test sentences
     "All models on the same held-out sentences, over the same alphabet."
     self.mixture = Mixture.fitted(self.kneser_ney, self.neural, self.val)
-    self.bpc = {"kneser_ney": self.by_order[self.order], "transformer": self.neural.bits_per_character(self.test),
-                "mixture": bits_per_character(self.mixture, self.test)}
+    self.bpc = {
+        "kneser_ney": self.by_order[self.order],
+        "transformer": self.neural.bits_per_character(self.test),
+        "mixture": bits_per_character(self.mixture, self.test),
+    }
     return self.bpc
 
 # %% ../../nbs/text/language.ipynb #cfbd5a74
 @patch
-def odd(self:LanguageModelProcessor) -> list: # `Judged` of all sentences that are flagged, oddest first
+def odd(
+    self: LanguageModelProcessor,
+) -> list:  # `Judged` of all sentences that are flagged, oddest first
     "Sentences that cost unusually many bits, from all texts, each judged by models of the others."
     judged = flag_transcripts(Folds(), self.train + self.val + self.test, self.cfg.flag)
     self.flagged = sorted((j for j in judged if j.flagged), key=lambda j: (-j.z, j.index))
     return self.flagged
 
+
 @patch
-def balanced(self:LanguageModelProcessor) -> list[str]: # Sentences
+def balanced(self: LanguageModelProcessor) -> list[str]:  # Sentences
     "A set of held-out sentences that covers as many diphones as it can."
     chosen = pick_balanced(self.test, self.cfg.balanced, seed=self.seed)
     self.picked = [self.test[i] for i in chosen]
-    self.diphones = [len(set().union(*map(units_of, some), set())) for some in (self.picked, self.test)]
+    self.diphones = [
+        len(set().union(*map(units_of, some), set())) for some in (self.picked, self.test)
+    ]
     return self.picked
 
+
 @patch
-def finish(self:LanguageModelProcessor) -> dict: # The metrics
+def finish(self: LanguageModelProcessor) -> dict:  # The metrics
     "`language_model_results.json`, whole and without times, and `metrics.json` for the report."
     wins = self.bpc["kneser_ney"] <= self.bpc["transformer"]
-    results = {"bpc": self.bpc, "baseline_wins": wins, "bpc_by_order": {str(n): b for n, b in self.by_order.items()}, "order": self.order,
+    results = {
+        "bpc": self.bpc,
+        "baseline_wins": wins,
+        "bpc_by_order": {str(n): b for n, b in self.by_order.items()},
+        "order": self.order,
         "measure": "bits per event on held-out sentences: each character, then the end, given the same sentence before it",
-        "alphabet": len(self.alphabet), "events": {k: events(t) for k, t in (("train", self.train), ("validation", self.val), ("test", self.test))},
-        "counts": self.counts, "sources": [s.card() for s in self.sources], "mixture_weight_of_kneser_ney": self.mixture.weight,
-        "best_step": self.fitted.best_step, "parameters": sum(p.numel() for p in self.neural.net.parameters()),
-        "tokenizer": {"kind": self.tok.kind, "size": self.tok.vocab_size, "recommended_size": self.recommended, "curve": self.curve, "rare": self.cover.rare,
-            "chars_per_token": self.cover.chars_per_token, "tokens_per_word": self.cover.tokens_per_word, "unknown": self.cover.unknown},
+        "alphabet": len(self.alphabet),
+        "events": {
+            k: events(t)
+            for k, t in (("train", self.train), ("validation", self.val), ("test", self.test))
+        },
+        "counts": self.counts,
+        "sources": [s.card() for s in self.sources],
+        "mixture_weight_of_kneser_ney": self.mixture.weight,
+        "best_step": self.fitted.best_step,
+        "parameters": sum(p.numel() for p in self.neural.net.parameters()),
+        "tokenizer": {
+            "kind": self.tok.kind,
+            "size": self.tok.vocab_size,
+            "recommended_size": self.recommended,
+            "curve": self.curve,
+            "rare": self.cover.rare,
+            "chars_per_token": self.cover.chars_per_token,
+            "tokens_per_word": self.cover.tokens_per_word,
+            "unknown": self.cover.unknown,
+        },
         "leaks": [{"text": l.text, "seen": l.seen, "share": l.share} for l in self.leaks[:100]],
-        "flagged": [{"text": j.text, "bpc": round(j.bpc, 4), "z": round(j.z, 3)} for j in self.flagged[:100]],
-        "balanced": self.picked, "balanced_diphones": self.diphones, "config": to_dict(self.cfg)}
+        "flagged": [
+            {"text": j.text, "bpc": round(j.bpc, 4), "z": round(j.z, 3)} for j in self.flagged[:100]
+        ],
+        "balanced": self.picked,
+        "balanced_diphones": self.diphones,
+        "config": to_dict(self.cfg),
+    }
     write_json(self.out / "language_model_results.json", results)
-    metrics = {"bits per character, Kneser-Ney": round(self.bpc["kneser_ney"], 3), "bits per character, Transformer": round(self.bpc["transformer"], 3),
-        "bits per character, both": round(self.bpc["mixture"], 3), "baseline wins": "yes" if wins else "no", "Kneser-Ney order": self.order, **self.counts,
-        "vocabulary": self.tok.vocab_size, "recommended vocabulary": self.recommended, "flagged sentences": len(self.flagged),
-        "training, CPU seconds": round(self.fitted.cpu_seconds, 1)}
+    metrics = {
+        "bits per character, Kneser-Ney": round(self.bpc["kneser_ney"], 3),
+        "bits per character, Transformer": round(self.bpc["transformer"], 3),
+        "bits per character, both": round(self.bpc["mixture"], 3),
+        "baseline wins": "yes" if wins else "no",
+        "Kneser-Ney order": self.order,
+        **self.counts,
+        "vocabulary": self.tok.vocab_size,
+        "recommended vocabulary": self.recommended,
+        "flagged sentences": len(self.flagged),
+        "training, CPU seconds": round(self.fitted.cpu_seconds, 1),
+    }
     write_json(self.out / "metrics.json", metrics)
     return metrics
 
+
 @patch
-def run(self:LanguageModelProcessor) -> dict: # The metrics
+def run(self: LanguageModelProcessor) -> dict:  # The metrics
     "All steps."
-    for step in (self.read, self.tokenizer, self.baselines, self.transformer, self.compare, self.odd, self.balanced): step()
+    for step in (
+        self.read,
+        self.tokenizer,
+        self.baselines,
+        self.transformer,
+        self.compare,
+        self.odd,
+        self.balanced,
+    ):
+        step()
     return self.finish()

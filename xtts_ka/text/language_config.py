@@ -18,47 +18,71 @@ from ..core.loop import LoopConfig
 @config
 class LanguageLoop(LoopConfig):
     "Training of the Transformer."
+
     steps: int = Field(1200, ge=1)
-    batch_size: int = Field(8, ge=1)          # Rows of `block` symbols
-    lr: float = Field(5e-3, gt=0)             # High: the network is small and the time short
+    batch_size: int = Field(8, ge=1)  # Rows of `block` symbols
+    lr: float = Field(5e-3, gt=0)  # High: the network is small and the time short
     warmup: int = Field(30, ge=0)
     final_lr: float = Field(0.02, ge=0, le=1)
-    validate_every: int = Field(200, ge=1)    # The validation decides which checkpoint is the best
+    validate_every: int = Field(200, ge=1)  # The validation decides which checkpoint is the best
     save_every: int = Field(200, ge=1)
+
 
 @config
 class TransformerConfig:
     "Size and training of the Transformer."
-    layers: int = Field(2, ge=1)              # Blocks
-    dim: int = Field(128, ge=8)               # Width; a multiple of twice `heads`
-    heads: int = Field(4, ge=1)               # Of the attention
-    block: int = Field(64, ge=8)              # Symbols a row, and the longest history
+
+    layers: int = Field(2, ge=1)  # Blocks
+    dim: int = Field(128, ge=8)  # Width; a multiple of twice `heads`
+    heads: int = Field(4, ge=1)  # Of the attention
+    block: int = Field(64, ge=8)  # Symbols a row, and the longest history
     dropout: float = Field(0.05, ge=0, lt=1)  # Share of activations left out in training
     loop: LanguageLoop = LanguageLoop()
 
     def __post_init__(self):
-        if self.dim % (2 * self.heads): raise ConfigError(f"transformer.dim={self.dim} must be a multiple of twice transformer.heads={self.heads}")
+        if self.dim % (2 * self.heads):
+            raise ConfigError(
+                f"transformer.dim={self.dim} must be a multiple of twice transformer.heads={self.heads}"
+            )
+
 
 @config
 class LanguageConfig:
     "Stage language."
-    texts: list[str] = []                     # Further text files, UTF-8: a sentence a line, or tables such as Common Voice's validated_sentences.tsv
-    column: str = ""                          # Column of those tables with the text; empty: `sentence` or `text`
-    licences: list[str] = []                  # Licence of each of `texts`, kept with the results
-    normalize: bool = True                    # Read numbers and signs as words first, as the speech models do
-    max_chars: int = Field(600, ge=10)        # Longer sentences are rejected
-    held_out: float = Field(0.1, gt=0, lt=0.5)   # Share of the sentences kept for the test, chosen by digest
-    validation: float = Field(0.05, gt=0, lt=0.5) # Share of the rest on which orders, weights and checkpoints are chosen
-    leak: float = Field(0.8, gt=0, le=1)      # A held-out sentence with this share of a training sentence's 8-letter pieces is left out of the test
-    tokenizer: Literal["characters", "bpe", "romanized"] = "bpe" # Kind of tokenizer.json
-    vocab_size: int = Field(0, ge=0)          # Ids of a BPE tokenizer; 0: the recommended size
-    sizes: list[int] = [64, 128, 256, 512, 1024, 2000, 3000, 4000] # Vocabulary sizes compared
-    max_rare: float = Field(0.15, gt=0, lt=1) # Largest share of tokens seen fewer than 10 times, for the recommended size
-    order: int = Field(8, ge=1, le=12)        # Longest n-gram of the Kneser-Ney models compared
-    flag: float = Field(3.0, gt=0)            # Robust z-score from which a transcript is flagged
-    balanced: int = Field(20, ge=0)           # Sentences of the phonetically balanced set
+
+    texts: list[
+        str
+    ] = []  # Further text files, UTF-8: a sentence a line, or tables such as Common Voice's validated_sentences.tsv
+    column: str = ""  # Column of those tables with the text; empty: `sentence` or `text`
+    licences: list[str] = []  # Licence of each of `texts`, kept with the results
+    normalize: bool = True  # Read numbers and signs as words first, as the speech models do
+    max_chars: int = Field(600, ge=10)  # Longer sentences are rejected
+    held_out: float = Field(
+        0.1, gt=0, lt=0.5
+    )  # Share of the sentences kept for the test, chosen by digest
+    validation: float = Field(
+        0.05, gt=0, lt=0.5
+    )  # Share of the rest on which orders, weights and checkpoints are chosen
+    leak: float = Field(
+        0.8, gt=0, le=1
+    )  # A held-out sentence with this share of a training sentence's 8-letter pieces is left out of the test
+    tokenizer: Literal["characters", "bpe", "romanized"] = "bpe"  # Kind of tokenizer.json
+    vocab_size: int = Field(0, ge=0)  # Ids of a BPE tokenizer; 0: the recommended size
+    sizes: list[int] = [64, 128, 256, 512, 1024, 2000, 3000, 4000]  # Vocabulary sizes compared
+    max_rare: float = Field(
+        0.15, gt=0, lt=1
+    )  # Largest share of tokens seen fewer than 10 times, for the recommended size
+    order: int = Field(8, ge=1, le=12)  # Longest n-gram of the Kneser-Ney models compared
+    flag: float = Field(3.0, gt=0)  # Robust z-score from which a transcript is flagged
+    balanced: int = Field(20, ge=0)  # Sentences of the phonetically balanced set
     transformer: TransformerConfig = TransformerConfig()
 
     def __post_init__(self):
-        if len(self.licences) > len(self.texts): raise ConfigError(f"language.licences has {len(self.licences)} entries for {len(self.texts)} texts; give one for each text")
-        if not self.sizes: raise ConfigError("language.sizes is empty; give at least one vocabulary size, e.g. [512]")
+        if len(self.licences) > len(self.texts):
+            raise ConfigError(
+                f"language.licences has {len(self.licences)} entries for {len(self.texts)} texts; give one for each text"
+            )
+        if not self.sizes:
+            raise ConfigError(
+                "language.sizes is empty; give at least one vocabulary size, e.g. [512]"
+            )

@@ -7,7 +7,8 @@ __all__ = ['UNITS', 'Alphabet', 'events', 'discounts', 'KneserNey', 'bits_per_ch
            'flag_transcripts', 'units_of', 'pick_balanced']
 
 # %% ../../nbs/text/language_model.ipynb #d4406826
-import heapq, json
+import heapq
+import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,29 +22,44 @@ from .letters import LETTERS, to_mkhedruli
 from .texts import text_share
 
 # %% ../../nbs/text/language_model.ipynb #83e6e045
-def _rank(known:np.ndarray, keys:np.ndarray) -> np.ndarray: # [N] place in `known`, -1 for those not in it
+def _rank(
+    known: np.ndarray, keys: np.ndarray
+) -> np.ndarray:  # [N] place in `known`, -1 for those not in it
     "Where each key stands in a sorted list."
-    if not len(known): return np.full(len(keys), -1)
+    if not len(known):
+        return np.full(len(keys), -1)
     at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
     return np.where(known[at] == keys, at, -1)
 
 # %% ../../nbs/text/language_model.ipynb #ed8da379
 class Alphabet:
     "Symbols as numbers: 0 is the end of a sentence (and, before it, its start), 1 anything unknown, then the characters."
+
     END, UNKNOWN = 0, 1
-    def __init__(self,
-        characters:str, # All known ones, each once
+
+    def __init__(
+        self,
+        characters: str,  # All known ones, each once
     ):
         self.characters = characters
         self.ids = {c: i for i, c in enumerate(characters, 2)}
 
     @classmethod
-    def of(cls, texts): return cls("".join(sorted(set().union(*texts))))
-    def __len__(self): return len(self.characters) + 2
-    def names(self) -> list[str]: return ["<end>", "<unk>", *self.characters]
-    def encode(self, text:str) -> list[int]: return [self.ids.get(c, self.UNKNOWN) for c in text]
+    def of(cls, texts):
+        return cls("".join(sorted(set().union(*texts))))
 
-    def stream(self, texts) -> np.ndarray: # [1 + events] int64: 0, characters, 0, characters, ..., 0
+    def __len__(self):
+        return len(self.characters) + 2
+
+    def names(self) -> list[str]:
+        return ["<end>", "<unk>", *self.characters]
+
+    def encode(self, text: str) -> list[int]:
+        return [self.ids.get(c, self.UNKNOWN) for c in text]
+
+    def stream(
+        self, texts
+    ) -> np.ndarray:  # [1 + events] int64: 0, characters, 0, characters, ..., 0
         "All sentences in a row, with one border before, between and after them."
         codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32)
         known = np.array([ord(c) for c in self.characters], np.uint32)
@@ -53,20 +69,24 @@ class Alphabet:
         out[inside] = _rank(known, codes) + 2  # not found: -1, which becomes UNKNOWN
         return out
 
+
 def events(
-    texts, # Sentences
+    texts,  # Sentences
 ) -> int:
     "How many symbols a model has to guess: all characters, and an end for each sentence."
     return sum(map(len, texts)) + len(texts)
 
 # %% ../../nbs/text/language_model.ipynb #d41b0503
-def _look_back(stream:np.ndarray) -> np.ndarray: # [N] for each symbol, how many characters of its sentence stand before it
+def _look_back(
+    stream: np.ndarray,
+) -> np.ndarray:  # [N] for each symbol, how many characters of its sentence stand before it
     "Distance to the border before each symbol, less one; -1 for the first border."
     place = np.arange(len(stream))
     border = np.maximum.accumulate(np.where(stream == Alphabet.END, place, 0))
     return place - np.concatenate([[1], border[:-1] + 1])
 
-def _contexts(stream:np.ndarray, order:int, number):
+
+def _contexts(stream: np.ndarray, order: int, number):
     "Yield (length, positions that have a context of this length, numbers of the contexts); `number(length, keys)` gives -1 for none."
     back = _look_back(stream)
     alive, node = np.arange(1, len(stream)), np.zeros(len(stream) - 1, np.int64)
@@ -80,42 +100,56 @@ def _contexts(stream:np.ndarray, order:int, number):
 
 # %% ../../nbs/text/language_model.ipynb #02adf955
 def discounts(
-    counts, # [G] how often each n-gram of one length was seen (or in how many contexts)
-) -> tuple[float, float, float]: # For counts of 1, 2, and 3 or more
+    counts,  # [G] how often each n-gram of one length was seen (or in how many contexts)
+) -> tuple[float, float, float]:  # For counts of 1, 2, and 3 or more
     "Chen and Goodman's estimate (eq. 26) from how many were seen once to four times; 0.5, 1, 1.5 where the text has too few to tell."
     n = [int(np.sum(counts == k)) for k in (1, 2, 3, 4)]
-    if not all(n[:3]): return 0.5, 1.0, 1.5
+    if not all(n[:3]):
+        return 0.5, 1.0, 1.5
     y = n[0] / (n[0] + 2 * n[1])
     found = tuple((k + 1) - (k + 2) * y * n[k + 1] / n[k] for k in range(3))
     return found if all(0 < d <= k for d, k in zip(found, (1, 2, 3))) else (0.5, 1.0, 1.5)
 
+
 @dataclass
 class _Level:
     "Contexts of one length and what followed them."
-    contexts: np.ndarray  # [C] int64 sorted: number of the shorter context * size + character to its left
-    grams: np.ndarray     # [G] int64 sorted: number of the context * size + the character that followed
-    counts: np.ndarray    # [G] int64
 
-    def finish(self, size:int) -> "_Level":
+    contexts: (
+        np.ndarray
+    )  # [C] int64 sorted: number of the shorter context * size + character to its left
+    grams: (
+        np.ndarray
+    )  # [G] int64 sorted: number of the context * size + the character that followed
+    counts: np.ndarray  # [G] int64
+
+    def finish(self, size: int) -> "_Level":
         "Probabilities from counts."
         context = self.grams // size
         total = np.bincount(context, self.counts, len(self.contexts))
         self.discounts = discounts(self.counts)
         taken = np.array([0.0, *self.discounts])[np.minimum(self.counts, 3)]
-        self.p = (self.counts - taken) / total[context]                                # [G] the first term
-        self.gamma = np.bincount(context, taken, len(self.contexts)) / np.maximum(total, 1)  # [C] what the shorter context gets
+        self.p = (self.counts - taken) / total[context]  # [G] the first term
+        self.gamma = np.bincount(context, taken, len(self.contexts)) / np.maximum(
+            total, 1
+        )  # [C] what the shorter context gets
         return self
 
-def _count(stream, order:int, size:int) -> list[_Level]:
+
+def _count(stream, order: int, size: int) -> list[_Level]:
     "Levels from a stream: plain counts of the longest n-grams, below them the number of different characters to the left."
     contexts, keep, short, levels = [np.zeros(1, np.int64)], [], np.zeros(len(stream), np.int64), []
+
     def number(k, node, left):
         found, ids = np.unique(node * size + left, return_inverse=True)
         contexts.append(found)
         return ids
+
     for k, at, node in _contexts(stream, order, number):
-        grams, which, counts = np.unique(node * size + stream[at], return_inverse=True, return_counts=True)
-        if k: # each longer n-gram is one more context of the shorter one
+        grams, which, counts = np.unique(
+            node * size + stream[at], return_inverse=True, return_counts=True
+        )
+        if k:  # each longer n-gram is one more context of the shorter one
             below, different = levels[-1], np.zeros(len(levels[-1].grams), np.int64)
             shorter = np.zeros(len(grams), np.int64)
             shorter[which] = short[at]
@@ -128,81 +162,106 @@ def _count(stream, order:int, size:int) -> list[_Level]:
 # %% ../../nbs/text/language_model.ipynb #e201dc40
 class KneserNey:
     "Interpolated modified Kneser-Ney over characters."
-    def __init__(self,
-        order:int=6, # Characters of an n-gram: the guessed one and up to `order - 1` before it
+
+    def __init__(
+        self,
+        order: int = 6,  # Characters of an n-gram: the guessed one and up to `order - 1` before it
     ):
-        if not 1 <= order <= 12: raise XttsKaError(f"order={order}: give a number from 1 to 12")
+        if not 1 <= order <= 12:
+            raise XttsKaError(f"order={order}: give a number from 1 to 12")
         self.order, self.alphabet, self.levels = order, None, []
 
-    def fit(self,
-        texts,                           # Training sentences
-        alphabet:"Alphabet|None"=None,   # Default: the characters of the texts
+    def fit(
+        self,
+        texts,  # Training sentences
+        alphabet: "Alphabet|None" = None,  # Default: the characters of the texts
     ):
         "Count. XttsKaError when there is nothing to count."
         texts = [t for t in texts if t]
-        if not texts: raise XttsKaError("a language model needs at least one sentence that is not empty")
+        if not texts:
+            raise XttsKaError("a language model needs at least one sentence that is not empty")
         self.alphabet = alphabet or Alphabet.of(texts)
         self.levels = _count(self.alphabet.stream(texts), self.order, len(self.alphabet))
         return self
 
-    def _scores(self, texts) -> np.ndarray: # [events] probability of each symbol
+    def _scores(self, texts) -> np.ndarray:  # [events] probability of each symbol
         "Walk all symbols of all sentences from the shortest context to the longest one known."
         x, size = self.alphabet.stream(texts), len(self.alphabet)
         p = np.full(len(x), 1 / size)
-        known = lambda k, node, left: _rank(self.levels[k].contexts, node * size + left)
+
+        def known(k, node, left):
+            return _rank(self.levels[k].contexts, node * size + left)
+
         for k, at, node in _contexts(x, self.order, known):
             level, p[at] = self.levels[k], p[at] * self.levels[k].gamma[node]
             seen = _rank(level.grams, node * size + x[at])
             p[at[seen >= 0]] += level.p[seen[seen >= 0]]
         return p[1:]
 
-    def log2(self,
-        text:str, # A sentence
-    ) -> np.ndarray: # [len(text) + 1] log2 probability of each character, then of the end
+    def log2(
+        self,
+        text: str,  # A sentence
+    ) -> np.ndarray:  # [len(text) + 1] log2 probability of each character, then of the end
         "How well each character was guessed."
         return np.log2(self._scores([text]))
 
-    def bits(self,
-        texts, # Sentences
-    ) -> np.ndarray: # [len(texts)] bits of each sentence
+    def bits(
+        self,
+        texts,  # Sentences
+    ) -> np.ndarray:  # [len(texts)] bits of each sentence
         "Sum of -log2 p of each sentence's events."
-        if not (texts := list(texts)): return np.zeros(0)
+        if not (texts := list(texts)):
+            return np.zeros(0)
         starts = np.cumsum([0, *(len(t) + 1 for t in texts[:-1])])
         return np.add.reduceat(-np.log2(self._scores(texts)), starts)
 
-    def bits_per_character(self, texts) -> float: return bits_per_character(self, texts)
+    def bits_per_character(self, texts) -> float:
+        return bits_per_character(self, texts)
+
 
 def bits_per_character(
-    model, # Anything with `bits(texts)`: KneserNey, TransformerLM, Mixture
-    texts, # Held-out sentences
+    model,  # Anything with `bits(texts)`: KneserNey, TransformerLM, Mixture
+    texts,  # Held-out sentences
 ) -> float:
     "The measure of this module, the same for every model. XttsKaError without text."
-    if not (texts := list(texts)): raise XttsKaError("bits per character need at least one held-out sentence")
+    if not (texts := list(texts)):
+        raise XttsKaError("bits per character need at least one held-out sentence")
     return float(model.bits(texts).sum() / events(texts))
 
 # %% ../../nbs/text/language_model.ipynb #a9c9278b
 from fastcore.basics import patch
 
+
 @patch
-def distribution(self:KneserNey,
-    context:str="", # What stands before, from the start of the sentence
-) -> np.ndarray: # [symbols] probability of each, in the order of `alphabet.names()`
+def distribution(
+    self: KneserNey,
+    context: str = "",  # What stands before, from the start of the sentence
+) -> np.ndarray:  # [symbols] probability of each, in the order of `alphabet.names()`
     "Probabilities of the next symbol."
-    size, x = len(self.alphabet), self.alphabet.stream([context])  # the last border is the place to be guessed
+    size, x = (
+        len(self.alphabet),
+        self.alphabet.stream([context]),
+    )  # the last border is the place to be guessed
     p = np.full(size, 1 / size)
-    known = lambda k, node, left: _rank(self.levels[k].contexts, node * size + left)
+
+    def known(k, node, left):
+        return _rank(self.levels[k].contexts, node * size + left)
+
     for k, at, node in _contexts(x, self.order, known):
-        if not len(at) or at[-1] != len(x) - 1: break
+        if not len(at) or at[-1] != len(x) - 1:
+            break
         level = self.levels[k]
         a, b = np.searchsorted(level.grams, [node[-1] * size, (node[-1] + 1) * size])
         p = p * level.gamma[node[-1]]
         p[level.grams[a:b] - node[-1] * size] += level.p[a:b]
     return p
 
+
 @patch
-def sample(self:KneserNey,
-    seed:int,             # Names the draw
-    max_chars:int=80,     # Stop here
+def sample(
+    self: KneserNey,
+    seed: int,  # Names the draw
+    max_chars: int = 80,  # Stop here
 ) -> str:
     "A sentence drawn from the model."
     generator, text, names = rng(seed, "sample", self.order), "", self.alphabet.names()
@@ -210,133 +269,202 @@ def sample(self:KneserNey,
         p = self.distribution(text)
         p[self.alphabet.UNKNOWN] = 0
         i = int(generator.choice(len(p), p=p / p.sum()))
-        if i == self.alphabet.END: break
+        if i == self.alphabet.END:
+            break
         text += names[i]
     return text
 
 # %% ../../nbs/text/language_model.ipynb #2d667f0d
 @patch
-def save(self:KneserNey,
-    path, # File to write, `.safetensors`
+def save(
+    self: KneserNey,
+    path,  # File to write, `.safetensors`
 ):
     "Write the counts; the same model always gives the same bytes."
     from safetensors.numpy import save as to_bytes
-    tensors = {f"{k}/{name}": getattr(level, name) for k, level in enumerate(self.levels) for name in ("contexts", "grams", "counts")}
-    head = json.dumps({"format": 1, "order": self.order, "characters": self.alphabet.characters}, ensure_ascii=False)
+
+    tensors = {
+        f"{k}/{name}": getattr(level, name)
+        for k, level in enumerate(self.levels)
+        for name in ("contexts", "grams", "counts")
+    }
+    head = json.dumps(
+        {"format": 1, "order": self.order, "characters": self.alphabet.characters},
+        ensure_ascii=False,
+    )
     return atomic_write(path, to_bytes(tensors, {"kneser_ney": head}))
 
+
 @patch(cls_method=True)
-def load(cls:KneserNey,
-    path, # A file written by `save`
+def load(
+    cls: KneserNey,
+    path,  # A file written by `save`
 ):
     "Read a model back. MissingError for no file, XttsKaError for a damaged one."
     from safetensors import SafetensorError, safe_open
-    if not Path(path).is_file(): raise MissingError(f"{path}: no such file; the stage language writes it")
+
+    if not Path(path).is_file():
+        raise MissingError(f"{path}: no such file; the stage language writes it")
     try:
         with safe_open(path, "np") as f:
-            head, tensors = json.loads(f.metadata()["kneser_ney"]), {k: f.get_tensor(k) for k in f.keys()}
+            head, tensors = (
+                json.loads(f.metadata()["kneser_ney"]),
+                {k: f.get_tensor(k) for k in f.keys()},
+            )
         model = cls(head["order"])
         model.alphabet = Alphabet(head["characters"])
-        model.levels = [_Level(*(tensors[f"{k}/{name}"] for name in ("contexts", "grams", "counts"))).finish(len(model.alphabet)) for k in range(model.order)]
+        model.levels = [
+            _Level(*(tensors[f"{k}/{name}"] for name in ("contexts", "grams", "counts"))).finish(
+                len(model.alphabet)
+            )
+            for k in range(model.order)
+        ]
     except (SafetensorError, KeyError, TypeError, ValueError, IndexError) as e:
-        raise XttsKaError(f"{path}: not a whole Kneser-Ney model ({type(e).__name__} {e}); run the stage language again") from e
+        raise XttsKaError(
+            f"{path}: not a whole Kneser-Ney model ({type(e).__name__} {e}); run the stage language again"
+        ) from e
     return model
 
 # %% ../../nbs/text/language_model.ipynb #4b011e6d
 class Mixture:
     "A weighted average of two models' probabilities, event by event."
-    def __init__(self,
-        one,          # Has `log2(text)`, like `other`; both over the same alphabet
+
+    def __init__(
+        self,
+        one,  # Has `log2(text)`, like `other`; both over the same alphabet
         other,
-        weight:float, # Of `one`, 0 to 1
+        weight: float,  # Of `one`, 0 to 1
     ):
         self.one, self.other, self.weight = one, other, weight
 
-    def bits(self, texts) -> np.ndarray: # [len(texts)]
+    def bits(self, texts) -> np.ndarray:  # [len(texts)]
         "Bits of each sentence."
-        return np.array([-np.log2(_mixed(self.one.log2(t), self.other.log2(t), self.weight)).sum() for t in texts])
+        return np.array(
+            [
+                -np.log2(_mixed(self.one.log2(t), self.other.log2(t), self.weight)).sum()
+                for t in texts
+            ]
+        )
 
     @classmethod
-    def fitted(cls, one, other, texts): # The best of eleven weights on these texts
+    def fitted(cls, one, other, texts):  # The best of eleven weights on these texts
         "Choose the weight by bits per character on validation texts."
         a, b = (np.concatenate([m.log2(t) for t in texts]) for m in (one, other))
         costs = {w: -np.log2(_mixed(a, b, w)).mean() for w in np.linspace(0, 1, 11)}
         return cls(one, other, float(min(costs, key=costs.get)))
 
-def _mixed(a, b, weight): return weight * np.exp2(a) + (1 - weight) * np.exp2(b)
+
+def _mixed(a, b, weight):
+    return weight * np.exp2(a) + (1 - weight) * np.exp2(b)
 
 # %% ../../nbs/text/language_model.ipynb #5f2df38f
 class Folds:
     "Kneser-Ney where every text is judged by a model that was not trained on it."
-    def __init__(self,
-        order:int=3, # Of the models; a longer memory learns a foreign language from few sentences of it
-        folds:int=5, # Parts
-    ): self.order, self.folds = order, folds
 
-    def bits(self, texts) -> np.ndarray: # [len(texts)]
+    def __init__(
+        self,
+        order: int = 3,  # Of the models; a longer memory learns a foreign language from few sentences of it
+        folds: int = 5,  # Parts
+    ):
+        self.order, self.folds = order, folds
+
+    def bits(self, texts) -> np.ndarray:  # [len(texts)]
         "Bits of each text. XttsKaError when they are too few to divide."
         texts = list(texts)
         part = np.array([int(text_share(t, self.folds) * self.folds) for t in texts], int)
-        if len(texts) < 2 or len(set(part)) < 2: raise XttsKaError(f"{len(texts)} texts are too few to judge each by the others; give a trained model")
+        if len(texts) < 2 or len(set(part)) < 2:
+            raise XttsKaError(
+                f"{len(texts)} texts are too few to judge each by the others; give a trained model"
+            )
         out, alphabet = np.zeros(len(texts)), Alphabet.of(texts)
         for f in set(part):
-            model = KneserNey(self.order).fit([texts[i] for i in np.flatnonzero(part != f)], alphabet)
+            model = KneserNey(self.order).fit(
+                [texts[i] for i in np.flatnonzero(part != f)], alphabet
+            )
             out[part == f] = model.bits([texts[i] for i in np.flatnonzero(part == f)])
         return out
+
 
 @dataclass
 class Judged:
     "One transcript beside its like."
-    index: int    # In the list given
+
+    index: int  # In the list given
     text: str
-    bpc: float    # Bits per character
-    z: float      # Robust standard deviations above sentences of like length
+    bpc: float  # Bits per character
+    z: float  # Robust standard deviations above sentences of like length
     flagged: bool
 
+
 def flag_transcripts(
-    model,        # Has `bits(texts)` and has not seen them: `Folds()`, or a model of other text
-    texts,        # Transcripts, most of them sound
-    z:float=3.0,  # Flag from here on
-    like:int=100, # Sentences of like length to compare with
-) -> list[Judged]: # In the order given
+    model,  # Has `bits(texts)` and has not seen them: `Folds()`, or a model of other text
+    texts,  # Transcripts, most of them sound
+    z: float = 3.0,  # Flag from here on
+    like: int = 100,  # Sentences of like length to compare with
+) -> list[Judged]:  # In the order given
     "Transcripts that cost unusually many bits."
-    if not (texts := list(texts)): return []
+    if not (texts := list(texts)):
+        return []
     n = np.array([len(t) + 1 for t in texts])
     bpc = model.bits(texts) / n
     order = np.argsort(n, kind="stable")
-    near = np.clip(np.arange(len(n)) - like // 2, 0, max(0, len(n) - like))[:, None] + np.arange(min(like, len(n)))  # [N, like] windows
+    near = np.clip(np.arange(len(n)) - like // 2, 0, max(0, len(n) - like))[:, None] + np.arange(
+        min(like, len(n))
+    )  # [N, like] windows
     window = bpc[order][near]
     middle = np.median(window, 1)
-    spread = 1.4826 * np.median(np.abs(window - middle[:, None]), 1)  # 1.4826: a normal distribution's deviation over its median deviation
+    spread = 1.4826 * np.median(
+        np.abs(window - middle[:, None]), 1
+    )  # 1.4826: a normal distribution's deviation over its median deviation
     score = np.empty(len(n))
-    score[order] = (bpc[order] - middle) / np.maximum(spread, 0.05)   # bits; texts that are all alike have no spread
-    return [Judged(i, t, float(b), float(s), bool(s >= z)) for i, (t, b, s) in enumerate(zip(texts, bpc, score))]
+    score[order] = (bpc[order] - middle) / np.maximum(
+        spread, 0.05
+    )  # bits; texts that are all alike have no spread
+    return [
+        Judged(i, t, float(b), float(s), bool(s >= z))
+        for i, (t, b, s) in enumerate(zip(texts, bpc, score))
+    ]
 
 # %% ../../nbs/text/language_model.ipynb #66a81d0b
 UNITS = {"letters": 1, "diphones": 2, "triphones": 3}
 
+
 def units_of(
-    text:str,             # A sentence
-    units:str="diphones", # letters, diphones or triphones
-) -> set: # of str; `_` is a pause
+    text: str,  # A sentence
+    units: str = "diphones",  # letters, diphones or triphones
+) -> set:  # of str; `_` is a pause
     "The different units of a sentence."
-    if units not in UNITS: raise XttsKaError(f"units={units!r}: there are {', '.join(UNITS)}")
+    if units not in UNITS:
+        raise XttsKaError(f"units={units!r}: there are {', '.join(UNITS)}")
     size = UNITS[units]
-    spoken = "_" + "_".join("".join(c if c in LETTERS else " " for c in to_mkhedruli(text)).split()) + "_"
-    return {spoken[i:i + size] for i in range(len(spoken) - size + 1)} - {"_"}
+    spoken = (
+        "_"
+        + "_".join("".join(c if c in LETTERS else " " for c in to_mkhedruli(text)).split())
+        + "_"
+    )
+    return {spoken[i : i + size] for i in range(len(spoken) - size + 1)} - {"_"}
+
 
 def pick_balanced(
-    texts,                # Sentences to choose from
-    n:int,                # How many
-    units:str="diphones", # What to cover: letters, diphones or triphones
-    seed:int=1,           # Decides between equals
-) -> list[int]: # Places in `texts`, in the order of choice; fewer where there are no more different ones
+    texts,  # Sentences to choose from
+    n: int,  # How many
+    units: str = "diphones",  # What to cover: letters, diphones or triphones
+    seed: int = 1,  # Decides between equals
+) -> list[
+    int
+]:  # Places in `texts`, in the order of choice; fewer where there are no more different ones
     "A greedy choice that covers as many units as it can. Gains only shrink, so an old gain is a bound and most need not be computed again."
     texts, covered, chosen = list(texts), Counter(), []
     own = [units_of(t, units) for t in texts]
     tie = rng(seed, "pick").permutation(len(texts))
-    gain = lambda i: sum(0.5 ** covered[u] for u in own[i])
-    queue = [(-gain(i), int(tie[i]), i) for i in {t: i for i, t in reversed(list(enumerate(texts)))}.values()]
+
+    def gain(i):
+        return sum(0.5 ** covered[u] for u in own[i])
+
+    queue = [
+        (-gain(i), int(tie[i]), i)
+        for i in {t: i for i, t in reversed(list(enumerate(texts)))}.values()
+    ]
     heapq.heapify(queue)
     while queue and len(chosen) < n:
         _, order, i = heapq.heappop(queue)

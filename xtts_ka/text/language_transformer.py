@@ -24,21 +24,26 @@ from .language_model import Alphabet, bits_per_character
 
 # %% ../../nbs/text/language_transformer.ipynb #a9734a9f
 def rotate(
-    x:Tensor, # [B, heads, T, d], d even
+    x: Tensor,  # [B, heads, T, d], d even
 ) -> Tensor:  # [B, heads, T, d]
     "Turn each pair of channels by an angle that grows with the position (Su et al. 2021, eq. 34): products depend on distances only."
     T, half = x.shape[-2], x.shape[-1] // 2
-    speed = 10000 ** (-torch.arange(half, device=x.device) / half)            # [d / 2] radians a position
-    angle = torch.arange(T, device=x.device)[:, None] * speed                 # [T, d / 2]
+    speed = 10000 ** (-torch.arange(half, device=x.device) / half)  # [d / 2] radians a position
+    angle = torch.arange(T, device=x.device)[:, None] * speed  # [T, d / 2]
     a, b = x.chunk(2, -1)
-    return torch.cat([a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()], -1).to(x.dtype)
+    return torch.cat([a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()], -1).to(
+        x.dtype
+    )
+
 
 class Block(nn.Module):
     "Attention, then a feed-forward part, each behind a LayerNorm and added to what came in."
-    def __init__(self,
-        dim:int,       # Width
-        heads:int,     # Of the attention
-        dropout:float, # Share of activations left out in training
+
+    def __init__(
+        self,
+        dim: int,  # Width
+        heads: int,  # Of the attention
+        dropout: float,  # Share of activations left out in training
     ):
         super().__init__()
         self.heads, self.drop = heads, nn.Dropout(dropout)
@@ -46,60 +51,83 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.wide, self.narrow = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
-    def attend(self, x:Tensor, mask:Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [B, T, 3 dim] -> 3 x [B, heads, T, d]
-        y = F.scaled_dot_product_attention(rotate(q), rotate(k), v, attn_mask=mask)      # [B, heads, T, d]
-        return self.out(y.transpose(1, 2).flatten(2))                                    # -> [B, T, dim]
+    def attend(self, x: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = (
+            self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # [B, T, 3 dim] -> 3 x [B, heads, T, d]
+        y = F.scaled_dot_product_attention(
+            rotate(q), rotate(k), v, attn_mask=mask
+        )  # [B, heads, T, d]
+        return self.out(y.transpose(1, 2).flatten(2))  # -> [B, T, dim]
 
-    def forward(self, x:Tensor, mask:Tensor) -> Tensor: # [B, T, dim], [B, 1, T, T] -> [B, T, dim]
+    def forward(
+        self, x: Tensor, mask: Tensor
+    ) -> Tensor:  # [B, T, dim], [B, 1, T, T] -> [B, T, dim]
         x = x + self.drop(self.attend(self.norm1(x), mask))
         return x + self.drop(self.narrow(F.gelu(self.wide(self.norm2(x)))))
 
 # %% ../../nbs/text/language_transformer.ipynb #78a5b3e6
 class Network(nn.Module):
     "Symbols -> scores of the next symbol."
-    def __init__(self,
-        cfg:TransformerConfig,
-        symbols:int, # Size of the alphabet
+
+    def __init__(
+        self,
+        cfg: TransformerConfig,
+        symbols: int,  # Size of the alphabet
     ):
         super().__init__()
-        self.letters = nn.ModuleList(nn.Embedding(symbols, cfg.dim) for _ in range(3)) # this symbol, the one before, the one before that
-        self.blocks = nn.ModuleList(Block(cfg.dim, cfg.heads, cfg.dropout) for _ in range(cfg.layers))
+        self.letters = nn.ModuleList(
+            nn.Embedding(symbols, cfg.dim) for _ in range(3)
+        )  # this symbol, the one before, the one before that
+        self.blocks = nn.ModuleList(
+            Block(cfg.dim, cfg.heads, cfg.dropout) for _ in range(cfg.layers)
+        )
         self.norm, self.name = nn.LayerNorm(cfg.dim), nn.Linear(cfg.dim, symbols, bias=False)
         for p in self.parameters():
-            if p.dim() > 1: nn.init.normal_(p, 0.0, 0.02)
+            if p.dim() > 1:
+                nn.init.normal_(p, 0.0, 0.02)
 
-    def forward(self, ids:Tensor) -> Tensor: # [B, T] -> [B, T, symbols]
-        sentence = (ids == Alphabet.END).cumsum(1)                             # [B, T] each border begins a sentence
-        same = sentence[:, :, None] == sentence[:, None, :]                    # [B, T, T]
-        mask = same.tril()[:, None]                                            # [B, 1, T, T] what a symbol may look at
-        x = sum(embed(back(ids, sentence, k)) for k, embed in enumerate(self.letters)) # [B, T, dim]
-        for block in self.blocks: x = block(x, mask)
-        return self.name(self.norm(x))                                         # [B, T, symbols]
+    def forward(self, ids: Tensor) -> Tensor:  # [B, T] -> [B, T, symbols]
+        sentence = (ids == Alphabet.END).cumsum(1)  # [B, T] each border begins a sentence
+        same = sentence[:, :, None] == sentence[:, None, :]  # [B, T, T]
+        mask = same.tril()[:, None]  # [B, 1, T, T] what a symbol may look at
+        x = sum(
+            embed(back(ids, sentence, k)) for k, embed in enumerate(self.letters)
+        )  # [B, T, dim]
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.name(self.norm(x))  # [B, T, symbols]
+
 
 def back(
-    ids:Tensor,      # [B, T] symbols
-    sentence:Tensor, # [B, T] number of the sentence of each
-    k:int,           # How far back
-) -> Tensor:         # [B, T] the symbol k places before in the same sentence, else END
+    ids: Tensor,  # [B, T] symbols
+    sentence: Tensor,  # [B, T] number of the sentence of each
+    k: int,  # How far back
+) -> Tensor:  # [B, T] the symbol k places before in the same sentence, else END
     "Earlier symbols beside the present one."
-    if k == 0: return ids
+    if k == 0:
+        return ids
     earlier, number = F.pad(ids, (k, 0))[:, :-k], F.pad(sentence, (k, 0), value=-1)[:, :-k]
     return torch.where(number == sentence, earlier, Alphabet.END)
 
 # %% ../../nbs/text/language_transformer.ipynb #f25c452f
 class LMTask(Task):
     "Next letter of many sentences."
-    def __init__(self,
-        cfg:TransformerConfig,
-        alphabet:Alphabet,
-        train, # Sentences
-        val,   # Sentences, for the choice of the best checkpoint
+
+    def __init__(
+        self,
+        cfg: TransformerConfig,
+        alphabet: Alphabet,
+        train,  # Sentences
+        val,  # Sentences, for the choice of the best checkpoint
     ):
         self.cfg, self.alphabet, self.train, self.val = cfg, alphabet, list(train), list(val)
         self.streams = [alphabet.stream([t])[1:] for t in self.train]
         self.total, self.epoch = sum(map(len, self.streams)), None
-        if not self.train or not self.val: raise XttsKaError(f"{len(self.train)} training and {len(self.val)} validation sentences are too few; give more text")
+        if not self.train or not self.val:
+            raise XttsKaError(
+                f"{len(self.train)} training and {len(self.val)} validation sentences are too few; give more text"
+            )
 
     def models(self):
         seeded_step(self.cfg.loop.seed, "language model")
@@ -108,28 +136,51 @@ class LMTask(Task):
 
     def optimizers(self, models, cfg):
         "AdamW with weight decay on matrices only, as in nanoGPT."
-        both = [[p for p in models["lm"].parameters() if (p.dim() > 1) == big] for big in (True, False)]
-        return {"main": torch.optim.AdamW([{"params": both[0], "weight_decay": 0.1}, {"params": both[1], "weight_decay": 0.0}], lr=cfg.lr, betas=(0.9, 0.95))}
+        both = [
+            [p for p in models["lm"].parameters() if (p.dim() > 1) == big] for big in (True, False)
+        ]
+        return {
+            "main": torch.optim.AdamW(
+                [
+                    {"params": both[0], "weight_decay": 0.1},
+                    {"params": both[1], "weight_decay": 0.0},
+                ],
+                lr=cfg.lr,
+                betas=(0.9, 0.95),
+            )
+        }
 
-    def __len__(self): return max(1, self.total // self.cfg.block)
+    def __len__(self):
+        return max(1, self.total // self.cfg.block)
+
     def fingerprint(self):
         shape = {k: v for k, v in to_dict(self.cfg).items() if k != "loop"}
-        return {"text": digest([self.train, self.val]), "alphabet": self.alphabet.characters, **shape}
+        return {
+            "text": digest([self.train, self.val]),
+            "alphabet": self.alphabet.characters,
+            **shape,
+        }
 
-    def row(self, epoch:int) -> np.ndarray: # [1 + total] all sentences of an epoch
+    def row(self, epoch: int) -> np.ndarray:  # [1 + total] all sentences of an epoch
         if self.epoch != epoch:
             order = permutation(self.cfg.loop.seed, epoch, len(self.streams))
-            self.epoch, self.held = epoch, np.concatenate([[Alphabet.END], *(self.streams[i] for i in order)])
+            self.epoch, self.held = (
+                epoch,
+                np.concatenate([[Alphabet.END], *(self.streams[i] for i in order)]),
+            )
         return self.held
 
     def item(self, index, epoch):
-        part = self.row(epoch)[index * self.cfg.block: (index + 1) * self.cfg.block + 1]
-        return torch.from_numpy(np.pad(part, (0, self.cfg.block + 1 - len(part))))     # shorter only where all text is
+        part = self.row(epoch)[index * self.cfg.block : (index + 1) * self.cfg.block + 1]
+        return torch.from_numpy(
+            np.pad(part, (0, self.cfg.block + 1 - len(part)))
+        )  # shorter only where all text is
 
-    def collate(self, samples): return torch.stack(samples)                            # [B, block + 1]
+    def collate(self, samples):
+        return torch.stack(samples)  # [B, block + 1]
 
     def loss(self, phase, batch, step):
-        scores = self.net(batch[:, :-1])                                               # [B, block, symbols]
+        scores = self.net(batch[:, :-1])  # [B, block, symbols]
         nats = F.cross_entropy(scores.flatten(0, 1), batch[:, 1:].flatten())
         return nats, {"bpc": nats.detach() / np.log(2)}
 
@@ -140,78 +191,115 @@ class LMTask(Task):
 # %% ../../nbs/text/language_transformer.ipynb #a99f5ee1
 class TransformerLM:
     "A trained network with its alphabet; `log2`, `bits` and `bits_per_character` mean what they mean for `KneserNey`."
-    def __init__(self,
-        cfg:TransformerConfig,
-        alphabet:Alphabet,
-        net:Network,
-    ): self.cfg, self.alphabet, self.net = cfg, alphabet, net
 
-    def windows(self, text:str) -> list: # of (symbols [<= block + 1], how many of the last ones are guessed)
+    def __init__(
+        self,
+        cfg: TransformerConfig,
+        alphabet: Alphabet,
+        net: Network,
+    ):
+        self.cfg, self.alphabet, self.net = cfg, alphabet, net
+
+    def windows(
+        self, text: str
+    ) -> list:  # of (symbols [<= block + 1], how many of the last ones are guessed)
         "Pieces of a sentence that fit the network."
         x, block = torch.from_numpy(self.alphabet.stream([text])), self.cfg.block
-        out, done = [(x[:block + 1], min(len(x) - 1, block))], block
+        out, done = [(x[: block + 1], min(len(x) - 1, block))], block
         while done < len(x) - 1:
             new = min(block // 2, len(x) - 1 - done)
-            out.append((x[done + new - block: done + new + 1], new))
+            out.append((x[done + new - block : done + new + 1], new))
             done += new
         return out
 
     @torch.inference_mode()
-    def _scored(self, pieces) -> list[np.ndarray]: # log2 probabilities of each piece's guessed symbols
+    def _scored(
+        self, pieces
+    ) -> list[np.ndarray]:  # log2 probabilities of each piece's guessed symbols
         "All pieces in batches of like length, padded at the end, where nothing looks back from."
         self.net.eval()
         device = self.net.name.weight.device
-        out, order = [None] * len(pieces), sorted(range(len(pieces)), key=lambda i: len(pieces[i][0]))
+        out, order = (
+            [None] * len(pieces),
+            sorted(range(len(pieces)), key=lambda i: len(pieces[i][0])),
+        )
         for a in range(0, len(order), 32):
-            ids = order[a: a + 32]
-            x = nn.utils.rnn.pad_sequence([pieces[i][0] for i in ids], batch_first=True)     # [B, T + 1]
-            scores = self.net(x[:, :-1].to(device)).float().cpu()                            # [B, T, symbols]
-            logp = F.log_softmax(scores.double(), -1).gather(-1, x[:, 1:, None])[..., 0]     # [B, T]
+            ids = order[a : a + 32]
+            x = nn.utils.rnn.pad_sequence(
+                [pieces[i][0] for i in ids], batch_first=True
+            )  # [B, T + 1]
+            scores = self.net(x[:, :-1].to(device)).float().cpu()  # [B, T, symbols]
+            logp = F.log_softmax(scores.double(), -1).gather(-1, x[:, 1:, None])[..., 0]  # [B, T]
             p = logp.numpy() / np.log(2)
-            for row, i in zip(p, ids): out[i] = row[len(pieces[i][0]) - 1 - pieces[i][1]: len(pieces[i][0]) - 1]
+            for row, i in zip(p, ids):
+                out[i] = row[len(pieces[i][0]) - 1 - pieces[i][1] : len(pieces[i][0]) - 1]
         return out
 
-    def log2(self, text:str) -> np.ndarray: # [len(text) + 1]
+    def log2(self, text: str) -> np.ndarray:  # [len(text) + 1]
         "log2 probability of each character, then of the end."
         return np.concatenate(self._scored(self.windows(text)))
 
-    def bits(self, texts) -> np.ndarray: # [len(texts)]
+    def bits(self, texts) -> np.ndarray:  # [len(texts)]
         "Bits of each sentence."
         pieces = [self.windows(t) for t in texts]
         scored = iter(self._scored([p for ps in pieces for p in ps]))
         return np.array([-sum(next(scored).sum() for _ in ps) for ps in pieces])
 
-    def bits_per_character(self, texts) -> float: return bits_per_character(self, texts)
+    def bits_per_character(self, texts) -> float:
+        return bits_per_character(self, texts)
 
     def save(self, path):
         "Weights, and configuration and alphabet as JSON beside them, in one safetensors file."
         from safetensors.torch import save as to_bytes
-        head = json.dumps({"format": 1, "characters": self.alphabet.characters, "transformer": to_dict(self.cfg)}, ensure_ascii=False)
-        return atomic_write(path, to_bytes({k: v.contiguous() for k, v in self.net.state_dict().items()}, {"language_model": head}))
+
+        head = json.dumps(
+            {"format": 1, "characters": self.alphabet.characters, "transformer": to_dict(self.cfg)},
+            ensure_ascii=False,
+        )
+        return atomic_write(
+            path,
+            to_bytes(
+                {k: v.contiguous() for k, v in self.net.state_dict().items()},
+                {"language_model": head},
+            ),
+        )
 
     @classmethod
-    def load(cls,
-        path, # A `language_model.safetensors`
+    def load(
+        cls,
+        path,  # A `language_model.safetensors`
     ):
         "Read a model back. MissingError for no file, XttsKaError for one that is not ours or not whole."
         from safetensors import SafetensorError, safe_open
-        if not Path(path).is_file(): raise MissingError(f"{path}: no language model here; the stage language writes it")
+
+        if not Path(path).is_file():
+            raise MissingError(f"{path}: no language model here; the stage language writes it")
         try:
             with safe_open(path, "pt") as f:
-                head, state = json.loads(f.metadata()["language_model"]), {k: f.get_tensor(k) for k in f.keys()}
-            cfg, alphabet = build(TransformerConfig, head["transformer"]), Alphabet(head["characters"])
+                head, state = (
+                    json.loads(f.metadata()["language_model"]),
+                    {k: f.get_tensor(k) for k in f.keys()},
+                )
+            cfg, alphabet = (
+                build(TransformerConfig, head["transformer"]),
+                Alphabet(head["characters"]),
+            )
             net = Network(cfg, len(alphabet))
             net.load_state_dict(state)
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
-            raise XttsKaError(f"{path}: not a whole language model ({type(e).__name__} {str(e)[:200]}); run the stage language again") from e
+            raise XttsKaError(
+                f"{path}: not a whole language model ({type(e).__name__} {str(e)[:200]}); run the stage language again"
+            ) from e
         return cls(cfg, alphabet, net.eval())
 
 # %% ../../nbs/text/language_transformer.ipynb #89088226
 def token_vectors(
-    model:TransformerLM,
-    pieces, # Strings, `▁` standing for a space
-) -> Tensor: # [n, dim]
+    model: TransformerLM,
+    pieces,  # Strings, `▁` standing for a space
+) -> Tensor:  # [n, dim]
     "The mean of the letters' own vectors; a piece without a known letter gets the unknown one's."
-    table = model.net.letters[0].weight.detach().cpu()                  # [symbols, dim]
+    table = model.net.letters[0].weight.detach().cpu()  # [symbols, dim]
     ids = [model.alphabet.encode(p.replace("▁", " ")) or [Alphabet.UNKNOWN] for p in pieces]
-    return torch.stack([table[i].mean(0) for i in ids]) if ids else table.new_zeros(0, table.shape[1])
+    return (
+        torch.stack([table[i].mean(0) for i in ids]) if ids else table.new_zeros(0, table.shape[1])
+    )

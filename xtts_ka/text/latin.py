@@ -7,7 +7,8 @@ __all__ = ['LETTER_NAMES', 'latin_lexicon', 'fold_latin', 'sound_out', 'spell_la
            'say_cyrillic', 'say_greek']
 
 # %% ../../nbs/text/latin.ipynb #4f9a646a
-import re, unicodedata
+import re
+import unicodedata
 from functools import lru_cache
 from importlib import resources
 
@@ -17,94 +18,207 @@ from .letters import VOWELS
 @lru_cache(1)
 def latin_lexicon() -> dict:
     "Latin word, lower case -> (Georgian, nominative; kind; does a final -ი belong to the stem?)."
-    lines = (resources.files("xtts_ka") / "data" / "latin_ka.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    return {latin: (georgian, kind, stem == "full") for latin, georgian, kind, stem in (line.split("\t") for line in lines if line)}
+    lines = (
+        (resources.files("xtts_ka") / "data" / "latin_ka.tsv")
+        .read_text(encoding="utf-8")
+        .splitlines()[1:]
+    )
+    return {
+        latin: (georgian, kind, stem == "full")
+        for latin, georgian, kind, stem in (line.split("\t") for line in lines if line)
+    }
 
-def _known(word:str): return latin_lexicon().get(word.lower()) or latin_lexicon().get(fold_latin(word))
+
+def _known(word: str):
+    return latin_lexicon().get(word.lower()) or latin_lexicon().get(fold_latin(word))
 
 # %% ../../nbs/text/latin.ipynb #5d8d3fe6
-_SOUNDS = {"tsch": "ჩ", "sch": "შ", "tch": "ჩ", "sh": "შ", "ch": "ჩ", "th": "თ", "ph": "ფ", "kh": "ხ", "zh": "ჟ", "gh": "ღ", "ts": "ც", "tz": "ც", "dz": "ძ", "ck": "კ", "qu": "კვ", "ee": "ი", "oo": "უ",
-           "wh": "უ", "tion": "შენ", "a": "ა", "b": "ბ", "c": "კ", "d": "დ", "e": "ე", "f": "ფ", "g": "გ", "h": "ჰ", "i": "ი", "j": "ჯ", "k": "კ", "l": "ლ", "m": "მ", "n": "ნ",
-           "o": "ო", "p": "პ", "q": "კ", "r": "რ", "s": "ს", "t": "ტ", "u": "უ", "v": "ვ", "w": "ვ", "x": "ქს", "y": "ი", "z": "ზ"}
+_SOUNDS = {
+    "tsch": "ჩ",
+    "sch": "შ",
+    "tch": "ჩ",
+    "sh": "შ",
+    "ch": "ჩ",
+    "th": "თ",
+    "ph": "ფ",
+    "kh": "ხ",
+    "zh": "ჟ",
+    "gh": "ღ",
+    "ts": "ც",
+    "tz": "ც",
+    "dz": "ძ",
+    "ck": "კ",
+    "qu": "კვ",
+    "ee": "ი",
+    "oo": "უ",
+    "wh": "უ",
+    "tion": "შენ",
+    "a": "ა",
+    "b": "ბ",
+    "c": "კ",
+    "d": "დ",
+    "e": "ე",
+    "f": "ფ",
+    "g": "გ",
+    "h": "ჰ",
+    "i": "ი",
+    "j": "ჯ",
+    "k": "კ",
+    "l": "ლ",
+    "m": "მ",
+    "n": "ნ",
+    "o": "ო",
+    "p": "პ",
+    "q": "კ",
+    "r": "რ",
+    "s": "ს",
+    "t": "ტ",
+    "u": "უ",
+    "v": "ვ",
+    "w": "ვ",
+    "x": "ქს",
+    "y": "ი",
+    "z": "ზ",
+}
 _SPLIT = re.compile("|".join(sorted(_SOUNDS, key=len, reverse=True)))
-_SPECIAL = str.maketrans({"ß": "ss", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "e", "œ": "e", "ı": "i", "š": "sh", "č": "ch", "ž": "zh", "ç": "s", "ñ": "ni", "ə": "e"})
+_SPECIAL = str.maketrans(
+    {
+        "ß": "ss",
+        "ø": "o",
+        "ł": "l",
+        "đ": "d",
+        "ð": "d",
+        "þ": "th",
+        "æ": "e",
+        "œ": "e",
+        "ı": "i",
+        "š": "sh",
+        "č": "ch",
+        "ž": "zh",
+        "ç": "s",
+        "ñ": "ni",
+        "ə": "e",
+    }
+)
+
 
 def fold_latin(
-    word:str, # Latin letters, accents allowed
+    word: str,  # Latin letters, accents allowed
 ) -> str:
     "Lower case a-z only."
     word = unicodedata.normalize("NFD", word.lower().translate(_SPECIAL))
     return "".join(c for c in word if "a" <= c <= "z")
 
+
 def sound_out(
-    word:str, # Latin letters
+    word: str,  # Latin letters
 ) -> str:
     "The word by letter-to-sound rules, a bare stem without case ending."
     word = fold_latin(word)
-    word = re.sub(r"([b-df-hj-np-tv-z])\1", r"\1", word)                # a doubled consonant once
-    if len(word) > 3 and not word.endswith("dze"): word = re.sub(r"(?<=[b-df-hj-np-tv-xz])e$", "", word)  # silent e, but not that of Georgian surnames
+    word = re.sub(r"([b-df-hj-np-tv-z])\1", r"\1", word)  # a doubled consonant once
+    if len(word) > 3 and not word.endswith("dze"):
+        word = re.sub(
+            r"(?<=[b-df-hj-np-tv-xz])e$", "", word
+        )  # silent e, but not that of Georgian surnames
     word = re.sub("qu?e?$", "k", word)
     word = re.sub("c(?=[eiy])", "s", word)
     return "".join(_SOUNDS[part] for part in _SPLIT.findall(word))
 
 # %% ../../nbs/text/latin.ipynb #3b9278fa
-LETTER_NAMES = dict(zip("abcdefghijklmnopqrstuvwxyz", "ეი ბი სი დი ი ეფ ჯი ეიჩ აი ჯეი ქეი ელ ემ ენ ოუ ფი ქიუ არ ეს თი იუ ვი დაბლიუ იქს უაი ზედ".split()))
+LETTER_NAMES = dict(
+    zip(
+        "abcdefghijklmnopqrstuvwxyz",
+        "ეი ბი სი დი ი ეფ ჯი ეიჩ აი ჯეი ქეი ელ ემ ენ ოუ ფი ქიუ არ ეს თი იუ ვი დაბლიუ იქს უაი ზედ".split(),
+    )
+)
+
 
 def spell_latin(
-    word:str, # Latin letters
+    word: str,  # Latin letters
 ) -> str:
     "English names of the letters, joined with hyphens; vowels at its end belong to the stem."
     return "-".join(LETTER_NAMES[c] for c in fold_latin(word))
 
+
 def is_initialism(
-    word:str, # Latin letters
+    word: str,  # Latin letters
 ) -> bool:
     "What is said letter by letter: one letter, capitals up to three, anything without a vowel; unless the lexicon knows it, for capitals as an acronym."
-    if len(word) == 1: return True
+    if len(word) == 1:
+        return True
     known, capitals = _known(word), word.isupper() and len(word) <= 3
-    if known: return (capitals or word.isupper() and not set(word) & set("AEIOUY")) and known[1] not in ("acronym", "brand")
+    if known:
+        return (capitals or word.isupper() and not set(word) & set("AEIOUY")) and known[1] not in (
+            "acronym",
+            "brand",
+        )
     plain = fold_latin(word)
     vowels = sum(c in "aeiouy" for c in plain)
-    return capitals or not vowels or word.isupper() and len(plain) in (4, 5) and vowels == 1  # GBIF, UNHCR
+    return (
+        capitals or not vowels or word.isupper() and len(plain) in (4, 5) and vowels == 1
+    )  # GBIF, UNHCR
+
 
 def keeps_vowel(
-    word:str, # Latin letters
+    word: str,  # Latin letters
 ) -> bool:
     "Does the -ი at the end of the word's Georgian form belong to its stem?"
     return bool((known := _known(word)) and known[2])
 
+
 def say_latin(
-    word:str,        # Latin letters
-    bare:bool=False, # The stem, for a word before others; else the nominative
+    word: str,  # Latin letters
+    bare: bool = False,  # The stem, for a word before others; else the nominative
 ) -> str:
     "A word in Georgian letters; empty when it has no letter that can be said."
-    if known := _known(word): return known[0] if not bare or known[2] else known[0].removesuffix("ი")
+    if known := _known(word):
+        return known[0] if not bare or known[2] else known[0].removesuffix("ი")
     stem = sound_out(word)
     return stem if bare or not stem or stem[-1] in VOWELS else stem + "ი"
 
 # %% ../../nbs/text/latin.ipynb #1669d861
-_CYRILLIC = dict(zip("абвгдеёжзийклмнопрстуфхцчшщъыьэюяієїґђјљњћџѓќѕў",
-    "ა ბ ვ გ დ ე იო ჟ ზ ი ი კ ლ მ ნ ო პ რ ს ტ უ ფ ხ ც ჩ შ შჩ _ ი _ ე იუ ია ი ე ი გ ჯ ი ლ ნ ჩ ჯ გ კ ძ უ".split()))
-_GREEK_NAMES = dict(zip("αβγδεζηθικλμνξοπρσςτυφχψω", "ალფა ბეტა გამა დელტა ეპსილონი ზეტა ეტა თეტა იოტა კაპა ლამბდა მიუ ნიუ ქსი ომიკრონი პი რო სიგმა სიგმა ტაუ იფსილონი ფი ქი ფსი ომეგა".split()))
-_GREEK = dict(zip("αβγδεζηθικλμνξοπρσςτυφχψω", "ა ბ გ დ ე ზ ე თ ი კ ლ მ ნ ქს ო პ რ ს ს ტ ი ფ ქ ფს ო".split()))
+_CYRILLIC = dict(
+    zip(
+        "абвгдеёжзийклмнопрстуфхцчшщъыьэюяієїґђјљњћџѓќѕў",
+        "ა ბ ვ გ დ ე იო ჟ ზ ი ი კ ლ მ ნ ო პ რ ს ტ უ ფ ხ ც ჩ შ შჩ _ ი _ ე იუ ია ი ე ი გ ჯ ი ლ ნ ჩ ჯ გ კ ძ უ".split(),
+    )
+)
+_GREEK_NAMES = dict(
+    zip(
+        "αβγδεζηθικλμνξοπρσςτυφχψω",
+        "ალფა ბეტა გამა დელტა ეპსილონი ზეტა ეტა თეტა იოტა კაპა ლამბდა მიუ ნიუ ქსი ომიკრონი პი რო სიგმა სიგმა ტაუ იფსილონი ფი ქი ფსი ომეგა".split(),
+    )
+)
+_GREEK = dict(
+    zip("αβγδεζηθικλμνξοπρσςτυφχψω", "ა ბ გ დ ე ზ ე თ ი კ ლ მ ნ ქს ო პ რ ს ს ტ ი ფ ქ ფს ო".split())
+)
 
-def _nominative(stem:str, bare:bool) -> str: return stem if bare or not stem or stem[-1] in VOWELS else stem + "ი"
+
+def _nominative(stem: str, bare: bool) -> str:
+    return stem if bare or not stem or stem[-1] in VOWELS else stem + "ი"
+
 
 def say_cyrillic(
-    word:str,        # Cyrillic letters
-    bare:bool=False, # The stem, for a word before others; else the nominative
+    word: str,  # Cyrillic letters
+    bare: bool = False,  # The stem, for a word before others; else the nominative
 ) -> str:
     "A word letter by letter, in the nominative unless `bare`."
-    word = re.sub("(?<=[иы])й", "", unicodedata.normalize("NFC", word.lower()))  # Чайковский ends in one ი
+    word = re.sub(
+        "(?<=[иы])й", "", unicodedata.normalize("NFC", word.lower())
+    )  # Чайковский ends in one ი
     word = re.sub(r"([бвгджзклмнпрстфхцчшщ])\1", r"\1", word).replace("ия", "иа")
     word = re.sub("(?<=[жчшщ])ё", "о", word)
     return _nominative("".join(_CYRILLIC.get(c, "") for c in word).replace("_", ""), bare)
 
+
 def say_greek(
-    word:str,        # Greek letters
-    bare:bool=False, # The stem
+    word: str,  # Greek letters
+    bare: bool = False,  # The stem
 ) -> str:
     "A word letter by letter, as scholars read ancient Greek; a single letter by its name."
     plain = [c for c in unicodedata.normalize("NFD", word.lower()) if c in _GREEK]
-    if len(plain) == 1: return _GREEK_NAMES[plain[0]]
-    return _nominative("უ".join("".join(_GREEK[c] for c in part) for part in "".join(plain).split("ου")), bare)
+    if len(plain) == 1:
+        return _GREEK_NAMES[plain[0]]
+    return _nominative(
+        "უ".join("".join(_GREEK[c] for c in part) for part in "".join(plain).split("ου")), bare
+    )

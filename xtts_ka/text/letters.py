@@ -6,37 +6,53 @@
 __all__ = ['LETTERS', 'VOWELS', 'ARCHAIC', 'ROMANIZATIONS', 'SYSTEMS', 'to_mkhedruli', 'has_georgian', 'romanize', 'deromanize']
 
 # %% ../../nbs/text/letters.ipynb #7fd148a8
-import re, unicodedata
+import re
+import unicodedata
 from functools import lru_cache
 
 from ..core.errors import XttsKaError
 
 # %% ../../nbs/text/letters.ipynb #58d5025d
-LETTERS = "აბგდევზთიკლმნოპჟრსტუფქღყშჩცძწჭხჯჰ" # The 33 letters of modern Georgian
+LETTERS = "აბგდევზთიკლმნოპჟრსტუფქღყშჩცძწჭხჯჰ"  # The 33 letters of modern Georgian
 VOWELS = "აეიოუ"
 
 # %% ../../nbs/text/letters.ipynb #fedf343c
-ARCHAIC = {"ჱ": "ეი", "ჲ": "ი", "ჳ": "ვი", "ჴ": "ხ", "ჵ": "ჰო", "ჶ": "ფ", "ჼ": "ნ"} # Letter -> modern reading
+ARCHAIC = {
+    "ჱ": "ეი",
+    "ჲ": "ი",
+    "ჳ": "ვი",
+    "ჴ": "ხ",
+    "ჵ": "ჰო",
+    "ჶ": "ფ",
+    "ჼ": "ნ",
+}  # Letter -> modern reading
+
 
 def _script_table() -> dict:
     "Code point of Mtavruli, Asomtavruli, Nuskhuri -> Mkhedruli (Unicode charts 1C90, 10A0, 2D00)."
     first = {0x1C90: 0x10D0, 0x10A0: 0x10D0, 0x2D00: 0x10D0}
     sizes = {0x1C90: 43, 0x10A0: 38, 0x2D00: 38}
     table = {start + i: to + i for start, to in first.items() for i in range(sizes[start])}
-    return table | {0x10C7: 0x10F7, 0x10CD: 0x10FD, 0x2D27: 0x10F7, 0x2D2D: 0x10FD} | {c: c - 0x0BC0 for c in (0x1CBD, 0x1CBE, 0x1CBF)}
+    return (
+        table
+        | {0x10C7: 0x10F7, 0x10CD: 0x10FD, 0x2D27: 0x10F7, 0x2D2D: 0x10FD}
+        | {c: c - 0x0BC0 for c in (0x1CBD, 0x1CBE, 0x1CBF)}
+    )
+
 
 _SCRIPTS = _script_table()
 _ARCHAIC = str.maketrans(ARCHAIC)
 
+
 def to_mkhedruli(
-    text:str, # Any text; what is not Georgian stays as it is
+    text: str,  # Any text; what is not Georgian stays as it is
 ) -> str:
     "Text in modern Mkhedruli: capitals and church scripts mapped letter by letter, archaic letters to their reading."
     return text.translate(_SCRIPTS).translate(_ARCHAIC)
 
 # %% ../../nbs/text/letters.ipynb #488f18f7
 def has_georgian(
-    text:str, # Any text
+    text: str,  # Any text
 ) -> bool:
     "True when the text has at least one letter of the modern Georgian alphabet, in any of its scripts."
     return any(c in LETTERS for c in to_mkhedruli(text))
@@ -44,54 +60,70 @@ def has_georgian(
 # %% ../../nbs/text/letters.ipynb #910d331d
 _NATIONAL = "a b g d e v z t i k' l m n o p' zh r s t' u p k gh q' sh ch ts dz ts' ch' kh j h"
 _SCHOLARLY = "a b g d e v z t i ḳ l m n o ṗ ž r s ṭ u p k ġ q̇ š č c ʒ c̣ č̣ x ǯ h"
-ROMANIZATIONS = {"national": dict(zip(LETTERS, _NATIONAL.split())), "scholarly": dict(zip(LETTERS, _SCHOLARLY.split()))} # System -> letter -> Latin
+ROMANIZATIONS = {
+    "national": dict(zip(LETTERS, _NATIONAL.split())),
+    "scholarly": dict(zip(LETTERS, _SCHOLARLY.split())),
+}  # System -> letter -> Latin
 
-def _system(name:str, known) -> str:
-    if name not in known: raise XttsKaError(f"unknown romanisation {name!r}; there are: {', '.join(known)}")
+
+def _system(name: str, known) -> str:
+    if name not in known:
+        raise XttsKaError(f"unknown romanisation {name!r}; there are: {', '.join(known)}")
     return name
+
 
 SYSTEMS = ("national", "reversible", "scholarly")
 
+
 def romanize(
-    text:str,              # Georgian text in any of its scripts; other characters stay
-    system:str="national", # `national`, `reversible` or `scholarly`
+    text: str,  # Georgian text in any of its scripts; other characters stay
+    system: str = "national",  # `national`, `reversible` or `scholarly`
 ) -> str:
     "Georgian in Latin letters. XttsKaError for an unknown system."
     text = to_mkhedruli(text)
-    if _system(system, SYSTEMS) == "reversible": text = _joins().sub(r"\g<0>·", text)
+    if _system(system, SYSTEMS) == "reversible":
+        text = _joins().sub(r"\g<0>·", text)
     return text.translate(_table(system))
 
+
 @lru_cache
-def _table(system:str) -> dict: return str.maketrans(ROMANIZATIONS["scholarly" if system == "scholarly" else "national"])
+def _table(system: str) -> dict:
+    return str.maketrans(ROMANIZATIONS["scholarly" if system == "scholarly" else "national"])
 
 # %% ../../nbs/text/letters.ipynb #ec007fd1
 @lru_cache
-def _reader(system:str): # (compiled pattern of all Latin forms and of the dot, Latin -> Georgian)
+def _reader(system: str):  # (compiled pattern of all Latin forms and of the dot, Latin -> Georgian)
     back = {latin: letter for letter, latin in ROMANIZATIONS[system].items()}
-    if system == "national": back["q"] = "ყ"  # there is no other q, so the apostrophe can be missed
+    if system == "national":
+        back["q"] = "ყ"  # there is no other q, so the apostrophe can be missed
     longest = sorted(back, key=len, reverse=True)
     dot = r"|(?<=t)·(?=s)|(?<=[kgzs])·(?=h)|(?<=d)·(?=z)" if system == "national" else ""
     return re.compile("|".join(map(re.escape, longest)) + dot), back
 
+
 def deromanize(
-    latin:str,             # Romanised Georgian; other characters stay
-    system:str="national", # The system it was written in; `national` reads `reversible` too
+    latin: str,  # Romanised Georgian; other characters stay
+    system: str = "national",  # The system it was written in; `national` reads `reversible` too
 ) -> str:
     "Georgian letters for Latin ones, longest match first; the inverse of `romanize` for `reversible` and `scholarly`. XttsKaError for an unknown system."
     pattern, back = _reader("scholarly" if _system(system, SYSTEMS) == "scholarly" else "national")
     return pattern.sub(lambda m: back.get(m[0], ""), _plain_latin(latin))
 
+
 _CAPITALS = re.compile("[A-ZŠŽČḲṖṬĠǮƷ]+")
 
-def _plain_latin(latin:str) -> str:
+
+def _plain_latin(latin: str) -> str:
     "Small letters, letter and mark as one where Unicode has that, and one kind of apostrophe behind the letters that take one."
-    text = re.sub("[A-Za-z\u01b7\u0292][\u0300-\u036f]+", lambda m: unicodedata.normalize("NFC", m[0]), latin)
+    text = re.sub(
+        "[A-Za-z\u01b7\u0292][\u0300-\u036f]+", lambda m: unicodedata.normalize("NFC", m[0]), latin
+    )
     text = _CAPITALS.sub(lambda m: m[0].lower(), text)
     return re.sub("(?<=[kptqsh])[’ʼʻ‘`´ʹ]", "'", text)
 
 # %% ../../nbs/text/letters.ipynb #804a0c63
 @lru_cache
-def _joins(): # Pattern: a letter before one that it would be read together with
+def _joins():  # Pattern: a letter before one that it would be read together with
     latin = ROMANIZATIONS["national"]
     pairs = [(a, b) for a in LETTERS for b in LETTERS if deromanize(latin[a] + latin[b]) != a + b]
     after = {a: "".join(b for x, b in pairs if x == a) for a, _ in pairs}

@@ -6,170 +6,315 @@
 __all__ = ['PUNCTUATION', 'ALPHABET', 'NormConfig', 'Span', 'NormResult', 'read_number', 'KaNormalizer', 'normalize']
 
 # %% ../../nbs/text/normalize.ipynb #f90cd0bc
-import re, unicodedata
+import re
+import unicodedata
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
 from ..core.config import config
 from ..core.errors import XttsKaError
-from .latin import fold_latin, is_initialism, keeps_vowel, say_cyrillic, say_greek, say_latin, spell_latin
+from xtts_ka.text.latin import (
+    fold_latin,
+    is_initialism,
+    keeps_vowel,
+    say_cyrillic,
+    say_greek,
+    say_latin,
+    spell_latin,
+)
 from .letters import ARCHAIC, LETTERS, VOWELS, to_mkhedruli
-from .numbers import CASES, DATIVE, ENDINGS, agree, cardinal, decimal, decline, fraction, inflect, inflect_ordinal, ordinal, roman, spell_digits, whole
-from .readings import (ABBREVIATIONS, ACRONYMS, CURRENCIES, CURRENCY_CODES, INTERJECTIONS, MAGNITUDES, MONTHS, NUMBER_ABBREVIATIONS, TITLES, UNITS,
-                                   bare_stem, case_after, decline_phrase, noun_case, spell_georgian)
+from xtts_ka.text.numbers import (
+    CASES,
+    ENDINGS,
+    agree,
+    cardinal,
+    decimal,
+    decline,
+    fraction,
+    inflect,
+    inflect_ordinal,
+    ordinal,
+    roman,
+    whole,
+)
+from xtts_ka.text.readings import (
+    ABBREVIATIONS,
+    ACRONYMS,
+    CURRENCIES,
+    CURRENCY_CODES,
+    INTERJECTIONS,
+    MAGNITUDES,
+    MONTHS,
+    NUMBER_ABBREVIATIONS,
+    TITLES,
+    UNITS,
+    bare_stem,
+    case_after,
+    decline_phrase,
+    spell_georgian,
+)
 
 # %% ../../nbs/text/normalize.ipynb #e129acba
-PUNCTUATION = '.,!?-:;"' # The signs that come out
-ALPHABET = LETTERS + " " + PUNCTUATION # All that comes out for Georgian
+PUNCTUATION = '.,!?-:;"'  # The signs that come out
+ALPHABET = LETTERS + " " + PUNCTUATION  # All that comes out for Georgian
+
 
 @config
 class NormConfig:
     "Choices of the normaliser."
-    latin: Literal["transliterate", "spell", "keep"] = "transliterate"  # Latin words: in Georgian letters, letter by letter, or as they stand
+
+    latin: Literal["transliterate", "spell", "keep"] = (
+        "transliterate"  # Latin words: in Georgian letters, letter by letter, or as they stand
+    )
     footnotes: bool = False  # Read footnote marks such as [2]; else they are left out
-    acronyms: bool = True    # Say known acronyms in full (აშშ); else letter by letter
+    acronyms: bool = True  # Say known acronyms in full (აშშ); else letter by letter
+
 
 @dataclass(frozen=True)
 class Span:
     "A place that was not read as it stands."
-    start:int           # Offset in the source, characters
-    end:int             # Offset behind it
-    source:str          # What stands there
-    spoken:str          # What is said
-    kind:str            # Name of the rule, e.g. `date`
-    uncertain:bool=False # A reader could disagree: worth a look
+
+    start: int  # Offset in the source, characters
+    end: int  # Offset behind it
+    source: str  # What stands there
+    spoken: str  # What is said
+    kind: str  # Name of the rule, e.g. `date`
+    uncertain: bool = False  # A reader could disagree: worth a look
+
 
 @dataclass
 class NormResult:
     "What `normalize` returns."
-    text:str                                     # Normalised; may be empty when nothing could be said
-    spans:list = field(default_factory=list)     # Of `Span`, in the order of the text
-    warnings:list = field(default_factory=list)  # What was left out or may be read wrongly, for a person
+
+    text: str  # Normalised; may be empty when nothing could be said
+    spans: list = field(default_factory=list)  # Of `Span`, in the order of the text
+    warnings: list = field(
+        default_factory=list
+    )  # What was left out or may be read wrongly, for a person
 
 # %% ../../nbs/text/normalize.ipynb #d9cd73dd
-_SIGNS = ({c: '"' for c in '„“”‟«»❝❞＂〝〞'} | {c: "-" for c in "‐‑−﹣－"} | {c: "—" for c in "‒–—―"} | {c: " " for c in "\u00a0\u202f\u2009\u2002\u2003\u2007\u200a\u3000\t\n\r\v\f\u2028\u2029\x85"}
-          | {c: "," for c in "()[]{}、،⟨⟩"} | {c: "" for c in "\u00ad\u200b\u200c\u200d\ufeff\u2060\u200e\u200f\u061c\ufe0e\ufe0f"} | {c: "'" for c in "’‘`´ʼ"}
-          | {"…": "...", "჻": ".", "。": ".", "º": "°", "˚": "°", "µ": "μ", "℃": "°C", "℉": "°F", "²": "²", "³": "³", "[": "[", "]": "]", "№": "№", "™": "", "®": "", "©": "", "·": ",", "•": ","})
+_SIGNS = (
+    dict.fromkeys("„“”‟«»❝❞＂〝〞", '"')
+    | dict.fromkeys("‐‑−﹣－", "-")
+    | dict.fromkeys("‒–—―", "—")
+    | dict.fromkeys(
+        "\xa0\u202f\u2009\u2002\u2003\u2007\u200a\u3000\t\n\r\x0b\x0c\u2028\u2029\x85", " "
+    )
+    | dict.fromkeys("()[]{}、،⟨⟩", ",")
+    | dict.fromkeys("\xad\u200b\u200c\u200d\ufeff\u2060\u200e\u200f\u061c︎️", "")
+    | dict.fromkeys("’‘`´ʼ", "'")
+    | {
+        "…": "...",
+        "჻": ".",
+        "。": ".",
+        "º": "°",
+        "˚": "°",
+        "µ": "μ",
+        "℃": "°C",
+        "℉": "°F",
+        "²": "²",
+        "³": "³",
+        "[": "[",
+        "]": "]",
+        "№": "№",
+        "™": "",
+        "®": "",
+        "©": "",
+        "·": ",",
+        "•": ",",
+    }
+)
 
-def _fold_char(c:str) -> str:
+
+def _fold_char(c: str) -> str:
     "What a character stands for; it may be nothing."
-    if c in _SIGNS: return _SIGNS[c]
-    if "0" <= (d := str(unicodedata.digit(c, ""))) <= "9" and c.isdecimal(): return d
-    if (said := to_mkhedruli(c)) != c: return said
-    if unicodedata.category(c) in ("Mn", "Me", "Cc", "Cf"): return ""
+    if c in _SIGNS:
+        return _SIGNS[c]
+    if "0" <= (d := str(unicodedata.digit(c, ""))) <= "9" and c.isdecimal():
+        return d
+    if (said := to_mkhedruli(c)) != c:
+        return said
+    if unicodedata.category(c) in ("Mn", "Me", "Cc", "Cf"):
+        return ""
     compatible = unicodedata.normalize("NFKC", c)
-    return compatible if compatible.isascii() and compatible.isprintable() and compatible.strip() else c
+    return (
+        compatible
+        if compatible.isascii() and compatible.isprintable() and compatible.strip()
+        else c
+    )
+
 
 class _Table(dict):
     "Code point -> text, filled as characters are met."
+
     def __missing__(self, code):
         self[code] = folded = _fold_char(chr(code))
         return folded
 
+
 _FOLD = _Table()
 
 # %% ../../nbs/text/normalize.ipynb #9597eb50
-_CLUSTER = re.compile("[^\u0300-\u036f\u1ab0-\u1aff\u20d0-\u20ff][\u0300-\u036f\u1ab0-\u1aff\u20d0-\u20ff]*|.", re.S)
+_CLUSTER = re.compile(
+    "[^\u0300-\u036f\u1ab0-\u1aff\u20d0-\u20ff][\u0300-\u036f\u1ab0-\u1aff\u20d0-\u20ff]*|.", re.S
+)
 
-_QUOTED = re.compile(r"(?<!\w)'([^']{1,80})'(?!\w)") # Single quotes around words; an apostrophe stands inside one
+_QUOTED = re.compile(
+    r"(?<!\w)'([^']{1,80})'(?!\w)"
+)  # Single quotes around words; an apostrophe stands inside one
 
-def _fold(text:str) -> tuple:
+
+def _fold(text: str) -> tuple:
     "(folded text, offset in the source of each of its characters and of its end; None when they are the same)."
     if unicodedata.is_normalized("NFC", text):
         folded = _QUOTED.sub(r'"\1"', text.translate(_FOLD))
-        if all(len(_FOLD[ord(c)]) == 1 for c in set(text)): return folded, None
+        if all(len(_FOLD[ord(c)]) == 1 for c in set(text)):
+            return folded, None
         parts = [(_FOLD[ord(c)], i) for i, c in enumerate(text)]
-    else: parts = [(unicodedata.normalize("NFC", m[0]).translate(_FOLD), m.start()) for m in _CLUSTER.finditer(text)]
-    return _QUOTED.sub(r'"\1"', "".join(p for p, _ in parts)), [i for p, i in parts for _ in p] + [len(text)]
+    else:
+        parts = [
+            (unicodedata.normalize("NFC", m[0]).translate(_FOLD), m.start())
+            for m in _CLUSTER.finditer(text)
+        ]
+    return _QUOTED.sub(r'"\1"', "".join(p for p, _ in parts)), [i for p, i in parts for _ in p] + [
+        len(text)
+    ]
 
 # %% ../../nbs/text/normalize.ipynb #07b8e55e
 _STRENGTH = ["-", ",", ";", ":", ".", "...", "!", "?"]
 
-def _merge(tokens:list) -> list:
+
+def _merge(tokens: list) -> list:
     "Drop signs that stand for nothing: doubled, leading, weak ones at the end, in empty or unclosed quotes. Quotes become `<` and `>`."
     out, opened = [], False
     for token in tokens:
         last = out[-1] if out else None
         if token == '"':
-            if opened and last == "<": out.pop()
-            else: out.append(">" if opened else "<")
+            if opened and last == "<":
+                out.pop()
+            else:
+                out.append(">" if opened else "<")
             opened = not opened
-        elif token not in _STRENGTH: out.append(token)
-        elif last in _STRENGTH: out[-1] = max(last, token, key=_STRENGTH.index)
-        elif last not in (None, "<"): out.append(token)
+        elif token not in _STRENGTH:
+            out.append(token)
+        elif last in _STRENGTH:
+            out[-1] = max(last, token, key=_STRENGTH.index)
+        elif last not in (None, "<"):
+            out.append(token)
     if opened:
         i = len(out) - 1 - out[::-1].index("<")
         del out[i]
-    if out and out[-1] in "-,;:": out.pop()
+    if out and out[-1] in "-,;:":
+        out.pop()
     return out
 
-def _rebuild(text:str, letters:str) -> str:
+
+def _rebuild(text: str, letters: str) -> str:
     "Words of `letters` and known signs, spaced in one way; at a `‿` what stands around it is one word."
     text = re.sub(" *‿ *", "", text)
-    tokens = re.findall(rf'[{letters}]+(?:[-\'][{letters}]+)*|\.\.+|[{re.escape(PUNCTUATION)}]', text)
+    tokens = re.findall(
+        rf"[{letters}]+(?:[-\'][{letters}]+)*|\.\.+|[{re.escape(PUNCTUATION)}]", text
+    )
     out, last = [], None
     for token in _merge(["..." if t.startswith("..") else t for t in tokens]):
         sign = token == ">" or token in _STRENGTH and token != "-"
-        out.append(("" if last in (None, "<") or sign else " ") + (token if token not in "<>" else '"'))
+        out.append(
+            ("" if last in (None, "<") or sign else " ") + (token if token not in "<>" else '"')
+        )
         last = token
     return "".join(out)
 
 # %% ../../nbs/text/normalize.ipynb #efc21c4e
 class _Reader:
     "The folded text, what has been said so far, and where."
-    def __init__(self, text:str, cfg:NormConfig):
-        self.source, self.cfg, self.out, self.spans, self.notes, self.left = text, cfg, [], [], [], {}
-        self.text, self.offsets = _fold(text)
-        if old := sorted(set(ARCHAIC) & set(text)): self.notes.append(f"archaic letters read as modern ones: {' '.join(old)}")
 
-    def before(self, i:int) -> str: return self.text[i-1:i]
+    def __init__(self, text: str, cfg: NormConfig):
+        self.source, self.cfg, self.out, self.spans, self.notes, self.left = (
+            text,
+            cfg,
+            [],
+            [],
+            [],
+            {},
+        )
+        self.text, self.offsets = _fold(text)
+        if old := sorted(set(ARCHAIC) & set(text)):
+            self.notes.append(f"archaic letters read as modern ones: {' '.join(old)}")
+
+    def before(self, i: int) -> str:
+        return self.text[i - 1 : i]
 
     def glued(self) -> bool:
         "Does the last thing said end in a letter and a hyphen, so that this is the rest of a word?"
-        return len(self.out) > 1 and self.out[-1] == "-" or bool(self.out and re.search("[ა-ჰ]-$", self.out[-1][-2:]))
+        return (
+            len(self.out) > 1
+            and self.out[-1] == "-"
+            or bool(self.out and re.search("[ა-ჰ]-$", self.out[-1][-2:]))
+        )
 
-    def at_end(self, i:int) -> bool: return not self.text[i:i+80].strip(' ",.') and len(self.text) - i < 80
+    def at_end(self, i: int) -> bool:
+        return not self.text[i : i + 80].strip(' ",.') and len(self.text) - i < 80
 
-    def say(self, kind:str, start:int, end:int, spoken:str, uncertain:bool):
+    def say(self, kind: str, start: int, end: int, spoken: str, uncertain: bool):
         "Add the words and note the place; sources that stay as they are leave no trace."
         a, b = (start, end) if self.offsets is None else (self.offsets[start], self.offsets[end])
         self.out.append(spoken if kind == "dash" else f" {spoken} ")
         self.spans.append(Span(a, b, self.source[a:b], spoken.replace("‿", ""), kind, uncertain))
 
+
 @dataclass
 class _Said:
     "What a rule returns when it has more to tell than words."
-    words:str
-    end:int               # Where the reader goes on
-    uncertain:bool=False
 
-_RULES = {c: [] for c in "dklco"} # digits and their signs, Georgian (k), Latin, Cyrillic and Greek, others
+    words: str
+    end: int  # Where the reader goes on
+    uncertain: bool = False
 
-def _rule(kind:str, where:str, pattern:str):
+
+_RULES = {
+    c: [] for c in "dklco"
+}  # digits and their signs, Georgian (k), Latin, Cyrillic and Greek, others
+
+
+def _rule(kind: str, where: str, pattern: str):
     "Register a rule for the classes in `where`."
+
     def add(f):
-        for c in where: _RULES[c].append((kind, re.compile(pattern), f))
+        for c in where:
+            _RULES[c].append((kind, re.compile(pattern), f))
         return f
+
     return add
 
 # %% ../../nbs/text/normalize.ipynb #9b973b0d
 _MONEY = "".join(CURRENCIES)
-_L = "A-Za-zÀ-ÖØ-öø-ɏḀ-ỿə" # Latin letters
-_CLASSES = {c: "d" for c in "0123456789+-—±~≈№§#½⅓⅔¼¾⅕⅛" + _MONEY} | {c: "k" for c in LETTERS}
+_L = "A-Za-zÀ-ÖØ-öø-ɏḀ-ỿə"  # Latin letters
+_CLASSES = dict.fromkeys("0123456789+-—±~≈№§#½⅓⅔¼¾⅕⅛" + _MONEY, "d") | dict.fromkeys(LETTERS, "k")
+
 
 @lru_cache(1 << 12)
-def _class(c:str) -> str:
+def _class(c: str) -> str:
     "Class of a character: which rules to ask."
-    if c in _CLASSES: return _CLASSES[c]
-    if not c.isalpha(): return "o"
+    if c in _CLASSES:
+        return _CLASSES[c]
+    if not c.isalpha():
+        return "o"
     name = unicodedata.name(c, "")
-    return "l" if name.startswith("LATIN") else "c" if name.startswith(("CYRILLIC", "GREEK")) else "o"
+    return (
+        "l" if name.startswith("LATIN") else "c" if name.startswith(("CYRILLIC", "GREEK")) else "o"
+    )
 
-_PLAIN = re.compile('(?:(?!(?:' + "|".join(ACRONYMS) + ')(?![ა-ჰ]))(?=[ბგდვზთკლმნპჟრსტფქღყშჩცძწჭხჯჰ]*[აეიოუ])[ა-ჰ]{2,}(?![ა-ჰ.—-])|"(?!-[ა-ჰ])|[ ,!?;:]+|\\.(?![0-9])|(?<=[ა-ჰ])-(?=[ა-ჰ]{2}))+') # What stays as it is
+
+_PLAIN = re.compile(
+    "(?:(?!(?:"
+    + "|".join(ACRONYMS)
+    + ')(?![ა-ჰ]))(?=[ბგდვზთკლმნპჟრსტფქღყშჩცძწჭხჯჰ]*[აეიოუ])[ა-ჰ]{2,}(?![ა-ჰ.—-])|"(?!-[ა-ჰ])|[ ,!?;:]+|\\.(?![0-9])|(?<=[ა-ჰ])-(?=[ა-ჰ]{2}))+'
+)  # What stays as it is
 _WORD = re.compile("[ა-ჰ]+")
 
-def _read(r:_Reader) -> _Reader:
+
+def _read(r: _Reader) -> _Reader:
     "Go through the text once."
     pos, text = 0, r.text
     while pos < len(text):
@@ -185,143 +330,219 @@ def _read(r:_Reader) -> _Reader:
                 r.say(kind, pos, said.end, said.words, said.uncertain)
                 pos = said.end
                 break
-        else: pos = _as_it_stands(r, pos)
+        else:
+            pos = _as_it_stands(r, pos)
     return r
 
 # %% ../../nbs/text/normalize.ipynb #8778516d
-def _as_it_stands(r:_Reader, pos:int) -> int:
+def _as_it_stands(r: _Reader, pos: int) -> int:
     "A word is kept, a sign the models do not know is left out. Returns where to go on."
     if m := _WORD.match(r.text, pos):
         r.out.append(m[0])
         return m.end()
     c = r.text[pos]
-    if c not in "'*^|~_\\<>=°²³¹": r.left[c] = None
+    if c not in "'*^|~_\\<>=°²³¹":
+        r.left[c] = None
     r.out.append("" if c == "'" else " ")
     return pos + 1
 
 # %% ../../nbs/text/normalize.ipynb #47ed46f8
 _GROUPED = r"[1-9][0-9]{0,2}(?:(?:\.[0-9]{3})+(?:,[0-9]+)?|(?:,[0-9]{3})+(?:\.[0-9]+)?|(?: [0-9]{3})+(?:[.,][0-9]{1,2})?)(?![0-9]|[.,][0-9])"
 _NUMBER = rf"(?:{_GROUPED}|[0-9]+[.,][0-9]+(?![0-9]|[.,][0-9])|[0-9]+)"
-_VULGAR = {"½": (1, 2), "⅓": (1, 3), "⅔": (2, 3), "¼": (1, 4), "¾": (3, 4), "⅕": (1, 5), "⅛": (1, 8)}
+_VULGAR = {
+    "½": (1, 2),
+    "⅓": (1, 3),
+    "⅔": (2, 3),
+    "¼": (1, 4),
+    "¾": (3, 4),
+    "⅕": (1, 5),
+    "⅛": (1, 8),
+}
 
-def _plain_number(number:str) -> str:
+
+def _plain_number(number: str) -> str:
     "Digits without grouping, decimals behind a comma: `1.234,5` -> `1234,5`."
-    if not re.fullmatch(_GROUPED, number): return number.replace(".", ",")
+    if not re.fullmatch(_GROUPED, number):
+        return number.replace(".", ",")
     first = re.search("[ .,]", number)[0]
     head, _, places = number.replace(first, "").replace(".", ",").partition(",")
     return f"{head},{places}" if places else head
 
+
 def read_number(
-    number:str, # Digits, perhaps grouped (`17,000`) or with decimals (`3,14`)
+    number: str,  # Digits, perhaps grouped (`17,000`) or with decimals (`3,14`)
 ) -> str:
     "A written number in words."
     plain = _plain_number(number)
     return decimal(plain) if "," in plain else whole(plain)
 
 # %% ../../nbs/text/normalize.ipynb #5bbc3760
-def _agree(words:str, case:str) -> str:
+def _agree(words: str, case: str) -> str:
     "A number in words before a noun in that case."
     *head, last = words.split(" ")
-    if "მთელი" in head or words.endswith("ედი"): head = [agree(w, case) for w in head]
+    if "მთელი" in head or words.endswith("ედი"):
+        head = [agree(w, case) for w in head]
     return " ".join([*head, agree(last, case)])
 
-def _with_ending(words:str, ending:str, n=None) -> "str|None":
+
+def _with_ending(words: str, ending: str, n=None) -> "str|None":
     "A number with a written ending, or None."
     if (" მთელი " in words or words.endswith("ედი")) and ending in ENDINGS:
         *head, last = words.split(" ")
         return " ".join([*(agree(w, ENDINGS[ending][0]) for w in head), decline(last, ending)])
-    try: return inflect(words if n is None else n, ending)
-    except XttsKaError: return None
+    try:
+        return inflect(words if n is None else n, ending)
+    except XttsKaError:
+        return None
 
-_LINKED = {"gen": "ისა", "from": "ისა", "for": "ისა", "of": "ისა", "towards": "ისა", "ins": "ითა", "erg": "მა", "adv": "ად", "nom": "ი"}
 
-def _linked(pairs:list, ending:str="") -> str:
+_LINKED = {
+    "gen": "ისა",
+    "from": "ისა",
+    "for": "ისა",
+    "of": "ისა",
+    "towards": "ისა",
+    "ins": "ითა",
+    "erg": "მა",
+    "adv": "ად",
+    "nom": "ი",
+}
+
+
+def _linked(pairs: list, ending: str = "") -> str:
     "Amounts that belong together, (number in words, noun): `ათ საათსა და ოცდაათ წუთზე`."
-    if ending not in ENDINGS: said = [f"{n} {noun}" for n, noun in pairs]
+    if ending not in ENDINGS:
+        said = [f"{n} {noun}" for n, noun in pairs]
     else:
         case = ENDINGS[ending][0]
         endings = [_LINKED.get(case, "სა")] * (len(pairs) - 1) + [ending]
-        said = [f"{_agree(n, case)} {decline_phrase(noun, e)}" for (n, noun), e in zip(pairs, endings)]
+        said = [
+            f"{_agree(n, case)} {decline_phrase(noun, e)}" for (n, noun), e in zip(pairs, endings)
+        ]
     return " და ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
 
 # %% ../../nbs/text/normalize.ipynb #3af0113d
-def _phone_group(group:str) -> str:
+def _phone_group(group: str) -> str:
     "A written group of digits: one number up to three digits, in twos from the right beyond."
-    if len(group) <= 3: return whole(group)
+    if len(group) <= 3:
+        return whole(group)
     cut = len(group) % 2
-    return ", ".join(whole(g) for g in ([group[:cut]] if cut else []) + [group[i:i+2] for i in range(cut, len(group), 2)])
+    return ", ".join(
+        whole(g)
+        for g in ([group[:cut]] if cut else [])
+        + [group[i : i + 2] for i in range(cut, len(group), 2)]
+    )
+
 
 @_rule("phone", "d", r"\+[0-9]{1,3}(?:[ -]?\(?[0-9]{1,12}\)?){1,6}(?![0-9])")
-@_rule("phone", "do", r",?0?(?:5[0-9]{2}|32|4[0-9]{2}),?(?:[ -][0-9]{1,3}){3,4}(?![0-9.,][0-9]|[0-9])")
+@_rule(
+    "phone", "do", r",?0?(?:5[0-9]{2}|32|4[0-9]{2}),?(?:[ -][0-9]{1,3}){3,4}(?![0-9.,][0-9]|[0-9])"
+)
 @_rule("phone", "d", r"2[ -][0-9]{2}[ -][0-9]{2}[ -][0-9]{2}(?![0-9])")
 @_rule("phone", "d", r"5[0-9]{2}[ -][0-9]{3}[ -][0-9]{3}(?![0-9])")
 def _phone(r, m):
     groups = re.findall("[0-9]+", m[0])
-    if not 7 <= sum(map(len, groups)) <= 15 or r.before(m.start()).isdigit(): return None
-    if m[0][0] == "+" and len(groups) == 1: groups = [groups[0][:3], groups[0][3:6], groups[0][6:]]
+    if not 7 <= sum(map(len, groups)) <= 15 or r.before(m.start()).isdigit():
+        return None
+    if m[0][0] == "+" and len(groups) == 1:
+        groups = [groups[0][:3], groups[0][3:6], groups[0][6:]]
     return ("პლუს " if m[0][0] == "+" else "") + ", ".join(map(_phone_group, groups))
 
 # %% ../../nbs/text/normalize.ipynb #6efa3459
 _YEAR_TAIL = re.compile(r"(?: ?წ\.?(?![ა-ჰ-])|(?P<noun>(?= წელ| წლ))|[-—](?P<ending>[ა-ჰ]+))?")
 
-def _day_and_month(day:int, month:int) -> str: return f"{'პირველი' if day == 1 else cardinal(day)} {MONTHS[month - 1]}"
+
+def _day_and_month(day: int, month: int) -> str:
+    return f"{'პირველი' if day == 1 else cardinal(day)} {MONTHS[month - 1]}"
+
 
 @_rule("date", "d", r"([0-9]{1,2})([./-])([0-9]{1,2})\2([0-9]{4}|[0-9]{2})(?![0-9])(?!\2[0-9])")
 def _date(r, m):
     day, month, year = int(m[1]), int(m[3]), int(m[4])
-    if not (1 <= day <= 31 and 1 <= month <= 12) or r.before(m.start()) in (".", "-", "/"): return None
+    if not (1 <= day <= 31 and 1 <= month <= 12) or r.before(m.start()) in (".", "-", "/"):
+        return None
     tail = _YEAR_TAIL.match(r.text, m.end())
     said = cardinal(year)
-    if tail["noun"] is not None: said = _agree(said, case_after(r.text, m.end()))
-    elif tail["ending"]: said = f"{_agree(said, ENDINGS.get(tail['ending'], ('nom',))[0])} {decline_phrase('წელი', tail['ending']) or 'წელი ' + tail['ending']}"
-    else: said += " წელი"
-    return _Said(f"{_day_and_month(day, month)} {said}", tail.end() - (r.before(tail.end()) == "." and r.at_end(tail.end())), len(m[4]) == 2 or m[2] != ".")
+    if tail["noun"] is not None:
+        said = _agree(said, case_after(r.text, m.end()))
+    elif tail["ending"]:
+        said = f"{_agree(said, ENDINGS.get(tail['ending'], ('nom',))[0])} {decline_phrase('წელი', tail['ending']) or 'წელი ' + tail['ending']}"
+    else:
+        said += " წელი"
+    return _Said(
+        f"{_day_and_month(day, month)} {said}",
+        tail.end() - (r.before(tail.end()) == "." and r.at_end(tail.end())),
+        len(m[4]) == 2 or m[2] != ".",
+    )
+
 
 @_rule("date", "d", r"([12][0-9]{3})-([0-9]{2})-([0-9]{2})(?![0-9-])")
 def _iso_date(r, m):
     year, month, day = map(int, m.groups())
-    if not (1 <= day <= 31 and 1 <= month <= 12): return None
+    if not (1 <= day <= 31 and 1 <= month <= 12):
+        return None
     return f"{cardinal(year)} წლის {_day_and_month(day, month)}"
 
 # %% ../../nbs/text/normalize.ipynb #6d31276f
 _CLOCK = r"([01]?[0-9]|2[0-4]):([0-5][0-9])(?::([0-5][0-9]))?(?![0-9:])"
-_CLOCK_TAIL = re.compile(r"(?: ?სთ\.?(?![ა-ჰ-])| ?(?:საათ|სთ-)(?P<noun>[ა-ჰ]+)(?![ა-ჰ])|[-—](?P<ending>[ა-ჰ]+)(?![ა-ჰ]))?")
+_CLOCK_TAIL = re.compile(
+    r"(?: ?სთ\.?(?![ა-ჰ-])| ?(?:საათ|სთ-)(?P<noun>[ა-ჰ]+)(?![ა-ჰ])|[-—](?P<ending>[ა-ჰ]+)(?![ა-ჰ]))?"
+)
+
 
 def _clock_parts(h, m, s) -> list:
     "(words, noun) of hour, minute, second; noughts are not said."
     parts = [(cardinal(int(h)), "საათი")] + ([(cardinal(int(m)), "წუთი")] if int(m) else [])
     return parts + ([(cardinal(int(s)), "წამი")] if s and int(s) else [])
 
+
 @_rule("time", "d", rf"{_CLOCK}(?: ?[-—] ?{_CLOCK})?")
 @_rule("time", "d", r"([01]?[0-9]|2[0-4])\.([0-5][0-9])()(?= ?(?:საათ|სთ))()()()")
 def _time(r, m):
     tail = _CLOCK_TAIL.match(r.text, m.end())
     ending = tail["noun"] or tail["ending"] or ""
-    if ending and ending != "ი" and ending not in ENDINGS: tail, ending = re.match("", r.text), ""
+    if ending and ending != "ი" and ending not in ENDINGS:
+        tail, ending = re.match("", r.text), ""
     end = max(m.end(), tail.end())
-    if not m[4]: return _Said(_linked(_clock_parts(*m.group(1, 2, 3)), ending), end)
-    return _Said(f"{_linked(_clock_parts(*m.group(1, 2, 3)))} - {_linked(_clock_parts(*m.group(4, 5, 6)), ending)}", end)
+    if not m[4]:
+        return _Said(_linked(_clock_parts(*m.group(1, 2, 3)), ending), end)
+    return _Said(
+        f"{_linked(_clock_parts(*m.group(1, 2, 3)))} - {_linked(_clock_parts(*m.group(4, 5, 6)), ending)}",
+        end,
+    )
+
 
 @_rule("score", "d", r"([0-9]{1,3}):([0-9]{1,3})(?:[-—](?P<ending>[ა-ჰ]+))?(?![0-9:])")
 def _score(r, m):
-    last = _with_ending(cardinal(int(m[2])), m["ending"], int(m[2])) if m["ending"] else cardinal(int(m[2]))
+    last = (
+        _with_ending(cardinal(int(m[2])), m["ending"], int(m[2]))
+        if m["ending"]
+        else cardinal(int(m[2]))
+    )
     return last and f"{cardinal(int(m[1]))} {last}"
 
 # %% ../../nbs/text/normalize.ipynb #2d915f32
 @_rule("fraction", "d", r"([0-9]{1,4})/([0-9]{1,4})(?:[-—](?P<ending>[ა-ჰ]+))?(?![0-9/])")
 def _slash(r, m):
     top, bottom = int(m[1]), int(m[2])
-    if (top, bottom) == (24, 7) or top > bottom >= 10: words = f"{cardinal(top)} {_with_ending(cardinal(bottom), 'ზე')}"  # a ratio, not a part
-    elif len(m[1]) == 4 and len(m[2]) in (2, 4): words = f"{cardinal(top)} - {cardinal(bottom)}"
-    elif bottom < 2 or m[1][0] == "0" or m[2][0] == "0": return None
-    else: words = fraction(top, bottom)
+    if (top, bottom) == (24, 7) or top > bottom >= 10:
+        words = f"{cardinal(top)} {_with_ending(cardinal(bottom), 'ზე')}"  # a ratio, not a part
+    elif len(m[1]) == 4 and len(m[2]) in (2, 4):
+        words = f"{cardinal(top)} - {cardinal(bottom)}"
+    elif bottom < 2 or m[1][0] == "0" or m[2][0] == "0":
+        return None
+    else:
+        words = fraction(top, bottom)
     return _fraction_of(r, m, words)
 
-def _fraction_of(r, m, words:str) -> "_Said|str|None":
+
+def _fraction_of(r, m, words: str) -> "_Said|str|None":
     "A fraction with its ending, or of a unit."
-    if m["ending"]: return _with_ending(words, m["ending"])
+    if m["ending"]:
+        return _with_ending(words, m["ending"])
     u = _UNIT.match(r.text, m.end())
     return _Said(f"{words} {_unit_phrase(u['unit']).replace('~', '')}", u.end()) if u else words
+
 
 @_rule("fraction", "d", "(?P<whole>[0-9]{0,6}) ?(?P<part>[½⅓⅔¼¾⅕⅛])(?:[-—](?P<ending>[ა-ჰ]+))?")
 def _vulgar(r, m):
@@ -329,22 +550,47 @@ def _vulgar(r, m):
     return _fraction_of(r, m, words)
 
 # %% ../../nbs/text/normalize.ipynb #f3069cb7
-_AMOUNT = (rf"(?P<mark>(?:№|§|#) ?)?(?P<about>[~≈] ?)?(?P<money>[{_MONEY}] ?)?(?P<sign>[-—+±] ?(?=[0-9{_MONEY}]))?(?P<money2>[{_MONEY}] ?)?(?P<number>{_NUMBER})")
-_JOIN = re.compile(rf"(?P<join>[-—]| [-—] | ?± ?| ?[×xх*] ?(?=[0-9])| ?\+ ?| ?= ?| ?[<>] ?|(?<=[0-9])/(?=[0-9]))(?P<number>{_NUMBER})(?!:[0-9])")
-_JOINS = {"-": " - ", "—": " - ", "±": " პლუს-მინუს ", "+": " პლუს ", "=": " უდრის ", "<": " ნაკლებია ", ">": " მეტია ", "/": ", "}
-_GOVERNED = {"=": "ს", "<": "ზე", ">": "ზე", "×": "ზე", "x": "ზე", "х": "ზე", "*": "ზე"} # Ending of the number behind
+_AMOUNT = rf"(?P<mark>(?:№|§|#) ?)?(?P<about>[~≈] ?)?(?P<money>[{_MONEY}] ?)?(?P<sign>[-—+±] ?(?=[0-9{_MONEY}]))?(?P<money2>[{_MONEY}] ?)?(?P<number>{_NUMBER})"
+_JOIN = re.compile(
+    rf"(?P<join>[-—]| [-—] | ?± ?| ?[×xх*] ?(?=[0-9])| ?\+ ?| ?= ?| ?[<>] ?|(?<=[0-9])/(?=[0-9]))(?P<number>{_NUMBER})(?!:[0-9])"
+)
+_JOINS = {
+    "-": " - ",
+    "—": " - ",
+    "±": " პლუს-მინუს ",
+    "+": " პლუს ",
+    "=": " უდრის ",
+    "<": " ნაკლებია ",
+    ">": " მეტია ",
+    "/": ", ",
+}
+_GOVERNED = {
+    "=": "ს",
+    "<": "ზე",
+    ">": "ზე",
+    "×": "ზე",
+    "x": "ზე",
+    "х": "ზე",
+    "*": "ზე",
+}  # Ending of the number behind
 _MARKS = {"№": "ნომერი ", "§": "პარაგრაფი ", "#": "ნომერი "}
 
-def _any(keys) -> str: return "|".join(re.escape(k) for k in sorted(keys, key=len, reverse=True))
+
+def _any(keys) -> str:
+    return "|".join(re.escape(k) for k in sorted(keys, key=len, reverse=True))
+
 
 _SCALE = re.compile(rf" ?(?P<short>{_any(MAGNITUDES)})(?![ა-ჰ])")
 _LONG_SCALE = re.compile(" (?P<stem>მილიონ|მილიარდ|ტრილიონ|ათას)(?P<ending>[ა-ჰ]*)")
-_UNIT = re.compile(rf" ?(?P<unit>{_any([*UNITS, *CURRENCIES, *CURRENCY_CODES])})(?![ა-ჰA-Za-z0-9²³/])(?!\. ?[ა-ჰ]\.)")
+_UNIT = re.compile(
+    rf" ?(?P<unit>{_any([*UNITS, *CURRENCIES, *CURRENCY_CODES])})(?![ა-ჰA-Za-z0-9²³/])(?!\. ?[ა-ჰ]\.)"
+)
 _ENDING = re.compile("[-—](?P<ending>[ა-ჰ]+)")
 _GLUED = re.compile("(?P<ending>[ა-ჰ]{1,7})(?![ა-ჰ])")
 _YEAR = re.compile(r" ?(?P<many>წწ?)(?:(?P<dot>\.)|-(?P<ending>[ა-ჰ]+)|(?![ა-ჰ.-]))")
 
-def _unit_phrase(sign:str) -> str:
+
+def _unit_phrase(sign: str) -> str:
     "Noun phrase of a unit or currency sign."
     return UNITS.get(sign) or CURRENCIES[CURRENCY_CODES.get(sign, sign)][0]
 
@@ -352,224 +598,414 @@ def _unit_phrase(sign:str) -> str:
 @dataclass
 class _Amount:
     "An amount in pieces."
-    numbers:list      # As written
-    joins:list        # What stands between them
-    end:int           # Where it ends so far
-    lead:str=""       # Words before it
-    scale:str=""      # `მილიონი`, ...
-    unit:str=""       # Noun phrase
-    coins:str=""      # Noun of the hundredth, when the unit is money
-    ending:str=""     # As written
+
+    numbers: list  # As written
+    joins: list  # What stands between them
+    end: int  # Where it ends so far
+    lead: str = ""  # Words before it
+    scale: str = ""  # `მილიონი`, ...
+    unit: str = ""  # Noun phrase
+    coins: str = ""  # Noun of the hundredth, when the unit is money
+    ending: str = ""  # As written
+
 
 def _collect_numbers(r, m) -> _Amount:
     a = _Amount([m["number"]], [], m.end())
     a.lead = _MARKS.get((m["mark"] or "").strip(), "") + ("დაახლოებით " if m["about"] else "")
-    if sign := (m["sign"] or "").strip(): a.lead += {"+": "პლუს ", "±": "პლუს-მინუს "}.get(sign, "მინუს ")
+    if sign := (m["sign"] or "").strip():
+        a.lead += {"+": "პლუს ", "±": "პლუს-მინუს "}.get(sign, "მინუს ")
     while len(a.joins) < 12 and (j := _JOIN.match(r.text, a.end)):
         join = j["join"].strip() or "-"
-        if join in "-—" and re.match("[0-9]{4}-[0-9]{2}-[0-9]{2}(?![0-9])", r.text[j.start("number"):]): break
+        if join in "-—" and re.match(
+            "[0-9]{4}-[0-9]{2}-[0-9]{2}(?![0-9])", r.text[j.start("number") :]
+        ):
+            break
         a.joins.append(join)
         a.numbers.append(j["number"])
         a.end = j.end()
     return a
 
 # %% ../../nbs/text/normalize.ipynb #5d07c303
-def _collect_noun(r, m, a:_Amount):
+def _collect_noun(r, m, a: _Amount):
     "Magnitude, unit and ending that follow."
     if s := _SCALE.match(r.text, a.end):
-        a.scale, a.end = MAGNITUDES[s["short"]], s.end() - (s["short"].endswith(".") and r.at_end(s.end()))
+        a.scale, a.end = (
+            MAGNITUDES[s["short"]],
+            s.end() - (s["short"].endswith(".") and r.at_end(s.end())),
+        )
     sign = (m["money"] or m["money2"] or "").strip()
-    if sign and not a.scale and (s := _LONG_SCALE.match(r.text, a.end)) and (s["ending"] in ENDINGS or not s["ending"]):
-        a.scale, a.ending, a.end = s["stem"] + "ი", s["ending"].removesuffix("ი") if s["ending"] == "ი" else s["ending"], s.end()
+    if (
+        sign
+        and not a.scale
+        and (s := _LONG_SCALE.match(r.text, a.end))
+        and (s["ending"] in ENDINGS or not s["ending"])
+    ):
+        a.scale, a.ending, a.end = (
+            s["stem"] + "ი",
+            s["ending"].removesuffix("ი") if s["ending"] == "ი" else s["ending"],
+            s.end(),
+        )
     if not sign and (u := _UNIT.match(r.text, a.end)):
         sign, a.end = u["unit"], u.end()
-    if sign: a.unit, a.coins = _unit_phrase(sign), CURRENCIES.get(CURRENCY_CODES.get(sign, sign), ("", ""))[1]
-    if e := _ENDING.match(r.text, a.end): a.ending, a.end = e["ending"], e.end()
-    elif not a.unit and not a.scale and (e := _GLUED.match(r.text, a.end)) and (e["ending"] in ENDINGS or re.match("ე$|იან|ლი$", e["ending"])): a.ending, a.end = e["ending"], e.end()
+    if sign:
+        a.unit, a.coins = (
+            _unit_phrase(sign),
+            CURRENCIES.get(CURRENCY_CODES.get(sign, sign), ("", ""))[1],
+        )
+    if e := _ENDING.match(r.text, a.end):
+        a.ending, a.end = e["ending"], e.end()
+    elif (
+        not a.unit
+        and not a.scale
+        and (e := _GLUED.match(r.text, a.end))
+        and (e["ending"] in ENDINGS or re.match("ე$|იან|ლი$", e["ending"]))
+    ):
+        a.ending, a.end = e["ending"], e.end()
 
 # %% ../../nbs/text/normalize.ipynb #d261e603
-def _numbers_said(a:_Amount, case:str, skip_last:bool=False) -> str:
+def _numbers_said(a: _Amount, case: str, skip_last: bool = False) -> str:
     "The numbers in words before a noun in that case, with what joins them; the last one only when it is not said otherwise."
     said = [_agree(read_number(n), case) for n in a.numbers]
     for i, join in enumerate(a.joins, 1):
-        if join in _GOVERNED: said[i] = _with_ending(read_number(a.numbers[i]), _GOVERNED[join])
-    if skip_last: said.pop()
+        if join in _GOVERNED:
+            said[i] = _with_ending(read_number(a.numbers[i]), _GOVERNED[join])
+    if skip_last:
+        said.pop()
     words = a.lead + said[0] if said else a.lead
     for join, n in zip(a.joins, said[1:] + [""] * skip_last):
         words += (" მინუს " if join in "-—" and "=" in a.joins else _JOINS.get(join, " ")) + n
     return words
 
-def _say_with_noun(a:_Amount) -> "str|None":
+
+def _say_with_noun(a: _Amount) -> "str|None":
     "`ხუთ კილომეტრზე`, `ხუთპროცენტიანი`, `ხუთი მილიონი დოლარი`."
     noun = a.unit or a.scale
     if a.ending and a.ending not in ENDINGS:
-        if not a.ending.startswith("იან"): return None
+        if not a.ending.startswith("იან"):
+            return None
         return f"{bare_stem(_numbers_said(a, 'nom'))}{bare_stem(noun).removesuffix('ა')}{a.ending}"
     case = ENDINGS[a.ending][0] if a.ending else "nom"
     middle = f" {agree(a.scale, case)}" if a.unit and a.scale else ""
     return f"{_numbers_said(a, case)}{middle} {decline_phrase(noun, a.ending or 'ი')}"
 
 # %% ../../nbs/text/normalize.ipynb #b498a81c
-def _say_with_ending(r, a:_Amount) -> "str|None":
+def _say_with_ending(r, a: _Amount) -> "str|None":
     number = _plain_number(a.numbers[-1])
-    n = int(number) if number.isdigit() and len(number) <= 15 and not (number[0] == "0" and len(number) > 1) else None
+    n = (
+        int(number)
+        if number.isdigit() and len(number) <= 15 and not (number[0] == "0" and len(number) > 1)
+        else None
+    )
     last = _with_ending(read_number(a.numbers[-1]), a.ending, n)
-    if last is None: return None
-    if not a.joins: return a.lead + last
+    if last is None:
+        return None
+    if not a.joins:
+        return a.lead + last
     is_ordinal = n is not None and n and a.ending[0] == "ე" and not a.ending.startswith("ებ")
-    if is_ordinal and all(x.isdigit() for x in a.numbers): return " - ".join([*(ordinal(int(x)) for x in a.numbers[:-1]), last])
-    case = ENDINGS[a.ending][0] if a.ending in ENDINGS else "dat" if a.ending.startswith("იან") or len(a.ending) > 3 else "nom"
+    if is_ordinal and all(x.isdigit() for x in a.numbers):
+        return " - ".join([*(ordinal(int(x)) for x in a.numbers[:-1]), last])
+    case = (
+        ENDINGS[a.ending][0]
+        if a.ending in ENDINGS
+        else "dat"
+        if a.ending.startswith("იან") or len(a.ending) > 3
+        else "nom"
+    )
     return _numbers_said(a, case, skip_last=True) + last
 
-def _is_month(word:str) -> bool: return any(word.startswith(m[:4]) for m in MONTHS)
 
-def _say_before_noun(r, a:_Amount) -> str:
+def _is_month(word: str) -> bool:
+    return any(word.startswith(m[:4]) for m in MONTHS)
+
+
+def _say_before_noun(r, a: _Amount) -> str:
     "A number with nothing of its own: it agrees with the noun that follows."
     case = case_after(r.text, a.end)
-    after = re.match(" ([ა-ჰ]+)", r.text[a.end:a.end + 20])
-    if a.numbers[0] == "1" and not a.lead and after and _is_month(after[1]): return " - ".join([agree("პირველი", case), *(_agree(read_number(n), case) for n in a.numbers[1:])])
-    if a.scale: return f"{_numbers_said(a, case)} {agree(a.scale, case)}"
+    after = re.match(" ([ა-ჰ]+)", r.text[a.end : a.end + 20])
+    if a.numbers[0] == "1" and not a.lead and after and _is_month(after[1]):
+        return " - ".join(
+            [agree("პირველი", case), *(_agree(read_number(n), case) for n in a.numbers[1:])]
+        )
+    if a.scale:
+        return f"{_numbers_said(a, case)} {agree(a.scale, case)}"
     return _numbers_said(a, case)
 
 # %% ../../nbs/text/normalize.ipynb #93d0764b
-def _say_year(r, a:_Amount, y) -> "_Said|None":
+def _say_year(r, a: _Amount, y) -> "_Said|None":
     noun = "წელი" if y["many"] == "წ" else "წლები"
     if y["ending"]:
-        if y["ending"] not in ENDINGS: return None
-        return _Said(f"{_numbers_said(a, ENDINGS[y['ending']][0])} {decline_phrase(noun, y['ending'])}", y.end())
-    follows = re.match(" ?[ა-ჰ0-9]", r.text[y.end():y.end() + 2])
+        if y["ending"] not in ENDINGS:
+            return None
+        return _Said(
+            f"{_numbers_said(a, ENDINGS[y['ending']][0])} {decline_phrase(noun, y['ending'])}",
+            y.end(),
+        )
+    follows = re.match(" ?[ა-ჰ0-9]", r.text[y.end() : y.end() + 2])
     case = case_after(r.text, y.end()) if noun == "წლები" and follows else ""
-    if case == "erg": form, case = "წლებში", "dat"  # somebody did something in those years
-    else: form, case = decline_phrase(noun, "ის") if follows else noun, "nom"
-    return _Said(f"{_numbers_said(a, case)} {form}", y.end() - bool(y["dot"] and r.at_end(y.end())), True)
+    if case == "erg":
+        form, case = "წლებში", "dat"  # somebody did something in those years
+    else:
+        form, case = decline_phrase(noun, "ის") if follows else noun, "nom"
+    return _Said(
+        f"{_numbers_said(a, case)} {form}", y.end() - bool(y["dot"] and r.at_end(y.end())), True
+    )
+
 
 @_rule("number", "d", _AMOUNT)
 def _amount(r, m):
     before = r.before(m.start())
     sign = (m["sign"] or "").strip()
-    if sign in ("-", "—") and before and before not in ' ",' or sign and m["sign"][-1] == " " and sign != "±": return None
+    if (
+        sign in ("-", "—")
+        and before
+        and before not in ' ",'
+        or sign
+        and m["sign"][-1] == " "
+        and sign != "±"
+    ):
+        return None
     a = _collect_numbers(r, m)
-    if y := _YEAR.match(r.text, a.end): return _say_year(r, a, y)
+    if y := _YEAR.match(r.text, a.end):
+        return _say_year(r, a, y)
     _collect_noun(r, m, a)
     number = _plain_number(a.numbers[0])
     uncertain = bool(re.fullmatch("[0-9]{1,3}[ ,.][0-9]{3}", a.numbers[0]))
     if a.coins and not a.joins and not a.scale and re.fullmatch("[0-9]+,[0-9]{2}", number):
         whole_part, coins = (int(x) for x in number.split(","))
-        pairs = [(cardinal(n), noun) for n, noun in ((whole_part, a.unit), (coins, a.coins)) if n] or [(cardinal(0), a.unit)]
+        pairs = [
+            (cardinal(n), noun) for n, noun in ((whole_part, a.unit), (coins, a.coins)) if n
+        ] or [(cardinal(0), a.unit)]
         return _Said(a.lead + _linked(pairs, a.ending), a.end, uncertain)
-    words = _say_with_noun(a) if a.unit or a.scale and a.ending else _say_with_ending(r, a) if a.ending else _say_before_noun(r, a)
-    if words is None: # an ending nobody knows: the number, then the letters as a word of their own
-        r.notes.append(f"{r.text[m.start():a.end]!r}: this ending of a number is not known")
+    words = (
+        _say_with_noun(a)
+        if a.unit or a.scale and a.ending
+        else _say_with_ending(r, a)
+        if a.ending
+        else _say_before_noun(r, a)
+    )
+    if words is None:  # an ending nobody knows: the number, then the letters as a word of their own
+        r.notes.append(f"{r.text[m.start() : a.end]!r}: this ending of a number is not known")
         words, uncertain, a.end = _say_with_noun_or_alone(r, a), True, a.end - len(a.ending)
     return _Said(words, a.end, uncertain)
 
-def _say_with_noun_or_alone(r, a:_Amount) -> str:
+
+def _say_with_noun_or_alone(r, a: _Amount) -> str:
     ending, a.ending = a.ending, ""
     words = _say_with_noun(a) if a.unit or a.scale else _numbers_said(a, "nom")
     a.ending = ending
     return words
 
 # %% ../../nbs/text/normalize.ipynb #a24db4fd
-@_rule("ordinal", "k", r"მე ?[-—] ?(?P<number>[0-9]{1,15}|[IVXLC]{1,8}(?![A-Za-z]))(?P<more>(?:[-—](?:[0-9]{1,15}|[IVXLC]{1,8}(?![A-Za-z])))*)(?:[-—]?(?P<ending>[ა-ჰ]+))?")
+@_rule(
+    "ordinal",
+    "k",
+    r"მე ?[-—] ?(?P<number>[0-9]{1,15}|[IVXLC]{1,8}(?![A-Za-z]))(?P<more>(?:[-—](?:[0-9]{1,15}|[IVXLC]{1,8}(?![A-Za-z])))*)(?:[-—]?(?P<ending>[ა-ჰ]+))?",
+)
 def _me_ordinal(r, m):
-    if r.before(m.start()) in LETTERS and m.start(): return None
-    numbers = [int(n) if n.isdigit() else roman(n) for n in [m["number"], *re.findall("[0-9IVXLC]+", m["more"])]]
-    if None in numbers: return None
-    ending = (m["ending"] or "").removeprefix("ე") if (m["ending"] or "").startswith("ე") else m["ending"] or ""
-    last = inflect_ordinal(ordinal(numbers[-1]), ending) if ending else agree(ordinal(numbers[-1]), case_after(r.text, m.end()))
-    if last is None: return None
+    if r.before(m.start()) in LETTERS and m.start():
+        return None
+    numbers = [
+        int(n) if n.isdigit() else roman(n)
+        for n in [m["number"], *re.findall("[0-9IVXLC]+", m["more"])]
+    ]
+    if None in numbers:
+        return None
+    ending = (
+        (m["ending"] or "").removeprefix("ე")
+        if (m["ending"] or "").startswith("ე")
+        else m["ending"] or ""
+    )
+    last = (
+        inflect_ordinal(ordinal(numbers[-1]), ending)
+        if ending
+        else agree(ordinal(numbers[-1]), case_after(r.text, m.end()))
+    )
+    if last is None:
+        return None
     said = " - ".join([*map(ordinal, numbers[:-1]), last])
     return _century(r, said, m.end()) or said
 
+
 _CENTURY = re.compile(r" ?(?P<many>სს?)(?:(?P<dot>\.)(?:-(?P<dotted>[ა-ჰ]+))?|-(?P<ending>[ა-ჰ]+))")
 
-def _century(r, said:str, end:int) -> "_Said|None":
+
+def _century(r, said: str, end: int) -> "_Said|None":
     "`ს.` behind an ordinal is a century; in the genitive before a word."
-    if v := re.match(r" ?ტ\.", r.text[end:end + 4]): return _Said(said + " ტომი", end + v.end() - r.at_end(end + v.end()))
+    if v := re.match(r" ?ტ\.", r.text[end : end + 4]):
+        return _Said(said + " ტომი", end + v.end() - r.at_end(end + v.end()))
     c = _CENTURY.match(r.text, end)
-    if not c: return None
+    if not c:
+        return None
     noun = "საუკუნე" if c["many"] == "ს" else "საუკუნეები"
     if ending := c["ending"] or c["dotted"]:
         form = decline_phrase(noun, ending)
         return form and _Said(f"{agree(said, ENDINGS[ending][0])} {form}", c.end())
-    follows = re.match(" ?[ა-ჰ0-9]", r.text[c.end():c.end() + 2])
-    return _Said(f"{said} {decline_phrase(noun, 'ის') if follows else noun}", c.end() - r.at_end(c.end()), True)
+    follows = re.match(" ?[ა-ჰ0-9]", r.text[c.end() : c.end() + 2])
+    return _Said(
+        f"{said} {decline_phrase(noun, 'ის') if follows else noun}",
+        c.end() - r.at_end(c.end()),
+        True,
+    )
 
 # %% ../../nbs/text/normalize.ipynb #a4bc96c2
-def _dotted(key:str) -> str: return r"\. ?".join(re.escape(p) for p in key.removesuffix(".").split(".")) + (r"\." if key.endswith(".") else "")
+def _dotted(key: str) -> str:
+    return r"\. ?".join(re.escape(p) for p in key.removesuffix(".").split(".")) + (
+        r"\." if key.endswith(".") else ""
+    )
+
 
 _ABBREVIATION_KEYS = {re.sub(" ", "", k): v for k, v in ABBREVIATIONS.items()}
-_NAME_CASE = re.compile(f" ?\"?(?P<name>[ა-ჰ{_L}Ѐ-ӿ]+)")
+_NAME_CASE = re.compile(f' ?"?(?P<name>[ა-ჰ{_L}Ѐ-ӿ]+)')
 
-def _agree_name(words:str, r, end:int) -> str:
+
+def _agree_name(words: str, r, end: int) -> str:
     "A title before a name: the stem in every case but the nominative."
     m = _NAME_CASE.match(r.text, end)
-    return words[:-1] if m and words.endswith("ი") and re.search("(?:ში|ზე|ს|თან|დან|მდე|ით|[^აეიოუ]მა|ისკენ|ისთვის)$", m["name"]) and len(m["name"]) > 3 else words
+    return (
+        words[:-1]
+        if m
+        and words.endswith("ი")
+        and re.search("(?:ში|ზე|ს|თან|დან|მდე|ით|[^აეიოუ]მა|ისკენ|ისთვის)$", m["name"])
+        and len(m["name"]) > 3
+        else words
+    )
 
-def _behind_abbreviation(r, end:int) -> int:
+
+def _behind_abbreviation(r, end: int) -> int:
     "Where to go on: before the full stop when it ends the text too."
     return end - (r.before(end) == "." and r.at_end(end))
 
-@_rule("abbreviation", "k", f"(?P<key>{'|'.join(_dotted(k) for k in sorted(ABBREVIATIONS, key=len, reverse=True))})(?P<link>-(?P<ending>[ა-ჰ]+))?")
+
+@_rule(
+    "abbreviation",
+    "k",
+    f"(?P<key>{'|'.join(_dotted(k) for k in sorted(ABBREVIATIONS, key=len, reverse=True))})(?P<link>-(?P<ending>[ა-ჰ]+))?",
+)
 def _abbreviation(r, m):
-    if r.before(m.start()) in (*LETTERS, "-") and m.start(): return None
+    if r.before(m.start()) in (*LETTERS, "-") and m.start():
+        return None
     words, before = _ABBREVIATION_KEYS[m["key"].replace(" ", "")]
-    if m["ending"]: return decline_phrase(words, m["ending"])
-    if before == "noun": return agree(words, case_after(r.text, m.end()))
+    if m["ending"]:
+        return decline_phrase(words, m["ending"])
+    if before == "noun":
+        return agree(words, case_after(r.text, m.end()))
     if before == "name":
-        if not re.match(r' ?"?\w', r.text[m.end():m.end() + 3]): return None
+        if not re.match(r' ?"?\w', r.text[m.end() : m.end() + 3]):
+            return None
         return _Said(_agree_name(words, r, m.end()), m.end(), len(m["key"]) == 2)
     return _Said(words, _behind_abbreviation(r, m.end()))
 
-@_rule("abbreviation", "k", f"(?P<key>{'|'.join(_dotted(k) for k in sorted(NUMBER_ABBREVIATIONS, key=len, reverse=True))})(?= ?(?:[0-9]|[IVXLC]+(?![A-Za-z])))")
+
+@_rule(
+    "abbreviation",
+    "k",
+    f"(?P<key>{'|'.join(_dotted(k) for k in sorted(NUMBER_ABBREVIATIONS, key=len, reverse=True))})(?= ?(?:[0-9]|[IVXLC]+(?![A-Za-z])))",
+)
 def _number_abbreviation(r, m):
-    if r.before(m.start()) in (*LETTERS, "-") and m.start(): return None
+    if r.before(m.start()) in (*LETTERS, "-") and m.start():
+        return None
     return NUMBER_ABBREVIATIONS[m["key"].replace(" ", "")]
 
-@_rule("abbreviation", "k", f"(?P<key>{'|'.join(map(re.escape, TITLES))})(?P<ending>[ა-ჰ]+)(?![ა-ჰ])|(?P<short>ბ|ქ)-(?P<case>ნი|ნმა|მა|ნს|ნის|ნო)(?![ა-ჰ])")
+
+@_rule(
+    "abbreviation",
+    "k",
+    f"(?P<key>{'|'.join(map(re.escape, TITLES))})(?P<ending>[ა-ჰ]+)(?![ა-ჰ])|(?P<short>ბ|ქ)-(?P<case>ნი|ნმა|მა|ნს|ნის|ნო)(?![ა-ჰ])",
+)
 def _title(r, m):
-    if r.before(m.start()) in LETTERS and m.start(): return None
-    key, ending = (m["key"], m["ending"]) if m["key"] else (m["short"] + "-ნ", (m["case"].removeprefix("ნ") or "ი"))
+    if r.before(m.start()) in LETTERS and m.start():
+        return None
+    key, ending = (
+        (m["key"], m["ending"])
+        if m["key"]
+        else (m["short"] + "-ნ", (m["case"].removeprefix("ნ") or "ი"))
+    )
     return decline(TITLES[key], ending)
 
 # %% ../../nbs/text/normalize.ipynb #b5396958
 _INITIAL = r"(?P<letters>[ა-ჰ]\.(?: ?[ა-ჰ]\.){0,4}) ?(?=\"?[ა-ჰ]{2})"
 
+
 @_rule("initials", "k", _INITIAL)
 def _initials(r, m):
-    if r.before(m.start()) in (*LETTERS, "-") and m.start(): return None
+    if r.before(m.start()) in (*LETTERS, "-") and m.start():
+        return None
     return _Said(" ".join(spell_georgian(c) for c in re.findall("[ა-ჰ]", m["letters"])), m.end())
+
 
 @_rule("acronym", "k", "(?P<word>[ა-ჰ]+)(?![ა-ჰ])(?:[-—](?P<ending>[ა-ჰ]+))?")
 def _acronym(r, m):
     word, ending = m["word"], m["ending"] or ""
-    if r.glued(): return None
+    if r.glued():
+        return None
     known = r.cfg.acronyms and ACRONYMS.get(word)
-    if not known and word not in ACRONYMS and len(word) > 1 and word[-1] == word[-2]: return None  # ჰმმ
-    if not known and (len(word) > 6 or set(word) & set(VOWELS) or len(set(word)) == 1 < len(word) or word in INTERJECTIONS): return None
-    if not known and not ending and word[-1] == "ს" and word[:-1] in ACRONYMS and r.cfg.acronyms: known, ending = ACRONYMS[word[:-1]], "ს"
-    if known and "-" in known: said, declined = known, _decline_letters(known, ending) if ending else None
-    elif known: said, declined = known.replace("~", ""), decline_phrase(known, ending) if ending else None
-    else: said, declined = spell_georgian(word), _decline_letters(spell_georgian(word), ending) if ending else None
-    if ending and declined is None: declined = f"{said}-{ending if set(ending) & set(VOWELS) else spell_georgian(ending)}"
+    if not known and word not in ACRONYMS and len(word) > 1 and word[-1] == word[-2]:
+        return None  # ჰმმ
+    if not known and (
+        len(word) > 6
+        or set(word) & set(VOWELS)
+        or len(set(word)) == 1 < len(word)
+        or word in INTERJECTIONS
+    ):
+        return None
+    if not known and not ending and word[-1] == "ს" and word[:-1] in ACRONYMS and r.cfg.acronyms:
+        known, ending = ACRONYMS[word[:-1]], "ს"
+    if known and "-" in known:
+        said, declined = known, _decline_letters(known, ending) if ending else None
+    elif known:
+        said, declined = known.replace("~", ""), decline_phrase(known, ending) if ending else None
+    else:
+        said, declined = (
+            spell_georgian(word),
+            _decline_letters(spell_georgian(word), ending) if ending else None,
+        )
+    if ending and declined is None:
+        declined = f"{said}-{ending if set(ending) & set(VOWELS) else spell_georgian(ending)}"
     return _Said(declined or said, m.end(), len(word) == 1)
 
-def _decline_letters(said:str, ending:str) -> "str|None":
+
+def _decline_letters(said: str, ending: str) -> "str|None":
     "Letter names in a case: a vowel at the end belongs to the stem (`ბი-ბი-სის`)."
-    if ending not in ENDINGS: return None
+    if ending not in ENDINGS:
+        return None
     case, particle = ENDINGS[ending]
     return said + CASES[case][3 if said[-1] in VOWELS else 0] + particle
 
 # %% ../../nbs/text/normalize.ipynb #9d808b62
-def _say_address(text:str) -> str:
+def _say_address(text: str) -> str:
     "An address part by part: words bare, signs by name."
-    names = {".": "წერტილი", "@": "ეთ", "-": "ტირე", "_": "ქვედა ტირე", "/": "დახრილი", "+": "პლუს", "www": "ვე-ვე-ვე", "ge": "ჯი-ი", "com": "ქომ", "org": "ორგ", "net": "ნეტ"}
+    names = {
+        ".": "წერტილი",
+        "@": "ეთ",
+        "-": "ტირე",
+        "_": "ქვედა ტირე",
+        "/": "დახრილი",
+        "+": "პლუს",
+        "www": "ვე-ვე-ვე",
+        "ge": "ჯი-ი",
+        "com": "ქომ",
+        "org": "ორგ",
+        "net": "ნეტ",
+    }
     parts = re.findall(f"[0-9]+|[{_L}]+|[.@_/+-]", text.strip("/"))
-    return " ".join(names.get(p.lower()) or (whole(p) if p.isdigit() else spell_latin(p) if len(p) == 1 else say_latin(p, bare=True)) for p in parts)
+    return " ".join(
+        names.get(p.lower())
+        or (whole(p) if p.isdigit() else spell_latin(p) if len(p) == 1 else say_latin(p, bare=True))
+        for p in parts
+    )
+
 
 @_rule("address", "l", rf"(?:https?://|www\.)[{_L}0-9._/+-]{{1,300}}")
-@_rule("address", "ld", rf"[{_L}0-9][{_L}0-9._+-]{{0,63}}@[{_L}0-9-]{{1,63}}(?:\.[{_L}0-9-]{{1,63}}){{1,4}}")
-@_rule("address", "l", rf"[{_L}0-9-]{{1,63}}(?:\.[{_L}0-9-]{{1,63}}){{0,4}}\.(?:ge|com|org|net|info|edu|gov|io|eu|de|ru|uk)(?:/[{_L}0-9._/+-]{{0,200}})?(?![{_L}0-9])")
+@_rule(
+    "address",
+    "ld",
+    rf"[{_L}0-9][{_L}0-9._+-]{{0,63}}@[{_L}0-9-]{{1,63}}(?:\.[{_L}0-9-]{{1,63}}){{1,4}}",
+)
+@_rule(
+    "address",
+    "l",
+    rf"[{_L}0-9-]{{1,63}}(?:\.[{_L}0-9-]{{1,63}}){{0,4}}\.(?:ge|com|org|net|info|edu|gov|io|eu|de|ru|uk)(?:/[{_L}0-9._/+-]{{0,200}})?(?![{_L}0-9])",
+)
 def _address(r, m):
     kept = m[0].rstrip(".-_+")
     said, end = _say_address(re.sub("^https?://", "", kept)), m.start() + len(kept)
@@ -580,146 +1016,239 @@ def _address(r, m):
 # %% ../../nbs/text/normalize.ipynb #eb49ceea
 _ROMAN = "(?:[IVX]{1,7}|[MDCLXVI]{4,12})"
 
-@_rule("roman", "l", rf"(?P<numerals>{_ROMAN}(?: ?[-—] ?{_ROMAN})*)(?![{_L}0-9])(?:[-—](?P<ending>[ა-ჰ]+))?")
+
+@_rule(
+    "roman",
+    "l",
+    rf"(?P<numerals>{_ROMAN}(?: ?[-—] ?{_ROMAN})*)(?![{_L}0-9])(?:[-—](?P<ending>[ა-ჰ]+))?",
+)
 def _romans(r, m):
     numbers = [roman(n) for n in re.findall("[A-Z]+", m["numerals"])]
-    if None in numbers or re.match(rf" [{_L}]{{2}}(?<![IVX]{{2}})", r.text[m.end():m.end() + 3]) and len(m["numerals"]) == 1: return None
-    if len(m["numerals"]) == 1 and re.search(rf"[{_L}][ .]?$", r.text[max(0, m.start() - 3):m.start()]): return None
+    if (
+        None in numbers
+        or re.match(rf" [{_L}]{{2}}(?<![IVX]{{2}})", r.text[m.end() : m.end() + 3])
+        and len(m["numerals"]) == 1
+    ):
+        return None
+    if len(m["numerals"]) == 1 and re.search(
+        rf"[{_L}][ .]?$", r.text[max(0, m.start() - 3) : m.start()]
+    ):
+        return None
     ending = m["ending"] or ""
-    last = inflect_ordinal(ordinal(numbers[-1]), ending) if ending else agree(ordinal(numbers[-1]), case_after(r.text, m.end()))
-    if last is None: return _Said(ordinal(numbers[-1]), m.end("numerals"), True)
+    last = (
+        inflect_ordinal(ordinal(numbers[-1]), ending)
+        if ending
+        else agree(ordinal(numbers[-1]), case_after(r.text, m.end()))
+    )
+    if last is None:
+        return _Said(ordinal(numbers[-1]), m.end("numerals"), True)
     said = " - ".join([*map(ordinal, numbers[:-1]), last])
     return _century(r, said, m.end()) or _Said(said, m.end(), len(m["numerals"]) == 1)
 
 # %% ../../nbs/text/normalize.ipynb #a6ffcbd1
-_TAIL = re.compile("(?P<quote>\"?)(?:[-—](?P<ending>[ა-ჰ]+)|(?P<glued>[ა-ჰ]{1,8}))(?![ა-ჰ])")
+_TAIL = re.compile('(?P<quote>"?)(?:[-—](?P<ending>[ა-ჰ]+)|(?P<glued>[ა-ჰ]{1,8}))(?![ა-ჰ])')
 
-def _foreign(r, end:int, bare, full, letters=False) -> _Said:
+
+def _foreign(r, end: int, bare, full, letters=False) -> _Said:
     "A foreign word with the Georgian ending that may follow it."
     t = _TAIL.match(r.text, end)
     ending = t and (t["ending"] or "" if t["quote"] else t["ending"] or t["glued"] or "")
-    if not ending: return _Said(full, end)
+    if not ending:
+        return _Said(full, end)
     declined = _decline_letters(bare, ending) if letters else decline(full, ending)
-    if declined is None and ending.startswith(("იან", "ებ")): declined = bare + ending
-    if declined is None: return _Said(f"{bare}-{ending}" if t["ending"] and not t["quote"] else full, t.end() if t["ending"] and not t["quote"] else end)
+    if declined is None and ending.startswith(("იან", "ებ")):
+        declined = bare + ending
+    if declined is None:
+        return _Said(
+            f"{bare}-{ending}" if t["ending"] and not t["quote"] else full,
+            t.end() if t["ending"] and not t["quote"] else end,
+        )
     return _Said(declined + t["quote"], t.end())
 
+
 @_rule("sign", "l", r"(?:N|No\.?|№) ?(?=[0-9])")
-def _number_sign(r, m): return "ნომერი"
+def _number_sign(r, m):
+    return "ნომერი"
+
 
 @_rule("latin", "l", rf"[{_L}]+(?:'[{_L}]+)*")
 def _latin(r, m):
     word, end = m[0], m.end()
-    more = re.match(rf"(?:[ -]| ?& ?)[{_L}]|-?[0-9]", r.text[end:end + 4])
-    if not fold_latin(word): return None
-    if r.cfg.latin == "keep": return _Said(fold_latin(word) + r.text[end:(t := re.compile("(?:-[ა-ჰ]+)?").match(r.text, end)).end()], t.end())
+    more = re.match(rf"(?:[ -]| ?& ?)[{_L}]|-?[0-9]", r.text[end : end + 4])
+    if not fold_latin(word):
+        return None
+    if r.cfg.latin == "keep":
+        return _Said(
+            fold_latin(word)
+            + r.text[end : (t := re.compile("(?:-[ა-ჰ]+)?").match(r.text, end)).end()],
+            t.end(),
+        )
     if r.cfg.latin == "spell" or is_initialism(word):
         said = spell_latin(word)
-        if len(word) == 1 and re.match(rf"\. ?[{_L}]", r.text[end:end + 3]): return _Said(said, end + 1, True)  # J. Smith
+        if len(word) == 1 and re.match(rf"\. ?[{_L}]", r.text[end : end + 3]):
+            return _Said(said, end + 1, True)  # J. Smith
         return _foreign(r, end, said, said, letters=True)
     bare, full = (say_latin(word.replace("'", ""), bare=b) for b in (True, False))
-    if more and more[0][0] == "-" and not more[0][1:].isdigit(): return _Said(bare + "-‿", end + 1)
+    if more and more[0][0] == "-" and not more[0][1:].isdigit():
+        return _Said(bare + "-‿", end + 1)
     return _Said(bare, end) if more else _foreign(r, end, bare, full, letters=keeps_vowel(word))
+
 
 @_rule("cyrillic", "c", "[Ѐ-ӿ]+")
 @_rule("greek", "c", "[Ͱ-Ͽἀ-῿]+")
 def _other_script(r, m):
     say = say_cyrillic if "Ѐ" <= m[0][0] <= "ӿ" else say_greek
     bare, full = (say(m[0], bare=b) for b in (True, False))
-    if not full: return None
-    if not set(bare) & set(VOWELS): return _foreign(r, m.end(), spell_georgian(bare), spell_georgian(bare), letters=True)
-    return _Said(bare, m.end()) if re.match("[ -][Ѐ-ӿͰ-Ͽἀ-῿]", r.text[m.end():m.end() + 2]) else _foreign(r, m.end(), bare, full)
+    if not full:
+        return None
+    if not set(bare) & set(VOWELS):
+        return _foreign(r, m.end(), spell_georgian(bare), spell_georgian(bare), letters=True)
+    return (
+        _Said(bare, m.end())
+        if re.match("[ -][Ѐ-ӿͰ-Ͽἀ-῿]", r.text[m.end() : m.end() + 2])
+        else _foreign(r, m.end(), bare, full)
+    )
 
 # %% ../../nbs/text/normalize.ipynb #d6736cc1
 @_rule("footnote", "o", r"\[ ?[0-9]{1,3} ?\]")
-def _footnote(r, m): return None if r.cfg.footnotes else ""
+def _footnote(r, m):
+    return None if r.cfg.footnotes else ""
+
 
 @_rule("markup", "o", r"</?[A-Za-z][^<>]{0,300}>|<!--[^<>]{0,300}-->|&(?:[a-z]{2,8}|#[0-9]{1,6});")
-def _markup(r, m): return "და" if m[0] == "&amp;" else ""
+def _markup(r, m):
+    return "და" if m[0] == "&amp;" else ""
+
 
 @_rule("sign", "do", rf"(?P<sign>[%‰°{_MONEY}])(?:[-—](?P<ending>[ა-ჰ]+))?")
 def _lonely_unit(r, m):
     said = decline_phrase(_unit_phrase(m["sign"]), m["ending"] or "ი")
     return said and said.replace("~", "")
 
+
 @_rule("sign", "do", "[&@+=#/[\\]]")
 def _sign(r, m):
-    near = re.search("[0-9A-Za-z]", r.text[max(0, m.start() - 2):m.end() + 2])
-    if m[0] == "#": return "ჰეშთეგი" if re.match("[ა-ჰA-Za-z]", r.text[m.end():m.end() + 1]) else ""
-    return {"&": "და", "@": "ეთ", "+": "პლუს", "=": "უდრის" if near else ",", "/": ","}.get(m[0], ",")
+    near = re.search("[0-9A-Za-z]", r.text[max(0, m.start() - 2) : m.end() + 2])
+    if m[0] == "#":
+        return "ჰეშთეგი" if re.match("[ა-ჰA-Za-z]", r.text[m.end() : m.end() + 1]) else ""
+    return {"&": "და", "@": "ეთ", "+": "პლუს", "=": "უდრის" if near else ",", "/": ","}.get(
+        m[0], ","
+    )
+
 
 @_rule("quoted", "o", '"[-—](?P<ending>[ა-ჰ]{1,8})(?![ა-ჰ])')
 def _quoted_ending(r, m):
     "`„დინამო“-ს`: the ending goes into the quotes."
     last = re.search("([ა-ჰ]+) *$", r.out[-1][-60:]) if r.out else None
     said = last and decline(last[1], m["ending"])
-    if not said: return _Said('"', m.start() + 1)
-    r.out[-1] = r.out[-1][:-len(last[0])] + said
+    if not said:
+        return _Said('"', m.start() + 1)
+    r.out[-1] = r.out[-1][: -len(last[0])] + said
     return '"'
+
 
 @_rule("dash", "d", "[-—]")
 def _dash(r, m):
-    inside = m[0] == "-" and r.out and r.out[-1][-1:] in LETTERS and r.out[-1] and r.text[m.end():m.end() + 1] in LETTERS and m.end() < len(r.text)
+    inside = (
+        m[0] == "-"
+        and r.out
+        and r.out[-1][-1:] in LETTERS
+        and r.out[-1]
+        and r.text[m.end() : m.end() + 1] in LETTERS
+        and m.end() < len(r.text)
+    )
     return "-" if inside else " - "
 
+
 @_rule("point", "o", r"\.(?=[0-9])")
-def _point(r, m): return "წერტილი" if r.before(m.start()).isdigit() else "."
+def _point(r, m):
+    return "წერტილი" if r.before(m.start()).isdigit() else "."
 
 # %% ../../nbs/text/normalize.ipynb #334ff2ed
 def _left_out(characters) -> list:
     "One warning that names what was left out."
     gone = list(characters)
-    if not gone: return []
-    return ["left out: " + " ".join(c if c.isprintable() else ascii(c)[1:-1] for c in gone[:10]) + (" and more" if len(gone) > 10 else "")]
+    if not gone:
+        return []
+    return [
+        "left out: "
+        + " ".join(c if c.isprintable() else ascii(c)[1:-1] for c in gone[:10])
+        + (" and more" if len(gone) > 10 else "")
+    ]
+
 
 class KaNormalizer:
     "Georgian text to speakable text."
-    def __init__(self,
-        cfg:NormConfig=None, # Choices; the defaults when None
-    ): self.cfg = cfg or NormConfig()
 
-    def normalize(self,
-        text:str, # Any string
+    def __init__(
+        self,
+        cfg: NormConfig = None,  # Choices; the defaults when None
+    ):
+        self.cfg = cfg or NormConfig()
+
+    def normalize(
+        self,
+        text: str,  # Any string
     ) -> NormResult:
         "Speakable text, the places that were not read as they stand, and warnings. Never raises for a string; idempotent."
-        if not isinstance(text, str): raise XttsKaError(f"normalize takes text, not {type(text).__name__}")
+        if not isinstance(text, str):
+            raise XttsKaError(f"normalize takes text, not {type(text).__name__}")
         r = _read(_Reader(text, self.cfg))
         letters = LETTERS + ("a-z" if self.cfg.latin == "keep" else "")
         said = _rebuild("".join(r.out), letters)
         for _ in range(4):  # words may meet only because a sign between them was left out
             again = _rebuild("".join(_read(_Reader(said, self.cfg)).out), letters)
-            if again == said: break
+            if again == said:
+                break
             said = again
         spans = [s for s in r.spans if s.source.strip() != s.spoken and s.kind != "dash"]
         return NormResult(said, spans, r.notes + _left_out(r.left))
 
 # %% ../../nbs/text/normalize.ipynb #625d7c98
-_OTHER_SIGNS = {c: s for c, s in _SIGNS.items() if c not in "[]²³"} | {"[": ",", "]": ",", "—": "-", "–": "-", "―": "-", "‒": "-"}
+_OTHER_SIGNS = {c: s for c, s in _SIGNS.items() if c not in "[]²³"} | {
+    "[": ",",
+    "]": ",",
+    "—": "-",
+    "–": "-",
+    "―": "-",
+    "‒": "-",
+}
 _OTHER_TABLE = str.maketrans(_OTHER_SIGNS)
 
-def _leave_out(text:str, keep:str, notes:list) -> str:
+
+def _leave_out(text: str, keep: str, notes: list) -> str:
     "Replace what is neither a kept letter nor a known sign by a space, and say so."
     foreign = rf"[^{keep}\s'{re.escape(PUNCTUATION)}]+(?:-[{keep}]+)?"
     if gone := list(dict.fromkeys(re.findall(foreign, text))):
-        notes.append("left out: " + " ".join(ascii(g)[1:-1] if not g.isprintable() else g for g in gone[:10]) + (" and more" if len(gone) > 10 else ""))
+        notes.append(
+            "left out: "
+            + " ".join(ascii(g)[1:-1] if not g.isprintable() else g for g in gone[:10])
+            + (" and more" if len(gone) > 10 else "")
+        )
     return re.sub(foreign, " ", text)
 
-def _lower(text:str, fold:bool) -> str:
+
+def _lower(text: str, fold: bool) -> str:
     "Lower case in NFC; with `fold`, accents are stripped too."
     text = unicodedata.normalize("NFD", unicodedata.normalize("NFC", text).lower())
     text = "".join(c for c in text if not unicodedata.combining(c)) if fold else text
     return unicodedata.normalize("NFC", text)
 
+
 @lru_cache(8)
-def _georgian(latin:str) -> KaNormalizer: return KaNormalizer(NormConfig(latin=latin))
+def _georgian(latin: str) -> KaNormalizer:
+    return KaNormalizer(NormConfig(latin=latin))
+
 
 def normalize(
-    text:str,           # Any string
-    language:str="ka",  # Language code, e.g. `ka`, `en`
+    text: str,  # Any string
+    language: str = "ka",  # Language code, e.g. `ka`, `en`
 ) -> NormResult:
     "Speakable text. Never raises for a string; for Georgian the result holds only characters of `ALPHABET`."
-    if not isinstance(text, str): raise XttsKaError(f"normalize takes text, not {type(text).__name__}")
-    if language == "ka": return _georgian("transliterate").normalize(text)
+    if not isinstance(text, str):
+        raise XttsKaError(f"normalize takes text, not {type(text).__name__}")
+    if language == "ka":
+        return _georgian("transliterate").normalize(text)
     notes, keep = [], "a-z" if language == "en" else ""
     text = _lower(text.translate(_OTHER_TABLE), fold=language == "en")
     keep = keep or re.escape("".join(sorted({c for c in text if c.isalpha()}))) or "a-z"

@@ -13,104 +13,150 @@ from functools import lru_cache
 from ..core.errors import XttsKaError
 
 # %% ../../nbs/text/numbers.ipynb #8a158cf1
-_ONES = ("ნული ერთი ორი სამი ოთხი ხუთი ექვსი შვიდი რვა ცხრა ათი თერთმეტი თორმეტი ცამეტი თოთხმეტი თხუთმეტი "
-         "თექვსმეტი ჩვიდმეტი თვრამეტი ცხრამეტი").split()
+_ONES = (
+    "ნული ერთი ორი სამი ოთხი ხუთი ექვსი შვიდი რვა ცხრა ათი თერთმეტი თორმეტი ცამეტი თოთხმეტი თხუთმეტი "
+    "თექვსმეტი ჩვიდმეტი თვრამეტი ცხრამეტი"
+).split()
 _TWENTIES = ("", "ოც", "ორმოც", "სამოც", "ოთხმოც")
 
-def _below_thousand(n:int) -> str:
+
+def _below_thousand(n: int) -> str:
     hundred, rest = divmod(n, 100)
     twenty, one = divmod(rest, 20)
     tail = _ONES[rest] if rest < 20 else _TWENTIES[twenty] + ("და" + _ONES[one] if one else "ი")
-    if not hundred: return tail
+    if not hundred:
+        return tail
     head = ("" if hundred == 1 else _ONES[hundred] if hundred > 7 else _ONES[hundred][:-1]) + "ას"
     return f"{head} {tail}" if rest else head + "ი"
+
 
 _WORDS = tuple(map(_below_thousand, range(1000)))  # Numbers of any size are put together from these
 
 # %% ../../nbs/text/numbers.ipynb #3616f237
-_UNITS = ((10**15, "კვადრილიონ"), (10**12, "ტრილიონ"), (10**9, "მილიარდ"), (10**6, "მილიონ"), (10**3, "ათას"))
-LIMIT = 10**15 # The largest number that is read as one
+_UNITS = (
+    (10**15, "კვადრილიონ"),
+    (10**12, "ტრილიონ"),
+    (10**9, "მილიარდ"),
+    (10**6, "მილიონ"),
+    (10**3, "ათას"),
+)
+LIMIT = 10**15  # The largest number that is read as one
+
 
 @lru_cache(1 << 16)
 def cardinal(
-    n:int, # -10^15 .. 10^15
+    n: int,  # -10^15 .. 10^15
 ) -> str:
     "A whole number in words, nominative. Error: XttsKaError beyond 10^15."
-    if 0 <= n < 1000: return _WORDS[n]
-    if n < 0: return "მინუს " + cardinal(-n)
-    if n > LIMIT: raise XttsKaError(f"{n} is beyond the numbers that are read as one (up to 10^15); read it digit by digit")
+    if 0 <= n < 1000:
+        return _WORDS[n]
+    if n < 0:
+        return "მინუს " + cardinal(-n)
+    if n > LIMIT:
+        raise XttsKaError(
+            f"{n} is beyond the numbers that are read as one (up to 10^15); read it digit by digit"
+        )
     words = []
     for size, stem in _UNITS:
         count, n = divmod(n, size)
-        if not count: continue
-        if size != 1000 or count != 1: words.append(_WORDS[count])
+        if not count:
+            continue
+        if size != 1000 or count != 1:
+            words.append(_WORDS[count])
         words.append(stem if n else stem + "ი")
     return " ".join(words + [_WORDS[n]] if n else words)
 
 # %% ../../nbs/text/numbers.ipynb #13743a6f
-_VALUES = {w.removesuffix("ი"): n for n, w in enumerate(_ONES)} | {w: 20 * i for i, w in enumerate(_TWENTIES) if i} | {"ას": 100}
+_VALUES = (
+    {w.removesuffix("ი"): n for n, w in enumerate(_ONES)}
+    | {w: 20 * i for i, w in enumerate(_TWENTIES) if i}
+    | {"ას": 100}
+)
 _MANY = {stem: size for size, stem in _UNITS}
 
-def _word_value(word:str) -> int:
+
+def _word_value(word: str) -> int:
     "A word below a thousand: `ოცდახუთი`, `ორასი`. KeyError when it is no number."
     stem = word.removesuffix("ი")
-    if stem in _VALUES: return _VALUES[stem]
-    if stem.endswith("ას"): return _VALUES[stem[:-2]] * 100  # before the next line: შვიდასი has a `და` of its own
+    if stem in _VALUES:
+        return _VALUES[stem]
+    if stem.endswith("ას"):
+        return _VALUES[stem[:-2]] * 100  # before the next line: შვიდასი has a `და` of its own
     twenty, _, rest = stem.partition("და")
     return _VALUES[twenty] + _VALUES[rest]
 
+
 def parse_cardinal(
-    words:str, # A cardinal in words, nominative, as `cardinal` writes it
+    words: str,  # A cardinal in words, nominative, as `cardinal` writes it
 ) -> int:
     "The number that the words say. Error: XttsKaError naming the word that is none."
     total, part, (first, *rest) = 0, 0, words.split() or [""]
-    if first == "მინუს": return -parse_cardinal(" ".join(rest))
+    if first == "მინუს":
+        return -parse_cardinal(" ".join(rest))
     for word in (first, *rest):
         many = _MANY.get(word.removesuffix("ი"))
-        if many: total, part = total + (part or 1) * many, 0
+        if many:
+            total, part = total + (part or 1) * many, 0
         else:
-            try: part += _word_value(word)
-            except KeyError: raise XttsKaError(f"{word!r} in {words!r} is no number word") from None
+            try:
+                part += _word_value(word)
+            except KeyError:
+                raise XttsKaError(f"{word!r} in {words!r} is no number word") from None
     return total + part
 
 # %% ../../nbs/text/numbers.ipynb #df84f18c
 def ordinal(
-    n:int, # 0 .. 10^15
+    n: int,  # 0 .. 10^15
 ) -> str:
     "The ordinal in words, nominative. Error: XttsKaError for a negative number."
-    if n < 0: raise XttsKaError(f"there is no ordinal of a negative number ({n})")
-    if n < 2: return ("ნულოვანი", "პირველი")[n]
+    if n < 0:
+        raise XttsKaError(f"there is no ordinal of a negative number ({n})")
+    if n < 2:
+        return ("ნულოვანი", "პირველი")[n]
     *head, last = cardinal(n).split()
     twenty, _, rest = last.partition("და")
-    return " ".join([*head, f"{twenty}დამე{rest[:-1]}ე" if twenty in _TWENTIES else f"მე{last[:-1]}ე"])
+    return " ".join(
+        [*head, f"{twenty}დამე{rest[:-1]}ე" if twenty in _TWENTIES else f"მე{last[:-1]}ე"]
+    )
 
 # %% ../../nbs/text/numbers.ipynb #f7f57b4e
-_PARTS = ("", "მეათედი", "მეასედი", "მეათასედი", "მეათიათასედი") # Tenths and on
+_PARTS = ("", "მეათედი", "მეასედი", "მეათასედი", "მეათიათასედი")  # Tenths and on
+
 
 def spell_digits(
-    digits:str, # 0-9 only
+    digits: str,  # 0-9 only
 ) -> str:
     "Digits one by one."
     return " ".join([_ONES[int(d)] for d in digits])
 
+
 def whole(
-    digits:str, # 0-9 only
+    digits: str,  # 0-9 only
 ) -> str:
     "Digits as one number; one by one with a leading zero or beyond 15 places."
-    return spell_digits(digits) if len(digits) > 15 or digits[0] == "0" and len(digits) > 1 else cardinal(int(digits))
+    return (
+        spell_digits(digits)
+        if len(digits) > 15 or digits[0] == "0" and len(digits) > 1
+        else cardinal(int(digits))
+    )
+
 
 def decimal(
-    number:str, # `3,14` or `3.14`
+    number: str,  # `3,14` or `3.14`
 ) -> str:
     "A decimal fraction in words. Error: XttsKaError for anything else."
-    if not re.fullmatch(r"[0-9]+[.,][0-9]+", number): raise XttsKaError(f"{number!r} is no decimal number such as 3,14")
+    if not re.fullmatch(r"[0-9]+[.,][0-9]+", number):
+        raise XttsKaError(f"{number!r} is no decimal number such as 3,14")
     first, places = re.split("[.,]", number)
     part = len(places) < len(_PARTS) and int(places) > 0
-    return f"{whole(first)} მთელი " + (f"{cardinal(int(places))} {_PARTS[len(places)]}" if part else spell_digits(places))
+    return f"{whole(first)} მთელი " + (
+        f"{cardinal(int(places))} {_PARTS[len(places)]}" if part else spell_digits(places)
+    )
+
 
 def fraction(
-    top:int,    # Numerator
-    bottom:int, # Denominator, at least 2
+    top: int,  # Numerator
+    bottom: int,  # Denominator, at least 2
 ) -> str:
     "A fraction in words: 3/4 `სამი მეოთხედი`."
     return f"{cardinal(top)} {ordinal(bottom)}დი"
@@ -119,109 +165,222 @@ def fraction(
 _ROMAN = re.compile("M{0,3}(CM|CD|D?C{0,3})(XC|XL|L?X{0,3})(IX|IV|V?I{0,3})")
 _ROMAN_VALUES = dict(I=1, V=5, X=10, L=50, C=100, D=500, M=1000)
 
+
 def roman(
-    text:str, # Capital letters I V X L C D M
+    text: str,  # Capital letters I V X L C D M
 ) -> "int|None":
     "Value of a Roman numeral in its one right spelling (1 to 3999), else None."
-    if not text or not _ROMAN.fullmatch(text): return None
+    if not text or not _ROMAN.fullmatch(text):
+        return None
     values = [_ROMAN_VALUES[c] for c in text]
     return sum(-v if v < after else v for v, after in zip(values, [*values[1:], 0]))
 
 # %% ../../nbs/text/numbers.ipynb #8aa1cda3
-CASES = { # Case or postposition -> what follows the stem of ხუთ(ი), რვ(ა), მეხუთ(ე), ევრო
-    "nom": ("ი", "ა", "ე", ""), "erg": ("მა", "ამ", "ემ", "მ"), "dat": ("ს", "ას", "ეს", "ს"), "gen": ("ის", "ის", "ის", "ს"),
-    "ins": ("ით", "ით", "ით", "თი"), "adv": ("ად", "ად", "ედ", "დ"), "voc": ("ო", "ავ", "ევ", "ვ"),
-    "on": ("ზე", "აზე", "ეზე", "ზე"), "in": ("ში", "აში", "ეში", "ში"), "with": ("თან", "ასთან", "ესთან", "სთან"), "until": ("ამდე", "ამდე", "ემდე", "მდე"),
-    "from": ("იდან", "იდან", "იდან", "დან"), "for": ("ისთვის", "ისთვის", "ისთვის", "სთვის"), "of": ("ისგან", "ისგან", "ისგან", "სგან"),
-    "towards": ("ისკენ", "ისკენ", "ისკენ", "სკენ"), "for+": ("ისათვის", "ისათვის", "ისათვის", "სათვის"), "of+": ("ისაგან", "ისაგან", "ისაგან", "საგან"), "towards+": ("ისაკენ", "ისაკენ", "ისაკენ", "საკენ"),
-    "like": ("ივით", "ასავით", "ესავით", "სავით"), "times": ("ჯერ", "აჯერ", "ეჯერ", "ჯერ")}
-DATIVE = {"dat", "on", "in", "with", "times", "like"} # A word before such a noun, that belongs to it, has lost its -ი
-ADVERBIAL = {"adv", "until"}                  # So has one before these
+CASES = {  # Case or postposition -> what follows the stem of ხუთ(ი), რვ(ა), მეხუთ(ე), ევრო
+    "nom": ("ი", "ა", "ე", ""),
+    "erg": ("მა", "ამ", "ემ", "მ"),
+    "dat": ("ს", "ას", "ეს", "ს"),
+    "gen": ("ის", "ის", "ის", "ს"),
+    "ins": ("ით", "ით", "ით", "თი"),
+    "adv": ("ად", "ად", "ედ", "დ"),
+    "voc": ("ო", "ავ", "ევ", "ვ"),
+    "on": ("ზე", "აზე", "ეზე", "ზე"),
+    "in": ("ში", "აში", "ეში", "ში"),
+    "with": ("თან", "ასთან", "ესთან", "სთან"),
+    "until": ("ამდე", "ამდე", "ემდე", "მდე"),
+    "from": ("იდან", "იდან", "იდან", "დან"),
+    "for": ("ისთვის", "ისთვის", "ისთვის", "სთვის"),
+    "of": ("ისგან", "ისგან", "ისგან", "სგან"),
+    "towards": ("ისკენ", "ისკენ", "ისკენ", "სკენ"),
+    "for+": ("ისათვის", "ისათვის", "ისათვის", "სათვის"),
+    "of+": ("ისაგან", "ისაგან", "ისაგან", "საგან"),
+    "towards+": ("ისაკენ", "ისაკენ", "ისაკენ", "საკენ"),
+    "like": ("ივით", "ასავით", "ესავით", "სავით"),
+    "times": ("ჯერ", "აჯერ", "ეჯერ", "ჯერ"),
+}
+DATIVE = {
+    "dat",
+    "on",
+    "in",
+    "with",
+    "times",
+    "like",
+}  # A word before such a noun, that belongs to it, has lost its -ი
+ADVERBIAL = {"adv", "until"}  # So has one before these
 
-def _stem(word:str) -> tuple:
+
+def _stem(word: str) -> tuple:
     "(stem, column of CASES)."
     kind = {"ი": 0, "ა": 1, "ე": 2}.get(word[-1:], 3)
     return (word if kind == 3 else word[:-1]), kind
 
 # %% ../../nbs/text/numbers.ipynb #59fac7e7
-_SPELLINGS = {"nom": "ი", "erg": "მა ამ მ", "dat": "ს ას", "gen": "ის", "ins": "ით თი", "adv": "ად დ", "voc": "ო", "on": "ზე აზე ზედ", "in": "ში აში", "with": "თან სთან ასთან",
-              "until": "მდე ამდე მდის", "from": "დან იდან", "for": "თვის ისთვის სთვის", "of": "გან ისგან სგან", "towards": "კენ ისკენ სკენ", "for+": "ისათვის სათვის", "of+": "ისაგან საგან", "towards+": "ისაკენ საკენ", "like": "ვით ივით სავით ასავით", "times": "ჯერ"}
+_SPELLINGS = {
+    "nom": "ი",
+    "erg": "მა ამ მ",
+    "dat": "ს ას",
+    "gen": "ის",
+    "ins": "ით თი",
+    "adv": "ად დ",
+    "voc": "ო",
+    "on": "ზე აზე ზედ",
+    "in": "ში აში",
+    "with": "თან სთან ასთან",
+    "until": "მდე ამდე მდის",
+    "from": "დან იდან",
+    "for": "თვის ისთვის სთვის",
+    "of": "გან ისგან სგან",
+    "towards": "კენ ისკენ სკენ",
+    "for+": "ისათვის სათვის",
+    "of+": "ისაგან საგან",
+    "towards+": "ისაკენ საკენ",
+    "like": "ვით ივით სავით ასავით",
+    "times": "ჯერ",
+}
 
-def _particles(spelling:str) -> dict:
+
+def _particles(spelling: str) -> dict:
     "An ending with the particles that may follow it -> the particle as it is said."
-    if spelling[-1] in "აეიო": return {spelling: "", spelling + "ც": "ც", spelling + "ა": "ა", spelling + "აც": "აც", spelling + "ვე": "ვე"}
-    return {spelling: "", spelling + "ა": "ა", spelling + "აც": "აც", spelling + "აა": "აა", spelling + "ვე": "ვე", spelling + "ავე": "ავე"}
+    if spelling[-1] in "აეიო":
+        return {
+            spelling: "",
+            spelling + "ც": "ც",
+            spelling + "ა": "ა",
+            spelling + "აც": "აც",
+            spelling + "ვე": "ვე",
+        }
+    return {
+        spelling: "",
+        spelling + "ა": "ა",
+        spelling + "აც": "აც",
+        spelling + "აა": "აა",
+        spelling + "ვე": "ვე",
+        spelling + "ავე": "ავე",
+    }
+
 
 def _endings() -> dict:
     "Written ending -> (case, particle)."
-    bare = {"ო": ("voc", ""), "იო": ("nom", "ო"), "ა": ("nom", "ა"), "ია": ("nom", "ა"), "აა": ("nom", "ა"), "ც": ("nom", "ც"), "იც": ("nom", "ც"), "აც": ("nom", "ც"), "ვე": ("nom", "ვე"), "ივე": ("nom", "ვე")}
-    spelled = sorted(((s, case) for case, spellings in _SPELLINGS.items() for s in spellings.split()), key=lambda pair: len(pair[0]))  # `მა` and `ც` before `მ` and `აც`
-    full = {written: (case, particle) for s, case in spelled for written, particle in _particles(s).items()}
-    return full | bare | {s: (case, "") for case, spellings in _SPELLINGS.items() for s in spellings.split()}
+    bare = {
+        "ო": ("voc", ""),
+        "იო": ("nom", "ო"),
+        "ა": ("nom", "ა"),
+        "ია": ("nom", "ა"),
+        "აა": ("nom", "ა"),
+        "ც": ("nom", "ც"),
+        "იც": ("nom", "ც"),
+        "აც": ("nom", "ც"),
+        "ვე": ("nom", "ვე"),
+        "ივე": ("nom", "ვე"),
+    }
+    spelled = sorted(
+        ((s, case) for case, spellings in _SPELLINGS.items() for s in spellings.split()),
+        key=lambda pair: len(pair[0]),
+    )  # `მა` and `ც` before `მ` and `აც`
+    full = {
+        written: (case, particle)
+        for s, case in spelled
+        for written, particle in _particles(s).items()
+    }
+    return (
+        full
+        | bare
+        | {s: (case, "") for case, spellings in _SPELLINGS.items() for s in spellings.split()}
+    )
 
-ENDINGS = _endings() # Every ending that can follow a number and a hyphen -> (case, particle)
+
+ENDINGS = _endings()  # Every ending that can follow a number and a hyphen -> (case, particle)
 
 # %% ../../nbs/text/numbers.ipynb #dccb75fc
 _NOUNS = set(_MANY) - {"ათას"}
 
+
 def agree(
-    word:str, # A number word or an adjective, nominative
-    case:str, # Case of the noun that follows, a key of `CASES`
+    word: str,  # A number word or an adjective, nominative
+    case: str,  # Case of the noun that follows, a key of `CASES`
 ) -> str:
     "The word in the form it has before a noun of that case; only stems in -ი change."
-    if not word.endswith("ი"): return word
-    if case in DATIVE or case in ADVERBIAL: return word[:-1]
+    if not word.endswith("ი"):
+        return word
+    if case in DATIVE or case in ADVERBIAL:
+        return word[:-1]
     return word[:-1] + "მა" if case == "erg" else word
 
+
 def decline(
-    words:str,  # A number or noun in words, nominative; only the last word takes the case
-    ending:str, # As written after a hyphen, e.g. `ზე`, `იდანაც`
-    modifiers=(), # Words of it that agree with the last one
+    words: str,  # A number or noun in words, nominative; only the last word takes the case
+    ending: str,  # As written after a hyphen, e.g. `ზე`, `იდანაც`
+    modifiers=(),  # Words of it that agree with the last one
 ) -> "str|None":
     "The words in that case, or None for an ending that is none."
-    if ending not in ENDINGS: return None
+    if ending not in ENDINGS:
+        return None
     case, particle = ENDINGS[ending]
     *head, last = words.split(" ")
     stem, kind = _stem(last)
-    if stem in _NOUNS and head: modifiers = [head[-1]]
-    return " ".join([agree(w, case) if w in modifiers else w for w in head] + [stem + CASES[case][kind] + particle])
+    if stem in _NOUNS and head:
+        modifiers = [head[-1]]
+    return " ".join(
+        [agree(w, case) if w in modifiers else w for w in head]
+        + [stem + CASES[case][kind] + particle]
+    )
 
 # %% ../../nbs/text/numbers.ipynb #c32e3493
-_COMPOUND = re.compile("(?:იან|ებ|ეულ|მაგ|ი?ოდე|ჯერად).*|ნი|თა|.{2,}იან(?:ი|მა|ს|ის|ით|ად|ო|ზე|ში|ებ.*|ა|ია|ივე|ისთვის|იდან|ამდე|თან|ისგან|ც|იც)?")
+_COMPOUND = re.compile(
+    "(?:იან|ებ|ეულ|მაგ|ი?ოდე|ჯერად).*|ნი|თა|.{2,}იან(?:ი|მა|ს|ის|ით|ად|ო|ზე|ში|ებ.*|ა|ია|ივე|ისთვის|იდან|ამდე|თან|ისგან|ც|იც)?"
+)
 
-def _glue(words:str, tail:str) -> str:
+
+def _glue(words: str, tail: str) -> str:
     "`ოცი` + `წლიანი` -> `ოცწლიანი`; `რვა` + `იანი` -> `რვიანი`."
     words = words.removesuffix("ი")
     return (words[:-1] if words.endswith("ა") and tail[0] in "იეო" else words) + tail
 
+
 def inflect_ordinal(
-    words:str,  # An ordinal in words, nominative
-    ending:str, # As written: `ე`, `ეს`, `ლი`, `ში`, ...
+    words: str,  # An ordinal in words, nominative
+    ending: str,  # As written: `ე`, `ეს`, `ლი`, `ში`, ...
 ) -> "str|None":
     "An ordinal in the case of the ending, or None."
     first = words.endswith("ი")
     for mark in ("ელ", "ლ") if first else ("ე",):
         rest = ending.removeprefix(mark)
-        if ending == mark: return words.removesuffix("ი")
-        if ending.startswith(mark) and rest in ENDINGS: return decline(words, rest)
+        if ending == mark:
+            return words.removesuffix("ი")
+        if ending.startswith(mark) and rest in ENDINGS:
+            return decline(words, rest)
     return decline(words, ending)
 
-def _irregular(words:str, ending:str) -> "str|None":
+
+def _irregular(words: str, ending: str) -> "str|None":
     "Once; `-ვე` with a case of its own (`ორივეს`); `-ღა`; compounds."
-    if words == "ერთი" and ending in ("ჯერ", "ხელ"): return "ერთხელ"
-    if ending.startswith("ვე") and ending[2:] in ENDINGS: return decline(words + "ვე", ending[2:])
-    if ending == "ღა": return words + ending
+    if words == "ერთი" and ending in ("ჯერ", "ხელ"):
+        return "ერთხელ"
+    if ending.startswith("ვე") and ending[2:] in ENDINGS:
+        return decline(words + "ვე", ending[2:])
+    if ending == "ღა":
+        return words + ending
     return _glue(words, ending) if _COMPOUND.fullmatch(ending) else None
 
+
 def inflect(
-    n:"int|str", # A number, or its words in the nominative
-    ending:str,  # What stands after the hyphen
-    ordinal_number:bool=False, # Read `n` as an ordinal, as after `მე-`
+    n: "int|str",  # A number, or its words in the nominative
+    ending: str,  # What stands after the hyphen
+    ordinal_number: bool = False,  # Read `n` as an ordinal, as after `მე-`
 ) -> str:
     "The number in words with that ending. Error: XttsKaError for an ending that is none."
     words = n if isinstance(n, str) else ordinal(n) if ordinal_number else cardinal(n)
-    if ordinal_number: said = inflect_ordinal(words, ending)
-    else: said = _irregular(words, ending) or decline(words, ending)
-    if said is None and isinstance(n, int) and n > 0 and (ending[:1] == "ე" or n == 1 and ending[:1] == "ლ"): said = inflect_ordinal(ordinal(n), ending)
-    if said is None: raise XttsKaError(f"{ending!r} is no ending that can follow a number")
+    if ordinal_number:
+        said = inflect_ordinal(words, ending)
+    else:
+        said = _irregular(words, ending) or decline(words, ending)
+    if (
+        said is None
+        and isinstance(n, int)
+        and n > 0
+        and (ending[:1] == "ე" or n == 1 and ending[:1] == "ლ")
+    ):
+        said = inflect_ordinal(ordinal(n), ending)
+    if said is None:
+        raise XttsKaError(f"{ending!r} is no ending that can follow a number")
     return said

@@ -6,7 +6,8 @@
 __all__ = ['word_counts', 'frequencies', 'read_latin', 'part_of', 'by_letters', 'errors', 'confusions', 'PhonemeModelProcessor']
 
 # %% ../../nbs/text/phonemes.ipynb #3599e57b
-import hashlib, time
+import hashlib
+import time
 from collections import Counter
 from importlib import resources
 from pathlib import Path
@@ -18,16 +19,16 @@ from ..core.manifest import Reject, write_rejects
 from ..core.paths import resolve
 from .g2p import GraphemeToPhoneme, phoneme_dict, read_pronunciations
 from .g2p_config import Benchmark, PhonemesConfig
-from .phones import PhonemeVocab, inventory, phoneme_error_rate, word_error_rate
 from .latin import fold_latin, sound_out, spell_latin
 from .letters import LETTERS, VOWELS
 from .normalize import normalize
+from .phones import PhonemeVocab, inventory, phoneme_error_rate, word_error_rate
 from .texts import read_texts
 
 # %% ../../nbs/text/phonemes.ipynb #a0fd07ea
 def word_counts(
-    texts, # Sentences; normalised here
-) -> Counter: # Georgian word -> how often
+    texts,  # Sentences; normalised here
+) -> Counter:  # Georgian word -> how often
     "All words of the texts as they are said, the numbers among them in words."
     g2p, counts = GraphemeToPhoneme(), Counter()
     for text in texts:
@@ -35,76 +36,104 @@ def word_counts(
         counts.update(said[a:b] for a, b in g2p.words(said))
     return counts
 
+
 def frequencies(
-    counts, # Word -> how often
-    g2p,    # A `GraphemeToPhoneme`
-) -> tuple: # (letter -> how often, phoneme -> how often)
+    counts,  # Word -> how often
+    g2p,  # A `GraphemeToPhoneme`
+) -> tuple:  # (letter -> how often, phoneme -> how often)
     "Letters and phonemes of the running text."
     letters, phones = Counter(), Counter()
     for word, n in counts.items():
-        for c in word: letters[c] += n
-        for p in g2p(word): phones[p] += n
+        for c in word:
+            letters[c] += n
+        for p in g2p(word):
+            phones[p] += n
     return letters, phones
 
 # %% ../../nbs/text/phonemes.ipynb #f781326c
 def read_latin(
-    path=None, # TSV latin, georgian, kind; the package's own when not given
-) -> tuple: # ([(Latin, Georgian)], rejects), each Latin word once
+    path=None,  # TSV latin, georgian, kind; the package's own when not given
+) -> tuple:  # ([(Latin, Georgian)], rejects), each Latin word once
     "The lexicon. MissingError when there is none."
     path = resolve(path) if path else resources.files("xtts_ka") / "data" / "latin_ka.tsv"
-    if not path.is_file(): raise MissingError(f"{path}: no lexicon of Latin words; give one with phonemes.latin=FILE (TSV latin, georgian, kind)")
+    if not path.is_file():
+        raise MissingError(
+            f"{path}: no lexicon of Latin words; give one with phonemes.latin=FILE (TSV latin, georgian, kind)"
+        )
     found, rejects = {}, []
     for n, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines()[1:], 2):
         latin, georgian = ([x.strip() for x in line.split("\t")] + ["", ""])[:2]
-        if not line.strip() or line.startswith("#"): continue
-        if not fold_latin(latin) or not georgian or set(georgian) - set(LETTERS) or set(latin) & set(" -."): rejects.append(Reject(n, line, "needs one Latin word and its Georgian spelling in the 33 letters"))
-        elif found.setdefault(latin, georgian) != georgian: rejects.append(Reject(n, line, "a second reading of the same word"))
+        if not line.strip() or line.startswith("#"):
+            continue
+        if (
+            not fold_latin(latin)
+            or not georgian
+            or set(georgian) - set(LETTERS)
+            or set(latin) & set(" -.")
+        ):
+            rejects.append(
+                Reject(n, line, "needs one Latin word and its Georgian spelling in the 33 letters")
+            )
+        elif found.setdefault(latin, georgian) != georgian:
+            rejects.append(Reject(n, line, "a second reading of the same word"))
     return list(found.items()), rejects
 
+
 def part_of(
-    word:str,        # Latin or Georgian word
-    held_out:float,  # Share reported on; half as many choose the weights
-) -> str: # `test`, `val` or `train`
+    word: str,  # Latin or Georgian word
+    held_out: float,  # Share reported on; half as many choose the weights
+) -> str:  # `test`, `val` or `train`
     "By SHA-256 of the folded word, so that `Apple` and `apple` stay together."
-    x = int(hashlib.sha256((fold_latin(word) or word).encode()).hexdigest()[:12], 16) / 16 ** 12
+    x = int(hashlib.sha256((fold_latin(word) or word).encode()).hexdigest()[:12], 16) / 16**12
     return "test" if x < held_out else "val" if x < 1.5 * held_out else "train"
 
 # %% ../../nbs/text/phonemes.ipynb #7f11fc48
 def by_letters(
-    word:str, # Latin letters
-) -> str: # Georgian letters
+    word: str,  # Latin letters
+) -> str:  # Georgian letters
     "The normaliser's letter-to-sound rules alone, in the nominative; short words in capitals spelled."
-    if word.isupper() and (len(word) <= 3 or len(word) <= 5 and not set(word) & set("AEIOUY")): return spell_latin(word).replace("-", "")
+    if word.isupper() and (len(word) <= 3 or len(word) <= 5 and not set(word) & set("AEIOUY")):
+        return spell_latin(word).replace("-", "")
     stem = sound_out(word)
     return stem if not stem or stem[-1] in VOWELS else stem + "ი"
 
 # %% ../../nbs/text/phonemes.ipynb #58fa0cd0
 def errors(
-    pairs, # (reference phones, result phones)
-) -> dict: # Rounded, for a report
+    pairs,  # (reference phones, result phones)
+) -> dict:  # Rounded, for a report
     "Words, WER and PER in per cent."
     pairs = list(pairs)
-    return {"words": len(pairs)} | ({"wer": round(word_error_rate(pairs), 3), "per": round(phoneme_error_rate(pairs), 3)} if pairs else {})
+    return {"words": len(pairs)} | (
+        {"wer": round(word_error_rate(pairs), 3), "per": round(phoneme_error_rate(pairs), 3)}
+        if pairs
+        else {}
+    )
+
 
 def confusions(
-    pairs,        # (reference phones, result phones)
-    most:int=20,  # How many
-) -> list: # [phoneme of the reference, what came instead, how often], most frequent first; '' where one is missing
+    pairs,  # (reference phones, result phones)
+    most: int = 20,  # How many
+) -> list:  # [phoneme of the reference, what came instead, how often], most frequent first; '' where one is missing
     "Replacements, losses and insertions on the shortest way from reference to result."
     counts = Counter(c for a, b in pairs if list(a) != list(b) for c in _path(list(a), list(b)))
     return [[a, b, n] for (a, b), n in sorted(counts.items(), key=lambda x: (-x[1], x[0]))[:most]]
 
-def _path(a:list, b:list):
+
+def _path(a: list, b: list):
     "Walk back through the table of distances between all beginnings."
     table = [list(range(len(b) + 1))]
     for i, x in enumerate(a, 1):
         table.append([i])
-        for j, y in enumerate(b, 1): table[i].append(min(table[i - 1][j] + 1, table[i][j - 1] + 1, table[i - 1][j - 1] + (x != y)))
+        for j, y in enumerate(b, 1):
+            table[i].append(
+                min(table[i - 1][j] + 1, table[i][j - 1] + 1, table[i - 1][j - 1] + (x != y))
+            )
     i, j = len(a), len(b)
     while i or j:
         if i and j and table[i][j] == table[i - 1][j - 1] + (a[i - 1] != b[j - 1]):
             i, j = i - 1, j - 1
-            if a[i] != b[j]: yield a[i], b[j]
+            if a[i] != b[j]:
+                yield a[i], b[j]
         elif i and table[i][j] == table[i - 1][j] + 1:
             i -= 1
             yield a[i], ""
@@ -115,11 +144,13 @@ def _path(a:list, b:list):
 # %% ../../nbs/text/phonemes.ipynb #e54ebc4b
 class PhonemeModelProcessor:
     "The steps of stage phonemes, in order: dictionary, words, network, latin, benchmarks, finish; `run` does all."
-    def __init__(self,
-        cfg:PhonemesConfig,
-        out_dir,        # Folder of the stage
-        texts=(),       # Sentences of the corpus that may be trained on
-        seed:int=1,
+
+    def __init__(
+        self,
+        cfg: PhonemesConfig,
+        out_dir,  # Folder of the stage
+        texts=(),  # Sentences of the corpus that may be trained on
+        seed: int = 1,
     ):
         self.cfg, self.out, self.corpus = cfg, Path(out_dir), list(texts)
         self.out.mkdir(parents=True, exist_ok=True)
@@ -128,7 +159,11 @@ class PhonemeModelProcessor:
 
     def dictionary(self) -> PhonemeVocab:
         "`phoneme_dict_ka.json` and `phoneme_vocab.json`."
-        own = read_pronunciations(resolve(self.cfg.pronunciations)) if self.cfg.pronunciations else None
+        own = (
+            read_pronunciations(resolve(self.cfg.pronunciations))
+            if self.cfg.pronunciations
+            else None
+        )
         self.rejects += own.rejects if own else []
         self.exceptions = dict(own.pairs) if own else {}
         self.g2p = GraphemeToPhoneme(self.cfg.mode, self.cfg.convention, self.exceptions)
@@ -136,8 +171,10 @@ class PhonemeModelProcessor:
         known = inventory(self.cfg.mode, self.cfg.convention)
         further = sorted({p for phones in self.exceptions.values() for p in phones} - set(known))
         self.vocab = PhonemeVocab([*known, *further])
-        write_json(self.out/"phoneme_dict_ka.json", phoneme_dict(self.cfg.convention, self.exceptions))
-        self.vocab.save(self.out/"phoneme_vocab.json")
+        write_json(
+            self.out / "phoneme_dict_ka.json", phoneme_dict(self.cfg.convention, self.exceptions)
+        )
+        self.vocab.save(self.out / "phoneme_vocab.json")
         return self.vocab
 
     def words(self) -> Counter:
@@ -149,22 +186,30 @@ class PhonemeModelProcessor:
         self.letters, self.phones = frequencies(self.counts, self.g2p)
         return self.counts
 
-    def pairs(self) -> dict: # `train`, `val` and `test` (Latin), `georgian` (held out): [(word, phones)]
+    def pairs(
+        self,
+    ) -> dict:  # `train`, `val` and `test` (Latin), `georgian` (held out): [(word, phones)]
         "What the network learns from: Georgian words by the rules, Latin ones by the lexicon, the user's own as they are."
         latin, rejects = read_latin(self.cfg.latin)
         self.rejects += rejects
-        chosen = sorted(self.counts, key=lambda w: (-self.counts[w], w))[:self.cfg.max_words]
+        chosen = sorted(self.counts, key=lambda w: (-self.counts[w], w))[: self.cfg.max_words]
         parts = {"train": [(w, self.broad(w)) for w in chosen], "val": [], "test": []}
-        parts["georgian"] = [(w, phones) for w, phones in parts["train"] if part_of(w, self.cfg.held_out) == "test"]
-        parts["train"] = [(w, phones) for w, phones in parts["train"] if part_of(w, self.cfg.held_out) != "test"]
-        for word, georgian in latin: parts[part_of(word, self.cfg.held_out)].append((word, self.broad(georgian)))
+        parts["georgian"] = [
+            (w, phones) for w, phones in parts["train"] if part_of(w, self.cfg.held_out) == "test"
+        ]
+        parts["train"] = [
+            (w, phones) for w, phones in parts["train"] if part_of(w, self.cfg.held_out) != "test"
+        ]
+        for word, georgian in latin:
+            parts[part_of(word, self.cfg.held_out)].append((word, self.broad(georgian)))
         parts["train"] += self.exceptions.items()
         self.parts = parts
         return parts
 
-    def network(self): # FitResult; self.net is the trained network
+    def network(self):  # FitResult; self.net is the trained network
         "Train the network, or go on with it; writes `g2p_model.safetensors` and `g2p_config.json`."
         from xtts_ka.text.g2p_neural import train_g2p
+
         parts = self.pairs()
         self.net, result = train_g2p(parts["train"], self.cfg.neural, self.out, parts["val"])
         self.seconds["network"] = result.cpu_seconds
@@ -173,57 +218,110 @@ class PhonemeModelProcessor:
     def latin(self) -> dict:
         "Held-out words: Latin ones by the network and by the letter-to-sound rules, Georgian ones by the network."
         test = self.parts["test"]
-        rows = [(w, phones, n, self.broad(by_letters(w))) for (w, phones), n in zip(test, self.net.read([w for w, _ in test]))]
+        rows = [
+            (w, phones, n, self.broad(by_letters(w)))
+            for (w, phones), n in zip(test, self.net.read([w for w, _ in test]))
+        ]
         unseen = self.parts["georgian"]
         right = [(n == a, r == a) for _, a, n, r in rows]
         self.rows = rows
-        self.result = {"held-out Latin words, network": errors((a, n) for _, a, n, _ in rows), "held-out Latin words, letter-to-sound rules": errors((a, r) for _, a, _, r in rows),
-                       "unseen Georgian words, network": errors(zip([a for _, a in unseen], self.net.read([w for w, _ in unseen])))}
-        self.only = {"network": sum(n and not r for n, r in right), "letter-to-sound rules": sum(r and not n for n, r in right)}
+        self.result = {
+            "held-out Latin words, network": errors((a, n) for _, a, n, _ in rows),
+            "held-out Latin words, letter-to-sound rules": errors((a, r) for _, a, _, r in rows),
+            "unseen Georgian words, network": errors(
+                zip([a for _, a in unseen], self.net.read([w for w, _ in unseen]))
+            ),
+        }
+        self.only = {
+            "network": sum(n and not r for n, r in right),
+            "letter-to-sound rules": sum(r and not n for n, r in right),
+        }
         self.confused = confusions((a, n) for _, a, n, _ in rows)
         return self.result
 
-    def benchmarks(self) -> list: # One row for each of the configuration
+    def benchmarks(self) -> list:  # One row for each of the configuration
         "Rules and network against reference pronunciations; a file that is not there is named as absent."
         self.bench = [self._benchmark(b) for b in self.cfg.benchmarks]
         return self.bench
 
-    def _benchmark(self, b:Benchmark) -> dict:
+    def _benchmark(self, b: Benchmark) -> dict:
         path = resolve(b.path)
         row = {"benchmark": Path(b.path).stem, "mode": b.mode, "convention": b.convention}
-        if not path.is_file(): return row | {"present": False}
+        if not path.is_file():
+            return row | {"present": False}
         entries, g2p = read_pronunciations(path), GraphemeToPhoneme(b.mode, b.convention)
         start = time.process_time()
         pairs = [(phones, g2p(word)) for word, phones in entries.pairs]
         self.seconds[row["benchmark"]] = time.process_time() - start
         known = set(inventory(b.mode, b.convention))
-        wrong = [[w, " ".join(a), " ".join(r)] for (w, _), (a, r) in zip(entries.pairs, pairs) if a != r]
-        row |= {"present": True, "sha256": sha256_file(path), **errors(pairs), "in the notation": errors(p for p in pairs if set(p[0]) <= known), "wrong": wrong[:50], "rejects": len(entries.rejects)}
+        wrong = [
+            [w, " ".join(a), " ".join(r)] for (w, _), (a, r) in zip(entries.pairs, pairs) if a != r
+        ]
+        row |= {
+            "present": True,
+            "sha256": sha256_file(path),
+            **errors(pairs),
+            "in the notation": errors(p for p in pairs if set(p[0]) <= known),
+            "wrong": wrong[:50],
+            "rejects": len(entries.rejects),
+        }
         if b.mode == "broad" and hasattr(self, "net"):
             neural = GraphemeToPhoneme("neural", b.convention, model=self.net)
             read = self.net.read([w for w, _ in entries.pairs[:1000]])
-            row["network"] = errors((a, neural._written(r)) for (_, a), r in zip(entries.pairs, read))
+            row["network"] = errors(
+                (a, neural._written(r)) for (_, a), r in zip(entries.pairs, read)
+            )
         return row
 
-    def finish(self) -> dict: # Content of metrics.json
+    def finish(self) -> dict:  # Content of metrics.json
         "`phoneme_model_results.json` (nothing in it depends on the clock), `rejects.csv` and `metrics.json`."
-        write_rejects(self.out/"rejects.csv", self.rejects, "phonemes")
-        latin, rules = (self.result[f"held-out Latin words, {k}"] for k in ("network", "letter-to-sound rules"))
-        better = latin.get("per", 100.) < rules.get("per", 100.)
-        write_json(self.out/"phoneme_model_results.json", {"format": 1, "config": to_dict(self.cfg), "words": len(self.counts), "running words": self.counts.total(), "sources": self.sources,
-            "letters": dict(self.letters.most_common()), "phonemes": dict(self.phones.most_common()), "pairs": {k: [len(v), digest(v)] for k, v in self.parts.items()},
-            "network": self.result, "network_better": better, "only one right": self.only, "confusions": self.confused, "benchmarks": self.bench})
-        metrics = {"words": len(self.counts), "phonemes": len(self.vocab.symbols), "Latin words learned from": sum(map(_is_latin, self.parts["train"])), "Latin words held out": latin["words"]}
-        if latin["words"]: metrics |= {"PER of Latin words, network (%)": round(latin["per"], 1), "PER of Latin words, rules (%)": round(rules["per"], 1),
-                                       "WER of Latin words, network (%)": round(latin["wer"], 1), "WER of Latin words, rules (%)": round(rules["wer"], 1)}
+        write_rejects(self.out / "rejects.csv", self.rejects, "phonemes")
+        latin, rules = (
+            self.result[f"held-out Latin words, {k}"] for k in ("network", "letter-to-sound rules")
+        )
+        better = latin.get("per", 100.0) < rules.get("per", 100.0)
+        write_json(
+            self.out / "phoneme_model_results.json",
+            {
+                "format": 1,
+                "config": to_dict(self.cfg),
+                "words": len(self.counts),
+                "running words": self.counts.total(),
+                "sources": self.sources,
+                "letters": dict(self.letters.most_common()),
+                "phonemes": dict(self.phones.most_common()),
+                "pairs": {k: [len(v), digest(v)] for k, v in self.parts.items()},
+                "network": self.result,
+                "network_better": better,
+                "only one right": self.only,
+                "confusions": self.confused,
+                "benchmarks": self.bench,
+            },
+        )
+        metrics = {
+            "words": len(self.counts),
+            "phonemes": len(self.vocab.symbols),
+            "Latin words learned from": sum(map(_is_latin, self.parts["train"])),
+            "Latin words held out": latin["words"],
+        }
+        if latin["words"]:
+            metrics |= {
+                "PER of Latin words, network (%)": round(latin["per"], 1),
+                "PER of Latin words, rules (%)": round(rules["per"], 1),
+                "WER of Latin words, network (%)": round(latin["wer"], 1),
+                "WER of Latin words, rules (%)": round(rules["wer"], 1),
+            }
         metrics |= {f"WER of {b['benchmark']} (%)": b["wer"] for b in self.bench if b.get("words")}
         metrics |= {"network, CPU seconds": round(self.seconds["network"], 1)}
-        write_json(self.out/"metrics.json", metrics)
+        write_json(self.out / "metrics.json", metrics)
         return metrics
 
     def run(self) -> dict:
         "All steps."
-        for step in (self.dictionary, self.words, self.network, self.latin, self.benchmarks): step()
+        for step in (self.dictionary, self.words, self.network, self.latin, self.benchmarks):
+            step()
         return self.finish()
 
-def _is_latin(pair) -> bool: return bool(fold_latin(pair[0]))
+
+def _is_latin(pair) -> bool:
+    return bool(fold_latin(pair[0]))

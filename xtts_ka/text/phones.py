@@ -15,90 +15,132 @@ from ..core.files import read_json, write_json
 from .letters import LETTERS, VOWELS
 
 # %% ../../nbs/text/phones.ipynb #457495b3
-BROAD = dict(zip(LETTERS, "a b ɡ d e v z tʰ i kʼ l m n o pʼ ʒ r s tʼ u pʰ kʰ ɣ qʼ ʃ t͡ʃ t͡s d͡z t͡sʼ t͡ʃʼ x d͡ʒ h".split())) # Letter -> phoneme
-CONVENTIONS = {"wikipron": {}, "sigmorphon2021": {"a": "ɑ", "e": "ɛ", "o": "ɔ"}} # Symbols written in another way
+BROAD = dict(
+    zip(
+        LETTERS,
+        "a b ɡ d e v z tʰ i kʼ l m n o pʼ ʒ r s tʼ u pʰ kʰ ɣ qʼ ʃ t͡ʃ t͡s d͡z t͡sʼ t͡ʃʼ x d͡ʒ h".split(),
+    )
+)  # Letter -> phoneme
+CONVENTIONS = {
+    "wikipron": {},
+    "sigmorphon2021": {"a": "ɑ", "e": "ɛ", "o": "ɔ"},
+}  # Symbols written in another way
 MODES = ("broad", "narrow", "neural")
 
+
 def convention_symbols(
-    name:str, # `wikipron` or `sigmorphon2021`
-) -> dict: # Symbol -> how this convention writes it, where it differs
+    name: str,  # `wikipron` or `sigmorphon2021`
+) -> dict:  # Symbol -> how this convention writes it, where it differs
     "One of `CONVENTIONS`; XttsKaError for another name."
-    if name not in CONVENTIONS: raise XttsKaError(f"unknown convention {name!r}; there are: {', '.join(CONVENTIONS)}")
+    if name not in CONVENTIONS:
+        raise XttsKaError(f"unknown convention {name!r}; there are: {', '.join(CONVENTIONS)}")
     return CONVENTIONS[name]
 
 # %% ../../nbs/text/phones.ipynb #5c009b12
-NARROW = BROAD | dict(ყ="χʼ", ღ="ʁ", ჩ="t͡ʃʰ", ც="t͡sʰ", რ="ɾ", ხ="χ") # Letter -> sound where no rule applies
+NARROW = BROAD | dict(
+    ყ="χʼ", ღ="ʁ", ჩ="t͡ʃʰ", ც="t͡sʰ", რ="ɾ", ხ="χ"
+)  # Letter -> sound where no rule applies
 _FIRST, _LAST = dict(ბ="b̥", დ="d̥", გ="ɡ̊"), dict(ბ="pʰ", დ="tʰ", გ="kʰ")
 _VOICELESS, _CONSONANTS = set("პფტთკქსშცწჩჭხჰ"), set(LETTERS) - set(VOWELS)
-ALLOPHONE_RULES = ( # Name, letters, what happens, where, an example
-    ("labialisation", "ვ", "ʷ on the consonant before it", "between a consonant other than ვ and a further letter", "თვალი"),
+ALLOPHONE_RULES = (  # Name, letters, what happens, where, an example
+    (
+        "labialisation",
+        "ვ",
+        "ʷ on the consonant before it",
+        "between a consonant other than ვ and a further letter",
+        "თვალი",
+    ),
     ("v_devoicing", "ვ", "f", "before პ ფ ტ თ კ ქ ს შ ც წ ჩ ჭ ხ ჰ", "ვთქვი"),
     ("initial_devoicing", "ბდგ", "b̥ d̥ ɡ̊", "at the beginning of a word", "დედა"),
     ("final_devoicing", "ბდგ", "pʰ tʰ kʰ", "at the end of a word", "კარგად"),
     ("dark_l", "ლ", "ɫ", "before ა ო უ", "ლამაზი"),
-    ("velar_nasal", "ნ", "ŋ", "before გ კ ქ", "ბანკი"))
+    ("velar_nasal", "ნ", "ŋ", "before გ კ ქ", "ბანკი"),
+)
 
-@lru_cache(None) # at most 34 * 33 * 34 entries
-def _allophone(before:str, letter:str, after:str) -> str:
+
+@lru_cache(None)  # at most 34 * 33 * 34 entries
+def _allophone(before: str, letter: str, after: str) -> str:
     "The sound of a letter between two others ('' at the ends of the word); '' for a ვ that only rounds the sound before it."
     if letter == "ვ" and after:
-        if before in _CONSONANTS and before != "ვ": return ""
-        if after in _VOICELESS: return "f"
-    if letter in _FIRST and not before: return _FIRST[letter]
-    if letter in _LAST and not after: return _LAST[letter]
-    if letter == "ლ" and after and after in "აოუ": return "ɫ"
+        if before in _CONSONANTS and before != "ვ":
+            return ""
+        if after in _VOICELESS:
+            return "f"
+    if letter in _FIRST and not before:
+        return _FIRST[letter]
+    if letter in _LAST and not after:
+        return _LAST[letter]
+    if letter == "ლ" and after and after in "აოუ":
+        return "ɫ"
     return "ŋ" if letter == "ნ" and after and after in "გკქ" else NARROW[letter]
 
+
 def narrow_phones(
-    word:str, # Of the 33 letters alone
-) -> tuple: # (phones, for each letter the index of its phone)
+    word: str,  # Of the 33 letters alone
+) -> tuple:  # (phones, for each letter the index of its phone)
     "A word by the six rules."
     phones, owner = [], []
     for before, letter, after in zip(["", *word], word, [*word[1:], ""]):
         phone = _allophone(before, letter, after)
-        if phone: phones.append(phone)
-        else: phones[-1] += "ʷ"
+        if phone:
+            phones.append(phone)
+        else:
+            phones[-1] += "ʷ"
         owner.append(len(phones) - 1)
     return phones, owner
 
 # %% ../../nbs/text/phones.ipynb #4325e7e7
 def inventory(
-    mode:str="broad",           # `broad` or `narrow`; `neural` speaks in broad symbols
-    convention:str="wikipron",  # `wikipron` or `sigmorphon2021`
-) -> list[str]: # Symbols in a fixed order: those of single letters first
+    mode: str = "broad",  # `broad` or `narrow`; `neural` speaks in broad symbols
+    convention: str = "wikipron",  # `wikipron` or `sigmorphon2021`
+) -> list[str]:  # Symbols in a fixed order: those of single letters first
     "All phonemes that `GraphemeToPhoneme` can give in that mode."
     phones = list(BROAD.values()) if mode != "narrow" else _narrow_symbols()
     return [convention_symbols(convention).get(p, p) for p in phones]
 
+
 def _narrow_symbols() -> list:
     ends = [_allophone("", c, "") for c in LETTERS]
     found = [_allophone(b, c, a) for b, c, a in product(["", *LETTERS], LETTERS, ["", *LETTERS])]
-    round_ = [p + "ʷ" for b, c in product(["", *LETTERS], sorted(_CONSONANTS - {"ვ"})) for p in [_allophone(b, c, "ვ")]]
+    round_ = [
+        p + "ʷ"
+        for b, c in product(["", *LETTERS], sorted(_CONSONANTS - {"ვ"}))
+        for p in [_allophone(b, c, "ვ")]
+    ]
     return list(dict.fromkeys(p for p in [*NARROW.values(), *ends, *found, *round_] if p))
 
 # %% ../../nbs/text/phones.ipynb #fbf9e36f
 def _reverse() -> dict:
     "Phoneme of any mode and convention -> letters."
-    back = {v: k for table in (NARROW, BROAD) for k, v in table.items()} | {v: k for k, v in _FIRST.items()} | {"f": "ვ", "ɫ": "ლ", "ŋ": "ნ", "χʼ": "ყ", "t͡sʰ": "ც", "t͡ʃʰ": "ჩ"}
+    back = (
+        {v: k for table in (NARROW, BROAD) for k, v in table.items()}
+        | {v: k for k, v in _FIRST.items()}
+        | {"f": "ვ", "ɫ": "ლ", "ŋ": "ნ", "χʼ": "ყ", "t͡sʰ": "ც", "t͡ʃʰ": "ჩ"}
+    )
     return back | {new: back[old] for table in CONVENTIONS.values() for old, new in table.items()}
+
 
 _BACK = _reverse()
 
+
 def p2g(
-    phones, # List of phonemes, or one string with spaces between them; broad or narrow, any convention
+    phones,  # List of phonemes, or one string with spaces between them; broad or narrow, any convention
 ) -> str:
     "The Georgian spelling: exact for broad phonemes. XttsKaError for a symbol that is no Georgian phoneme."
     out = []
     for p in phones.split() if isinstance(phones, str) else phones:
         letter = _BACK.get(p) or (_BACK.get(p[:-1]) if p.endswith("ʷ") else None)
-        if letter is None: raise XttsKaError(f"{p!r} is no Georgian phoneme; there are: {' '.join(BROAD.values())}, and the narrow ones of inventory('narrow')")
+        if letter is None:
+            raise XttsKaError(
+                f"{p!r} is no Georgian phoneme; there are: {' '.join(BROAD.values())}, and the narrow ones of inventory('narrow')"
+            )
         out.append(letter + "ვ" * (p not in _BACK))
     return "".join(out)
 
 # %% ../../nbs/text/phones.ipynb #c9d3e002
 def edits(
-    reference, # Sequence of symbols
-    result,    # Sequence of symbols
+    reference,  # Sequence of symbols
+    result,  # Sequence of symbols
 ) -> int:
     "Levenshtein distance: the fewest insertions, deletions and replacements from one to the other."
     row = list(range(len(result) + 1))
@@ -108,67 +150,97 @@ def edits(
             left, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, left + (a != b))
     return row[-1]
 
+
 def word_error_rate(
-    pairs, # (reference phones, result phones) of each word
-) -> float: # Per cent
+    pairs,  # (reference phones, result phones) of each word
+) -> float:  # Per cent
     "Share of words that are not entirely right. XttsKaError without any pair."
     pairs = _some(pairs)
     return 100 * sum(list(a) != list(b) for a, b in pairs) / len(pairs)
 
+
 def phoneme_error_rate(
-    pairs, # (reference phones, result phones) of each word
-) -> float: # Per cent
+    pairs,  # (reference phones, result phones) of each word
+) -> float:  # Per cent
     "Edits over the phonemes of the references. XttsKaError without any."
     pairs = _some(pairs)
-    return 100 * sum(edits(a, b) for a, b in pairs if list(a) != list(b)) / max(1, sum(len(a) for a, _ in pairs))
+    return (
+        100
+        * sum(edits(a, b) for a, b in pairs if list(a) != list(b))
+        / max(1, sum(len(a) for a, _ in pairs))
+    )
+
 
 def _some(pairs) -> list:
     pairs = list(pairs)
-    if not pairs: raise XttsKaError("no pairs to compare; an error rate needs at least one word")
+    if not pairs:
+        raise XttsKaError("no pairs to compare; an error rate needs at least one word")
     return pairs
 
 # %% ../../nbs/text/phones.ipynb #3ad56115
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>", " ")
 
+
 class PhonemeVocab:
     "Phonemes to ids and back."
-    def __init__(self,
-        symbols,             # Phonemes, in the order of their ids
-        specials=SPECIALS,   # Come before them; the first is padding, the second what is unknown
+
+    def __init__(
+        self,
+        symbols,  # Phonemes, in the order of their ids
+        specials=SPECIALS,  # Come before them; the first is padding, the second what is unknown
     ):
         self.specials, self.symbols = tuple(specials), tuple(symbols)
         self.ids = {s: i for i, s in enumerate(self.specials + self.symbols)}
-        if len(self.ids) != len(self.specials) + len(self.symbols): raise XttsKaError("a phoneme vocabulary holds a symbol twice; give each once")
-        if len(self.specials) < 2: raise XttsKaError("a phoneme vocabulary needs a symbol for padding and one for what is unknown")
+        if len(self.ids) != len(self.specials) + len(self.symbols):
+            raise XttsKaError("a phoneme vocabulary holds a symbol twice; give each once")
+        if len(self.specials) < 2:
+            raise XttsKaError(
+                "a phoneme vocabulary needs a symbol for padding and one for what is unknown"
+            )
 
-    def __len__(self): return len(self.ids)
-    def __contains__(self, symbol): return symbol in self.ids
+    def __len__(self):
+        return len(self.ids)
 
-    def encode(self,
-        phones, # Phonemes or special symbols
+    def __contains__(self, symbol):
+        return symbol in self.ids
+
+    def encode(
+        self,
+        phones,  # Phonemes or special symbols
     ) -> list[int]:
         "Ids; a symbol that is not in the vocabulary becomes `<unk>`."
         unknown = self.ids[self.specials[1]]
         return [self.ids.get(p, unknown) for p in phones]
 
-    def decode(self,
-        ids, # Ids of this vocabulary
+    def decode(
+        self,
+        ids,  # Ids of this vocabulary
     ) -> list[str]:
         "Symbols; padding is left out. XttsKaError for an id that is not there."
         all_ = self.specials + self.symbols
-        if bad := [i for i in ids if not 0 <= i < len(all_)]: raise XttsKaError(f"id {bad[0]} is not in this vocabulary of {len(all_)} phonemes")
+        if bad := [i for i in ids if not 0 <= i < len(all_)]:
+            raise XttsKaError(f"id {bad[0]} is not in this vocabulary of {len(all_)} phonemes")
         return [all_[i] for i in ids if i != 0]
 
-    def save(self,
-        path, # JSON file, usually `phoneme_vocab.json`
-    ): return write_json(path, {"format": 1, "kind": "phonemes", "specials": self.specials, "symbols": self.symbols})
+    def save(
+        self,
+        path,  # JSON file, usually `phoneme_vocab.json`
+    ):
+        return write_json(
+            path,
+            {"format": 1, "kind": "phonemes", "specials": self.specials, "symbols": self.symbols},
+        )
 
     @classmethod
-    def load(cls,
-        path, # File written by `save`
+    def load(
+        cls,
+        path,  # File written by `save`
     ) -> "PhonemeVocab":
         "MissingError without the file, XttsKaError when it is something else."
-        try: held = read_json(path)
-        except OSError as e: raise MissingError(f"{path}: no phoneme vocabulary; run the phonemes stage") from e
-        if not isinstance(held, dict) or held.get("kind") != "phonemes": raise XttsKaError(f"{path}: not a phoneme vocabulary; run the phonemes stage again")
+        try:
+            held = read_json(path)
+        except OSError as e:
+            raise MissingError(f"{path}: no phoneme vocabulary; run the phonemes stage") from e
+        if not isinstance(held, dict) or held.get("kind") != "phonemes":
+            raise XttsKaError(f"{path}: not a phoneme vocabulary; run the phonemes stage again")
         return cls(held["symbols"], held["specials"])

@@ -15,67 +15,83 @@ import numpy as np
 @dataclass(frozen=True)
 class Reading:
     "What a path says about a take. Stretches are (first position, one after the last)."
-    skipped: list = field(default_factory=list)   # Never said, though later text was
+
+    skipped: list = field(default_factory=list)  # Never said, though later text was
     repeated: list = field(default_factory=list)  # Gone back to
-    unfinished: tuple|None = None                 # From the first position not reached to the end
-    stalled: list = field(default_factory=list)   # Said for too many steps
+    unfinished: tuple | None = None  # From the first position not reached to the end
+    stalled: list = field(default_factory=list)  # Said for too many steps
 
     @property
-    def complete(self)->bool:
+    def complete(self) -> bool:
         "Was everything said, to the end?"
         return not self.skipped and self.unfinished is None
 
     @property
-    def lost(self)->list:
+    def lost(self) -> list:
         "All stretches that were not said."
         return self.skipped + ([self.unfinished] if self.unfinished else [])
 
+
 def follow(
-    path,            # [steps] position in the text that each step says
-    length:int,      # Positions of the text
-    skip:int=3,      # Letters in a row that may not be left out
-    back:int=3,      # Positions that may not be gone back; one or two are a flicker
-    edge:int=1,      # Letters that may not be missing at the end; heads rarely reach the last
-    hold:int|None=None, # Longest stay at a position, in steps; None: any
-    letters=None,    # [length] letters of each position, 0 for blanks and marks; None: one each
-    smooth:int=1,    # Width of a running median over the path, odd; for attention heads
-)->Reading:
+    path,  # [steps] position in the text that each step says
+    length: int,  # Positions of the text
+    skip: int = 3,  # Letters in a row that may not be left out
+    back: int = 3,  # Positions that may not be gone back; one or two are a flicker
+    edge: int = 1,  # Letters that may not be missing at the end; heads rarely reach the last
+    hold: int | None = None,  # Longest stay at a position, in steps; None: any
+    letters=None,  # [length] letters of each position, 0 for blanks and marks; None: one each
+    smooth: int = 1,  # Width of a running median over the path, odd; for attention heads
+) -> Reading:
     "Read a path."
     path = _median(np.asarray(path, dtype=int), smooth)
     letters = np.ones(length, int) if letters is None else np.asarray(letters, dtype=int)
     reached = int(path.max()) if len(path) else -1
-    left = letters[reached + 1:].sum() >= min(edge, max(1, letters.sum()))
+    left = letters[reached + 1 :].sum() >= min(edge, max(1, letters.sum()))
     unfinished = (reached + 1, length) if left and letters.sum() else None
-    if not len(path): return Reading(unfinished=unfinished)
+    if not len(path):
+        return Reading(unfinished=unfinished)
     skipped = _skips(np.isin(np.arange(reached + 1), path), letters, skip)
     return Reading(skipped, _returns(path, back), unfinished, _stays(path, hold))
 
-def _median(path:np.ndarray, width:int)->np.ndarray: # [steps] -> [steps]
-    if width <= 1 or len(path) < width: return path
+
+def _median(path: np.ndarray, width: int) -> np.ndarray:  # [steps] -> [steps]
+    if width <= 1 or len(path) < width:
+        return path
     padded = np.pad(path, width // 2, mode="edge")
     return np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1).astype(int)
 
-def _skips(visited:np.ndarray, letters:np.ndarray, skip:int)->list: # [reached + 1] bool, [length]
+
+def _skips(
+    visited: np.ndarray, letters: np.ndarray, skip: int
+) -> list:  # [reached + 1] bool, [length]
     "Runs of positions that nobody stopped at, with enough letters in them."
     out, run = [], []
     for n, there in enumerate(visited):
-        if letters[n] and not there: run.append(n)
+        if letters[n] and not there:
+            run.append(n)
         if letters[n] and there:
-            if letters[run].sum() >= skip: out.append((run[0], run[-1] + 1))
+            if letters[run].sum() >= skip:
+                out.append((run[0], run[-1] + 1))
             run = []
     return out
 
-def _returns(path:np.ndarray, back:int)->list: # [steps] -> [(start, end)]
+
+def _returns(path: np.ndarray, back: int) -> list:  # [steps] -> [(start, end)]
     "Stretches that were left and entered again."
     out, far, low = [], int(path[0]), None
     for at in path.tolist():
-        if at <= far - back: low = at if low is None else min(low, at)
-        elif low is not None and at >= far: out.append((low, far + 1)); low = None
+        if at <= far - back:
+            low = at if low is None else min(low, at)
+        elif low is not None and at >= far:
+            out.append((low, far + 1))
+            low = None
         far = max(far, at)
     return out + ([(low, far + 1)] if low is not None else [])
 
-def _stays(path:np.ndarray, hold:int|None)->list: # [steps] -> [(position, position + 1)]
-    if hold is None: return []
+
+def _stays(path: np.ndarray, hold: int | None) -> list:  # [steps] -> [(position, position + 1)]
+    if hold is None:
+        return []
     ends = np.flatnonzero(np.diff(path, append=path[-1] + 1))
     stays = zip(path[ends].tolist(), np.diff(ends, prepend=-1))
     return [(at, at + 1) for at, steps in stays if steps > hold]
@@ -83,78 +99,96 @@ def _stays(path:np.ndarray, hold:int|None)->list: # [steps] -> [(position, posit
 # %% ../../nbs/text/reading.ipynb #86252dc4
 _WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
 
+
 def lost_words(
-    text:str,      # That the positions count in
-    spans:list,    # (first position, one after the last)
+    text: str,  # That the positions count in
+    spans: list,  # (first position, one after the last)
     offsets=None,  # (start, end) characters of each position; None: positions are characters
-)->list[str]:
+) -> list[str]:
     "Words that the stretches touch, in order; a word whose edge alone is touched is not lost."
     if offsets is not None:
         spans = [(offsets[a][0], offsets[b - 1][1]) for a, b in spans if a < b <= len(offsets)]
     lost = {n for a, b in spans for n in range(a, b)}
-    touched = lambda m: len(lost.intersection(range(*m.span()))) >= min(2, len(m[0]))
+
+    def touched(m):
+        return len(lost.intersection(range(*m.span()))) >= min(2, len(m[0]))
+
     return [m[0] for m in _WORD.finditer(text) if touched(m)]
 
 # %% ../../nbs/text/reading.ipynb #113d5288
-def _letters(text:str)->str:
+def _letters(text: str) -> str:
     return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
 
-def _edits(text:str, read:str)->tuple: # ([text] bool: deleted, [read] bool: inserted, edits)
+
+def _edits(text: str, read: str) -> tuple:  # ([text] bool: deleted, [read] bool: inserted, edits)
     "The cheapest way from one to the other; of equal ones, that with the longest stretches."
     n, m = len(text), len(read)
     cost = np.zeros((n + 1, m + 1), int)
     cost[:, 0], cost[0] = range(n + 1), range(m + 1)
     b = np.array([ord(c) for c in read], int)
     steps = np.arange(m + 1)
-    for i in range(1, n + 1):                                               # a row at a time
+    for i in range(1, n + 1):  # a row at a time
         row = np.minimum(cost[i - 1, 1:] + 1, cost[i - 1, :-1] + (b != ord(text[i - 1])))
         cost[i] = np.minimum.accumulate(np.concatenate([[i], row]) - steps) + steps
     return *_trace(cost, text, read), int(cost[n, m])
 
-def _trace(cost:np.ndarray, text:str, read:str)->tuple: # ([text], [read]) bool
+
+def _trace(cost: np.ndarray, text: str, read: str) -> tuple:  # ([text], [read]) bool
     "Back along the cheapest way."
     i, j, last = len(text), len(read), "both"
     gone, more = np.zeros(i, bool), np.zeros(j, bool)
     while i or j:
         wrong = bool(i and j) and text[i - 1] != read[j - 1]
-        ways = {"both": i and j and cost[i, j] == cost[i - 1, j - 1] + wrong,
-                "gone": i and cost[i, j] == cost[i - 1, j] + 1,
-                "more": j and cost[i, j] == cost[i, j - 1] + 1}
+        ways = {
+            "both": i and j and cost[i, j] == cost[i - 1, j - 1] + wrong,
+            "gone": i and cost[i, j] == cost[i - 1, j] + 1,
+            "more": j and cost[i, j] == cost[i, j - 1] + 1,
+        }
         last = last if ways[last] else next(w for w, there in ways.items() if there)
-        if last == "gone": gone[i - 1] = True
-        if last == "more": more[j - 1] = True
+        if last == "gone":
+            gone[i - 1] = True
+        if last == "more":
+            more[j - 1] = True
         i, j = i - (last != "more"), j - (last != "gone")
     return gone, more
 
+
 def missing_words(
-    text:str,        # What was to be said
-    read:str,        # What a recogniser read
-    share:float=.5,  # Of a word's letters that must be gone, more than this
-    least:int=3,     # Letters in a row that must be: the ear alone may miss fewer
-)->list[str]: # Words of the text
+    text: str,  # What was to be said
+    read: str,  # What a recogniser read
+    share: float = 0.5,  # Of a word's letters that must be gone, more than this
+    least: int = 3,  # Letters in a row that must be: the ear alone may miss fewer
+) -> list[str]:  # Words of the text
     "Words that a transcript lacks."
     plain = _letters(text)
     gone = _edits(plain, _letters(read))[0]
     stretch = np.zeros(len(plain), bool)
     for m in re.finditer("x+", "".join("x" if g else "." for g in gone)):
-        stretch[m.start():m.end()] = len(plain[m.start():m.end()].replace(" ", "")) >= min(least, len(plain))
-    lacks = lambda m: (gone & stretch)[m.start():m.end()].sum() > share * len(m[0])
+        stretch[m.start() : m.end()] = len(plain[m.start() : m.end()].replace(" ", "")) >= min(
+            least, len(plain)
+        )
+
+    def lacks(m):
+        return (gone & stretch)[m.start() : m.end()].sum() > share * len(m[0])
+
     return [m[0] for m in re.finditer(r"\S+", plain) if lacks(m)]
 
+
 def added_letters(
-    text:str,
-    read:str,
-)->int: # The longest stretch, 0 for none
+    text: str,
+    read: str,
+) -> int:  # The longest stretch, 0 for none
     "Letters in a row that a transcript has and the text lacks."
     said = _letters(read)
     more = _edits(_letters(text), said)[1]
     runs = "".join("x" if m and c != " " else "" if m else " " for m, c in zip(more, said)).split()
     return max(map(len, runs), default=0)
 
+
 def read_errors(
-    text:str,
-    read:str,
-)->float: # Edits a letter of the text; may exceed 1
+    text: str,
+    read: str,
+) -> float:  # Edits a letter of the text; may exceed 1
     "Character error rate of one text."
     plain = _letters(text)
     return _edits(plain, _letters(read))[2] / max(1, len(plain))

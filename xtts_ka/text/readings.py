@@ -10,51 +10,108 @@ __all__ = ['MONTHS', 'CURRENCIES', 'CURRENCY_CODES', 'MAGNITUDES', 'UNITS', 'ABB
 # %% ../../nbs/text/readings.ipynb #97c9fb05
 import re
 
-from .numbers import ADVERBIAL, CASES, DATIVE, ENDINGS, agree, decline
+from .numbers import ENDINGS, decline
 
 # %% ../../nbs/text/readings.ipynb #5de255ed
 MONTHS = "იანვარი თებერვალი მარტი აპრილი მაისი ივნისი ივლისი აგვისტო სექტემბერი ოქტომბერი ნოემბერი დეკემბერი".split()
-CURRENCIES = {"₾": ("ლარი", "თეთრი"), "$": ("დოლარი", "ცენტი"), "€": ("ევრო", "ცენტი"), "£": ("ფუნტი", "პენსი"), "₽": ("რუბლი", "კაპიკი"), "¥": ("იენი", ""), "₺": ("ლირა", "ყურუში"),
-              "₴": ("გრივნა", "კაპიკი"), "₿": ("ბიტკოინი", ""), "¢": ("ცენტი", "")} # Sign -> whole and hundredth
-CURRENCY_CODES = {"GEL": "₾", "USD": "$", "EUR": "€", "GBP": "£", "RUB": "₽", "JPY": "¥", "TRY": "₺", "UAH": "₴", "BTC": "₿"}
-MAGNITUDES = {"ათ.": "ათასი", "ათ": "ათასი", "მლნ.": "მილიონი", "მლნ": "მილიონი", "მილ.": "მილიონი", "მლრდ.": "მილიარდი", "მლრდ": "მილიარდი", "ტრლნ.": "ტრილიონი", "ტრლნ": "ტრილიონი"}
+CURRENCIES = {
+    "₾": ("ლარი", "თეთრი"),
+    "$": ("დოლარი", "ცენტი"),
+    "€": ("ევრო", "ცენტი"),
+    "£": ("ფუნტი", "პენსი"),
+    "₽": ("რუბლი", "კაპიკი"),
+    "¥": ("იენი", ""),
+    "₺": ("ლირა", "ყურუში"),
+    "₴": ("გრივნა", "კაპიკი"),
+    "₿": ("ბიტკოინი", ""),
+    "¢": ("ცენტი", ""),
+}  # Sign -> whole and hundredth
+CURRENCY_CODES = {
+    "GEL": "₾",
+    "USD": "$",
+    "EUR": "€",
+    "GBP": "£",
+    "RUB": "₽",
+    "JPY": "¥",
+    "TRY": "₺",
+    "UAH": "₴",
+    "BTC": "₿",
+}
+MAGNITUDES = {
+    "ათ.": "ათასი",
+    "ათ": "ათასი",
+    "მლნ.": "მილიონი",
+    "მლნ": "მილიონი",
+    "მილ.": "მილიონი",
+    "მლრდ.": "მილიარდი",
+    "მლრდ": "მილიარდი",
+    "ტრლნ.": "ტრილიონი",
+    "ტრლნ": "ტრილიონი",
+}
 _UNITS = """კმ km კილომეტრი|მ m მეტრი|სმ cm სანტიმეტრი|მმ mm მილიმეტრი|დმ dm დეციმეტრი|მკმ μm მიკრომეტრი|ნმ nm ნანომეტრი|კგ kg კილოგრამი|გ g გრამი|გრ gr გრამი|მგ mg მილიგრამი|ტ t ტონა
 ლ l ლიტრი|მლ ml მილილიტრი|ჰა ha ჰექტარი|სთ h საათი|წთ min წუთი|წმ sec წამი|კვტ kW კილოვატი|ვტ W ვატი|მგვტ MW მეგავატი|ვ V ვოლტი|ჰც Hz ჰერცი|კჰც kHz კილოჰერცი|მჰც MHz მეგაჰერცი|გჰც GHz გიგაჰერცი
 კბ KB კილობაიტი|მბ MB მეგაბაიტი|გბ GB გიგაბაიტი|ტბ TB ტერაბაიტი|კკალ kcal კილოკალორია|კალ cal კალორია|დბ dB დეციბელი|კვტსთ kWh კილოვატსაათი|კვტ/სთ kW/h კილოვატსაათი|კმ/სთ km/h კილომეტრი:საათში
 მ/წმ m/s მეტრი:წამში|მბ/წმ MB/s მეგაბაიტი:წამში|% % პროცენტი|‰ ‰ პრომილე|°C °C გრადუსი~:ცელსიუსი|°F °F გრადუსი~:ფარენჰაიტი|° ° გრადუსი"""
 _POWERS = {"²": "კვადრატული~ ", "2": "კვადრატული~ ", "³": "კუბური~ ", "3": "კუბური~ "}
 
+
 def _units() -> dict:
     "Sign -> noun phrase; lengths also squared and cubed, written `მ²`, `მ2`, `კვ.მ`, `კვ. მ`."
     rows = [line.split() for line in re.split(r"[|\n]", _UNITS)]
     plain = {sign: phrase.replace(":", " ") for *signs, phrase in rows for sign in signs}
     lengths = {s: p for s, p in plain.items() if p.endswith("მეტრი")}
-    powers = {s + power: adjective + p for s, p in lengths.items() for power, adjective in _POWERS.items()}
-    words = {short + s: adjective + p for s, p in lengths.items() if s >= "ა" for short, adjective in
-             {"კვ.": "კვადრატული~ ", "კვ. ": "კვადრატული~ ", "კვ ": "კვადრატული~ ", "კუბ.": "კუბური~ ", "კუბ. ": "კუბური~ "}.items()}
+    powers = {
+        s + power: adjective + p for s, p in lengths.items() for power, adjective in _POWERS.items()
+    }
+    words = {
+        short + s: adjective + p
+        for s, p in lengths.items()
+        if s >= "ა"
+        for short, adjective in {
+            "კვ.": "კვადრატული~ ",
+            "კვ. ": "კვადრატული~ ",
+            "კვ ": "კვადრატული~ ",
+            "კუბ.": "კუბური~ ",
+            "კუბ. ": "კუბური~ ",
+        }.items()
+    }
     return plain | powers | words
 
-UNITS = _units() # Sign of a unit -> noun phrase, nominative
+
+UNITS = _units()  # Sign of a unit -> noun phrase, nominative
 
 # %% ../../nbs/text/readings.ipynb #96a0a801
-_SYNCOPE = {"წელი": "წლი", "თვალი": "თვლი", "იანვარი": "იანვრი", "თებერვალი": "თებერვლი", "სექტემბერი": "სექტემბრი", "ოქტომბერი": "ოქტომბრი", "ნოემბერი": "ნოემბრი", "დეკემბერი": "დეკემბრი"}
+_SYNCOPE = {
+    "წელი": "წლი",
+    "თვალი": "თვლი",
+    "იანვარი": "იანვრი",
+    "თებერვალი": "თებერვლი",
+    "სექტემბერი": "სექტემბრი",
+    "ოქტომბერი": "ოქტომბრი",
+    "ნოემბერი": "ნოემბრი",
+    "დეკემბერი": "დეკემბრი",
+}
 _SYNCOPATED = {"gen", "ins", "adv", "until", "from", "for", "of", "towards"}
 
+
 def decline_phrase(
-    phrase:str, # Nominative, adjectives marked with `~`
-    ending:str, # A key of `ENDINGS`
+    phrase: str,  # Nominative, adjectives marked with `~`
+    ending: str,  # A key of `ENDINGS`
 ) -> "str|None":
     "The phrase in the case of the ending, or None for an ending that is none."
-    if ending not in ENDINGS: return None
+    if ending not in ENDINGS:
+        return None
     first, _, rest = phrase.partition(" ")
-    if rest in ("საათში", "წამში"): return f"{decline_phrase(first, ending)} {rest}"
+    if rest in ("საათში", "წამში"):
+        return f"{decline_phrase(first, ending)} {rest}"
     words = phrase.split(" ")
     last = _SYNCOPE.get(words[-1], words[-1]) if ENDINGS[ending][0] in _SYNCOPATED else words[-1]
     marked = [w[:-1] for w in words if w.endswith("~")]
     return decline(" ".join([w.removesuffix("~") for w in words[:-1]] + [last]), ending, marked)
 
+
 def bare_stem(
-    phrase:str, # Nominative
+    phrase: str,  # Nominative
 ) -> str:
     "The phrase without the nominative ending of its last word."
     return phrase.replace("~", "").removesuffix("ი")
@@ -67,65 +124,116 @@ _ABBREVIATIONS = """ა.შ. ასე შემდეგ|ე.ი. ესე ი
 _BEFORE_NUMBER = "თ. თავი|ტ. ტომი|მ. მუხლი|პ. პუნქტი|ს. სტრიქონი|ბ. ბინა|კორპ. კორპუსი|სართ. სართული|კაბ. კაბინეტი"
 _BEFORE_NAME = "ქ. ქალაქი|სოფ. სოფელი|მდ. მდინარე|პროფ. პროფესორი|აკად. აკადემიკოსი|დოც. დოცენტი|დოქ. დოქტორი|დ-რი დოქტორი|წმ. წმინდა|რევ. რეჟისორი|რეჟ. რეჟისორი|კომპ. კომპოზიტორი|მხატვ. მხატვარი|გენ. გენერალი|პოლკ. პოლკოვნიკი|დეკ. დეკანოზი"
 
-def _table(rows:str) -> dict: return dict(r.split(" ", 1) for r in re.split(r"[|\n]", rows))
 
-ABBREVIATIONS = {k: (v, "") for k, v in _table(_ABBREVIATIONS).items()} | {k: (v, "name") for k, v in _table(_BEFORE_NAME).items()} | {"ე.წ.": ("ეგრეთ წოდებული", "noun")} # -> (words, before)
-NUMBER_ABBREVIATIONS = _table(_BEFORE_NUMBER) # Only before a number
-TITLES = {"ბ-ნ": "ბატონი", "ქ-ნ": "ქალბატონი", "რ-ნ": "რაიონი", "უნ-ტ": "უნივერსიტეტი", "ინ-ტ": "ინსტიტუტი"} # Contracted, with the ending written: ბ-ნმა
+def _table(rows: str) -> dict:
+    return dict(r.split(" ", 1) for r in re.split(r"[|\n]", rows))
+
+
+ABBREVIATIONS = (
+    {k: (v, "") for k, v in _table(_ABBREVIATIONS).items()}
+    | {k: (v, "name") for k, v in _table(_BEFORE_NAME).items()}
+    | {"ე.წ.": ("ეგრეთ წოდებული", "noun")}
+)  # -> (words, before)
+NUMBER_ABBREVIATIONS = _table(_BEFORE_NUMBER)  # Only before a number
+TITLES = {
+    "ბ-ნ": "ბატონი",
+    "ქ-ნ": "ქალბატონი",
+    "რ-ნ": "რაიონი",
+    "უნ-ტ": "უნივერსიტეტი",
+    "ინ-ტ": "ინსტიტუტი",
+}  # Contracted, with the ending written: ბ-ნმა
 
 # %% ../../nbs/text/readings.ipynb #38bc717b
 ACRONYMS = _table("""აშშ ამერიკის შეერთებული~ შტატები|შპს შეზღუდული პასუხისმგებლობის საზოგადოება|სს სააქციო საზოგადოება|შსს შინაგან საქმეთა სამინისტრო|მშპ მთლიანი~ შიდა პროდუქტი|სსრკ საბჭოთა კავშირი
 თსუ თბილისის სახელმწიფო უნივერსიტეტი|სსიპ საჯარო სამართლის იურიდიული~ პირი|ააიპ არასამეწარმეო არაკომერციული~ იურიდიული~ პირი|სხვ სხვა|დნმ დე-ნე-მე|რნმ რე-ნე-მე|დსთ დამოუკიდებელ სახელმწიფოთა თანამეგობრობა""")
-KA_LETTER_NAMES = {c: c if c in "აეიოუ" else c + ("ა" if c in "კხჰ" else "ე") for c in "აბგდევზთიკლმნოპჟრსტუფქღყშჩცძწჭხჯჰ"}
+KA_LETTER_NAMES = {
+    c: c if c in "აეიოუ" else c + ("ა" if c in "კხჰ" else "ე")
+    for c in "აბგდევზთიკლმნოპჟრსტუფქღყშჩცძწჭხჯჰ"
+}
 INTERJECTIONS = {"ჰმ", "ფშ", "ბრრ", "ჰჰ", "კშ", "ცს", "ტფუ", "ფჰ", "ჩშ", "ფრ", "ბზზ", "ჩქ", "ცქ"}
 
+
 def spell_georgian(
-    word:str, # Georgian letters
+    word: str,  # Georgian letters
 ) -> str:
     "Letter names joined with hyphens."
     return "-".join(KA_LETTER_NAMES[c] for c in word)
 
 # %% ../../nbs/text/readings.ipynb #34fc208b
 _PARTICLE = re.compile("(?<=ში|ზე|დე)(?:ც|ა|ვე)$|(?<=ს)(?:აც|ა|ავე)$|(?<=ნ)(?:აც|აა)$")
-_VERBS = set("აქვს ჰყავს ყავს სურს უყვარს ღირს დგას ჭირს სჭირს წერს სწერს იყოს ჩანს ზის წევს სძინავს სჯერა თქვას მღერის იქნეს გახდეს უნდათ ჰგავს ძევს ფრენს ცურავს თამაშობს შობს".split())
+_VERBS = set(
+    "აქვს ჰყავს ყავს სურს უყვარს ღირს დგას ჭირს სჭირს წერს სწერს იყოს ჩანს ზის წევს სძინავს სჯერა თქვას მღერის იქნეს გახდეს უნდათ ჰგავს ძევს ფრენს ცურავს თამაშობს შობს".split()
+)
 _VERB_ENDINGS = ("ებს", "ობს", "ევს", "ემს", "ავს", "ოფს")
 _VERB_LIKE = {"თავს", "კარავს", "ბავშვს", "პრინცს"}  # Nouns with those endings
-_NOT_ERGATIVE = set("ფორმა ნორმა ფირმა რეფორმა პლატფორმა ტრავმა პლაზმა ფერმა შარმა კარმა ნიშმა თუმა".split())
+_NOT_ERGATIVE = set(
+    "ფორმა ნორმა ფირმა რეფორმა პლატფორმა ტრავმა პლაზმა ფერმა შარმა კარმა ნიშმა თუმა".split()
+)
 _NOT_IN = set("ყველაზე ამაზე უკვე მაშინ ისევე".split())
-_ADVERBIALS = set("ლარად დოლარად ევროდ ნაწილად ჯგუფად კაცად წილად ადგილად წლად საათად წუთად გრადუსად პროცენტად ჰექტარად მეტრად კილომეტრად ტომად თეთრად რუბლად ქულად ხმად ფასად ოთახად".split())
+_ADVERBIALS = set(
+    "ლარად დოლარად ევროდ ნაწილად ჯგუფად კაცად წილად ადგილად წლად საათად წუთად გრადუსად პროცენტად ჰექტარად მეტრად კილომეტრად ტომად თეთრად რუბლად ქულად ხმად ფასად ოთახად".split()
+)
+
 
 def noun_case(
-    word:str, # A Georgian word
+    word: str,  # A Georgian word
 ) -> str:
     "`dat`, `adv`, `erg` or ``: the case its ending shows, as far as a word before it would change."
-    if word in _NOT_IN: return ""
+    if word in _NOT_IN:
+        return ""
     word = _PARTICLE.sub("", word)
-    if word.endswith(("ში", "ზე")) or word.endswith("თან") and len(word) > 4: return "dat" if len(word) > 3 else ""
-    if word.endswith("მდე") and len(word) > 4 or word in _ADVERBIALS: return "adv"
-    if re.search("[^აეიოუ]მა$", word): return "erg" if len(word) > 3 and word not in _NOT_ERGATIVE else ""
-    if re.search("[აეოუ]მ$", word): return "erg" if len(word) > 3 else ""
-    if not word.endswith("ს") or word.endswith("ის") or len(word) < 3: return ""
-    return "" if word in _VERBS or word.endswith(_VERB_ENDINGS) and word not in _VERB_LIKE else "dat"
+    if word.endswith(("ში", "ზე")) or word.endswith("თან") and len(word) > 4:
+        return "dat" if len(word) > 3 else ""
+    if word.endswith("მდე") and len(word) > 4 or word in _ADVERBIALS:
+        return "adv"
+    if re.search("[^აეიოუ]მა$", word):
+        return "erg" if len(word) > 3 and word not in _NOT_ERGATIVE else ""
+    if re.search("[აეოუ]მ$", word):
+        return "erg" if len(word) > 3 else ""
+    if not word.endswith("ს") or word.endswith("ის") or len(word) < 3:
+        return ""
+    return (
+        "" if word in _VERBS or word.endswith(_VERB_ENDINGS) and word not in _VERB_LIKE else "dat"
+    )
 
 # %% ../../nbs/text/readings.ipynb #4cd89de4
 _NEXT = re.compile(r" {0,9}(?<= )\"?([ა-ჰ]+)(?![ა-ჰ])(?!-\d)")
-_NOT_ADJECTIVES = set("არ ვერ ან რომ ხომ აღარ ვეღარ ვით თუ კვლავ მერ ნაცვლად შემდეგ მეტ ხოლო".split())
-_INVARIANT = set("სხვადასხვა პატარა ყველაზე სახელმწიფო სხვა თითო ცალკე ორივე უცხო მსოფლიო უახლეს მილიონ მილიარდ ტრილიონ ათას ას".split()) # Words between that never change
+_NOT_ADJECTIVES = set(
+    "არ ვერ ან რომ ხომ აღარ ვეღარ ვით თუ კვლავ მერ ნაცვლად შემდეგ მეტ ხოლო".split()
+)
+_INVARIANT = set(
+    "სხვადასხვა პატარა ყველაზე სახელმწიფო სხვა თითო ცალკე ორივე უცხო მსოფლიო უახლეს მილიონ მილიარდ ტრილიონ ათას ას".split()
+)  # Words between that never change
 _FROM_NOUN = re.compile("სა.{2,}ო|მე.+ე")  # So do adjectives such as სასწავლო, and ordinals
 
+
 def case_after(
-    text:str,  # Folded text
-    start:int, # Where the number ends
-    words:int=4, # How far to look
+    text: str,  # Folded text
+    start: int,  # Where the number ends
+    words: int = 4,  # How far to look
 ) -> str:
     "Case of the noun that a number or title stands before, as `noun_case`."
     for _ in range(words):
         m = _NEXT.match(text, start)
-        if not m: return ""
+        if not m:
+            return ""
         word, start = m[1], m.end()
         case = "" if word in _INVARIANT else noun_case(word)
-        if word.endswith(("ოს", "უს")) and _NEXT.match(text, start): return ""  # ოქროს ხანა: rather a genitive
-        if case: return case
-        stem = word[-1] not in "აეიოუ" and len(word) > 2 and word not in _NOT_ADJECTIVES and not word.endswith(("ს", "ნ", "თ"))
-        if not stem and word not in _INVARIANT and not _FROM_NOUN.fullmatch(word) and not word.endswith(("იან", "გან")): return ""
+        if word.endswith(("ოს", "უს")) and _NEXT.match(text, start):
+            return ""  # ოქროს ხანა: rather a genitive
+        if case:
+            return case
+        stem = (
+            word[-1] not in "აეიოუ"
+            and len(word) > 2
+            and word not in _NOT_ADJECTIVES
+            and not word.endswith(("ს", "ნ", "თ"))
+        )
+        if (
+            not stem
+            and word not in _INVARIANT
+            and not _FROM_NOUN.fullmatch(word)
+            and not word.endswith(("იან", "გან"))
+        ):
+            return ""
     return ""

@@ -7,7 +7,9 @@ __all__ = ['split_sentences', 'TextSource', 'read_texts', 'text_key', 'deduplica
            'shingles', 'leaks']
 
 # %% ../../nbs/text/texts.ipynb #0a911274
-import hashlib, re, unicodedata
+import hashlib
+import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,83 +17,118 @@ from pathlib import Path
 from ..core.errors import MissingError, XttsKaError
 from ..core.files import sha256_file
 from ..core.manifest import Reject
-from .letters import LETTERS, has_georgian, to_mkhedruli
+from .letters import has_georgian, to_mkhedruli
 
 # %% ../../nbs/text/texts.ipynb #fb8e5e3e
 def split_sentences(
-    text:str,          # A paragraph
-    max_chars:int=600, # Shorter texts stay whole
+    text: str,  # A paragraph
+    max_chars: int = 600,  # Shorter texts stay whole
 ) -> list[str]:
     "Cut behind `.`, `!`, `?` and closing quotes. Also behind abbreviations: good enough to train on, not to speak from."
-    if len(text) <= max_chars: return [text]
+    if len(text) <= max_chars:
+        return [text]
     return [s for s in re.split(r"(?<=[.!?…])[\"“”»)]*\s+", text) if s.strip()]
 
-def _fault(text:str, max_chars:int) -> str:
+
+def _fault(text: str, max_chars: int) -> str:
     "Why a sentence cannot be used, or nothing."
-    if len(text) > max_chars: return f"too long: {len(text)} characters, at most {max_chars}; put one sentence on a line"
-    if bad := re.search(r"[\x00-\x08\x0e-\x1f\x7f]", text): return f"control character: U+{ord(bad[0]):04X}"
+    if len(text) > max_chars:
+        return f"too long: {len(text)} characters, at most {max_chars}; put one sentence on a line"
+    if bad := re.search(r"[\x00-\x08\x0e-\x1f\x7f]", text):
+        return f"control character: U+{ord(bad[0]):04X}"
     return "" if has_georgian(text) else "no Georgian letter"
 
-def _decoded(line:bytes) -> str:
+
+def _decoded(line: bytes) -> str:
     "Text of a line. ValueError says at which byte it stops being UTF-8."
-    try: return line.decode("utf-8")
+    try:
+        return line.decode("utf-8")
     except UnicodeDecodeError as e:
-        what = "half of a surrogate pair" if re.match(rb"\xed[\xa0-\xbf]", line[e.start:]) else f"byte 0x{line[e.start]:02x}"
+        what = (
+            "half of a surrogate pair"
+            if re.match(rb"\xed[\xa0-\xbf]", line[e.start :])
+            else f"byte 0x{line[e.start]:02x}"
+        )
         raise ValueError(f"not UTF-8: {what} at byte {e.start + 1} of the line") from None
 
 # %% ../../nbs/text/texts.ipynb #67d9a599
 _COLUMNS = ("sentence", "text")  # Names under which tables keep what is said
 
-def _table(first:str, column:"str|None", path) -> tuple: # (separator, index, fields) or (None, 0, 1)
+
+def _table(
+    first: str, column: "str|None", path
+) -> tuple:  # (separator, index, fields) or (None, 0, 1)
     "How to take the text out of a line, from the file's first line."
     mark = next((m for m in "\t|" if m in first), None)
     names = first.split(mark) if mark else [first]
     if column and column not in names:
-        raise XttsKaError(f"{path}:1: no column {column!r}; the first line names {', '.join(n[:40] for n in names[:12])}")
+        raise XttsKaError(
+            f"{path}:1: no column {column!r}; the first line names {', '.join(n[:40] for n in names[:12])}"
+        )
     chosen = column or next((c for c in _COLUMNS if c in names), None)
     if mark == "\t" and chosen is None and not has_georgian(first):
-        raise XttsKaError(f"{path}:1: a table with columns {', '.join(n[:40] for n in names[:12])}; say which one holds the text (column)")
+        raise XttsKaError(
+            f"{path}:1: a table with columns {', '.join(n[:40] for n in names[:12])}; say which one holds the text (column)"
+        )
     return (mark, names.index(chosen), len(names)) if chosen else (None, 0, 1)
 
-def _field(text:str, mark, index:int, fields:int) -> str:
+
+def _field(text: str, mark, index: int, fields: int) -> str:
     "The text's field of a line. ValueError for a line of another shape."
-    if mark is None: return text
+    if mark is None:
+        return text
     parts = text.split(mark)
-    if len(parts) != fields: raise ValueError(f"wrong number of fields: {len(parts)}, the first line has {fields}")
+    if len(parts) != fields:
+        raise ValueError(f"wrong number of fields: {len(parts)}, the first line has {fields}")
     return parts[index]
 
 # %% ../../nbs/text/texts.ipynb #055f4a59
 @dataclass
 class TextSource:
     "The sentences of one file. Every line is a sentence (or several), a reject or blank."
-    path: str                                   # As given
-    sha256: str                                 # Of the file's bytes
-    licence: str                                # As its owner states it
-    sentences: list                             # str, as written, spaces trimmed
-    rejects: list = field(default_factory=list) # `Reject`, with line numbers from 1
-    blank: int = 0                              # Empty lines, and comments: lines that begin with `#` and have no Georgian in them
+
+    path: str  # As given
+    sha256: str  # Of the file's bytes
+    licence: str  # As its owner states it
+    sentences: list  # str, as written, spaces trimmed
+    rejects: list = field(default_factory=list)  # `Reject`, with line numbers from 1
+    blank: int = (
+        0  # Empty lines, and comments: lines that begin with `#` and have no Georgian in them
+    )
 
     def card(self) -> dict:
         "What a result file says of its source."
         why = Counter(r.reason.split(":")[0] for r in self.rejects)
-        return {"file": Path(self.path).name, "sha256": self.sha256, "licence": self.licence or "not stated",
-                "sentences": len(self.sentences), "rejects": dict(sorted(why.items()))}
+        return {
+            "file": Path(self.path).name,
+            "sha256": self.sha256,
+            "licence": self.licence or "not stated",
+            "sentences": len(self.sentences),
+            "rejects": dict(sorted(why.items())),
+        }
+
 
 def _opened(path) -> list[bytes]:
     "Lines of a file. Errors: MissingError for no file, XttsKaError for one that is no UTF-8 text."
-    if not Path(path).is_file(): raise MissingError(f"{path}: no such file; give a UTF-8 text with one sentence a line, or a table")
+    if not Path(path).is_file():
+        raise MissingError(
+            f"{path}: no such file; give a UTF-8 text with one sentence a line, or a table"
+        )
     data = Path(path).read_bytes()
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"): raise XttsKaError(f"{path}: UTF-16 text; save it as UTF-8")
-    if b"\0" in data[:4096]: raise XttsKaError(f"{path}: not a text file (it holds NUL bytes); give UTF-8 text")
-    if not data.strip(): raise XttsKaError(f"{path}: empty; give a UTF-8 text with one sentence a line")
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise XttsKaError(f"{path}: UTF-16 text; save it as UTF-8")
+    if b"\0" in data[:4096]:
+        raise XttsKaError(f"{path}: not a text file (it holds NUL bytes); give UTF-8 text")
+    if not data.strip():
+        raise XttsKaError(f"{path}: empty; give a UTF-8 text with one sentence a line")
     return data.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
 
 # %% ../../nbs/text/texts.ipynb #59cd2ab2
 def read_texts(
-    path,                   # UTF-8: one sentence a line, or a table separated by tabs or `|` with a first line of names
-    column:"str|None"=None, # Column with the text; default: `sentence` or `text`, where there is one
-    licence:str="",         # Kept with the results
-    max_chars:int=600,      # Longer lines are cut into sentences, longer sentences rejected
+    path,  # UTF-8: one sentence a line, or a table separated by tabs or `|` with a first line of names
+    column: "str|None" = None,  # Column with the text; default: `sentence` or `text`, where there is one
+    licence: str = "",  # Kept with the results
+    max_chars: int = 600,  # Longer lines are cut into sentences, longer sentences rejected
 ) -> TextSource:
     """Sentences and rejects of a file.
     Errors: MissingError for no file; XttsKaError for one that is empty, no UTF-8 text, has no such column or no Georgian."""
@@ -99,21 +136,37 @@ def read_texts(
     out = TextSource(str(path), sha256_file(path), licence, [])
     shape = _table(lines[0].decode("utf-8", "replace").rstrip("\r"), column, path)
     for n, line in enumerate(lines, 1):
-        if n > 1 or shape[0] is None: _take(out, n, line.rstrip(b"\r"), shape, max_chars)
-    if not out.sentences: raise XttsKaError(f"{path}: no line with a usable Georgian sentence ({_first_reasons(out)}); is it the right file and column?")
+        if n > 1 or shape[0] is None:
+            _take(out, n, line.rstrip(b"\r"), shape, max_chars)
+    if not out.sentences:
+        raise XttsKaError(
+            f"{path}: no line with a usable Georgian sentence ({_first_reasons(out)}); is it the right file and column?"
+        )
     return out
 
-def _take(out, n:int, line:bytes, shape, max_chars:int):
+
+def _take(out, n: int, line: bytes, shape, max_chars: int):
     "One line: sentences, a reject, blank or a comment."
-    if not line.strip() or shape[0] is None and line.startswith(b"#") and not has_georgian(line.decode("utf-8", "replace")):
+    if (
+        not line.strip()
+        or shape[0] is None
+        and line.startswith(b"#")
+        and not has_georgian(line.decode("utf-8", "replace"))
+    ):
         out.blank += 1
         return
-    try: text = _field(_decoded(line), *shape).strip()
-    except ValueError as e: text, fault = line.decode("utf-8", "replace"), str(e)
-    else: fault = "" if text else "empty text"
+    try:
+        text = _field(_decoded(line), *shape).strip()
+    except ValueError as e:
+        text, fault = line.decode("utf-8", "replace"), str(e)
+    else:
+        fault = "" if text else "empty text"
     for s in [text] if fault else split_sentences(text, max_chars):
-        if why := fault or _fault(s, max_chars): out.rejects.append(Reject(n, s[:60], why, out.path, "language"))
-        else: out.sentences.append(s)
+        if why := fault or _fault(s, max_chars):
+            out.rejects.append(Reject(n, s[:60], why, out.path, "language"))
+        else:
+            out.sentences.append(s)
+
 
 def _first_reasons(source) -> str:
     why = Counter(r.reason.split(":")[0] for r in source.rejects)
@@ -121,14 +174,15 @@ def _first_reasons(source) -> str:
 
 # %% ../../nbs/text/texts.ipynb #571a16a9
 def text_key(
-    text:str, # Any text
+    text: str,  # Any text
 ) -> str:
     "What copies have in common: one script, lower case, single spaces."
     return " ".join(to_mkhedruli(unicodedata.normalize("NFC", text)).casefold().split())
 
+
 def deduplicate(
-    texts, # Sentences
-) -> tuple[list, list]: # (first ones, the copies), each in the order given
+    texts,  # Sentences
+) -> tuple[list, list]:  # (first ones, the copies), each in the order given
     "Take out copies."
     seen, kept, dropped = set(), [], []
     for text in texts:
@@ -139,22 +193,36 @@ def deduplicate(
 
 # %% ../../nbs/text/texts.ipynb #81718d18
 def text_share(
-    text:str, # A sentence
-    seed:int, # Another seed, another number
+    text: str,  # A sentence
+    seed: int,  # Another seed, another number
 ) -> float:
     "A number in [0, 1) that belongs to this text and seed."
-    return int.from_bytes(hashlib.sha256(f"{seed}|{text_key(text)}".encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+    return (
+        int.from_bytes(
+            hashlib.sha256(f"{seed}|{text_key(text)}".encode("utf-8", "surrogatepass")).digest()[
+                :8
+            ],
+            "big",
+        )
+        / 2**64
+    )
+
 
 def split_texts(
-    texts,              # Sentences
-    held_out:float=0.1, # Share kept apart, 0 to 1
-    seed:int=1,         # Another seed, another choice
-) -> tuple[list, list]: # (training, held out)
+    texts,  # Sentences
+    held_out: float = 0.1,  # Share kept apart, 0 to 1
+    seed: int = 1,  # Another seed, another choice
+) -> tuple[list, list]:  # (training, held out)
     "Divide by digest. Where the share leaves one side empty though there are two texts, the text nearest to the border moves."
-    if not 0 < held_out < 1: raise XttsKaError(f"held_out={held_out} is a share; give a number between 0 and 1")
+    if not 0 < held_out < 1:
+        raise XttsKaError(f"held_out={held_out} is a share; give a number between 0 and 1")
     place = {text: text_share(text, seed) for text in texts}
-    train, test = [t for t in texts if place[t] >= held_out], [t for t in texts if place[t] < held_out]
-    if len(place) < 2 or train and test: return train, test
+    train, test = (
+        [t for t in texts if place[t] >= held_out],
+        [t for t in texts if place[t] < held_out],
+    )
+    if len(place) < 2 or train and test:
+        return train, test
     mover = min(place, key=lambda t: abs(place[t] - held_out))
     rest = [t for t in texts if t != mover]
     return ([mover], rest) if test else (rest, [mover])
@@ -163,32 +231,37 @@ def split_texts(
 @dataclass
 class Leak:
     "A held-out sentence and the training sentence that gives it away."
-    text: str     # Held out
-    seen: str     # In training
+
+    text: str  # Held out
+    seen: str  # In training
     share: float  # Of the held-out sentence's shingles in that sentence; 1 for a copy
-    index: int    # Of `text` in the held-out list
+    index: int  # Of `text` in the held-out list
+
 
 def shingles(
-    text:str,    # A sentence
-    size:int=8,  # Letters a piece
+    text: str,  # A sentence
+    size: int = 8,  # Letters a piece
 ) -> set:
     "All pieces of `size` letters, spaces and signs left out; a shorter text is one piece."
     letters = "".join(c for c in text_key(text) if c.isalnum())
-    return {letters[i:i + size] for i in range(max(1, len(letters) - size + 1))}
+    return {letters[i : i + size] for i in range(max(1, len(letters) - size + 1))}
+
 
 def leaks(
-    train,               # Training sentences
-    test,                # Held-out sentences
-    threshold:float=0.8, # Least share of common shingles, 0 to 1
+    train,  # Training sentences
+    test,  # Held-out sentences
+    threshold: float = 0.8,  # Least share of common shingles, 0 to 1
 ) -> list[Leak]:
     "Held-out sentences of which a copy or a near copy is in training, with the nearest one, in the order of `test`."
     pieces = [shingles(t) for t in test]
     where = {}
     for i, own in enumerate(pieces):
-        for p in own: where.setdefault(p, []).append(i)
+        for p in own:
+            where.setdefault(p, []).append(i)
     best = {}
     for seen in train:
         for i, n in Counter(i for p in shingles(seen) for i in where.get(p, ())).items():
             share = n / len(pieces[i])
-            if share >= threshold and share > best.get(i, (0,))[0]: best[i] = (share, seen)
+            if share >= threshold and share > best.get(i, (0,))[0]:
+                best[i] = (share, seen)
     return [Leak(test[i], seen, round(share, 4), i) for i, (share, seen) in sorted(best.items())]

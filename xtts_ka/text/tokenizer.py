@@ -7,7 +7,8 @@ __all__ = ['SPECIAL', 'SPACE', 'TextTokenizer', 'make_tokenizer', 'load_tokenize
            'recommend_vocab_size']
 
 # %% ../../nbs/text/tokenizer.ipynb #3bc9a049
-import json, re
+import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,54 +22,85 @@ from .letters import romanize
 from .normalize import ALPHABET
 
 # %% ../../nbs/text/tokenizer.ipynb #a86d0a60
-SPECIAL = ("[PAD]", "[UNK]", "[START]", "[STOP]") # ids 0 to 3
-SPACE, _MARK = "▁", "\u241f"                      # a space in a token; the border between two tokens while text is cut
+SPECIAL = ("[PAD]", "[UNK]", "[START]", "[STOP]")  # ids 0 to 3
+SPACE, _MARK = "▁", "\u241f"  # a space in a token; the border between two tokens while text is cut
+
 
 class TextTokenizer(Protocol):
     "What all kinds can do. `decode(encode(t)) == t` for normalised text."
-    kind: str        # `characters`, `bpe` or `romanized`
+
+    kind: str  # `characters`, `bpe` or `romanized`
     vocab_size: int  # Number of ids
-    def encode(self, text:str) -> list[int]: "Ids of a text."
-    def decode(self, ids) -> str: "Text of ids; special ones say nothing."
-    def tokens(self, text:str) -> list[str]: "Names of the ids of a text."
-    def save(self, path): "Write `tokenizer.json`."
+
+    def encode(self, text: str) -> list[int]:
+        "Ids of a text."
+
+    def decode(self, ids) -> str:
+        "Text of ids; special ones say nothing."
+
+    def tokens(self, text: str) -> list[str]:
+        "Names of the ids of a text."
+
+    def save(self, path):
+        "Write `tokenizer.json`."
+
 
 class _Wrapped:
     "A tokenizer of the library, with what decoding needs beside it."
-    def __init__(self, tokenizer:Tokenizer, kind:str):
+
+    def __init__(self, tokenizer: Tokenizer, kind: str):
         self.tokenizer, self.kind = tokenizer, kind
         self.names = {i: t for t, i in tokenizer.get_vocab().items()}
-        self.texts = self.names | {i: "" for i in range(len(SPECIAL))}
-        if kind == "romanized": self.texts |= {i: _LETTER[t] for i, t in self.names.items() if t in _LETTER}
+        self.texts = self.names | dict.fromkeys(range(len(SPECIAL)), "")
+        if kind == "romanized":
+            self.texts |= {i: _LETTER[t] for i, t in self.names.items() if t in _LETTER}
 
     @property
-    def vocab_size(self) -> int: return len(self.names)
-    def encode(self, text:str) -> list[int]: return self.tokenizer.encode(re.sub("[\ud800-\udfff]", "\ufffd", text)).ids # the library takes no half pairs
-    def tokens(self, text:str) -> list[str]: return [self.names[i] for i in self.encode(text)]
-    def save(self, path): return atomic_write(path, self.tokenizer.to_str(pretty=True) + "\n")
+    def vocab_size(self) -> int:
+        return len(self.names)
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(
+            re.sub("[\ud800-\udfff]", "\ufffd", text)
+        ).ids  # the library takes no half pairs
+
+    def tokens(self, text: str) -> list[str]:
+        return [self.names[i] for i in self.encode(text)]
+
+    def save(self, path):
+        return atomic_write(path, self.tokenizer.to_str(pretty=True) + "\n")
 
     def decode(self, ids) -> str:
         text = "".join(self.texts[int(i)] for i in ids).replace(SPACE, " ")
         return text.removeprefix(" ") if self.kind == "bpe" else text
 
 # %% ../../nbs/text/tokenizer.ipynb #fb62a696
-_LETTER = {romanize(c): c for c in ALPHABET if romanize(c) != c} # `ts'` -> წ
+_LETTER = {romanize(c): c for c in ALPHABET if romanize(c) != c}  # `ts'` -> წ
 
-def _alphabet(texts) -> list[str]: # in code point order, the space last
+
+def _alphabet(texts) -> list[str]:  # in code point order, the space last
     "All characters that a tokenizer of these texts knows; those of normalised Georgian are always among them."
     return sorted(set(ALPHABET).union(*texts) - {" ", SPACE, _MARK}) + [SPACE]
 
-def _by_character(names, spell:dict) -> Tokenizer:
+
+def _by_character(names, spell: dict) -> Tokenizer:
     "One id for each character, named by its spelling: a border is put before each, then letters are spelled, then the text is cut."
-    t = Tokenizer(models.WordLevel({n: i for i, n in enumerate([*SPECIAL, *names])}, unk_token="[UNK]"))
+    t = Tokenizer(
+        models.WordLevel({n: i for i, n in enumerate([*SPECIAL, *names])}, unk_token="[UNK]")
+    )
     borders = normalizers.Replace(Regex(r"(?=[\s\S])"), _MARK)
-    t.normalizer = normalizers.Sequence([borders, *(normalizers.Replace(a, b) for a, b in {" ": SPACE, **spell}.items())])
+    t.normalizer = normalizers.Sequence(
+        [borders, *(normalizers.Replace(a, b) for a, b in {" ": SPACE, **spell}.items())]
+    )
     t.pre_tokenizer = pre_tokenizers.Split(_MARK, "removed")
     t.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace(SPACE, " ")])
     t.add_special_tokens(list(SPECIAL))
     return t
 
-def _characters(texts): return _Wrapped(_by_character(_alphabet(texts), {}), "characters")
+
+def _characters(texts):
+    return _Wrapped(_by_character(_alphabet(texts), {}), "characters")
+
 
 def _romanized(texts):
     "Knows normalised Georgian only: a Latin letter of the text would look like a spelling."
@@ -76,64 +108,98 @@ def _romanized(texts):
     return _Wrapped(_by_character([spell.get(c, c) for c in _alphabet(())], spell), "romanized")
 
 # %% ../../nbs/text/tokenizer.ipynb #29f731e9
-def _bpe(texts, size:int):
+def _bpe(texts, size: int):
     "Pieces learned from the texts; fewer than `size` where no pair is left that occurs twice."
     alphabet = _alphabet(texts)
-    if size < (least := len(alphabet) + len(SPECIAL)): raise ConfigError(f"vocab_size={size}: the alphabet alone takes {least} ids; give more")
+    if size < (least := len(alphabet) + len(SPECIAL)):
+        raise ConfigError(f"vocab_size={size}: the alphabet alone takes {least} ids; give more")
     t = Tokenizer(models.BPE(unk_token="[UNK]"))
     signs = pre_tokenizers.Split(Regex(rf"[^\p{{L}}\p{{M}}{SPACE}]"), "isolated")
-    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(SPACE, prepend_scheme="always"), signs])
+    t.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(SPACE, prepend_scheme="always"), signs]
+    )
     t.decoder = decoders.Metaspace(SPACE, prepend_scheme="always")
-    t.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, min_frequency=2, special_tokens=list(SPECIAL), initial_alphabet=alphabet,
-                                                     show_progress=False), length=len(texts))
+    t.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=size,
+            min_frequency=2,
+            special_tokens=list(SPECIAL),
+            initial_alphabet=alphabet,
+            show_progress=False,
+        ),
+        length=len(texts),
+    )
     return _Wrapped(t, "bpe")
 
 # %% ../../nbs/text/tokenizer.ipynb #5c4428a7
 def make_tokenizer(
-    kind:str="characters",       # `characters`, `bpe` or `romanized`
-    texts=(),                    # Normalised training sentences
-    vocab_size:"int|None"=None,  # Ids, for `bpe` only
+    kind: str = "characters",  # `characters`, `bpe` or `romanized`
+    texts=(),  # Normalised training sentences
+    vocab_size: "int|None" = None,  # Ids, for `bpe` only
 ) -> TextTokenizer:
     "A tokenizer of these texts; the same texts give the same one. ConfigError for an unknown kind, no text or a size that does not fit."
     texts = list(texts)
     if kind == "bpe":
-        if not texts or vocab_size is None: raise ConfigError("a tokenizer of kind bpe is learned: give texts and vocab_size")
+        if not texts or vocab_size is None:
+            raise ConfigError("a tokenizer of kind bpe is learned: give texts and vocab_size")
         return _bpe(texts, vocab_size)
-    if kind not in ("characters", "romanized"): raise ConfigError(f"no tokenizer of kind {kind!r}; there are characters, bpe, romanized")
-    if vocab_size is not None: raise ConfigError(f"the size of a tokenizer of kind {kind} is that of its alphabet; leave vocab_size out")
+    if kind not in ("characters", "romanized"):
+        raise ConfigError(f"no tokenizer of kind {kind!r}; there are characters, bpe, romanized")
+    if vocab_size is not None:
+        raise ConfigError(
+            f"the size of a tokenizer of kind {kind} is that of its alphabet; leave vocab_size out"
+        )
     return _characters(texts) if kind == "characters" else _romanized(texts)
 
+
 def load_tokenizer(
-    path, # A `tokenizer.json` written by `save`
+    path,  # A `tokenizer.json` written by `save`
 ) -> TextTokenizer:
     "Read a tokenizer back. MissingError for no file, XttsKaError for one of another kind."
-    if not Path(path).is_file(): raise MissingError(f"{path}: no tokenizer here; the stage language writes it")
-    try: t = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
-    except Exception as e: raise XttsKaError(f"{path}: not a tokenizer file ({e}); restore it or run the stage language again") from e # the library raises plain Exception
+    if not Path(path).is_file():
+        raise MissingError(f"{path}: no tokenizer here; the stage language writes it")
+    try:
+        t = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+    except Exception as e:
+        raise XttsKaError(
+            f"{path}: not a tokenizer file ({e}); restore it or run the stage language again"
+        ) from e  # the library raises plain Exception
     content = json.loads(t.to_str())
-    if any(t.token_to_id(s) != i for i, s in enumerate(SPECIAL)): raise XttsKaError(f"{path}: a tokenizer without {' '.join(SPECIAL)} as its first ids; it is not one of ours")
-    if content["model"]["type"] == "BPE": return _Wrapped(t, "bpe")
-    return _Wrapped(t, "romanized" if len(content["normalizer"]["normalizers"]) > 2 else "characters")
+    if any(t.token_to_id(s) != i for i, s in enumerate(SPECIAL)):
+        raise XttsKaError(
+            f"{path}: a tokenizer without {' '.join(SPECIAL)} as its first ids; it is not one of ours"
+        )
+    if content["model"]["type"] == "BPE":
+        return _Wrapped(t, "bpe")
+    return _Wrapped(
+        t, "romanized" if len(content["normalizer"]["normalizers"]) > 2 else "characters"
+    )
 
 # %% ../../nbs/text/tokenizer.ipynb #184ba8d5
 @dataclass
 class Coverage:
     "How a tokenizer fits a text."
-    counts: dict             # Token -> times seen, most frequent first; special tokens left out
-    rare: float              # Share of tokens seen fewer than 10 times
-    chars_per_token: float   # Characters, spaces included
-    tokens_per_word: float
-    unknown: int             # Characters that no token covers
 
-    def table(self, most:int=10) -> list[dict]:
+    counts: dict  # Token -> times seen, most frequent first; special tokens left out
+    rare: float  # Share of tokens seen fewer than 10 times
+    chars_per_token: float  # Characters, spaces included
+    tokens_per_word: float
+    unknown: int  # Characters that no token covers
+
+    def table(self, most: int = 10) -> list[dict]:
         "The most frequent tokens."
         total = sum(self.counts.values()) or 1
-        return [{"token": t, "count": n, "share": n / total} for t, n in list(self.counts.items())[:most]]
+        return [
+            {"token": t, "count": n, "share": n / total}
+            for t, n in list(self.counts.items())[:most]
+        ]
+
 
 def coverage(
-    tokenizer:TextTokenizer,
-    texts,       # Normalised sentences
-    often:int=10, # A token seen fewer times is rare
+    tokenizer: TextTokenizer,
+    texts,  # Normalised sentences
+    often: int = 10,  # A token seen fewer times is rare
 ) -> Coverage:
     "Count all tokens of the texts."
     texts = list(texts)
@@ -142,21 +208,39 @@ def coverage(
     counts = dict(sorted(counts.items(), key=lambda c: (-c[1], c[0])))
     total, unknown = sum(counts.values()), seen[SPECIAL.index("[UNK]")]
     chars, spoken = sum(map(len, texts)), sum(len(t.split()) for t in texts)
-    return Coverage(counts, sum(n < often for n in counts.values()) / max(1, len(counts)), chars / max(1, total), total / max(1, spoken), unknown)
+    return Coverage(
+        counts,
+        sum(n < often for n in counts.values()) / max(1, len(counts)),
+        chars / max(1, total),
+        total / max(1, spoken),
+        unknown,
+    )
+
 
 def recommend_vocab_size(
-    texts,                # Normalised training sentences
-    sizes=(64, 128, 256, 512, 1024, 2000, 3000, 4000, 5000, 8000), # Ids to try
-    max_rare:float=0.15,  # Largest share of tokens seen fewer than 10 times
-) -> tuple[int, list[dict]]: # (size, a row for each size tried)
+    texts,  # Normalised training sentences
+    sizes=(64, 128, 256, 512, 1024, 2000, 3000, 4000, 5000, 8000),  # Ids to try
+    max_rare: float = 0.15,  # Largest share of tokens seen fewer than 10 times
+) -> tuple[int, list[dict]]:  # (size, a row for each size tried)
     """The largest vocabulary whose tokens are seen often enough, or the smallest where none is.
     Sizes below that of the alphabet are left out, and one that the text cannot fill ends the table. ConfigError when none is left."""
     texts, rows = list(texts), []
     least = len(_alphabet(texts)) + len(SPECIAL)
-    if max(sizes) < least: raise ConfigError(f"sizes={list(sizes)}: the alphabet alone takes {least} ids; add a larger size")
+    if max(sizes) < least:
+        raise ConfigError(
+            f"sizes={list(sizes)}: the alphabet alone takes {least} ids; add a larger size"
+        )
     for size in sorted(s for s in sizes if s >= least):
         t = make_tokenizer("bpe", texts, size)
         c = coverage(t, texts)
-        rows.append({"size": t.vocab_size, "chars_per_token": c.chars_per_token, "tokens_per_word": c.tokens_per_word, "rare": c.rare})
-        if t.vocab_size < size: break
+        rows.append(
+            {
+                "size": t.vocab_size,
+                "chars_per_token": c.chars_per_token,
+                "tokens_per_word": c.tokens_per_word,
+                "rare": c.rare,
+            }
+        )
+        if t.vocab_size < size:
+            break
     return max([r["size"] for r in rows if r["rare"] <= max_rare], default=rows[0]["size"]), rows

@@ -6,7 +6,9 @@
 __all__ = ['FORMAT', 'save_generator', 'published_names', 'infer_config', 'load_generator', 'check_mel']
 
 # %% ../../nbs/vocoder/checkpoint.ipynb #f76dcce2
-import io, json, re
+import io
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,40 +24,82 @@ from .generators import Generator, HifiganGenerator, SpecGenerator, folded_state
 
 # %% ../../nbs/vocoder/checkpoint.ipynb #8cbd6582
 FORMAT = 1
-_NAMES = {"n_mels": "num_mels", "win_length": "win_size", "hop_length": "hop_size", "sample_rate": "sampling_rate", "fmax_loss": "fmax_for_loss"} # ours -> published
+_NAMES = {
+    "n_mels": "num_mels",
+    "win_length": "win_size",
+    "hop_length": "hop_size",
+    "sample_rate": "sampling_rate",
+    "fmax_loss": "fmax_for_loss",
+}  # ours -> published
 
-def _published(generator:Generator)->dict:
+
+def _published(generator: Generator) -> dict:
     "The options as the published code reads them."
-    mel = {_NAMES.get(k, k): v for k, v in to_dict(generator.mel).items() if k not in ("eps", "clamp")}
-    return mel | ({k: getattr(generator.cfg, k) for k in HIFIGAN["v1"]} if generator.cfg.kind == "hifigan" else {})
+    mel = {
+        _NAMES.get(k, k): v for k, v in to_dict(generator.mel).items() if k not in ("eps", "clamp")
+    }
+    return mel | (
+        {k: getattr(generator.cfg, k) for k in HIFIGAN["v1"]}
+        if generator.cfg.kind == "hifigan"
+        else {}
+    )
+
 
 def save_generator(
-    folder, # Made when absent
-    generator:Generator,
-    step=0, # Optimiser steps it was trained for
-)->Path: # folder/generator.pt
+    folder,  # Made when absent
+    generator: Generator,
+    step=0,  # Optimiser steps it was trained for
+) -> Path:  # folder/generator.pt
     "Write `generator.pt` and `config.json`."
     folder, buffer = Path(folder), io.BytesIO()
-    about = {"format": FORMAT, "generator": to_dict(generator.cfg), "mel": to_dict(generator.mel), "digest": generator.mel.digest, "step": step}
+    about = {
+        "format": FORMAT,
+        "generator": to_dict(generator.cfg),
+        "mel": to_dict(generator.mel),
+        "digest": generator.mel.digest,
+        "step": step,
+    }
     weights = {k: v.detach().cpu().contiguous().clone() for k, v in generator.state_dict().items()}
-    torch.save({"generator": weights, "config": {"generator": about["generator"], "mel": about["mel"]}, "mel_digest": about["digest"], "step": step}, buffer)
-    path = atomic_write(folder/"generator.pt", buffer.getvalue())
-    write_json(folder/"config.json", _published(generator) | {"xtts_ka": about | {"sha256": sha256_file(path)}})
+    torch.save(
+        {
+            "generator": weights,
+            "config": {"generator": about["generator"], "mel": about["mel"]},
+            "mel_digest": about["digest"],
+            "step": step,
+        },
+        buffer,
+    )
+    path = atomic_write(folder / "generator.pt", buffer.getvalue())
+    write_json(
+        folder / "config.json",
+        _published(generator) | {"xtts_ka": about | {"sha256": sha256_file(path)}},
+    )
     return path
 
 # %% ../../nbs/vocoder/checkpoint.ipynb #2c897313
-_RULES = [(r"^module\.", ""), (r"^(generator|model_g|vocoder)\.", ""), (r"\.parametrizations\.weight\.original0$", ".weight_g"), (r"\.parametrizations\.weight\.original1$", ".weight_v"),
-          (r"\.conv\.(weight|bias|weight_g|weight_v)$", r".\1"), (r"^upsampler\.", "ups.")]
+_RULES = [
+    (r"^module\.", ""),
+    (r"^(generator|model_g|vocoder)\.", ""),
+    (r"\.parametrizations\.weight\.original0$", ".weight_g"),
+    (r"\.parametrizations\.weight\.original1$", ".weight_v"),
+    (r"\.conv\.(weight|bias|weight_g|weight_v)$", r".\1"),
+    (r"^upsampler\.", "ups."),
+]
+
 
 def published_names(
-    state:dict, # Name -> tensor, of any of the sources above
-)->dict: # Name -> tensor under the published names; other networks' weights are left out
+    state: dict,  # Name -> tensor, of any of the sources above
+) -> dict:  # Name -> tensor under the published names; other networks' weights are left out
     "Rename. Partly folded weight norm is folded altogether."
     inside = re.compile(r"(module\.)?(generator|model_g|vocoder)\.")
-    if any(map(inside.match, state)): state = {k: v for k, v in state.items() if inside.match(k)} # more networks in one file: discriminators, an acoustic model
+    if any(map(inside.match, state)):
+        state = {
+            k: v for k, v in state.items() if inside.match(k)
+        }  # more networks in one file: discriminators, an acoustic model
     out = {}
     for name, value in state.items():
-        for pattern, new in _RULES: name = re.sub(pattern, new, name)
+        for pattern, new in _RULES:
+            name = re.sub(pattern, new, name)
         out[name] = value
     normed = any(n.endswith(".weight_v") for n in out)
     return folded_state(out) if normed and any(n.endswith(".weight") for n in out) else out
@@ -63,143 +107,253 @@ def published_names(
 # %% ../../nbs/vocoder/checkpoint.ipynb #690c14fa
 _WRAPPERS = ("generator", "state_dict", "model_state_dict", "model")
 
-def _tensors(content, path)->dict:
+
+def _tensors(content, path) -> dict:
     "The name -> tensor part of a file's content."
-    if not isinstance(content, dict): raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a dict of weights; save the generator's state_dict()")
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path}: holds a {type(content).__name__}, not a dict of weights; save the generator's state_dict()"
+        )
     for key in _WRAPPERS:
-        if isinstance(content.get(key), dict): return _tensors(content[key], path)
+        if isinstance(content.get(key), dict):
+            return _tensors(content[key], path)
     found = {k: v for k, v in content.items() if isinstance(v, Tensor)}
-    if not found: raise CheckpointError(f"{path}: holds no weights under {', '.join(_WRAPPERS)} or by themselves; its keys are {', '.join(map(str, list(content)[:6]))}")
+    if not found:
+        raise CheckpointError(
+            f"{path}: holds no weights under {', '.join(_WRAPPERS)} or by themselves; its keys are {', '.join(map(str, list(content)[:6]))}"
+        )
     return found
 
-def _read_pt(path)->dict:
-    try: return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e: # the restricted unpickler raises whatever a foreign file makes it trip over
-        raise CheckpointError(f"{path}: cannot be read as plain tensors ({type(e).__name__}: {str(e).splitlines()[0][:160]}); where it was written, save only the generator's state_dict()") from e
 
-def _read_safetensors(path)->dict:
+def _read_pt(path) -> dict:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        Exception
+    ) as e:  # the restricted unpickler raises whatever a foreign file makes it trip over
+        raise CheckpointError(
+            f"{path}: cannot be read as plain tensors ({type(e).__name__}: {str(e).splitlines()[0][:160]}); where it was written, save only the generator's state_dict()"
+        ) from e
+
+
+def _read_safetensors(path) -> dict:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    try: return load_file(path)
-    except (OSError, SafetensorError) as e: raise CheckpointError(f"{path}: cannot be read as safetensors: {e}") from e
 
-def _find_file(path)->Path:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as e:
+        raise CheckpointError(f"{path}: cannot be read as safetensors: {e}") from e
+
+
+def _find_file(path) -> Path:
     "The weights of a folder."
-    if path.is_file(): return path
-    if not path.exists(): raise MissingError(f"{path}: no such checkpoint; give a file or a folder with generator.pt")
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise MissingError(f"{path}: no such checkpoint; give a file or a folder with generator.pt")
     for name in ("generator.pt", "model.safetensors", "generator.ckpt", "pytorch_model.bin"):
-        if (path/name).is_file(): return path/name
-    raise MissingError(f"{path}: no generator.pt, model.safetensors, generator.ckpt or pytorch_model.bin in this folder")
+        if (path / name).is_file():
+            return path / name
+    raise MissingError(
+        f"{path}: no generator.pt, model.safetensors, generator.ckpt or pytorch_model.bin in this folder"
+    )
 
-def _content(path)->dict:
+
+def _content(path) -> dict:
     "What a file holds; a training checkpoint of ours is verified first."
-    if path.name == "model.safetensors" and (path.parent/"manifest.json").is_file():
+    if path.name == "model.safetensors" and (path.parent / "manifest.json").is_file():
         models = read_checkpoint(path.parent).models
         return models.get("generator_ema") or models.get("generator") or {}
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pt(path)
 
 # %% ../../nbs/vocoder/checkpoint.ipynb #7decfc1f
 def infer_config(
-    state:dict, # Name -> tensor under the published names
-    path="",    # For messages
-)->GeneratorConfig:
+    state: dict,  # Name -> tensor under the published names
+    path="",  # For messages
+) -> GeneratorConfig:
     "The preset that has these shapes. `CheckpointError` when there is none."
     state = folded_state(state)
-    if "conv_pre.weight" not in state: raise CheckpointError(f"{path}: no `conv_pre` among the weights, so this is no HiFi-GAN generator; they begin with {', '.join(list(state)[:3])}")
-    found = dict(upsample_initial_channel=state["conv_pre.weight"].shape[0], upsample_kernel_sizes=_kernels(state, r"ups\.(\d+)\.weight"),
-                 resblock="1" if "resblocks.0.convs1.0.weight" in state else "2")
+    if "conv_pre.weight" not in state:
+        raise CheckpointError(
+            f"{path}: no `conv_pre` among the weights, so this is no HiFi-GAN generator; they begin with {', '.join(list(state)[:3])}"
+        )
+    found = dict(
+        upsample_initial_channel=state["conv_pre.weight"].shape[0],
+        upsample_kernel_sizes=_kernels(state, r"ups\.(\d+)\.weight"),
+        resblock="1" if "resblocks.0.convs1.0.weight" in state else "2",
+    )
     blocks = _kernels(state, r"resblocks\.(\d+)\.convs1?\.0\.weight")
-    found["resblock_kernel_sizes"] = blocks[: len(blocks) // max(1, len(found["upsample_kernel_sizes"]))]
+    found["resblock_kernel_sizes"] = blocks[
+        : len(blocks) // max(1, len(found["upsample_kernel_sizes"]))
+    ]
     for name, preset in HIFIGAN.items():
-        if all(preset[k] == v for k, v in found.items()): return GeneratorConfig(preset=name)
-    raise CheckpointError(f"{path}: these sizes belong to no published preset ({', '.join(f'{k}={v}' for k, v in found.items())}); put the config.json it was trained with beside it")
+        if all(preset[k] == v for k, v in found.items()):
+            return GeneratorConfig(preset=name)
+    raise CheckpointError(
+        f"{path}: these sizes belong to no published preset ({', '.join(f'{k}={v}' for k, v in found.items())}); put the config.json it was trained with beside it"
+    )
 
-def _kernels(state, pattern)->list: # Kernel sizes in the order of the numbers in the names
+
+def _kernels(state, pattern) -> list:  # Kernel sizes in the order of the numbers in the names
     found = {int(m[1]): v.shape[-1] for k, v in state.items() if (m := re.fullmatch(pattern, k))}
     return [found[i] for i in sorted(found)]
 
-def _from_published(values:dict, path)->tuple: # (GeneratorConfig, MelConfig)
+
+def _from_published(values: dict, path) -> tuple:  # (GeneratorConfig, MelConfig)
     "A published config.json, or transformers' own."
     try:
-        sizes = {k: values[k] for k in HIFIGAN["v1"] if k in values} | {"resblock": str(values.get("resblock", "1"))} # transformers has only the first kind
+        sizes = {k: values[k] for k in HIFIGAN["v1"] if k in values} | {
+            "resblock": str(values.get("resblock", "1"))
+        }  # transformers has only the first kind
         name = next((n for n, preset in HIFIGAN.items() if preset == sizes), "")
-        mel = {k: values[_NAMES.get(k, k)] for k in to_dict(MelConfig()) if _NAMES.get(k, k) in values}
-        if "model_in_dim" in values: mel["n_mels"] = values["model_in_dim"]
+        mel = {
+            k: values[_NAMES.get(k, k)] for k in to_dict(MelConfig()) if _NAMES.get(k, k) in values
+        }
+        if "model_in_dim" in values:
+            mel["n_mels"] = values["model_in_dim"]
         return build(GeneratorConfig, {"preset": name} if name else sizes), build(MelConfig, mel)
-    except ConfigError as e: raise CheckpointError(f"{path}: not a configuration of HiFi-GAN: {e}") from e
+    except ConfigError as e:
+        raise CheckpointError(f"{path}: not a configuration of HiFi-GAN: {e}") from e
 
-def _configs(content, state, path)->tuple: # (GeneratorConfig, MelConfig or None where nothing says it)
+
+def _configs(
+    content, state, path
+) -> tuple:  # (GeneratorConfig, MelConfig or None where nothing says it)
     "Where the configurations are written, or what the weights tell."
-    beside = path.parent/"config.json"
+    beside = path.parent / "config.json"
     values = read_json(beside) if beside.is_file() else {}
-    if not isinstance(values, dict): raise CheckpointError(f"{beside}: a JSON object is expected")
-    own = content.get("config") if isinstance(content.get("config"), dict) else values.get("xtts_ka")
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{beside}: a JSON object is expected")
+    own = (
+        content.get("config") if isinstance(content.get("config"), dict) else values.get("xtts_ka")
+    )
     try:
-        if isinstance(own, dict) and {"generator", "mel"} <= own.keys(): return build(GeneratorConfig, own["generator"]), build(MelConfig, own["mel"])
-    except ConfigError as e: raise CheckpointError(f"{path}: its configuration is damaged or of a newer version: {e}") from e
-    if {"upsample_rates", "sampling_rate"} <= values.keys(): return _from_published(values, beside)
+        if isinstance(own, dict) and {"generator", "mel"} <= own.keys():
+            return build(GeneratorConfig, own["generator"]), build(MelConfig, own["mel"])
+    except ConfigError as e:
+        raise CheckpointError(
+            f"{path}: its configuration is damaged or of a newer version: {e}"
+        ) from e
+    if {"upsample_rates", "sampling_rate"} <= values.keys():
+        return _from_published(values, beside)
     return infer_config(state, path), None
 
 # %% ../../nbs/vocoder/checkpoint.ipynb #a1f5ec6d
 def load_generator(
-    path,      # File, or folder with generator.pt, or a training checkpoint's folder
-    mel:MelConfig|None=None, # The front end that will be used; None: the file's own
-    cfg:GeneratorConfig|None=None, # The network that is expected; None: whatever it is
-)->Generator: # In evaluation mode, on the CPU
+    path,  # File, or folder with generator.pt, or a training checkpoint's folder
+    mel: MelConfig | None = None,  # The front end that will be used; None: the file's own
+    cfg: GeneratorConfig | None = None,  # The network that is expected; None: whatever it is
+) -> Generator:  # In evaluation mode, on the CPU
     "Read a generator of ours or of others. `CheckpointError` names the first thing that does not fit."
     path = _find_file(Path(path))
     _check_bytes(path)
     content = _content(path)
     tensors = _tensors(content, path)
     state = _without_scaling(published_names(tensors), path)
-    found, heard = _configs(content, state, path) if cfg is None or _says(content, path) else (cfg, None)
-    if any(re.search(r"^conv_pre\.conv\.", k) for k in tensors): found = replace(found, padding="reflect") # SpeechBrain's way, which is not written in its files
-    if cfg is not None: _same_network(found, cfg, path)
-    if mel is not None and heard is not None: check_mel(heard, mel, path)
+    found, heard = (
+        _configs(content, state, path) if cfg is None or _says(content, path) else (cfg, None)
+    )
+    if any(re.search(r"^conv_pre\.conv\.", k) for k in tensors):
+        found = replace(
+            found, padding="reflect"
+        )  # SpeechBrain's way, which is not written in its files
+    if cfg is not None:
+        _same_network(found, cfg, path)
+    if mel is not None and heard is not None:
+        check_mel(heard, mel, path)
     return _filled(found, heard or mel or MelConfig(), state, path)
 
+
 def check_mel(
-    found:MelConfig,
-    wanted:MelConfig,
-    path="", # For the message
+    found: MelConfig,
+    wanted: MelConfig,
+    path="",  # For the message
 ):
     "`CheckpointError` when a vocoder of one front end is to hear mels of another."
-    if found.digest == wanted.digest: return
-    pairs = [f"{k}={v} instead of {to_dict(wanted)[k]}" for k, v in to_dict(found).items() if k != "fmax_loss" and v != to_dict(wanted)[k]]
-    raise CheckpointError(f"{path}: was trained on mels of another front end ({', '.join(pairs)}); use it with its own, or train one for yours")
+    if found.digest == wanted.digest:
+        return
+    pairs = [
+        f"{k}={v} instead of {to_dict(wanted)[k]}"
+        for k, v in to_dict(found).items()
+        if k != "fmax_loss" and v != to_dict(wanted)[k]
+    ]
+    raise CheckpointError(
+        f"{path}: was trained on mels of another front end ({', '.join(pairs)}); use it with its own, or train one for yours"
+    )
 
-def _says(content, path)->bool: # Whether a configuration is written anywhere
-    return isinstance(content.get("config"), dict) or (path.parent/"config.json").is_file()
+
+def _says(content, path) -> bool:  # Whether a configuration is written anywhere
+    return isinstance(content.get("config"), dict) or (path.parent / "config.json").is_file()
+
 
 def _check_bytes(path):
     "Compare with the digest that `save_generator` left."
-    beside = path.parent/"config.json"
+    beside = path.parent / "config.json"
     values = read_json(beside) if path.name == "generator.pt" and beside.is_file() else {}
-    wanted = values.get("xtts_ka", {}).get("sha256") if isinstance(values, dict) and isinstance(values.get("xtts_ka"), dict) else None
-    if wanted and sha256_file(path) != wanted: raise CheckpointError(f"{path}: is damaged, or not the file that config.json was written for (SHA-256 differs); restore both from a copy")
+    wanted = (
+        values.get("xtts_ka", {}).get("sha256")
+        if isinstance(values, dict) and isinstance(values.get("xtts_ka"), dict)
+        else None
+    )
+    if wanted and sha256_file(path) != wanted:
+        raise CheckpointError(
+            f"{path}: is damaged, or not the file that config.json was written for (SHA-256 differs); restore both from a copy"
+        )
 
-def _without_scaling(state, path)->dict:
+
+def _without_scaling(state, path) -> dict:
     "transformers' networks may scale their mels; such mels come from another front end."
     mean, scale = state.pop("mean", None), state.pop("scale", None)
     if mean is not None and mean.any() or scale is not None and (scale != 1).any():
-        raise CheckpointError(f"{path}: expects mels scaled by its own mean and deviation, which no front end here makes; convert the mels and use the library it came from")
+        raise CheckpointError(
+            f"{path}: expects mels scaled by its own mean and deviation, which no front end here makes; convert the mels and use the library it came from"
+        )
     return state
 
+
 def _same_network(found, wanted, path):
-    change = [f"{k}={v} instead of {getattr(wanted, k)}" for k, v in to_dict(found).items() if k not in ("preset", "refine") and v != getattr(wanted, k) and _matters(found, wanted, k)]
-    if change: raise CheckpointError(f"{path}: is another network: {', '.join(change)}; give the configuration it was trained with")
+    change = [
+        f"{k}={v} instead of {getattr(wanted, k)}"
+        for k, v in to_dict(found).items()
+        if k not in ("preset", "refine") and v != getattr(wanted, k) and _matters(found, wanted, k)
+    ]
+    if change:
+        raise CheckpointError(
+            f"{path}: is another network: {', '.join(change)}; give the configuration it was trained with"
+        )
 
-def _matters(found, wanted, name)->bool: # Fields of the kind that neither has do not
-    return found.kind != wanted.kind or (name in {*HIFIGAN["v1"], "padding"}) == (found.kind == "hifigan")
 
-def _filled(cfg, mel, state, path)->Generator:
+def _matters(found, wanted, name) -> bool:  # Fields of the kind that neither has do not
+    return found.kind != wanted.kind or (name in {*HIFIGAN["v1"], "padding"}) == (
+        found.kind == "hifigan"
+    )
+
+
+def _filled(cfg, mel, state, path) -> Generator:
     "Build the network and put the weights in, all of them."
     plain = cfg.kind == "hifigan" and "conv_pre.weight" in state
-    net = HifiganGenerator(cfg, mel, weight_norm=not plain) if cfg.kind == "hifigan" else SpecGenerator(cfg, mel)
+    net = (
+        HifiganGenerator(cfg, mel, weight_norm=not plain)
+        if cfg.kind == "hifigan"
+        else SpecGenerator(cfg, mel)
+    )
     for name, value in net.state_dict().items():
-        if name not in state: raise CheckpointError(f"{path}: `{name}` is missing; is this a {cfg.preset or cfg.kind} generator?")
-        if state[name].shape != value.shape: raise CheckpointError(f"{path}: `{name}` has shape {list(state[name].shape)}, a {cfg.preset or cfg.kind} generator has {list(value.shape)}")
-        if not state[name].isfinite().all(): raise CheckpointError(f"{path}: `{name}` holds NaN or infinity; take an earlier checkpoint")
-    if extra := [n for n in state if n not in net.state_dict()]: raise CheckpointError(f"{path}: `{extra[0]}` is no part of a {cfg.preset or cfg.kind} generator")
+        if name not in state:
+            raise CheckpointError(
+                f"{path}: `{name}` is missing; is this a {cfg.preset or cfg.kind} generator?"
+            )
+        if state[name].shape != value.shape:
+            raise CheckpointError(
+                f"{path}: `{name}` has shape {list(state[name].shape)}, a {cfg.preset or cfg.kind} generator has {list(value.shape)}"
+            )
+        if not state[name].isfinite().all():
+            raise CheckpointError(
+                f"{path}: `{name}` holds NaN or infinity; take an earlier checkpoint"
+            )
+    if extra := [n for n in state if n not in net.state_dict()]:
+        raise CheckpointError(
+            f"{path}: `{extra[0]}` is no part of a {cfg.preset or cfg.kind} generator"
+        )
     net.load_state_dict({k: v.float() for k, v in state.items()})
     return net.eval()

@@ -6,17 +6,31 @@
 __all__ = ['COMMANDS', 'add_arguments', 'main']
 
 # %% ../../nbs/vocoder/commands.ipynb #48fbcecd
-import argparse, importlib
+import argparse
+import importlib
 
 # %% ../../nbs/vocoder/commands.ipynb #9e059bce
-COMMANDS = { # Name -> module with `add_arguments` and `main`, one line of help
-    "train": ("xtts_ka.vocoder.train", "train a vocoder: --config configs/vocoder/demo.yaml datasets.train.dataset_path=DIR"),
-    "generate": ("xtts_ka.vocoder.synthesize", "speech from texts, recordings or mels: datasets.custom_dataset.dataset_path=DIR checkpoint_path=FILE path_to_save=DIR"),
-    "score": ("xtts_ka.vocoder.score", "numbers for a folder of generated speech: path_to_score=DIR reference=DIR")}
+COMMANDS = {  # Name -> module with `add_arguments` and `main`, one line of help
+    "train": (
+        "xtts_ka.vocoder.train",
+        "train a vocoder: --config configs/vocoder/demo.yaml datasets.train.dataset_path=DIR",
+    ),
+    "generate": (
+        "xtts_ka.vocoder.synthesize",
+        "speech from texts, recordings or mels: datasets.custom_dataset.dataset_path=DIR checkpoint_path=FILE path_to_save=DIR",
+    ),
+    "score": (
+        "xtts_ka.vocoder.score",
+        "numbers for a folder of generated speech: path_to_score=DIR reference=DIR",
+    ),
+}
+
 
 class _Late(argparse.ArgumentParser):
     "A parser that asks its module for options when it is used."
+
     module = ""
+
     def parse_known_args(self, args=None, namespace=None):
         if self.module:
             found, self.module = importlib.import_module(self.module), ""
@@ -24,14 +38,21 @@ class _Late(argparse.ArgumentParser):
             self.set_defaults(vocoder_main=found.main)
         return super().parse_known_args(args, namespace)
 
+
 def add_arguments(
-    p:argparse.ArgumentParser, # Of `xtts-ka vocoder`
+    p: argparse.ArgumentParser,  # Of `xtts-ka vocoder`
 ):
     "The three commands, their options to be loaded on use."
     sub = p.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Late)
     for name, (module, text) in COMMANDS.items():
-        sub.add_parser(name, help=text, description=text[0].upper() + text[1:].replace("%", "%%"), formatter_class=p.formatter_class).module = module
+        sub.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:].replace("%", "%%"),
+            formatter_class=p.formatter_class,
+        ).module = module
 
-def main(args)->int: # Exit status
+
+def main(args) -> int:  # Exit status
     "Hand the call to its module."
     return args.vocoder_main(args)

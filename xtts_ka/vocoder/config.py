@@ -7,7 +7,8 @@ __all__ = ['MELS', 'HIFIGAN', 'PRESETS', 'ALIASES', 'MelConfig', 'mel_preset', '
            'LossConfig', 'DataConfig', 'VocoderLoop', 'VocoderConfig', 'plain_overrides', 'load_vocoder']
 
 # %% ../../nbs/vocoder/config.ipynb #62b08975
-import math, re
+import math
+import re
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -19,226 +20,391 @@ from ..core.loop import LoopConfig
 
 # %% ../../nbs/vocoder/config.ipynb #d52f8830
 MELS = {
-    "ljspeech22": dict(sample_rate=22050, n_mels=80, fmax=8000.),   # HiFi-GAN's published checkpoints, and this project's XTTS side
-    "libritts24": dict(sample_rate=24000, n_mels=100, fmax=12000.), # 24 kHz checkpoints with 100 bands
+    "ljspeech22": dict(
+        sample_rate=22050, n_mels=80, fmax=8000.0
+    ),  # HiFi-GAN's published checkpoints, and this project's XTTS side
+    "libritts24": dict(
+        sample_rate=24000, n_mels=100, fmax=12000.0
+    ),  # 24 kHz checkpoints with 100 bands
 }
+
 
 @config
 class MelConfig:
     "The front end: natural logarithm of a magnitude mel (Slaney's scale and area norm). Frames lie within the clip: samples // hop_length of them."
-    sample_rate: int = Field(22050, ge=8000, le=48000) # Hz
-    n_fft: int = Field(1024, ge=64)          # Samples of a transform
-    win_length: int = Field(1024, ge=64)     # Samples of the Hann window
-    hop_length: int = Field(256, ge=16)      # Samples between frames
-    n_mels: int = Field(80, ge=8)            # Bands
-    fmin: float = Field(0., ge=0)            # Hz, lower edge
-    fmax: float = Field(8000., gt=0)         # Hz, upper edge of what the vocoder hears
-    fmax_loss: float | None = Field(None, gt=0) # Hz, upper edge of what training compares; null: half the sample rate
-    eps: float = Field(1e-9, ge=0)           # Added under the root of the magnitude
-    clamp: float = Field(1e-5, gt=0)         # Floor of a band before the logarithm
+
+    sample_rate: int = Field(22050, ge=8000, le=48000)  # Hz
+    n_fft: int = Field(1024, ge=64)  # Samples of a transform
+    win_length: int = Field(1024, ge=64)  # Samples of the Hann window
+    hop_length: int = Field(256, ge=16)  # Samples between frames
+    n_mels: int = Field(80, ge=8)  # Bands
+    fmin: float = Field(0.0, ge=0)  # Hz, lower edge
+    fmax: float = Field(8000.0, gt=0)  # Hz, upper edge of what the vocoder hears
+    fmax_loss: float | None = Field(
+        None, gt=0
+    )  # Hz, upper edge of what training compares; null: half the sample rate
+    eps: float = Field(1e-9, ge=0)  # Added under the root of the magnitude
+    clamp: float = Field(1e-5, gt=0)  # Floor of a band before the logarithm
 
     def __post_init__(self):
         half = self.sample_rate / 2
         for name, value in (("fmax", self.fmax), ("fmax_loss", self.fmax_loss or half)):
-            if not self.fmin < value <= half: raise ConfigError(f"{name}={value:g}: must lie above fmin={self.fmin:g} and at most at half the sample rate, {half:g}")
-        if self.win_length > self.n_fft: raise ConfigError(f"win_length={self.win_length} is above n_fft={self.n_fft}")
-        if self.hop_length > self.win_length: raise ConfigError(f"hop_length={self.hop_length} is above win_length={self.win_length}: samples between frames would be lost")
-        if (self.n_fft - self.hop_length) % 2: raise ConfigError(f"n_fft={self.n_fft} minus hop_length={self.hop_length} must be even: it is the context on both sides of a clip")
+            if not self.fmin < value <= half:
+                raise ConfigError(
+                    f"{name}={value:g}: must lie above fmin={self.fmin:g} and at most at half the sample rate, {half:g}"
+                )
+        if self.win_length > self.n_fft:
+            raise ConfigError(f"win_length={self.win_length} is above n_fft={self.n_fft}")
+        if self.hop_length > self.win_length:
+            raise ConfigError(
+                f"hop_length={self.hop_length} is above win_length={self.win_length}: samples between frames would be lost"
+            )
+        if (self.n_fft - self.hop_length) % 2:
+            raise ConfigError(
+                f"n_fft={self.n_fft} minus hop_length={self.hop_length} must be even: it is the context on both sides of a clip"
+            )
 
     @property
-    def context(self)->int: return (self.n_fft - self.hop_length) // 2 # Samples that the first and the last frame see beyond the clip
+    def context(self) -> int:
+        return (
+            self.n_fft - self.hop_length
+        ) // 2  # Samples that the first and the last frame see beyond the clip
+
     @property
-    def bins(self)->int: return self.n_fft // 2 + 1 # Of a spectrum
+    def bins(self) -> int:
+        return self.n_fft // 2 + 1  # Of a spectrum
+
     @property
-    def digest(self)->str: # 16 hex digits
+    def digest(self) -> str:  # 16 hex digits
         "Names what a vocoder hears: all fields but `fmax_loss`."
         return digest({k: v for k, v in to_dict(self).items() if k != "fmax_loss"})[:16]
 
+
 def mel_preset(
-    name:str, # A key of `MELS`
-)->MelConfig:
+    name: str,  # A key of `MELS`
+) -> MelConfig:
     "A front end by name."
-    if name not in MELS: raise ConfigError(f"mel preset {name!r}: there are {', '.join(MELS)}")
+    if name not in MELS:
+        raise ConfigError(f"mel preset {name!r}: there are {', '.join(MELS)}")
     return MelConfig(**MELS[name])
 
 # %% ../../nbs/vocoder/config.ipynb #35c31b50
-_V1 = dict(upsample_rates=[8, 8, 2, 2], upsample_kernel_sizes=[16, 16, 4, 4], upsample_initial_channel=512, resblock="1",
-           resblock_kernel_sizes=[3, 7, 11], resblock_dilation_sizes=[[1, 3, 5], [1, 3, 5], [1, 3, 5]])
-HIFIGAN = { # The names of the fields are those of the published config.json
+_V1 = dict(
+    upsample_rates=[8, 8, 2, 2],
+    upsample_kernel_sizes=[16, 16, 4, 4],
+    upsample_initial_channel=512,
+    resblock="1",
+    resblock_kernel_sizes=[3, 7, 11],
+    resblock_dilation_sizes=[[1, 3, 5], [1, 3, 5], [1, 3, 5]],
+)
+HIFIGAN = {  # The names of the fields are those of the published config.json
     "v1": _V1,
     "v2": _V1 | dict(upsample_initial_channel=128),
-    "v3": dict(upsample_rates=[8, 8, 4], upsample_kernel_sizes=[16, 16, 8], upsample_initial_channel=256, resblock="2",
-               resblock_kernel_sizes=[3, 5, 7], resblock_dilation_sizes=[[1, 2], [2, 6], [3, 12]]),
-    "tiny": dict(upsample_rates=[8, 8, 4], upsample_kernel_sizes=[16, 16, 8], upsample_initial_channel=32, resblock="2",
-                 resblock_kernel_sizes=[3, 5], resblock_dilation_sizes=[[1, 2], [2, 6]]), # For tests: every kind of layer, no quality
+    "v3": dict(
+        upsample_rates=[8, 8, 4],
+        upsample_kernel_sizes=[16, 16, 8],
+        upsample_initial_channel=256,
+        resblock="2",
+        resblock_kernel_sizes=[3, 5, 7],
+        resblock_dilation_sizes=[[1, 2], [2, 6], [3, 12]],
+    ),
+    "tiny": dict(
+        upsample_rates=[8, 8, 4],
+        upsample_kernel_sizes=[16, 16, 8],
+        upsample_initial_channel=32,
+        resblock="2",
+        resblock_kernel_sizes=[3, 5],
+        resblock_dilation_sizes=[[1, 2], [2, 6]],
+    ),  # For tests: every kind of layer, no quality
 }
+
 
 @config
 class GeneratorConfig:
     "Architecture of a generator. Fields of one kind do not concern the other."
+
     kind: Literal["hifigan", "spec"] = "hifigan"
-    preset: Literal["v1", "v2", "v3", "tiny", ""] = "" # hifigan: sizes by name; empty: the six fields below, all of them
-    upsample_rates: list[int] = []            # hifigan: factors whose product is the hop
-    upsample_kernel_sizes: list[int] = []     # hifigan: of the transposed convolutions; minus the rate an even number
-    upsample_initial_channel: int = Field(0, ge=0) # hifigan: channels before the first doubling of the rate; each stage halves them
-    resblock: Literal["1", "2", ""] = ""      # hifigan: residual block, with 3 x 2 convolutions or 2
-    resblock_kernel_sizes: list[int] = []     # hifigan: of the blocks whose outputs are averaged; odd
-    resblock_dilation_sizes: list[list[int]] = [] # hifigan: a list for each of them
-    padding: Literal["zeros", "reflect"] = "zeros" # hifigan: beyond the ends of a clip; SpeechBrain's checkpoints need `reflect`
-    dim: int = Field(256, ge=8)               # spec: channels
-    inter: int = Field(768, ge=8)             # spec: channels inside a block
-    layers: int = Field(6, ge=1)              # spec: blocks
-    kernel: int = Field(7, ge=1)              # spec: frames that a block sees; odd
-    prior: Literal["pinv", "none"] = "pinv"   # spec: amplitude that the network corrects; pinv: the least-norm spectrum of the mel; none: it starts from nothing
-    match: int = Field(0, ge=0, le=20)        # spec: rounds that bring the prior's bands to those of the mel
-    refine: int = Field(0, ge=0, le=200)      # spec: Griffin-Lim iterations that `generate` adds, from the network's own phase
-    told: float = Field(1., ge=0, le=1)       # spec, with refine: share of the amplitudes that the mel itself tells (a geometric mean); the rest is the network's
+    preset: Literal["v1", "v2", "v3", "tiny", ""] = (
+        ""  # hifigan: sizes by name; empty: the six fields below, all of them
+    )
+    upsample_rates: list[int] = []  # hifigan: factors whose product is the hop
+    upsample_kernel_sizes: list[
+        int
+    ] = []  # hifigan: of the transposed convolutions; minus the rate an even number
+    upsample_initial_channel: int = Field(
+        0, ge=0
+    )  # hifigan: channels before the first doubling of the rate; each stage halves them
+    resblock: Literal["1", "2", ""] = ""  # hifigan: residual block, with 3 x 2 convolutions or 2
+    resblock_kernel_sizes: list[int] = []  # hifigan: of the blocks whose outputs are averaged; odd
+    resblock_dilation_sizes: list[list[int]] = []  # hifigan: a list for each of them
+    padding: Literal["zeros", "reflect"] = (
+        "zeros"  # hifigan: beyond the ends of a clip; SpeechBrain's checkpoints need `reflect`
+    )
+    dim: int = Field(256, ge=8)  # spec: channels
+    inter: int = Field(768, ge=8)  # spec: channels inside a block
+    layers: int = Field(6, ge=1)  # spec: blocks
+    kernel: int = Field(7, ge=1)  # spec: frames that a block sees; odd
+    prior: Literal["pinv", "none"] = (
+        "pinv"  # spec: amplitude that the network corrects; pinv: the least-norm spectrum of the mel; none: it starts from nothing
+    )
+    match: int = Field(
+        0, ge=0, le=20
+    )  # spec: rounds that bring the prior's bands to those of the mel
+    refine: int = Field(
+        0, ge=0, le=200
+    )  # spec: Griffin-Lim iterations that `generate` adds, from the network's own phase
+    told: float = Field(
+        1.0, ge=0, le=1
+    )  # spec, with refine: share of the amplitudes that the mel itself tells (a geometric mean); the rest is the network's
 
     def __post_init__(self):
-        if self.kernel % 2 == 0: raise ConfigError(f"kernel={self.kernel} must be odd, so that a block looks to both sides alike")
-        if self.kind == "spec": return
-        for name, value in HIFIGAN.get(self.preset, {}).items(): self._preset_value(name, value)
+        if self.kernel % 2 == 0:
+            raise ConfigError(
+                f"kernel={self.kernel} must be odd, so that a block looks to both sides alike"
+            )
+        if self.kind == "spec":
+            return
+        for name, value in HIFIGAN.get(self.preset, {}).items():
+            self._preset_value(name, value)
         self._check_hifigan()
 
     def _preset_value(self, name, value):
         given = getattr(self, name)
-        if given and given != value: raise ConfigError(f"{name}={given} contradicts preset {self.preset!r}, which has {value}; leave it out, or write preset: '' and all sizes")
+        if given and given != value:
+            raise ConfigError(
+                f"{name}={given} contradicts preset {self.preset!r}, which has {value}; leave it out, or write preset: '' and all sizes"
+            )
         setattr(self, name, value)
 
     def _check_hifigan(self):
         for name in HIFIGAN["v1"]:
-            if not getattr(self, name): raise ConfigError(f"{name} is needed; write preset: v1, v2 or v3, or give all sizes")
+            if not getattr(self, name):
+                raise ConfigError(
+                    f"{name} is needed; write preset: v1, v2 or v3, or give all sizes"
+                )
         rates, kernels = self.upsample_rates, self.upsample_kernel_sizes
-        if len(rates) != len(kernels) or any(r < 1 or k < r or (k - r) % 2 for r, k in zip(rates, kernels)):
-            raise ConfigError(f"upsample_kernel_sizes={kernels}: as many as upsample_rates={rates}, each at least its rate and by an even number")
-        if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes): raise ConfigError(f"resblock_dilation_sizes: one list for each of resblock_kernel_sizes={self.resblock_kernel_sizes}")
-        if any(k < 1 or k % 2 == 0 for k in self.resblock_kernel_sizes): raise ConfigError(f"resblock_kernel_sizes={self.resblock_kernel_sizes} must be odd")
-        want = 3 if self.resblock == "1" else 2 # So many dilations has a block
-        if any(len(d) != want or min(d) < 1 for d in self.resblock_dilation_sizes): raise ConfigError(f"resblock_dilation_sizes={self.resblock_dilation_sizes}: resblock {self.resblock!r} has {want} dilations in each list, all at least 1")
-        if self.upsample_initial_channel % 2 ** len(rates): raise ConfigError(f"upsample_initial_channel={self.upsample_initial_channel} is halved {len(rates)} times; give a multiple of {2 ** len(rates)}")
+        if len(rates) != len(kernels) or any(
+            r < 1 or k < r or (k - r) % 2 for r, k in zip(rates, kernels)
+        ):
+            raise ConfigError(
+                f"upsample_kernel_sizes={kernels}: as many as upsample_rates={rates}, each at least its rate and by an even number"
+            )
+        if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
+            raise ConfigError(
+                f"resblock_dilation_sizes: one list for each of resblock_kernel_sizes={self.resblock_kernel_sizes}"
+            )
+        if any(k < 1 or k % 2 == 0 for k in self.resblock_kernel_sizes):
+            raise ConfigError(f"resblock_kernel_sizes={self.resblock_kernel_sizes} must be odd")
+        want = 3 if self.resblock == "1" else 2  # So many dilations has a block
+        if any(len(d) != want or min(d) < 1 for d in self.resblock_dilation_sizes):
+            raise ConfigError(
+                f"resblock_dilation_sizes={self.resblock_dilation_sizes}: resblock {self.resblock!r} has {want} dilations in each list, all at least 1"
+            )
+        if self.upsample_initial_channel % 2 ** len(rates):
+            raise ConfigError(
+                f"upsample_initial_channel={self.upsample_initial_channel} is halved {len(rates)} times; give a multiple of {2 ** len(rates)}"
+            )
 
     @property
-    def hop(self)->int: return math.prod(self.upsample_rates) # hifigan: samples a frame
+    def hop(self) -> int:
+        return math.prod(self.upsample_rates)  # hifigan: samples a frame
 
 # %% ../../nbs/vocoder/config.ipynb #f98584de
 @config
 class DiscriminatorConfig:
     "Who judges the waveform. Without any kind training is plain regression, which is what a CPU can afford."
-    kinds: list[Literal["mpd", "msd", "mrd"]] = ["mpd", "msd"] # Multi-period, multi-scale, multi-resolution
-    width: float = Field(1., gt=0, le=1)      # Factor on all channels; 1 is the paper's, 0.25 a light one
-    periods: list[int] = [2, 3, 5, 7, 11]     # Samples, of the multi-period discriminator
-    start_step: int = Field(0, ge=0)          # Step from which they train and count
+
+    kinds: list[Literal["mpd", "msd", "mrd"]] = [
+        "mpd",
+        "msd",
+    ]  # Multi-period, multi-scale, multi-resolution
+    width: float = Field(
+        1.0, gt=0, le=1
+    )  # Factor on all channels; 1 is the paper's, 0.25 a light one
+    periods: list[int] = [2, 3, 5, 7, 11]  # Samples, of the multi-period discriminator
+    start_step: int = Field(0, ge=0)  # Step from which they train and count
 
     def __post_init__(self):
-        if len(set(self.kinds)) < len(self.kinds): raise ConfigError(f"kinds={self.kinds}: each once")
-        if "mpd" in self.kinds and (not self.periods or min(self.periods) < 1): raise ConfigError(f"periods={self.periods}: at least one, all at least 1")
+        if len(set(self.kinds)) < len(self.kinds):
+            raise ConfigError(f"kinds={self.kinds}: each once")
+        if "mpd" in self.kinds and (not self.periods or min(self.periods) < 1):
+            raise ConfigError(f"periods={self.periods}: at least one, all at least 1")
+
 
 @config
 class LossConfig:
     "Weights of the generator's losses; 0 leaves one out."
-    adversarial_weight: float = Field(1., ge=0) # Of the least-squares adversarial loss (paper, eq. 2)
-    feature_weight: float = Field(2., ge=0)   # Of feature matching (eq. 4)
-    mel_weight: float = Field(45., ge=0)      # Of the mel loss (eq. 3)
-    mel: Literal["single", "multi"] = "single" # One resolution as in the paper, or several
-    phase_weight: float = Field(0., ge=0)     # Of relative phases
-    amplitude_weight: float = Field(0., ge=0) # Of log amplitudes
+
+    adversarial_weight: float = Field(
+        1.0, ge=0
+    )  # Of the least-squares adversarial loss (paper, eq. 2)
+    feature_weight: float = Field(2.0, ge=0)  # Of feature matching (eq. 4)
+    mel_weight: float = Field(45.0, ge=0)  # Of the mel loss (eq. 3)
+    mel: Literal["single", "multi"] = "single"  # One resolution as in the paper, or several
+    phase_weight: float = Field(0.0, ge=0)  # Of relative phases
+    amplitude_weight: float = Field(0.0, ge=0)  # Of log amplitudes
+
 
 @config
 class DataConfig:
     "Recordings to train on."
-    train: str = ""                           # Folder of audio files, or folder with metadata.csv
-    val: str = ""                             # The same for validation; empty: rows of split `val`, or `val_fraction` of `train`
-    val_fraction: float = Field(0.05, ge=0, lt=1) # Share of `train` kept for validation, chosen by the files' names, where no split is given
-    mels: str = ""                            # Folder of mels by an acoustic model (teacher-forced), named as the clips: fine-tuning; empty: mels of the recordings
-    segment_size: int = Field(8192, ge=256)   # Samples of a training segment, a multiple of the hop. The paper's 8192 are 0.37 s; longer ones cost in proportion and gain little
-    level: Literal["none", "peak"] = "none"   # peak: every clip scaled to peak 0.95, as the published models were trained; a vocoder then wants such mels
-    min_seconds: float = Field(0., ge=0)      # Shorter clips are rejected; those shorter than a segment always are
-    max_seconds: float = Field(60., gt=0)     # Longer clips are rejected
-    silence_db: float = Field(-60., le=0)     # dBFS (RMS) below which a clip counts as silent and is rejected
-    preload: bool = True                      # Keep recordings in memory; false reads each segment from its file
-    max_val: int = Field(8, ge=1)             # Clips of a validation
+
+    train: str = ""  # Folder of audio files, or folder with metadata.csv
+    val: str = (
+        ""  # The same for validation; empty: rows of split `val`, or `val_fraction` of `train`
+    )
+    val_fraction: float = Field(
+        0.05, ge=0, lt=1
+    )  # Share of `train` kept for validation, chosen by the files' names, where no split is given
+    mels: str = ""  # Folder of mels by an acoustic model (teacher-forced), named as the clips: fine-tuning; empty: mels of the recordings
+    segment_size: int = Field(
+        8192, ge=256
+    )  # Samples of a training segment, a multiple of the hop. The paper's 8192 are 0.37 s; longer ones cost in proportion and gain little
+    level: Literal["none", "peak"] = (
+        "none"  # peak: every clip scaled to peak 0.95, as the published models were trained; a vocoder then wants such mels
+    )
+    min_seconds: float = Field(
+        0.0, ge=0
+    )  # Shorter clips are rejected; those shorter than a segment always are
+    max_seconds: float = Field(60.0, gt=0)  # Longer clips are rejected
+    silence_db: float = Field(
+        -60.0, le=0
+    )  # dBFS (RMS) below which a clip counts as silent and is rejected
+    preload: bool = True  # Keep recordings in memory; false reads each segment from its file
+    max_val: int = Field(8, ge=1)  # Clips of a validation
 
 # %% ../../nbs/vocoder/config.ipynb #4c80aeb5
 @config
 class VocoderLoop(LoopConfig):
     "Training of a vocoder. Both optimisers are AdamW with the same options."
+
     steps: int = Field(2500, ge=1)
-    batch_size: int = Field(8, ge=1)          # Segments
+    batch_size: int = Field(8, ge=1)  # Segments
     lr: float = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.8, 0.99)  # Of AdamW
-    weight_decay: float = Field(0.01, ge=0)   # Of AdamW
-    schedule: Literal["cosine", "constant", "exponential"] = "exponential" # exponential: times `lr_decay` after each epoch, the paper's
+    weight_decay: float = Field(0.01, ge=0)  # Of AdamW
+    schedule: Literal["cosine", "constant", "exponential"] = (
+        "exponential"  # exponential: times `lr_decay` after each epoch, the paper's
+    )
     lr_decay: float = Field(0.999, gt=0, le=1)
-    clip: float = Field(0., ge=0)             # The paper does not clip
+    clip: float = Field(0.0, ge=0)  # The paper does not clip
     validate_every: int = Field(500, ge=0)
     save_every: int = Field(500, ge=1)
     log_every: int = Field(25, ge=1)
 
     def __post_init__(self):
-        if not all(0 <= b < 1 for b in self.betas): raise ConfigError(f"betas={list(self.betas)} must lie in [0, 1)")
+        if not all(0 <= b < 1 for b in self.betas):
+            raise ConfigError(f"betas={list(self.betas)} must lie in [0, 1)")
 
-_PAPER = dict(mel=MELS["ljspeech22"], loop=dict(batch_size=16, steps=2_500_000, validate_every=5000, save_every=5000, log_every=100), data=dict(level="peak"))
+
+_PAPER = dict(
+    mel=MELS["ljspeech22"],
+    loop=dict(batch_size=16, steps=2_500_000, validate_every=5000, save_every=5000, log_every=100),
+    data=dict(level="peak"),
+)
 PRESETS = {
-    "demo": dict( # Minutes on a CPU: light generator, no discriminator
-        mel=MELS["ljspeech22"], generator=dict(kind="spec", match=2, refine=16, told=0.84), discriminator=dict(kinds=[]),
-        loss=dict(mel="multi", mel_weight=45., phase_weight=10., amplitude_weight=5.),
-        loop=dict(lr=1e-3, schedule="cosine", final_lr=0.02, warmup=20, clip=10., ema=0.995, betas=[0.8, 0.99])),
+    "demo": dict(  # Minutes on a CPU: light generator, no discriminator
+        mel=MELS["ljspeech22"],
+        generator=dict(kind="spec", match=2, refine=16, told=0.84),
+        discriminator=dict(kinds=[]),
+        loss=dict(mel="multi", mel_weight=45.0, phase_weight=10.0, amplitude_weight=5.0),
+        loop=dict(
+            lr=1e-3,
+            schedule="cosine",
+            final_lr=0.02,
+            warmup=20,
+            clip=10.0,
+            ema=0.995,
+            betas=[0.8, 0.99],
+        ),
+    ),
     "v1": merge(_PAPER, dict(generator=dict(preset="v1"))),
     "v2": merge(_PAPER, dict(generator=dict(preset="v2"))),
     "v3": merge(_PAPER, dict(generator=dict(preset="v3"))),
 }
 
+
 @config
 class VocoderConfig:
     "One experiment."
-    preset: Literal["demo", "v1", "v2", "v3", ""] = "demo" # Values that hold where nothing is given; empty: the defaults of each part
+
+    preset: Literal["demo", "v1", "v2", "v3", ""] = (
+        "demo"  # Values that hold where nothing is given; empty: the defaults of each part
+    )
     mel: MelConfig = MelConfig()
     generator: GeneratorConfig = GeneratorConfig(kind="spec")
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: LossConfig = LossConfig()
     data: DataConfig = DataConfig()
     loop: VocoderLoop = VocoderLoop()
-    checkpoint_path: str = ""                 # Generator to start from; empty: random weights
-    samples_every: int = Field(500, ge=0)     # Steps between audio and spectrograms of validation clips; 0: never
-    samples: int = Field(2, ge=0)             # How many clips
+    checkpoint_path: str = ""  # Generator to start from; empty: random weights
+    samples_every: int = Field(
+        500, ge=0
+    )  # Steps between audio and spectrograms of validation clips; 0: never
+    samples: int = Field(2, ge=0)  # How many clips
 
     @model_validator(mode="before")
     @classmethod
     def _under(cls, values):
         "The preset's values, under the given ones."
-        given = getattr(values, "kwargs", values) # pydantic wraps arguments of a call
-        if not (given is None or isinstance(given, dict)) or getattr(values, "args", None): return values
+        given = getattr(values, "kwargs", values)  # pydantic wraps arguments of a call
+        if not (given is None or isinstance(given, dict)) or getattr(values, "args", None):
+            return values
         name = (given or {}).get("preset", "demo")
-        return merge(PRESETS[name], given or {}) if isinstance(name, str) and name in PRESETS else values
+        return (
+            merge(PRESETS[name], given or {})
+            if isinstance(name, str) and name in PRESETS
+            else values
+        )
 
     def __post_init__(self):
         hop, size = self.mel.hop_length, self.data.segment_size
         if self.generator.kind == "hifigan" and self.generator.hop != hop:
-            raise ConfigError(f"generator.upsample_rates={self.generator.upsample_rates} make {self.generator.hop} samples a frame, but mel.hop_length={hop}")
-        if size % hop: raise ConfigError(f"data.segment_size={size} is no multiple of mel.hop_length={hop}; nearest: {max(1, round(size / hop)) * hop}")
+            raise ConfigError(
+                f"generator.upsample_rates={self.generator.upsample_rates} make {self.generator.hop} samples a frame, but mel.hop_length={hop}"
+            )
+        if size % hop:
+            raise ConfigError(
+                f"data.segment_size={size} is no multiple of mel.hop_length={hop}; nearest: {max(1, round(size / hop)) * hop}"
+            )
 
 # %% ../../nbs/vocoder/config.ipynb #02d0c4a3
-ALIASES = {"datasets.train.dataset_path": "data.train", "datasets.val.dataset_path": "data.val", "datasets.custom_dataset.dataset_path": "dataset_path"}
+ALIASES = {
+    "datasets.train.dataset_path": "data.train",
+    "datasets.val.dataset_path": "data.val",
+    "datasets.custom_dataset.dataset_path": "dataset_path",
+}
 _NAME = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 
+
 def plain_overrides(
-    words:list, # Words of a command line that are no options
-    aliases=ALIASES, # Other name -> key
-)->list: # `key=value` strings
+    words: list,  # Words of a command line that are no options
+    aliases=ALIASES,  # Other name -> key
+) -> list:  # `key=value` strings
     "Understand `k=v`, `k = v`, `k =v`, `k: v`, `k:v` and `k='v'`. `ConfigError` names a word that is none of them."
     out, rest = [], list(words)
     while rest:
         word = rest.pop(0).strip()
-        if re.fullmatch(_NAME, word) and rest and rest[0].lstrip()[:1] in ("=", ":"): word += rest.pop(0).strip() # `k =v`, `k = v`
-        if re.fullmatch(rf"{_NAME}\s*[=:]", word) and rest and not re.match(rf"\s*{_NAME}\s*=", rest[0]): word += rest.pop(0) # `k= v`, `k: v`
+        if re.fullmatch(_NAME, word) and rest and rest[0].lstrip()[:1] in ("=", ":"):
+            word += rest.pop(0).strip()  # `k =v`, `k = v`
+        if (
+            re.fullmatch(rf"{_NAME}\s*[=:]", word)
+            and rest
+            and not re.match(rf"\s*{_NAME}\s*=", rest[0])
+        ):
+            word += rest.pop(0)  # `k= v`, `k: v`
         found = re.fullmatch(rf"({_NAME})\s*[=:]\s*(.*?)\s*", word, re.S)
-        if not found: raise ConfigError(f"{word!r} is not understood; write key=value, e.g. data.train=recordings")
+        if not found:
+            raise ConfigError(
+                f"{word!r} is not understood; write key=value, e.g. data.train=recordings"
+            )
         out.append(f"{aliases.get(found[1], found[1])}={found[2]}")
     return out
 
+
 def load_vocoder(
-    path=None,      # YAML or JSON; None: the preset alone
-    overrides=(),   # Strings as people write them
-)->VocoderConfig:
+    path=None,  # YAML or JSON; None: the preset alone
+    overrides=(),  # Strings as people write them
+) -> VocoderConfig:
     "File, then overrides, then the check. The preset that an override names takes the place of the file's."
     return load(VocoderConfig, path, plain_overrides(list(overrides)))

@@ -27,161 +27,269 @@ from .mel import crop_with_context, load_mel, middle, n_frames
 # %% ../../nbs/vocoder/data.ipynb #818f07bb
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 
+
 @dataclass(frozen=True)
 class Source:
     "A recording that is named somewhere."
-    path: Path       # Of the file
-    name: str        # Relative to its folder
+
+    path: Path  # Of the file
+    name: str  # Relative to its folder
     split: str = ""  # train, val, test, or nobody said
-    line: int = 0    # In the manifest; 0: there is none
+    line: int = 0  # In the manifest; 0: there is none
+
 
 def find_sources(
-    folder, # With `metadata.csv`, or recordings and folders of recordings
-)->tuple: # ([Source] sorted by name, [Reject] of the manifest)
+    folder,  # With `metadata.csv`, or recordings and folders of recordings
+) -> tuple:  # ([Source] sorted by name, [Reject] of the manifest)
     "What a folder names. `MissingError` when it is not there or names nothing."
     root = resolve(folder)
-    if not root.is_dir(): raise MissingError(f"{shown(root)}: no such folder; give one with recordings or with metadata.csv, e.g. data.train=outputs/demo/segments")
+    if not root.is_dir():
+        raise MissingError(
+            f"{shown(root)}: no such folder; give one with recordings or with metadata.csv, e.g. data.train=outputs/demo/segments"
+        )
     if (root / "metadata.csv").is_file():
         manifest = read_manifest(root, check_audio=False, require_text=False)
-        found, rejects = [Source(manifest.audio_path(r), r.audio_file, r.split, r.line) for r in manifest.rows], manifest.rejects
+        found, rejects = (
+            [Source(manifest.audio_path(r), r.audio_file, r.split, r.line) for r in manifest.rows],
+            manifest.rejects,
+        )
     else:
-        files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not any(x.startswith(".") for x in p.relative_to(root).parts))
+        files = sorted(
+            p
+            for p in root.rglob("*")
+            if p.suffix.lower() in SUFFIXES
+            and p.is_file()
+            and not any(x.startswith(".") for x in p.relative_to(root).parts)
+        )
         found, rejects = [Source(p, p.relative_to(root).as_posix()) for p in files], []
-    if not found: raise MissingError(f"{shown(root)}: no recordings ({', '.join(SUFFIXES)}) in it or below it")
+    if not found:
+        raise MissingError(
+            f"{shown(root)}: no recordings ({', '.join(SUFFIXES)}) in it or below it"
+        )
     return sorted(found, key=lambda s: s.name), rejects
 
-def _place(name:str)->float: # In [0, 1)
-    return int(digest(name)[:8], 16) / 2 ** 32
+
+def _place(name: str) -> float:  # In [0, 1)
+    return int(digest(name)[:8], 16) / 2**32
+
 
 def split_sources(
-    sources:list,       # Of one folder
-    fraction:float,     # Kept for validation where no split is given
-)->tuple: # ([Source] to train on, [Source] to validate with)
+    sources: list,  # Of one folder
+    fraction: float,  # Kept for validation where no split is given
+) -> tuple:  # ([Source] to train on, [Source] to validate with)
     "By the split that is given, else by name. At least one clip is kept when there are two and the fraction is not 0."
-    if any(s.split for s in sources): return [s for s in sources if s.split in ("train", "")], [s for s in sources if s.split == "val"]
+    if any(s.split for s in sources):
+        return [s for s in sources if s.split in ("train", "")], [
+            s for s in sources if s.split == "val"
+        ]
     count = min(len(sources) - 1, max(1, round(fraction * len(sources)))) if fraction else 0
     kept = {s.name for s in sorted(sources, key=lambda s: (_place(s.name), s.name))[:count]}
     return [s for s in sources if s.name not in kept], [s for s in sources if s.name in kept]
 
 # %% ../../nbs/vocoder/data.ipynb #2d4e701c
-PEAK = 0.95                # Of `level: peak`
-MEMORY = 1 << 29           # Bytes of recordings that `preload` keeps at most; the rest is read from the files
+PEAK = 0.95  # Of `level: peak`
+MEMORY = (
+    1 << 29
+)  # Bytes of recordings that `preload` keeps at most; the rest is read from the files
+
 
 @dataclass(frozen=True, eq=False)
 class Clip:
     "A recording that can be used."
-    source: Source
-    samples: int          # At the rate of the mel
-    gain: float = 1.      # Factor on the samples
-    wav: np.ndarray = None # [samples] float32 in [-1, 1]; None: read from the file
-    mel: Tensor = None    # [n_mels, F] by an acoustic model; None: that of the recording
 
-    def read(self, start:int, count:int)->np.ndarray: # [count] float32
+    source: Source
+    samples: int  # At the rate of the mel
+    gain: float = 1.0  # Factor on the samples
+    wav: np.ndarray = None  # [samples] float32 in [-1, 1]; None: read from the file
+    mel: Tensor = None  # [n_mels, F] by an acoustic model; None: that of the recording
+
+    def read(self, start: int, count: int) -> np.ndarray:  # [count] float32
         "Samples inside the clip."
-        wav = self.wav[start: start + count] if self.wav is not None else read_crop(self.source.path, start, count)[0]
+        wav = (
+            self.wav[start : start + count]
+            if self.wav is not None
+            else read_crop(self.source.path, start, count)[0]
+        )
         return wav * np.float32(self.gain) if self.gain != 1 else wav
+
 
 class _Refused(XttsKaError):
     "Carries the reason of one clip."
 
-def _clip(source:Source, mel:MelConfig, cfg:DataConfig, mels, keep:bool)->Clip:
+
+def _clip(source: Source, mel: MelConfig, cfg: DataConfig, mels, keep: bool) -> Clip:
     "One recording, checked. `_Refused` or `AudioError` when it cannot be used."
     wav, rate = read_audio(source.path, max_seconds=cfg.max_seconds)
-    if rate != mel.sample_rate: raise _Refused(f"rate: {rate} Hz, the mel is of {mel.sample_rate} Hz; resample it first, e.g. with the stage `segments`")
+    if rate != mel.sample_rate:
+        raise _Refused(
+            f"rate: {rate} Hz, the mel is of {mel.sample_rate} Hz; resample it first, e.g. with the stage `segments`"
+        )
     least = max(cfg.segment_size, int(cfg.min_seconds * rate))
-    if len(wav) < least: raise _Refused(f"too_short: {len(wav)} samples, {least} are needed (data.segment_size={cfg.segment_size}, data.min_seconds={cfg.min_seconds:g})")
-    if is_silent(wav, cfg.silence_db): raise _Refused(f"silent: below {cfg.silence_db:g} dB (data.silence_db)")
-    gain = PEAK / float(np.abs(wav).max()) if cfg.level == "peak" else 1.
-    return Clip(source, len(wav), gain, wav if keep else None, _given_mel(source, len(wav), mel, mels) if mels else None)
+    if len(wav) < least:
+        raise _Refused(
+            f"too_short: {len(wav)} samples, {least} are needed (data.segment_size={cfg.segment_size}, data.min_seconds={cfg.min_seconds:g})"
+        )
+    if is_silent(wav, cfg.silence_db):
+        raise _Refused(f"silent: below {cfg.silence_db:g} dB (data.silence_db)")
+    gain = PEAK / float(np.abs(wav).max()) if cfg.level == "peak" else 1.0
+    return Clip(
+        source,
+        len(wav),
+        gain,
+        wav if keep else None,
+        _given_mel(source, len(wav), mel, mels) if mels else None,
+    )
+
 
 def read_clips(
-    sources:list,    # Of `find_sources`
-    mel:MelConfig,   # Rate, hop
-    cfg:DataConfig,  # What is refused
-    mels=None,       # Folder of mels named as the clips; None: those of the recordings
-)->tuple: # ([Clip], [Reject])
+    sources: list,  # Of `find_sources`
+    mel: MelConfig,  # Rate, hop
+    cfg: DataConfig,  # What is refused
+    mels=None,  # Folder of mels named as the clips; None: those of the recordings
+) -> tuple:  # ([Clip], [Reject])
     "Open every recording once. Clips and rejects together are as many as the sources."
     clips, rejects, held = [], [], 0
     for s in bar(sources, title="recordings") if len(sources) > 500 else sources:
-        try: clips.append(_clip(s, mel, cfg, mels and resolve(mels), cfg.preload and held < MEMORY))
-        except AudioError as e: rejects.append(Reject(s.line, s.name, f"{e.reason}: {e.detail}", shown(s.path.parent), "vocoder"))
-        except _Refused as e: rejects.append(Reject(s.line, s.name, str(e), shown(s.path.parent), "vocoder"))
-        else: held += clips[-1].samples * 4 if clips[-1].wav is not None else 0
+        try:
+            clips.append(_clip(s, mel, cfg, mels and resolve(mels), cfg.preload and held < MEMORY))
+        except AudioError as e:
+            rejects.append(
+                Reject(s.line, s.name, f"{e.reason}: {e.detail}", shown(s.path.parent), "vocoder")
+            )
+        except _Refused as e:
+            rejects.append(Reject(s.line, s.name, str(e), shown(s.path.parent), "vocoder"))
+        else:
+            held += clips[-1].samples * 4 if clips[-1].wav is not None else 0
     return clips, rejects
 
 # %% ../../nbs/vocoder/data.ipynb #40ddaf7d
-def _given_mel(source:Source, samples:int, cfg:MelConfig, folder:Path)->Tensor: # [n_mels, F]
+def _given_mel(source: Source, samples: int, cfg: MelConfig, folder: Path) -> Tensor:  # [n_mels, F]
     "The mel beside a clip; `_Refused` when there is none or it does not fit."
     stem = folder / Path(source.name).with_suffix("")
-    places = [folder_stem.with_name(folder_stem.name + e) for folder_stem in (stem, folder / stem.name) for e in (".safetensors", ".npy")]
+    places = [
+        folder_stem.with_name(folder_stem.name + e)
+        for folder_stem in (stem, folder / stem.name)
+        for e in (".safetensors", ".npy")
+    ]
     path = next((p for p in places if p.is_file()), None)
-    if path is None: raise _Refused(f"no mel: {shown(stem)}.safetensors or .npy (data.mels)")
+    if path is None:
+        raise _Refused(f"no mel: {shown(stem)}.safetensors or .npy (data.mels)")
     mel, frames = load_mel(path, cfg, trust=True), n_frames(samples, cfg)
-    if mel.shape[1] != frames: raise _Refused(f"mel length: {mel.shape[1]} frames in {shown(path)}, the recording has {frames} ({samples} samples // {cfg.hop_length})")
+    if mel.shape[1] != frames:
+        raise _Refused(
+            f"mel length: {mel.shape[1]} frames in {shown(path)}, the recording has {frames} ({samples} samples // {cfg.hop_length})"
+        )
     return mel
 
 # %% ../../nbs/vocoder/data.ipynb #2aac557e
 class SegmentDataset:
     "Segments by number; `(index, epoch)` decides which."
-    def __init__(self,
-        clips:list,        # Of `read_clips`
-        mel:MelConfig,
-        segment_size:int,  # Samples, a multiple of the hop
-        seed:int=0,        # Of the places
-    ):
-        self.clips, self.cfg, self.seed, self.frames = clips, mel, seed, segment_size // mel.hop_length
-        if bad := [c for c in clips if n_frames(c.samples, mel) < self.frames]: raise ConfigError(f"{bad[0].source.name}: {bad[0].samples} samples are shorter than a segment of {segment_size}; lower data.segment_size or leave the clip out")
-        self.owner = np.repeat(np.arange(len(clips)), [n_frames(c.samples, mel) // self.frames for c in clips])
 
-    def __len__(self): return len(self.owner)
+    def __init__(
+        self,
+        clips: list,  # Of `read_clips`
+        mel: MelConfig,
+        segment_size: int,  # Samples, a multiple of the hop
+        seed: int = 0,  # Of the places
+    ):
+        self.clips, self.cfg, self.seed, self.frames = (
+            clips,
+            mel,
+            seed,
+            segment_size // mel.hop_length,
+        )
+        if bad := [c for c in clips if n_frames(c.samples, mel) < self.frames]:
+            raise ConfigError(
+                f"{bad[0].source.name}: {bad[0].samples} samples are shorter than a segment of {segment_size}; lower data.segment_size or leave the clip out"
+            )
+        self.owner = np.repeat(
+            np.arange(len(clips)), [n_frames(c.samples, mel) // self.frames for c in clips]
+        )
+
+    def __len__(self):
+        return len(self.owner)
 
     @property
-    def seconds(self)->float: return sum(c.samples for c in self.clips) / self.cfg.sample_rate # Of all clips
+    def seconds(self) -> float:
+        return sum(c.samples for c in self.clips) / self.cfg.sample_rate  # Of all clips
 
-    def place(self, index:int, epoch:int)->tuple: # (clip, first frame)
+    def place(self, index: int, epoch: int) -> tuple:  # (clip, first frame)
         clip = self.clips[self.owner[index]]
-        return clip, int(rng(self.seed, "segment", epoch, index).integers(n_frames(clip.samples, self.cfg) - self.frames + 1))
+        return clip, int(
+            rng(self.seed, "segment", epoch, index).integers(
+                n_frames(clip.samples, self.cfg) - self.frames + 1
+            )
+        )
 
-    def item(self,
-        index:int, # Of the segment
-        epoch:int, # Each has its own places
-    )->dict: # wav [T + 2 context]; where an acoustic model gave it, mel [n_mels, F]
+    def item(
+        self,
+        index: int,  # Of the segment
+        epoch: int,  # Each has its own places
+    ) -> dict:  # wav [T + 2 context]; where an acoustic model gave it, mel [n_mels, F]
         clip, frame = self.place(index, epoch)
         wav = crop_with_context(clip.read, frame, self.frames, clip.samples, self.cfg)
         out = {"wav": torch.from_numpy(np.ascontiguousarray(wav))}
-        return out if clip.mel is None else out | {"mel": clip.mel[:, frame: frame + self.frames].contiguous()}
+        return (
+            out
+            if clip.mel is None
+            else out | {"mel": clip.mel[:, frame : frame + self.frames].contiguous()}
+        )
 
-    def fingerprint(self)->str:
+    def fingerprint(self) -> str:
         "Names the recordings, not where they lie."
-        return digest([[c.source.name, c.samples, round(c.gain, 6), c.mel is not None] for c in self.clips])
+        return digest(
+            [[c.source.name, c.samples, round(c.gain, 6), c.mel is not None] for c in self.clips]
+        )
+
 
 def pair(
-    batch:dict,    # wav [B, T + 2 context], perhaps mel [B, n_mels, F]
-    log_mel,       # `LogMel`
-)->tuple: # (mel [B, n_mels, F], wav [B, F * hop])
+    batch: dict,  # wav [B, T + 2 context], perhaps mel [B, n_mels, F]
+    log_mel,  # `LogMel`
+) -> tuple:  # (mel [B, n_mels, F], wav [B, F * hop])
     "What the generator hears, and what it should say. The mel is made on the batch's device."
     wav = batch["wav"]
-    with torch.no_grad(): mel = batch["mel"] if "mel" in batch else log_mel(wav, context=True)
+    with torch.no_grad():
+        mel = batch["mel"] if "mel" in batch else log_mel(wav, context=True)
     return mel, middle(wav, log_mel.cfg)
 
 # %% ../../nbs/vocoder/data.ipynb #478c2fdf
-def _divided(cfg:DataConfig)->tuple: # ([Source] to train on, [Source] to validate with, [Reject])
+def _divided(
+    cfg: DataConfig,
+) -> tuple:  # ([Source] to train on, [Source] to validate with, [Reject])
     "The sources of both parts. A folder given for validation is used whole, unless it has a split of its own."
     sources, rejects = find_sources(cfg.train)
-    if not cfg.val: return *split_sources(sources, cfg.val_fraction), rejects
+    if not cfg.val:
+        return *split_sources(sources, cfg.val_fraction), rejects
     found, more = find_sources(cfg.val)
-    return split_sources(sources, 0.)[0], [s for s in found if s.split == "val"] or found, rejects + more
+    return (
+        split_sources(sources, 0.0)[0],
+        [s for s in found if s.split == "val"] or found,
+        rejects + more,
+    )
+
 
 def load_clips(
-    mel:MelConfig,
-    cfg:DataConfig,
-)->tuple: # ([Clip] to train on, [Clip] to validate with, [Reject])
+    mel: MelConfig,
+    cfg: DataConfig,
+) -> tuple:  # ([Clip] to train on, [Clip] to validate with, [Reject])
     "What `data.train` and `data.val` hold; of the latter at most `data.max_val` clips."
-    if not cfg.train: raise ConfigError("data.train is empty; give a folder of recordings, e.g. datasets.train.dataset_path=recordings")
+    if not cfg.train:
+        raise ConfigError(
+            "data.train is empty; give a folder of recordings, e.g. datasets.train.dataset_path=recordings"
+        )
     train, val, rejects = _divided(cfg)
-    if both := {s.path.resolve() for s in train} & {s.path.resolve() for s in val}: raise ConfigError(f"{shown(min(both))}: is in data.train and in data.val ({len(both)} such files); the error would look better than it is")
+    if both := {s.path.resolve() for s in train} & {s.path.resolve() for s in val}:
+        raise ConfigError(
+            f"{shown(min(both))}: is in data.train and in data.val ({len(both)} such files); the error would look better than it is"
+        )
     train, bad = read_clips(train, mel, cfg, cfg.mels)
-    val, worse = read_clips(sorted(val, key=lambda s: (_place(s.name), s.name))[:2 * cfg.max_val], mel, cfg, cfg.mels)
+    val, worse = read_clips(
+        sorted(val, key=lambda s: (_place(s.name), s.name))[: 2 * cfg.max_val], mel, cfg, cfg.mels
+    )
     rejects = [*rejects, *bad, *worse]
-    if not train: raise ConfigError(f"{cfg.train}: no clip is left to train on; " + "; ".join(f"{r.item}: {r.reason}" for r in rejects[:3]))
-    return train, val[:cfg.max_val], rejects
+    if not train:
+        raise ConfigError(
+            f"{cfg.train}: no clip is left to train on; "
+            + "; ".join(f"{r.item}: {r.reason}" for r in rejects[:3])
+        )
+    return train, val[: cfg.max_val], rejects

@@ -17,13 +17,14 @@ from ..core.checkpoint import read_tensors
 from ..core.errors import CheckpointError, ConfigError
 
 # %% ../../nbs/vocoder/discriminators.ipynb #78f4426e
-SLOPE = 0.1 # of every leaky ReLU (HiFi-GAN, source code)
+SLOPE = 0.1  # of every leaky ReLU (HiFi-GAN, source code)
+
 
 def through(
-    x:Tensor,   # What the first layer takes
-    layers,     # Convolutions, each followed by a leaky ReLU
-    last,       # The layer that gives the score
-)->tuple: # (score [B, n], [features of each layer])
+    x: Tensor,  # What the first layer takes
+    layers,  # Convolutions, each followed by a leaky ReLU
+    last,  # The layer that gives the score
+) -> tuple:  # (score [B, n], [features of each layer])
     "A stack of convolutions, and what each of them gave."
     features = []
     for layer in layers:
@@ -31,144 +32,227 @@ def through(
         features.append(x)
     x = last(x)
     features.append(x)
-    return x.flatten(1), features                                     # [B, 1, ...] -> [B, n]
+    return x.flatten(1), features  # [B, 1, ...] -> [B, n]
 
 # %% ../../nbs/vocoder/discriminators.ipynb #006a60d5
 class PeriodDiscriminator(nn.Module):
     "Looks at samples that are `period` apart."
-    def __init__(self,
-        period:int,                          # Samples
-        channels=(32, 128, 512, 1024, 1024), # Of the layers; all but the last go down by 3 in time
+
+    def __init__(
+        self,
+        period: int,  # Samples
+        channels=(32, 128, 512, 1024, 1024),  # Of the layers; all but the last go down by 3 in time
     ):
         super().__init__()
         self.period, sizes = period, (1, *channels)
         strides = [3] * (len(channels) - 1) + [1]
-        self.convs = nn.ModuleList(weight_norm(nn.Conv2d(a, b, (5, 1), (s, 1), (2, 0))) for a, b, s in zip(sizes, channels, strides))
+        self.convs = nn.ModuleList(
+            weight_norm(nn.Conv2d(a, b, (5, 1), (s, 1), (2, 0)))
+            for a, b, s in zip(sizes, channels, strides)
+        )
         self.conv_post = weight_norm(nn.Conv2d(channels[-1], 1, (3, 1), 1, (1, 0)))
 
-    def forward(self, wav): # [B, T] -> (score [B, n], features)
-        wav = F.pad(wav[:, None], (0, -wav.shape[-1] % self.period), "reflect")  # [B, T] -> [B, 1, rows * period]
-        return through(wav.unflatten(-1, (-1, self.period)), self.convs, self.conv_post) # [B, 1, rows, period]
+    def forward(self, wav):  # [B, T] -> (score [B, n], features)
+        wav = F.pad(
+            wav[:, None], (0, -wav.shape[-1] % self.period), "reflect"
+        )  # [B, T] -> [B, 1, rows * period]
+        return through(
+            wav.unflatten(-1, (-1, self.period)), self.convs, self.conv_post
+        )  # [B, 1, rows, period]
+
 
 class Several(nn.Module):
     "Networks side by side, under the name that published checkpoints use."
+
     def __init__(self, networks):
         super().__init__()
         self.discriminators = nn.ModuleList(networks)
 
-    def forward(self, wav): return [d(wav) for d in self.discriminators] # [B, T] -> [(score, features)]
+    def forward(self, wav):
+        return [d(wav) for d in self.discriminators]  # [B, T] -> [(score, features)]
+
 
 class MultiPeriodDiscriminator(Several):
     "A network for each period (HiFi-GAN, section 2.3)."
-    def __init__(self,
-        periods=(2, 3, 5, 7, 11),            # Samples
-        channels=(32, 128, 512, 1024, 1024), # Of each
+
+    def __init__(
+        self,
+        periods=(2, 3, 5, 7, 11),  # Samples
+        channels=(32, 128, 512, 1024, 1024),  # Of each
     ):
         super().__init__(PeriodDiscriminator(p, channels) for p in periods)
 
 # %% ../../nbs/vocoder/discriminators.ipynb #04da58ed
-SCALE_LAYERS = ((128, 15, 1, 1), (128, 41, 2, 4), (256, 41, 2, 16), (512, 41, 4, 16), (1024, 41, 4, 16), (1024, 41, 1, 16), (1024, 5, 1, 1)) # channels, kernel, stride, groups
+SCALE_LAYERS = (
+    (128, 15, 1, 1),
+    (128, 41, 2, 4),
+    (256, 41, 2, 16),
+    (512, 41, 4, 16),
+    (1024, 41, 4, 16),
+    (1024, 41, 1, 16),
+    (1024, 5, 1, 1),
+)  # channels, kernel, stride, groups
+
 
 class ScaleDiscriminator(nn.Module):
     "Looks at stretches of the waveform."
-    def __init__(self,
+
+    def __init__(
+        self,
         norm=weight_norm,  # Or `spectral_norm`
-        width:float=1.0,   # Factor on the channels
+        width: float = 1.0,  # Factor on the channels
     ):
         super().__init__()
         sizes = [1, *(max(16, int(c * width)) for c, *_ in SCALE_LAYERS)]
-        self.convs = nn.ModuleList(norm(nn.Conv1d(a, b, k, s, k // 2, groups=g)) for a, b, (_, k, s, g) in zip(sizes, sizes[1:], SCALE_LAYERS))
+        self.convs = nn.ModuleList(
+            norm(nn.Conv1d(a, b, k, s, k // 2, groups=g))
+            for a, b, (_, k, s, g) in zip(sizes, sizes[1:], SCALE_LAYERS)
+        )
         self.conv_post = norm(nn.Conv1d(sizes[-1], 1, 3, 1, 1))
 
-    def forward(self, wav): return through(wav[:, None], self.convs, self.conv_post) # [B, T] -> (score [B, n], features)
+    def forward(self, wav):
+        return through(
+            wav[:, None], self.convs, self.conv_post
+        )  # [B, T] -> (score [B, n], features)
+
 
 class MultiScaleDiscriminator(Several):
     "The waveform, and the same at half and at a quarter of the rate (HiFi-GAN, section 2.3)."
-    def __init__(self,
-        scales:int=3,     # How many
-        width:float=1.0,  # Factor on the channels
-    ):
-        super().__init__(ScaleDiscriminator(spectral_norm if not k else weight_norm, width) for k in range(scales))
 
-    def forward(self, wav): # [B, T] -> [(score, features)]
+    def __init__(
+        self,
+        scales: int = 3,  # How many
+        width: float = 1.0,  # Factor on the channels
+    ):
+        super().__init__(
+            ScaleDiscriminator(spectral_norm if not k else weight_norm, width)
+            for k in range(scales)
+        )
+
+    def forward(self, wav):  # [B, T] -> [(score, features)]
         out = [self.discriminators[0](wav)]
         for d in self.discriminators[1:]:
-            wav = F.avg_pool1d(wav[:, None], 4, 2, 2)[:, 0]               # [B, T] -> [B, T / 2 + 1]
+            wav = F.avg_pool1d(wav[:, None], 4, 2, 2)[:, 0]  # [B, T] -> [B, T / 2 + 1]
             out.append(d(wav))
         return out
 
 # %% ../../nbs/vocoder/discriminators.ipynb #92698738
 class ResolutionDiscriminator(nn.Module):
     "Looks at the magnitudes of one short-time Fourier transform."
-    def __init__(self,
-        n_fft:int,       # Samples, also the window's length
-        hop:int,         # Samples
-        channels:int=32, # Of every layer
+
+    def __init__(
+        self,
+        n_fft: int,  # Samples, also the window's length
+        hop: int,  # Samples
+        channels: int = 32,  # Of every layer
     ):
         super().__init__()
         self.n_fft, self.hop = n_fft, hop
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        layers = [(1, (3, 9), (1, 1)), *[(channels, (3, 9), (1, 2))] * 3, (channels, (3, 3), (1, 1))] # frames x bins
-        self.convs = nn.ModuleList(weight_norm(nn.Conv2d(a, channels, k, s, (k[0] // 2, k[1] // 2))) for a, k, s in layers)
+        layers = [
+            (1, (3, 9), (1, 1)),
+            *[(channels, (3, 9), (1, 2))] * 3,
+            (channels, (3, 3), (1, 1)),
+        ]  # frames x bins
+        self.convs = nn.ModuleList(
+            weight_norm(nn.Conv2d(a, channels, k, s, (k[0] // 2, k[1] // 2))) for a, k, s in layers
+        )
         self.conv_post = weight_norm(nn.Conv2d(channels, 1, 3, 1, 1))
 
-    def forward(self, wav): # [B, T] -> (score [B, n], features)
-        spec = torch.stft(wav.float(), self.n_fft, self.hop, window=self.window, return_complex=True) # [B, bins, frames]
-        magnitude = (spec.real.square() + spec.imag.square() + 1e-9).sqrt()                           # smooth at zero, where abs() has no gradient
-        return through(magnitude.mT[:, None], self.convs, self.conv_post)                             # [B, 1, frames, bins]
+    def forward(self, wav):  # [B, T] -> (score [B, n], features)
+        spec = torch.stft(
+            wav.float(), self.n_fft, self.hop, window=self.window, return_complex=True
+        )  # [B, bins, frames]
+        magnitude = (
+            spec.real.square() + spec.imag.square() + 1e-9
+        ).sqrt()  # smooth at zero, where abs() has no gradient
+        return through(magnitude.mT[:, None], self.convs, self.conv_post)  # [B, 1, frames, bins]
+
 
 class MultiResolutionDiscriminator(Several):
     "Magnitudes at several resolutions (UnivNet, section 2.2)."
-    def __init__(self,
-        resolutions=((1024, 120), (2048, 240), (512, 50)), # n_fft, hop; samples
-        channels:int=32,                                   # Of every layer
+
+    def __init__(
+        self,
+        resolutions=((1024, 120), (2048, 240), (512, 50)),  # n_fft, hop; samples
+        channels: int = 32,  # Of every layer
     ):
         super().__init__(ResolutionDiscriminator(n, hop, channels) for n, hop in resolutions)
 
 # %% ../../nbs/vocoder/discriminators.ipynb #8f59baee
-def _channels(sizes, width:float)->tuple: return tuple(max(4, int(c * width)) for c in sizes)
+def _channels(sizes, width: float) -> tuple:
+    return tuple(max(4, int(c * width)) for c in sizes)
+
 
 KINDS = dict(
-    mpd=lambda width, periods: MultiPeriodDiscriminator(periods, _channels((32, 128, 512, 1024, 1024), width)),
+    mpd=lambda width, periods: MultiPeriodDiscriminator(
+        periods, _channels((32, 128, 512, 1024, 1024), width)
+    ),
     msd=lambda width, periods: MultiScaleDiscriminator(width=width),
-    mrd=lambda width, periods: MultiResolutionDiscriminator(channels=max(4, int(32 * width))))
+    mrd=lambda width, periods: MultiResolutionDiscriminator(channels=max(4, int(32 * width))),
+)
+
 
 class Discriminators(nn.ModuleDict):
     "The discriminators of a training, as one."
-    def __init__(self,
-        kinds=("mpd", "msd"),     # Of `KINDS`
-        width:float=1.0,          # Factor on the channels
-        periods=(2, 3, 5, 7, 11), # Samples, of `mpd`
+
+    def __init__(
+        self,
+        kinds=("mpd", "msd"),  # Of `KINDS`
+        width: float = 1.0,  # Factor on the channels
+        periods=(2, 3, 5, 7, 11),  # Samples, of `mpd`
     ):
-        if bad := [k for k in kinds if k not in KINDS]: raise ConfigError(f"discriminator.kinds: {bad[0]!r} is not known; use some of {', '.join(KINDS)}, or none")
-        if "msd" in kinds and width not in (0.125, 0.25, 0.5, 1): raise ConfigError(f"discriminator.width={width}: msd's channels come in groups of 16; use 0.125, 0.25, 0.5 or 1")
+        if bad := [k for k in kinds if k not in KINDS]:
+            raise ConfigError(
+                f"discriminator.kinds: {bad[0]!r} is not known; use some of {', '.join(KINDS)}, or none"
+            )
+        if "msd" in kinds and width not in (0.125, 0.25, 0.5, 1):
+            raise ConfigError(
+                f"discriminator.width={width}: msd's channels come in groups of 16; use 0.125, 0.25, 0.5 or 1"
+            )
         super().__init__({k: KINDS[k](width, periods) for k in kinds})
 
-    def forward(self, wav): return [pair for d in self.values() for pair in d(wav)] # [B, T] -> [(score, features)]
+    def forward(self, wav):
+        return [pair for d in self.values() for pair in d(wav)]  # [B, T] -> [(score, features)]
 
 # %% ../../nbs/vocoder/discriminators.ipynb #590cbf7e
-_OLD = {"weight_orig": "parametrizations.weight.original", "weight_u": "parametrizations.weight.0._u", "weight_v": "parametrizations.weight.0._v"}
+_OLD = {
+    "weight_orig": "parametrizations.weight.original",
+    "weight_u": "parametrizations.weight.0._u",
+    "weight_v": "parametrizations.weight.0._v",
+}
+
 
 def modern_keys(
-    state:dict, # Name -> tensor, with the norms in the old or the new spelling
-)->dict: # In the new one
+    state: dict,  # Name -> tensor, with the norms in the old or the new spelling
+) -> dict:  # In the new one
     "Rename what the old `weight_norm` and `spectral_norm` stored."
     spectral = {k.removesuffix("weight_orig") for k in state if k.endswith("weight_orig")}
     out = {}
     for key, value in state.items():
         stem, dot, name = key.rpartition(".")
-        if stem + dot in spectral: name = _OLD.get(name, name)
-        elif name in ("weight_g", "weight_v"): name = f"parametrizations.weight.original{'gv'.index(name[-1])}"
+        if stem + dot in spectral:
+            name = _OLD.get(name, name)
+        elif name in ("weight_g", "weight_v"):
+            name = f"parametrizations.weight.original{'gv'.index(name[-1])}"
         out[stem + dot + name] = value
     return out
 
+
 def load_discriminators(
-    path,                # A `do_*` file
-    net:Discriminators,  # Filled in place
+    path,  # A `do_*` file
+    net: Discriminators,  # Filled in place
 ):
     "Take over published discriminators; `CheckpointError` where something is missing or of another size."
     found = read_tensors(path)
     for kind, d in net.items():
-        if kind not in found: raise CheckpointError(f"{path}: no {kind!r} in it ({', '.join(found)}); leave it out of discriminator.kinds, or start it from new weights")
-        try: d.load_state_dict(modern_keys(found[kind]))
-        except RuntimeError as e: raise CheckpointError(f"{path}: {kind}: {str(e).splitlines()[1].strip()}; only width=1 has published weights") from e
+        if kind not in found:
+            raise CheckpointError(
+                f"{path}: no {kind!r} in it ({', '.join(found)}); leave it out of discriminator.kinds, or start it from new weights"
+            )
+        try:
+            d.load_state_dict(modern_keys(found[kind]))
+        except RuntimeError as e:
+            raise CheckpointError(
+                f"{path}: {kind}: {str(e).splitlines()[1].strip()}; only width=1 has published weights"
+            ) from e

@@ -8,7 +8,10 @@ __all__ = ['SLOPE', 'PUBLISHED', 'LOUDEST', 'PRECISIONS', 'Generator', 'checked_
            'SpecGenerator', 'build_generator', 'reach', 'has_bfloat16', 'FastGenerator', 'export_onnx']
 
 # %% ../../nbs/vocoder/generators.ipynb #39591943
-import copy, math, os, warnings
+import copy
+import math
+import os
+import warnings
 from functools import partial, reduce
 from operator import add
 from pathlib import Path
@@ -19,147 +22,221 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import ConfigError, XttsKaError
-from .config import HIFIGAN, GeneratorConfig, MelConfig
+from .config import GeneratorConfig, MelConfig
 from .mel import Stft, inverse_bands, match_bands, mel_amplitude, mel_bands, phases
 
 # %% ../../nbs/vocoder/generators.ipynb #4977da82
 class Generator(nn.Module):
     "A mel [B, n_mels, F] to a waveform [B, F * hop] in [-1, 1] or near it."
-    def __init__(self,
-        cfg:GeneratorConfig,
-        mel:MelConfig, # The front end that it listens to
+
+    def __init__(
+        self,
+        cfg: GeneratorConfig,
+        mel: MelConfig,  # The front end that it listens to
     ):
         super().__init__()
         self.cfg, self.mel = cfg, mel
 
-    def generate(self,
-        mel:Tensor, # [n_mels, F] or [B, n_mels, F] log-mel
-    )->Tensor: # [F * hop] or [B, F * hop] float32
+    def generate(
+        self,
+        mel: Tensor,  # [n_mels, F] or [B, n_mels, F] log-mel
+    ) -> Tensor:  # [F * hop] or [B, F * hop] float32
         "For inference. `XttsKaError` for a mel of another shape, and for NaN."
         with torch.inference_mode():
             wav = self.wave(checked_mel(mel, self.mel).view(-1, *mel.shape[-2:]))
         return wav.float().view(*mel.shape[:-2], -1)
 
-    def wave(self, mel): return self(mel)
+    def wave(self, mel):
+        return self(mel)
+
 
 def checked_mel(
-    mel:Tensor, # [n_mels, F] or [B, n_mels, F]
-    cfg:MelConfig,
-)->Tensor: # The same, float32
+    mel: Tensor,  # [n_mels, F] or [B, n_mels, F]
+    cfg: MelConfig,
+) -> Tensor:  # The same, float32
     "Refuse what is no mel of `cfg`."
     if mel.ndim not in (2, 3) or mel.shape[-2] != cfg.n_mels or not mel.shape[-1]:
-        raise XttsKaError(f"mel of shape {list(mel.shape)}: [{cfg.n_mels}, frames] or [batch, {cfg.n_mels}, frames] is expected, with at least one frame")
-    if not mel.isfinite().all(): raise XttsKaError("the mel holds NaN or infinity; make it anew with LogMel")
+        raise XttsKaError(
+            f"mel of shape {list(mel.shape)}: [{cfg.n_mels}, frames] or [batch, {cfg.n_mels}, frames] is expected, with at least one frame"
+        )
+    if not mel.isfinite().all():
+        raise XttsKaError("the mel holds NaN or infinity; make it anew with LogMel")
     return mel.float().contiguous()
 
+
 def n_parameters(
-    module:nn.Module,
-)->int:
+    module: nn.Module,
+) -> int:
     "How many numbers training changes."
     return sum(p.numel() for p in module.parameters())
 
 # %% ../../nbs/vocoder/generators.ipynb #4d47233d
-def _split(layer:nn.Module):
+def _split(layer: nn.Module):
     "Replace a layer's `weight` by `weight_g` [C, 1, 1] and `weight_v`."
     weight = layer.weight.detach()
     del layer.weight
     layer.weight_g = nn.Parameter(torch.norm_except_dim(weight, 2, 0).detach())
     layer.weight_v = nn.Parameter(weight)
 
-def _joined(layer:nn.Module)->Tensor: return torch._weight_norm(layer.weight_v, layer.weight_g, 0) # g v / |v|
+
+def _joined(layer: nn.Module) -> Tensor:
+    return torch._weight_norm(layer.weight_v, layer.weight_g, 0)  # g v / |v|
+
 
 class NormConv1d(nn.Conv1d):
     "Convolution with weight norm."
-    def __init__(self, *args, **kwargs): super().__init__(*args, **kwargs); _split(self)
-    def forward(self, x): return self._conv_forward(x, _joined(self), self.bias)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        _split(self)
+
+    def forward(self, x):
+        return self._conv_forward(x, _joined(self), self.bias)
+
 
 class NormConvTranspose1d(nn.ConvTranspose1d):
     "Transposed convolution with weight norm; its dimension 0 are the channels that come in."
-    def __init__(self, *args, **kwargs): super().__init__(*args, **kwargs); _split(self)
-    def forward(self, x): return F.conv_transpose1d(x, _joined(self), self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        _split(self)
+
+    def forward(self, x):
+        return F.conv_transpose1d(
+            x,
+            _joined(self),
+            self.bias,
+            self.stride,
+            self.padding,
+            self.output_padding,
+            self.groups,
+            self.dilation,
+        )
 
 # %% ../../nbs/vocoder/generators.ipynb #03c78945
-SLOPE = 0.1 # Of the leaky ReLUs, but for the last, which has torch's 0.01
+SLOPE = 0.1  # Of the leaky ReLUs, but for the last, which has torch's 0.01
+
 
 class ResBlock1(nn.Module):
     "Three pairs of convolutions, the first of each pair dilated (V1 and V2)."
+
     def __init__(self, channels, kernel, dilations, conv):
         super().__init__()
-        self.convs1 = nn.ModuleList(conv(channels, channels, kernel, padding=(kernel - 1) * d // 2, dilation=d) for d in dilations)
-        self.convs2 = nn.ModuleList(conv(channels, channels, kernel, padding=(kernel - 1) // 2) for _ in dilations)
+        self.convs1 = nn.ModuleList(
+            conv(channels, channels, kernel, padding=(kernel - 1) * d // 2, dilation=d)
+            for d in dilations
+        )
+        self.convs2 = nn.ModuleList(
+            conv(channels, channels, kernel, padding=(kernel - 1) // 2) for _ in dilations
+        )
 
-    def forward(self, x): # [B, C, T] -> [B, C, T]
-        for wide, near in zip(self.convs1, self.convs2): x = near(F.leaky_relu(wide(F.leaky_relu(x, SLOPE)), SLOPE)) + x
+    def forward(self, x):  # [B, C, T] -> [B, C, T]
+        for wide, near in zip(self.convs1, self.convs2):
+            x = near(F.leaky_relu(wide(F.leaky_relu(x, SLOPE)), SLOPE)) + x
         return x
+
 
 class ResBlock2(nn.Module):
     "Two dilated convolutions (V3)."
+
     def __init__(self, channels, kernel, dilations, conv):
         super().__init__()
-        self.convs = nn.ModuleList(conv(channels, channels, kernel, padding=(kernel - 1) * d // 2, dilation=d) for d in dilations)
+        self.convs = nn.ModuleList(
+            conv(channels, channels, kernel, padding=(kernel - 1) * d // 2, dilation=d)
+            for d in dilations
+        )
 
-    def forward(self, x): # [B, C, T] -> [B, C, T]
-        for conv in self.convs: x = conv(F.leaky_relu(x, SLOPE)) + x
+    def forward(self, x):  # [B, C, T] -> [B, C, T]
+        for conv in self.convs:
+            x = conv(F.leaky_relu(x, SLOPE)) + x
         return x
+
 
 class HifiganGenerator(Generator):
     "HiFi-GAN (Kong et al. 2020, figure 1, left). Names of the parameters are those of the published files."
-    def __init__(self,
-        cfg:GeneratorConfig,
-        mel:MelConfig=MelConfig(),
-        weight_norm=True, # False: plain weights, as inference likes them
+
+    def __init__(
+        self,
+        cfg: GeneratorConfig,
+        mel: MelConfig = MelConfig(),
+        weight_norm=True,  # False: plain weights, as inference likes them
     ):
         super().__init__(cfg, mel)
-        conv, up = (NormConv1d, NormConvTranspose1d) if weight_norm else (nn.Conv1d, nn.ConvTranspose1d)
-        conv, block = partial(conv, padding_mode=cfg.padding), ResBlock1 if cfg.resblock == "1" else ResBlock2
+        conv, up = (
+            (NormConv1d, NormConvTranspose1d) if weight_norm else (nn.Conv1d, nn.ConvTranspose1d)
+        )
+        conv, block = (
+            partial(conv, padding_mode=cfg.padding),
+            ResBlock1 if cfg.resblock == "1" else ResBlock2,
+        )
         widths = [cfg.upsample_initial_channel >> i for i in range(len(cfg.upsample_rates) + 1)]
         self.weight_norm = weight_norm
         self.conv_pre = conv(mel.n_mels, widths[0], 7, padding=3)
-        self.ups = nn.ModuleList(up(a, b, k, r, padding=(k - r) // 2) for a, b, k, r in zip(widths, widths[1:], cfg.upsample_kernel_sizes, cfg.upsample_rates))
-        self.resblocks = nn.ModuleList(block(c, k, d, conv) for c in widths[1:] for k, d in zip(cfg.resblock_kernel_sizes, cfg.resblock_dilation_sizes))
+        self.ups = nn.ModuleList(
+            up(a, b, k, r, padding=(k - r) // 2)
+            for a, b, k, r in zip(widths, widths[1:], cfg.upsample_kernel_sizes, cfg.upsample_rates)
+        )
+        self.resblocks = nn.ModuleList(
+            block(c, k, d, conv)
+            for c in widths[1:]
+            for k, d in zip(cfg.resblock_kernel_sizes, cfg.resblock_dilation_sizes)
+        )
         self.conv_post = conv(widths[-1], 1, 7, padding=3)
 
     @classmethod
-    def from_preset(cls, name, mel=MelConfig()): return cls(GeneratorConfig(preset=name), mel) # "v1", "v2", "v3"
+    def from_preset(cls, name, mel=MelConfig()):
+        return cls(GeneratorConfig(preset=name), mel)  # "v1", "v2", "v3"
 
-    def forward(self,
-        mel:Tensor, # [B, n_mels, F]
-    )->Tensor: # [B, F * hop]
+    def forward(
+        self,
+        mel: Tensor,  # [B, n_mels, F]
+    ) -> Tensor:  # [B, F * hop]
         n = len(self.cfg.resblock_kernel_sizes)
-        if self.cfg.padding == "reflect" and mel.shape[-1] <= reach(self): raise XttsKaError(f"a mel of {mel.shape[-1]} frames cannot be mirrored at its ends; with generator.padding=reflect at least {reach(self) + 1} are needed")
-        x = self.conv_pre(mel)                                                 # [B, n_mels, F] -> [B, C, F]
+        if self.cfg.padding == "reflect" and mel.shape[-1] <= reach(self):
+            raise XttsKaError(
+                f"a mel of {mel.shape[-1]} frames cannot be mirrored at its ends; with generator.padding=reflect at least {reach(self) + 1} are needed"
+            )
+        x = self.conv_pre(mel)  # [B, n_mels, F] -> [B, C, F]
         for i, up in enumerate(self.ups):
-            x = up(F.leaky_relu(x, SLOPE))                                     # [B, C, T] -> [B, C / 2, T * rate]
-            x = reduce(add, (block(x) for block in self.resblocks[i * n: (i + 1) * n])) / n
-        x = F.leaky_relu(x).to(self.conv_post.bias.dtype)                      # (in `FastGenerator` the last layer is more precise than the others)
-        return torch.tanh(self.conv_post(x)).flatten(1)                        # [B, C, F * hop] -> [B, F * hop]
+            x = up(F.leaky_relu(x, SLOPE))  # [B, C, T] -> [B, C / 2, T * rate]
+            x = reduce(add, (block(x) for block in self.resblocks[i * n : (i + 1) * n])) / n
+        x = F.leaky_relu(x).to(
+            self.conv_post.bias.dtype
+        )  # (in `FastGenerator` the last layer is more precise than the others)
+        return torch.tanh(self.conv_post(x)).flatten(1)  # [B, C, F * hop] -> [B, F * hop]
 
 # %% ../../nbs/vocoder/generators.ipynb #92b98a26
-PUBLISHED = {"v1": 13_926_017, "v2": 925_985, "v3": 1_462_273} # Plain weights, 80 mel bands
+PUBLISHED = {"v1": 13_926_017, "v2": 925_985, "v3": 1_462_273}  # Plain weights, 80 mel bands
 
 # %% ../../nbs/vocoder/generators.ipynb #57ce610f
 def folded_state(
-    state:dict, # Name -> tensor, with `weight_g` and `weight_v` where there is weight norm
-)->dict: # The same with `weight` instead
+    state: dict,  # Name -> tensor, with `weight_g` and `weight_v` where there is weight norm
+) -> dict:  # The same with `weight` instead
     "Multiply directions and lengths."
     out = {}
     for name, value in state.items():
         base, part = name.rpartition(".")[::2]
-        if part == "weight_g": out[f"{base}.weight"] = torch._weight_norm(state[f"{base}.weight_v"], value, 0)
-        elif part != "weight_v": out[name] = value
+        if part == "weight_g":
+            out[f"{base}.weight"] = torch._weight_norm(state[f"{base}.weight_v"], value, 0)
+        elif part != "weight_v":
+            out[name] = value
     return out
 
+
 def folded(
-    generator:HifiganGenerator,
-)->HifiganGenerator: # A new one with plain weights, in evaluation mode
+    generator: HifiganGenerator,
+) -> HifiganGenerator:  # A new one with plain weights, in evaluation mode
     "The same function with fewer multiplications."
     plain = HifiganGenerator(generator.cfg, generator.mel, weight_norm=False)
-    plain.load_state_dict(folded_state({k: v.detach().cpu() for k, v in generator.state_dict().items()}))
+    plain.load_state_dict(
+        folded_state({k: v.detach().cpu() for k, v in generator.state_dict().items()})
+    )
     return plain.eval().requires_grad_(False).to(generator.conv_post.bias.device)
 
 # %% ../../nbs/vocoder/generators.ipynb #fd84545d
 class ConvNeXt(nn.Module):
     "A block of Liu et al. 2022 (arXiv 2201.03545, figure 4) in one dimension: mixes frames, then channels."
+
     def __init__(self, dim, inter, kernel, scale):
         super().__init__()
         self.frames = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
@@ -167,55 +244,80 @@ class ConvNeXt(nn.Module):
         self.up, self.down = nn.Linear(dim, inter), nn.Linear(inter, dim)
         self.scale = nn.Parameter(torch.full((dim,), scale))
 
-    def forward(self, x): # [B, C, F] -> [B, C, F]
-        h = self.norm(self.frames(x).transpose(1, 2))                          # [B, F, C]
+    def forward(self, x):  # [B, C, F] -> [B, C, F]
+        h = self.norm(self.frames(x).transpose(1, 2))  # [B, F, C]
         return x + (self.scale * self.down(F.gelu(self.up(h)))).transpose(1, 2)
+
 
 class SpecGenerator(Generator):
     "A mel to log-amplitudes and phases at the frame rate, then one inverse transform."
-    def __init__(self,
-        cfg:GeneratorConfig,
-        mel:MelConfig=MelConfig(),
+
+    def __init__(
+        self,
+        cfg: GeneratorConfig,
+        mel: MelConfig = MelConfig(),
     ):
         super().__init__(cfg, mel)
         self.embed = nn.Conv1d(mel.n_mels, cfg.dim, cfg.kernel, padding=cfg.kernel // 2)
         self.first, self.last = nn.LayerNorm(cfg.dim, eps=1e-6), nn.LayerNorm(cfg.dim, eps=1e-6)
-        self.blocks = nn.Sequential(*[ConvNeXt(cfg.dim, cfg.inter, cfg.kernel, 1 / cfg.layers) for _ in range(cfg.layers)])
+        self.blocks = nn.Sequential(
+            *[ConvNeXt(cfg.dim, cfg.inter, cfg.kernel, 1 / cfg.layers) for _ in range(cfg.layers)]
+        )
         self.head = nn.Linear(cfg.dim, 2 * mel.bins)
         self.stft = Stft(mel)
         self.register_buffer("inverse", inverse_bands(mel), persistent=False)  # [bins, n_mels]
-        self.register_buffer("bands", mel_bands(mel), persistent=False)        # [n_mels, bins]
+        self.register_buffer("bands", mel_bands(mel), persistent=False)  # [n_mels, bins]
         self.apply(_small)
 
-    def body(self, mel): # [B, n_mels, F] -> [B, F, C]
-        x = self.embed(mel.to(self.embed.weight.dtype)).transpose(1, 2)        # [B, F, C]
+    def body(self, mel):  # [B, n_mels, F] -> [B, F, C]
+        x = self.embed(mel.to(self.embed.weight.dtype)).transpose(1, 2)  # [B, F, C]
         return self.last(self.blocks(self.first(x).transpose(1, 2)).transpose(1, 2))
 
-    def prior(self, mel, rounds): return match_bands(mel_amplitude(mel, self.inverse), mel, self.bands, rounds) # -> [B, bins, F]
+    def prior(self, mel, rounds):
+        return match_bands(
+            mel_amplitude(mel, self.inverse), mel, self.bands, rounds
+        )  # -> [B, bins, F]
 
-    def spectrum(self,
-        mel:Tensor, # [B, n_mels, F]
-    )->tuple[Tensor, Tensor]: # log-amplitude and phase in radians (not wrapped), each [B, bins, F] float32
+    def spectrum(
+        self,
+        mel: Tensor,  # [B, n_mels, F]
+    ) -> tuple[
+        Tensor, Tensor
+    ]:  # log-amplitude and phase in radians (not wrapped), each [B, bins, F] float32
         "What the losses on amplitude and phase compare."
         h = self.body(mel).float()
         with torch.autocast(h.device.type, enabled=False):
-            log_amplitude, phase = self.head(h).transpose(1, 2).chunk(2, 1)    # [B, F, 2 bins] -> 2 x [B, bins, F]
-            if self.cfg.prior == "pinv": log_amplitude = log_amplitude + self.prior(mel.float(), self.cfg.match).log()
+            log_amplitude, phase = (
+                self.head(h).transpose(1, 2).chunk(2, 1)
+            )  # [B, F, 2 bins] -> 2 x [B, bins, F]
+            if self.cfg.prior == "pinv":
+                log_amplitude = log_amplitude + self.prior(mel.float(), self.cfg.match).log()
         return log_amplitude.clamp(max=LOUDEST), phase
 
-    def combine(self, log_amplitude, phase): return self.stft.inverse(torch.polar(log_amplitude.exp(), phase)) # -> [B, F * hop]
-    def forward(self, mel): return self.combine(*self.spectrum(mel))           # [B, n_mels, F] -> [B, F * hop]
+    def combine(self, log_amplitude, phase):
+        return self.stft.inverse(torch.polar(log_amplitude.exp(), phase))  # -> [B, F * hop]
+
+    def forward(self, mel):
+        return self.combine(*self.spectrum(mel))  # [B, n_mels, F] -> [B, F * hop]
 
     def wave(self, mel):
         "With `refine`: the network's phases, amplitudes that the mel itself tells where it has bands (`told`: as much of them), and rounds that make neighbouring frames agree."
         log_amplitude, phase = self.spectrum(mel)
-        if not self.cfg.refine: return self.combine(log_amplitude, phase)
-        told = self.bands.sum(0)[:, None] > 0                                  # [bins, 1]
-        prior = self.prior(mel, max(16, self.cfg.match)) ** self.cfg.told * (log_amplitude * (1 - self.cfg.told)).exp()
+        if not self.cfg.refine:
+            return self.combine(log_amplitude, phase)
+        told = self.bands.sum(0)[:, None] > 0  # [bins, 1]
+        prior = (
+            self.prior(mel, max(16, self.cfg.match)) ** self.cfg.told
+            * (log_amplitude * (1 - self.cfg.told)).exp()
+        )
         amplitude = torch.where(told, prior, log_amplitude.exp())
-        return phases(amplitude, torch.polar(torch.ones_like(phase), phase), self.stft, self.cfg.refine)
+        return phases(
+            amplitude, torch.polar(torch.ones_like(phase), phase), self.stft, self.cfg.refine
+        )
 
-LOUDEST = math.log(1e3) # A bin of a full-scale tone under a Hann window of 1,024 has 256
+
+LOUDEST = math.log(1e3)  # A bin of a full-scale tone under a Hann window of 1,024 has 256
+
 
 def _small(layer):
     "Weights as Vocos starts them."
@@ -225,148 +327,240 @@ def _small(layer):
 
 # %% ../../nbs/vocoder/generators.ipynb #100e2ba4
 def build_generator(
-    cfg:GeneratorConfig,
-    mel:MelConfig=MelConfig(),
-)->Generator:
+    cfg: GeneratorConfig,
+    mel: MelConfig = MelConfig(),
+) -> Generator:
     "The network that a configuration describes, with random weights."
     return (HifiganGenerator if cfg.kind == "hifigan" else SpecGenerator)(cfg, mel)
 
 # %% ../../nbs/vocoder/generators.ipynb #61554055
 def reach(
-    generator:Generator,
-)->int: # Frames to each side
+    generator: Generator,
+) -> int:  # Frames to each side
     "How many neighbouring frames a sample of a frame depends on, at most."
     cfg, mel = generator.cfg, generator.mel
     if cfg.kind == "spec":
-        overlap = (mel.n_fft - 1) // mel.hop_length                            # frames that share samples with a frame
-        return (cfg.layers + 1) * (cfg.kernel // 2) + math.ceil(mel.context / mel.hop_length) + cfg.refine * overlap
-    side, rate = 3., 1                                                         # conv_pre
-    spans = [sum((k - 1) // 2 * (d + (cfg.resblock == "1")) for d in ds) for k, ds in zip(cfg.resblock_kernel_sizes, cfg.resblock_dilation_sizes)]
+        overlap = (mel.n_fft - 1) // mel.hop_length  # frames that share samples with a frame
+        return (
+            (cfg.layers + 1) * (cfg.kernel // 2)
+            + math.ceil(mel.context / mel.hop_length)
+            + cfg.refine * overlap
+        )
+    side, rate = 3.0, 1  # conv_pre
+    spans = [
+        sum((k - 1) // 2 * (d + (cfg.resblock == "1")) for d in ds)
+        for k, ds in zip(cfg.resblock_kernel_sizes, cfg.resblock_dilation_sizes)
+    ]
     for r, k in zip(cfg.upsample_rates, cfg.upsample_kernel_sizes):
         side += math.ceil((k - r) / 2 / r) / rate
         rate *= r
         side += max(spans) / rate
-    return math.ceil(side + 3 / rate)                                          # conv_post
+    return math.ceil(side + 3 / rate)  # conv_post
 
 # %% ../../nbs/vocoder/generators.ipynb #d5468d17
 PRECISIONS = ("auto", "float32", "bfloat16")
 
+
 def has_bfloat16(
-    device:torch.device,
-)->bool:
+    device: torch.device,
+) -> bool:
     "Whether bfloat16 is arithmetic there, and not emulated (then it is slower than float32)."
-    if device.type == "cuda": return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
 
 class FastGenerator:
     "A generator for inference: rearranged weights, long mels in pieces."
-    def __init__(self,
-        generator:Generator,   # Stays as it is
-        precision:Literal["auto", "float32", "bfloat16"]="auto", # auto: bfloat16 where the processor has it
-        chunk=512,             # Frames a piece; 0: all at once
+
+    def __init__(
+        self,
+        generator: Generator,  # Stays as it is
+        precision: Literal[
+            "auto", "float32", "bfloat16"
+        ] = "auto",  # auto: bfloat16 where the processor has it
+        chunk=512,  # Frames a piece; 0: all at once
     ):
-        if precision not in PRECISIONS: raise ConfigError(f"precision={precision!r}: give one of {', '.join(PRECISIONS)}")
-        if chunk < 0: raise ConfigError(f"chunk={chunk}: frames of a piece, or 0 for all at once")
+        if precision not in PRECISIONS:
+            raise ConfigError(f"precision={precision!r}: give one of {', '.join(PRECISIONS)}")
+        if chunk < 0:
+            raise ConfigError(f"chunk={chunk}: frames of a piece, or 0 for all at once")
         device = next(generator.parameters()).device
-        self.dtype = torch.bfloat16 if precision == "bfloat16" or precision == "auto" and has_bfloat16(device) else torch.float32
-        self.cfg, self.mel, self.chunk, self.reach, self.device = generator.cfg, generator.mel, chunk, reach(generator), device
+        self.dtype = (
+            torch.bfloat16
+            if precision == "bfloat16" or precision == "auto" and has_bfloat16(device)
+            else torch.float32
+        )
+        self.cfg, self.mel, self.chunk, self.reach, self.device = (
+            generator.cfg,
+            generator.mel,
+            chunk,
+            reach(generator),
+            device,
+        )
         self.net = (_wide if generator.cfg.kind == "hifigan" else _narrowed)(generator, self.dtype)
 
-    def generate(self,
-        mel:Tensor, # [n_mels, F] or [B, n_mels, F] log-mel
-    )->Tensor: # [F * hop] or [B, F * hop] float32, on the generator's device
+    def generate(
+        self,
+        mel: Tensor,  # [n_mels, F] or [B, n_mels, F] log-mel
+    ) -> Tensor:  # [F * hop] or [B, F * hop] float32, on the generator's device
         "A whole waveform."
         return torch.cat(list(self.stream(mel)), -1)
 
-    def stream(self,
-        mel:Tensor, # [n_mels, F] or [B, n_mels, F] log-mel
-    ): # Yields [.., n * hop] float32 pieces that together are the waveform
+    def stream(
+        self,
+        mel: Tensor,  # [n_mels, F] or [B, n_mels, F] log-mel
+    ):  # Yields [.., n * hop] float32 pieces that together are the waveform
         "Piece by piece, each seeing its neighbours."
         whole = checked_mel(mel, self.mel).to(self.device).view(-1, *mel.shape[-2:])
         size, total, hop = self.chunk or mel.shape[-1], mel.shape[-1], self.mel.hop_length
         for first in range(0, total, size):
             last, start = min(first + size, total), max(0, first - self.reach)
-            wav = self._piece(whole[..., start: last + self.reach])[:, (first - start) * hop: (last - start) * hop]
+            wav = self._piece(whole[..., start : last + self.reach])[
+                :, (first - start) * hop : (last - start) * hop
+            ]
             yield wav.reshape(*mel.shape[:-2], -1)
 
     @torch.inference_mode()
-    def _piece(self, mel): # [B, n_mels, F] -> [B, F * hop]
-        if self.cfg.kind == "spec": return self.net.wave(mel)
-        return self.net(mel.to(self.dtype)[:, :, None].contiguous(memory_format=torch.channels_last)).float()
+    def _piece(self, mel):  # [B, n_mels, F] -> [B, F * hop]
+        if self.cfg.kind == "spec":
+            return self.net.wave(mel)
+        return self.net(
+            mel.to(self.dtype)[:, :, None].contiguous(memory_format=torch.channels_last)
+        ).float()
+
 
 def _narrowed(generator, dtype):
     net = copy.deepcopy(generator).eval().requires_grad_(False)
-    for part in (net.embed, net.first, net.blocks, net.last): part.to(dtype)
+    for part in (net.embed, net.first, net.blocks, net.last):
+        part.to(dtype)
     return net
+
 
 def _wide(generator, dtype):
     "Convolutions in two dimensions, the first of size one."
     net = folded(generator)
-    for name, layer in [(n, m) for n, m in net.named_modules() if isinstance(m, (nn.Conv1d, nn.ConvTranspose1d))]: net.set_submodule(name, _flat(layer))
-    net.to(dtype).conv_post.float()                                            # rounding the waveform itself to 8 bits is heard in quiet bands
+    for name, layer in [
+        (n, m) for n, m in net.named_modules() if isinstance(m, (nn.Conv1d, nn.ConvTranspose1d))
+    ]:
+        net.set_submodule(name, _flat(layer))
+    net.to(
+        dtype
+    ).conv_post.float()  # rounding the waveform itself to 8 bits is heard in quiet bands
     return net.to(memory_format=torch.channels_last)
+
 
 def _flat(layer):
     two = nn.ConvTranspose2d if isinstance(layer, nn.ConvTranspose1d) else nn.Conv2d
-    new = two(layer.in_channels, layer.out_channels, (1, *layer.kernel_size), (1, *layer.stride), (0, *layer.padding), dilation=(1, *layer.dilation), padding_mode=layer.padding_mode)
+    new = two(
+        layer.in_channels,
+        layer.out_channels,
+        (1, *layer.kernel_size),
+        (1, *layer.stride),
+        (0, *layer.padding),
+        dilation=(1, *layer.dilation),
+        padding_mode=layer.padding_mode,
+    )
     new.load_state_dict({"weight": layer.weight[:, :, None], "bias": layer.bias})
     return new.requires_grad_(False)
 
 # %% ../../nbs/vocoder/generators.ipynb #dc9bb24b
 class _RealInverse(nn.Module):
     "`Stft.inverse(torch.polar(amplitude, phase))` in real arithmetic."
-    def __init__(self, stft:Stft):
+
+    def __init__(self, stft: Stft):
         super().__init__()
         n, self.hop, self.side = stft.cfg.n_fft, stft.cfg.hop_length, stft.cfg.context
-        twice = torch.full((stft.cfg.bins, 1), 2., dtype=torch.float64)
-        twice[0] = twice[-1] = 1.                                              # of a real signal's bins all but the outer ones stand for two
-        angle = 2 * torch.pi / n * torch.outer(torch.arange(stft.cfg.bins), torch.arange(n)).double()
-        kernels = torch.cat([angle.cos(), -angle.sin()]) * torch.cat([twice, twice]) / n * stft.window.cpu().double()
-        self.register_buffer("kernels", kernels.float()[:, None])              # [2 bins, 1, n_fft]
-        self.register_buffer("squared", stft.window.detach().cpu().square()[None, None].clone()) # [1, 1, n_fft]
+        twice = torch.full((stft.cfg.bins, 1), 2.0, dtype=torch.float64)
+        twice[0] = twice[-1] = 1.0  # of a real signal's bins all but the outer ones stand for two
+        angle = (
+            2 * torch.pi / n * torch.outer(torch.arange(stft.cfg.bins), torch.arange(n)).double()
+        )
+        kernels = (
+            torch.cat([angle.cos(), -angle.sin()])
+            * torch.cat([twice, twice])
+            / n
+            * stft.window.cpu().double()
+        )
+        self.register_buffer("kernels", kernels.float()[:, None])  # [2 bins, 1, n_fft]
+        self.register_buffer(
+            "squared", stft.window.detach().cpu().square()[None, None].clone()
+        )  # [1, 1, n_fft]
 
-    def forward(self, amplitude, phase): # [B, bins, F] each -> [B, F * hop]
+    def forward(self, amplitude, phase):  # [B, bins, F] each -> [B, F * hop]
         parts = torch.cat([amplitude * phase.cos(), amplitude * phase.sin()], 1)  # [B, 2 bins, F]
-        wav = F.conv_transpose1d(parts, self.kernels, stride=self.hop)         # [B, 1, F * hop + 2 context]
-        envelope = F.conv_transpose1d(torch.ones_like(parts[:1, :1]), self.squared, stride=self.hop).clamp_min(1e-8)
-        return (wav / envelope)[:, 0, self.side: -self.side or None]
+        wav = F.conv_transpose1d(
+            parts, self.kernels, stride=self.hop
+        )  # [B, 1, F * hop + 2 context]
+        envelope = F.conv_transpose1d(
+            torch.ones_like(parts[:1, :1]), self.squared, stride=self.hop
+        ).clamp_min(1e-8)
+        return (wav / envelope)[:, 0, self.side : -self.side or None]
+
 
 class _SpecGraph(nn.Module):
     def __init__(self, generator):
         super().__init__()
         self.net, self.inverse = generator, _RealInverse(generator.stft)
 
-    def forward(self, mel): # [B, n_mels, F] -> [B, F * hop]
+    def forward(self, mel):  # [B, n_mels, F] -> [B, F * hop]
         log_amplitude, phase = self.net.spectrum(mel)
         return self.inverse(log_amplitude.exp(), phase)
 
+
 def export_onnx(
-    generator:Generator,
-    path, # `.onnx`
-)->Path:
+    generator: Generator,
+    path,  # `.onnx`
+) -> Path:
     "Write a graph `mel` [B, n_mels, F] -> `wav` [B, F * hop], float32; what it gives is compared with torch's before the file gets its name."
-    if generator.cfg.refine: raise ConfigError(f"generator.refine={generator.cfg.refine}: rounds of Griffin-Lim are no part of the graph; set cfg.refine=0 before the export")
-    path, net = Path(path), folded(generator) if generator.cfg.kind == "hifigan" else _SpecGraph(copy.deepcopy(generator))
+    if generator.cfg.refine:
+        raise ConfigError(
+            f"generator.refine={generator.cfg.refine}: rounds of Griffin-Lim are no part of the graph; set cfg.refine=0 before the export"
+        )
+    path, net = (
+        Path(path),
+        folded(generator)
+        if generator.cfg.kind == "hifigan"
+        else _SpecGraph(copy.deepcopy(generator)),
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".tmp-{os.getpid()}-0-{path.name}")
     try:
         _write_graph(net.cpu().float().eval(), generator.mel.n_mels, tmp)
         _same_sound(net, tmp, generator.mel.n_mels)
         os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    finally:
+        tmp.unlink(missing_ok=True)
     return path
+
 
 def _write_graph(net, bands, path):
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")                                        # the tracer says of every shape that it is a constant; the lengths tested next say it is not
-        torch.onnx.export(net, (torch.zeros(1, bands, 16),), os.fspath(path), input_names=["mel"], output_names=["wav"], opset_version=17, dynamo=False,
-                          dynamic_axes={"mel": {0: "batch", 2: "frames"}, "wav": {0: "batch", 1: "samples"}})
+        warnings.simplefilter(
+            "ignore"
+        )  # the tracer says of every shape that it is a constant; the lengths tested next say it is not
+        torch.onnx.export(
+            net,
+            (torch.zeros(1, bands, 16),),
+            os.fspath(path),
+            input_names=["mel"],
+            output_names=["wav"],
+            opset_version=17,
+            dynamo=False,
+            dynamic_axes={"mel": {0: "batch", 2: "frames"}, "wav": {0: "batch", 1: "samples"}},
+        )
+
 
 def _same_sound(net, path, bands):
     import onnxruntime as ort
+
     session = ort.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
     for batch, frames in ((1, 23), (2, 40)):
         mel = torch.linspace(-9, 0, batch * bands * frames).view(batch, bands, frames)
-        with torch.inference_mode(): wanted = net(mel)
+        with torch.inference_mode():
+            wanted = net(mel)
         got = torch.from_numpy(session.run(None, {"mel": mel.numpy()})[0])
-        if got.shape != wanted.shape or not torch.allclose(got, wanted, atol=1e-4, rtol=1e-3): raise XttsKaError(f"the exported graph differs from torch for a mel of {frames} frames; nothing was written")
+        if got.shape != wanted.shape or not torch.allclose(got, wanted, atol=1e-4, rtol=1e-3):
+            raise XttsKaError(
+                f"the exported graph differs from torch for a mel of {frames} frames; nothing was written"
+            )

@@ -17,135 +17,184 @@ from .mel import LogMel
 
 # %% ../../nbs/vocoder/losses.ipynb #5658a59b
 def lsgan_d(
-    real:list, # [(score, features)] of recordings
-    fake:list, # [(score, features)] of the generator's, detached
-)->Tensor: # Scalar
+    real: list,  # [(score, features)] of recordings
+    fake: list,  # [(score, features)] of the generator's, detached
+) -> Tensor:  # Scalar
     "What the discriminators lose (HiFi-GAN, eq. 1)."
     return sum((1 - r).square().mean() + f.square().mean() for (r, _), (f, _) in zip(real, fake))
 
+
 def lsgan_g(
-    fake:list, # [(score, features)]
-)->Tensor: # Scalar
+    fake: list,  # [(score, features)]
+) -> Tensor:  # Scalar
     "What the generator loses (HiFi-GAN, eq. 2)."
     return sum((1 - f).square().mean() for f, _ in fake)
 
+
 def feature_matching(
-    real:list, # [(score, features)] of recordings; no gradient goes there
-    fake:list, # [(score, features)]
-)->Tensor: # Scalar
+    real: list,  # [(score, features)] of recordings; no gradient goes there
+    fake: list,  # [(score, features)]
+) -> Tensor:  # Scalar
     "Distance of what the layers gave (HiFi-GAN, eq. 3), the score included as in the original."
-    return sum(F.l1_loss(f, r.detach()) for (_, rs), (_, fs) in zip(real, fake) for r, f in zip(rs, fs))
+    return sum(
+        F.l1_loss(f, r.detach()) for (_, rs), (_, fs) in zip(real, fake) for r, f in zip(rs, fs)
+    )
 
 # %% ../../nbs/vocoder/losses.ipynb #8ca38bd4
 class MelL1(nn.Module):
     "Distance of log-mels with the front end of the recordings, up to `fmax_loss` (HiFi-GAN, eq. 4)."
-    def __init__(self, cfg:MelConfig):
+
+    def __init__(self, cfg: MelConfig):
         super().__init__()
         self.mel = LogMel(cfg, loss=True)
 
-    def forward(self, fake, real): # [B, T], [B, T] -> scalar
-        with torch.no_grad(): target = self.mel(real)
+    def forward(self, fake, real):  # [B, T], [B, T] -> scalar
+        with torch.no_grad():
+            target = self.mel(real)
         return F.l1_loss(self.mel(fake), target)
 
+
 def spectrum(
-    wav:Tensor,    # [..., T]
-    n_fft:int,     # Samples, also the window's length
-    hop:int,       # Samples
-    window:Tensor, # [n_fft] or shorter
-)->Tensor: # [..., bins, frames] complex
+    wav: Tensor,  # [..., T]
+    n_fft: int,  # Samples, also the window's length
+    hop: int,  # Samples
+    window: Tensor,  # [n_fft] or shorter
+) -> Tensor:  # [..., bins, frames] complex
     "Short-time Fourier transform, in single precision also under autocast."
     return torch.stft(wav.float(), n_fft, hop, len(window), window, return_complex=True)
 
+
 def magnitude(
-    spec:Tensor,        # Complex
-    floor:float=1e-9,   # Added to the power
-)->Tensor: # As spec, real
+    spec: Tensor,  # Complex
+    floor: float = 1e-9,  # Added to the power
+) -> Tensor:  # As spec, real
     "Smooth at zero, where the absolute value has no gradient."
     return (spec.real.square() + spec.imag.square() + floor).sqrt()
 
-SCALES = ((512, 128, 40), (1024, 256, 80), (2048, 512, 160)) # n_fft, hop (samples), bands
+
+SCALES = ((512, 128, 40), (1024, 256, 80), (2048, 512, 160))  # n_fft, hop (samples), bands
+
 
 class MultiScaleMel(nn.Module):
     "Distance of log-mels at several resolutions, up to half the sample rate."
-    def __init__(self,
-        cfg:MelConfig,   # Rate, upper edge and floor
-        scales=SCALES,   # n_fft, hop, bands
+
+    def __init__(
+        self,
+        cfg: MelConfig,  # Rate, upper edge and floor
+        scales=SCALES,  # n_fft, hop, bands
     ):
         super().__init__()
         import librosa
+
         self.scales, self.clamp = scales, cfg.clamp
         for k, (n_fft, _, bands) in enumerate(scales):
-            bank = librosa.filters.mel(sr=cfg.sample_rate, n_fft=n_fft, n_mels=bands, fmin=cfg.fmin, fmax=cfg.fmax_loss or cfg.sample_rate / 2)
+            bank = librosa.filters.mel(
+                sr=cfg.sample_rate,
+                n_fft=n_fft,
+                n_mels=bands,
+                fmin=cfg.fmin,
+                fmax=cfg.fmax_loss or cfg.sample_rate / 2,
+            )
             self.register_buffer(f"bank{k}", torch.from_numpy(bank), persistent=False)
             self.register_buffer(f"window{k}", torch.hann_window(n_fft), persistent=False)
 
-    def log_mel(self, wav, k): # [B, T] -> [B, bands, frames]
+    def log_mel(self, wav, k):  # [B, T] -> [B, bands, frames]
         n_fft, hop, _ = self.scales[k]
         spec = spectrum(wav, n_fft, hop, getattr(self, f"window{k}"))
         return torch.log((getattr(self, f"bank{k}") @ magnitude(spec)).clamp_min(self.clamp))
 
-    def forward(self, fake, real): # [B, T], [B, T] -> scalar
-        with torch.no_grad(): target = [self.log_mel(real, k) for k in range(len(self.scales))]
+    def forward(self, fake, real):  # [B, T], [B, T] -> scalar
+        with torch.no_grad():
+            target = [self.log_mel(real, k) for k in range(len(self.scales))]
         return sum(F.l1_loss(self.log_mel(fake, k), t) for k, t in enumerate(target)) / len(target)
 
 # %% ../../nbs/vocoder/losses.ipynb #13f9313b
 def _turn(
-    fake:Tensor, # [B, K, N] complex
-    real:Tensor, # [B, K, N] complex
-    dim:int,     # 1: from bin to bin, 2: from frame to frame
-)->Tensor: # Scalar in [0, 2]
+    fake: Tensor,  # [B, K, N] complex
+    real: Tensor,  # [B, K, N] complex
+    dim: int,  # 1: from bin to bin, 2: from frame to frame
+) -> Tensor:  # Scalar in [0, 2]
     "One minus the weighted mean cosine between the phase steps of two spectra."
-    step = lambda s: s.narrow(dim, 1, s.shape[dim] - 1) * s.narrow(dim, 0, s.shape[dim] - 1).conj()
+
+    def step(s):
+        return s.narrow(dim, 1, s.shape[dim] - 1) * s.narrow(dim, 0, s.shape[dim] - 1).conj()
+
     f, r = step(fake), step(real)
-    tiny = 1e-16                                                               # of a squared product of amplitudes: far below what is heard
+    tiny = 1e-16  # of a squared product of amplitudes: far below what is heard
     size = magnitude(r, tiny)
-    weight = size.sqrt().sqrt()                                                # root of the mean amplitude of the two
+    weight = size.sqrt().sqrt()  # root of the mean amplitude of the two
     cosine = (f.real * r.real + f.imag * r.imag) / (magnitude(f, tiny) * size)
     return 1 - (weight * cosine).sum() / weight.sum()
 
+
 class RelativePhase(nn.Module):
     "Steps of the phase along time and along frequency; blind to the sign and to a constant phase."
-    def __init__(self,
-        n_fft:int=1024, # Samples
-        hop:int=256,    # Samples
+
+    def __init__(
+        self,
+        n_fft: int = 1024,  # Samples
+        hop: int = 256,  # Samples
     ):
         super().__init__()
         self.n_fft, self.hop = n_fft, hop
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
-    def forward(self, fake, real): # [B, T], [B, T] -> scalar
+    def forward(self, fake, real):  # [B, T], [B, T] -> scalar
         f, r = (spectrum(w, self.n_fft, self.hop, self.window) for w in (fake, real))
         return _turn(f, r, 1) + _turn(f, r, 2)
 
+
 class LogAmplitude(nn.Module):
     "Distance of log amplitudes, bin by bin: sharper than any mel."
-    def __init__(self,
-        n_fft:int=1024,    # Samples
-        hop:int=256,       # Samples
-        floor:float=1e-6,  # Added to the power: what is 60 dB below an amplitude of 1 counts little
+
+    def __init__(
+        self,
+        n_fft: int = 1024,  # Samples
+        hop: int = 256,  # Samples
+        floor: float = 1e-6,  # Added to the power: what is 60 dB below an amplitude of 1 counts little
     ):
         super().__init__()
         self.n_fft, self.hop, self.floor = n_fft, hop, floor
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
-    def forward(self, fake, real): # [B, T], [B, T] -> scalar
-        f, r = (magnitude(spectrum(w, self.n_fft, self.hop, self.window), self.floor).log() for w in (fake, real))
+    def forward(self, fake, real):  # [B, T], [B, T] -> scalar
+        f, r = (
+            magnitude(spectrum(w, self.n_fft, self.hop, self.window), self.floor).log()
+            for w in (fake, real)
+        )
         return F.l1_loss(f, r)
 
 # %% ../../nbs/vocoder/losses.ipynb #29583c23
 class Regression(nn.Module):
     "What the generator's waveform is compared for, beside the discriminators."
-    def __init__(self,
-        cfg:LossConfig,
-        mel:MelConfig,
+
+    def __init__(
+        self,
+        cfg: LossConfig,
+        mel: MelConfig,
     ):
         super().__init__()
-        self.weights = {"mel": cfg.mel_weight, "phase": cfg.phase_weight, "amplitude": cfg.amplitude_weight}
-        parts = {"mel": lambda: MelL1(mel) if cfg.mel == "single" else MultiScaleMel(mel),
-                 "phase": lambda: RelativePhase(mel.n_fft, mel.hop_length), "amplitude": lambda: LogAmplitude(mel.n_fft, mel.hop_length)}
-        self.parts = nn.ModuleDict({name: make() for name, make in parts.items() if self.weights[name]})
+        self.weights = {
+            "mel": cfg.mel_weight,
+            "phase": cfg.phase_weight,
+            "amplitude": cfg.amplitude_weight,
+        }
+        parts = {
+            "mel": lambda: MelL1(mel) if cfg.mel == "single" else MultiScaleMel(mel),
+            "phase": lambda: RelativePhase(mel.n_fft, mel.hop_length),
+            "amplitude": lambda: LogAmplitude(mel.n_fft, mel.hop_length),
+        }
+        self.parts = nn.ModuleDict(
+            {name: make() for name, make in parts.items() if self.weights[name]}
+        )
 
-    def forward(self, fake, real): # [B, T], [B, T] -> (scalar, {name: unweighted scalar})
-        if fake.shape != real.shape: raise ConfigError(f"generated {list(fake.shape)} and recorded {list(real.shape)} samples differ: a mel of n frames belongs to n * hop samples")
+    def forward(self, fake, real):  # [B, T], [B, T] -> (scalar, {name: unweighted scalar})
+        if fake.shape != real.shape:
+            raise ConfigError(
+                f"generated {list(fake.shape)} and recorded {list(real.shape)} samples differ: a mel of n frames belongs to n * hop samples"
+            )
         terms = {name: part(fake.float(), real) for name, part in self.parts.items()}
-        return sum((self.weights[name] * term for name, term in terms.items()), fake.new_zeros((), dtype=torch.float32)), terms
+        return sum(
+            (self.weights[name] * term for name, term in terms.items()),
+            fake.new_zeros((), dtype=torch.float32),
+        ), terms

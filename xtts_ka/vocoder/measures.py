@@ -8,7 +8,8 @@ __all__ = ['LAG', 'STEP', 'RESOLUTIONS', 'RATE', 'HOW', 'MEASURES', 'FREE', 'gai
            'Clip', 'cut_alike', 'same_timing', 'measure']
 
 # %% ../../nbs/vocoder/measures.ipynb #06a7754f
-import functools, warnings
+import functools
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,116 +21,143 @@ from ..core.errors import MissingError
 from .mel import LogMel
 
 # %% ../../nbs/vocoder/measures.ipynb #8b374011
-LAG, STEP = 2048, 16 # Samples: largest slip looked for; step of the envelopes
+LAG, STEP = 2048, 16  # Samples: largest slip looked for; step of the envelopes
+
 
 def gain_db(
-    reference, # [T] recording
-    generated, # [T] what is judged
-)->float: # dB; above 0: generated is louder
+    reference,  # [T] recording
+    generated,  # [T] what is judged
+) -> float:  # dB; above 0: generated is louder
     "Difference of the root-mean-square levels."
     return float(rms_db(generated) - rms_db(reference))
 
-def _correlation(a:np.ndarray, b:np.ndarray, most:int)->np.ndarray: # [2 most + 1], of lags -most .. most of `b` behind `a`
+
+def _correlation(
+    a: np.ndarray, b: np.ndarray, most: int
+) -> np.ndarray:  # [2 most + 1], of lags -most .. most of `b` behind `a`
     "Normalised cross-correlation of [C, T] signals by FFT, summed over channels."
     size = 1 << (a.shape[-1] + b.shape[-1]).bit_length()
     cross = np.fft.irfft(np.conj(np.fft.rfft(a, size)) * np.fft.rfft(b, size), size).sum(0)
     scale = np.sqrt((a.astype(np.float64) ** 2).sum() * (b.astype(np.float64) ** 2).sum())
     return np.concatenate([cross[-most:], cross[: most + 1]]) / max(scale, 1e-12)
 
+
 @functools.lru_cache(maxsize=4)
-def _bands(rate:int, n_fft:int=256)->np.ndarray: # [20, n_fft // 2 + 1]
+def _bands(rate: int, n_fft: int = 256) -> np.ndarray:  # [20, n_fft // 2 + 1]
     import librosa
+
     return librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=20, fmin=80, fmax=min(7600, rate / 2))
 
-def _envelopes(wav, rate:int)->np.ndarray: # [20, T // STEP], mean removed
+
+def _envelopes(wav, rate: int) -> np.ndarray:  # [20, T // STEP], mean removed
     size = 256
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(wav, size // 2), size)[::STEP]
-    power = np.abs(np.fft.rfft(frames * np.hanning(size), axis=1)) @ _bands(rate, size).T # [T // STEP, 20]
+    power = (
+        np.abs(np.fft.rfft(frames * np.hanning(size), axis=1)) @ _bands(rate, size).T
+    )  # [T // STEP, 20]
     logs = np.log(np.maximum(power, 1e-4 * power.max() + 1e-9)).T
     return logs - logs.mean(1, keepdims=True)
 
+
 def find_lag(
-    reference, # [T] recording
-    generated, # [T'] what is judged
-    rate:int,  # Hz of both
-)->tuple: # (samples by which `generated` is late, largest correlation of the waveforms)
+    reference,  # [T] recording
+    generated,  # [T'] what is judged
+    rate: int,  # Hz of both
+) -> tuple:  # (samples by which `generated` is late, largest correlation of the waveforms)
     "Where the two fit best."
     a, b = np.asarray(reference, np.float32), np.asarray(generated, np.float32)
     waves = _correlation(a[None], b[None], LAG)
     best = int(np.argmax(waves))
-    if waves[best] >= 0.5: return best - LAG, float(waves[best])
+    if waves[best] >= 0.5:
+        return best - LAG, float(waves[best])
     shapes = _correlation(_envelopes(a, rate), _envelopes(b, rate), LAG // STEP)
     return (int(np.argmax(shapes)) - LAG // STEP) * STEP, float(waves[best])
 
 # %% ../../nbs/vocoder/measures.ipynb #b95f2e6c
 def mel_l1(
-    reference, # [T] recording
-    generated, # [T] what is judged
-    mel:LogMel, # Front end, of `vocoder.mel`
-)->float:
+    reference,  # [T] recording
+    generated,  # [T] what is judged
+    mel: LogMel,  # Front end, of `vocoder.mel`
+) -> float:
     "Mean absolute difference of two log-mels, natural logarithm."
     both = torch.from_numpy(np.stack([reference, generated]).astype(np.float32))
-    a, b = mel(both)                                   # [2, T] -> [n_mels, T // hop] each
+    a, b = mel(both)  # [2, T] -> [n_mels, T // hop] each
     return float((a - b).abs().mean())
 
-RESOLUTIONS = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200)) # n_fft, hop, window
 
-def _magnitude(wav:Tensor, n_fft:int, hop:int, window:int)->Tensor: # [T] -> [n_fft // 2 + 1, frames]
+RESOLUTIONS = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))  # n_fft, hop, window
+
+
+def _magnitude(
+    wav: Tensor, n_fft: int, hop: int, window: int
+) -> Tensor:  # [T] -> [n_fft // 2 + 1, frames]
     spectrum = torch.stft(wav, n_fft, hop, window, torch.hann_window(window), return_complex=True)
-    return (spectrum.real ** 2 + spectrum.imag ** 2).clamp_min(1e-10).sqrt()
+    return (spectrum.real**2 + spectrum.imag**2).clamp_min(1e-10).sqrt()
+
 
 def mrstft(
-    reference, # [T] recording
-    generated, # [T] what is judged
-)->float:
+    reference,  # [T] recording
+    generated,  # [T] what is judged
+) -> float:
     "Spectral convergence plus mean absolute log magnitude, averaged over `RESOLUTIONS`."
-    a, b = (torch.from_numpy(np.ascontiguousarray(w, dtype=np.float32)) for w in (reference, generated))
-    total = 0.
+    a, b = (
+        torch.from_numpy(np.ascontiguousarray(w, dtype=np.float32)) for w in (reference, generated)
+    )
+    total = 0.0
     for sizes in RESOLUTIONS:
         x, y = _magnitude(a, *sizes), _magnitude(b, *sizes)
         total += float((x - y).norm() / x.norm() + (x.log() - y.log()).abs().mean())
     return total / len(RESOLUTIONS)
 
 # %% ../../nbs/vocoder/measures.ipynb #1c029e4f
-RATE = 16000 # Hz of cepstra, pitch, PESQ and STOI
+RATE = 16000  # Hz of cepstra, pitch, PESQ and STOI
 _FFT, _HOP, _ORDER, _ALPHA = 512, 160, 24, 0.42
 
+
 @functools.lru_cache(maxsize=1)
-def _warp()->np.ndarray: # [_FFT // 2 + 1, _ORDER + 1]
+def _warp() -> np.ndarray:  # [_FFT // 2 + 1, _ORDER + 1]
     "Matrix of the frequency transform of a cepstrum: each input coefficient through the recursion of Oppenheim and Johnson."
     n, out = _FFT // 2 + 1, np.zeros((_ORDER + 1, _FFT // 2 + 1))
-    for i in range(n - 1, -1, -1): # From the last coefficient to the first, as SPTK's freqt
+    for i in range(n - 1, -1, -1):  # From the last coefficient to the first, as SPTK's freqt
         old = out.copy()
         out[0] = _ALPHA * old[0]
         out[0, i] += 1
-        out[1] = (1 - _ALPHA ** 2) * old[0] + _ALPHA * old[1]
-        for m in range(2, _ORDER + 1): out[m] = old[m - 1] + _ALPHA * (old[m] - out[m - 1])
+        out[1] = (1 - _ALPHA**2) * old[0] + _ALPHA * old[1]
+        for m in range(2, _ORDER + 1):
+            out[m] = old[m - 1] + _ALPHA * (old[m] - out[m - 1])
     return out.T
 
+
 def mel_cepstrum(
-    wav, # [T] at 16 kHz
-    floor:float, # Magnitude below which nothing is looked at
-)->tuple: # ([frames, 25] mel-cepstrum, [frames] level in dB)
+    wav,  # [T] at 16 kHz
+    floor: float,  # Magnitude below which nothing is looked at
+) -> tuple:  # ([frames, 25] mel-cepstrum, [frames] level in dB)
     "Mel-cepstrum of order 24 and level, every 10 ms."
     padded = np.pad(np.asarray(wav, np.float64), _FFT // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, _FFT)[::_HOP]
-    magnitude = np.abs(np.fft.rfft(frames * np.hanning(_FFT), axis=1))      # [frames, 257]
+    magnitude = np.abs(np.fft.rfft(frames * np.hanning(_FFT), axis=1))  # [frames, 257]
     cepstrum = np.fft.irfft(np.log(np.maximum(magnitude, floor)), axis=1)[:, : _FFT // 2 + 1]
-    cepstrum[:, 1: -1] *= 2                                                 # symmetric -> one-sided
-    return cepstrum @ _warp(), 10 * np.log10((magnitude ** 2).mean(1) + 1e-20)
+    cepstrum[:, 1:-1] *= 2  # symmetric -> one-sided
+    return cepstrum @ _warp(), 10 * np.log10((magnitude**2).mean(1) + 1e-20)
+
 
 def mcd(
-    reference, # [T] recording at 16 kHz
-    generated, # [T'] what is judged, at 16 kHz
-    warp:bool=False, # Align in time first (dynamic time warping)
-)->float: # dB
+    reference,  # [T] recording at 16 kHz
+    generated,  # [T'] what is judged, at 16 kHz
+    warp: bool = False,  # Align in time first (dynamic time warping)
+) -> float:  # dB
     "Mel-cepstral distortion (Kubichek 1993): 10 / ln 10 sqrt(2 sum of squared differences), mean over frames that sound."
-    generated = generated * 10 ** (-gain_db(reference, generated) / 20)     # so that the floor is at the same depth
-    floor = 1e-4 * max(float(np.abs(reference).max()), 1e-6) * _FFT / 4     # 80 dB below a full sine of the recording
+    generated = generated * 10 ** (
+        -gain_db(reference, generated) / 20
+    )  # so that the floor is at the same depth
+    floor = (
+        1e-4 * max(float(np.abs(reference).max()), 1e-6) * _FFT / 4
+    )  # 80 dB below a full sine of the recording
     (a, level), (b, other) = mel_cepstrum(reference, floor), mel_cepstrum(generated, floor)
     a, b, level = a[:, 1:], b[:, 1:], level - level.max()
     if warp:
         import librosa
+
         a, b, level = a[level > -50], b[other - other.max() > -50], level[level > -50]
         path = librosa.sequence.dtw(a.T, b.T, metric="euclidean")[1]
         a, b, level = a[path[:, 0]], b[path[:, 1]], level[path[:, 0]]
@@ -141,125 +169,186 @@ def mcd(
 @dataclass(frozen=True)
 class Pitch:
     "Of a recording, every 10 ms."
-    f0:np.ndarray          # [frames] Hz, NaN where unvoiced
-    periodicity:np.ndarray # [frames] probability of voice, 0..1
+
+    f0: np.ndarray  # [frames] Hz, NaN where unvoiced
+    periodicity: np.ndarray  # [frames] probability of voice, 0..1
 
     @property
-    def voiced(self)->np.ndarray: return np.isfinite(self.f0)
+    def voiced(self) -> np.ndarray:
+        return np.isfinite(self.f0)
+
 
 def track_pitch(
-    wav, # [T] at 16 kHz
-)->Pitch:
+    wav,  # [T] at 16 kHz
+) -> Pitch:
     "pYIN between 65 and 500 Hz."
     import librosa
-    f0, _, probability = librosa.pyin(np.asarray(wav, np.float32), fmin=65, fmax=500, sr=RATE, frame_length=1024, hop_length=160)
+
+    f0, _, probability = librosa.pyin(
+        np.asarray(wav, np.float32), fmin=65, fmax=500, sr=RATE, frame_length=1024, hop_length=160
+    )
     return Pitch(f0, probability)
 
+
 def pitch_distances(
-    reference:Pitch, # Of the recording
-    generated:Pitch, # Of what is judged
-)->dict: # f0_rmse_cents, f0_corr, vuv_f1, periodicity; None where there is no voice in common
+    reference: Pitch,  # Of the recording
+    generated: Pitch,  # Of what is judged
+) -> dict:  # f0_rmse_cents, f0_corr, vuv_f1, periodicity; None where there is no voice in common
     "Errors of pitch where both are voiced, of the decision whether there is voice, and of the periodicity."
     n = min(len(reference.f0), len(generated.f0))
     a, b = reference.voiced[:n], generated.voiced[:n]
     both, hits = a & b, int((a & b).sum())
     cents = 1200 * np.log2(np.stack([reference.f0[:n][both], generated.f0[:n][both]]) / 100)
     spread = cents.std(1).min() if hits > 1 else 0
-    return {"f0_rmse_cents": float(np.sqrt(((cents[0] - cents[1]) ** 2).mean())) if hits else None,
-            "f0_corr": float(np.corrcoef(cents)[0, 1]) if spread > 1 else None, # a monotone has no course to follow
-            "vuv_f1": 2 * hits / int(a.sum() + b.sum()) if a.any() or b.any() else None,
-            "periodicity": float(np.sqrt(((reference.periodicity[:n] - generated.periodicity[:n]) ** 2).mean()))}
+    return {
+        "f0_rmse_cents": float(np.sqrt(((cents[0] - cents[1]) ** 2).mean())) if hits else None,
+        "f0_corr": float(np.corrcoef(cents)[0, 1])
+        if spread > 1
+        else None,  # a monotone has no course to follow
+        "vuv_f1": 2 * hits / int(a.sum() + b.sum()) if a.any() or b.any() else None,
+        "periodicity": float(
+            np.sqrt(((reference.periodicity[:n] - generated.periodicity[:n]) ** 2).mean())
+        ),
+    }
 
 # %% ../../nbs/vocoder/measures.ipynb #90f362d2
-HOW = {"pesq": "pip install pesq (it is compiled: a C compiler and Python's headers are needed), or leave pesq out of metrics",
-       "pystoi": "pip install pystoi, or leave stoi and estoi out of metrics"}
+HOW = {
+    "pesq": "pip install pesq (it is compiled: a C compiler and Python's headers are needed), or leave pesq out of metrics",
+    "pystoi": "pip install pystoi, or leave stoi and estoi out of metrics",
+}
 
-def _package(name:str):
+
+def _package(name: str):
     "A metric's package; MissingError says how to get it."
     import importlib
-    try: return importlib.import_module(name)
-    except ImportError as e: raise MissingError(f"the package {name} is not here ({e}); {HOW[name]}") from e
 
-class Undefined(Exception): "A number that has no meaning for this pair; the message says why."
+    try:
+        return importlib.import_module(name)
+    except ImportError as e:
+        raise MissingError(f"the package {name} is not here ({e}); {HOW[name]}") from e
+
+
+class Undefined(Exception):
+    "A number that has no meaning for this pair; the message says why."
+
 
 def pesq_wb(
-    reference, # [T] recording at 16 kHz
-    generated, # [T'] what is judged, at 16 kHz
-)->float: # MOS-LQO, 1.0 to 4.64
+    reference,  # [T] recording at 16 kHz
+    generated,  # [T'] what is judged, at 16 kHz
+) -> float:  # MOS-LQO, 1.0 to 4.64
     "Wide-band PESQ. Errors: MissingError without the package; Undefined for silence and clips under a quarter of a second."
     package = _package("pesq")
-    try: return float(package.pesq(RATE, np.asarray(reference, np.float32), np.asarray(generated, np.float32), "wb"))
-    except (package.NoUtterancesError, package.BufferTooShortError, ValueError) as e: raise Undefined(f"pesq: {_words(e)}") from e
+    try:
+        return float(
+            package.pesq(
+                RATE, np.asarray(reference, np.float32), np.asarray(generated, np.float32), "wb"
+            )
+        )
+    except (package.NoUtterancesError, package.BufferTooShortError, ValueError) as e:
+        raise Undefined(f"pesq: {_words(e)}") from e
 
-def _words(error)->str:
+
+def _words(error) -> str:
     said = error.args[0] if error.args else type(error).__name__
     return said.decode(errors="replace") if isinstance(said, bytes) else str(said)
 
+
 def stoi(
-    reference, # [T] recording at 16 kHz
-    generated, # [T] what is judged, at 16 kHz
-    extended:bool=False, # ESTOI
-)->float: # Usually 0 to 1
+    reference,  # [T] recording at 16 kHz
+    generated,  # [T] what is judged, at 16 kHz
+    extended: bool = False,  # ESTOI
+) -> float:  # Usually 0 to 1
     "Short-time objective intelligibility. Errors: MissingError without the package; Undefined below 0.4 s of speech."
     measure = _package("pystoi").stoi
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning) # the package warns and returns 1e-5
-        try: return float(measure(np.asarray(reference, np.float64), np.asarray(generated, np.float64), RATE, extended=extended))
-        except (RuntimeWarning, ValueError, IndexError) as e: raise Undefined(f"stoi: less than 0.4 s of speech ({str(e)[:40]})") from e
+        warnings.filterwarnings(
+            "error", "Not enough STFT frames", RuntimeWarning
+        )  # the package warns and returns 1e-5
+        try:
+            return float(
+                measure(
+                    np.asarray(reference, np.float64),
+                    np.asarray(generated, np.float64),
+                    RATE,
+                    extended=extended,
+                )
+            )
+        except (RuntimeWarning, ValueError, IndexError) as e:
+            raise Undefined(f"stoi: less than 0.4 s of speech ({str(e)[:40]})") from e
 
 # %% ../../nbs/vocoder/measures.ipynb #8b11a63d
 @dataclass(frozen=True)
 class Measure:
     "What a number means."
-    unit:str   # Shown behind it
-    better:str # "low", "high" or "" where it describes and does not judge
-    about:str  # For a legend
-    best:float|None = None # Of a recording against itself
+
+    unit: str  # Shown behind it
+    better: str  # "low", "high" or "" where it describes and does not judge
+    about: str  # For a legend
+    best: float | None = None  # Of a recording against itself
+
 
 MEASURES = {
-    "mel_l1": Measure("", "low", "log-mel distance", 0.), "mel_l1_matched": Measure("", "low", "log-mel distance, levels made equal", 0.),
-    "mrstft": Measure("", "low", "multi-resolution STFT distance", 0.), "pesq": Measure("", "high", "PESQ, wide band"),
-    "stoi": Measure("", "high", "STOI", 1.), "estoi": Measure("", "high", "extended STOI", 1.),
-    "mcd": Measure("dB", "low", "mel-cepstral distortion, to 8 kHz", 0.), "mcd_dtw": Measure("dB", "low", "the same after time warping", 0.),
-    "f0_rmse_cents": Measure("cents", "low", "pitch error where both are voiced", 0.), "f0_corr": Measure("", "high", "correlation of pitch", 1.),
-    "vuv_f1": Measure("", "high", "F1 of voiced frames", 1.), "periodicity": Measure("", "low", "error of periodicity (pYIN)", 0.),
-    "gain_db": Measure("dB", "", "louder than the recording by", 0.), "lag": Measure("samples", "", "later than the recording by", 0.),
-    "wave_corr": Measure("", "", "largest correlation of the waveforms"), "wvmos": Measure("", "high", "WV-MOS, needs no recording")}
-FREE = ("mcd_dtw", "gain_db", "wvmos") # Keep their meaning when the rhythm is another
+    "mel_l1": Measure("", "low", "log-mel distance", 0.0),
+    "mel_l1_matched": Measure("", "low", "log-mel distance, levels made equal", 0.0),
+    "mrstft": Measure("", "low", "multi-resolution STFT distance", 0.0),
+    "pesq": Measure("", "high", "PESQ, wide band"),
+    "stoi": Measure("", "high", "STOI", 1.0),
+    "estoi": Measure("", "high", "extended STOI", 1.0),
+    "mcd": Measure("dB", "low", "mel-cepstral distortion, to 8 kHz", 0.0),
+    "mcd_dtw": Measure("dB", "low", "the same after time warping", 0.0),
+    "f0_rmse_cents": Measure("cents", "low", "pitch error where both are voiced", 0.0),
+    "f0_corr": Measure("", "high", "correlation of pitch", 1.0),
+    "vuv_f1": Measure("", "high", "F1 of voiced frames", 1.0),
+    "periodicity": Measure("", "low", "error of periodicity (pYIN)", 0.0),
+    "gain_db": Measure("dB", "", "louder than the recording by", 0.0),
+    "lag": Measure("samples", "", "later than the recording by", 0.0),
+    "wave_corr": Measure("", "", "largest correlation of the waveforms"),
+    "wvmos": Measure("", "high", "WV-MOS, needs no recording"),
+}
+FREE = ("mcd_dtw", "gain_db", "wvmos")  # Keep their meaning when the rhythm is another
+
 
 @dataclass
 class Clip:
     "A waveform, its 16 kHz version and its pitch, each made once."
-    wav:np.ndarray # [T] float32
-    rate:int       # Hz
-    _kept:dict = field(default_factory=dict, repr=False)
+
+    wav: np.ndarray  # [T] float32
+    rate: int  # Hz
+    _kept: dict = field(default_factory=dict, repr=False)
 
     @property
-    def wav16(self)->np.ndarray: return self._once("wav16", lambda: resample(self.wav, self.rate, RATE))
+    def wav16(self) -> np.ndarray:
+        return self._once("wav16", lambda: resample(self.wav, self.rate, RATE))
+
     @property
-    def pitch(self)->Pitch: return self._once("pitch", lambda: track_pitch(self.wav16))
+    def pitch(self) -> Pitch:
+        return self._once("pitch", lambda: track_pitch(self.wav16))
+
     def _once(self, name, make):
-        if name not in self._kept: self._kept[name] = make()
+        if name not in self._kept:
+            self._kept[name] = make()
         return self._kept[name]
 
+
 def cut_alike(
-    a:Clip, # The recording
-    b:Clip, # What is judged
-)->tuple: # Both, as long as the shorter
+    a: Clip,  # The recording
+    b: Clip,  # What is judged
+) -> tuple:  # Both, as long as the shorter
     "Two clips of the same rhythm differ by at most a frame; the rest is cut."
     n = min(len(a.wav), len(b.wav))
     return tuple(c if len(c.wav) == n else Clip(c.wav[:n], c.rate) for c in (a, b))
 
 # %% ../../nbs/vocoder/measures.ipynb #17c1c406
 def same_timing(
-    reference:Clip, # The recording
-    generated:Clip, # What is judged
-)->bool:
+    reference: Clip,  # The recording
+    generated: Clip,  # What is judged
+) -> bool:
     "Whether frame may be compared with frame: the lengths differ by less than 0.1 s and 5 %."
     seconds = [len(c.wav) / c.rate for c in (reference, generated)]
-    return abs(seconds[0] - seconds[1]) < min(.1, .05 * seconds[0])
+    return abs(seconds[0] - seconds[1]) < min(0.1, 0.05 * seconds[0])
 
-def _paired(a:Clip, b:Clip, mel:LogMel)->dict:
+
+def _paired(a: Clip, b: Clip, mel: LogMel) -> dict:
     "Measure -> function without arguments, of two clips of the same rhythm. What one pass gives together shares it."
     a, b = cut_alike(a, b)
     lag = functools.cache(lambda: find_lag(a.wav, b.wav, a.rate))
@@ -267,28 +356,55 @@ def _paired(a:Clip, b:Clip, mel:LogMel)->dict:
     level = 10 ** (-gain_db(a.wav, b.wav) / 20)
     n = min(len(a.wav16), len(b.wav16))
     x, y = a.wav16[:n], b.wav16[:n]
-    table = {"mel_l1": lambda: mel_l1(a.wav, b.wav, mel), "mel_l1_matched": lambda: mel_l1(a.wav, b.wav * np.float32(level), mel),
-             "mrstft": lambda: mrstft(a.wav, b.wav), "pesq": lambda: pesq_wb(x, y), "stoi": lambda: stoi(x, y), "estoi": lambda: stoi(x, y, True),
-             "mcd": lambda: mcd(x, y), "lag": lambda: float(lag()[0]), "wave_corr": lambda: lag()[1]}
-    return table | {name: lambda name=name: pitch()[name] for name in ("f0_rmse_cents", "f0_corr", "vuv_f1", "periodicity")}
+    table = {
+        "mel_l1": lambda: mel_l1(a.wav, b.wav, mel),
+        "mel_l1_matched": lambda: mel_l1(a.wav, b.wav * np.float32(level), mel),
+        "mrstft": lambda: mrstft(a.wav, b.wav),
+        "pesq": lambda: pesq_wb(x, y),
+        "stoi": lambda: stoi(x, y),
+        "estoi": lambda: stoi(x, y, True),
+        "mcd": lambda: mcd(x, y),
+        "lag": lambda: float(lag()[0]),
+        "wave_corr": lambda: lag()[1],
+    }
+    return table | {
+        name: lambda name=name: pitch()[name]
+        for name in ("f0_rmse_cents", "f0_corr", "vuv_f1", "periodicity")
+    }
 
 # %% ../../nbs/vocoder/measures.ipynb #7f2f2b41
 def measure(
-    reference:Clip, # The recording
-    generated:Clip, # What is judged, at the same rate
-    names,          # Of `MEASURES`, without wvmos
-    mel:LogMel,     # Front end of the mel distances
-    timing:str="auto", # "same": compare frame with frame; "free": only `FREE`; "auto": by the lengths
-)->tuple: # ({name: number or None}, [reasons for the Nones])
+    reference: Clip,  # The recording
+    generated: Clip,  # What is judged, at the same rate
+    names,  # Of `MEASURES`, without wvmos
+    mel: LogMel,  # Front end of the mel distances
+    timing: str = "auto",  # "same": compare frame with frame; "free": only `FREE`; "auto": by the lengths
+) -> tuple:  # ({name: number or None}, [reasons for the Nones])
     "Every number asked for. MissingError for a package that is not here."
-    silent = [what for what, c in (("the recording", reference), ("the generated clip", generated)) if is_silent(c.wav)]
+    silent = [
+        what
+        for what, c in (("the recording", reference), ("the generated clip", generated))
+        if is_silent(c.wav)
+    ]
     short = min(len(reference.wav), len(generated.wav)) < mel.cfg.n_fft
-    if silent or short: return dict.fromkeys(names), [f"{' and '.join(silent)} is silent" if silent else f"shorter than {mel.cfg.n_fft} samples"]
+    if silent or short:
+        return dict.fromkeys(names), [
+            f"{' and '.join(silent)} is silent"
+            if silent
+            else f"shorter than {mel.cfg.n_fft} samples"
+        ]
     free = timing == "free" or timing == "auto" and not same_timing(reference, generated)
-    table = {"mcd_dtw": lambda: mcd(reference.wav16, generated.wav16, warp=True), "gain_db": lambda: gain_db(reference.wav, generated.wav)}
-    if not free: table |= _paired(reference, generated, mel)
+    table = {
+        "mcd_dtw": lambda: mcd(reference.wav16, generated.wav16, warp=True),
+        "gain_db": lambda: gain_db(reference.wav, generated.wav),
+    }
+    if not free:
+        table |= _paired(reference, generated, mel)
     out, why = {}, ["another rhythm: only mcd_dtw, gain_db and wvmos"] * free
     for name in names:
-        try: out[name] = table[name]() if name in table else None
-        except Undefined as e: out[name] = None; why.append(str(e))
+        try:
+            out[name] = table[name]() if name in table else None
+        except Undefined as e:
+            out[name] = None
+            why.append(str(e))
     return out, why

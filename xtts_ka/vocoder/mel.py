@@ -23,165 +23,215 @@ from .config import MelConfig
 
 # %% ../../nbs/vocoder/mel.ipynb #9f102e84
 def n_frames(
-    samples:int, # Length of a clip
-    cfg:MelConfig,
-)->int: # Frames; a rest of less than a hop has none
+    samples: int,  # Length of a clip
+    cfg: MelConfig,
+) -> int:  # Frames; a rest of less than a hop has none
     "The only rule about lengths."
     return samples // cfg.hop_length
 
+
 def pad_to_hop(
-    wav:Tensor, # [..., T]
-    cfg:MelConfig,
-)->Tensor: # [..., T rounded up to a whole hop], zeros at the end
+    wav: Tensor,  # [..., T]
+    cfg: MelConfig,
+) -> Tensor:  # [..., T rounded up to a whole hop], zeros at the end
     "For inference on a whole clip: generate from this, then cut to T."
     return F.pad(wav, (0, -wav.shape[-1] % cfg.hop_length))
 
 # %% ../../nbs/vocoder/mel.ipynb #a0e3f667
-def _mirrored(start:int, end:int, total:int)->np.ndarray: # [end - start] indices in 0..total-1
+def _mirrored(
+    start: int, end: int, total: int
+) -> np.ndarray:  # [end - start] indices in 0..total-1
     "Positions start..end-1 of an endless clip that is mirrored at its first and last sample."
     at = np.abs(np.arange(start, end)) % max(1, 2 * (total - 1))
     return np.minimum(at, 2 * (total - 1) - at) if total > 1 else np.zeros(end - start, np.int64)
 
+
 class Stft(nn.Module):
     "Short-time Fourier transform with frames inside the clip, and its inverse. Always in float32."
-    def __init__(self, cfg:MelConfig):
+
+    def __init__(self, cfg: MelConfig):
         super().__init__()
         self.cfg, left = cfg, (cfg.n_fft - cfg.win_length) // 2
         window = F.pad(torch.hann_window(cfg.win_length), (left, cfg.n_fft - cfg.win_length - left))
-        self.register_buffer("window", window, persistent=False)               # [n_fft]
+        self.register_buffer("window", window, persistent=False)  # [n_fft]
 
-    def mirrored(self, wav:Tensor)->Tensor: # [..., T] -> [..., T + 2 context]
+    def mirrored(self, wav: Tensor) -> Tensor:  # [..., T] -> [..., T + 2 context]
         side, T = self.cfg.context, wav.shape[-1]
-        if T > side: return F.pad(wav.reshape(-1, 1, T), (side, side), mode="reflect").view(*wav.shape[:-1], -1)
+        if T > side:
+            return F.pad(wav.reshape(-1, 1, T), (side, side), mode="reflect").view(
+                *wav.shape[:-1], -1
+            )
         return wav[..., torch.from_numpy(_mirrored(-side, T + side, T)).to(wav.device)]
 
-    def forward(self,
-        wav:Tensor, # [..., T], or [..., T + 2 context] of a crop from the middle of a clip
-        context:bool=False, # Whether `wav` brings its context
-    )->Tensor: # [..., n_fft / 2 + 1, T // hop] complex
+    def forward(
+        self,
+        wav: Tensor,  # [..., T], or [..., T + 2 context] of a crop from the middle of a clip
+        context: bool = False,  # Whether `wav` brings its context
+    ) -> Tensor:  # [..., n_fft / 2 + 1, T // hop] complex
         cfg, T = self.cfg, wav.shape[-1] - 2 * self.cfg.context * context
-        if T < cfg.hop_length: return torch.zeros(*wav.shape[:-1], cfg.bins, 0, dtype=torch.complex64, device=wav.device)
+        if T < cfg.hop_length:
+            return torch.zeros(
+                *wav.shape[:-1], cfg.bins, 0, dtype=torch.complex64, device=wav.device
+            )
         wav = wav.float() if context else self.mirrored(wav.float())
         with torch.autocast(wav.device.type, enabled=False):
-            spec = torch.stft(wav.reshape(-1, wav.shape[-1]), cfg.n_fft, cfg.hop_length, cfg.n_fft, self.window, center=False, return_complex=True)
+            spec = torch.stft(
+                wav.reshape(-1, wav.shape[-1]),
+                cfg.n_fft,
+                cfg.hop_length,
+                cfg.n_fft,
+                self.window,
+                center=False,
+                return_complex=True,
+            )
         return spec.view(*wav.shape[:-1], *spec.shape[-2:])
 
-    def inverse(self,
-        spec:Tensor, # [..., n_fft / 2 + 1, F] complex
-        context:bool=False, # Keep the samples before the first and after the last hop
-    )->Tensor: # [..., F * hop], or [..., F * hop + 2 context]
-        frames = torch.fft.irfft(spec.reshape(-1, *spec.shape[-2:]), self.cfg.n_fft, dim=1) * self.window[:, None]  # [B, n_fft, F]
+    def inverse(
+        self,
+        spec: Tensor,  # [..., n_fft / 2 + 1, F] complex
+        context: bool = False,  # Keep the samples before the first and after the last hop
+    ) -> Tensor:  # [..., F * hop], or [..., F * hop + 2 context]
+        frames = (
+            torch.fft.irfft(spec.reshape(-1, *spec.shape[-2:]), self.cfg.n_fft, dim=1)
+            * self.window[:, None]
+        )  # [B, n_fft, F]
         wav = self._added(frames) / self._envelope(spec.shape[-1])
         side = 0 if context else self.cfg.context
-        return wav[:, side: wav.shape[1] - side].reshape(*spec.shape[:-2], -1)
+        return wav[:, side : wav.shape[1] - side].reshape(*spec.shape[:-2], -1)
 
-    def _added(self, frames:Tensor)->Tensor: # [B, n_fft, F] -> [B, F * hop + 2 context]
+    def _added(self, frames: Tensor) -> Tensor:  # [B, n_fft, F] -> [B, F * hop + 2 context]
         total = (frames.shape[-1] - 1) * self.cfg.hop_length + self.cfg.n_fft
-        return F.fold(frames, (1, total), (1, self.cfg.n_fft), stride=(1, self.cfg.hop_length))[:, 0, 0]
+        return F.fold(frames, (1, total), (1, self.cfg.n_fft), stride=(1, self.cfg.hop_length))[
+            :, 0, 0
+        ]
 
-    def _envelope(self, frames:int)->Tensor: # [F * hop + 2 context] sum of squared windows; the window is 0 at the very first sample
-        return self._added((self.window ** 2)[None, :, None].expand(1, -1, frames))[0].clamp_min(1e-8)
+    def _envelope(
+        self, frames: int
+    ) -> (
+        Tensor
+    ):  # [F * hop + 2 context] sum of squared windows; the window is 0 at the very first sample
+        return self._added((self.window**2)[None, :, None].expand(1, -1, frames))[0].clamp_min(1e-8)
 
 # %% ../../nbs/vocoder/mel.ipynb #3e06fdce
 @lru_cache(maxsize=16)
-def _bands(sample_rate, n_fft, n_mels, fmin, fmax)->Tensor: # [n_mels, n_fft / 2 + 1]
+def _bands(sample_rate, n_fft, n_mels, fmin, fmax) -> Tensor:  # [n_mels, n_fft / 2 + 1]
     from librosa.filters import mel
+
     return torch.from_numpy(mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax))
 
+
 def mel_bands(
-    cfg:MelConfig,
-    loss:bool=False, # Those of training's comparison
-)->Tensor: # [n_mels, n_fft / 2 + 1]
+    cfg: MelConfig,
+    loss: bool = False,  # Those of training's comparison
+) -> Tensor:  # [n_mels, n_fft / 2 + 1]
     "Weights from a magnitude spectrum to mel bands."
     fmax = (cfg.fmax_loss or cfg.sample_rate / 2) if loss else cfg.fmax
     return _bands(cfg.sample_rate, cfg.n_fft, cfg.n_mels, cfg.fmin, fmax).clone()
 
+
 class LogMel(nn.Module):
     "Clip -> log-mel, bit for bit what HiFi-GAN's published checkpoints hear."
-    def __init__(self,
-        cfg:MelConfig,
-        loss:bool=False, # Bands up to `fmax_loss`
+
+    def __init__(
+        self,
+        cfg: MelConfig,
+        loss: bool = False,  # Bands up to `fmax_loss`
     ):
         super().__init__()
         self.cfg, self.stft = cfg, Stft(cfg)
         self.register_buffer("bands", mel_bands(cfg, loss), persistent=False)  # [n_mels, bins]
 
-    def forward(self,
-        wav:Tensor, # [..., T] in [-1, 1]
-        context:bool=False, # Whether `wav` brings `cfg.context` samples more on both sides, see `crop_with_context`
-    )->Tensor: # [..., n_mels, T // hop] natural logarithm
+    def forward(
+        self,
+        wav: Tensor,  # [..., T] in [-1, 1]
+        context: bool = False,  # Whether `wav` brings `cfg.context` samples more on both sides, see `crop_with_context`
+    ) -> Tensor:  # [..., n_mels, T // hop] natural logarithm
         return self.from_spectrum(self.stft(wav, context))
 
-    def from_spectrum(self,
-        spec:Tensor, # [..., bins, F] complex
-    )->Tensor: # [..., n_mels, F]
+    def from_spectrum(
+        self,
+        spec: Tensor,  # [..., bins, F] complex
+    ) -> Tensor:  # [..., n_mels, F]
         size = torch.sqrt(torch.view_as_real(spec).pow(2).sum(-1) + self.cfg.eps)
         with torch.autocast(size.device.type, enabled=False):
             return torch.log(torch.clamp(self.bands @ size, min=self.cfg.clamp))
 
 # %% ../../nbs/vocoder/mel.ipynb #63b669dd
 def crop_with_context(
-    read, # (start, samples) -> [..., samples] array or tensor: the clip's samples, always inside it
-    frame:int, # First frame of the crop
-    frames:int, # Length of the crop
-    total:int, # Samples of the clip
-    cfg:MelConfig,
-): # [..., frames * hop + 2 context]; for `LogMel(...)(wav, context=True)`. Its middle `frames * hop` samples are the target
+    read,  # (start, samples) -> [..., samples] array or tensor: the clip's samples, always inside it
+    frame: int,  # First frame of the crop
+    frames: int,  # Length of the crop
+    total: int,  # Samples of the clip
+    cfg: MelConfig,
+):  # [..., frames * hop + 2 context]; for `LogMel(...)(wav, context=True)`. Its middle `frames * hop` samples are the target
     "A crop whose mel equals the whole clip's. `XttsKaError` when the clip has no such frames."
     if frame < 0 or frames < 1 or frame + frames > n_frames(total, cfg):
-        raise XttsKaError(f"frames {frame} to {frame + frames} of a clip that has {n_frames(total, cfg)} ({total} samples); take a shorter segment or leave the clip out")
-    start, end = frame * cfg.hop_length - cfg.context, (frame + frames) * cfg.hop_length + cfg.context
-    if start >= 0 and end <= total: return read(start, end - start)
+        raise XttsKaError(
+            f"frames {frame} to {frame + frames} of a clip that has {n_frames(total, cfg)} ({total} samples); take a shorter segment or leave the clip out"
+        )
+    start, end = (
+        frame * cfg.hop_length - cfg.context,
+        (frame + frames) * cfg.hop_length + cfg.context,
+    )
+    if start >= 0 and end <= total:
+        return read(start, end - start)
     at = _mirrored(start, end, total)
     first = int(at.min())
     return read(first, int(at.max()) + 1 - first)[..., at - first]
 
+
 def middle(
-    wav, # [..., T + 2 context]
-    cfg:MelConfig,
-): # [..., T]
+    wav,  # [..., T + 2 context]
+    cfg: MelConfig,
+):  # [..., T]
     "A crop without its context."
-    return wav[..., cfg.context: wav.shape[-1] - cfg.context]
+    return wav[..., cfg.context : wav.shape[-1] - cfg.context]
 
 # %% ../../nbs/vocoder/mel.ipynb #847d77da
 @lru_cache(maxsize=16)
-def _inverse_bands(*key)->Tensor: return torch.linalg.pinv(_bands(*key).double()).float() # [bins, n_mels]
+def _inverse_bands(*key) -> Tensor:
+    return torch.linalg.pinv(_bands(*key).double()).float()  # [bins, n_mels]
+
 
 def inverse_bands(
-    cfg:MelConfig,
-)->Tensor: # [n_fft / 2 + 1, n_mels]
+    cfg: MelConfig,
+) -> Tensor:  # [n_fft / 2 + 1, n_mels]
     "Pseudo-inverse of `mel_bands(cfg)`."
     return _inverse_bands(cfg.sample_rate, cfg.n_fft, cfg.n_mels, cfg.fmin, cfg.fmax).clone()
 
+
 def mel_amplitude(
-    mel:Tensor, # [..., n_mels, F] log-mel
-    inverse:Tensor, # [bins, n_mels] from `inverse_bands`
-    floor:float=1e-5, # Least amplitude
-)->Tensor: # [..., bins, F]
+    mel: Tensor,  # [..., n_mels, F] log-mel
+    inverse: Tensor,  # [bins, n_mels] from `inverse_bands`
+    floor: float = 1e-5,  # Least amplitude
+) -> Tensor:  # [..., bins, F]
     "FreeV's amplitude prior (Lv et al. 2024, section 3.1)."
     return (inverse @ mel.exp()).abs().clamp_min(floor)
 
+
 def match_bands(
-    amplitude:Tensor, # [..., bins, F], positive
-    mel:Tensor, # [..., n_mels, F] log-mel
-    bands:Tensor, # [n_mels, bins] from `mel_bands`
-    rounds:int, # 0: as it is
-)->Tensor: # [..., bins, F]
+    amplitude: Tensor,  # [..., bins, F], positive
+    mel: Tensor,  # [..., n_mels, F] log-mel
+    bands: Tensor,  # [n_mels, bins] from `mel_bands`
+    rounds: int,  # 0: as it is
+) -> Tensor:  # [..., bins, F]
     "Scale amplitudes until their mel is the one given: multiplicative updates (SART with ratios). Bins that no band covers stay."
-    total = bands.sum(0)[:, None]                                              # [bins, 1]
+    total = bands.sum(0)[:, None]  # [bins, 1]
     for _ in range(rounds):
-        ratio = mel.exp() / (bands @ amplitude).clamp_min(1e-8)                # [..., n_mels, F]
-        amplitude = torch.where(total > 0, amplitude * (bands.T @ ratio) / total.clamp_min(1e-12), amplitude)
+        ratio = mel.exp() / (bands @ amplitude).clamp_min(1e-8)  # [..., n_mels, F]
+        amplitude = torch.where(
+            total > 0, amplitude * (bands.T @ ratio) / total.clamp_min(1e-12), amplitude
+        )
     return amplitude
 
 # %% ../../nbs/vocoder/mel.ipynb #81100bf1
 def phases(
-    amplitude:Tensor, # [..., bins, F]
-    start:Tensor, # [..., bins, F] complex, of magnitude 1
-    stft:Stft,
-    iterations:int, # Rounds; 0: the inverse transform alone
-    momentum:float=0.99, # 0: Griffin and Lim's own
-)->Tensor: # [..., F * hop]
+    amplitude: Tensor,  # [..., bins, F]
+    start: Tensor,  # [..., bins, F] complex, of magnitude 1
+    stft: Stft,
+    iterations: int,  # Rounds; 0: the inverse transform alone
+    momentum: float = 0.99,  # 0: Griffin and Lim's own
+) -> Tensor:  # [..., F * hop]
     "Rounds of: to a waveform and back, keep the phases, put the amplitudes back."
     phase, before = start, None
     for _ in range(iterations):
@@ -190,55 +240,103 @@ def phases(
         phase, before = step / step.abs().clamp_min(1e-16), now
     return stft.inverse(amplitude * phase)
 
+
 @torch.no_grad()
 def griffin_lim(
-    mel:Tensor, # [..., n_mels, F] log-mel
-    cfg:MelConfig,
-    iterations:int=60,
-    seed:int=0, # Of the first phases
-)->Tensor: # [..., F * hop]
+    mel: Tensor,  # [..., n_mels, F] log-mel
+    cfg: MelConfig,
+    iterations: int = 60,
+    seed: int = 0,  # Of the first phases
+) -> Tensor:  # [..., F * hop]
     "A waveform for a mel by `phases`, from random ones."
-    if mel.shape[-2] != cfg.n_mels: raise XttsKaError(f"mel of shape {list(mel.shape)}: {cfg.n_mels} bands are expected before the frames")
-    stft, amplitude = Stft(cfg).to(mel.device), mel_amplitude(mel.float(), inverse_bands(cfg).to(mel.device))
-    angle = torch.rand(amplitude.shape, generator=torch_rng(seed, "griffin-lim")).to(mel.device) * 2 * torch.pi
+    if mel.shape[-2] != cfg.n_mels:
+        raise XttsKaError(
+            f"mel of shape {list(mel.shape)}: {cfg.n_mels} bands are expected before the frames"
+        )
+    stft, amplitude = (
+        Stft(cfg).to(mel.device),
+        mel_amplitude(mel.float(), inverse_bands(cfg).to(mel.device)),
+    )
+    angle = (
+        torch.rand(amplitude.shape, generator=torch_rng(seed, "griffin-lim")).to(mel.device)
+        * 2
+        * torch.pi
+    )
     return phases(amplitude, torch.polar(torch.ones_like(angle), angle), stft, iterations)
 
 # %% ../../nbs/vocoder/mel.ipynb #7d0ae632
 def save_mel(
-    path, # `.safetensors`
-    mel:Tensor, # [n_mels, F] log-mel
-    cfg:MelConfig, # What made it
-)->Path:
+    path,  # `.safetensors`
+    mel: Tensor,  # [n_mels, F] log-mel
+    cfg: MelConfig,  # What made it
+) -> Path:
     "Write a mel with the digest of its front end."
     from safetensors.torch import save
+
     from xtts_ka.core.files import atomic_write
-    return atomic_write(path, save({"mel": mel.detach().cpu().float().contiguous()}, {"digest": cfg.digest, "config": json.dumps(to_dict(cfg), sort_keys=True)}))
+
+    return atomic_write(
+        path,
+        save(
+            {"mel": mel.detach().cpu().float().contiguous()},
+            {"digest": cfg.digest, "config": json.dumps(to_dict(cfg), sort_keys=True)},
+        ),
+    )
+
 
 def load_mel(
-    path, # `.safetensors` by `save_mel`, or `.npy`
-    cfg:MelConfig, # What the vocoder expects
-    trust:bool=False, # Take a `.npy` without digest for one of `cfg`
-)->Tensor: # [n_mels, F] float32
+    path,  # `.safetensors` by `save_mel`, or `.npy`
+    cfg: MelConfig,  # What the vocoder expects
+    trust: bool = False,  # Take a `.npy` without digest for one of `cfg`
+) -> Tensor:  # [n_mels, F] float32
     "Read a mel. `CheckpointError` when its front end is another one, or not known."
     path = Path(path)
     mel, found, made = _bare_mel(path, trust) if path.suffix == ".npy" else _own_mel(path)
-    if found not in (None, cfg.digest): raise CheckpointError(f"{path}: made by another front end (digest {found}, expected {cfg.digest}); {_differences(made, to_dict(cfg))}; make it anew")
-    if mel.ndim == 3 and mel.shape[0] == 1: mel = mel[0]
-    if mel.ndim != 2 or mel.shape[0] != cfg.n_mels: raise CheckpointError(f"{path}: shape {list(mel.shape)}, expected [{cfg.n_mels}, frames]")
-    if not mel.isfinite().all(): raise CheckpointError(f"{path}: holds NaN or infinity; make it anew")
+    if found not in (None, cfg.digest):
+        raise CheckpointError(
+            f"{path}: made by another front end (digest {found}, expected {cfg.digest}); {_differences(made, to_dict(cfg))}; make it anew"
+        )
+    if mel.ndim == 3 and mel.shape[0] == 1:
+        mel = mel[0]
+    if mel.ndim != 2 or mel.shape[0] != cfg.n_mels:
+        raise CheckpointError(f"{path}: shape {list(mel.shape)}, expected [{cfg.n_mels}, frames]")
+    if not mel.isfinite().all():
+        raise CheckpointError(f"{path}: holds NaN or infinity; make it anew")
     return mel
 
+
 def _bare_mel(path, trust):
-    if not trust: raise CheckpointError(f"{path}: a .npy file does not say which front end made it; if you know that it is this one, read it with trust=True")
-    try: return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32)), None, {}
-    except (OSError, ValueError) as e: raise CheckpointError(f"{path}: cannot be read: {e}") from e
+    if not trust:
+        raise CheckpointError(
+            f"{path}: a .npy file does not say which front end made it; if you know that it is this one, read it with trust=True"
+        )
+    try:
+        return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32)), None, {}
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"{path}: cannot be read: {e}") from e
+
 
 def _own_mel(path):
     from safetensors import SafetensorError, safe_open
-    try:
-        with safe_open(path, "pt") as f: return f.get_tensor("mel").float(), (about := f.metadata() or {}).get("digest", "none"), json.loads(about.get("config", "{}"))
-    except (OSError, SafetensorError, json.JSONDecodeError) as e: raise CheckpointError(f"{path}: cannot be read as a mel file: {e}") from e
 
-def _differences(found:dict, wanted:dict)->str:
+    try:
+        with safe_open(path, "pt") as f:
+            return (
+                f.get_tensor("mel").float(),
+                (about := f.metadata() or {}).get("digest", "none"),
+                json.loads(about.get("config", "{}")),
+            )
+    except (OSError, SafetensorError, json.JSONDecodeError) as e:
+        raise CheckpointError(f"{path}: cannot be read as a mel file: {e}") from e
+
+
+def _differences(found: dict, wanted: dict) -> str:
     "What is not the same, in words."
-    return ", ".join(f"{k}={found.get(k)} instead of {v}" for k, v in wanted.items() if found.get(k) != v and k != "fmax_loss") or "its configuration is not known"
+    return (
+        ", ".join(
+            f"{k}={found.get(k)} instead of {v}"
+            for k, v in wanted.items()
+            if found.get(k) != v and k != "fmax_loss"
+        )
+        or "its configuration is not known"
+    )

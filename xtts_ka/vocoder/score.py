@@ -8,7 +8,8 @@ __all__ = ['SUFFIXES', 'ScoreConfig', 'audio_files', 'pair_up', 'Summary', 'summ
            'add_arguments', 'main']
 
 # %% ../../nbs/vocoder/score.ipynb #b99a82cf
-import csv, io
+import csv
+import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -30,205 +31,323 @@ from .config import MelConfig, plain_overrides
 @config
 class ScoreConfig:
     "`xtts-ka vocoder score`."
-    path_to_score: str = ""                   # Folder of generated audio
-    reference: str = ""                       # Folder of the recordings, with the same names; empty: the folder that `vocoder generate` wrote down; none: no recordings
-    out: str = ""                             # Folder for scores.csv, scores.json, scores.png; empty: `scores` in path_to_score
-    metrics: list[str] | str = "auto"         # Names, as in metrics=[pesq,stoi]; auto: all that can be computed here
-    wvmos_ckpt: str = ""                      # Weights of WV-MOS; empty: the usual places
-    timing: Literal["auto", "same", "free"] = "auto" # free: the rhythm is another (text-to-speech); auto: by the lengths
-    mel: MelConfig = MelConfig()              # Front end of the mel distances; both sides are compared at its sample rate
-    resamples: int = Field(2000, ge=100)      # Of the bootstrap
-    seed: int = 0                             # Of the bootstrap
+
+    path_to_score: str = ""  # Folder of generated audio
+    reference: str = ""  # Folder of the recordings, with the same names; empty: the folder that `vocoder generate` wrote down; none: no recordings
+    out: str = (
+        ""  # Folder for scores.csv, scores.json, scores.png; empty: `scores` in path_to_score
+    )
+    metrics: list[str] | str = (
+        "auto"  # Names, as in metrics=[pesq,stoi]; auto: all that can be computed here
+    )
+    wvmos_ckpt: str = ""  # Weights of WV-MOS; empty: the usual places
+    timing: Literal["auto", "same", "free"] = (
+        "auto"  # free: the rhythm is another (text-to-speech); auto: by the lengths
+    )
+    mel: MelConfig = (
+        MelConfig()
+    )  # Front end of the mel distances; both sides are compared at its sample rate
+    resamples: int = Field(2000, ge=100)  # Of the bootstrap
+    seed: int = 0  # Of the bootstrap
 
     def __post_init__(self):
         from xtts_ka.vocoder.measures import MEASURES
-        if isinstance(self.metrics, str): self.metrics = "auto" if self.metrics in ("", "auto") else [m.strip(" []'\"") for m in self.metrics.split(",")]
+
+        if isinstance(self.metrics, str):
+            self.metrics = (
+                "auto"
+                if self.metrics in ("", "auto")
+                else [m.strip(" []'\"") for m in self.metrics.split(",")]
+            )
         unknown = [m for m in self.metrics if m not in MEASURES] if self.metrics != "auto" else []
-        if unknown: raise ConfigError(f"metrics: {unknown[0]!r} is not known; there are {', '.join(MEASURES)}")
+        if unknown:
+            raise ConfigError(
+                f"metrics: {unknown[0]!r} is not known; there are {', '.join(MEASURES)}"
+            )
 
 # %% ../../nbs/vocoder/score.ipynb #723dd543
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 
+
 def audio_files(
-    folder, # Where to look, also below
-)->dict: # relative name without suffix -> path, sorted
+    folder,  # Where to look, also below
+) -> dict:  # relative name without suffix -> path, sorted
     "Audio files of a folder. MissingError without any; ConfigError where two have one name."
     folder = resolve(folder)
-    if not folder.is_dir(): raise MissingError(f"{folder}: no such folder")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not any(x.startswith(".") for x in p.relative_to(folder).parts))
+    if not folder.is_dir():
+        raise MissingError(f"{folder}: no such folder")
+    paths = sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in SUFFIXES
+        and not any(x.startswith(".") for x in p.relative_to(folder).parts)
+    )
     out = {}
     for p in paths:
         name = p.relative_to(folder).with_suffix("").as_posix()
-        if name in out: raise ConfigError(f"{shown(p)} and {out[name].name} have one name; keep one of them")
+        if name in out:
+            raise ConfigError(f"{shown(p)} and {out[name].name} have one name; keep one of them")
         out[name] = p
-    if not out: raise MissingError(f"{shown(folder)}: no audio there ({', '.join(SUFFIXES)})")
+    if not out:
+        raise MissingError(f"{shown(folder)}: no audio there ({', '.join(SUFFIXES)})")
     return out
 
+
 def pair_up(
-    generated:dict, # name -> path
-    references:dict, # name -> path
-)->tuple: # ({name: (generated path, reference path)}, [Reject])
+    generated: dict,  # name -> path
+    references: dict,  # name -> path
+) -> tuple:  # ({name: (generated path, reference path)}, [Reject])
     "Pairs by name; whatever is left alone is a reject."
     bare = {}
-    for name in references: bare.setdefault(Path(name).name, []).append(name)
+    for name in references:
+        bare.setdefault(Path(name).name, []).append(name)
     pairs, used, rejects = {}, set(), []
     for name, path in generated.items():
-        own = name if name in references else (found[0] if len(found := bare.get(Path(name).name, [])) == 1 else None)
-        if own is None: rejects.append(Reject(0, name, "no recording of this name", shown(path))); continue
-        pairs[name] = path, references[own]; used.add(own)
-    rejects += [Reject(0, name, "not generated", shown(references[name])) for name in references if name not in used]
+        own = (
+            name
+            if name in references
+            else (found[0] if len(found := bare.get(Path(name).name, [])) == 1 else None)
+        )
+        if own is None:
+            rejects.append(Reject(0, name, "no recording of this name", shown(path)))
+            continue
+        pairs[name] = path, references[own]
+        used.add(own)
+    rejects += [
+        Reject(0, name, "not generated", shown(references[name]))
+        for name in references
+        if name not in used
+    ]
     return pairs, rejects
 
 # %% ../../nbs/vocoder/score.ipynb #9c466a78
 @dataclass(frozen=True)
 class Summary:
     "A measure over files."
-    mean:float|None  # None: no file could be measured
-    low:float|None   # 95 % interval of the mean; None below two files
-    high:float|None
-    std:float|None   # Between files
-    n:int            # Files measured
-    missing:int      # Files that could not be
+
+    mean: float | None  # None: no file could be measured
+    low: float | None  # 95 % interval of the mean; None below two files
+    high: float | None
+    std: float | None  # Between files
+    n: int  # Files measured
+    missing: int  # Files that could not be
+
 
 def summarise(
-    values, # One number or None for each file
-    seed:int=0,
-    resamples:int=2000, # Bootstrap draws
-)->Summary:
+    values,  # One number or None for each file
+    seed: int = 0,
+    resamples: int = 2000,  # Bootstrap draws
+) -> Summary:
     "Mean with its percentile bootstrap interval; `None`s are counted and left out."
     known = np.array([v for v in values if v is not None], np.float64)
     n, missing = len(known), sum(v is None for v in values)
-    if not n: return Summary(None, None, None, None, 0, missing)
-    if n == 1: return Summary(float(known[0]), None, None, None, 1, missing)
+    if not n:
+        return Summary(None, None, None, None, 0, missing)
+    if n == 1:
+        return Summary(float(known[0]), None, None, None, 1, missing)
     means = known[rng(seed, "bootstrap", n).integers(0, n, (resamples, n))].mean(1)
-    low, high = np.quantile(means, [.025, .975])
-    return Summary(float(known.mean()), float(low), float(high), float(known.std(ddof=1)), n, missing)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Summary(
+        float(known.mean()), float(low), float(high), float(known.std(ddof=1)), n, missing
+    )
 
 # %% ../../nbs/vocoder/score.ipynb #4377efbc
 @dataclass
 class Scores:
     "What a scoring found."
-    path:str        # Folder that was scored
-    reference:str   # Folder of the recordings, or ""
-    names:list      # Measures, in order
-    files:dict      # {"generated": {file: {measure: number or None}}, "recordings": ...}
-    notes:dict      # file -> reasons why numbers are missing
-    rejects:list    # `Reject`s
-    unavailable:dict # measure -> why it cannot be computed here
-    summary:dict = field(default_factory=dict) # {"generated": {measure: Summary}, ...}
-    about:dict = field(default_factory=dict)   # Whatever made these numbers: digests, rates
+
+    path: str  # Folder that was scored
+    reference: str  # Folder of the recordings, or ""
+    names: list  # Measures, in order
+    files: dict  # {"generated": {file: {measure: number or None}}, "recordings": ...}
+    notes: dict  # file -> reasons why numbers are missing
+    rejects: list  # `Reject`s
+    unavailable: dict  # measure -> why it cannot be computed here
+    summary: dict = field(default_factory=dict)  # {"generated": {measure: Summary}, ...}
+    about: dict = field(default_factory=dict)  # Whatever made these numbers: digests, rates
+
 
 def _weights(cfg):
     "WV-MOS, when it is wanted: (model, about)."
     from xtts_ka.vocoder.wvmos import load_wvmos
+
     model, sha = load_wvmos(cfg.wvmos_ckpt)
     return model, {"wvmos_sha256": sha}
 
-def _tools(cfg:ScoreConfig, with_reference:bool)->tuple: # (names, WV-MOS or None, {measure: why not}, about)
+
+def _tools(
+    cfg: ScoreConfig, with_reference: bool
+) -> tuple:  # (names, WV-MOS or None, {measure: why not}, about)
     "What can be measured here. MissingError when something asked for by name cannot, or nothing can."
     from xtts_ka.vocoder.measures import MEASURES, _package
+
     asked, auto = (list(MEASURES), True) if cfg.metrics == "auto" else (cfg.metrics, False)
     out, model, about = {}, None, {}
-    if not with_reference: out = {m: "needs recordings: reference=DIR" for m in asked if m != "wvmos"}
+    if not with_reference:
+        out = {m: "needs recordings: reference=DIR" for m in asked if m != "wvmos"}
     packages = {"pesq": "pesq", "stoi": "pystoi", "estoi": "pystoi"}
     for name in (m for m in asked if m not in out):
         try:
-            if name in packages: _package(packages[name])
-            if name == "wvmos": model, about = _weights(cfg)
-        except MissingError as e: out[name] = str(e)
-    if out and not auto: raise MissingError(f"{next(iter(out))} was asked for: {next(iter(out.values()))}")
+            if name in packages:
+                _package(packages[name])
+            if name == "wvmos":
+                model, about = _weights(cfg)
+        except MissingError as e:
+            out[name] = str(e)
+    if out and not auto:
+        raise MissingError(f"{next(iter(out))} was asked for: {next(iter(out.values()))}")
     names = [m for m in asked if m not in out]
-    if not names: raise MissingError("nothing can be measured: " + "; ".join(dict.fromkeys(out.values())))
+    if not names:
+        raise MissingError("nothing can be measured: " + "; ".join(dict.fromkeys(out.values())))
     return names, model, out, about
 
 # %% ../../nbs/vocoder/score.ipynb #bde34fa4
-def _read(path, rate:int):
+def _read(path, rate: int):
     from xtts_ka.vocoder.measures import Clip
+
     wav, _ = read_audio(path, rate)
     return Clip(wav, rate)
 
+
 def score_clip(
-    generated, # `Clip`
-    reference, # `Clip` at the same rate, or None
-    names,     # Of `MEASURES`
-    mel,       # `LogMel`
-    wvmos=None, # `WvMos`
-    timing:str="auto", # See `ScoreConfig`
-)->tuple: # ({measure: number or None}, [reasons])
+    generated,  # `Clip`
+    reference,  # `Clip` at the same rate, or None
+    names,  # Of `MEASURES`
+    mel,  # `LogMel`
+    wvmos=None,  # `WvMos`
+    timing: str = "auto",  # See `ScoreConfig`
+) -> tuple:  # ({measure: number or None}, [reasons])
     "All measures of one clip."
     from xtts_ka.core.audio import is_silent
     from xtts_ka.vocoder.measures import measure
+
     paired = [m for m in names if m != "wvmos"]
     out, why = measure(reference, generated, paired, mel, timing) if paired else ({}, [])
-    if "wvmos" not in names: return out, why
+    if "wvmos" not in names:
+        return out, why
     fit = len(generated.wav) >= generated.rate // 4 and not is_silent(generated.wav)
-    return out | {"wvmos": wvmos.score(generated.wav, generated.rate) if fit else None}, why + ["wvmos: silent or under 0.25 s"] * (not fit)
+    return out | {"wvmos": wvmos.score(generated.wav, generated.rate) if fit else None}, why + [
+        "wvmos: silent or under 0.25 s"
+    ] * (not fit)
 
-def _score_pairs(cfg, pairs, names, wvmos)->tuple: # (files, notes, rejects)
+
+def _score_pairs(cfg, pairs, names, wvmos) -> tuple:  # (files, notes, rejects)
     from xtts_ka.vocoder.mel import LogMel
+
     files, notes, rejects, mel = {"generated": {}, "recordings": {}}, {}, [], LogMel(cfg.mel)
     for name, (path, source) in bar(pairs.items(), "scoring", total=len(pairs)):
-        try: generated, reference = _read(path, cfg.mel.sample_rate), source and _read(source, cfg.mel.sample_rate)
-        except AudioError as e: rejects.append(Reject(0, name, f"{e.reason}: {e.detail}", shown(e.path))); continue
-        files["generated"][name], why = score_clip(generated, reference, names, mel, wvmos, cfg.timing)
-        if reference: files["recordings"][name], _ = score_clip(reference, reference, names, mel, wvmos)
-        if why: notes[name] = why
+        try:
+            generated, reference = (
+                _read(path, cfg.mel.sample_rate),
+                source and _read(source, cfg.mel.sample_rate),
+            )
+        except AudioError as e:
+            rejects.append(Reject(0, name, f"{e.reason}: {e.detail}", shown(e.path)))
+            continue
+        files["generated"][name], why = score_clip(
+            generated, reference, names, mel, wvmos, cfg.timing
+        )
+        if reference:
+            files["recordings"][name], _ = score_clip(reference, reference, names, mel, wvmos)
+        if why:
+            notes[name] = why
     return files, notes, rejects
 
 # %% ../../nbs/vocoder/score.ipynb #d79532e5
 def find_reference(
-    cfg:ScoreConfig,
-)->tuple: # (folder or "", names that were to be spoken or None for all of the folder)
+    cfg: ScoreConfig,
+) -> tuple:  # (folder or "", names that were to be spoken or None for all of the folder)
     "The recordings: as given, or as `vocoder generate` wrote down beside its output. Of a corpus it may have copied a part only."
-    if cfg.reference: return "" if cfg.reference == "none" else cfg.reference, None
+    if cfg.reference:
+        return "" if cfg.reference == "none" else cfg.reference, None
     made = resolve(cfg.path_to_score) / "generated.json"
     told = read_json(made) if made.is_file() else {}
     return told.get("reference", ""), told.get("names")
 
-def _recordings(place:str, names)->dict: # name -> path
+
+def _recordings(place: str, names) -> dict:  # name -> path
     found = audio_files(place)
     return found if names is None else {n: found[n] for n in names if n in found}
 
+
 def score_folder(
-    path_to_score, # Folder of generated audio, or a `ScoreConfig` that names it
+    path_to_score,  # Folder of generated audio, or a `ScoreConfig` that names it
     reference="",  # Folder of the recordings, with the same names; "none": without
-    **options,     # Fields of `ScoreConfig`
-)->Scores:
+    **options,  # Fields of `ScoreConfig`
+) -> Scores:
     "Measure every file, and every recording beside it. Errors: MissingError, ConfigError."
-    cfg = path_to_score if isinstance(path_to_score, ScoreConfig) else ScoreConfig(path_to_score=str(path_to_score), reference=str(reference), **options)
-    if not cfg.path_to_score: raise ConfigError("path_to_score is needed: the folder of generated audio, as in path_to_score=outputs/generated")
+    cfg = (
+        path_to_score
+        if isinstance(path_to_score, ScoreConfig)
+        else ScoreConfig(path_to_score=str(path_to_score), reference=str(reference), **options)
+    )
+    if not cfg.path_to_score:
+        raise ConfigError(
+            "path_to_score is needed: the folder of generated audio, as in path_to_score=outputs/generated"
+        )
     (place, asked), out = find_reference(cfg), _out(cfg)
-    generated = {n: p for n, p in audio_files(cfg.path_to_score).items() if not p.is_relative_to(out)}
-    pairs, rejects = pair_up(generated, _recordings(place, asked)) if place else ({n: (p, None) for n, p in generated.items()}, [])
-    if not pairs: raise MissingError(f"no file of {shown(cfg.path_to_score)} has a recording of its name in {shown(place)}: {next(iter(generated))} is not there")
+    generated = {
+        n: p for n, p in audio_files(cfg.path_to_score).items() if not p.is_relative_to(out)
+    }
+    pairs, rejects = (
+        pair_up(generated, _recordings(place, asked))
+        if place
+        else ({n: (p, None) for n, p in generated.items()}, [])
+    )
+    if not pairs:
+        raise MissingError(
+            f"no file of {shown(cfg.path_to_score)} has a recording of its name in {shown(place)}: {next(iter(generated))} is not there"
+        )
     names, wvmos, unavailable, about = _tools(cfg, bool(place))
     files, notes, bad = _score_pairs(cfg, pairs, names, wvmos)
     systems = {s: rows for s, rows in files.items() if rows}
-    if not systems: raise MissingError(f"no file of {shown(cfg.path_to_score)} could be read; the first: {bad[0].item}: {bad[0].reason}")
-    summary = {s: {m: summarise([r[m] for r in rows.values()], cfg.seed, cfg.resamples) for m in names} for s, rows in systems.items()}
-    return Scores(shown(cfg.path_to_score), place and shown(place), names, systems, notes, rejects + bad, unavailable, summary, about | {"rate": cfg.mel.sample_rate, "mel": cfg.mel.digest})
+    if not systems:
+        raise MissingError(
+            f"no file of {shown(cfg.path_to_score)} could be read; the first: {bad[0].item}: {bad[0].reason}"
+        )
+    summary = {
+        s: {m: summarise([r[m] for r in rows.values()], cfg.seed, cfg.resamples) for m in names}
+        for s, rows in systems.items()
+    }
+    return Scores(
+        shown(cfg.path_to_score),
+        place and shown(place),
+        names,
+        systems,
+        notes,
+        rejects + bad,
+        unavailable,
+        summary,
+        about | {"rate": cfg.mel.sample_rate, "mel": cfg.mel.digest},
+    )
 
-def _out(cfg:ScoreConfig)->Path: return resolve(cfg.out) if cfg.out else resolve(cfg.path_to_score) / "scores"
+
+def _out(cfg: ScoreConfig) -> Path:
+    return resolve(cfg.out) if cfg.out else resolve(cfg.path_to_score) / "scores"
 
 # %% ../../nbs/vocoder/score.ipynb #11e59b31
 def compare(
-    first:Scores,  # One system
-    second:Scores, # Another, on the same recordings
-    name:str,      # Measure
-    seed:int=0,
-)->Summary:
+    first: Scores,  # One system
+    second: Scores,  # Another, on the same recordings
+    name: str,  # Measure
+    seed: int = 0,
+) -> Summary:
     "Mean of first minus second over the files both have, with its interval: where that holds 0, there is no difference to speak of."
     a, b = first.files["generated"], second.files["generated"]
     common = [f for f in a if f in b]
-    if not common: raise ConfigError(f"{first.path} and {second.path} have no file in common")
-    gap = [None if a[f].get(name) is None or b[f].get(name) is None else a[f][name] - b[f][name] for f in common]
+    if not common:
+        raise ConfigError(f"{first.path} and {second.path} have no file in common")
+    gap = [
+        None if a[f].get(name) is None or b[f].get(name) is None else a[f][name] - b[f][name]
+        for f in common
+    ]
     return summarise(gap, seed)
 
 # %% ../../nbs/vocoder/score.ipynb #3ecc8882
 def write_scores(
-    scores:Scores,
-    out, # Folder to write into
-)->Path:
+    scores: Scores,
+    out,  # Folder to write into
+) -> Path:
     "scores.csv (a row for each file and system), scores.json (means), scores.png, rejects.csv."
     out = Path(out)
     table = io.StringIO()
@@ -237,10 +356,27 @@ def write_scores(
     for system, rows in scores.files.items():
         for name, row in rows.items():
             why = "; ".join(scores.notes.get(name, [])) if system == "generated" else ""
-            sheet.writerow([system, name, *("" if row[m] is None else f"{row[m]:.6g}" for m in scores.names), why])
+            sheet.writerow(
+                [
+                    system,
+                    name,
+                    *("" if row[m] is None else f"{row[m]:.6g}" for m in scores.names),
+                    why,
+                ]
+            )
     atomic_write(out / "scores.csv", table.getvalue())
-    write_json(out / "scores.json", {"path": scores.path, "reference": scores.reference, "about": scores.about, "unavailable": scores.unavailable, "rejects": len(scores.rejects), "warnings": above_truth(scores),
-                                     "means": {s: {m: vars(v) for m, v in row.items()} for s, row in scores.summary.items()}})
+    write_json(
+        out / "scores.json",
+        {
+            "path": scores.path,
+            "reference": scores.reference,
+            "about": scores.about,
+            "unavailable": scores.unavailable,
+            "rejects": len(scores.rejects),
+            "warnings": above_truth(scores),
+            "means": {s: {m: vars(v) for m, v in row.items()} for s, row in scores.summary.items()},
+        },
+    )
     write_rejects(out / "rejects.csv", scores.rejects, "vocoder score")
     figure = draw_scores(scores)
     picture = io.BytesIO()
@@ -248,70 +384,103 @@ def write_scores(
     atomic_write(out / "scores.png", picture.getvalue())
     return out
 
+
 def above_truth(
-    scores:Scores,
-)->list[str]: # Sentences; usually none
+    scores: Scores,
+) -> list[str]:  # Sentences; usually none
     "A score that puts the generated clips above the recordings shows the limit of the score."
     from xtts_ka.vocoder.measures import MEASURES
+
     out, (made, real) = [], (scores.summary.get(s, {}) for s in ("generated", "recordings"))
     for m in (m for m in scores.names if m in real and MEASURES[m].better == "high"):
         if made[m].mean is not None and real[m].mean is not None and made[m].mean > real[m].mean:
-            out.append(f"{m}: generated {made[m].mean:.3g} is above the recordings' {real[m].mean:.3g}; do not choose by it")
+            out.append(
+                f"{m}: generated {made[m].mean:.3g} is above the recordings' {real[m].mean:.3g}; do not choose by it"
+            )
     return out
 
 # %% ../../nbs/vocoder/score.ipynb #0b5f6e22
 def draw_scores(
-    scores:Scores,
-): # matplotlib Figure
+    scores: Scores,
+):  # matplotlib Figure
     "A panel for each measure: a dot for each file, the mean with its interval, the recordings in grey."
     import matplotlib.pyplot as plt
+
     from xtts_ka.vocoder.measures import MEASURES
+
     columns = min(4, len(scores.names))
     rows = -(-len(scores.names) // columns)
-    figure, panels = plt.subplots(rows, columns, squeeze=False, figsize=(2.3 * columns, 1.9 * rows), layout="constrained")
-    plt.close(figure) # pyplot would keep it, and a notebook draw it twice
+    figure, panels = plt.subplots(
+        rows, columns, squeeze=False, figsize=(2.3 * columns, 1.9 * rows), layout="constrained"
+    )
+    plt.close(figure)  # pyplot would keep it, and a notebook draw it twice
     panels = panels.ravel()
     for ax, m in zip(panels, scores.names):
-        for k, system in enumerate(scores.files): _draw_system(ax, k, [r[m] for r in scores.files[system].values()], scores.summary[system][m], "C0" if system == "generated" else "0.55")
-        arrow = {"low": " (lower is better)", "high": " (higher is better)"}.get(MEASURES[m].better, "")
-        ax.set_title(f"{m}{', ' * bool(MEASURES[m].unit)}{MEASURES[m].unit}\n{arrow.strip()}", fontsize=7)
-        ax.set_xticks(range(len(scores.files)), list(scores.files), fontsize=7); ax.tick_params(labelsize=7); ax.set_xlim(-.6, len(scores.files) - .4)
+        for k, system in enumerate(scores.files):
+            _draw_system(
+                ax,
+                k,
+                [r[m] for r in scores.files[system].values()],
+                scores.summary[system][m],
+                "C0" if system == "generated" else "0.55",
+            )
+        arrow = {"low": " (lower is better)", "high": " (higher is better)"}.get(
+            MEASURES[m].better, ""
+        )
+        ax.set_title(
+            f"{m}{', ' * bool(MEASURES[m].unit)}{MEASURES[m].unit}\n{arrow.strip()}", fontsize=7
+        )
+        ax.set_xticks(range(len(scores.files)), list(scores.files), fontsize=7)
+        ax.tick_params(labelsize=7)
+        ax.set_xlim(-0.6, len(scores.files) - 0.4)
         ax.spines[["top", "right"]].set_visible(False)
-    for ax in panels[len(scores.names):]: ax.set_axis_off()
+    for ax in panels[len(scores.names) :]:
+        ax.set_axis_off()
     return figure
 
-def _draw_system(ax, at:int, values:list, s:Summary, colour):
+
+def _draw_system(ax, at: int, values: list, s: Summary, colour):
     known = [v for v in values if v is not None]
-    spread = (np.arange(len(known)) % 7 - 3) * .03
-    ax.plot(at + spread, known, ".", ms=3, color=colour, alpha=.5)
-    if s.mean is None: return
-    ax.plot([at - .25, at + .25], [s.mean] * 2, color=colour)
-    if s.low is not None: ax.fill_between([at - .25, at + .25], s.low, s.high, color=colour, alpha=.25, lw=0)
+    spread = (np.arange(len(known)) % 7 - 3) * 0.03
+    ax.plot(at + spread, known, ".", ms=3, color=colour, alpha=0.5)
+    if s.mean is None:
+        return
+    ax.plot([at - 0.25, at + 0.25], [s.mean] * 2, color=colour)
+    if s.low is not None:
+        ax.fill_between([at - 0.25, at + 0.25], s.low, s.high, color=colour, alpha=0.25, lw=0)
 
 # %% ../../nbs/vocoder/score.ipynb #0e4c87bd
 def table(
-    scores, # `Scores`, or {name of a test: Scores}
-)->str: # Markdown
+    scores,  # `Scores`, or {name of a test: Scores}
+) -> str:  # Markdown
     "A row for each system: mean and half of its interval."
     tests = scores if isinstance(scores, dict) else {"": scores}
     names = list(dict.fromkeys(m for s in tests.values() for m in s.names))
     lines = [["", *names], ["-" * 3] + ["--:"] * len(names)]
     for test, s in tests.items():
         for system, row in s.summary.items():
-            lines.append([", ".join(filter(None, (test, system))), *(_cell(row.get(m)) for m in names)])
+            lines.append(
+                [", ".join(filter(None, (test, system))), *(_cell(row.get(m)) for m in names)]
+            )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
-def _cell(s:Summary|None)->str:
-    if s is None or s.mean is None: return "-"
+
+def _cell(s: Summary | None) -> str:
+    if s is None or s.mean is None:
+        return "-"
     half = 0 if s.low is None else (s.high - s.low) / 2
-    number = lambda x, digits: f"{x:.0f}" if abs(x) >= 100 else f"{x:.{digits}g}"
+
+    def number(x, digits):
+        return f"{x:.0f}" if abs(x) >= 100 else f"{x:.{digits}g}"
+
     return number(s.mean, 3) + f" ± {number(half, 2)}" * (half > 1e-5 * max(1, abs(s.mean)))
 
+
 def three_rows(
-    copy=None,   # `Scores` of copy-synthesis of held-out clips of the training corpus
+    copy=None,  # `Scores` of copy-synthesis of held-out clips of the training corpus
     other=None,  # `Scores` of copy-synthesis of another corpus
-    spoken=None, # `Scores` of text through an acoustic model
-)->str: # Markdown
+    spoken=None,  # `Scores` of text through an acoustic model
+) -> str:  # Markdown
     "The three questions asked of a vocoder, each with the recordings' own row: what it learned, whether that carries over, what a user will hear."
     tests = {"in-domain copy": copy, "out-of-domain copy": other, "text to speech": spoken}
     return table({name: s for name, s in tests.items() if s is not None})
@@ -320,16 +489,27 @@ def three_rows(
 def add_arguments(p):
     "Options of `xtts-ka vocoder score`."
     p.add_argument("--config", metavar="FILE", help="YAML or JSON with the fields of ScoreConfig")
-    p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="path_to_score=DIR reference=DIR metrics=[pesq,stoi] wvmos_ckpt=FILE out=DIR timing=free")
+    p.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="path_to_score=DIR reference=DIR metrics=[pesq,stoi] wvmos_ckpt=FILE out=DIR timing=free",
+    )
 
-def main(args)->int: # 0; 1 when files were left out
+
+def main(args) -> int:  # 0; 1 when files were left out
     "Score a folder, write the report, print the table."
     cfg = load(ScoreConfig, args.config and resolve(args.config), plain_overrides(args.overrides))
     scores = score_folder(cfg)
     out = write_scores(scores, _out(cfg))
     print(table(scores))
-    for name, why in scores.unavailable.items(): print(f"{name}: not measured: {why}")
-    for line in above_truth(scores): print(line)
-    if scores.rejects: print(f"{len(scores.rejects)} files left out, the first: {scores.rejects[0].item} ({scores.rejects[0].reason}); all in {shown(out / 'rejects.csv')}")
+    for name, why in scores.unavailable.items():
+        print(f"{name}: not measured: {why}")
+    for line in above_truth(scores):
+        print(line)
+    if scores.rejects:
+        print(
+            f"{len(scores.rejects)} files left out, the first: {scores.rejects[0].item} ({scores.rejects[0].reason}); all in {shown(out / 'rejects.csv')}"
+        )
     print(f"{shown(out)}: scores.csv, scores.json, scores.png")
     return int(bool(scores.rejects))

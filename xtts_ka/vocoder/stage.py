@@ -6,7 +6,9 @@
 __all__ = ['METHODS', 'NAMES', 'VocoderStage']
 
 # %% ../../nbs/vocoder/stage.ipynb #a2c99f8a
-import dataclasses, importlib.util, time
+import dataclasses
+import importlib.util
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,44 +25,73 @@ from .train import TrainResult, figures, prepare, train
 
 # %% ../../nbs/vocoder/stage.ipynb #bbc3d30f
 METHODS = ("generator", "Griffin-Lim, 60 rounds")
-NAMES = {"mel_l1": None, "mrstft": None, "pesq": "pesq", "stoi": "pystoi"} # Measure -> the package it needs
+NAMES = {
+    "mel_l1": None,
+    "mrstft": None,
+    "pesq": "pesq",
+    "stoi": "pystoi",
+}  # Measure -> the package it needs
+
 
 class VocoderStage:
     "The stage, step by step."
-    def __init__(self,
-        cfg:VocoderConfig,
-        segments,     # Folder of the stage `segments`
-        out,          # Folder of this one
-        seed:int=0,   # Of the run
+
+    def __init__(
+        self,
+        cfg: VocoderConfig,
+        segments,  # Folder of the stage `segments`
+        out,  # Folder of this one
+        seed: int = 0,  # Of the run
     ):
         data = dataclasses.replace(cfg.data, train=cfg.data.train or str(segments))
-        self.cfg = dataclasses.replace(cfg, data=data, loop=dataclasses.replace(cfg.loop, seed=seed))
+        self.cfg = dataclasses.replace(
+            cfg, data=data, loop=dataclasses.replace(cfg.loop, seed=seed)
+        )
         self.out, self.spoken, self.scores = Path(out), [], {}
         self.task, self.rejects = prepare(self.cfg, self.out)
 
-    def summary(self)->list: # Rows of a table
+    def summary(self) -> list:  # Rows of a table
         "What there is to learn from."
-        row = lambda what, clips: {"part": what, "clips": len(clips), "minutes": round(sum(c.samples for c in clips) / self.cfg.mel.sample_rate / 60, 2)}
-        return [row("training", self.task.data.clips), row("held out", self.task.val), {"part": "rejected", "clips": len(self.rejects), "minutes": ""}]
 
-    def train(self)->TrainResult:
+        def row(what, clips):
+            return {
+                "part": what,
+                "clips": len(clips),
+                "minutes": round(sum(c.samples for c in clips) / self.cfg.mel.sample_rate / 60, 2),
+            }
+
+        return [
+            row("training", self.task.data.clips),
+            row("held out", self.task.val),
+            {"part": "rejected", "clips": len(self.rejects), "minutes": ""},
+        ]
+
+    def train(self) -> TrainResult:
         "Train, or go on; the exported generator is in evaluation mode."
         self.result = train(self.cfg, self.out, prepared=(self.task, self.rejects))
         return self.result
 
-    def wave(self, method:str, mel:torch.Tensor)->torch.Tensor: # [n_mels, F] -> [F * hop]
+    def wave(self, method: str, mel: torch.Tensor) -> torch.Tensor:  # [n_mels, F] -> [F * hop]
         "A mel by one of `METHODS`."
-        return self.fast.generate(mel) if method == METHODS[0] else griffin_lim(mel, self.cfg.mel, 60, self.cfg.loop.seed)
+        return (
+            self.fast.generate(mel)
+            if method == METHODS[0]
+            else griffin_lim(mel, self.cfg.mel, 60, self.cfg.loop.seed)
+        )
 
-    def compare(self)->dict: # Method -> {measure: mean}
+    def compare(self) -> dict:  # Method -> {measure: mean}
         "Both methods on all held-out clips, with CPU seconds a second of audio."
         log_mel, self.fast = LogMel(self.cfg.mel), FastGenerator(self.result.net)
-        names = [n for n, package in NAMES.items() if package is None or importlib.util.find_spec(package)]
+        names = [
+            n
+            for n, package in NAMES.items()
+            if package is None or importlib.util.find_spec(package)
+        ]
         self.scores = {m: self._scored(m, names, log_mel) for m in METHODS} if self.task.val else {}
         return self.scores
 
-    def _scored(self, method:str, names:list, log_mel)->dict:
-        rate, rows, spent, seconds = self.cfg.mel.sample_rate, [], 0., 0.
+    def _scored(self, method: str, names: list, log_mel) -> dict:
+        rate, rows, spent, seconds = self.cfg.mel.sample_rate, [], 0.0, 0.0
         for clip in self.task.val:
             real = clip.read(0, n_frames(clip.samples, self.cfg.mel) * self.cfg.mel.hop_length)
             mel = log_mel(torch.from_numpy(real))
@@ -69,34 +100,53 @@ class VocoderStage:
             spent, seconds = spent + time.process_time() - start, seconds + len(wav) / rate
             rows.append(measure(Clip(real, rate), Clip(wav, rate), names, log_mel, "same")[0])
             self._keep(method, clip, wav)
-        means = {n: float(np.mean([r[n] for r in rows if r[n] is not None] or [np.nan])) for n in names}
+        means = {
+            n: float(np.mean([r[n] for r in rows if r[n] is not None] or [np.nan])) for n in names
+        }
         return means | {"CPU s / s": spent / seconds}
 
-    def _keep(self, method:str, clip, wav):
+    def _keep(self, method: str, clip, wav):
         "The first few for listening."
-        if sum(m == method for m, *_ in self.spoken) >= 3: return
-        path = self.out / "heard" / f"{slug(Path(clip.source.name).stem)}-{slug(method.split(',')[0].lower())}.wav"
+        if sum(m == method for m, *_ in self.spoken) >= 3:
+            return
+        path = (
+            self.out
+            / "heard"
+            / f"{slug(Path(clip.source.name).stem)}-{slug(method.split(',')[0].lower())}.wav"
+        )
         write_audio(path, np.clip(wav, -1, 1), self.cfg.mel.sample_rate)
         self.spoken.append((method, clip, path))
 
-    def heard(self)->list: # (path, caption): recording, generator, Griffin-Lim, clip by clip
+    def heard(self) -> list:  # (path, caption): recording, generator, Griffin-Lim, clip by clip
         "What can be played."
         out = []
         for clip in dict.fromkeys(c for _, c, _ in self.spoken):
             out.append((clip.source.path, f"{clip.source.name}: recording"))
-            out += [(path, f"{clip.source.name}: {method}") for method, c, path in self.spoken if c is clip]
+            out += [
+                (path, f"{clip.source.name}: {method}")
+                for method, c, path in self.spoken
+                if c is clip
+            ]
         return out
 
-    def mels(self)->tuple: # ([n_mels, F], [n_mels, F]) of the first held-out clip, or (None, None)
+    def mels(
+        self,
+    ) -> tuple:  # ([n_mels, F], [n_mels, F]) of the first held-out clip, or (None, None)
         "Recorded and generated."
-        if not self.task.val: return None, None
-        with torch.no_grad(): row = self.task.heard(self.task.val[0])
+        if not self.task.val:
+            return None, None
+        with torch.no_grad():
+            row = self.task.heard(self.task.val[0])
         return row["wanted"].numpy(), row["mel"].numpy()
 
-    def finish(self)->dict:
+    def finish(self) -> dict:
         "`metrics.json`: what `train` says, and the comparison."
         keys = {METHODS[0]: "", METHODS[1]: "griffin_lim_"}
-        values = {keys[m] + n.replace("CPU s / s", "real_time_factor"): round(v, 4) for m, row in self.scores.items() for n, v in row.items()}
+        values = {
+            keys[m] + n.replace("CPU s / s", "real_time_factor"): round(v, 4)
+            for m, row in self.scores.items()
+            for n, v in row.items()
+        }
         out = figures(self.result, self.cfg, self.task) | values
         write_json(self.out / "metrics.json", out)
         return out

@@ -6,7 +6,8 @@
 __all__ = ['step_once', 'KeptBytes', 'measure_steps', 'sweep']
 
 # %% ../../nbs/vocoder/sweep.ipynb #6196de26
-import dataclasses, time
+import dataclasses
+import time
 
 import torch
 
@@ -15,29 +16,34 @@ from .train import VocoderTask
 
 # %% ../../nbs/vocoder/sweep.ipynb #1c608629
 def step_once(
-    task:VocoderTask,
-    models:dict,     # Of `task.models()`
-    optimizers:dict, # Of `task.optimizers(...)`
-    batch:dict,      # On the models' device
-    step:int=0,      # Done before: `start_step` looks at it
-    bf16:bool=False, # Mixed precision, as the loop's `bf16-mixed`
-)->dict: # Phase -> loss
+    task: VocoderTask,
+    models: dict,  # Of `task.models()`
+    optimizers: dict,  # Of `task.optimizers(...)`
+    batch: dict,  # On the models' device
+    step: int = 0,  # Done before: `start_step` looks at it
+    bf16: bool = False,  # Mixed precision, as the loop's `bf16-mixed`
+) -> dict:  # Phase -> loss
     "One step in the order of the training loop, without its logging and saving."
     out = {}
     for phase in task.phases:
         mine = {id(p) for g in optimizers[phase].param_groups for p in g["params"]}
         for m in models.values():
-            for p in m.parameters(): p.requires_grad_(id(p) in mine)
+            for p in m.parameters():
+                p.requires_grad_(id(p) in mine)
         optimizers[phase].zero_grad(set_to_none=True)
-        with torch.autocast(batch["wav"].device.type, torch.bfloat16, enabled=bf16): loss, _ = task.loss(phase, batch, step)
-        if loss is None: continue
+        with torch.autocast(batch["wav"].device.type, torch.bfloat16, enabled=bf16):
+            loss, _ = task.loss(phase, batch, step)
+        if loss is None:
+            continue
         loss.backward()
         optimizers[phase].step()
         out[phase] = loss.detach()
     return out
 
+
 class KeptBytes:
     "Counts what the backward pass keeps, inside a `with` block."
+
     def __enter__(self):
         self.seen, self.total = {}, 0
         self.hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda t: t)
@@ -50,45 +56,85 @@ class KeptBytes:
             self.seen[storage.data_ptr()], self.total = storage, self.total + storage.nbytes()
         return tensor
 
-    def __exit__(self, *error): self.hooks.__exit__(*error)
+    def __exit__(self, *error):
+        self.hooks.__exit__(*error)
 
 # %% ../../nbs/vocoder/sweep.ipynb #13e6492c
 def measure_steps(
-    cfg:VocoderConfig,
-    clips:list,        # Of `data.read_clips`, none shorter than a segment
-    steps:int=3,       # That are timed, after one that is not
-    device:str="cpu",
-)->dict: # segment_seconds, batch, seconds_a_step, throughput, memory_mb
+    cfg: VocoderConfig,
+    clips: list,  # Of `data.read_clips`, none shorter than a segment
+    steps: int = 3,  # That are timed, after one that is not
+    device: str = "cpu",
+) -> dict:  # segment_seconds, batch, seconds_a_step, throughput, memory_mb
     "Time and memory of training steps with these options."
     task = VocoderTask(cfg, clips)
     models = {k: m.to(device) for k, m in task.models().items()}
     optimizers, cuda = task.optimizers(models, cfg.loop), torch.device(device).type == "cuda"
     clock = time.monotonic if cuda else time.process_time
-    batches = [{"wav": torch.stack([task.item((s * cfg.loop.batch_size + i) % len(task), s)["wav"] for i in range(cfg.loop.batch_size)]).to(device)} for s in range(steps + 1)]
-    if cuda: torch.cuda.reset_peak_memory_stats()
-    go = lambda batch: step_once(task, models, optimizers, batch, cfg.discriminator.start_step, cfg.loop.precision == "bf16-mixed")
-    with KeptBytes() as kept: go(batches[0])
-    if cuda: torch.cuda.synchronize()
+    batches = [
+        {
+            "wav": torch.stack(
+                [
+                    task.item((s * cfg.loop.batch_size + i) % len(task), s)["wav"]
+                    for i in range(cfg.loop.batch_size)
+                ]
+            ).to(device)
+        }
+        for s in range(steps + 1)
+    ]
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+
+    def go(batch):
+        return step_once(
+            task,
+            models,
+            optimizers,
+            batch,
+            cfg.discriminator.start_step,
+            cfg.loop.precision == "bf16-mixed",
+        )
+
+    with KeptBytes() as kept:
+        go(batches[0])
+    if cuda:
+        torch.cuda.synchronize()
     begin = clock()
-    for batch in batches[1:]: go(batch)
-    if cuda: torch.cuda.synchronize()
-    spent, heard = (clock() - begin) / steps, cfg.loop.batch_size * cfg.data.segment_size / cfg.mel.sample_rate
+    for batch in batches[1:]:
+        go(batch)
+    if cuda:
+        torch.cuda.synchronize()
+    spent, heard = (
+        (clock() - begin) / steps,
+        cfg.loop.batch_size * cfg.data.segment_size / cfg.mel.sample_rate,
+    )
     memory = torch.cuda.max_memory_allocated() if cuda else kept.total
-    return {"segment_seconds": round(cfg.data.segment_size / cfg.mel.sample_rate, 3), "batch": cfg.loop.batch_size, "seconds_a_step": round(spent, 4), "throughput": round(heard / spent, 3), "memory_mb": round(memory / 2 ** 20, 1)}
+    return {
+        "segment_seconds": round(cfg.data.segment_size / cfg.mel.sample_rate, 3),
+        "batch": cfg.loop.batch_size,
+        "seconds_a_step": round(spent, 4),
+        "throughput": round(heard / spent, 3),
+        "memory_mb": round(memory / 2**20, 1),
+    }
+
 
 def sweep(
-    cfg:VocoderConfig,
-    clips:list,         # Of `data.read_clips`
-    segment_sizes,      # Samples, multiples of the hop
+    cfg: VocoderConfig,
+    clips: list,  # Of `data.read_clips`
+    segment_sizes,  # Samples, multiples of the hop
     batch_sizes,
-    steps:int=3,        # Timed, each
-    device:str="cpu",
-)->list: # Of rows
+    steps: int = 3,  # Timed, each
+    device: str = "cpu",
+) -> list:  # Of rows
     "Every segment length with every batch size."
     rows = []
     for size in segment_sizes:
         fit = [c for c in clips if c.samples >= size]
         for batch in batch_sizes:
-            changed = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, segment_size=size), loop=dataclasses.replace(cfg.loop, batch_size=batch))
+            changed = dataclasses.replace(
+                cfg,
+                data=dataclasses.replace(cfg.data, segment_size=size),
+                loop=dataclasses.replace(cfg.loop, batch_size=batch),
+            )
             rows.append(measure_steps(changed, fit, steps, device))
     return rows

@@ -9,9 +9,10 @@ __all__ = ['GRIFFIN_LIM', 'END', 'GenerateConfig', 'GriffinLim', 'open_vocoder',
 
 # %% ../../nbs/vocoder/synthesize.ipynb #214e4ba5
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -30,256 +31,436 @@ from .mel import LogMel, griffin_lim, load_mel, pad_to_hop
 # %% ../../nbs/vocoder/synthesize.ipynb #197caafa
 GRIFFIN_LIM = "griffin-lim"
 
+
 @config
 class GenerateConfig:
     "`xtts-ka vocoder generate`."
-    dataset_path: str = ""                    # Folder with `audio/`, `transcriptions/*.txt` or `mels/`; or with metadata.csv; or of audio files
-    checkpoint_path: str = ""                 # Generator: a file, or the folder of a training; griffin-lim: no network, the yardstick
-    path_to_save: str = ""                    # Folder for the speech, generated.json and rejects.csv
-    mode: Literal["auto", "audio", "text", "mel"] = "auto" # Where the mels come from; auto: what the folder has, recordings before texts
-    acoustic: str = "espeak"                  # text: espeak, or the folder of a FastSpeech2-conformer of transformers
-    voice: str = "nino"                       # text, espeak: a voice of `corpus.synthetic`
-    speaker: int = -1                         # text, FastSpeech2: number of the speaker, where there are several
-    split: str = ""                           # metadata.csv: only rows of this split
-    level: Literal["none", "peak"] = "none"   # audio: scale clips to peak 0.95 for the mel and back again, for a vocoder that was trained so (`data.level`)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto" # Arithmetic; auto: bfloat16 where the processor has it
-    chunk: int = 512                          # Frames made at a time; 0: a whole clip
-    trust_npy: bool = False                   # mel: take .npy files, which do not name their front end, for the vocoder's own
-    mel: MelConfig | None = None              # Front end of griffin-lim, and of a checkpoint that does not name its own; null: HiFi-GAN's
+
+    dataset_path: str = ""  # Folder with `audio/`, `transcriptions/*.txt` or `mels/`; or with metadata.csv; or of audio files
+    checkpoint_path: str = (
+        ""  # Generator: a file, or the folder of a training; griffin-lim: no network, the yardstick
+    )
+    path_to_save: str = ""  # Folder for the speech, generated.json and rejects.csv
+    mode: Literal["auto", "audio", "text", "mel"] = (
+        "auto"  # Where the mels come from; auto: what the folder has, recordings before texts
+    )
+    acoustic: str = (
+        "espeak"  # text: espeak, or the folder of a FastSpeech2-conformer of transformers
+    )
+    voice: str = "nino"  # text, espeak: a voice of `corpus.synthetic`
+    speaker: int = -1  # text, FastSpeech2: number of the speaker, where there are several
+    split: str = ""  # metadata.csv: only rows of this split
+    level: Literal["none", "peak"] = (
+        "none"  # audio: scale clips to peak 0.95 for the mel and back again, for a vocoder that was trained so (`data.level`)
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = (
+        "auto"  # Arithmetic; auto: bfloat16 where the processor has it
+    )
+    chunk: int = 512  # Frames made at a time; 0: a whole clip
+    trust_npy: bool = (
+        False  # mel: take .npy files, which do not name their front end, for the vocoder's own
+    )
+    mel: MelConfig | None = (
+        None  # Front end of griffin-lim, and of a checkpoint that does not name its own; null: HiFi-GAN's
+    )
 
     def __post_init__(self):
         for name in ("dataset_path", "checkpoint_path", "path_to_save"):
-            if not getattr(self, name): raise ConfigError(f"{name} is needed; for example {name}={ {'dataset_path': 'recordings', 'checkpoint_path': 'outputs/vocoder', 'path_to_save': 'outputs/spoken'}[name]}")
+            if not getattr(self, name):
+                raise ConfigError(
+                    f"{name} is needed; for example {name}={ {'dataset_path': 'recordings', 'checkpoint_path': 'outputs/vocoder', 'path_to_save': 'outputs/spoken'}[name] }"
+                )
 
 # %% ../../nbs/vocoder/synthesize.ipynb #f82565c7
 class GriffinLim:
     "Sixty rounds of Griffin-Lim as a vocoder."
-    def __init__(self, mel:MelConfig, iterations:int=60): self.mel, self.iterations = mel, iterations
-    def generate(self, mel:Tensor)->Tensor: return griffin_lim(mel, self.mel, self.iterations) # [n_mels, F] -> [F * hop]
+
+    def __init__(self, mel: MelConfig, iterations: int = 60):
+        self.mel, self.iterations = mel, iterations
+
+    def generate(self, mel: Tensor) -> Tensor:
+        return griffin_lim(mel, self.mel, self.iterations)  # [n_mels, F] -> [F * hop]
+
 
 def open_vocoder(
-    path,                # File, folder of a generator, folder of a training, or `griffin-lim`
-    mel:MelConfig|None=None, # Front end of griffin-lim, and of a checkpoint that names none; another than the checkpoint's is refused
-    precision:str="auto",
-    chunk:int=512,       # Frames at a time
-): # With `.mel` and `.generate(mel [n_mels, F]) -> wav [F * hop]`
+    path,  # File, folder of a generator, folder of a training, or `griffin-lim`
+    mel: MelConfig
+    | None = None,  # Front end of griffin-lim, and of a checkpoint that names none; another than the checkpoint's is refused
+    precision: str = "auto",
+    chunk: int = 512,  # Frames at a time
+):  # With `.mel` and `.generate(mel [n_mels, F]) -> wav [F * hop]`
     "A vocoder ready for use. Errors: MissingError, CheckpointError."
-    if str(path) == GRIFFIN_LIM: return GriffinLim(mel or MelConfig())
+    if str(path) == GRIFFIN_LIM:
+        return GriffinLim(mel or MelConfig())
     from xtts_ka.vocoder.checkpoint import load_generator
     from xtts_ka.vocoder.generators import FastGenerator
+
     place = resolve(path)
-    if (place / "generator").is_dir(): place /= "generator"
+    if (place / "generator").is_dir():
+        place /= "generator"
     return FastGenerator(load_generator(place, mel), precision, chunk)
 
 # %% ../../nbs/vocoder/synthesize.ipynb #cf19578d
 @torch.no_grad()
 def copy_synthesis(
-    wav,     # [T] float32 at the vocoder's rate
-    vocoder, # From `open_vocoder`
-    level:str="none", # "peak": the vocoder hears the clip at peak 0.95
-)->np.ndarray: # [T] float32
+    wav,  # [T] float32 at the vocoder's rate
+    vocoder,  # From `open_vocoder`
+    level: str = "none",  # "peak": the vocoder hears the clip at peak 0.95
+) -> np.ndarray:  # [T] float32
     "A recording through its mel and back."
     wav = np.asarray(wav, np.float32)
     heard = peak_normalize(wav) if level == "peak" else wav
-    gain = float(np.abs(wav).max(initial=0) / max(np.abs(heard).max(initial=0), 1e-9)) or 1.
-    mel = LogMel(vocoder.mel)(pad_to_hop(torch.from_numpy(heard), vocoder.mel)) # [T] -> [n_mels, F]
+    gain = float(np.abs(wav).max(initial=0) / max(np.abs(heard).max(initial=0), 1e-9)) or 1.0
+    mel = LogMel(vocoder.mel)(
+        pad_to_hop(torch.from_numpy(heard), vocoder.mel)
+    )  # [T] -> [n_mels, F]
     return vocoder.generate(mel)[: len(wav)].cpu().numpy() * np.float32(gain)
 
 # %% ../../nbs/vocoder/synthesize.ipynb #12603be9
 class TextToMel(Protocol):
     "An acoustic model. XTTS, sovits and whoever else may be given to `speak_folder` by implementing it."
-    mel: MelConfig # Front end of what it gives
-    def __call__(self, text:str)->Tensor: ... # [n_mels, F] log-mel
+
+    mel: MelConfig  # Front end of what it gives
+
+    def __call__(self, text: str) -> Tensor: ...  # [n_mels, F] log-mel
+
 
 class EspeakMel:
     "The mel of espeak-ng's speech."
-    def __init__(self,
-        mel:MelConfig,
-        voice:str="nino", # Of `corpus.synthetic.VOICES`
+
+    def __init__(
+        self,
+        mel: MelConfig,
+        voice: str = "nino",  # Of `corpus.synthetic.VOICES`
     ):
         from xtts_ka.corpus.synthetic import Synthesizer
+
         self.mel, self.voice, self.log_mel, self.espeak = mel, voice, LogMel(mel), Synthesizer()
 
     @torch.no_grad()
-    def __call__(self, text:str)->Tensor: # [n_mels, F]
+    def __call__(self, text: str) -> Tensor:  # [n_mels, F]
         speech = self.espeak.speak(sayable(text), self.voice)
         wav = resample(speech.wav, speech.sample_rate, self.mel.sample_rate)
         return self.log_mel(pad_to_hop(torch.from_numpy(wav), self.mel))
 
+
 def sayable(
-    text:str, # As written
-)->str:
+    text: str,  # As written
+) -> str:
     "Georgian text in words. `XttsKaError` when nothing of it can be said."
     from xtts_ka.text.normalize import normalize
+
     said = normalize(text, "ka").text
-    if not any(c.isalpha() for c in said): raise XttsKaError(f"nothing in {text[:40]!r} can be said")
+    if not any(c.isalpha() for c in said):
+        raise XttsKaError(f"nothing in {text[:40]!r} can be said")
     return said
 
 # %% ../../nbs/vocoder/synthesize.ipynb #e0f1b456
-END = "<sos/eos>" # The token that closes a sentence in these models
+END = "<sos/eos>"  # The token that closes a sentence in these models
+
 
 class FastSpeech2Mel:
     "A FastSpeech2-conformer from a local folder."
-    def __init__(self,
-        folder,         # With config.json, model.safetensors, vocab.json, mel.json
-        speaker:int=-1, # Number of the speaker, where there are several
+
+    def __init__(
+        self,
+        folder,  # With config.json, model.safetensors, vocab.json, mel.json
+        speaker: int = -1,  # Number of the speaker, where there are several
     ):
         self.folder, self.speaker = resolve(folder), speaker
         for name in ("config.json", "model.safetensors", "vocab.json", "mel.json"):
-            if not (self.folder / name).is_file(): raise MissingError(f"{shown(self.folder)}: no {name}; {_NEEDED[name]}")
-        self.mel = build(MelConfig, read_json(self.folder / "mel.json"), shown(self.folder / "mel.json"))
+            if not (self.folder / name).is_file():
+                raise MissingError(f"{shown(self.folder)}: no {name}; {_NEEDED[name]}")
+        self.mel = build(
+            MelConfig, read_json(self.folder / "mel.json"), shown(self.folder / "mel.json")
+        )
         self.vocab, self.model = read_json(self.folder / "vocab.json"), self._load()
         self.tokens = _tokens(self.vocab, self.folder)
 
     def _load(self):
-        from transformers import FastSpeech2ConformerModel
         from safetensors import SafetensorError
-        try: model, told = FastSpeech2ConformerModel.from_pretrained(self.folder, local_files_only=True, use_safetensors=True, output_loading_info=True)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as e: raise CheckpointError(f"{shown(self.folder)}: not a FastSpeech2-conformer: {str(e).splitlines()[0][:200]}") from e
-        if told["missing_keys"]: raise CheckpointError(f"{shown(self.folder)}: {len(told['missing_keys'])} weights are missing, e.g. {sorted(told['missing_keys'])[0]}; copy model.safetensors again")
-        if model.config.num_mel_bins != self.mel.n_mels: raise CheckpointError(f"{shown(self.folder)}: the model makes {model.config.num_mel_bins} bands, mel.json says {self.mel.n_mels}; mend mel.json")
+        from transformers import FastSpeech2ConformerModel
+
+        try:
+            model, told = FastSpeech2ConformerModel.from_pretrained(
+                self.folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as e:
+            raise CheckpointError(
+                f"{shown(self.folder)}: not a FastSpeech2-conformer: {str(e).splitlines()[0][:200]}"
+            ) from e
+        if told["missing_keys"]:
+            raise CheckpointError(
+                f"{shown(self.folder)}: {len(told['missing_keys'])} weights are missing, e.g. {sorted(told['missing_keys'])[0]}; copy model.safetensors again"
+            )
+        if model.config.num_mel_bins != self.mel.n_mels:
+            raise CheckpointError(
+                f"{shown(self.folder)}: the model makes {model.config.num_mel_bins} bands, mel.json says {self.mel.n_mels}; mend mel.json"
+            )
         speakers = model.config.num_speakers or 1
-        if speakers > 1 and not 0 <= self.speaker < speakers: raise ConfigError(f"{shown(self.folder)}: a model of {speakers} speakers; choose one by speaker=0 ... speaker={speakers - 1}")
+        if speakers > 1 and not 0 <= self.speaker < speakers:
+            raise ConfigError(
+                f"{shown(self.folder)}: a model of {speakers} speakers; choose one by speaker=0 ... speaker={speakers - 1}"
+            )
         return model.eval()
 
     @torch.no_grad()
-    def __call__(self, text:str)->Tensor: # [n_mels, F]
+    def __call__(self, text: str) -> Tensor:  # [n_mels, F]
         ids = [self.vocab[t] for t in self.tokens(text) if t in self.vocab]
-        if not ids: raise XttsKaError(f"none of {text[:40]!r} is in {shown(self.folder / 'vocab.json')}")
+        if not ids:
+            raise XttsKaError(f"none of {text[:40]!r} is in {shown(self.folder / 'vocab.json')}")
         ids += [self.vocab[END]] * (END in self.vocab)
         who = torch.tensor([self.speaker]) if (self.model.config.num_speakers or 1) > 1 else None
-        return self.model(input_ids=torch.tensor([ids]), speaker_ids=who).spectrogram[0].T # [1, F, n_mels] -> [n_mels, F]
+        return (
+            self.model(input_ids=torch.tensor([ids]), speaker_ids=who).spectrogram[0].T
+        )  # [1, F, n_mels] -> [n_mels, F]
 
-_NEEDED = {"config.json": "give the folder of a FastSpeech2-conformer of transformers", "model.safetensors": "save the model with transformers' save_pretrained",
-           "vocab.json": "token -> number, as the model was trained", "mel.json": "write the front end of its mels, e.g. {\"sample_rate\": 22050, \"n_mels\": 80, \"fmax\": 8000}; all fields: vocoder.config.MelConfig"}
 
-def _tokens(vocab:dict, folder)->Callable: # text -> tokens
+_NEEDED = {
+    "config.json": "give the folder of a FastSpeech2-conformer of transformers",
+    "model.safetensors": "save the model with transformers' save_pretrained",
+    "vocab.json": "token -> number, as the model was trained",
+    "mel.json": 'write the front end of its mels, e.g. {"sample_rate": 22050, "n_mels": 80, "fmax": 8000}; all fields: vocoder.config.MelConfig',
+}
+
+
+def _tokens(vocab: dict, folder) -> Callable:  # text -> tokens
     "How this model spells, from what its vocabulary holds."
     from xtts_ka.text.g2p import GraphemeToPhoneme
-    from xtts_ka.text.phones import inventory
     from xtts_ka.text.letters import LETTERS
-    if all(c in vocab for c in LETTERS): return lambda text: list(sayable(text))
+    from xtts_ka.text.phones import inventory
+
+    if all(c in vocab for c in LETTERS):
+        return lambda text: list(sayable(text))
     phones = GraphemeToPhoneme()
-    if all(p in vocab for p in inventory("broad", "wikipron")): return lambda text: [p for word in phones.text(sayable(text)) for p in (*word, " ")][:-1]
-    if "AA1" not in vocab: raise CheckpointError(f"{shown(folder)}/vocab.json: neither the 33 Georgian letters nor the phonemes of text.g2p nor ARPAbet; which tokens it wants cannot be told")
-    try: from g2p_en import G2p
-    except ImportError as e: raise MissingError(f"{shown(folder)} speaks English phonemes (ARPAbet), for which the package g2p_en is needed: pip install g2p_en") from e
+    if all(p in vocab for p in inventory("broad", "wikipron")):
+        return lambda text: [p for word in phones.text(sayable(text)) for p in (*word, " ")][:-1]
+    if "AA1" not in vocab:
+        raise CheckpointError(
+            f"{shown(folder)}/vocab.json: neither the 33 Georgian letters nor the phonemes of text.g2p nor ARPAbet; which tokens it wants cannot be told"
+        )
+    try:
+        from g2p_en import G2p
+    except ImportError as e:
+        raise MissingError(
+            f"{shown(folder)} speaks English phonemes (ARPAbet), for which the package g2p_en is needed: pip install g2p_en"
+        ) from e
     return G2p()
 
 # %% ../../nbs/vocoder/synthesize.ipynb #cab645c9
 @dataclass(frozen=True)
 class Item:
     "One thing to speak."
-    name:str    # Of the file to write, without suffix; folders with `/`
-    path:Path   # Where it comes from
+
+    name: str  # Of the file to write, without suffix; folders with `/`
+    path: Path  # Where it comes from
+
 
 def find_items(
-    folder,          # `dataset_path`
-    mode:str="auto", # audio, text, mel or auto
-    split:str="",    # Of metadata.csv
-)->tuple: # (mode, [Item], [Reject])
+    folder,  # `dataset_path`
+    mode: str = "auto",  # audio, text, mel or auto
+    split: str = "",  # Of metadata.csv
+) -> tuple:  # (mode, [Item], [Reject])
     "What there is to do. Errors: MissingError naming what was looked for; ConfigError for two items of one name."
     folder, rejects = resolve(folder), []
-    if not folder.is_dir(): raise MissingError(f"{folder}: no such folder")
-    has = {"audio": (folder / "audio").is_dir() or (folder / "metadata.csv").is_file() or bool(_below(folder, _AUDIO, False)), "text": (folder / "transcriptions").is_dir(), "mel": (folder / "mels").is_dir()}
-    if mode == "auto" and not any(has.values()): raise MissingError(f"{shown(folder)}: neither audio/, transcriptions/ nor mels/, no metadata.csv and no audio files")
+    if not folder.is_dir():
+        raise MissingError(f"{folder}: no such folder")
+    has = {
+        "audio": (folder / "audio").is_dir()
+        or (folder / "metadata.csv").is_file()
+        or bool(_below(folder, _AUDIO, False)),
+        "text": (folder / "transcriptions").is_dir(),
+        "mel": (folder / "mels").is_dir(),
+    }
+    if mode == "auto" and not any(has.values()):
+        raise MissingError(
+            f"{shown(folder)}: neither audio/, transcriptions/ nor mels/, no metadata.csv and no audio files"
+        )
     mode = next(m for m in has if has[m]) if mode == "auto" else mode
-    if not has[mode]: raise MissingError(f"{shown(folder)}: mode={mode} needs {_WHERE[mode]}; there: {', '.join(sorted(p.name for p in folder.iterdir())[:8]) or 'nothing'}")
-    if mode == "audio" and not (folder / "audio").is_dir() and (folder / "metadata.csv").is_file(): items, rejects = _rows(folder, split)
+    if not has[mode]:
+        raise MissingError(
+            f"{shown(folder)}: mode={mode} needs {_WHERE[mode]}; there: {', '.join(sorted(p.name for p in folder.iterdir())[:8]) or 'nothing'}"
+        )
+    if mode == "audio" and not (folder / "audio").is_dir() and (folder / "metadata.csv").is_file():
+        items, rejects = _rows(folder, split)
     else:
         place = folder / {"audio": "audio", "text": "transcriptions", "mel": "mels"}[mode]
         place = place if place.is_dir() else folder
-        items = [Item(p.relative_to(place).with_suffix("").as_posix(), p) for p in _below(place, _KINDS[mode])]
-    if not items: raise MissingError(f"{shown(folder)}: no {', '.join(_KINDS[mode])} in it" + f" of split {split!r}" * bool(split))
+        items = [
+            Item(p.relative_to(place).with_suffix("").as_posix(), p)
+            for p in _below(place, _KINDS[mode])
+        ]
+    if not items:
+        raise MissingError(
+            f"{shown(folder)}: no {', '.join(_KINDS[mode])} in it"
+            + f" of split {split!r}" * bool(split)
+        )
     seen = {}
     for i in items:
-        if i.name in seen: raise ConfigError(f"{shown(i.path)} and {shown(seen[i.name])} would both become {i.name}.wav; rename one of them")
+        if i.name in seen:
+            raise ConfigError(
+                f"{shown(i.path)} and {shown(seen[i.name])} would both become {i.name}.wav; rename one of them"
+            )
         seen[i.name] = i.path
     return mode, items, rejects
 
+
 _AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 _KINDS = {"audio": _AUDIO, "text": (".txt",), "mel": (".safetensors", ".npy")}
-_WHERE = {"audio": "a folder audio/, metadata.csv or audio files", "text": "a folder transcriptions/ with a .txt file for each sentence", "mel": "a folder mels/ with files of vocoder.mel.save_mel"}
+_WHERE = {
+    "audio": "a folder audio/, metadata.csv or audio files",
+    "text": "a folder transcriptions/ with a .txt file for each sentence",
+    "mel": "a folder mels/ with files of vocoder.mel.save_mel",
+}
 
-def _below(folder, suffixes, deep=True)->list:
-    return sorted(p for p in (folder.rglob("*") if deep else folder.glob("*")) if p.suffix.lower() in suffixes and p.is_file() and not p.name.startswith("."))
 
-def _rows(folder, split)->tuple: # ([Item], [Reject])
+def _below(folder, suffixes, deep=True) -> list:
+    return sorted(
+        p
+        for p in (folder.rglob("*") if deep else folder.glob("*"))
+        if p.suffix.lower() in suffixes and p.is_file() and not p.name.startswith(".")
+    )
+
+
+def _rows(folder, split) -> tuple:  # ([Item], [Reject])
     m = read_manifest(folder, check_audio=False, require_text=False)
     rows = [r for r in m.rows if split in ("", r.split)]
-    return [Item(Path(r.audio_file).with_suffix("").as_posix(), m.audio_path(r)) for r in rows], m.rejects
+    return [
+        Item(Path(r.audio_file).with_suffix("").as_posix(), m.audio_path(r)) for r in rows
+    ], m.rejects
 
 # %% ../../nbs/vocoder/synthesize.ipynb #01938d56
 def speak_folder(
-    items,     # `Item`s
-    speak,     # Item -> [T] float32: how one is spoken
-    out,       # Folder for the speech
-    rate:int,  # Hz
-)->tuple: # (seconds of speech, CPU seconds, samples clipped, [Reject])
+    items,  # `Item`s
+    speak,  # Item -> [T] float32: how one is spoken
+    out,  # Folder for the speech
+    rate: int,  # Hz
+) -> tuple:  # (seconds of speech, CPU seconds, samples clipped, [Reject])
     "Speak every item into `out/<name>.wav`."
-    total, clipped, rejects, start = 0., 0, [], time.process_time()
+    total, clipped, rejects, start = 0.0, 0, [], time.process_time()
     for item in bar(items, "generating"):
-        try: wav = speak(item)
-        except (XttsKaError, UnicodeDecodeError) as e: rejects.append(Reject(0, item.name, _reason(e), shown(item.path))); continue
+        try:
+            wav = speak(item)
+        except (XttsKaError, UnicodeDecodeError) as e:
+            rejects.append(Reject(0, item.name, _reason(e), shown(item.path)))
+            continue
         clipped += write_audio(Path(out) / f"{item.name}.wav", wav, rate)
         total += len(wav) / rate
     return total, time.process_time() - start, clipped, rejects
 
-def _reason(e)->str:
-    if isinstance(e, AudioError): return f"{e.reason}: {e.detail}"
+
+def _reason(e) -> str:
+    if isinstance(e, AudioError):
+        return f"{e.reason}: {e.detail}"
     return "not UTF-8" if isinstance(e, UnicodeDecodeError) else str(e).splitlines()[0]
 
+
 def speaker_of(
-    mode:str, # audio, text or mel
-    cfg:GenerateConfig,
+    mode: str,  # audio, text or mel
+    cfg: GenerateConfig,
     vocoder,  # From `open_vocoder`
-    acoustic:TextToMel|None=None, # For texts; None: the one that `cfg` names
-)->Callable: # Item -> [T] float32
+    acoustic: TextToMel | None = None,  # For texts; None: the one that `cfg` names
+) -> Callable:  # Item -> [T] float32
     "How one item is spoken."
     mel = vocoder.mel
-    if mode == "audio": return lambda item: copy_synthesis(read_audio(item.path, mel.sample_rate, min_seconds=mel.n_fft / mel.sample_rate)[0], vocoder, cfg.level)
-    if mode == "mel": return lambda item: vocoder.generate(load_mel(item.path, mel, cfg.trust_npy)).cpu().numpy()
-    acoustic = acoustic or (EspeakMel(mel, cfg.voice) if cfg.acoustic == "espeak" else FastSpeech2Mel(cfg.acoustic, cfg.speaker))
-    if acoustic.mel.digest != mel.digest: raise CheckpointError(f"the acoustic model makes mels of front end {acoustic.mel.digest}, the vocoder {shown(cfg.checkpoint_path)} wants {mel.digest}; use a vocoder that was trained with the same mel options")
-    return lambda item: vocoder.generate(acoustic(item.path.read_text(encoding="utf-8-sig"))).cpu().numpy()
+    if mode == "audio":
+        return lambda item: copy_synthesis(
+            read_audio(item.path, mel.sample_rate, min_seconds=mel.n_fft / mel.sample_rate)[0],
+            vocoder,
+            cfg.level,
+        )
+    if mode == "mel":
+        return lambda item: vocoder.generate(load_mel(item.path, mel, cfg.trust_npy)).cpu().numpy()
+    acoustic = acoustic or (
+        EspeakMel(mel, cfg.voice)
+        if cfg.acoustic == "espeak"
+        else FastSpeech2Mel(cfg.acoustic, cfg.speaker)
+    )
+    if acoustic.mel.digest != mel.digest:
+        raise CheckpointError(
+            f"the acoustic model makes mels of front end {acoustic.mel.digest}, the vocoder {shown(cfg.checkpoint_path)} wants {mel.digest}; use a vocoder that was trained with the same mel options"
+        )
+    return lambda item: (
+        vocoder.generate(acoustic(item.path.read_text(encoding="utf-8-sig"))).cpu().numpy()
+    )
 
 # %% ../../nbs/vocoder/synthesize.ipynb #e4d5f5ee
 def generate(
-    cfg:GenerateConfig,
+    cfg: GenerateConfig,
     vocoder=None,  # None: opened as `cfg` says
-    acoustic:TextToMel|None=None, # None: as `cfg` says
-)->dict: # What generated.json says
+    acoustic: TextToMel | None = None,  # None: as `cfg` says
+) -> dict:  # What generated.json says
     "Speak a folder. Errors: MissingError, ConfigError, CheckpointError; single files become rejects."
     mode, items, rejects = find_items(cfg.dataset_path, cfg.mode, cfg.split)
     vocoder = vocoder or open_vocoder(cfg.checkpoint_path, cfg.mel, cfg.precision, cfg.chunk)
     out = resolve(cfg.path_to_save)
-    seconds, spent, clipped, bad = speak_folder(items, speaker_of(mode, cfg, vocoder, acoustic), out, vocoder.mel.sample_rate)
+    seconds, spent, clipped, bad = speak_folder(
+        items, speaker_of(mode, cfg, vocoder, acoustic), out, vocoder.mel.sample_rate
+    )
     write_rejects(out / "rejects.csv", rejects + bad, "vocoder generate")
-    about = {"mode": mode, "dataset": shown(cfg.dataset_path), "checkpoint": shown(cfg.checkpoint_path) if cfg.checkpoint_path != GRIFFIN_LIM else GRIFFIN_LIM, "mel": vocoder.mel.digest, "sample_rate": vocoder.mel.sample_rate,
-             "precision": str(getattr(vocoder, "dtype", "torch.float32")).removeprefix("torch."), "reference": _recordings(cfg, mode), "files": len(items) - len(bad), "rejects": len(rejects) + len(bad), "seconds": round(seconds, 3), "cpu_seconds": round(spent, 3), "clipped_samples": clipped}
+    about = {
+        "mode": mode,
+        "dataset": shown(cfg.dataset_path),
+        "checkpoint": shown(cfg.checkpoint_path)
+        if cfg.checkpoint_path != GRIFFIN_LIM
+        else GRIFFIN_LIM,
+        "mel": vocoder.mel.digest,
+        "sample_rate": vocoder.mel.sample_rate,
+        "precision": str(getattr(vocoder, "dtype", "torch.float32")).removeprefix("torch."),
+        "reference": _recordings(cfg, mode),
+        "files": len(items) - len(bad),
+        "rejects": len(rejects) + len(bad),
+        "seconds": round(seconds, 3),
+        "cpu_seconds": round(spent, 3),
+        "clipped_samples": clipped,
+    }
     about |= {"names": [i.name for i in items]}
-    if mode == "text": about |= {"acoustic": type(acoustic).__name__ if acoustic else cfg.acoustic}
+    if mode == "text":
+        about |= {"acoustic": type(acoustic).__name__ if acoustic else cfg.acoustic}
     write_json(out / "generated.json", about)
     return about
 
-def _recordings(cfg, mode)->str:
+
+def _recordings(cfg, mode) -> str:
     "Where the recordings of the spoken files lie, for scoring."
     folder = resolve(cfg.dataset_path)
-    if (folder / "audio").is_dir(): return shown(folder / "audio")
+    if (folder / "audio").is_dir():
+        return shown(folder / "audio")
     return shown(folder) if mode == "audio" else ""
 
 # %% ../../nbs/vocoder/synthesize.ipynb #21d5cff8
 def add_arguments(p):
     "Options of `xtts-ka vocoder generate`."
-    p.add_argument("--config", metavar="FILE", help="YAML or JSON with the fields of GenerateConfig")
-    p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="datasets.custom_dataset.dataset_path=DIR checkpoint_path=FILE path_to_save=DIR mode=text acoustic=DIR")
+    p.add_argument(
+        "--config", metavar="FILE", help="YAML or JSON with the fields of GenerateConfig"
+    )
+    p.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="datasets.custom_dataset.dataset_path=DIR checkpoint_path=FILE path_to_save=DIR mode=text acoustic=DIR",
+    )
 
-def main(args)->int: # 0; 1 when files were left out
+
+def main(args) -> int:  # 0; 1 when files were left out
     "Speak a folder and say how it went."
-    cfg = load(GenerateConfig, args.config and resolve(args.config), plain_overrides(args.overrides))
+    cfg = load(
+        GenerateConfig, args.config and resolve(args.config), plain_overrides(args.overrides)
+    )
     told = generate(cfg)
-    if cfg.mode == "auto" and (resolve(cfg.dataset_path) / "transcriptions").is_dir() and told["mode"] == "audio": print("copied the recordings; to speak the transcriptions: mode=text")
-    print(f"{told['files']} files, {told['seconds']:.1f} s of speech in {told['cpu_seconds']:.1f} CPU seconds: {shown(cfg.path_to_save)}")
-    if told["clipped_samples"]: print(f"{told['clipped_samples']} samples lay above full scale and were clipped")
-    if told["rejects"]: print(f"{told['rejects']} left out; why: {shown(resolve(cfg.path_to_save) / 'rejects.csv')}")
+    if (
+        cfg.mode == "auto"
+        and (resolve(cfg.dataset_path) / "transcriptions").is_dir()
+        and told["mode"] == "audio"
+    ):
+        print("copied the recordings; to speak the transcriptions: mode=text")
+    print(
+        f"{told['files']} files, {told['seconds']:.1f} s of speech in {told['cpu_seconds']:.1f} CPU seconds: {shown(cfg.path_to_save)}"
+    )
+    if told["clipped_samples"]:
+        print(f"{told['clipped_samples']} samples lay above full scale and were clipped")
+    if told["rejects"]:
+        print(
+            f"{told['rejects']} left out; why: {shown(resolve(cfg.path_to_save) / 'rejects.csv')}"
+        )
     return int(bool(told["rejects"]))

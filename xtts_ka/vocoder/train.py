@@ -7,7 +7,8 @@ __all__ = ['VocoderTask', 'start_generator', 'discriminators_beside', 'audio_sec
            'TrainResult', 'prepare', 'export', 'train', 'changed', 'figures', 'add_arguments', 'main']
 
 # %% ../../nbs/vocoder/train.ipynb #1ae00672
-import io, os
+import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,146 +34,245 @@ from .mel import LogMel, n_frames
 # %% ../../nbs/vocoder/train.ipynb #ec930094
 class VocoderTask(Task):
     "Segments of recordings; a generator, and discriminators if there are any."
-    def __init__(self,
-        cfg:VocoderConfig,
-        train:list,        # `Clip`s
-        val:list=(),       # `Clip`s
-        out_dir=None,      # Gets `samples/`; None: none are written
+
+    def __init__(
+        self,
+        cfg: VocoderConfig,
+        train: list,  # `Clip`s
+        val: list = (),  # `Clip`s
+        out_dir=None,  # Gets `samples/`; None: none are written
     ):
-        self.cfg, self.val, self.step, self.start = cfg, list(val), 0, _start_digest(cfg.checkpoint_path)
+        self.cfg, self.val, self.step, self.start = (
+            cfg,
+            list(val),
+            0,
+            _start_digest(cfg.checkpoint_path),
+        )
         self.data = SegmentDataset(train, cfg.mel, cfg.data.segment_size, cfg.loop.seed)
         self.phases = ("d", "g") if cfg.discriminator.kinds else ("g",)
-        self.samples = Samples(Path(out_dir) / "samples", cfg) if out_dir and cfg.samples and cfg.samples_every else None
-        self.log_mel, self.regression, self.said = LogMel(cfg.mel), Regression(cfg.loss, cfg.mel), (None, None)
+        self.samples = (
+            Samples(Path(out_dir) / "samples", cfg)
+            if out_dir and cfg.samples and cfg.samples_every
+            else None
+        )
+        self.log_mel, self.regression, self.said = (
+            LogMel(cfg.mel),
+            Regression(cfg.loss, cfg.mel),
+            (None, None),
+        )
 
     def models(self):
         cfg = self.cfg
         seeded_step(cfg.loop.seed, "generator")
         self.net = start_generator(cfg)
-        if not cfg.discriminator.kinds: return {"generator": self.net}
+        if not cfg.discriminator.kinds:
+            return {"generator": self.net}
         seeded_step(cfg.loop.seed, "discriminators")
-        self.judge = Discriminators(cfg.discriminator.kinds, cfg.discriminator.width, cfg.discriminator.periods)
-        if beside := discriminators_beside(cfg.checkpoint_path): load_discriminators(beside, self.judge)
+        self.judge = Discriminators(
+            cfg.discriminator.kinds, cfg.discriminator.width, cfg.discriminator.periods
+        )
+        if beside := discriminators_beside(cfg.checkpoint_path):
+            load_discriminators(beside, self.judge)
         return {"generator": self.net, "discriminators": self.judge}
 
     def optimizers(self, models, cfg):
-        adam = lambda module: torch.optim.AdamW(module.parameters(), lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay)
+        def adam(module):
+            return torch.optim.AdamW(
+                module.parameters(), lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay
+            )
+
         return {"g": adam(self.net)} | ({"d": adam(self.judge)} if "d" in self.phases else {})
 
     def lr_scale(self, step, cfg):
         "HiFi-GAN's rate falls after each epoch of its corpus; the other schedules are the loop's."
-        if cfg.schedule != "exponential": return lr_scale(step, cfg)
-        if step < cfg.warmup: return (step + 1) / (cfg.warmup + 1)
+        if cfg.schedule != "exponential":
+            return lr_scale(step, cfg)
+        if step < cfg.warmup:
+            return (step + 1) / (cfg.warmup + 1)
         items = cfg.batch_size * cfg.accumulate * cfg.devices * cfg.num_nodes
         return cfg.lr_decay ** (step * items // len(self))
 
-    def averaged(self): return ("generator",)
-    def __len__(self): return len(self.data)
-    def item(self, index, epoch): return self.data.item(index, epoch)
-    def after_step(self, step): self.step, self.said = step, (None, None)
-    def extra_state(self): return {"step": self.step}
-    def load_extra(self, state): self.step = state["step"]
+    def averaged(self):
+        return ("generator",)
+
+    def __len__(self):
+        return len(self.data)
+
+    def item(self, index, epoch):
+        return self.data.item(index, epoch)
+
+    def after_step(self, step):
+        self.step, self.said = step, (None, None)
+
+    def extra_state(self):
+        return {"step": self.step}
+
+    def load_extra(self, state):
+        self.step = state["step"]
 
     def fingerprint(self):
         "What the weights depend on, beside the options of the loop."
-        options = {k: v for k, v in to_dict(self.cfg).items() if k in ("mel", "generator", "discriminator", "loss")}
-        return options | {"segment_size": self.cfg.data.segment_size, "clips": self.data.fingerprint(), "start": self.start}
+        options = {
+            k: v
+            for k, v in to_dict(self.cfg).items()
+            if k in ("mel", "generator", "discriminator", "loss")
+        }
+        return options | {
+            "segment_size": self.cfg.data.segment_size,
+            "clips": self.data.fingerprint(),
+            "start": self.start,
+        }
 
-    def judging(self, step:int)->bool: return "d" in self.phases and step >= self.cfg.discriminator.start_step
+    def judging(self, step: int) -> bool:
+        return "d" in self.phases and step >= self.cfg.discriminator.start_step
 
     def loss(self, phase, batch, step):
         self.log_mel.to(batch["wav"].device), self.regression.to(batch["wav"].device)
-        if phase == "g": return self.generator_loss(batch, self.judging(step))
+        if phase == "g":
+            return self.generator_loss(batch, self.judging(step))
         return self.discriminator_loss(batch) if self.judging(step) else (None, {})
 
-    def discriminator_loss(self, batch): # {wav [B, T + 2 context]} -> (scalar, logs)
-        self.net.requires_grad_(True)                                           # the graph is for the phase that follows
-        mel, wav = pair(batch, self.log_mel)                                    # [B, 80, F], [B, T]
-        fake = self.net(mel)                                         # [B, T]
+    def discriminator_loss(self, batch):  # {wav [B, T + 2 context]} -> (scalar, logs)
+        self.net.requires_grad_(True)  # the graph is for the phase that follows
+        mel, wav = pair(batch, self.log_mel)  # [B, 80, F], [B, T]
+        fake = self.net(mel)  # [B, T]
         self.said = batch, fake
-        told = self.judge(torch.cat([wav, fake.detach()]))                      # one pass: [2 B, T] -> [(score [2 B, n], features)]
+        told = self.judge(
+            torch.cat([wav, fake.detach()])
+        )  # one pass: [2 B, T] -> [(score [2 B, n], features)]
         real, made = ([(score.chunk(2)[k], ()) for score, _ in told] for k in (0, 1))
         return lsgan_d(real, made), {}
 
-    def generator_loss(self, batch, judged:bool): # {wav [B, T + 2 context]} -> (scalar, logs)
-        mel, wav = pair(batch, self.log_mel)                                    # [B, 80, F], [B, T]
+    def generator_loss(self, batch, judged: bool):  # {wav [B, T + 2 context]} -> (scalar, logs)
+        mel, wav = pair(batch, self.log_mel)  # [B, 80, F], [B, T]
         fake = self.said[1] if self.said[0] is batch else self.net(mel)
         self.said = None, None
         loss, logs = self.regression(fake, wav)
         if judged:
-            with torch.no_grad(): real = self.judge(wav)
+            with torch.no_grad():
+                real = self.judge(wav)
             made = self.judge(fake)
             logs |= {"adversarial": lsgan_g(made), "features": feature_matching(real, made)}
-            loss = loss + self.cfg.loss.adversarial_weight * logs["adversarial"] + self.cfg.loss.feature_weight * logs["features"]
+            loss = (
+                loss
+                + self.cfg.loss.adversarial_weight * logs["adversarial"]
+                + self.cfg.loss.feature_weight * logs["features"]
+            )
         return loss, {k: v.detach() for k, v in logs.items()}
 
     def validate(self):
         "Held-out clips, whole: the mel of what is said against the mel that was asked for. The score is the geometric mean of both distances: the mel alone stops falling long before the sound does."
-        if not self.val: return {}
+        if not self.val:
+            return {}
         rows = [self.heard(clip) for clip in self.val]
-        if self.samples and self.samples.due(self.step): self.samples.write(self.step, self.val, rows)
+        if self.samples and self.samples.due(self.step):
+            self.samples.write(self.step, self.val, rows)
         mel, stft = (sum(r[k] for r in rows) / len(rows) for k in ("mel_l1", "mrstft"))
-        return {"score": (mel * stft) ** .5, "mel_l1": mel, "mrstft": stft, "audio_seconds": round(audio_seconds(self.cfg, self.step), 3)}
+        return {
+            "score": (mel * stft) ** 0.5,
+            "mel_l1": mel,
+            "mrstft": stft,
+            "audio_seconds": round(audio_seconds(self.cfg, self.step), 3),
+        }
 
-    def heard(self, clip)->dict: # wav [F * hop], its mel and the recording's [n_mels, F], and two figures
+    def heard(
+        self, clip
+    ) -> dict:  # wav [F * hop], its mel and the recording's [n_mels, F], and two figures
         "One clip by the generator."
         device = next(self.net.parameters()).device
         self.log_mel.to(device)
-        real = torch.from_numpy(clip.read(0, n_frames(clip.samples, self.cfg.mel) * self.cfg.mel.hop_length))
-        wanted = self.log_mel(real.to(device))                                   # [n_mels, F]
+        real = torch.from_numpy(
+            clip.read(0, n_frames(clip.samples, self.cfg.mel) * self.cfg.mel.hop_length)
+        )
+        wanted = self.log_mel(real.to(device))  # [n_mels, F]
         fake = self.net.wave((wanted if clip.mel is None else clip.mel.to(device))[None]).float()[0]
         mel = self.log_mel(fake)
-        return {"wav": fake.cpu(), "mel": mel.cpu(), "wanted": wanted.cpu(), "mel_l1": (mel - wanted).abs().mean().item(), "mrstft": mrstft(real.numpy(), fake.cpu().numpy())}
+        return {
+            "wav": fake.cpu(),
+            "mel": mel.cpu(),
+            "wanted": wanted.cpu(),
+            "mel_l1": (mel - wanted).abs().mean().item(),
+            "mrstft": mrstft(real.numpy(), fake.cpu().numpy()),
+        }
 
 # %% ../../nbs/vocoder/train.ipynb #7afac2b7
 def start_generator(
-    cfg:VocoderConfig,
+    cfg: VocoderConfig,
 ):
     "A new generator, or the one at `checkpoint_path`. `CheckpointError` when that is another network or hears other mels."
-    return load_generator(resolve(cfg.checkpoint_path), cfg.mel, cfg.generator) if cfg.checkpoint_path else build_generator(cfg.generator, cfg.mel)
+    return (
+        load_generator(resolve(cfg.checkpoint_path), cfg.mel, cfg.generator)
+        if cfg.checkpoint_path
+        else build_generator(cfg.generator, cfg.mel)
+    )
 
-def _start_digest(path)->str:
+
+def _start_digest(path) -> str:
     "Names the weights that a training starts from."
-    if not path: return ""
-    if not resolve(path).exists(): raise MissingError(f"checkpoint_path={path}: no such file or folder; give a generator, or leave it empty to start from random weights")
+    if not path:
+        return ""
+    if not resolve(path).exists():
+        raise MissingError(
+            f"checkpoint_path={path}: no such file or folder; give a generator, or leave it empty to start from random weights"
+        )
     return tree_digest(resolve(path)) if resolve(path).is_dir() else sha256_file(resolve(path))
 
-def discriminators_beside(path)->Path|None:
+
+def discriminators_beside(path) -> Path | None:
     "`do_00500000` beside `g_00500000`, as the published trainings lie."
     beside = resolve(path).with_name(resolve(path).name.replace("g_", "do_", 1)) if path else None
     return beside if beside and resolve(path).name.startswith("g_") and beside.is_file() else None
 
+
 def audio_seconds(
-    cfg:VocoderConfig,
-    steps:int, # Done
-)->float: # Seconds of recordings that training has seen
+    cfg: VocoderConfig,
+    steps: int,  # Done
+) -> float:  # Seconds of recordings that training has seen
     "A measure of work that does not change with the batch."
     items = cfg.loop.batch_size * cfg.loop.accumulate * cfg.loop.devices * cfg.loop.num_nodes
     return steps * items * cfg.data.segment_size / cfg.mel.sample_rate
 
+
 def learning_curve(
-    out_dir,            # Of a training
-    cfg:VocoderConfig,  # Its configuration
-    kind:str="val",     # Or `train`
-)->list: # Rows of metrics.jsonl, with `audio_seconds`
+    out_dir,  # Of a training
+    cfg: VocoderConfig,  # Its configuration
+    kind: str = "val",  # Or `train`
+) -> list:  # Rows of metrics.jsonl, with `audio_seconds`
     "The log by step, seconds of audio seen and CPU seconds: curves of different batch sizes can be laid over each other."
-    return [row | {"audio_seconds": audio_seconds(cfg, row["step"])} for row in read_jsonl(Path(out_dir) / "metrics.jsonl") if row["kind"] == kind]
+    return [
+        row | {"audio_seconds": audio_seconds(cfg, row["step"])}
+        for row in read_jsonl(Path(out_dir) / "metrics.jsonl")
+        if row["kind"] == kind
+    ]
 
 # %% ../../nbs/vocoder/train.ipynb #a65b8b8a
 def draw_mels(
-    wanted,        # [n_mels, F] log-mel of the recording
-    mel,           # [n_mels, F] of the generator
-    seconds:float, # Of a frame
-    title:str="",
-)->bytes: # PNG
+    wanted,  # [n_mels, F] log-mel of the recording
+    mel,  # [n_mels, F] of the generator
+    seconds: float,  # Of a frame
+    title: str = "",
+) -> bytes:  # PNG
     "Recording, generated, difference; one scale for the first two."
     from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.subplots(3, 1, sharex=True)
     low, high = float(wanted.min()), float(wanted.max())
-    panels = (("recorded", wanted, "magma", low, high), ("generated", mel, "magma", low, high), ("generated minus recorded", mel - wanted, "coolwarm", -2, 2))
+    panels = (
+        ("recorded", wanted, "magma", low, high),
+        ("generated", mel, "magma", low, high),
+        ("generated minus recorded", mel - wanted, "coolwarm", -2, 2),
+    )
     for ax, (name, values, colours, lo, hi) in zip(axes, panels):
-        image = ax.imshow(values, origin="lower", aspect="auto", cmap=colours, vmin=lo, vmax=hi, extent=(0, wanted.shape[1] * seconds, 0, wanted.shape[0]))
+        image = ax.imshow(
+            values,
+            origin="lower",
+            aspect="auto",
+            cmap=colours,
+            vmin=lo,
+            vmax=hi,
+            extent=(0, wanted.shape[1] * seconds, 0, wanted.shape[0]),
+        )
         ax.set(title=name, ylabel="mel band")
         figure.colorbar(image, ax=ax)
     axes[-1].set_xlabel("seconds")
@@ -180,136 +280,233 @@ def draw_mels(
     figure.savefig(file := io.BytesIO(), format="png", dpi=90)
     return file.getvalue()
 
+
 class Samples:
     "Audio and spectrograms of validation clips, a folder a step."
-    def __init__(self,
-        folder,
-        cfg:VocoderConfig,
-    ): self.folder, self.cfg = Path(folder), cfg
 
-    def due(self, step:int)->bool:
+    def __init__(
+        self,
+        folder,
+        cfg: VocoderConfig,
+    ):
+        self.folder, self.cfg = Path(folder), cfg
+
+    def due(self, step: int) -> bool:
         "Whether a sample time has passed since the validation before this one."
-        every, before = self.cfg.samples_every, max(0, step - (self.cfg.loop.validate_every or step))
+        every, before = (
+            self.cfg.samples_every,
+            max(0, step - (self.cfg.loop.validate_every or step)),
+        )
         return step >= self.cfg.loop.steps or step // every > before // every
 
-    def write(self,
-        step:int,
-        clips:list, # `Clip`s
-        rows:list,  # Of `VocoderTask.heard`
+    def write(
+        self,
+        step: int,
+        clips: list,  # `Clip`s
+        rows: list,  # Of `VocoderTask.heard`
     ):
         "The first `samples` clips; the recordings themselves once."
-        for clip, row in list(zip(clips, rows))[:self.cfg.samples]:
-            name, place, rate = slug(Path(clip.source.name).with_suffix("").as_posix().replace("/", "-")), self.folder / f"step-{step:07d}", self.cfg.mel.sample_rate
+        for clip, row in list(zip(clips, rows))[: self.cfg.samples]:
+            name, place, rate = (
+                slug(Path(clip.source.name).with_suffix("").as_posix().replace("/", "-")),
+                self.folder / f"step-{step:07d}",
+                self.cfg.mel.sample_rate,
+            )
             write_audio(place / f"{name}.wav", row["wav"].clamp(-1, 1), rate)
-            if not (real := self.folder / "recorded" / f"{name}.wav").is_file(): write_audio(real, clip.read(0, len(row["wav"])), rate)
-            atomic_write(place / f"{name}.png", draw_mels(row["wanted"].numpy(), row["mel"].numpy(), self.cfg.mel.hop_length / rate, f"{name}, step {step}: mel distance {row['mel_l1']:.3f}"))
-        if self.cfg.loop.tensorboard: self.board(step)
+            if not (real := self.folder / "recorded" / f"{name}.wav").is_file():
+                write_audio(real, clip.read(0, len(row["wav"])), rate)
+            atomic_write(
+                place / f"{name}.png",
+                draw_mels(
+                    row["wanted"].numpy(),
+                    row["mel"].numpy(),
+                    self.cfg.mel.hop_length / rate,
+                    f"{name}, step {step}: mel distance {row['mel_l1']:.3f}",
+                ),
+            )
+        if self.cfg.loop.tensorboard:
+            self.board(step)
 
-    def board(self, step:int):
+    def board(self, step: int):
         "The same for TensorBoard."
-        import numpy as np, soundfile as sf
+        import numpy as np
+        import soundfile as sf
         from PIL import Image
         from torch.utils.tensorboard import SummaryWriter
+
         with SummaryWriter(self.folder.parent / "tensorboard") as writer:
             for path in sorted((self.folder / f"step-{step:07d}").iterdir()):
-                if path.suffix == ".wav": writer.add_audio(path.stem, sf.read(path, dtype="float32")[0][None], step, sample_rate=self.cfg.mel.sample_rate)
-                else: writer.add_image(path.stem, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
+                if path.suffix == ".wav":
+                    writer.add_audio(
+                        path.stem,
+                        sf.read(path, dtype="float32")[0][None],
+                        step,
+                        sample_rate=self.cfg.mel.sample_rate,
+                    )
+                else:
+                    writer.add_image(
+                        path.stem,
+                        np.asarray(Image.open(path).convert("RGB")),
+                        step,
+                        dataformats="HWC",
+                    )
 
 # %% ../../nbs/vocoder/train.ipynb #9c07a10c
 @dataclass
 class TrainResult:
     "What a training left."
-    fit: FitResult
-    net: object       # The generator with the exported weights, in evaluation mode
-    folder: Path      # Of `generator.pt` and `config.json`
-    clips: int        # Trained on
-    held_out: int     # Validated with
-    rejects: list     # `Reject`s
 
-    def summary(self)->str: # One line
-        best = f", best score {self.fit.best_score:.3f} at step {self.fit.best_step}" if self.fit.best_score is not None else ""
+    fit: FitResult
+    net: object  # The generator with the exported weights, in evaluation mode
+    folder: Path  # Of `generator.pt` and `config.json`
+    clips: int  # Trained on
+    held_out: int  # Validated with
+    rejects: list  # `Reject`s
+
+    def summary(self) -> str:  # One line
+        best = (
+            f", best score {self.fit.best_score:.3f} at step {self.fit.best_step}"
+            if self.fit.best_score is not None
+            else ""
+        )
         return f"{self.fit.step} steps, {self.fit.cpu_seconds:.0f} CPU seconds{best}; {self.clips} clips, {self.held_out} held out, {len(self.rejects)} rejects; {shown(self.folder)}"
 
-def _leads()->bool: return int(os.environ.get("RANK", 0)) == 0 # Of several processes one writes
+
+def _leads() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0  # Of several processes one writes
+
 
 def prepare(
-    cfg:VocoderConfig,
-    out_dir, # Gets `rejects.csv`
-)->tuple: # (VocoderTask, [Reject])
+    cfg: VocoderConfig,
+    out_dir,  # Gets `rejects.csv`
+) -> tuple:  # (VocoderTask, [Reject])
     "Open the recordings and make the task."
     train, val, rejects = load_clips(cfg.mel, cfg.data)
-    if _leads(): write_rejects(Path(out_dir) / "rejects.csv", rejects, "vocoder")
+    if _leads():
+        write_rejects(Path(out_dir) / "rejects.csv", rejects, "vocoder")
     return VocoderTask(cfg, train, val, out_dir), rejects
 
+
 def export(
-    task:VocoderTask, # Trained
+    task: VocoderTask,  # Trained
     out_dir,
-    result:FitResult,
-)->Path: # Folder `generator`
+    result: FitResult,
+) -> Path:  # Folder `generator`
     "The best weights, or the last ones where nothing was scored."
     load_models(out_dir, {"generator": task.net}, "latest" if result.best_step is None else "best")
     folder, net = Path(out_dir) / "generator", task.net.cpu().eval()
-    if _leads(): save_generator(folder, net, step=result.step if result.best_step is None else result.best_step)
+    if _leads():
+        save_generator(
+            folder, net, step=result.step if result.best_step is None else result.best_step
+        )
     return folder
 
+
 def train(
-    cfg,           # `VocoderConfig`, or the path of a YAML file
-    out_dir,       # A training that lies there is gone on with
+    cfg,  # `VocoderConfig`, or the path of a YAML file
+    out_dir,  # A training that lies there is gone on with
     overrides=(),  # `key=value`, on top of `cfg`
-    prepared=None, # What `prepare` gave for `cfg`; None: it is called
-)->TrainResult:
+    prepared=None,  # What `prepare` gave for `cfg`; None: it is called
+) -> TrainResult:
     "Train until `loop.steps`; `Interrupted`, `TrainingDiverged` and `CheckpointError` come from the loop."
     cfg, out = changed(cfg, overrides), resolve(out_dir)
     task, rejects = prepared or prepare(cfg, out)
-    if rejects and _leads(): print(f"{len(rejects)} recordings are left out, e.g. {rejects[0].item}: {rejects[0].reason}; all in {shown(out / 'rejects.csv')}")
+    if rejects and _leads():
+        print(
+            f"{len(rejects)} recordings are left out, e.g. {rejects[0].item}: {rejects[0].reason}; all in {shown(out / 'rejects.csv')}"
+        )
     result = fit(task, cfg.loop, out, "vocoder")
-    done = TrainResult(result, task.net, export(task, out, result), len(task.data.clips), len(task.val), rejects)
-    if _leads(): write_json(out / "metrics.json", figures(done, cfg, task))
+    done = TrainResult(
+        result, task.net, export(task, out, result), len(task.data.clips), len(task.val), rejects
+    )
+    if _leads():
+        write_json(out / "metrics.json", figures(done, cfg, task))
     return done
 
+
 def changed(
-    cfg,        # `VocoderConfig`, or the path of a YAML file
+    cfg,  # `VocoderConfig`, or the path of a YAML file
     overrides,  # As people write them
-)->VocoderConfig:
+) -> VocoderConfig:
     "A configuration with some values changed."
-    if not isinstance(cfg, VocoderConfig): return load_vocoder(cfg, overrides)
+    if not isinstance(cfg, VocoderConfig):
+        return load_vocoder(cfg, overrides)
     values = to_dict(cfg)
     for key, value in map(parse_override, plain_overrides(list(overrides))):
-        for part in reversed(key): value = {part: value}
+        for part in reversed(key):
+            value = {part: value}
         values = merge(values, value)
     return build(VocoderConfig, values, "override")
 
+
 def figures(
-    result:TrainResult,
-    cfg:VocoderConfig,
-    task:VocoderTask,
-)->dict: # Flat, for the report
+    result: TrainResult,
+    cfg: VocoderConfig,
+    task: VocoderTask,
+) -> dict:  # Flat, for the report
     "What a training took and what it reached."
-    best = next((r for r in learning_curve(result.fit.log_path.parent, cfg) if r["step"] == result.fit.best_step), {})
-    return {"generator": cfg.generator.preset or cfg.generator.kind, "steps": result.fit.step, "cpu_seconds": round(result.fit.cpu_seconds, 1),
-            "clips": result.clips, "held_out": result.held_out, "rejects": len(result.rejects), "hours": round(task.data.seconds / 3600, 4),
-            "million_weights": round(sum(p.numel() for p in result.net.parameters()) / 1e6, 3), "audio_seconds_seen": round(audio_seconds(cfg, result.fit.step), 1),
-            **{k: round(best[f"val/{k}"], 4) for k in ("mel_l1", "mrstft") if best}}
+    best = next(
+        (
+            r
+            for r in learning_curve(result.fit.log_path.parent, cfg)
+            if r["step"] == result.fit.best_step
+        ),
+        {},
+    )
+    return {
+        "generator": cfg.generator.preset or cfg.generator.kind,
+        "steps": result.fit.step,
+        "cpu_seconds": round(result.fit.cpu_seconds, 1),
+        "clips": result.clips,
+        "held_out": result.held_out,
+        "rejects": len(result.rejects),
+        "hours": round(task.data.seconds / 3600, 4),
+        "million_weights": round(sum(p.numel() for p in result.net.parameters()) / 1e6, 3),
+        "audio_seconds_seen": round(audio_seconds(cfg, result.fit.step), 1),
+        **{k: round(best[f"val/{k}"], 4) for k in ("mel_l1", "mrstft") if best},
+    }
 
 # %% ../../nbs/vocoder/train.ipynb #63576f43
 def add_arguments(
-    parser, # argparse parser of the command
+    parser,  # argparse parser of the command
 ):
     "The options; all others are in the file or behind it."
-    parser.add_argument("--config", metavar="FILE", help="YAML, e.g. configs/vocoder/v2.yaml; default: the preset demo")
-    parser.add_argument("--out", metavar="FOLDER", help="folder of the training, also as path_to_save=FOLDER; default: outputs/vocoder-PRESET")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; default: torch's choice")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. datasets.train.dataset_path=DIR datasets.val.dataset_path=DIR loop.steps=1000")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML, e.g. configs/vocoder/v2.yaml; default: the preset demo",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="folder of the training, also as path_to_save=FOLDER; default: outputs/vocoder-PRESET",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="CPU threads; default: torch's choice"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="e.g. datasets.train.dataset_path=DIR datasets.val.dataset_path=DIR loop.steps=1000",
+    )
+
 
 def main(
-    args, # As parsed
-)->int: # Exit status; of a training that was stopped by a signal 143 or 130
+    args,  # As parsed
+) -> int:  # Exit status; of a training that was stopped by a signal 143 or 130
     "`xtts-ka vocoder train`."
     words = plain_overrides(args.overrides)
-    out = args.out or next((str(parse_override(w)[1]) for w in reversed(words) if w.startswith("path_to_save=")), "")
+    out = args.out or next(
+        (str(parse_override(w)[1]) for w in reversed(words) if w.startswith("path_to_save=")), ""
+    )
     cfg = load_vocoder(args.config, [w for w in words if not w.startswith("path_to_save=")])
-    if args.threads: torch.set_num_threads(args.threads)
-    try: result = train(cfg, out or f"outputs/vocoder-{cfg.preset or cfg.generator.kind}")
-    except Interrupted as e: print(e); return e.exit_code
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    try:
+        result = train(cfg, out or f"outputs/vocoder-{cfg.preset or cfg.generator.kind}")
+    except Interrupted as e:
+        print(e)
+        return e.exit_code
     print(result.summary())
     return 0

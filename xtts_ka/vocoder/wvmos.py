@@ -20,84 +20,136 @@ from ..core.paths import resolve, shown
 
 # %% ../../nbs/vocoder/wvmos.ipynb #b2cb173c
 SOURCE = "https://zenodo.org/record/6201162/files/wav2vec2.ckpt?download=1 (about 380 MB)"
-PLACES = ("models/wv_mos.ckpt", "~/.cache/wv_mos/wv_mos.ckpt") # Relative to the repository; where the authors' own program keeps it
+PLACES = (
+    "models/wv_mos.ckpt",
+    "~/.cache/wv_mos/wv_mos.ckpt",
+)  # Relative to the repository; where the authors' own program keeps it
+
 
 def find_weights(
-    path="", # File named by the user; empty: `$XTTS_KA_WVMOS`, then `PLACES`
-)->Path:
+    path="",  # File named by the user; empty: `$XTTS_KA_WVMOS`, then `PLACES`
+) -> Path:
     "The weights of WV-MOS. MissingError names every place that was looked at, and the source."
     wanted = path or os.environ.get("XTTS_KA_WVMOS", "")
     places = [wanted] if wanted else list(PLACES)
     found = next((p for p in map(resolve, places) if p.is_file()), None)
-    if found: return found
-    raise MissingError(f"WV-MOS has no weights: no file at {' or '.join(map(str, places))}; download wv_mos.ckpt from {SOURCE} and name it by wvmos_ckpt=FILE or XTTS_KA_WVMOS")
+    if found:
+        return found
+    raise MissingError(
+        f"WV-MOS has no weights: no file at {' or '.join(map(str, places))}; download wv_mos.ckpt from {SOURCE} and name it by wvmos_ckpt=FILE or XTTS_KA_WVMOS"
+    )
 
 # %% ../../nbs/vocoder/wvmos.ipynb #b16aad91
 class WvMos(nn.Module):
     "wav2vec2 and a head; one clip in, one number out."
-    def __init__(self,
-        config, # `transformers.Wav2Vec2Config`
+
+    def __init__(
+        self,
+        config,  # `transformers.Wav2Vec2Config`
     ):
         super().__init__()
         from transformers import Wav2Vec2Model
+
         self.encoder = Wav2Vec2Model(config)
-        self.dense = nn.Sequential(nn.Linear(config.hidden_size, 128), nn.ReLU(), nn.Dropout(0.1), nn.Linear(128, 1))
+        self.dense = nn.Sequential(
+            nn.Linear(config.hidden_size, 128), nn.ReLU(), nn.Dropout(0.1), nn.Linear(128, 1)
+        )
         self.eval()
 
-    def forward(self,
-        wav:Tensor, # [T] at 16 kHz
-    )->Tensor: # []
-        wav = (wav - wav.mean()) / torch.sqrt(wav.var(unbiased=False) + 1e-7)   # what the published model's processor does
-        return self.dense(self.encoder(wav[None]).last_hidden_state).mean()     # [1, T] -> [1, frames, D] -> []
+    def forward(
+        self,
+        wav: Tensor,  # [T] at 16 kHz
+    ) -> Tensor:  # []
+        wav = (wav - wav.mean()) / torch.sqrt(
+            wav.var(unbiased=False) + 1e-7
+        )  # what the published model's processor does
+        return self.dense(
+            self.encoder(wav[None]).last_hidden_state
+        ).mean()  # [1, T] -> [1, frames, D] -> []
 
     @torch.no_grad()
-    def score(self,
-        wav:np.ndarray, # [T] float32 in [-1, 1]
-        rate:int,       # Hz
-    )->float:
+    def score(
+        self,
+        wav: np.ndarray,  # [T] float32 in [-1, 1]
+        rate: int,  # Hz
+    ) -> float:
         "WV-MOS of a clip, about 1 to 5."
         wav = resample(wav, rate, 16000) if rate != 16000 else np.asarray(wav, np.float32)
         return float(self(torch.from_numpy(np.ascontiguousarray(wav))))
 
 # %% ../../nbs/vocoder/wvmos.ipynb #5d7b69c9
-def _read(path:Path)->dict: # name -> tensor
+def _read(path: Path) -> dict:  # name -> tensor
     "Tensors of a checkpoint, without prefixes."
-    import pickle, zipfile
+    import pickle
+    import zipfile
+
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
+
             held = load_file(path)
-        else: held = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            held = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as e:
-        raise CheckpointError(f"{shown(path)}: does not load with weights_only=True ({str(e).splitlines()[0][:120]}); save its state_dict alone, on a machine where you trust the file: "
-                              "torch.save({'state_dict': checkpoint['state_dict']}, 'wv_mos.ckpt')") from e
+        raise CheckpointError(
+            f"{shown(path)}: does not load with weights_only=True ({str(e).splitlines()[0][:120]}); save its state_dict alone, on a machine where you trust the file: "
+            "torch.save({'state_dict': checkpoint['state_dict']}, 'wv_mos.ckpt')"
+        ) from e
     held = held.get("state_dict", held) if isinstance(held, dict) else {}
     tensors = {k.removeprefix("model."): v for k, v in held.items() if torch.is_tensor(v)}
-    if "dense.3.weight" not in tensors: raise CheckpointError(f"{shown(path)}: holds no WV-MOS (no dense.3.weight among {len(tensors)} tensors); download it from {SOURCE}")
+    if "dense.3.weight" not in tensors:
+        raise CheckpointError(
+            f"{shown(path)}: holds no WV-MOS (no dense.3.weight among {len(tensors)} tensors); download it from {SOURCE}"
+        )
     return tensors
 
-def _config(tensors:dict):
+
+def _config(tensors: dict):
     "Sizes of the body, read from its weights; whatever they do not tell is as in wav2vec2-base."
     from transformers import Wav2Vec2Config
-    shape = lambda name: tensors[f"encoder.{name}"].shape
-    count = lambda prefix: 1 + max(int(k.removeprefix(prefix).split(".")[0]) for k in tensors if k.startswith(prefix))
+
+    def shape(name):
+        return tensors[f"encoder.{name}"].shape
+
+    def count(prefix):
+        return 1 + max(
+            int(k.removeprefix(prefix).split(".")[0]) for k in tensors if k.startswith(prefix)
+        )
+
     layers = "feature_extractor.conv_layers."
     convs = count(f"encoder.{layers}")
     hidden = tensors["dense.0.weight"].shape[1]
     sizes = [shape(f"{layers}{i}.conv.weight") for i in range(convs)]
-    return Wav2Vec2Config(hidden_size=hidden, num_hidden_layers=count("encoder.encoder.layers."), num_attention_heads=max(1, hidden // 64), intermediate_size=shape("encoder.layers.0.feed_forward.intermediate_dense.weight")[0],
-                          conv_dim=[s[0] for s in sizes], conv_kernel=[s[2] for s in sizes], conv_stride=[5, 2, 2, 2, 2, 2, 2][:convs], num_conv_pos_embeddings=128)
+    return Wav2Vec2Config(
+        hidden_size=hidden,
+        num_hidden_layers=count("encoder.encoder.layers."),
+        num_attention_heads=max(1, hidden // 64),
+        intermediate_size=shape("encoder.layers.0.feed_forward.intermediate_dense.weight")[0],
+        conv_dim=[s[0] for s in sizes],
+        conv_kernel=[s[2] for s in sizes],
+        conv_stride=[5, 2, 2, 2, 2, 2, 2][:convs],
+        num_conv_pos_embeddings=128,
+    )
+
 
 def load_wvmos(
-    path="", # File of weights; empty: where `find_weights` looks
-)->tuple: # (WvMos, sha256 of the file)
+    path="",  # File of weights; empty: where `find_weights` looks
+) -> tuple:  # (WvMos, sha256 of the file)
     "The network with its weights. MissingError without the file, CheckpointError when it is something else."
     path = find_weights(path)
     tensors = _read(path)
     try:
         model = WvMos(_config(tensors))
         unknown = model.load_state_dict(tensors, strict=False)
-    except (KeyError, RuntimeError, ValueError) as e: raise CheckpointError(f"{shown(path)}: not a wav2vec2 with a head ({str(e)[:200]}); download it from {SOURCE}") from e
-    missing = [k for k in unknown.missing_keys if "masked_spec_embed" not in k]       # used in training only
-    if missing or unknown.unexpected_keys: raise CheckpointError(f"{shown(path)}: {len(missing)} weights missing and {len(unknown.unexpected_keys)} not known, e.g. {[*missing, *unknown.unexpected_keys][0]}; download it from {SOURCE}")
+    except (KeyError, RuntimeError, ValueError) as e:
+        raise CheckpointError(
+            f"{shown(path)}: not a wav2vec2 with a head ({str(e)[:200]}); download it from {SOURCE}"
+        ) from e
+    missing = [
+        k for k in unknown.missing_keys if "masked_spec_embed" not in k
+    ]  # used in training only
+    if missing or unknown.unexpected_keys:
+        raise CheckpointError(
+            f"{shown(path)}: {len(missing)} weights missing and {len(unknown.unexpected_keys)} not known, e.g. {[*missing, *unknown.unexpected_keys][0]}; download it from {SOURCE}"
+        )
     return model, sha256_file(path)

@@ -71,7 +71,9 @@ class Acoustic(nn.Module):
             x = block(x, voice)
         return self.head(x)
 
-    def forward(self, latents: Tensor, voice: Tensor) -> Tensor:  # [B, n_mels, 4 n] natural log, as the vocoder wants it
+    def forward(
+        self, latents: Tensor, voice: Tensor
+    ) -> Tensor:  # [B, n_mels, 4 n] natural log, as the vocoder wants it
         return self.normalised(latents, voice) * self.std[:, None] + self.mean[:, None]
 
 # %% ../../nbs/xtts/acoustic.ipynb #00d35d0b
@@ -107,10 +109,18 @@ class AcousticTask(Task):
         return len(self.train)
 
     def fingerprint(self):
-        return {"clips": len(self.clips), "dim": self.cfg.dim, "blocks": self.cfg.blocks, "mel": to_dict(self.mel)}
+        return {
+            "clips": len(self.clips),
+            "dim": self.cfg.dim,
+            "blocks": self.cfg.blocks,
+            "mel": to_dict(self.mel),
+        }
 
     def pair(self, i: int) -> tuple:  # latents [n, D], log-mel [n_mels, 4 n], voice [512]
-        voice, latents = self.voices[self.clips.rows[i].speaker_name][0, :, 0], torch.from_numpy(self.latents[i])
+        voice, latents = (
+            self.voices[self.clips.rows[i].speaker_name][0, :, 0],
+            torch.from_numpy(self.latents[i]),
+        )
         wanted = FRAMES * len(latents)
         mel = self.transform(self.clips.wav(i))[:, :wanted]  # [n_mels, frames]
         return latents, F.pad(mel, (0, wanted - mel.shape[1]), value=float(mel.min())), voice
@@ -119,7 +129,10 @@ class AcousticTask(Task):
         latents, mel, voice = self.pair(self.train[index])
         n, crop = len(latents), self.cfg.crop
         start = int(rng(self.cfg.loop.seed, "crop", epoch, index).integers(max(1, n - crop + 1)))
-        latents, mel = latents[start : start + crop], mel[:, FRAMES * start : FRAMES * (start + crop)]
+        latents, mel = (
+            latents[start : start + crop],
+            mel[:, FRAMES * start : FRAMES * (start + crop)],
+        )
         missing = crop - len(latents)
         counts = torch.ones(crop * FRAMES)
         counts[mel.shape[1] :] = 0
@@ -136,7 +149,9 @@ class AcousticTask(Task):
         errors = []
         for i in self.val:
             latents, mel, voice = self.pair(i)
-            errors.append(float((self.net(latents[None], voice[None])[0].float() - mel).abs().mean()))
+            errors.append(
+                float((self.net(latents[None], voice[None])[0].float() - mel).abs().mean())
+            )
         score = sum(errors) / len(errors)
         return {"score": score, "mel": score}
 
@@ -146,7 +161,9 @@ def acoustic_tensors(
 ) -> tuple:  # (name -> tensor, metadata), for a safetensors file
     "What is kept of it."
     about = {"acoustic": to_dict(net.cfg), "latent_dim": net.latent_dim, "mel": to_dict(net.mel)}
-    return {k: v.detach().contiguous() for k, v in net.state_dict().items()}, {"about": json.dumps(about)}
+    return {k: v.detach().contiguous() for k, v in net.state_dict().items()}, {
+        "about": json.dumps(about)
+    }
 
 
 def load_acoustic(
@@ -161,9 +178,15 @@ def load_acoustic(
     try:
         with safe_open(str(path), "pt") as f:
             about, state = json.loads(f.metadata()["about"]), {k: f.get_tensor(k) for k in f.keys()}
-        net = Acoustic(build(AcousticConfig, about["acoustic"]), about["latent_dim"], build(MelConfig, about["mel"]))
+        net = Acoustic(
+            build(AcousticConfig, about["acoustic"]),
+            about["latent_dim"],
+            build(MelConfig, about["mel"]),
+        )
         net.load_state_dict(state)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as e:
         reason = str(e).splitlines()[0][:160]
-        raise CheckpointError(f"{path}: not an acoustic network ({reason}); export again (--only full_pretrain --force)") from e
+        raise CheckpointError(
+            f"{path}: not an acoustic network ({reason}); export again (--only full_pretrain --force)"
+        ) from e
     return net.eval()

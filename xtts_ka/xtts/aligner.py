@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import XttsKaError
-from ..core.files import read_json, write_json
+from ..core.files import write_json
 from ..core.loop import LoopConfig, Task, fit, load_models
 from ..core.progress import bar
 from ..core.randomness import seeded_step
@@ -41,7 +41,10 @@ class Aligner(nn.Module):
     ):
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv1d(N_MELS, dim, 5, padding=2), nn.GELU(), nn.Conv1d(dim, dim, 5, STRIDE, padding=2), nn.GELU()
+            nn.Conv1d(N_MELS, dim, 5, padding=2),
+            nn.GELU(),
+            nn.Conv1d(dim, dim, 5, STRIDE, padding=2),
+            nn.GELU(),
         )
         self.gru = nn.GRU(dim, dim, 2, batch_first=True, bidirectional=True)
         self.head = nn.Linear(2 * dim, 1 + classes)
@@ -101,7 +104,9 @@ class AlignerTask(Task):
 
     def loss(self, phase, batch, step):
         logp = self.net(batch["mels"]).transpose(0, 1).float()  # [frames, B, classes]
-        loss = F.ctc_loss(logp, batch["targets"], batch["frames"], batch["sizes"], zero_infinity=True)
+        loss = F.ctc_loss(
+            logp, batch["targets"], batch["frames"], batch["sizes"], zero_infinity=True
+        )
         return loss, {}
 
 # %% ../../nbs/xtts/aligner.ipynb #34d6e548
@@ -116,13 +121,18 @@ def viterbi(
     skip = torch.zeros(len(labels), dtype=torch.bool)
     skip[3::2] = target[1:] != target[:-1]  # a blank may be left out between different symbols
     if n + int((target[1:] == target[:-1]).sum()) > steps:
-        raise XttsKaError(f"{n} characters do not fit into {steps} frames of {SECONDS_A_FRAME * 1000:.0f} ms")
+        raise XttsKaError(
+            f"{n} characters do not fit into {steps} frames of {SECONDS_A_FRAME * 1000:.0f} ms"
+        )
     score = torch.full((len(labels),), -torch.inf)
     score[:2] = logp[0, labels[:2]]
     back = torch.zeros(steps, len(labels), dtype=torch.long)
     none = score.new_full((1,), -torch.inf)
     for t in range(1, steps):
-        one, two = torch.cat([none, score[:-1]]), torch.cat([none, none, score[:-2]]).masked_fill(~skip, -torch.inf)
+        one, two = (
+            torch.cat([none, score[:-1]]),
+            torch.cat([none, none, score[:-2]]).masked_fill(~skip, -torch.inf),
+        )
         best, back[t] = torch.stack([score, one, two]).max(0)
         score = best + logp[t, labels]
     at = len(labels) - 1 if n == 0 or score[-1] >= score[-2] else len(labels) - 2
@@ -155,7 +165,9 @@ def spread(
 def align_clips(
     net: Aligner,
     task: AlignerTask,
-) -> tuple:  # (audio_file -> [characters, 2] seconds, audio_file -> reason) what could not be aligned
+) -> (
+    tuple
+):  # (audio_file -> [characters, 2] seconds, audio_file -> reason) what could not be aligned
     "Times of the characters of all clips."
     net.eval()
     times, rejected = {}, {}
@@ -178,13 +190,29 @@ def forced_times(
     seed: int = 1,
 ) -> dict:  # audio_file -> [characters, 2] seconds
     "Train the recogniser of the run and align every clip. Clips whose text does not fit are left to the forward-sum loss."
-    loop = LoopConfig(steps=steps, batch_size=16, lr=2e-3, warmup=30, final_lr=0.05, seed=seed, save_every=200, bucket=True)
+    loop = LoopConfig(
+        steps=steps,
+        batch_size=16,
+        lr=2e-3,
+        warmup=30,
+        final_lr=0.05,
+        seed=seed,
+        save_every=200,
+        bucket=True,
+    )
     task = AlignerTask(loop, clips, mels, stats)
     result = fit(task, loop, out, "aligner")
     load_models(out, {"aligner": task.net}, "latest")
     times, rejected = align_clips(task.net, task)
-    about = {"clips": len(clips), "aligned": len(times), "rejected": rejected, "cpu_seconds": round(result.cpu_seconds, 1)}
+    about = {
+        "clips": len(clips),
+        "aligned": len(times),
+        "rejected": rejected,
+        "cpu_seconds": round(result.cpu_seconds, 1),
+    }
     write_json(Path(out) / "aligned.json", about)
     if rejected:
-        print(f"{len(rejected)} of {len(clips)} clips have no times, first {next(iter(rejected.items()))}; see {out}/aligned.json")
+        print(
+            f"{len(rejected)} of {len(clips)} clips have no times, first {next(iter(rejected.items()))}; see {out}/aligned.json"
+        )
     return times

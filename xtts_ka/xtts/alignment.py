@@ -33,14 +33,18 @@ def read_alignments(
             row = json.loads(line)
             out[row["audio_file"]] = {"speech": row["speech"], "phonemes": row["phonemes"]}
         except (json.JSONDecodeError, KeyError, TypeError) as e:
-            raise ManifestError(f"{path}, line {n}: not an alignment ({e}); run the stage segments again (--force)") from e
+            raise ManifestError(
+                f"{path}, line {n}: not an alignment ({e}); run the stage segments again (--force)"
+            ) from e
     return out
 
 
 def letter_times(
     text: str,  # Normalised text
     found: dict,  # Of one clip, from `read_alignments`
-) -> np.ndarray | None:  # [len(text), 2] start and end of each character, seconds; None when letters and phonemes do not match
+) -> (
+    np.ndarray | None
+):  # [len(text), 2] start and end of each character, seconds; None when letters and phonemes do not match
     "Times of the characters. A character that takes no time has start = end."
     sounds = [(ipa, at) for ipa, at in found["phonemes"] if ipa != "ə"]
     spoken = [n for n, (ipa, _) in enumerate(sounds) if ipa != "_"]
@@ -102,7 +106,9 @@ def soft_path(
     begin = np.array([0.0, 0.0, *starts, ends[-1]])  # START, tag, ids, STOP
     end = np.array([0.0, starts[0], *ends, max(total, ends[-1])])
     edges = np.arange(codes + 1) * seconds_a_code
-    share = np.minimum(end, edges[1:, None]) - np.maximum(begin, edges[:-1, None])  # [codes, ids + 3]
+    share = np.minimum(end, edges[1:, None]) - np.maximum(
+        begin, edges[:-1, None]
+    )  # [codes, ids + 3]
     out = np.zeros((codes + 1, len(begin)), np.float32)
     out[:-1] = share.clip(0)
     out /= out.sum(1, keepdims=True).clip(1e-6)
@@ -180,7 +186,10 @@ def diagonal_prior(
     a, b = width * t, width * (steps + 1 - t)
     k, n = torch.arange(places, dtype=torch.float64)[None], places - 1
     choose = math.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
-    beta = lambda x, y: torch.lgamma(x) + torch.lgamma(y) - torch.lgamma(x + y)
+
+    def beta(x, y):
+        return torch.lgamma(x) + torch.lgamma(y) - torch.lgamma(x + y)
+
     return (choose + beta(k + a, n - k + b) - beta(a, b)).float()
 
 

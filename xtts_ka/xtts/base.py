@@ -7,7 +7,11 @@ __all__ = ['HUB', 'HOME', 'NEEDED', 'WANTED', 'CPML', 'RELEASES', 'find_base', '
            'shape_of', 'complete_args', 'dvae_shape', 'Base', 'take_checkpoint', 'stand_in_vocab', 'write_random_base']
 
 # %% ../../nbs/xtts/base.ipynb #8132d8dc
-import os, pickle, re, sys, zipfile
+import os
+import pickle
+import re
+import sys
+import zipfile
 from functools import cached_property
 from pathlib import Path
 from string import ascii_lowercase
@@ -28,295 +32,554 @@ from .vocabulary import CLIENT_LANGUAGES, Vocabulary, default_language, settled
 
 # %% ../../nbs/xtts/base.ipynb #17ed11aa
 HUB, HOME = "coqui/XTTS-v2", "models/xtts_v2"
-NEEDED = ("config.json", "model.pth", "vocab.json")          # without these there is no base
+NEEDED = ("config.json", "model.pth", "vocab.json")  # without these there is no base
 WANTED = ("speakers_xtts.pth", "dvae.pth", "mel_stats.pth")  # voices; what training on needs
 CPML = "Coqui Public Model License 1.0.0 (not for commercial use): https://coqui.ai/cpml, text in LICENSE.txt of the repository"
 
+
 def find_base(
-    source,               # A folder, a checkpoint of coqui's trainer (`.../best_model.pth`), or a name on the hub such as `coqui/XTTS-v2`
-    accept_licence=False, # Of a base from the hub
-)->Path: # A folder with at least config.json, model.pth and vocab.json
+    source,  # A folder, a checkpoint of coqui's trainer (`.../best_model.pth`), or a name on the hub such as `coqui/XTTS-v2`
+    accept_licence=False,  # Of a base from the hub
+) -> Path:  # A folder with at least config.json, model.pth and vocab.json
     "The base's folder; one from the hub is fetched into `models/`. MissingError says what is not there, ConfigError that the licence is not accepted."
     folder = resolve(source)
-    if folder.is_dir(): return _whole(folder)
-    if folder.is_file(): return take_checkpoint(folder, resolve(f"models/{slug(folder.parent.name + '-' + folder.stem)}"))
-    if not _on_hub(source): raise MissingError(f"{source}: no such folder; put an XTTS-v2 there ({', '.join([*NEEDED, *WANTED])}), or give {HUB}")
+    if folder.is_dir():
+        return _whole(folder)
+    if folder.is_file():
+        return take_checkpoint(
+            folder, resolve(f"models/{slug(folder.parent.name + '-' + folder.stem)}")
+        )
+    if not _on_hub(source):
+        raise MissingError(
+            f"{source}: no such folder; put an XTTS-v2 there ({', '.join([*NEEDED, *WANTED])}), or give {HUB}"
+        )
     home = resolve(HOME if source == HUB else f"models/{slug(str(source))}")
     _accept(source, home, accept_licence)
-    if not all((home / name).is_file() for name in NEEDED): _fetch(source, home)
+    if not all((home / name).is_file() for name in NEEDED):
+        _fetch(source, home)
     return _whole(home)
 
 # %% ../../nbs/xtts/base.ipynb #34d9568b
-def _on_hub(source)->bool: # `owner/name`, but not `models/xtts_v2` or another path whose first folder is here
+def _on_hub(
+    source,
+) -> bool:  # `owner/name`, but not `models/xtts_v2` or another path whose first folder is here
     owner = str(source).partition("/")[0]
-    return re.fullmatch(r"[\w-]+[\w.-]*/[\w.-]+", str(source)) is not None and owner not in ("models", "outputs", "data") and not resolve(owner).exists()
+    return (
+        re.fullmatch(r"[\w-]+[\w.-]*/[\w.-]+", str(source)) is not None
+        and owner not in ("models", "outputs", "data")
+        and not resolve(owner).exists()
+    )
 
-def _whole(folder:Path)->Path:
+
+def _whole(folder: Path) -> Path:
     lacking = [name for name in NEEDED if not (folder / name).is_file()]
-    if lacking: raise MissingError(f"{shown(folder)}: no {', '.join(lacking)}; a base needs {', '.join(NEEDED)}, and {', '.join(WANTED)} for training on")
+    if lacking:
+        raise MissingError(
+            f"{shown(folder)}: no {', '.join(lacking)}; a base needs {', '.join(NEEDED)}, and {', '.join(WANTED)} for training on"
+        )
     return folder
 
 # %% ../../nbs/xtts/base.ipynb #1b69c1a5
-def _accept(source:str, home:Path, accepted:bool):
+def _accept(source: str, home: Path, accepted: bool):
     "Ask once; the answer is kept beside the files."
     record = home / "licence_accepted.json"
-    if record.is_file(): return
-    how = "the option accept_licence" if accepted else "COQUI_TOS_AGREED=1" if os.environ.get("COQUI_TOS_AGREED") == "1" else ""
+    if record.is_file():
+        return
+    how = (
+        "the option accept_licence"
+        if accepted
+        else "COQUI_TOS_AGREED=1"
+        if os.environ.get("COQUI_TOS_AGREED") == "1"
+        else ""
+    )
     if not how and sys.stdin is not None and sys.stdin.isatty():
-        if input(f"{source} is under the {CPML}\nDo you accept it? Type yes: ").strip().lower() in ("yes", "y"): how = "typed"
-    if not how: raise ConfigError(f"{source}: its licence is not accepted. It is under the {CPML}. Set xtts_init.accept_licence=true, or COQUI_TOS_AGREED=1, or answer yes in a terminal; the files then go to {shown(home)}")
+        if input(f"{source} is under the {CPML}\nDo you accept it? Type yes: ").strip().lower() in (
+            "yes",
+            "y",
+        ):
+            how = "typed"
+    if not how:
+        raise ConfigError(
+            f"{source}: its licence is not accepted. It is under the {CPML}. Set xtts_init.accept_licence=true, or COQUI_TOS_AGREED=1, or answer yes in a terminal; the files then go to {shown(home)}"
+        )
     write_json(record, {"source": source, "licence": CPML, "accepted_by": how})
 
-def _fetch(source:str, home:Path):
+
+def _fetch(source: str, home: Path):
     from huggingface_hub import snapshot_download
-    try: snapshot_download(source, local_dir=str(home), allow_patterns=[*NEEDED, *WANTED, "LICENSE*"])
-    except Exception as e: # the library raises errors of many kinds, of httpx too
-        raise MissingError(f"{source}: could not be fetched ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else 'no reason given'}). "
-                           f"Without a network, put {', '.join([*NEEDED, *WANTED])} from https://huggingface.co/{source} into {shown(home)}") from e
+
+    try:
+        snapshot_download(
+            source, local_dir=str(home), allow_patterns=[*NEEDED, *WANTED, "LICENSE*"]
+        )
+    except Exception as e:  # the library raises errors of many kinds, of httpx too
+        raise MissingError(
+            f"{source}: could not be fetched ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else 'no reason given'}). "
+            f"Without a network, put {', '.join([*NEEDED, *WANTED])} from https://huggingface.co/{source} into {shown(home)}"
+        ) from e
 
 # %% ../../nbs/xtts/base.ipynb #16ec8c95
 class _Inert:
     "Stands for an object in a checkpoint that is not needed; takes whatever it is given and keeps nothing."
-    def __init__(self, *args, **kwargs): pass
-    def __setstate__(self, state): pass
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
 
 _KNOWN = ("TTS.", "trainer.", "coqpit.", "numpy.", "_codecs.", "pathlib.")
 
+
 def load_tensors(
-    path, # A `.pth`
+    path,  # A `.pth`
 ):  # Its content: tensors and plain values
     "Read a file of coqui's without running anything in it; tensors stay on disk until used. CheckpointError for a damaged or a foreign file."
     path = Path(path)
-    if not path.is_file(): raise MissingError(f"{shown(path)}: no such file")
-    if not zipfile.is_zipfile(path): raise CheckpointError(f"{shown(path)}: not a checkpoint of torch 1.6 or later, or cut off; take it again from where it came from")
+    if not path.is_file():
+        raise MissingError(f"{shown(path)}: no such file")
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"{shown(path)}: not a checkpoint of torch 1.6 or later, or cut off; take it again from where it came from"
+        )
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
         foreign = [n for n in names if not n.startswith(_KNOWN)]
-        if foreign: raise CheckpointError(f"{shown(path)}: holds {', '.join(foreign)}, which could run code; it is not read. Save it again with tensors and plain values only")
+        if foreign:
+            raise CheckpointError(
+                f"{shown(path)}: holds {', '.join(foreign)}, which could run code; it is not read. Save it again with tensors and plain values only"
+            )
         with torch.serialization.safe_globals([(_Inert, n) for n in names]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as e:
-        raise CheckpointError(f"{shown(path)}: cannot be read ({str(e).splitlines()[0]}); take it again from where it came from") from e
+        raise CheckpointError(
+            f"{shown(path)}: cannot be read ({str(e).splitlines()[0]}); take it again from where it came from"
+        ) from e
 
 # %% ../../nbs/xtts/base.ipynb #986c117b
 def read_coqui_checkpoint(
-    path, # `model.pth` of a release, a checkpoint of coqui's trainer, or the state of a GPT alone
-)->dict: # name -> tensor, named as in `model.pth`: `gpt.*`, `hifigan_decoder.*`, `mel_stats`
+    path,  # `model.pth` of a release, a checkpoint of coqui's trainer, or the state of a GPT alone
+) -> dict:  # name -> tensor, named as in `model.pth`: `gpt.*`, `hifigan_decoder.*`, `mel_stats`
     "The weights of XTTS in a checkpoint of any kind; optimiser, DVAE and mel transforms are left out. CheckpointError when there is no GPT in it."
     content = load_tensors(path)
     state = content.get("model", content) if isinstance(content, dict) else {}
     state = {k: v for k, v in state.items() if isinstance(v, Tensor)}
-    if "text_embedding.weight" in state: state = {f"gpt.{k}": v for k, v in state.items()}      # a GPT alone
-    if any(k.startswith("xtts.") for k in state): state = {k[5:]: v for k, v in state.items() if k.startswith("xtts.")}
-    state = {k: v for k, v in state.items() if k.startswith(("gpt.", "hifigan_decoder.")) or k == "mel_stats"}
-    state = {k: v for k, v in state.items() if not k.startswith(("gpt.gpt_inference.", "gpt.gpt.wte."))} # made anew for inference
-    if "gpt.text_embedding.weight" not in state: raise CheckpointError(f"{shown(path)}: no GPT of XTTS in it; a base's model.pth, or a checkpoint of coqui's GPTTrainer, is needed")
-    if "gpt.conditioning_perceiver.latents" not in state: raise CheckpointError(f"{shown(path)}: an XTTS of version 1 (no perceiver); take XTTS-v2")
+    if "text_embedding.weight" in state:
+        state = {f"gpt.{k}": v for k, v in state.items()}  # a GPT alone
+    if any(k.startswith("xtts.") for k in state):
+        state = {k[5:]: v for k, v in state.items() if k.startswith("xtts.")}
+    state = {
+        k: v
+        for k, v in state.items()
+        if k.startswith(("gpt.", "hifigan_decoder.")) or k == "mel_stats"
+    }
+    state = {
+        k: v for k, v in state.items() if not k.startswith(("gpt.gpt_inference.", "gpt.gpt.wte."))
+    }  # made anew for inference
+    if "gpt.text_embedding.weight" not in state:
+        raise CheckpointError(
+            f"{shown(path)}: no GPT of XTTS in it; a base's model.pth, or a checkpoint of coqui's GPTTrainer, is needed"
+        )
+    if "gpt.conditioning_perceiver.latents" not in state:
+        raise CheckpointError(f"{shown(path)}: an XTTS of version 1 (no perceiver); take XTTS-v2")
     return state
 
 # %% ../../nbs/xtts/base.ipynb #342de32d
 def shape_of(
-    state:dict, # As from `read_coqui_checkpoint`
-)->dict: # Keys of `model_args` in config.json that the weights decide
+    state: dict,  # As from `read_coqui_checkpoint`
+) -> dict:  # Keys of `model_args` in config.json that the weights decide
     "What the weights say of themselves."
     rows, dim = state["gpt.text_embedding.weight"].shape
     audio = state["gpt.mel_embedding.weight"].shape[0]
     layers = 1 + max(int(k.split(".")[3]) for k in state if k.startswith("gpt.gpt.h."))
-    return {"gpt_layers": layers, "gpt_n_model_channels": dim, "gpt_number_text_tokens": rows, "gpt_num_audio_tokens": audio,
-            "gpt_start_audio_token": audio - 2, "gpt_stop_audio_token": audio - 1, "gpt_use_perceiver_resampler": True, "decoder_input_dim": dim,
-            "gpt_max_text_tokens": state["gpt.text_pos_embedding.emb.weight"].shape[0] - 2,  # START and STOP
-            "gpt_max_audio_tokens": state["gpt.mel_pos_embedding.emb.weight"].shape[0] - 3}  # START, STOP and a place for the reference
+    return {
+        "gpt_layers": layers,
+        "gpt_n_model_channels": dim,
+        "gpt_number_text_tokens": rows,
+        "gpt_num_audio_tokens": audio,
+        "gpt_start_audio_token": audio - 2,
+        "gpt_stop_audio_token": audio - 1,
+        "gpt_use_perceiver_resampler": True,
+        "decoder_input_dim": dim,
+        "gpt_max_text_tokens": state["gpt.text_pos_embedding.emb.weight"].shape[0]
+        - 2,  # START and STOP
+        "gpt_max_audio_tokens": state["gpt.mel_pos_embedding.emb.weight"].shape[0] - 3,
+    }  # START, STOP and a place for the reference
 
 # %% ../../nbs/xtts/base.ipynb #3581741c
 def complete_args(
-    args:dict,  # `model_args` of config.json
-    shape:dict, # As from `shape_of`
-    name="config.json", # Its name in the message
-)->tuple[dict, list[str]]: # Whole `model_args`, and the keys that were added
+    args: dict,  # `model_args` of config.json
+    shape: dict,  # As from `shape_of`
+    name="config.json",  # Its name in the message
+) -> tuple[dict, list[str]]:  # Whole `model_args`, and the keys that were added
     "What is missing comes from the weights; CheckpointError where both speak and differ."
     given = {k: v for k, v in args.items() if v is not None}
-    wrong = [f"{k} is {given[k]}, the weights have {v}" for k, v in shape.items() if given.get(k, v) != v]
-    if wrong: raise CheckpointError(f"{name}: {'; '.join(wrong)}: configuration and weights are not of one model, take both from one place")
+    wrong = [
+        f"{k} is {given[k]}, the weights have {v}" for k, v in shape.items() if given.get(k, v) != v
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{name}: {'; '.join(wrong)}: configuration and weights are not of one model, take both from one place"
+        )
     fixed = {**shape, "gpt_code_stride_len": 1024, "gpt_max_prompt_tokens": 70}
     if "gpt_n_heads" not in given:
-        if shape["gpt_n_model_channels"] != 1024: raise CheckpointError(f"{name}: no gpt_n_heads, and the weights do not show it; add the number of attention heads")
+        if shape["gpt_n_model_channels"] != 1024:
+            raise CheckpointError(
+                f"{name}: no gpt_n_heads, and the weights do not show it; add the number of attention heads"
+            )
         fixed["gpt_n_heads"] = 16
     return {**args, **fixed, **given}, sorted(k for k in fixed if k not in given)
 
+
 def dvae_shape(
-    state:dict, # Of a DVAE
-)->dict: # codes, codebook_dim, hidden, blocks
+    state: dict,  # Of a DVAE
+) -> dict:  # codes, codebook_dim, hidden, blocks
     dim, codes = state["codebook.embed"].shape
     blocks = sum(re.fullmatch(r"encoder\.\d+\.net\.0\.weight", k) is not None for k in state)
-    return {"codes": codes, "codebook_dim": dim, "hidden": state["encoder.0.0.weight"].shape[0], "blocks": blocks}
+    return {
+        "codes": codes,
+        "codebook_dim": dim,
+        "hidden": state["encoder.0.0.weight"].shape[0],
+        "blocks": blocks,
+    }
 
 # %% ../../nbs/xtts/base.ipynb #99182a26
-RELEASES = {6153: "2.0.2", 6681: "2.0.3"} # Text rows -> release of XTTS-v2
+RELEASES = {6153: "2.0.2", 6681: "2.0.3"}  # Text rows -> release of XTTS-v2
 
-def _filled(net:nn.Module, state:dict, prefix:str)->nn.Module: # In evaluation mode
+
+def _filled(net: nn.Module, state: dict, prefix: str) -> nn.Module:  # In evaluation mode
     "The network with copies of the weights under a prefix, strictly, in float32."
-    own = {k[len(prefix):]: v.to(torch.float32 if v.is_floating_point() else v.dtype, copy=True) for k, v in state.items() if k.startswith(prefix)}
-    try: net.load_state_dict(own, strict=True, assign=True)
-    except RuntimeError as e: raise CheckpointError(f"the weights under {prefix} are not those of XTTS-v2: {' '.join(str(e).split())[:300]}") from e
+    own = {
+        k[len(prefix) :]: v.to(torch.float32 if v.is_floating_point() else v.dtype, copy=True)
+        for k, v in state.items()
+        if k.startswith(prefix)
+    }
+    try:
+        net.load_state_dict(own, strict=True, assign=True)
+    except RuntimeError as e:
+        raise CheckpointError(
+            f"the weights under {prefix} are not those of XTTS-v2: {' '.join(str(e).split())[:300]}"
+        ) from e
     return net.eval()
 
 # %% ../../nbs/xtts/base.ipynb #65c2452e
 class Base:
     "An XTTS-v2 in a folder. CheckpointError when its files do not belong together."
-    def __init__(self,
-        folder, # With config.json, model.pth, vocab.json
+
+    def __init__(
+        self,
+        folder,  # With config.json, model.pth, vocab.json
     ):
         self.folder = _whole(Path(folder))
         self.state = read_coqui_checkpoint(self.folder / "model.pth")
         config, name = read_json(self.folder / "config.json"), shown(self.folder / "config.json")
-        args, self.completed = complete_args(config.get("model_args", {}), shape_of(self.state), name)
+        args, self.completed = complete_args(
+            config.get("model_args", {}), shape_of(self.state), name
+        )
         self.config = {**config, "model_args": args}
         self._check_vocabulary()
 
     def _check_vocabulary(self):
         ids, rows = len(self.vocabulary), self.text_rows
-        if ids == rows: return
-        named = lambda n: f"{n} ({RELEASES[n]})" if n in RELEASES else str(n)
-        raise CheckpointError(f"{shown(self.folder)}: vocab.json has {named(ids)} ids but model.pth {named(rows)} text rows: they are of different models, take both from one")
+        if ids == rows:
+            return
+
+        def named(n):
+            return f"{n} ({RELEASES[n]})" if n in RELEASES else str(n)
+
+        raise CheckpointError(
+            f"{shown(self.folder)}: vocab.json has {named(ids)} ids but model.pth {named(rows)} text rows: they are of different models, take both from one"
+        )
 
     @property
-    def text_rows(self): return self.state["gpt.text_embedding.weight"].shape[0]
+    def text_rows(self):
+        return self.state["gpt.text_embedding.weight"].shape[0]
+
     @property
-    def codes(self): return self.state["gpt.mel_embedding.weight"].shape[0] - 2
+    def codes(self):
+        return self.state["gpt.mel_embedding.weight"].shape[0] - 2
+
     @property
-    def version(self): return RELEASES.get(self.text_rows, "own")
+    def version(self):
+        return RELEASES.get(self.text_rows, "own")
+
     @property
     def licence(self):
         "Of the weights, as far as the folder tells: that of XTTS-v2 unless a card of the folder names another."
         card = self.folder / "MODEL_CARD.md"
-        named = re.search(r"^- \*\*Licence\*\*: (.+)$", card.read_text(encoding="utf-8"), re.M) if card.is_file() else None
+        named = (
+            re.search(r"^- \*\*Licence\*\*: (.+)$", card.read_text(encoding="utf-8"), re.M)
+            if card.is_file()
+            else None
+        )
         return named[1] if named else CPML
 
     @cached_property
     def vocabulary(self):
         "Its language is Georgian when the file routes to it, else the first of the file: name one with every call of `encode`."
         content = read_json(self.folder / "vocab.json")
-        tags = re.findall(r"\[([a-z]{2,3}(?:-[a-z]+)?)\]", " ".join(t["content"] for t in settled(content)["added_tokens"]))
-        if not tags: raise CheckpointError(f"{shown(self.folder / 'vocab.json')}: no language tags among added_tokens; it is not one of XTTS")
-        return Vocabulary(content, default_language(content) if len(tags) == 1 or "ka" in tags else tags[0])
+        tags = re.findall(
+            r"\[([a-z]{2,3}(?:-[a-z]+)?)\]",
+            " ".join(t["content"] for t in settled(content)["added_tokens"]),
+        )
+        if not tags:
+            raise CheckpointError(
+                f"{shown(self.folder / 'vocab.json')}: no language tags among added_tokens; it is not one of XTTS"
+            )
+        return Vocabulary(
+            content, default_language(content) if len(tags) == 1 or "ka" in tags else tags[0]
+        )
 
-    def gpt_config(self)->GptConfig: # Shape of the GPT; everything else at its default
+    def gpt_config(self) -> GptConfig:  # Shape of the GPT; everything else at its default
         a = self.config["model_args"]
-        return GptConfig(layers=a["gpt_layers"], dim=a["gpt_n_model_channels"], heads=a["gpt_n_heads"], max_text=a["gpt_max_text_tokens"], max_codes=a["gpt_max_audio_tokens"])
+        return GptConfig(
+            layers=a["gpt_layers"],
+            dim=a["gpt_n_model_channels"],
+            heads=a["gpt_n_heads"],
+            max_text=a["gpt_max_text_tokens"],
+            max_codes=a["gpt_max_audio_tokens"],
+        )
 
-    def gpt(self)->nn.Module: # coqui's GPT in evaluation mode
+    def gpt(self) -> nn.Module:  # coqui's GPT in evaluation mode
         "The GPT with its weights, bit-equal. Built without memory first, so that the weights are in memory once."
         v = self.vocabulary
-        with torch.device("meta"): net = make_gpt(self.gpt_config(), self.text_rows, v.start, v.stop, self.codes)
+        with torch.device("meta"):
+            net = make_gpt(self.gpt_config(), self.text_rows, v.start, v.stop, self.codes)
         return _filled(net, self.state, "gpt.")
 
     @cached_property
-    def _hifigan(self): # coqui's HifiDecoder at the official width
-        if not any(k.startswith("hifigan_decoder.") for k in self.state): raise MissingError(f"{shown(self.folder / 'model.pth')}: no waveform decoder in it; take a whole XTTS-v2, not a GPT alone")
-        return _filled(make_decoder(self.config["model_args"]["decoder_input_dim"]), self.state, "hifigan_decoder.")
+    def _hifigan(self):  # coqui's HifiDecoder at the official width
+        if not any(k.startswith("hifigan_decoder.") for k in self.state):
+            raise MissingError(
+                f"{shown(self.folder / 'model.pth')}: no waveform decoder in it; take a whole XTTS-v2, not a GPT alone"
+            )
+        return _filled(
+            make_decoder(self.config["model_args"]["decoder_input_dim"]),
+            self.state,
+            "hifigan_decoder.",
+        )
 
-    def waveform_decoder(self)->nn.Module: return self._hifigan.waveform_decoder # coqui's HifiganGenerator, 512 channels
-    def speaker_encoder(self)->nn.Module: return self._hifigan.speaker_encoder   # coqui's ResNetSpeakerEncoder
+    def waveform_decoder(self) -> nn.Module:
+        return self._hifigan.waveform_decoder  # coqui's HifiganGenerator, 512 channels
+
+    def speaker_encoder(self) -> nn.Module:
+        return self._hifigan.speaker_encoder  # coqui's ResNetSpeakerEncoder
 
     @cached_property
     def _dvae_state(self):
         path = self.folder / "dvae.pth"
-        if not path.is_file(): raise MissingError(f"{shown(path)}: missing, and without it there are no codes to train on; it lies beside model.pth in {HUB}")
+        if not path.is_file():
+            raise MissingError(
+                f"{shown(path)}: missing, and without it there are no codes to train on; it lies beside model.pth in {HUB}"
+            )
         state = load_tensors(path)
         return state.get("model", state)
 
-    def dvae_config(self)->DvaeConfig: return DvaeConfig(**dvae_shape(self._dvae_state)) # Shape of the DVAE; MissingError without dvae.pth
+    def dvae_config(self) -> DvaeConfig:
+        return DvaeConfig(
+            **dvae_shape(self._dvae_state)
+        )  # Shape of the DVAE; MissingError without dvae.pth
 
-    def dvae(self)->nn.Module: # coqui's DiscreteVAE in evaluation mode
+    def dvae(self) -> nn.Module:  # coqui's DiscreteVAE in evaluation mode
         "The DVAE that the codes of this base belong to; counters of its own training may be missing."
         net, state = make_dvae(self.dvae_config()), self._dvae_state
-        if net.num_tokens != self.codes: raise CheckpointError(f"{shown(self.folder)}: dvae.pth has {net.num_tokens} codes but the GPT {self.codes}: they are of different models, take both from one")
-        lacking = [k for k in net.load_state_dict(state, strict=False).missing_keys if not k.startswith("discrete_loss.")]
-        if lacking: raise CheckpointError(f"{shown(self.folder / 'dvae.pth')}: no {', '.join(lacking[:3])}; it is not the DVAE of an XTTS")
+        if net.num_tokens != self.codes:
+            raise CheckpointError(
+                f"{shown(self.folder)}: dvae.pth has {net.num_tokens} codes but the GPT {self.codes}: they are of different models, take both from one"
+            )
+        lacking = [
+            k
+            for k in net.load_state_dict(state, strict=False).missing_keys
+            if not k.startswith("discrete_loss.")
+        ]
+        if lacking:
+            raise CheckpointError(
+                f"{shown(self.folder / 'dvae.pth')}: no {', '.join(lacking[:3])}; it is not the DVAE of an XTTS"
+            )
         return net.eval()
 
     @property
-    def mel_stats(self)->Tensor: # [80] divisor of each mel bin
-        if "mel_stats" in self.state: return self.state["mel_stats"].float().clone()
-        if not (self.folder / "mel_stats.pth").is_file(): raise MissingError(f"{shown(self.folder)}: no mel_stats, neither in model.pth nor as mel_stats.pth; it lies beside model.pth in {HUB}")
+    def mel_stats(self) -> Tensor:  # [80] divisor of each mel bin
+        if "mel_stats" in self.state:
+            return self.state["mel_stats"].float().clone()
+        if not (self.folder / "mel_stats.pth").is_file():
+            raise MissingError(
+                f"{shown(self.folder)}: no mel_stats, neither in model.pth nor as mel_stats.pth; it lies beside model.pth in {HUB}"
+            )
         return load_tensors(self.folder / "mel_stats.pth").float().clone()
 
     @property
-    def speakers(self)->dict: # name -> {"gpt_cond_latent": [1, 32, D], "speaker_embedding": [1, 512, 1]}
+    def speakers(
+        self,
+    ) -> dict:  # name -> {"gpt_cond_latent": [1, 32, D], "speaker_embedding": [1, 512, 1]}
         "The stored voices; a base without any is fine."
         path = self.folder / "speakers_xtts.pth"
-        return {n: {k: t.clone() for k, t in v.items()} for n, v in load_tensors(path).items()} if path.is_file() else {}
+        return (
+            {n: {k: t.clone() for k, t in v.items()} for n, v in load_tensors(path).items()}
+            if path.is_file()
+            else {}
+        )
 
 # %% ../../nbs/xtts/base.ipynb #5463e079
 def take_checkpoint(
-    path,   # `best_model.pth` or `checkpoint_*.pth` of coqui's GPTTrainer
-    folder, # Where the base goes; made again when the checkpoint has changed
-)->Path:
+    path,  # `best_model.pth` or `checkpoint_*.pth` of coqui's GPTTrainer
+    folder,  # Where the base goes; made again when the checkpoint has changed
+) -> Path:
     "A base in the official layout from a trainer's checkpoint. MissingError says which part is not there."
     path, stat = Path(path), Path(path).stat()
-    source, record = {"path": str(path), "bytes": stat.st_size, "changed": stat.st_mtime_ns}, Path(folder) / "converted_from.json"
-    if record.is_file() and read_json(record) == source: return Path(folder)
+    source, record = (
+        {"path": str(path), "bytes": stat.st_size, "changed": stat.st_mtime_ns},
+        Path(folder) / "converted_from.json",
+    )
+    if record.is_file() and read_json(record) == source:
+        return Path(folder)
     content, state = load_tensors(path), read_coqui_checkpoint(path)
     config = _config_of(content, path)
-    vocabulary = next((p for p in (path.parent / "vocab.json", Path(config["model_args"].get("tokenizer_file") or "/")) if p.is_file()), None)
-    if not vocabulary: raise MissingError(f"{shown(path)}: no vocab.json beside it, nor where its configuration says; copy the one it was trained with into {shown(path.parent)}")
+    vocabulary = next(
+        (
+            p
+            for p in (
+                path.parent / "vocab.json",
+                Path(config["model_args"].get("tokenizer_file") or "/"),
+            )
+            if p.is_file()
+        ),
+        None,
+    )
+    if not vocabulary:
+        raise MissingError(
+            f"{shown(path)}: no vocab.json beside it, nor where its configuration says; copy the one it was trained with into {shown(path.parent)}"
+        )
     dvae = {k[5:]: v.clone() for k, v in content.get("model", {}).items() if k.startswith("dvae.")}
     with fresh_dir(folder) as tmp:
         torch.save({"model": {k: v.clone() for k, v in state.items()}}, Path(tmp) / "model.pth")
-        if dvae: torch.save(dvae, Path(tmp) / "dvae.pth")
+        if dvae:
+            torch.save(dvae, Path(tmp) / "dvae.pth")
         write_json(Path(tmp) / "config.json", config)
         atomic_write(Path(tmp) / "vocab.json", vocabulary.read_bytes())
         write_json(Path(tmp) / "converted_from.json", source)
     return Path(folder)
 
-def _config_of(content:dict, path:Path)->dict: # model, model_args, audio, languages
+
+def _config_of(content: dict, path: Path) -> dict:  # model, model_args, audio, languages
     "What a client needs of the trainer's configuration; the rest is about its training."
     held, beside = content.get("config"), path.parent / "config.json"
-    if not isinstance(held, dict) or "model_args" not in held: held = read_json(beside) if beside.is_file() else {}
-    if "model_args" not in held: raise MissingError(f"{shown(path)}: no configuration in it and no config.json beside it; copy the one of its training into {shown(path.parent)}")
-    return {"model": "xtts", **{k: held[k] for k in ("model_args", "audio", "languages") if k in held}}
+    if not isinstance(held, dict) or "model_args" not in held:
+        held = read_json(beside) if beside.is_file() else {}
+    if "model_args" not in held:
+        raise MissingError(
+            f"{shown(path)}: no configuration in it and no config.json beside it; copy the one of its training into {shown(path.parent)}"
+        )
+    return {
+        "model": "xtts",
+        **{k: held[k] for k in ("model_args", "audio", "languages") if k in held},
+    }
 
 # %% ../../nbs/xtts/base.ipynb #6c78db58
 def stand_in_vocab(
-    rows=6681, # Ids
-)->dict: # Content of `vocab.json`
+    rows=6681,  # Ids
+) -> dict:  # Content of `vocab.json`
     "A vocabulary of the official form with made-up pieces: letters, then START and the tags, then pairs and triples of letters."
-    signs = list("!\"'(),-.:;?" + ascii_lowercase + "äöüßçğışéèêàáâíîóôõúñąćęłńśźżčďěňřšťůžőű" + "абвгдежзийклмнопрстуфхцчшщъыьэюяё")
-    tokens = ["[STOP]", "[UNK]", "[SPACE]", *dict.fromkeys(signs), "[START]", *(f"[{l}]" for l in CLIENT_LANGUAGES)]
-    if rows < len(tokens): raise ConfigError(f"text_rows {rows}: letters, tags and specials take {len(tokens)}; give more")
+    signs = list(
+        "!\"'(),-.:;?"
+        + ascii_lowercase
+        + "äöüßçğışéèêàáâíîóôõúñąćęłńśźżčďěňřšťůžőű"
+        + "абвгдежзийклмнопрстуфхцчшщъыьэюяё"
+    )
+    tokens = [
+        "[STOP]",
+        "[UNK]",
+        "[SPACE]",
+        *dict.fromkeys(signs),
+        "[START]",
+        *(f"[{l}]" for l in CLIENT_LANGUAGES),
+    ]
+    if rows < len(tokens):
+        raise ConfigError(
+            f"text_rows {rows}: letters, tags and specials take {len(tokens)}; give more"
+        )
     pairs = [(a, b) for a in ascii_lowercase for b in ascii_lowercase]
     merges = (pairs + [(a + b, c) for a, b in pairs for c in ascii_lowercase])[: rows - len(tokens)]
     ids = {t: i for i, t in enumerate([*tokens, *("".join(m) for m in merges)])}
-    added = [{"id": ids[t], "special": True, "content": t, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False} for t in tokens if len(t) > 1]
-    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None, "pre_tokenizer": {"type": "Whitespace"},
-            "post_processor": None, "decoder": None, "model": {"type": "BPE", "dropout": None, "unk_token": "[UNK]", "continuing_subword_prefix": None,
-            "end_of_word_suffix": None, "fuse_unk": False, "vocab": ids, "merges": [" ".join(m) for m in merges]}}
+    added = [
+        {
+            "id": ids[t],
+            "special": True,
+            "content": t,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+        }
+        for t in tokens
+        if len(t) > 1
+    ]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "vocab": ids,
+            "merges": [" ".join(m) for m in merges],
+        },
+    }
 
 # %% ../../nbs/xtts/base.ipynb #90860be8
 def write_random_base(
-    folder,          # New folder; replaced whole
-    preset="full",   # `full`: the official shape, 1.9 GB; `small`, `tiny`
-    vocabulary=None, # A Vocabulary; default: a stand-in with `text_rows` ids
+    folder,  # New folder; replaced whole
+    preset="full",  # `full`: the official shape, 1.9 GB; `small`, `tiny`
+    vocabulary=None,  # A Vocabulary; default: a stand-in with `text_rows` ids
     text_rows=6681,  # 6681 as in 2.0.3, 6153 as in 2.0.2
-    seed=0,          # Of the weights
-)->Path:
+    seed=0,  # Of the weights
+) -> Path:
     "An XTTS-v2 in the official layout that knows nothing: random weights, and its card says so."
     from xtts_ka.xtts.export import xtts_config
-    if preset not in PRESETS: raise ConfigError(f"preset {preset!r}: there are {', '.join(PRESETS)}")
+
+    if preset not in PRESETS:
+        raise ConfigError(f"preset {preset!r}: there are {', '.join(PRESETS)}")
     v = vocabulary or Vocabulary(stand_in_vocab(text_rows), "en")
     gpt, decoder, dvae = _random_nets(preset, v, seed)
-    voice = {"gpt_cond_latent": 0.1 * torch.ones(1, 32, gpt.model_dim), "speaker_embedding": torch.full((1, VOICE_DIM, 1), VOICE_DIM ** -0.5)}
+    voice = {
+        "gpt_cond_latent": 0.1 * torch.ones(1, 32, gpt.model_dim),
+        "speaker_embedding": torch.full((1, VOICE_DIM, 1), VOICE_DIM**-0.5),
+    }
     stats = torch.linspace(4, 6, N_MELS)
-    state = {"mel_stats": stats, **{f"gpt.{k}": t for k, t in gpt.state_dict().items()}, **{f"hifigan_decoder.{k}": t for k, t in decoder.state_dict().items()}}
+    state = {
+        "mel_stats": stats,
+        **{f"gpt.{k}": t for k, t in gpt.state_dict().items()},
+        **{f"hifigan_decoder.{k}": t for k, t in decoder.state_dict().items()},
+    }
     with fresh_dir(folder) as tmp:
-        files = {"model.pth": {"model": state}, "dvae.pth": dvae.state_dict(), "mel_stats.pth": stats, "speakers_xtts.pth": {"random": voice}}
-        for name, content in files.items(): torch.save(content, Path(tmp) / name)
+        files = {
+            "model.pth": {"model": state},
+            "dvae.pth": dvae.state_dict(),
+            "mel_stats.pth": stats,
+            "speakers_xtts.pth": {"random": voice},
+        }
+        for name, content in files.items():
+            torch.save(content, Path(tmp) / name)
         v.save(Path(tmp) / "vocab.json")
         xtts_config(gpt, v).save_json(str(Path(tmp) / "config.json"))
-        atomic_write(Path(tmp) / "MODEL_CARD.md", f"# Random weights in the shape of XTTS-v2 ({preset})\n\nMade by xtts_ka for tests and benchmarks; it was never trained and speaks noise.\n\n- **Licence**: none needed; no weights of Coqui were used\n")
+        atomic_write(
+            Path(tmp) / "MODEL_CARD.md",
+            f"# Random weights in the shape of XTTS-v2 ({preset})\n\nMade by xtts_ka for tests and benchmarks; it was never trained and speaks noise.\n\n- **Licence**: none needed; no weights of Coqui were used\n",
+        )
     return Path(folder)
 
-def _random_nets(preset:str, v:Vocabulary, seed:int): # (GPT, HifiDecoder, DiscreteVAE)
+
+def _random_nets(preset: str, v: Vocabulary, seed: int):  # (GPT, HifiDecoder, DiscreteVAE)
     sizes = PRESETS[preset]
     with torch.random.fork_rng(devices=[]):
         seeded_step(seed, "random base", preset)

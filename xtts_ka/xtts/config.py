@@ -20,114 +20,187 @@ from .filters import FilterConfig
 
 # %% ../../nbs/xtts/config.ipynb #f7dc9a60
 PRESETS = {
-    "tiny": dict(dvae=dict(codes=512, hidden=128, codebook_dim=32, blocks=2), gpt=dict(layers=4, dim=128, heads=4, max_text=250, max_codes=400), decoder=dict(channels=64)),
-    "small": dict(dvae=dict(codes=1024, hidden=256, codebook_dim=64, blocks=3), gpt=dict(layers=6, dim=384, heads=6, max_text=402, max_codes=605), decoder=dict(channels=128)),
-    "full": dict(dvae=dict(codes=1024, hidden=512, codebook_dim=512, blocks=3), gpt=dict(layers=30, dim=1024, heads=16, max_text=402, max_codes=605), decoder=dict(channels=512)),
+    "tiny": dict(
+        dvae=dict(codes=512, hidden=128, codebook_dim=32, blocks=2),
+        gpt=dict(layers=4, dim=128, heads=4, max_text=250, max_codes=400),
+        decoder=dict(channels=64),
+    ),
+    "small": dict(
+        dvae=dict(codes=1024, hidden=256, codebook_dim=64, blocks=3),
+        gpt=dict(layers=6, dim=384, heads=6, max_text=402, max_codes=605),
+        decoder=dict(channels=128),
+    ),
+    "full": dict(
+        dvae=dict(codes=1024, hidden=512, codebook_dim=512, blocks=3),
+        gpt=dict(layers=30, dim=1024, heads=16, max_text=402, max_codes=605),
+        decoder=dict(channels=512),
+    ),
 }
 
-def _fill(cfg, part:str): # Set the sizes of one part from its stage's preset
-    for name, value in PRESETS[cfg.preset][part].items() if cfg.preset else (): setattr(getattr(cfg, part), name, value)
+
+def _fill(cfg, part: str):  # Set the sizes of one part from its stage's preset
+    for name, value in PRESETS[cfg.preset][part].items() if cfg.preset else ():
+        setattr(getattr(cfg, part), name, value)
 
 # %% ../../nbs/xtts/config.ipynb #11f2cdb9
 @config
 class VocabularyConfig:
     "How text becomes ids. With a base, its ids stay as they are and new ones are appended."
-    mode: Literal["characters", "bpe", "romanised"] = "characters" # romanised: Latin digraphs, which a base already knows
-    size: int = Field(2000, ge=40, le=20000) # Ids of the language in mode `bpe`, letters and punctuation included
-    texts: list[str] = []                    # Files of further text to learn pieces from, a sentence a line, beside the training clips' own
-    new_rows: Literal["matched", "normal", "romanised", "language_model"] = "matched" # How a base's new rows start
+
+    mode: Literal["characters", "bpe", "romanised"] = (
+        "characters"  # romanised: Latin digraphs, which a base already knows
+    )
+    size: int = Field(
+        2000, ge=40, le=20000
+    )  # Ids of the language in mode `bpe`, letters and punctuation included
+    texts: list[
+        str
+    ] = []  # Files of further text to learn pieces from, a sentence a line, beside the training clips' own
+    new_rows: Literal["matched", "normal", "romanised", "language_model"] = (
+        "matched"  # How a base's new rows start
+    )
 
 # %% ../../nbs/xtts/config.ipynb #555967f3
 @config
 class DvaeLoop(LoopConfig):
     "Training of the DVAE."
+
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(32, ge=1)
     lr: float = Field(3e-3, gt=0)
     final_lr: float = Field(0.02, ge=0, le=1)
-    validate_every: int = Field(250, ge=1)   # The validation decides which checkpoint is the best
+    validate_every: int = Field(250, ge=1)  # The validation decides which checkpoint is the best
     save_every: int = Field(250, ge=1)
+
 
 @config
 class DvaeConfig:
     "Size and training of the DVAE. XTTS-v2: 1,024 codes, hidden 512, codebook_dim 512, 3 blocks."
+
     codes: int = Field(512, ge=8, le=8192)  # Size of the codebook
-    hidden: int = Field(128, ge=8)          # Channels of the first convolution; the second has twice as many
-    codebook_dim: int = Field(32, ge=2)     # Dimension of a code's vector
-    blocks: int = Field(2, ge=0)            # Residual blocks on each side
-    crop: int = Field(64, ge=0)             # Training crop, frames of 11.6 ms; 0: whole clips
-    letter_weight: float = Field(0.0, ge=0) # Weight of reading the clip's text from its codes (CTC), with `crop: 0`
-    even_until: float = Field(0.1, ge=0, le=1) # Share of the training in which letters are taught at even distances
-    commitment: float = Field(0.25, ge=0)   # Weight of the pull of the encoder towards its code
-    revive_after: int = Field(15, ge=0)     # Steps a code may stay unused before it is moved; 0: never (coqui's way)
-    revive_until: float = Field(0.7, ge=0, le=1) # Share of the training in which codes are moved
+    hidden: int = Field(
+        128, ge=8
+    )  # Channels of the first convolution; the second has twice as many
+    codebook_dim: int = Field(32, ge=2)  # Dimension of a code's vector
+    blocks: int = Field(2, ge=0)  # Residual blocks on each side
+    crop: int = Field(64, ge=0)  # Training crop, frames of 11.6 ms; 0: whole clips
+    letter_weight: float = Field(
+        0.0, ge=0
+    )  # Weight of reading the clip's text from its codes (CTC), with `crop: 0`
+    even_until: float = Field(
+        0.1, ge=0, le=1
+    )  # Share of the training in which letters are taught at even distances
+    commitment: float = Field(0.25, ge=0)  # Weight of the pull of the encoder towards its code
+    revive_after: int = Field(
+        15, ge=0
+    )  # Steps a code may stay unused before it is moved; 0: never (coqui's way)
+    revive_until: float = Field(0.7, ge=0, le=1)  # Share of the training in which codes are moved
     loop: DvaeLoop = DvaeLoop()
 
     def __post_init__(self):
-        if self.letter_weight and self.crop: raise ConfigError("dvae.letter_weight reads whole texts: it needs dvae.crop=0")
+        if self.letter_weight and self.crop:
+            raise ConfigError("dvae.letter_weight reads whole texts: it needs dvae.crop=0")
 
 # %% ../../nbs/xtts/config.ipynb #ae959d38
 @config
 class GptLoop(LoopConfig):
     "Training of the GPT."
+
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(16, ge=1)
     lr: float = Field(1.5e-3, gt=0)
     warmup: int = Field(60, ge=0)
     final_lr: float = Field(0.02, ge=0, le=1)
-    bucket: bool = True                      # Sentences of like length waste no padding
+    bucket: bool = True  # Sentences of like length waste no padding
     validate_every: int = Field(200, ge=1)
     save_every: int = Field(200, ge=1)
+
 
 @config
 class LoraConfig:
     "Low-rank adaptation (Hu et al. 2021) of the transformer's matrices; the rest of the transformer is frozen, embeddings and heads are trained."
-    rank: int = Field(0, ge=0)               # 0: none
-    alpha: float = Field(16.0, gt=0)         # The update is scaled by alpha / rank
-    targets: list[str] = ["c_attn", "c_proj", "c_fc"] # Matrices of a block
+
+    rank: int = Field(0, ge=0)  # 0: none
+    alpha: float = Field(16.0, gt=0)  # The update is scaled by alpha / rank
+    targets: list[str] = ["c_attn", "c_proj", "c_fc"]  # Matrices of a block
+
 
 @config
 class AlignmentConfig:
     "Attention heads that are taught to point at the letter being spoken, see `xtts.alignment`."
-    weight: float = Field(0.3, ge=0)         # Of the alignment loss beside the code loss; 0: no head is taught
-    heads: list[list[int]] = []              # [layer, head], counted from 0; empty: one in each of the second and third layer, or those of a base that point best already
-    times: Literal["auto", "given", "forced", "forward_sum"] = "auto" # Where letters are: times of the corpus, a recogniser trained on the clips, or monotonic paths without times; auto: given where the corpus has them, else forward_sum
-    prior_until: float = Field(0.3, ge=0, le=1) # Share of the training in which the diagonal prior of forward_sum fades
-    forced_steps: int = Field(600, ge=1)     # Training steps of the recogniser behind `forced`
+
+    weight: float = Field(
+        0.3, ge=0
+    )  # Of the alignment loss beside the code loss; 0: no head is taught
+    heads: list[
+        list[int]
+    ] = []  # [layer, head], counted from 0; empty: one in each of the second and third layer, or those of a base that point best already
+    times: Literal["auto", "given", "forced", "forward_sum"] = (
+        "auto"  # Where letters are: times of the corpus, a recogniser trained on the clips, or monotonic paths without times; auto: given where the corpus has them, else forward_sum
+    )
+    prior_until: float = Field(
+        0.3, ge=0, le=1
+    )  # Share of the training in which the diagonal prior of forward_sum fades
+    forced_steps: int = Field(600, ge=1)  # Training steps of the recogniser behind `forced`
+
 
 @config
 class GptConfig:
     "Size and training of the GPT. XTTS-v2: 30 layers, dim 1,024, 16 heads, 402 text ids, 605 codes."
+
     layers: int = Field(4, ge=1)
-    dim: int = Field(128, ge=16)              # Width; a multiple of `heads`
+    dim: int = Field(128, ge=16)  # Width; a multiple of `heads`
     heads: int = Field(4, ge=1)
     max_text: int = Field(250, ge=8, le=402)  # Text ids of the longest sentence
-    max_codes: int = Field(400, ge=8)         # Codes of the longest sentence, 46.4 ms each
-    text_weight: float = Field(0.05, ge=0)    # Weight of the text loss beside the code loss; coqui: 0.01
-    reference_frames: int = Field(172, ge=32) # Longest reference in training, frames of 11.6 ms
-    reference: Literal["other", "same"] = "other" # Clip of the speaker that the reference is cut from; the clip itself teaches to copy
-    prompt_mask: bool = False                 # With `reference: same`, no loss on the codes of the stretch the model was given
-    label_smoothing: float = Field(0.0, ge=0, lt=1) # Of the code loss (Szegedy et al. 2016)
-    alignment: AlignmentConfig = AlignmentConfig() # Teach heads to read along
-    corrupt: float = Field(0.2, ge=0, lt=1)   # Share of the input codes replaced by random ones, so that the text must be looked at
-    mel_weight: float = Field(0.3, ge=0)      # Weight of predicting the mel of each code from its latent, which keeps the sound in the latents
-    dropout: float = Field(0.1, ge=0, lt=1)   # Of the transformer; 0.1 is GPT-2's and XTTS's
-    references: int = Field(0, ge=0)          # References of a speaker in a batch, at most: the style encoder is a third of a small model's step; 0: one a clip
-    codebook_start: bool = True               # A new GPT's code embeddings start from the vectors of the DVAE
-    optimizer: Literal["adamw", "muon"] = "adamw" # muon: for the matrices of the transformer, with AdamW for the rest
-    muon_lr: float = Field(5e-3, gt=0)        # Learning rate of Muon
-    freeze: list[str] = []                    # Parts that are not trained, by the beginning of their parameters' names, e.g. `gpt.h.0.`, `conditioning_encoder`
-    lora: LoraConfig = LoraConfig()           # Train small matrices instead of the transformer
-    checkpointing: bool = False               # Compute activations again in the backward pass: less memory, a third more time
-    free_run: int = Field(0, ge=0)            # Validation sentences spoken freely at each validation: do they stop, and how long are they
-    free_weight: float = Field(0.0, ge=0)     # How much of that counts in the score which picks the best step and, with `loop.patience`, ends training
-    samples: int = Field(0, ge=0)             # Of those, kept as sound and spectrogram under `gpt/samples`
+    max_codes: int = Field(400, ge=8)  # Codes of the longest sentence, 46.4 ms each
+    text_weight: float = Field(
+        0.05, ge=0
+    )  # Weight of the text loss beside the code loss; coqui: 0.01
+    reference_frames: int = Field(172, ge=32)  # Longest reference in training, frames of 11.6 ms
+    reference: Literal["other", "same"] = (
+        "other"  # Clip of the speaker that the reference is cut from; the clip itself teaches to copy
+    )
+    prompt_mask: bool = (
+        False  # With `reference: same`, no loss on the codes of the stretch the model was given
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1)  # Of the code loss (Szegedy et al. 2016)
+    alignment: AlignmentConfig = AlignmentConfig()  # Teach heads to read along
+    corrupt: float = Field(
+        0.2, ge=0, lt=1
+    )  # Share of the input codes replaced by random ones, so that the text must be looked at
+    mel_weight: float = Field(
+        0.3, ge=0
+    )  # Weight of predicting the mel of each code from its latent, which keeps the sound in the latents
+    dropout: float = Field(0.1, ge=0, lt=1)  # Of the transformer; 0.1 is GPT-2's and XTTS's
+    references: int = Field(
+        0, ge=0
+    )  # References of a speaker in a batch, at most: the style encoder is a third of a small model's step; 0: one a clip
+    codebook_start: bool = True  # A new GPT's code embeddings start from the vectors of the DVAE
+    optimizer: Literal["adamw", "muon"] = (
+        "adamw"  # muon: for the matrices of the transformer, with AdamW for the rest
+    )
+    muon_lr: float = Field(5e-3, gt=0)  # Learning rate of Muon
+    freeze: list[
+        str
+    ] = []  # Parts that are not trained, by the beginning of their parameters' names, e.g. `gpt.h.0.`, `conditioning_encoder`
+    lora: LoraConfig = LoraConfig()  # Train small matrices instead of the transformer
+    checkpointing: bool = (
+        False  # Compute activations again in the backward pass: less memory, a third more time
+    )
+    free_run: int = Field(
+        0, ge=0
+    )  # Validation sentences spoken freely at each validation: do they stop, and how long are they
+    free_weight: float = Field(
+        0.0, ge=0
+    )  # How much of that counts in the score which picks the best step and, with `loop.patience`, ends training
+    samples: int = Field(0, ge=0)  # Of those, kept as sound and spectrogram under `gpt/samples`
     loop: GptLoop = GptLoop()
 
 # %% ../../nbs/xtts/config.ipynb #8a7904be
 @config
 class DecoderLoop(LoopConfig):
     "Training of the waveform decoder."
+
     steps: int = Field(600, ge=1)
     batch_size: int = Field(12, ge=1)
     lr: float = Field(1.5e-3, gt=0)
@@ -135,33 +208,52 @@ class DecoderLoop(LoopConfig):
     validate_every: int = Field(200, ge=1)
     save_every: int = Field(200, ge=1)
 
+
 @config
 class DecoderConfig:
     "Size and training of the waveform decoder."
-    channels: int | list[int] = 64             # After the first convolution and each of the four upsamplings; one number is halved each time; XTTS-v2: 512
-    kernels: list[list[int]] = [[3, 7, 11]] * 4 # Residual blocks of each stage, by kernel; those left out become zeros in the official shape
-    carriers: int = Field(0, ge=0)             # Pitches at which channels begin to oscillate where the latents turn; each takes four of the first channels and one of the second, and there are at most as many as fill half of the second
-    crop: int = Field(32, ge=8)                # Training crop, frames of 256 samples at 24 kHz (10.7 ms)
-    mel_weight: float = Field(1.0, ge=0)       # Weight of the log-mel L1
-    stft_weight: float = Field(1.0, ge=0)      # Weight of the multi-resolution STFT loss
-    energy_weight: float = Field(0.0, ge=0)    # Weight of the log energies of patches of the spectrum
-    repetition_weight: float = Field(0.0, ge=0) # Weight of repeating oneself after a frame more than the recording does
-    phase_weight: float = Field(0.0, ge=0)     # Weight of the steps of the phase in time and frequency
-    judge_from: float = Field(1.0, ge=0, le=1) # Share of the training after which a multi-period discriminator joins; 1: never
-    judge_width: float = Field(0.125, gt=0)    # Factor on its channels; HiFi-GAN: 1
-    judge_periods: list[int] = [3, 5, 7, 64, 256] # Samples
-    judge_lr: float = Field(1e-3, gt=0)        # Its learning rate
-    adversarial_weight: float = Field(1.0, ge=0) # Weight of being taken for a recording (LSGAN)
-    feature_weight: float = Field(2.0, ge=0)   # Weight of the distance of the discriminator's features
-    optimizer: Literal["adamw", "muon"] = "adamw" # muon: for the kernels of the convolutions, with AdamW for the rest
-    muon_lr: float = Field(1e-2, gt=0)         # Learning rate of Muon
-    start: Literal["new", "base", "keep"] = "new" # From nothing, from the base's weights, or the base's as it is
+
+    channels: int | list[int] = (
+        64  # After the first convolution and each of the four upsamplings; one number is halved each time; XTTS-v2: 512
+    )
+    kernels: list[list[int]] = (
+        [[3, 7, 11]] * 4
+    )  # Residual blocks of each stage, by kernel; those left out become zeros in the official shape
+    carriers: int = Field(
+        0, ge=0
+    )  # Pitches at which channels begin to oscillate where the latents turn; each takes four of the first channels and one of the second, and there are at most as many as fill half of the second
+    crop: int = Field(32, ge=8)  # Training crop, frames of 256 samples at 24 kHz (10.7 ms)
+    mel_weight: float = Field(1.0, ge=0)  # Weight of the log-mel L1
+    stft_weight: float = Field(1.0, ge=0)  # Weight of the multi-resolution STFT loss
+    energy_weight: float = Field(0.0, ge=0)  # Weight of the log energies of patches of the spectrum
+    repetition_weight: float = Field(
+        0.0, ge=0
+    )  # Weight of repeating oneself after a frame more than the recording does
+    phase_weight: float = Field(0.0, ge=0)  # Weight of the steps of the phase in time and frequency
+    judge_from: float = Field(
+        1.0, ge=0, le=1
+    )  # Share of the training after which a multi-period discriminator joins; 1: never
+    judge_width: float = Field(0.125, gt=0)  # Factor on its channels; HiFi-GAN: 1
+    judge_periods: list[int] = [3, 5, 7, 64, 256]  # Samples
+    judge_lr: float = Field(1e-3, gt=0)  # Its learning rate
+    adversarial_weight: float = Field(1.0, ge=0)  # Weight of being taken for a recording (LSGAN)
+    feature_weight: float = Field(
+        2.0, ge=0
+    )  # Weight of the distance of the discriminator's features
+    optimizer: Literal["adamw", "muon"] = (
+        "adamw"  # muon: for the kernels of the convolutions, with AdamW for the rest
+    )
+    muon_lr: float = Field(1e-2, gt=0)  # Learning rate of Muon
+    start: Literal["new", "base", "keep"] = (
+        "new"  # From nothing, from the base's weights, or the base's as it is
+    )
     loop: DecoderLoop = DecoderLoop()
 
 # %% ../../nbs/xtts/config.ipynb #b16777e1
 @config
 class AcousticLoop(LoopConfig):
     "Training of the acoustic network."
+
     steps: int = Field(600, ge=1)
     batch_size: int = Field(12, ge=1)
     lr: float = Field(2e-3, gt=0)
@@ -171,37 +263,60 @@ class AcousticLoop(LoopConfig):
     save_every: int = Field(200, ge=1)
     precision: Literal["32-true", "bf16-mixed", "auto"] = "auto"
 
+
 @config
 class AcousticConfig:
     "A small network from the GPT's latents to the mel of a vocoder, beside XTTS's own waveform decoder."
-    train: bool = True                        # false: `speak --way vocoder` takes the mel that the DVAE makes of the codes
-    dim: int = Field(160, ge=16)              # Channels
-    blocks: int = Field(4, ge=1)              # Residual blocks
-    crop: int = Field(64, ge=4)               # Training crop, codes of 46.4 ms
+
+    train: bool = (
+        True  # false: `speak --way vocoder` takes the mel that the DVAE makes of the codes
+    )
+    dim: int = Field(160, ge=16)  # Channels
+    blocks: int = Field(4, ge=1)  # Residual blocks
+    crop: int = Field(64, ge=4)  # Training crop, codes of 46.4 ms
     loop: AcousticLoop = AcousticLoop()
+
 
 @config
 class DecodeConfig:
     "How codes are chosen."
-    temperature: float = Field(0.3, ge=0)         # 0: greedy
-    top_k: int = Field(30, ge=0)                  # Keep the k likeliest codes; 0: all
-    top_p: float = Field(0.85, gt=0, le=1)        # Then the smallest set with this probability
-    repetition_penalty: float = Field(1.0, gt=0)  # Above 1: codes already said become less likely (Keskar et al. 2019, section 4.1); coqui: 10
-    max_codes_per_id: float = Field(6.0, gt=0)    # Stop guard: so many codes a text id at most, plus `guard_extra`
-    guard_extra: int = Field(20, ge=0)            # Codes
-    best_of: int = Field(1, ge=1, le=64)          # Spoken so many times; the one that stops by itself and has the likeliest length is kept
-    length_prior: bool = True                     # Judge lengths by the codes a text id of the training clips, where the export knows them
-    retries: int = Field(3, ge=0, le=64)          # A sentence that lost words by its alignment heads, or reads back badly, is spoken so many times more
-    most_errors: float = Field(0.05, ge=0)        # Errors a letter above which a take that was read back is spoken again
-    retry_temperature: float = Field(0.5, ge=0)   # Of these further takes, where `temperature` is lower
-    watch_end: bool = True                        # The alignment heads decide when the text is done; STOP before the end cannot be drawn
-    end_slack: int = Field(2, ge=0)               # Text ids before STOP from which on the end may come: the final mark and the last letter
-    end_wait: int = Field(4, ge=0)                # Codes behind the end of the text, beside the silence of the training clips, after which it is ended
+
+    temperature: float = Field(0.3, ge=0)  # 0: greedy
+    top_k: int = Field(30, ge=0)  # Keep the k likeliest codes; 0: all
+    top_p: float = Field(0.85, gt=0, le=1)  # Then the smallest set with this probability
+    repetition_penalty: float = Field(
+        1.0, gt=0
+    )  # Above 1: codes already said become less likely (Keskar et al. 2019, section 4.1); coqui: 10
+    max_codes_per_id: float = Field(
+        6.0, gt=0
+    )  # Stop guard: so many codes a text id at most, plus `guard_extra`
+    guard_extra: int = Field(20, ge=0)  # Codes
+    best_of: int = Field(
+        1, ge=1, le=64
+    )  # Spoken so many times; the one that stops by itself and has the likeliest length is kept
+    length_prior: bool = True  # Judge lengths by the codes a text id of the training clips, where the export knows them
+    retries: int = Field(
+        3, ge=0, le=64
+    )  # A sentence that lost words by its alignment heads, or reads back badly, is spoken so many times more
+    most_errors: float = Field(
+        0.05, ge=0
+    )  # Errors a letter above which a take that was read back is spoken again
+    retry_temperature: float = Field(
+        0.5, ge=0
+    )  # Of these further takes, where `temperature` is lower
+    watch_end: bool = True  # The alignment heads decide when the text is done; STOP before the end cannot be drawn
+    end_slack: int = Field(
+        2, ge=0
+    )  # Text ids before STOP from which on the end may come: the final mark and the last letter
+    end_wait: int = Field(
+        4, ge=0
+    )  # Codes behind the end of the text, beside the silence of the training clips, after which it is ended
 
 # %% ../../nbs/xtts/config.ipynb #c84e11d9
 @config
 class SpeakerLoop(LoopConfig):
     "Training of the speaker encoder; an item is a whole batch of crops."
+
     batch_size: int = Field(1, ge=1, le=1)
     steps: int = Field(150, ge=1)
     lr: float = Field(3e-3, gt=0)
@@ -210,63 +325,96 @@ class SpeakerLoop(LoopConfig):
     save_every: int = Field(50, ge=1)
     precision: Literal["32-true", "bf16-mixed", "auto"] = "auto"
 
+
 @config
 class SpeakerConfig:
     "The speaker encoder of the export: a narrow ResNet that learns the vectors of the stage speaker_encoder."
-    channels: int = Field(8, ge=8, le=32)       # Of the first layer, a multiple of 8; XTTS-v2: 32
-    clips: int = Field(120, ge=2)               # Of a speaker of the corpus, at most
-    crops: int = Field(32, ge=4)                # A batch holds so many crops of 2.5 s, fewer longer ones
-    min_seconds: float = Field(1.0, gt=0.1)     # Shortest crop
-    max_seconds: float = Field(6.0, gt=0.1)     # Longest crop; what is shorter is said again
-    pairs_weight: float = Field(1.0, ge=0)      # Weight of the error of cosines between clips, beside that to the teacher's vector
-    augment: AugmentConfig = AugmentConfig(p_noise=0.7, noise_snr=(8.0, 25.0), p_reverb=0.2, p_eq=0.4, p_band=0.3) # Another room and microphone for each crop
+
+    channels: int = Field(8, ge=8, le=32)  # Of the first layer, a multiple of 8; XTTS-v2: 32
+    clips: int = Field(120, ge=2)  # Of a speaker of the corpus, at most
+    crops: int = Field(32, ge=4)  # A batch holds so many crops of 2.5 s, fewer longer ones
+    min_seconds: float = Field(1.0, gt=0.1)  # Shortest crop
+    max_seconds: float = Field(6.0, gt=0.1)  # Longest crop; what is shorter is said again
+    pairs_weight: float = Field(
+        1.0, ge=0
+    )  # Weight of the error of cosines between clips, beside that to the teacher's vector
+    augment: AugmentConfig = AugmentConfig(
+        p_noise=0.7, noise_snr=(8.0, 25.0), p_reverb=0.2, p_eq=0.4, p_band=0.3
+    )  # Another room and microphone for each crop
     loop: SpeakerLoop = SpeakerLoop()
 
     def __post_init__(self):
-        if self.channels % 8: raise ConfigError(f"encoder.channels {self.channels} must be a multiple of 8")
-        if self.min_seconds > self.max_seconds: raise ConfigError(f"encoder.min_seconds {self.min_seconds:g} is above max_seconds {self.max_seconds:g}")
+        if self.channels % 8:
+            raise ConfigError(f"encoder.channels {self.channels} must be a multiple of 8")
+        if self.min_seconds > self.max_seconds:
+            raise ConfigError(
+                f"encoder.min_seconds {self.min_seconds:g} is above max_seconds {self.max_seconds:g}"
+            )
+
 
 @config
 class GuestConfig:
     "Voices of espeak-ng that say what Georgian clips of the run say."
-    voices: int = Field(960, ge=0)              # A clip each; 0: none
-    share: float = Field(0.5, ge=0, lt=1)       # Of the decoder's training crops; 0: only the speaker encoder hears them
+
+    voices: int = Field(960, ge=0)  # A clip each; 0: none
+    share: float = Field(
+        0.5, ge=0, lt=1
+    )  # Of the decoder's training crops; 0: only the speaker encoder hears them
 
 # %% ../../nbs/xtts/config.ipynb #9b161ccf
 @config
 class ReplayConfig:
     "Clips of languages the base knows, mixed in so that it does not forget them."
-    path: str = ""                           # Folder of segments with a `language` column; empty: none
-    share: float = Field(0.2, gt=0, lt=1)    # Of the items of an epoch
+
+    path: str = ""  # Folder of segments with a `language` column; empty: none
+    share: float = Field(0.2, gt=0, lt=1)  # Of the items of an epoch
+
 
 @config
 class InitConfig:
     "Stage xtts_init."
-    preset: Literal["", "tiny", "small", "full"] = "" # Sizes of the DVAE; empty: those given below
-    base: str = ""                          # Folder with an XTTS-v2, or `coqui/XTTS-v2`; empty: from nothing
-    accept_licence: bool = False            # Of `coqui/XTTS-v2`: Coqui Public Model License, not for commercial use
-    tune_dvae: bool = False                 # Train the base's DVAE further; it was trained on many languages and rarely needs it
-    vocabulary: VocabularyConfig = VocabularyConfig() # Text to ids
+
+    preset: Literal["", "tiny", "small", "full"] = ""  # Sizes of the DVAE; empty: those given below
+    base: str = ""  # Folder with an XTTS-v2, or `coqui/XTTS-v2`; empty: from nothing
+    accept_licence: bool = (
+        False  # Of `coqui/XTTS-v2`: Coqui Public Model License, not for commercial use
+    )
+    tune_dvae: bool = (
+        False  # Train the base's DVAE further; it was trained on many languages and rarely needs it
+    )
+    vocabulary: VocabularyConfig = VocabularyConfig()  # Text to ids
     max_seconds: float = Field(12.0, gt=0)  # Longest clip trained on
-    filters: FilterConfig = FilterConfig()  # Which other clips are left out, each with its reason in rejects.csv
-    dvae: DvaeConfig = DvaeConfig()         # Codes
+    filters: FilterConfig = (
+        FilterConfig()
+    )  # Which other clips are left out, each with its reason in rejects.csv
+    dvae: DvaeConfig = DvaeConfig()  # Codes
 
     def __post_init__(self):
-        if self.base and self.preset: raise ConfigError("xtts_init.preset is for a model from nothing; a base brings its own sizes: leave one of them out")
+        if self.base and self.preset:
+            raise ConfigError(
+                "xtts_init.preset is for a model from nothing; a base brings its own sizes: leave one of them out"
+            )
         _fill(self, "dvae")
+
 
 @config
 class PretrainConfig:
     "Stage full_pretrain."
-    preset: Literal["", "tiny", "small", "full"] = "" # Sizes of GPT and decoder; empty: those given below; a base brings its own
-    gpt: GptConfig = GptConfig()              # Text to codes
-    acoustic: AcousticConfig = AcousticConfig() # Latents to the mel of a vocoder
+
+    preset: Literal["", "tiny", "small", "full"] = (
+        ""  # Sizes of GPT and decoder; empty: those given below; a base brings its own
+    )
+    gpt: GptConfig = GptConfig()  # Text to codes
+    acoustic: AcousticConfig = AcousticConfig()  # Latents to the mel of a vocoder
     decoder: DecoderConfig = DecoderConfig()  # Latents to waveform
     encoder: SpeakerConfig = SpeakerConfig()  # A voice to its vector
-    guests: GuestConfig = GuestConfig()       # Further voices for the decoder
+    guests: GuestConfig = GuestConfig()  # Further voices for the decoder
     voice_seconds: float = Field(12.0, gt=0)  # Reference speech behind each stored voice
-    replay: ReplayConfig = ReplayConfig()     # Against forgetting
-    export_dtype: Literal["float32", "float16"] = "float32" # Of the exported weights; clients read both
+    replay: ReplayConfig = ReplayConfig()  # Against forgetting
+    export_dtype: Literal["float32", "float16"] = (
+        "float32"  # Of the exported weights; clients read both
+    )
 
     def __post_init__(self):
-        for part in ("gpt", "decoder"): _fill(self, part)
+        for part in ("gpt", "decoder"):
+            _fill(self, part)

@@ -6,7 +6,8 @@
 __all__ = ['find_vectors', 'find_manifest', 'match_rows', 'Made', 'create_metadata_files', 'add_arguments', 'main']
 
 # %% ../../nbs/xtts/create_metadata_files.ipynb #a16063f9
-import os, shutil
+import os
+import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,123 +24,246 @@ from .filters import reasons
 
 # %% ../../nbs/xtts/create_metadata_files.ipynb #364fae1c
 def find_vectors(
-    embeddings_dir, # A store of `xtts-ka embed`, its folder `embeddings`, or a folder of `.npy` files
-)->tuple: # (folder, {real path of a recording: vector}, {stem: vector}); one of the two is filled
+    embeddings_dir,  # A store of `xtts-ka embed`, its folder `embeddings`, or a folder of `.npy` files
+) -> (
+    tuple
+):  # (folder, {real path of a recording: vector}, {stem: vector}); one of the two is filled
     "Which vectors there are. `MissingError` says what to run when there are none."
     root = resolve(embeddings_dir)
-    if root.name == "embeddings" and (root.parent/"index.csv").is_file(): root = root.parent
-    known = {os.path.realpath(root/e.audio): root/e.npy for e in read_index(root) if e.npy}
-    plain = {} if known else {p.stem: p for d in (root, root/"embeddings") for p in sorted(d.glob("*.npy"))}
-    if known or plain: return root, known, plain
+    if root.name == "embeddings" and (root.parent / "index.csv").is_file():
+        root = root.parent
+    known = {os.path.realpath(root / e.audio): root / e.npy for e in read_index(root) if e.npy}
+    plain = (
+        {}
+        if known
+        else {p.stem: p for d in (root, root / "embeddings") for p in sorted(d.glob("*.npy"))}
+    )
+    if known or plain:
+        return root, known, plain
     why = "no such folder" if not root.is_dir() else "no vectors in it (no index.csv, no *.npy)"
-    raise MissingError(f"--embeddings_dir {shown(root)}: {why}; make them first: xtts-ka embed --segmented_dir data/segmented --output_dir {shown(root)}")
+    raise MissingError(
+        f"--embeddings_dir {shown(root)}: {why}; make them first: xtts-ka embed --segmented_dir data/segmented --output_dir {shown(root)}"
+    )
+
 
 def find_manifest(
-    metadata,   # Manifest, or None to look for it
-    recordings, # Paths of recordings; what lies beside or above them is looked at
-)->Path:
+    metadata,  # Manifest, or None to look for it
+    recordings,  # Paths of recordings; what lies beside or above them is looked at
+) -> Path:
     "The manifest with the texts: the one given, else `data/metadata.csv`, else the nearest above a recording."
     if metadata:
-        if not resolve(metadata).is_file(): raise MissingError(f"--metadata {metadata}: no such file")
+        if not resolve(metadata).is_file():
+            raise MissingError(f"--metadata {metadata}: no such file")
         return resolve(metadata)
-    above = [d/"metadata.csv" for r in list(recordings)[:1] for d in list(Path(r).parents)[:5]]
-    found = [p for p in (*above, resolve("data/metadata.csv"), resolve("data/segmented/metadata.csv")) if p.is_file()]
-    if not found: raise MissingError("no metadata.csv with the texts beside the recordings, in data or in data/segmented; name it with --metadata")
+    above = [d / "metadata.csv" for r in list(recordings)[:1] for d in list(Path(r).parents)[:5]]
+    found = [
+        p
+        for p in (*above, resolve("data/metadata.csv"), resolve("data/segmented/metadata.csv"))
+        if p.is_file()
+    ]
+    if not found:
+        raise MissingError(
+            "no metadata.csv with the texts beside the recordings, in data or in data/segmented; name it with --metadata"
+        )
     return found[0]
 
 # %% ../../nbs/xtts/create_metadata_files.ipynb #ab54a9b9
-def _vector_fault(path)->str: # Why a vector cannot be used, or nothing
-    try: v = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as e: return f"damaged vector: {path.name}: {str(e).splitlines()[0][:80]}"
-    return "" if v.ndim == 1 and v.dtype.kind == "f" and np.isfinite(v).all() else f"damaged vector: {path.name}: {v.dtype} {list(v.shape)}, or NaN"
+def _vector_fault(path) -> str:  # Why a vector cannot be used, or nothing
+    try:
+        v = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as e:
+        return f"damaged vector: {path.name}: {str(e).splitlines()[0][:80]}"
+    return (
+        ""
+        if v.ndim == 1 and v.dtype.kind == "f" and np.isfinite(v).all()
+        else f"damaged vector: {path.name}: {v.dtype} {list(v.shape)}, or NaN"
+    )
+
 
 def match_rows(
-    manifest:Manifest, # Rows with texts
-    known:dict,        # Real path of a recording -> vector
-    plain:dict,        # Stem -> vector, where there is no index
-)->tuple: # ([(row, recording, vector)], [Reject])
+    manifest: Manifest,  # Rows with texts
+    known: dict,  # Real path of a recording -> vector
+    plain: dict,  # Stem -> vector, where there is no index
+) -> tuple:  # ([(row, recording, vector)], [Reject])
     "Each row with its vector, or why not."
     pairs, rejects = [], list(manifest.rejects)
     stems = Counter(Path(r.audio_file).stem for r in manifest.rows)
     for row in manifest.rows:
         sound, stem = manifest.audio_path(row), Path(row.audio_file).stem
         vector = known.get(os.path.realpath(sound)) or plain.get(stem)
-        why = ("missing: no such file" if not sound.is_file() else "no embedding: no vector of this recording" if vector is None
-               else f"ambiguous: {stems[stem]} recordings are called {stem}, and the vectors have no index" if not known and stems[stem] > 1 else _vector_fault(vector))
-        if why: rejects.append(Reject(row.line, row.audio_file, why, shown(manifest.path)))
-        else: pairs.append((row, sound, vector))
+        why = (
+            "missing: no such file"
+            if not sound.is_file()
+            else "no embedding: no vector of this recording"
+            if vector is None
+            else f"ambiguous: {stems[stem]} recordings are called {stem}, and the vectors have no index"
+            if not known and stems[stem] > 1
+            else _vector_fault(vector)
+        )
+        if why:
+            rejects.append(Reject(row.line, row.audio_file, why, shown(manifest.path)))
+        else:
+            pairs.append((row, sound, vector))
     return pairs, sorted(rejects, key=lambda r: r.line)
 
 # %% ../../nbs/xtts/create_metadata_files.ipynb #01391625
 @dataclass
 class Made:
     "What was written."
+
     folder: Path
-    parts: dict   # train, val, test -> clips
+    parts: dict  # train, val, test -> clips
     rejects: list
 
     def __str__(self):
         parts = ", ".join(f"{name}.csv {n}" for name, n in self.parts.items())
         why = ", ".join(f"{n} {w}" for w, n in reasons(self.rejects).items())
-        return f"{shown(self.folder)}: {parts}" + (f"; {len(self.rejects)} left out ({why}), see {shown(self.folder/'rejects.csv')}" if why else "")
+        return f"{shown(self.folder)}: {parts}" + (
+            f"; {len(self.rejects)} left out ({why}), see {shown(self.folder / 'rejects.csv')}"
+            if why
+            else ""
+        )
+
 
 def _put(source, target):
     "A hard link, or a copy where there can be none."
     target.parent.mkdir(parents=True, exist_ok=True)
-    try: os.link(source, target)
-    except OSError: shutil.copyfile(source, target)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
 
 _RECORD = "create_metadata.json"
 
-def _check_target(out:Path, manifest:Path):
+
+def _check_target(out: Path, manifest: Path):
     "`ConfigError` when the folder holds something else: it is replaced whole."
-    if out.is_dir() and any(out.iterdir()) and not (out/_RECORD).is_file(): raise ConfigError(f"--output_dir {shown(out)}: it holds other files and would be replaced; give a new folder, or empty this one")
-    if manifest.is_relative_to(out) or out in (manifest.parent, *manifest.parent.parents): raise ConfigError(f"--output_dir {shown(out)}: the recordings lie in it; give another folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / _RECORD).is_file():
+        raise ConfigError(
+            f"--output_dir {shown(out)}: it holds other files and would be replaced; give a new folder, or empty this one"
+        )
+    if manifest.is_relative_to(out) or out in (manifest.parent, *manifest.parent.parents):
+        raise ConfigError(
+            f"--output_dir {shown(out)}: the recordings lie in it; give another folder"
+        )
+
 
 def create_metadata_files(
-    embeddings_dir="data/embeddings", # Where `xtts-ka embed` put the vectors
-    output_dir="data/split",          # New folder; replaced when this function made it
-    metadata=None,                    # Manifest with the texts; None: looked for
-    val_fraction:float=0.1,           # Of the clips, or of the speakers
-    test_fraction:float=0.05,
-    by:str="given",                   # `given`: keep the manifest's column `split`, divide the rest; `stratified`; `speaker`: nobody in two parts
-    seed:int=1,                       # Decides the parts
-)->Made:
+    embeddings_dir="data/embeddings",  # Where `xtts-ka embed` put the vectors
+    output_dir="data/split",  # New folder; replaced when this function made it
+    metadata=None,  # Manifest with the texts; None: looked for
+    val_fraction: float = 0.1,  # Of the clips, or of the speakers
+    test_fraction: float = 0.05,
+    by: str = "given",  # `given`: keep the manifest's column `split`, divide the rest; `stratified`; `speaker`: nobody in two parts
+    seed: int = 1,  # Decides the parts
+) -> Made:
     "Write train.csv, val.csv, test.csv and metadata.csv with a column `embedding`. `ManifestError` when no clip is left, `MissingError` when something is not there."
     out, (root, known, plain) = resolve(output_dir), find_vectors(embeddings_dir)
     path = find_manifest(metadata, known)
     _check_target(out, path)
     pairs, rejects = match_rows(read_manifest(path, check_audio=False), known, plain)
-    if not pairs: raise ManifestError(f"{shown(path)}: none of {len(rejects)} lines has a vector in {shown(root)} ({', '.join(f'{n} {w}' for w, n in reasons(rejects).items())}); was another corpus embedded? Name its manifest with --metadata")
-    rows = [replace(row, extra={**row.extra, "embedding": f"embeddings/{vector.name}"}) for row, _, vector in pairs]
+    if not pairs:
+        raise ManifestError(
+            f"{shown(path)}: none of {len(rejects)} lines has a vector in {shown(root)} ({', '.join(f'{n} {w}' for w, n in reasons(rejects).items())}); was another corpus embedded? Name its manifest with --metadata"
+        )
+    rows = [
+        replace(row, extra={**row.extra, "embedding": f"embeddings/{vector.name}"})
+        for row, _, vector in pairs
+    ]
     rows = assign_splits(rows, {"val": val_fraction, "test": test_fraction}, seed, by)
-    columns = list(dict.fromkeys(["audio_file", "text", "speaker_name", "split", "duration", "embedding", *(k for r in rows for k in r.extra)]))
+    columns = list(
+        dict.fromkeys(
+            [
+                "audio_file",
+                "text",
+                "speaker_name",
+                "split",
+                "duration",
+                "embedding",
+                *(k for r in rows for k in r.extra),
+            ]
+        )
+    )
     with fresh_dir(out) as tmp:
         tmp = Path(tmp)
-        for row, (_, sound, vector) in zip(rows, pairs): _put(sound, tmp/row.audio_file); _put(vector, tmp/row.extra["embedding"])
-        for name in SPLITS: write_manifest(tmp/f"{name}.csv", [r for r in rows if r.split == name], columns)
-        write_manifest(tmp/"metadata.csv", rows, columns)
-        write_rejects(tmp/"rejects.csv", rejects, "create-metadata")
-        write_json(tmp/_RECORD, {"embeddings": shown(root), "metadata": shown(path), "by": by, "seed": seed, "rows": digest([[r.audio_file, r.text, r.split] for r in rows])})
+        for row, (_, sound, vector) in zip(rows, pairs):
+            _put(sound, tmp / row.audio_file)
+            _put(vector, tmp / row.extra["embedding"])
+        for name in SPLITS:
+            write_manifest(tmp / f"{name}.csv", [r for r in rows if r.split == name], columns)
+        write_manifest(tmp / "metadata.csv", rows, columns)
+        write_rejects(tmp / "rejects.csv", rejects, "create-metadata")
+        write_json(
+            tmp / _RECORD,
+            {
+                "embeddings": shown(root),
+                "metadata": shown(path),
+                "by": by,
+                "seed": seed,
+                "rows": digest([[r.audio_file, r.text, r.split] for r in rows]),
+            },
+        )
     return Made(out, {name: sum(r.split == name for r in rows) for name in SPLITS}, rejects)
 
 # %% ../../nbs/xtts/create_metadata_files.ipynb #822aee79
 def add_arguments(
-    parser, # of argparse
+    parser,  # of argparse
 ):
     "The options of `xtts-ka create-metadata`."
     a = parser.add_argument
-    a("--embeddings_dir", metavar="DIR", default="data/embeddings", help="where `xtts-ka embed` put the vectors")
-    a("--output_dir", metavar="DIR", default="data/split", help="folder for train.csv, val.csv, test.csv and what they name; it is replaced whole")
-    a("--metadata", metavar="FILE", default=None, help="manifest with the texts; without it, the one beside the recordings")
-    a("--val_fraction", type=float, default=0.1, help="share of the clips (of the speakers with --split speaker)")
-    a("--test_fraction", type=float, default=0.05, help="share of the clips (of the speakers with --split speaker)")
-    a("--split", choices=("given", "stratified", "speaker"), default="given", help="given: keep the manifest's parts and divide the rest; stratified: every speaker in each part; speaker: nobody in two parts")
+    a(
+        "--embeddings_dir",
+        metavar="DIR",
+        default="data/embeddings",
+        help="where `xtts-ka embed` put the vectors",
+    )
+    a(
+        "--output_dir",
+        metavar="DIR",
+        default="data/split",
+        help="folder for train.csv, val.csv, test.csv and what they name; it is replaced whole",
+    )
+    a(
+        "--metadata",
+        metavar="FILE",
+        default=None,
+        help="manifest with the texts; without it, the one beside the recordings",
+    )
+    a(
+        "--val_fraction",
+        type=float,
+        default=0.1,
+        help="share of the clips (of the speakers with --split speaker)",
+    )
+    a(
+        "--test_fraction",
+        type=float,
+        default=0.05,
+        help="share of the clips (of the speakers with --split speaker)",
+    )
+    a(
+        "--split",
+        choices=("given", "stratified", "speaker"),
+        default="given",
+        help="given: keep the manifest's parts and divide the rest; stratified: every speaker in each part; speaker: nobody in two parts",
+    )
     a("--seed", type=int, default=1, help="decides the parts")
 
+
 def main(
-    args, # Namespace with the options of `add_arguments`
-)->int:   # Exit status
+    args,  # Namespace with the options of `add_arguments`
+) -> int:  # Exit status
     "`xtts-ka create-metadata`."
-    print(create_metadata_files(args.embeddings_dir, args.output_dir, args.metadata, args.val_fraction, args.test_fraction, args.split, args.seed))
+    print(
+        create_metadata_files(
+            args.embeddings_dir,
+            args.output_dir,
+            args.metadata,
+            args.val_fraction,
+            args.test_fraction,
+            args.split,
+            args.seed,
+        )
+    )
     return 0

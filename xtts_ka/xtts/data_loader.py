@@ -21,8 +21,8 @@ from ..core.loop import Batches
 from ..core.manifest import Reject
 from ..core.paths import resolve, shown
 from ..core.randomness import torch_rng
-from ..corpus.split import SPLITS
 from ..corpus.clips import Clips, Picked, Shelf
+from ..corpus.split import SPLITS
 from .dataset import load_clips, reference_cut, text_ids
 from .filters import FilterConfig, reasons
 from .gpt import sequences
@@ -32,202 +32,374 @@ from .vocabulary import Vocabulary
 # %% ../../nbs/xtts/data_loader.ipynb #a0ab45d3
 class SoundReferences:
     "Conditioning log-mels computed when asked for; the same values as on a shelf."
-    def __init__(self, clips:Clips): self.clips = clips
-    def __len__(self): return len(self.clips)
-    def __getitem__(self, i:int)->np.ndarray: # [n, 80]
+
+    def __init__(self, clips: Clips):
+        self.clips = clips
+
+    def __len__(self):
+        return len(self.clips)
+
+    def __getitem__(self, i: int) -> np.ndarray:  # [n, 80]
         wav = self.clips.wav(i)
         return log_mel(wav, 2048)[:, : 4 * n_codes(len(wav))].T.contiguous().numpy()
 
+
 class XTTSDataset(Dataset):
     "Samples of one part of a corpus. An item is a function of (seed, epoch, index) and of nothing else."
-    def __init__(self,
-        clips:Clips,
-        vocabulary:Vocabulary,
-        split:str="train",   # train, val or test
-        codes=None,          # [n] codes of each clip, in the order of `clips`: `Shelf` or `Picked`; None: samples have none
-        references=None,     # [n, 80] conditioning log-mels; None: computed from the sound
-        stats:Tensor=None,   # [80] divisor of each bin; None: not divided
-        seed:int=1,
-        frames:int=172,      # Longest reference, frames of 11.6 ms
-        own_reference:bool=False, # Cut it from the clip itself
-        prompt_mask:bool=False, # Then leave the codes it covers out of the loss
+
+    def __init__(
+        self,
+        clips: Clips,
+        vocabulary: Vocabulary,
+        split: str = "train",  # train, val or test
+        codes=None,  # [n] codes of each clip, in the order of `clips`: `Shelf` or `Picked`; None: samples have none
+        references=None,  # [n, 80] conditioning log-mels; None: computed from the sound
+        stats: Tensor = None,  # [80] divisor of each bin; None: not divided
+        seed: int = 1,
+        frames: int = 172,  # Longest reference, frames of 11.6 ms
+        own_reference: bool = False,  # Cut it from the clip itself
+        prompt_mask: bool = False,  # Then leave the codes it covers out of the loss
     ):
         self.clips, self.vocabulary, self.split, self.codes = clips, vocabulary, split, codes
         self.references = SoundReferences(clips) if references is None else references
-        self.stats, self.seed, self.frames, self.own, self.masked, self.epoch = torch.ones(80) if stats is None else stats, seed, frames, own_reference, prompt_mask, 0
+        self.stats, self.seed, self.frames, self.own, self.masked, self.epoch = (
+            torch.ones(80) if stats is None else stats,
+            seed,
+            frames,
+            own_reference,
+            prompt_mask,
+            0,
+        )
         self.rows = clips.split(split)
-        if not self.rows: raise ManifestError(f"{clips.folder}: no clips in the part {split!r}, there are {dict(Counter(r.split or 'none' for r in clips.rows))}; see segments.val_fraction and segments.test_fraction")
+        if not self.rows:
+            raise ManifestError(
+                f"{clips.folder}: no clips in the part {split!r}, there are {dict(Counter(r.split or 'none' for r in clips.rows))}; see segments.val_fraction and segments.test_fraction"
+            )
         for shelf in (codes, self.references):
-            if shelf is not None and len(shelf) != len(clips): raise MissingError(f"a shelf has {len(shelf)} runs for {len(clips)} clips; run the stage xtts_init again, or use `Picked`")
+            if shelf is not None and len(shelf) != len(clips):
+                raise MissingError(
+                    f"a shelf has {len(shelf)} runs for {len(clips)} clips; run the stage xtts_init again, or use `Picked`"
+                )
 
         self.lengths = [self.code_count(i) for i in self.rows]  # what batches are sorted by
 
-    def code_count(self, i:int)->int:
-        if self.codes is None: return n_codes(int((self.clips.rows[i].duration or self.clips.samples(i) / RATE) * RATE))
-        return self.codes.length(i) if isinstance(self.codes, Picked) else self.codes.index["lengths"][i]
+    def code_count(self, i: int) -> int:
+        if self.codes is None:
+            return n_codes(
+                int((self.clips.rows[i].duration or self.clips.samples(i) / RATE) * RATE)
+            )
+        return (
+            self.codes.length(i)
+            if isinstance(self.codes, Picked)
+            else self.codes.index["lengths"][i]
+        )
 
-    def set_epoch(self, epoch:int): self.epoch = epoch
-    def __len__(self): return len(self.rows)
-    def __getitem__(self, index)->dict: # `index`, or `(index, epoch)` as batches ask, so that workers need no word of a new epoch
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(
+        self, index
+    ) -> (
+        dict
+    ):  # `index`, or `(index, epoch)` as batches ask, so that workers need no word of a new epoch
         index, epoch = index if isinstance(index, tuple) else (index, self.epoch)
-        if not 0 <= index < len(self): raise IndexError(f"item {index} of {len(self)}")  # what a `for` loop ends at
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")  # what a `for` loop ends at
         return self.sample(self.rows[index], epoch)
 
-    def sample(self,
-        i:int,  # Clip
-        *key,   # The epoch, or `val`
-    )->dict: # index, text [n] long, reference [80, <= frames], prompt (first, after the last) code, and codes [m] long
+    def sample(
+        self,
+        i: int,  # Clip
+        *key,  # The epoch, or `val`
+    ) -> dict:  # index, text [n] long, reference [80, <= frames], prompt (first, after the last) code, and codes [m] long
         "One clip as it is trained on."
-        reference, prompt = reference_cut(self.clips, self.references, self.stats, i, self.frames, self.seed, *key, own=self.own)
-        out = {"index": i, "text": torch.tensor(text_ids(self.vocabulary, self.clips.rows[i])), "reference": reference, "prompt": prompt if self.masked else (0, 0)}
-        return out if self.codes is None else {**out, "codes": torch.from_numpy(self.codes[i]).long()}
+        reference, prompt = reference_cut(
+            self.clips, self.references, self.stats, i, self.frames, self.seed, *key, own=self.own
+        )
+        out = {
+            "index": i,
+            "text": torch.tensor(text_ids(self.vocabulary, self.clips.rows[i])),
+            "reference": reference,
+            "prompt": prompt if self.masked else (0, 0),
+        }
+        return (
+            out if self.codes is None else {**out, "codes": torch.from_numpy(self.codes[i]).long()}
+        )
 
 # %% ../../nbs/xtts/data_loader.ipynb #62676507
 class CollateFunction:
     "Samples to a batch."
-    def __init__(self,
-        vocabulary:Vocabulary=None, # With `codebook`: names START and STOP of text
-        codebook:int=0,             # Audio codes; START and STOP come after them. 0: no inputs and targets
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary = None,  # With `codebook`: names START and STOP of text
+        codebook: int = 0,  # Audio codes; START and STOP come after them. 0: no inputs and targets
     ):
-        self.tokens = SimpleNamespace(start_text_token=vocabulary.start, stop_text_token=vocabulary.stop, start_audio_token=codebook, stop_audio_token=codebook + 1) if codebook else None
+        self.tokens = (
+            SimpleNamespace(
+                start_text_token=vocabulary.start,
+                stop_text_token=vocabulary.stop,
+                start_audio_token=codebook,
+                stop_audio_token=codebook + 1,
+            )
+            if codebook
+            else None
+        )
 
-    def __call__(self,
-        samples:list, # Of `XTTSDataset`
-    )->dict: # index, prompt, reference; text, text_lengths, codes, code_lengths. With a codebook instead of text: text_in, text_out, text_lengths (of text_in), codes_in, codes_out
-        if not samples: raise ManifestError("a batch of no samples: the sampler gave an empty list")
+    def __call__(
+        self,
+        samples: list,  # Of `XTTSDataset`
+    ) -> dict:  # index, prompt, reference; text, text_lengths, codes, code_lengths. With a codebook instead of text: text_in, text_out, text_lengths (of text_in), codes_in, codes_out
+        if not samples:
+            raise ManifestError("a batch of no samples: the sampler gave an empty list")
         shortest = min(s["reference"].shape[1] for s in samples)
-        out = {"index": torch.tensor([s["index"] for s in samples]), "prompt": torch.tensor([s["prompt"] for s in samples]),
-               "reference": torch.stack([s["reference"][:, :shortest] for s in samples])}          # [B, 80, shortest]
-        if "codes" in samples[0]: out |= _padded("codes", samples)
-        if "codes" not in samples[0] or self.tokens is None: return out | _padded("text", samples)
+        out = {
+            "index": torch.tensor([s["index"] for s in samples]),
+            "prompt": torch.tensor([s["prompt"] for s in samples]),
+            "reference": torch.stack([s["reference"][:, :shortest] for s in samples]),
+        }  # [B, 80, shortest]
+        if "codes" in samples[0]:
+            out |= _padded("codes", samples)
+        if "codes" not in samples[0] or self.tokens is None:
+            return out | _padded("text", samples)
         spans = [s["prompt"] if s["prompt"][1] else None for s in samples]
-        return out | sequences([s["text"] for s in samples], [s["codes"] for s in samples], self.tokens, spans)
+        return out | sequences(
+            [s["text"] for s in samples], [s["codes"] for s in samples], self.tokens, spans
+        )
 
-def _padded(name:str, samples:list)->dict: # [B, longest] and lengths [B]
+
+def _padded(name: str, samples: list) -> dict:  # [B, longest] and lengths [B]
     runs = [s[name] for s in samples]
-    return {name: torch.nn.utils.rnn.pad_sequence(runs, batch_first=True), f"{name.removesuffix('s')}_lengths": torch.tensor([len(r) for r in runs])}
+    return {
+        name: torch.nn.utils.rnn.pad_sequence(runs, batch_first=True),
+        f"{name.removesuffix('s')}_lengths": torch.tensor([len(r) for r in runs]),
+    }
+
 
 class EpochBatches(Sampler):
     "Batches of an epoch: every item exactly once, of like length together; the same batches as the training loop's."
-    def __init__(self,
-        data:XTTSDataset,
-        batch_size:int,
-        bucket:bool=True, # Clips of like length share a batch
-        epoch:int=0,
-        rank:int=0, world:int=1, # This process, and how many there are
+
+    def __init__(
+        self,
+        data: XTTSDataset,
+        batch_size: int,
+        bucket: bool = True,  # Clips of like length share a batch
+        epoch: int = 0,
+        rank: int = 0,
+        world: int = 1,  # This process, and how many there are
     ):
         cfg = SimpleNamespace(batch_size=batch_size, seed=data.seed, bucket=bucket)
         self.batches, self.epoch = Batches(data, cfg, rank, world), epoch
 
-    def set_epoch(self, epoch:int): self.epoch = epoch
-    def __len__(self): return self.batches.per_epoch
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.batches.per_epoch
+
     def __iter__(self):
         first = self.epoch * len(self)
-        for m in range(first, first + len(self)): yield [(i, self.epoch) for i in self.batches.indices(m)]
+        for m in range(first, first + len(self)):
+            yield [(i, self.epoch) for i in self.batches.indices(m)]
 
 # %% ../../nbs/xtts/data_loader.ipynb #4fa791f8
 class DataManager:
     "The clips of a run, judged: which are used, which are not and why, how much there is of each part and speaker."
-    def __init__(self,
-        segments,              # Folder of the segments stage
-        vocabulary=None,       # `Vocabulary`, or its `vocab.json`; None: that of `init`
-        init=None,             # Folder of the stage xtts_init: vocabulary, codes, references; None: none of them
-        filters:FilterConfig=None, # See `xtts.filters`
-        language_dir=None,     # Folder of the language stage, for odd texts
-        max_codes:int=600,     # Longest clip, codes of 46.4 ms
-        max_text:int=400,      # Longest text, ids
-        check_audio:bool=True, # Look at the header of every recording
-        seed:int=1,            # Names every draw
+
+    def __init__(
+        self,
+        segments,  # Folder of the segments stage
+        vocabulary=None,  # `Vocabulary`, or its `vocab.json`; None: that of `init`
+        init=None,  # Folder of the stage xtts_init: vocabulary, codes, references; None: none of them
+        filters: FilterConfig = None,  # See `xtts.filters`
+        language_dir=None,  # Folder of the language stage, for odd texts
+        max_codes: int = 600,  # Longest clip, codes of 46.4 ms
+        max_text: int = 400,  # Longest text, ids
+        check_audio: bool = True,  # Look at the header of every recording
+        seed: int = 1,  # Names every draw
     ):
         self.folder, self.init, self.seed = resolve(segments), resolve(init) if init else None, seed
-        if not (self.folder/"metadata.csv").is_file(): raise MissingError(f"{shown(self.folder)}/metadata.csv: no segments here; the segments stage writes them (xtts-ka run --to segments)")
-        vocabulary = vocabulary or (self.init/"vocab.json" if self.init else None)
-        self.vocabulary = vocabulary if vocabulary is None or isinstance(vocabulary, Vocabulary) else Vocabulary.load(resolve(vocabulary))
-        self.clips, self.rejects = load_clips(self.folder, self.vocabulary, max_codes, max_text, filters, language_dir)
-        if check_audio: self._check_audio()
+        if not (self.folder / "metadata.csv").is_file():
+            raise MissingError(
+                f"{shown(self.folder)}/metadata.csv: no segments here; the segments stage writes them (xtts-ka run --to segments)"
+            )
+        vocabulary = vocabulary or (self.init / "vocab.json" if self.init else None)
+        self.vocabulary = (
+            vocabulary
+            if vocabulary is None or isinstance(vocabulary, Vocabulary)
+            else Vocabulary.load(resolve(vocabulary))
+        )
+        self.clips, self.rejects = load_clips(
+            self.folder, self.vocabulary, max_codes, max_text, filters, language_dir
+        )
+        if check_audio:
+            self._check_audio()
 
     def _check_audio(self):
         "Recordings that are gone, or of another rate, become rejects."
         kept = []
         for i, row in enumerate(self.clips.rows):
-            try: seconds = self.clips.samples(i) / RATE
-            except AudioError as e: self.rejects.append(Reject(row.line, row.audio_file, f"{e.reason}: {e.detail}")); continue
+            try:
+                seconds = self.clips.samples(i) / RATE
+            except AudioError as e:
+                self.rejects.append(Reject(row.line, row.audio_file, f"{e.reason}: {e.detail}"))
+                continue
             row.duration = row.duration or seconds
             kept.append(row)
-        if not kept: raise ManifestError(f"{shown(self.folder)}: no clip is left: {_counted(reasons(self.rejects))}; the first: {self.rejects[0].item}: {self.rejects[0].reason}")
-        if len(kept) < len(self.clips): self.clips = Clips(kept, self.folder)
+        if not kept:
+            raise ManifestError(
+                f"{shown(self.folder)}: no clip is left: {_counted(reasons(self.rejects))}; the first: {self.rejects[0].item}: {self.rejects[0].reason}"
+            )
+        if len(kept) < len(self.clips):
+            self.clips = Clips(kept, self.folder)
         self.rejects.sort(key=lambda r: r.line)
 
 # %% ../../nbs/xtts/data_loader.ipynb #b8db6e86
 from fastcore.basics import patch
 
-@patch
-def counts(self:DataManager)->dict: # part -> {clips, hours, speakers}
-    "How much there is of each part."
-    of = lambda rows: {"clips": len(rows), "hours": round(sum(r.duration or 0 for r in rows) / 3600, 4), "speakers": len({r.speaker_name for r in rows})}
-    return {name: of(rows) for name in (*SPLITS, "") if (rows := [r for r in self.clips.rows if r.split == name]) or name == "train"}
 
 @patch
-def report(self:DataManager)->dict: # kept, rejected, reasons, parts, speakers, notes
+def counts(self: DataManager) -> dict:  # part -> {clips, hours, speakers}
+    "How much there is of each part."
+
+    def of(rows):
+        return {
+            "clips": len(rows),
+            "hours": round(sum(r.duration or 0 for r in rows) / 3600, 4),
+            "speakers": len({r.speaker_name for r in rows}),
+        }
+
+    return {
+        name: of(rows)
+        for name in (*SPLITS, "")
+        if (rows := [r for r in self.clips.rows if r.split == name]) or name == "train"
+    }
+
+
+@patch
+def report(self: DataManager) -> dict:  # kept, rejected, reasons, parts, speakers, notes
     "Everything worth knowing before hours of training."
     speakers = Counter()
-    for r in self.clips.rows: speakers[r.speaker_name] += r.duration or 0
-    return {"kept": len(self.clips), "rejected": len(self.rejects), "reasons": reasons(self.rejects), "parts": self.counts(),
-            "speakers": {s: {"clips": len(self.clips.of(s)), "minutes": round(t / 60, 2)} for s, t in speakers.most_common()}, "notes": self.notes()}
+    for r in self.clips.rows:
+        speakers[r.speaker_name] += r.duration or 0
+    return {
+        "kept": len(self.clips),
+        "rejected": len(self.rejects),
+        "reasons": reasons(self.rejects),
+        "parts": self.counts(),
+        "speakers": {
+            s: {"clips": len(self.clips.of(s)), "minutes": round(t / 60, 2)}
+            for s, t in speakers.most_common()
+        },
+        "notes": self.notes(),
+    }
+
 
 @patch
-def notes(self:DataManager)->list[str]:
+def notes(self: DataManager) -> list[str]:
     "What is likely to go wrong with these data; published experience stands behind each."
     train = [r for r in self.clips.rows if r.split == "train"]
     hours = sum(r.duration or 0 for r in train) / 3600
     alone = [s for s, ids in self.clips.by_speaker.items() if len(ids) == 1]
     short = sum(len(r.text.split()) <= 3 for r in train)
-    said = [(not train, "there are no training clips: segments gives every row a part, or the corpus does (segments.split)"),
-            (not self.clips.split("val"), "there are no validation clips: overfitting will not be seen (segments.val_fraction)"),
-            (0 < hours < 1, f"{hours * 60:.0f} minutes of training speech: enough to see that it learns, not to speak well; below an hour a model learns one voice's sentences by heart"),
-            (alone, f"{len(alone)} speakers have a single training clip, which then is its own reference: the model may learn to copy it"),
-            (train and short < 0.02 * len(train), f"only {short} of {len(train)} training texts have three words or fewer: models that never saw a short sentence babble after one")]
+    said = [
+        (
+            not train,
+            "there are no training clips: segments gives every row a part, or the corpus does (segments.split)",
+        ),
+        (
+            not self.clips.split("val"),
+            "there are no validation clips: overfitting will not be seen (segments.val_fraction)",
+        ),
+        (
+            0 < hours < 1,
+            f"{hours * 60:.0f} minutes of training speech: enough to see that it learns, not to speak well; below an hour a model learns one voice's sentences by heart",
+        ),
+        (
+            alone,
+            f"{len(alone)} speakers have a single training clip, which then is its own reference: the model may learn to copy it",
+        ),
+        (
+            train and short < 0.02 * len(train),
+            f"only {short} of {len(train)} training texts have three words or fewer: models that never saw a short sentence babble after one",
+        ),
+    ]
     return [text for holds, text in said if holds]
 
-def _counted(found:dict)->str: return ", ".join(f"{n} {why}" for why, n in found.items()) or "none"
+
+def _counted(found: dict) -> str:
+    return ", ".join(f"{n} {why}" for why, n in found.items()) or "none"
+
 
 @patch
-def __str__(self:DataManager)->str: # A few lines for a terminal
+def __str__(self: DataManager) -> str:  # A few lines for a terminal
     rep = self.report()
-    parts = [f"{name or 'no part'}: {p['clips']} clips, {p['hours']:.2f} h, {p['speakers']} speakers" for name, p in rep["parts"].items()]
-    return "\n".join([f"{shown(self.folder)}: {rep['kept']} clips kept, {rep['rejected']} left out ({_counted(rep['reasons'])})", *parts, *(f"note: {n}" for n in rep["notes"])])
+    parts = [
+        f"{name or 'no part'}: {p['clips']} clips, {p['hours']:.2f} h, {p['speakers']} speakers"
+        for name, p in rep["parts"].items()
+    ]
+    return "\n".join(
+        [
+            f"{shown(self.folder)}: {rep['kept']} clips kept, {rep['rejected']} left out ({_counted(rep['reasons'])})",
+            *parts,
+            *(f"note: {n}" for n in rep["notes"]),
+        ]
+    )
 
 # %% ../../nbs/xtts/data_loader.ipynb #b8c8d961
 @patch
-def shelves(self:DataManager)->dict: # codes, references, stats, codebook; empty without `init`
+def shelves(self: DataManager) -> dict:  # codes, references, stats, codebook; empty without `init`
     "What the stage xtts_init computed, in the order of these clips."
-    if not self.init: return {}
-    references, codes = Shelf(self.init/"references"), Shelf(self.init/"codes")
+    if not self.init:
+        return {}
+    references, codes = Shelf(self.init / "references"), Shelf(self.init / "codes")
     held = references.index["about"]["clips"]
-    stats = read_tensors(self.init/"mel_stats.pth")
-    return {"codes": Picked(codes, held, self.clips), "references": Picked(references, held, self.clips), "stats": stats, "codebook": codes.index["about"]["codes"]}
+    stats = read_tensors(self.init / "mel_stats.pth")
+    return {
+        "codes": Picked(codes, held, self.clips),
+        "references": Picked(references, held, self.clips),
+        "stats": stats,
+        "codebook": codes.index["about"]["codes"],
+    }
+
 
 @patch
-def dataset(self:DataManager,
-    split:str="train", # train, val or test
-    **options,         # Of `XTTSDataset`
-)->XTTSDataset:
+def dataset(
+    self: DataManager,
+    split: str = "train",  # train, val or test
+    **options,  # Of `XTTSDataset`
+) -> XTTSDataset:
     "Samples of one part. `ManifestError` when it is empty."
-    if self.vocabulary is None: raise MissingError("samples need a vocabulary: give DataManager one, or the folder of the stage xtts_init (init=)")
+    if self.vocabulary is None:
+        raise MissingError(
+            "samples need a vocabulary: give DataManager one, or the folder of the stage xtts_init (init=)"
+        )
     held = {k: v for k, v in self.shelves().items() if k != "codebook"}
     return XTTSDataset(self.clips, self.vocabulary, split, **{"seed": self.seed, **held, **options})
 
+
 @patch
-def loader(self:DataManager,
-    split:str="train",
-    batch_size:int=16,
-    epoch:int=0,       # Later: `loader.batch_sampler.set_epoch`
-    bucket:bool=True,  # Clips of like length share a batch
-    workers:int=0,     # Processes that prepare batches
-    rank:int=0, world:int=1, # This process, and how many there are
-    **options,         # Of `XTTSDataset`
-)->DataLoader: # Batches of `CollateFunction`; never empty
+def loader(
+    self: DataManager,
+    split: str = "train",
+    batch_size: int = 16,
+    epoch: int = 0,  # Later: `loader.batch_sampler.set_epoch`
+    bucket: bool = True,  # Clips of like length share a batch
+    workers: int = 0,  # Processes that prepare batches
+    rank: int = 0,
+    world: int = 1,  # This process, and how many there are
+    **options,  # Of `XTTSDataset`
+) -> DataLoader:  # Batches of `CollateFunction`; never empty
     "A torch loader. No draw comes from the global generators."
     data = self.dataset(split, **options)
     collate = CollateFunction(self.vocabulary, self.shelves().get("codebook", 0))
-    return DataLoader(data, batch_sampler=EpochBatches(data, batch_size, bucket, epoch, rank, world), collate_fn=collate, num_workers=workers, generator=torch_rng(self.seed, "loader"))
+    return DataLoader(
+        data,
+        batch_sampler=EpochBatches(data, batch_size, bucket, epoch, rank, world),
+        collate_fn=collate,
+        num_workers=workers,
+        generator=torch_rng(self.seed, "loader"),
+    )

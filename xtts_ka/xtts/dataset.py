@@ -21,74 +21,100 @@ from .mel import RATE, code_mel, log_mel, n_codes
 
 # %% ../../nbs/xtts/dataset.ipynb #0585ae6c
 def load_clips(
-    folder,               # A segments folder with `metadata.csv`
-    vocabulary=None,      # Rejects texts it cannot write; None: texts are not looked at
-    max_codes:int=600,    # Longest clip, codes of 46.4 ms
-    max_text:int=400,     # Longest text, ids
-    filters:FilterConfig=None, # Further reasons to leave a clip out, see `xtts.filters`
-    language_dir=None,    # Folder of the language stage, for the filter of odd texts
-)->tuple: # (Clips, [Reject])
+    folder,  # A segments folder with `metadata.csv`
+    vocabulary=None,  # Rejects texts it cannot write; None: texts are not looked at
+    max_codes: int = 600,  # Longest clip, codes of 46.4 ms
+    max_text: int = 400,  # Longest text, ids
+    filters: FilterConfig = None,  # Further reasons to leave a clip out, see `xtts.filters`
+    language_dir=None,  # Folder of the language stage, for the filter of odd texts
+) -> tuple:  # (Clips, [Reject])
     "Clips a model can train on, and the reasons for the others. `ManifestError` counts the reasons when none is left."
-    manifest = read_manifest(Path(folder) / "metadata.csv", check_audio=False, require_text=vocabulary is not None)
+    manifest = read_manifest(
+        Path(folder) / "metadata.csv", check_audio=False, require_text=vocabulary is not None
+    )
     rows, rejects = [], list(manifest.rejects)
     for row in manifest.rows:
         reason = _unfit(row, vocabulary, max_codes, max_text)
-        if reason: rejects.append(Reject(row.line, row.audio_file, reason))
-        else: rows.append(row)
+        if reason:
+            rejects.append(Reject(row.line, row.audio_file, reason))
+        else:
+            rows.append(row)
     if filters:
-        rows, more = filter_rows(rows, filters, vocabulary.language if vocabulary else "", language_dir)
+        rows, more = filter_rows(
+            rows, filters, vocabulary.language if vocabulary else "", language_dir
+        )
         rejects = sorted(rejects + more, key=lambda r: r.line)
-    if not rows: raise ManifestError(_none_left(manifest.path, rejects))
+    if not rows:
+        raise ManifestError(_none_left(manifest.path, rejects))
     return Clips(rows, folder), rejects
 
-def _none_left(path, rejects)->str:
+
+def _none_left(path, rejects) -> str:
     counts = ", ".join(f"{n} {why}" for why, n in reasons(rejects).items())
     return f"{path}: no clip is left to train on, all {len(rejects)} were rejected ({counts}); the first, line {rejects[0].line}: {rejects[0].item}: {rejects[0].reason}"
 
-def text_ids(vocabulary, row)->list[int]: # Language tag first
+
+def text_ids(vocabulary, row) -> list[int]:  # Language tag first
     "A row's text as ids; a row that names another language (replay) is tagged with it."
     other = row.extra.get("language")
-    return vocabulary.encode(row.text, other) if other and other != vocabulary.language else vocabulary.encode(row.text)
+    return (
+        vocabulary.encode(row.text, other)
+        if other and other != vocabulary.language
+        else vocabulary.encode(row.text)
+    )
 
-def _unfit(row, vocabulary, max_codes, max_text): # Why a row cannot be trained on, or None
+
+def _unfit(row, vocabulary, max_codes, max_text):  # Why a row cannot be trained on, or None
     codes = n_codes(int(row.duration * RATE)) if row.duration else None
-    if codes and codes > max_codes: return f"too long: {row.duration:.1f} s, at most {max_codes * 1024 / RATE:.1f} s"
-    if vocabulary is None: return None
-    try: ids = text_ids(vocabulary, row)
-    except ValueError as e: return f"text: {e}"
+    if codes and codes > max_codes:
+        return f"too long: {row.duration:.1f} s, at most {max_codes * 1024 / RATE:.1f} s"
+    if vocabulary is None:
+        return None
+    try:
+        ids = text_ids(vocabulary, row)
+    except ValueError as e:
+        return f"text: {e}"
     return f"text too long: {len(ids)} ids, at most {max_text}" if len(ids) > max_text else None
 
 # %% ../../nbs/xtts/dataset.ipynb #54c6f432
 def mel_shelf(
-    clips:Clips,     # In order
-    folder,          # Where the shelf goes
-    kind:str="code", # `code`: what the DVAE hears; `reference`: what the conditioning encoder hears
-)->Shelf: # One run [frames, 80] a clip, float32, not yet divided by the stats
+    clips: Clips,  # In order
+    folder,  # Where the shelf goes
+    kind: str = "code",  # `code`: what the DVAE hears; `reference`: what the conditioning encoder hears
+) -> Shelf:  # One run [frames, 80] a clip, float32, not yet divided by the stats
     "Log-mels of all clips. Made once, read by every training."
+
     def mel(i):
         wav = clips.wav(i)
         return code_mel(wav) if kind == "code" else log_mel(wav, 2048)[:, : 4 * n_codes(len(wav))]
+
     frames = [mel_frames(clips, i, kind) for i in range(len(clips))]
     runs = (mel(i).T.numpy() for i in bar(range(len(clips)), f"{kind} mels"))
-    return Shelf.write(folder, runs, sum(frames), {"clips": [clips.key(i) for i in range(len(clips))], "kind": kind})
+    return Shelf.write(
+        folder,
+        runs,
+        sum(frames),
+        {"clips": [clips.key(i) for i in range(len(clips))], "kind": kind},
+    )
 
-def mel_frames(clips:Clips, i:int, kind:str)->int: # Frames of a clip's mel, from its header
+
+def mel_frames(clips: Clips, i: int, kind: str) -> int:  # Frames of a clip's mel, from its header
     samples = clips.samples(i)
     return 4 * n_codes(samples) if kind == "code" else min(1 + samples // 256, 4 * n_codes(samples))
 
 # %% ../../nbs/xtts/dataset.ipynb #2e5e67fb
 def reference_cut(
-    clips:Clips,
-    references,     # [n, 80] conditioning log-mel of each clip: a `Shelf` or `Picked`
-    stats:Tensor,   # [80] divisor of each bin
-    i:int,          # The clip that is to be spoken
-    frames:int,     # Longest reference, frames of 11.6 ms
-    seed:int,       # Names the draws, with `key`
-    *key,           # The epoch, or `val`
-    own:bool=False, # Cut it from the clip itself
-)->tuple: # ([80, <= frames], (first, after the last) of the clip's own codes in it; (0, 0) for another clip)
+    clips: Clips,
+    references,  # [n, 80] conditioning log-mel of each clip: a `Shelf` or `Picked`
+    stats: Tensor,  # [80] divisor of each bin
+    i: int,  # The clip that is to be spoken
+    frames: int,  # Longest reference, frames of 11.6 ms
+    seed: int,  # Names the draws, with `key`
+    *key,  # The epoch, or `val`
+    own: bool = False,  # Cut it from the clip itself
+) -> tuple:  # ([80, <= frames], (first, after the last) of the clip's own codes in it; (0, 0) for another clip)
     "What the conditioning encoder hears."
     mel = torch.from_numpy(references[i if own else clips.other(i, seed, *key)]).T / stats[:, None]
     start = int(rng(seed, "cut", i, *key).integers(max(0, mel.shape[1] - frames) + 1))
-    mel = mel[:, start: start + frames]
+    mel = mel[:, start : start + frames]
     return mel, (start // 4, (start + mel.shape[1]) // 4) if own else (0, 0)

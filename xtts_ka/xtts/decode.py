@@ -22,202 +22,253 @@ from .config import DecodeConfig
 @dataclass
 class Decoded:
     "One decoded sentence."
-    codes: Tensor       # [n] long, without STOP
-    latents: Tensor     # [n, D] hidden states that predicted them
-    stopped: bool       # False: cut by the stop guard
+
+    codes: Tensor  # [n] long, without STOP
+    latents: Tensor  # [n, D] hidden states that predicted them
+    stopped: bool  # False: cut by the stop guard
     score: float = 0.0  # Mean log-probability of the codes, STOP included, nats
-    attention: Tensor | None = None # [n, ids + 2] of the alignment heads over START, ids, STOP
+    attention: Tensor | None = None  # [n, ids + 2] of the alignment heads over START, ids, STOP
     reading: Reading | None = None  # What of the text was spoken; None: there are no such heads
-    forced: bool = False # The end came because the text had been read, not because STOP was drawn
-    errors: float = 0.0 # Errors a letter when its codes were read back; 0 where nothing reads them
+    forced: bool = False  # The end came because the text had been read, not because STOP was drawn
+    errors: float = 0.0  # Errors a letter when its codes were read back; 0 where nothing reads them
 
 # %% ../../nbs/xtts/decode.ipynb #45f35adb
 def choose(
-    logits:Tensor,     # [V] of one step
-    cfg:DecodeConfig,
-    said:Tensor,       # [n] long, codes so far
-    generator,         # torch.Generator of this step
-)->int: # A code
+    logits: Tensor,  # [V] of one step
+    cfg: DecodeConfig,
+    said: Tensor,  # [n] long, codes so far
+    generator,  # torch.Generator of this step
+) -> int:  # A code
     "Greedy at temperature 0, else top-k, then nucleus sampling (Holtzman et al. 2020)."
     if cfg.repetition_penalty != 1.0 and len(said):
         score = logits[said]
-        logits = logits.index_put((said,), torch.where(score > 0, score / cfg.repetition_penalty, score * cfg.repetition_penalty))
-    if cfg.temperature == 0: return int(logits.argmax())
-    order = torch.argsort(logits, descending=True)[: cfg.top_k or None]   # ties: lower index first
+        logits = logits.index_put(
+            (said,),
+            torch.where(score > 0, score / cfg.repetition_penalty, score * cfg.repetition_penalty),
+        )
+    if cfg.temperature == 0:
+        return int(logits.argmax())
+    order = torch.argsort(logits, descending=True)[: cfg.top_k or None]  # ties: lower index first
     p = torch.softmax(logits[order] / cfg.temperature, -1)
-    p = p * (torch.cumsum(p, -1) - p < cfg.top_p)                         # keeps at least the first
+    p = p * (torch.cumsum(p, -1) - p < cfg.top_p)  # keeps at least the first
     return int(order[torch.multinomial(p, 1, generator=generator)])
 
 # %% ../../nbs/xtts/decode.ipynb #ea217ce6
 @dataclass
 class Pace:
     "Codes of a sentence given its text ids: `base + slope * ids`, times a log-normal spread."
-    base: float      # Codes of the silence around a sentence
-    slope: float     # Codes an id
-    spread: float    # Standard deviation of the log ratio
-    longest: int = 0 # Text ids of the longest training clip; 0: not known
-    words: int = 0   # Words of its longest usual sentence; 0: not known
 
-    def expected(self, ids:int)->float: return max(1.0, self.base + self.slope * ids)
-    def z(self, ids:int, codes:int)->float: # Standard deviations from the expected length
+    base: float  # Codes of the silence around a sentence
+    slope: float  # Codes an id
+    spread: float  # Standard deviation of the log ratio
+    longest: int = 0  # Text ids of the longest training clip; 0: not known
+    words: int = 0  # Words of its longest usual sentence; 0: not known
+
+    def expected(self, ids: int) -> float:
+        return max(1.0, self.base + self.slope * ids)
+
+    def z(self, ids: int, codes: int) -> float:  # Standard deviations from the expected length
         return math.log(max(codes, 0.5) / self.expected(ids)) / self.spread
-    def most(self, ids:int)->int: # Codes that no sane reading exceeds
+
+    def most(self, ids: int) -> int:  # Codes that no sane reading exceeds
         return int(self.expected(ids) * math.exp(4 * self.spread)) + 8
 
+
 def fit_pace(
-    ids:list,   # Numbers of text ids, language tag included
-    codes:list, # Numbers of codes of the same clips
-)->Pace:
+    ids: list,  # Numbers of text ids, language tag included
+    codes: list,  # Numbers of codes of the same clips
+) -> Pace:
     "The pace of recorded speech. `XttsKaError` with fewer than two different lengths of text."
     import numpy as np
+
     x, y = np.asarray(ids, float), np.asarray(codes, float)
-    if len(np.unique(x)) < 2: raise XttsKaError(f"pace: {len(x)} clips with {len(np.unique(x))} different lengths of text; at least two are needed")
-    keep = np.linspace(0, len(x) - 1, min(len(x), 400)).astype(int)         # 80,000 pairs say enough
+    if len(np.unique(x)) < 2:
+        raise XttsKaError(
+            f"pace: {len(x)} clips with {len(np.unique(x))} different lengths of text; at least two are needed"
+        )
+    keep = np.linspace(0, len(x) - 1, min(len(x), 400)).astype(int)  # 80,000 pairs say enough
     dx, dy = x[keep][:, None] - x[keep], y[keep][:, None] - y[keep]
     slope = float(max(np.median(dy[dx != 0] / dx[dx != 0]), 0.0))
     base = float(max(np.median(y - slope * x), 0.0))
     log = np.log(y / np.maximum(1.0, base + slope * x))
-    return Pace(base, slope, float(max(1.4826 * np.median(np.abs(log - np.median(log))), 0.08)), int(x.max()))
+    return Pace(
+        base,
+        slope,
+        float(max(1.4826 * np.median(np.abs(log - np.median(log))), 0.08)),
+        int(x.max()),
+    )
 
 # %% ../../nbs/xtts/decode.ipynb #9d421ee2
 @dataclass(frozen=True)
 class Watch:
     "What is looked at while a model speaks."
-    heads: tuple                      # Alignment heads, (layer, head) each
-    letters: dict | None = None       # Text id -> how many letters it is, 0 for blanks and marks; None: one each
-    smooth: int = 3                   # Codes over which a head's flicker is smoothed
+
+    heads: tuple  # Alignment heads, (layer, head) each
+    letters: dict | None = (
+        None  # Text id -> how many letters it is, 0 for blanks and marks; None: one each
+    )
+    smooth: int = 3  # Codes over which a head's flicker is smoothed
+
 
 class _Pointer:
     "Where in the text a sentence is, code by code."
-    def __init__(self, ids:list, cfg:DecodeConfig, pace, watch):
-        self.ids, self.watch, self.places = ids, watch, len(ids) + 2          # START, ids, STOP
-        self.last = max(2, len(ids) + 1 - cfg.end_slack)                      # from here on it may stop
+
+    def __init__(self, ids: list, cfg: DecodeConfig, pace, watch):
+        self.ids, self.watch, self.places = ids, watch, len(ids) + 2  # START, ids, STOP
+        self.last = max(2, len(ids) + 1 - cfg.end_slack)  # from here on it may stop
         self.patience = math.ceil(pace.base) + cfg.end_wait if pace else None
         self.enough = pace.expected(len(ids)) * math.exp(2 * pace.spread) if pace else math.inf
         self.rows, self.arrived, self.waited = [], 0, 0
 
-    def see(self, attention:Tensor, at:int): # [places], the greatest of them
+    def see(self, attention: Tensor, at: int):  # [places], the greatest of them
         self.rows.append(attention)
         self.arrived += at >= self.last
         self.waited += at == self.places - 1
 
     @property
-    def finished(self)->bool: # It has stood behind the text for long enough
+    def finished(self) -> bool:  # It has stood behind the text for long enough
         return self.patience is not None and self.waited > self.patience
 
-    def unfinished(self, codes:int)->bool: # Too early for STOP
+    def unfinished(self, codes: int) -> bool:  # Too early for STOP
         return self.arrived < 2 and codes < self.enough
 
-    def result(self, codes:int)->tuple: # ([codes, places], Reading), or (None, None)
-        if not self.rows: return None, None
-        attention = torch.stack(self.rows)[:codes]                            # without the row of STOP
+    def result(self, codes: int) -> tuple:  # ([codes, places], Reading), or (None, None)
+        if not self.rows:
+            return None, None
+        attention = torch.stack(self.rows)[:codes]  # without the row of STOP
         known = self.watch.letters
-        letters = [1 if known is None else known[i] for i in self.ids[1:]]    # after the language tag
+        letters = [1 if known is None else known[i] for i in self.ids[1:]]  # after the language tag
         path = attention.argmax(1).tolist()
-        return attention, follow(path, self.places, letters=[0, 0, *letters, 0], smooth=self.watch.smooth)
+        return attention, follow(
+            path, self.places, letters=[0, 0, *letters, 0], smooth=self.watch.smooth
+        )
 
 # %% ../../nbs/xtts/decode.ipynb #9e5b91a5
 class _Row:
     "One sentence on its way."
+
     def __init__(self, gpt, ids, cfg, seed, pace, watch):
         limit = gpt.max_text_tokens - 2
         if len(ids) > limit:
-            raise XttsKaError(f"the text has {len(ids)} ids, this model holds {limit}: split it into sentences")
+            raise XttsKaError(
+                f"the text has {len(ids)} ids, this model holds {limit}: split it into sentences"
+            )
         self.gpt, self.cfg, self.seed = gpt, cfg, seed
         self.codes, self.latents, self.logp = [], [], 0.0
         self.stopped, self.forced, self.steps = False, False, 0
         self.pointer = _Pointer(ids, cfg, pace, watch)
         self.most = int(len(ids) * cfg.max_codes_per_id) + cfg.guard_extra
         self.most = max(1, min(gpt.max_gen_mel_tokens, self.most))
-        if pace and cfg.length_prior: self.most = min(self.most, pace.most(len(ids)))
+        if pace and cfg.length_prior:
+            self.most = min(self.most, pace.most(len(ids)))
 
-    def take(self,
-        logits:Tensor,    # [V]
-        latent:Tensor,    # [D], what predicts them
-    )->bool: # Whether it goes on
+    def take(
+        self,
+        logits: Tensor,  # [V]
+        latent: Tensor,  # [D], what predicts them
+    ) -> bool:  # Whether it goes on
         "Choose the next code."
         code = self._choose(logits)
         self.logp += float(torch.log_softmax(logits, -1)[code])
         self.steps += 1
         self.stopped = code == self.gpt.stop_audio_token
-        if self.stopped or code == self.gpt.start_audio_token: return False    # nothing can follow START
+        if self.stopped or code == self.gpt.start_audio_token:
+            return False  # nothing can follow START
         self.codes.append(code)
         self.latents.append(latent)
         return len(self.codes) < self.most
 
-    def _choose(self, logits)->int:
+    def _choose(self, logits) -> int:
         self.forced = self.cfg.watch_end and self.pointer.finished
-        if self.forced: return self.gpt.stop_audio_token
+        if self.forced:
+            return self.gpt.stop_audio_token
         plain = self.cfg.repetition_penalty == 1.0
         said = [] if plain else [1, self.gpt.start_audio_token, *self.codes]
         generator = torch_rng(self.seed, "code", len(self.codes)) if self.cfg.temperature else None
         return choose(logits, self.cfg, torch.tensor(said, dtype=torch.long), generator)
 
-    def decoded(self)->Decoded:
+    def decoded(self) -> Decoded:
         nothing = torch.zeros(0, self.gpt.model_dim)
         latents = torch.stack(self.latents) if self.latents else nothing
         attention, reading = self.pointer.result(len(self.codes))
-        return Decoded(torch.tensor(self.codes, dtype=torch.long), latents, self.stopped,
-                       self.logp / max(1, self.steps), attention, reading, self.forced)
+        return Decoded(
+            torch.tensor(self.codes, dtype=torch.long),
+            latents,
+            self.stopped,
+            self.logp / max(1, self.steps),
+            attention,
+            reading,
+            self.forced,
+        )
 
 # %% ../../nbs/xtts/decode.ipynb #193b5db2
 class _Stock:
     "A session on coqui's GPT: one sentence, through transformers' GPT-2."
+
     def __init__(self, gpt, heads=()):
         from transformers import DynamicCache
+
         self.gpt, self.heads, self.attention, self.cache = gpt, heads, None, DynamicCache()
 
-    def start(self, prefixes:list, texts:list)->Tensor: # [1, D]
-        last = prefixes[0].shape[1] - 1                                       # START of the codes
+    def start(self, prefixes: list, texts: list) -> Tensor:  # [1, D]
+        last = prefixes[0].shape[1] - 1  # START of the codes
         self.text = slice(last - texts[0], last)
         return self.step(prefixes[0])
 
-    def step(self, x:Tensor)->Tensor: # [1, n, D] -> [1, D] latent of the last
-        out = self.gpt.gpt(inputs_embeds=x, past_key_values=self.cache, use_cache=True,
-                           output_hidden_states=bool(self.heads), return_dict=True)
+    def step(self, x: Tensor) -> Tensor:  # [1, n, D] -> [1, D] latent of the last
+        out = self.gpt.gpt(
+            inputs_embeds=x,
+            past_key_values=self.cache,
+            use_cache=True,
+            output_hidden_states=bool(self.heads),
+            return_dict=True,
+        )
         if self.heads:
             scores = [self._scores(out.hidden_states[l][:, -1], l, h) for l, h in self.heads]
-            self.attention = torch.stack(scores).softmax(-1).mean(0)          # heads x [1, places]
+            self.attention = torch.stack(scores).softmax(-1).mean(0)  # heads x [1, places]
         return self.gpt.final_norm(out.last_hidden_state[:, -1])
 
-    def _scores(self, x, layer:int, head:int)->Tensor: # [1, D] -> [1, places]
+    def _scores(self, x, layer: int, head: int) -> Tensor:  # [1, D] -> [1, places]
         "Of one head: a query of its own, and keys from the cache."
         block, size = self.gpt.gpt.h[layer], self.gpt.model_dim // self.gpt.heads
         own = slice(head * size, (head + 1) * size)
         q = block.ln_1(x) @ block.attn.c_attn.weight[:, own] + block.attn.c_attn.bias[own]
-        k = self.cache.layers[layer].keys[:, head, self.text]                 # [1, places, D / H]
+        k = self.cache.layers[layer].keys[:, head, self.text]  # [1, places, D / H]
         return (k @ q[..., None])[..., 0] / math.sqrt(size)
 
 # %% ../../nbs/xtts/decode.ipynb #9e205a95
 @torch.inference_mode()
 def decode_steps(
-    gpt,               # coqui's GPT in evaluation mode, or a FastGPT
-    conds:list,        # B voices, [1, 32, D] each
-    ids:list,          # B lists of text ids, language tag first
-    cfg:DecodeConfig,
-    seeds:list,        # B seeds that name the draws
-    pace:Pace=None,    # Of the training clips; tightens the stop guard
-    watch:Watch=None,  # Alignment heads to be watched, where there are any
-): # Yields after each step the list of all rows, with `codes` and `latents` so far
+    gpt,  # coqui's GPT in evaluation mode, or a FastGPT
+    conds: list,  # B voices, [1, 32, D] each
+    ids: list,  # B lists of text ids, language tag first
+    cfg: DecodeConfig,
+    seeds: list,  # B seeds that name the draws
+    pace: Pace = None,  # Of the training clips; tightens the stop guard
+    watch: Watch = None,  # Alignment heads to be watched, where there are any
+):  # Yields after each step the list of all rows, with `codes` and `latents` so far
     "The loop itself, for whoever wants codes while they come."
     rows = [_Row(gpt, *x, pace, watch) for x in zip(ids, [cfg] * len(ids), seeds)]
     heads = watch.heads if watch else ()
     session = gpt.session(heads) if hasattr(gpt, "session") else _Stock(gpt, heads)
     start = _code_input(gpt, [gpt.start_audio_token], 0)
     prefixes = [torch.cat([prefix(gpt, c, i), start], 1) for c, i in zip(conds, ids)]
-    latents = session.start(prefixes, [len(i) + 2 for i in ids])              # B x [1, n, D] -> [B, D]
+    latents = session.start(prefixes, [len(i) + 2 for i in ids])  # B x [1, n, D] -> [B, D]
     living = rows
     while True:
-        logits = gpt.mel_head(latents)                                        # [b, D] -> [b, V]
-        if heads: _watch(session.attention, living, logits)
+        logits = gpt.mel_head(latents)  # [b, D] -> [b, V]
+        if heads:
+            _watch(session.attention, living, logits)
         going = [n for n, row in enumerate(living) if row.take(logits[n], latents[n])]
         yield rows
-        if not going: return
+        if not going:
+            return
         if len(going) < len(living):
             session.keep(going)
             living = [living[n] for n in going]
         codes, position = [r.codes[-1] for r in living], len(living[0].codes)
-        latents = session.step(_code_input(gpt, codes, position))             # [b, 1, D] -> [b, D]
+        latents = session.step(_code_input(gpt, codes, position))  # [b, 1, D] -> [b, D]
+
 
 def _watch(attention, rows, logits):
     "Tell the rows what the heads [b, widest] look at, aligned at the right; no STOP where it is too early."
@@ -225,130 +276,153 @@ def _watch(attention, rows, logits):
     for n, row in enumerate(rows):
         places = row.pointer.places
         row.pointer.see(attention[n, -places:], at[n] - attention.shape[1] + places)
-        if row.cfg.watch_end and row.pointer.unfinished(len(row.codes)): early.append(n)
-    if early: logits[early, stop] = -math.inf
+        if row.cfg.watch_end and row.pointer.unfinished(len(row.codes)):
+            early.append(n)
+    if early:
+        logits[early, stop] = -math.inf
+
 
 def check_heads(
-    gpt,        # coqui's GPT, or a FastGPT
-    heads=(),   # (layer, head) each
-)->tuple: # As tuples
+    gpt,  # coqui's GPT, or a FastGPT
+    heads=(),  # (layer, head) each
+) -> tuple:  # As tuples
     "`XttsKaError` when the network does not have these attention heads."
     layers = len(gpt.layers) if hasattr(gpt, "session") else len(gpt.gpt.h)
     for layer, head in heads:
         if not (0 <= layer < layers and 0 <= head < gpt.heads):
-            raise XttsKaError(f"alignment head {layer}, {head}: the GPT has {layers} layers of {gpt.heads} heads")
+            raise XttsKaError(
+                f"alignment head {layer}, {head}: the GPT has {layers} layers of {gpt.heads} heads"
+            )
     return tuple((int(layer), int(head)) for layer, head in heads)
 
-def prefix(gpt, cond, ids)->Tensor: # [1, 32 + text + 2, D]
+
+def prefix(gpt, cond, ids) -> Tensor:  # [1, 32 + text + 2, D]
     "What stands before the first code."
     text = torch.tensor([[gpt.start_text_token, *ids, gpt.stop_text_token]])
     return torch.cat([cond, gpt.text_embedding(text) + gpt.text_pos_embedding(text)], 1)
 
-def _code_input(gpt, codes:list, position:int)->Tensor: # [b, 1, D]
+
+def _code_input(gpt, codes: list, position: int) -> Tensor:  # [b, 1, D]
     place = gpt.mel_pos_embedding.get_fixed_embedding(position, gpt.mel_embedding.weight.device)
     return gpt.mel_embedding(torch.tensor(codes)[:, None]) + place
 
 # %% ../../nbs/xtts/decode.ipynb #f3d07340
 def decode_codes(
-    gpt,             # coqui's GPT in evaluation mode, or a FastGPT
-    cond:Tensor,     # [1, 32, D] conditioning latents of the voice
-    ids:list,        # Text ids, language tag first
-    cfg:DecodeConfig=None,
-    seed:int=0,      # Names the draws
-    pace:Pace=None,  # Of the training clips; tightens the stop guard
-    watch:Watch=None, # Alignment heads to be watched
-)->Decoded:
+    gpt,  # coqui's GPT in evaluation mode, or a FastGPT
+    cond: Tensor,  # [1, 32, D] conditioning latents of the voice
+    ids: list,  # Text ids, language tag first
+    cfg: DecodeConfig = None,
+    seed: int = 0,  # Names the draws
+    pace: Pace = None,  # Of the training clips; tightens the stop guard
+    watch: Watch = None,  # Alignment heads to be watched
+) -> Decoded:
     "Codes and latents of one sentence. `XttsKaError` when the text is longer than the model can hold."
     *_, rows = decode_steps(gpt, [cond], [ids], cfg or DecodeConfig(), [seed], pace, watch)
     return rows[0].decoded()
 
+
 def decode_batch(
-    gpt,             # A FastGPT; coqui's GPT goes one by one
-    conds:list,      # Voices, [1, 32, D] each
-    ids:list,        # Lists of text ids
-    cfg:DecodeConfig=None,
-    seeds:list=(),   # Default: 0 for all
-    pace:Pace=None,
-    size:int=8,      # Sentences at once
-    watch:Watch=None,
-)->list[Decoded]: # In the order given
+    gpt,  # A FastGPT; coqui's GPT goes one by one
+    conds: list,  # Voices, [1, 32, D] each
+    ids: list,  # Lists of text ids
+    cfg: DecodeConfig = None,
+    seeds: list = (),  # Default: 0 for all
+    pace: Pace = None,
+    size: int = 8,  # Sentences at once
+    watch: Watch = None,
+) -> list[Decoded]:  # In the order given
     "Many sentences: the same tokens as one by one, sooner, because weights are read once for all rows."
     seeds, out = list(seeds) or [0] * len(ids), [None] * len(ids)
-    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))                # like lengths end together
+    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # like lengths end together
     size = size if hasattr(gpt, "session") else 1
-    for group in (order[a: a + size] for a in range(0, len(order), size)):
+    for group in (order[a : a + size] for a in range(0, len(order), size)):
         chosen = [[x[i] for i in group] for x in (conds, ids, seeds)]
         *_, rows = decode_steps(gpt, *chosen[:2], cfg or DecodeConfig(), chosen[2], pace, watch)
-        for i, row in zip(group, rows): out[i] = row.decoded()
+        for i, row in zip(group, rows):
+            out[i] = row.decoded()
     return out
 
 # %% ../../nbs/xtts/decode.ipynb #0073a3dc
 def merit(
-    take:Decoded,
-    ids:int,         # Text ids of the sentence
-    pace:Pace=None,
-)->tuple: # Greater is better
+    take: Decoded,
+    ids: int,  # Text ids of the sentence
+    pace: Pace = None,
+) -> tuple:  # Greater is better
     "Own stop first, then the whole text, then the likeliest length and codes, in nats; a lost or misread letter is one."
     z = pace.z(ids, len(take.codes)) if pace else 0.0
     wrong = astray(take) + take.errors * ids
     return take.stopped and len(take.codes) > 0, good(take), take.score - z * z / 2 - wrong
 
+
 def astray(
-    take:Decoded,
-)->int: # Text positions; 0 where it was not watched
+    take: Decoded,
+) -> int:  # Text positions; 0 where it was not watched
     "How much of the text was left out or said again."
     reading = take.reading
     return sum(b - a for a, b in (*reading.lost, *reading.repeated)) if reading else 0
 
+
 def good(
-    take:Decoded,
-    most_errors:float=1.0, # A letter, when read back
-)->bool:
+    take: Decoded,
+    most_errors: float = 1.0,  # A letter, when read back
+) -> bool:
     "Whether it ended and, as far as it was watched and read back, said its text, once."
     return take.stopped and len(take.codes) > 0 and not astray(take) and take.errors <= most_errors
 
+
 def decode_best(
-    gpt,             # coqui's GPT in evaluation mode, or a FastGPT
-    conds:list,      # Voices, [1, 32, D] each
-    ids:list,        # Lists of text ids
-    cfg:DecodeConfig=None,
-    seeds:list=(),
-    pace:Pace=None,
-    size:int=8,      # Takes at once
-    watch:Watch=None, # Alignment heads to be watched; without them and a reader nothing is spoken again
-    errors=None,     # (number of a sentence, codes [n]) -> errors a letter when the codes are read back, or None
-)->list[Decoded]:
+    gpt,  # coqui's GPT in evaluation mode, or a FastGPT
+    conds: list,  # Voices, [1, 32, D] each
+    ids: list,  # Lists of text ids
+    cfg: DecodeConfig = None,
+    seeds: list = (),
+    pace: Pace = None,
+    size: int = 8,  # Takes at once
+    watch: Watch = None,  # Alignment heads to be watched; without them and a reader nothing is spoken again
+    errors=None,  # (number of a sentence, codes [n]) -> errors a letter when the codes are read back, or None
+) -> list[Decoded]:
     "The best of `cfg.best_of` takes of each sentence, and of up to `cfg.retries` more where none is good."
     cfg = cfg or DecodeConfig()
     seeds, prior = list(seeds) or [0] * len(ids), pace if cfg.length_prior else None
     best = [None] * len(ids)
-    def speak(jobs, cfg): # [(sentence, take)]
+
+    def speak(jobs, cfg):  # [(sentence, take)]
         chosen = [[x[i] for i, _ in jobs] for x in (conds, ids)]
-        done = decode_batch(gpt, *chosen, cfg, [_take_seed(seeds[i], k) for i, k in jobs], pace, size, watch)
+        done = decode_batch(
+            gpt, *chosen, cfg, [_take_seed(seeds[i], k) for i, k in jobs], pace, size, watch
+        )
         for (i, _), take in zip(jobs, done):
             take.errors = errors(i, take.codes) if errors else 0.0
-            better = best[i] is None or merit(take, len(ids[i]), prior) > merit(best[i], len(ids[i]), prior)
+            better = best[i] is None or merit(take, len(ids[i]), prior) > merit(
+                best[i], len(ids[i]), prior
+            )
             best[i] = take if better else best[i]
-    takes = cfg.best_of if cfg.temperature else 1                              # greedy takes are all the same
+
+    takes = cfg.best_of if cfg.temperature else 1  # greedy takes are all the same
     speak([(i, k) for i in range(len(ids)) for k in range(takes)], cfg)
     again = replace(cfg, temperature=max(cfg.temperature, cfg.retry_temperature))
     for k in range(takes, takes + cfg.retries * bool(watch or errors)):
         bad = [(i, k) for i, take in enumerate(best) if not good(take, cfg.most_errors)]
-        if bad: speak(bad, again)
+        if bad:
+            speak(bad, again)
     return best
 
-def _take_seed(seed:int, take:int)->int: return int(torch_rng(seed, "take", take).initial_seed()) if take else seed
+
+def _take_seed(seed: int, take: int) -> int:
+    return int(torch_rng(seed, "take", take).initial_seed()) if take else seed
 
 # %% ../../nbs/xtts/decode.ipynb #cd0e1c2c
 @torch.inference_mode()
 def teacher_latents(
-    gpt,           # coqui's GPT, in evaluation mode
-    cond:Tensor,   # [1, 32, D] conditioning latents of the voice
-    ids:list,      # Text ids
-    codes:Tensor,  # [n] long, the clip's codes
-)->Tensor: # [n, D]
+    gpt,  # coqui's GPT, in evaluation mode
+    cond: Tensor,  # [1, 32, D] conditioning latents of the voice
+    ids: list,  # Text ids
+    codes: Tensor,  # [n] long, the clip's codes
+) -> Tensor:  # [n, D]
     "Latents as inference would have them, had it chosen these codes."
     inputs = torch.cat([torch.tensor([gpt.start_audio_token]), codes[:-1]])[None]
-    x = torch.cat([prefix(gpt, cond, ids), gpt.mel_embedding(inputs) + gpt.mel_pos_embedding(inputs)], 1)
-    hidden = gpt.gpt(inputs_embeds=x, return_dict=True).last_hidden_state[0, -len(codes):]
+    x = torch.cat(
+        [prefix(gpt, cond, ids), gpt.mel_embedding(inputs) + gpt.mel_pos_embedding(inputs)], 1
+    )
+    hidden = gpt.gpt(inputs_embeds=x, return_dict=True).last_hidden_state[0, -len(codes) :]
     return gpt.final_norm(hidden)

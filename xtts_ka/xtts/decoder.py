@@ -20,85 +20,138 @@ from ..core.errors import ConfigError
 from ..core.loop import Task
 from ..core.optim import Together
 from ..core.randomness import rng, seeded_step
-from .config import DecoderConfig
 from ..corpus.clips import Clips, Shelf
-from .mel import CODE, HOP, OUT_RATE, RATE
 from ..vocoder.discriminators import Discriminators
 from ..vocoder.losses import RelativePhase, feature_matching, lsgan_d, lsgan_g
+from .config import DecoderConfig
+from .mel import CODE, HOP, OUT_RATE, RATE
 
 # %% ../../nbs/xtts/decoder.ipynb #37d7031a
 OFFICIAL_CHANNELS, VOICE_DIM = 512, 512
 
+
 def make_decoder(
-    dim:int,          # Dimension of the GPT's latents
-    channels:int=OFFICIAL_CHANNELS, # Width
-)->nn.Module: # coqui's HifiDecoder
+    dim: int,  # Dimension of the GPT's latents
+    channels: int = OFFICIAL_CHANNELS,  # Width
+) -> nn.Module:  # coqui's HifiDecoder
     "The decoder with its speaker encoder, in XTTS's form; only the width is ours."
     from TTS.tts.layers.xtts.hifigan_decoder import HifiDecoder
-    if channels % 16: raise ConfigError(f"decoder.channels {channels} must be a multiple of 16: it is halved four times")
-    return HifiDecoder(input_sample_rate=RATE, output_sample_rate=OUT_RATE, output_hop_length=HOP, ar_mel_length_compression=CODE,
-        decoder_input_dim=dim, d_vector_dim=VOICE_DIM, cond_d_vector_in_each_upsampling_layer=True, upsample_initial_channel_decoder=channels)
+
+    if channels % 16:
+        raise ConfigError(
+            f"decoder.channels {channels} must be a multiple of 16: it is halved four times"
+        )
+    return HifiDecoder(
+        input_sample_rate=RATE,
+        output_sample_rate=OUT_RATE,
+        output_hop_length=HOP,
+        ar_mel_length_compression=CODE,
+        decoder_input_dim=dim,
+        d_vector_dim=VOICE_DIM,
+        cond_d_vector_in_each_upsampling_layer=True,
+        upsample_initial_channel_decoder=channels,
+    )
 
 # %% ../../nbs/xtts/decoder.ipynb #5a0c0020
-KERNELS, DILATIONS = (3, 7, 11), (1, 3, 5)       # of XTTS's residual blocks
-UPS = ((16, 8), (16, 8), (4, 2), (4, 2))         # kernel and stride of its transposed convolutions
+KERNELS, DILATIONS = (3, 7, 11), (1, 3, 5)  # of XTTS's residual blocks
+UPS = ((16, 8), (16, 8), (4, 2), (4, 2))  # kernel and stride of its transposed convolutions
+
 
 def widths(
-    channels,       # One number, halved at each stage, or five
-)->list: # After the first convolution and after each of the four upsamplings
+    channels,  # One number, halved at each stage, or five
+) -> list:  # After the first convolution and after each of the four upsamplings
     "Channels of each stage."
     found = [channels >> i for i in range(5)] if isinstance(channels, int) else list(channels)
-    if len(found) != 5: raise ConfigError(f"decoder.channels {channels}: give one number or five")
-    if isinstance(channels, int) and channels % 16: raise ConfigError(f"decoder.channels {channels} must be a multiple of 16: it is halved four times")
+    if len(found) != 5:
+        raise ConfigError(f"decoder.channels {channels}: give one number or five")
+    if isinstance(channels, int) and channels % 16:
+        raise ConfigError(
+            f"decoder.channels {channels} must be a multiple of 16: it is halved four times"
+        )
     for i, n in enumerate(found):
-        if not 0 < n <= OFFICIAL_CHANNELS >> i: raise ConfigError(f"decoder.channels {channels}: stage {i} takes 1 to {OFFICIAL_CHANNELS >> i}")
+        if not 0 < n <= OFFICIAL_CHANNELS >> i:
+            raise ConfigError(
+                f"decoder.channels {channels}: stage {i} takes 1 to {OFFICIAL_CHANNELS >> i}"
+            )
     return found
+
 
 class _Through(nn.Module):
     "A residual block whose convolutions are zero."
-    def forward(self, x): return x.clone()           # coqui adds to the first block's output in place
+
+    def forward(self, x):
+        return x.clone()  # coqui adds to the first block's output in place
+
 
 def make_generator(
-    dim:int,                  # Dimension of the GPT's latents
-    channels=OFFICIAL_CHANNELS, # As in `widths`
-    kernels=(KERNELS,) * 4,   # Residual blocks of each stage, by kernel; the others pass their input on
-    cond:int=VOICE_DIM,       # Dimension of a voice vector
-)->nn.Module: # coqui's HifiganGenerator
+    dim: int,  # Dimension of the GPT's latents
+    channels=OFFICIAL_CHANNELS,  # As in `widths`
+    kernels=(KERNELS,)
+    * 4,  # Residual blocks of each stage, by kernel; the others pass their input on
+    cond: int = VOICE_DIM,  # Dimension of a voice vector
+) -> nn.Module:  # coqui's HifiganGenerator
     "XTTS's waveform decoder with narrower stages and fewer residual blocks."
     from torch.nn.utils.parametrizations import weight_norm
     from TTS.vocoder.models.hifigan_generator import HifiganGenerator, ResBlock1
+
     wide = widths(channels)
-    net = HifiganGenerator(dim, 1, "1", [list(DILATIONS)] * 3, list(KERNELS), [k for k, _ in UPS], 16, [s for _, s in UPS],
-        inference_padding=0, cond_channels=cond, conv_pre_weight_norm=False, conv_post_weight_norm=False,
-        conv_post_bias=False, cond_in_each_up_layer=True)
-    net.conv_pre, net.cond_layer = nn.Conv1d(dim, wide[0], 7, padding=3), nn.Conv1d(cond, wide[0], 1)
+    net = HifiganGenerator(
+        dim,
+        1,
+        "1",
+        [list(DILATIONS)] * 3,
+        list(KERNELS),
+        [k for k, _ in UPS],
+        16,
+        [s for _, s in UPS],
+        inference_padding=0,
+        cond_channels=cond,
+        conv_pre_weight_norm=False,
+        conv_post_weight_norm=False,
+        conv_post_bias=False,
+        cond_in_each_up_layer=True,
+    )
+    net.conv_pre, net.cond_layer = (
+        nn.Conv1d(dim, wide[0], 7, padding=3),
+        nn.Conv1d(cond, wide[0], 1),
+    )
     for i, (k, s) in enumerate(UPS):
-        net.ups[i] = weight_norm(nn.ConvTranspose1d(wide[i], wide[i + 1], k, s, padding=(k - s) // 2))
+        net.ups[i] = weight_norm(
+            nn.ConvTranspose1d(wide[i], wide[i + 1], k, s, padding=(k - s) // 2)
+        )
         net.conds[i] = nn.Conv1d(cond, wide[i + 1], 1)
         for j, kernel in enumerate(KERNELS):
-            block = ResBlock1(wide[i + 1], kernel, DILATIONS) if kernel in kernels[i] else _Through()
+            block = (
+                ResBlock1(wide[i + 1], kernel, DILATIONS) if kernel in kernels[i] else _Through()
+            )
             net.resblocks[i * len(KERNELS) + j] = block
     net.conv_post = nn.Conv1d(wide[-1], 1, 7, padding=3, bias=False)
     return net
 
 # %% ../../nbs/xtts/decoder.ipynb #229a2555
 def stretch(
-    latents:Tensor, # [B, n, D]
-)->Tensor: # [B, D, frames of 256 samples at 24 kHz]
+    latents: Tensor,  # [B, n, D]
+) -> Tensor:  # [B, D, frames of 256 samples at 24 kHz]
     "The two interpolations of coqui's `HifiDecoder.forward`."
-    z = F.interpolate(latents.transpose(1, 2), scale_factor=[CODE / HOP], mode="linear")       # [B, n, D] -> [B, D, 4 n]
-    return F.interpolate(z, scale_factor=[OUT_RATE / RATE], mode="linear")                     # [B, D, 4 n] -> [B, D, frames]
+    z = F.interpolate(
+        latents.transpose(1, 2), scale_factor=[CODE / HOP], mode="linear"
+    )  # [B, n, D] -> [B, D, 4 n]
+    return F.interpolate(
+        z, scale_factor=[OUT_RATE / RATE], mode="linear"
+    )  # [B, D, 4 n] -> [B, D, frames]
 
 # %% ../../nbs/xtts/decoder.ipynb #c50f977f
 def widen(
-    narrow:dict, # State of a narrow `waveform_decoder`
-    wide:dict,   # State of the official one; only shapes are read
-)->dict: # State of the official width with the same output
+    narrow: dict,  # State of a narrow `waveform_decoder`
+    wide: dict,  # State of the official one; only shapes are read
+) -> dict:  # State of the official width with the same output
     "Zero-padding to the official width, exact to the last bit; residual blocks that were left out become zero."
     out = {}
     for key, value in wide.items():
-        direction = key.endswith("weight.original1")             # original1: direction v, original0: gain g
-        block = torch.full_like(value, float(direction))         # rows without gain: any direction but zero
+        direction = key.endswith("weight.original1")  # original1: direction v, original0: gain g
+        block = torch.full_like(
+            value, float(direction)
+        )  # rows without gain: any direction but zero
         if key in narrow:
             rows = tuple(slice(0, n) for n in narrow[key].shape)
             block[rows[:1]] = 0.0
@@ -108,123 +161,185 @@ def widen(
 
 # %% ../../nbs/xtts/decoder.ipynb #4c3fc9c0
 @torch.no_grad()
-def pooled(encoder, wav16:Tensor)->Tensor: # [4096] what the last layer sees for [1, T] at 16 kHz
+def pooled(
+    encoder, wav16: Tensor
+) -> Tensor:  # [4096] what the last layer sees for [1, T] at 16 kHz
     seen = []
     hook = encoder.fc.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
     encoder(wav16.clone(), l2_norm=False)
     hook.remove()
     return seen[0]
 
+
 @torch.no_grad()
 def whiten_speaker_encoder(
-    encoder,     # coqui's ResNetSpeakerEncoder, in evaluation mode
-    wavs:list,   # [T] waveforms at 16 kHz, several of each voice
-    rank:int=64, # Directions kept
+    encoder,  # coqui's ResNetSpeakerEncoder, in evaluation mode
+    wavs: list,  # [T] waveforms at 16 kHz, several of each voice
+    rank: int = 64,  # Directions kept
 ):
     "Set the last layer to the whitened principal components of the pooled statistics of `wavs`."
-    x = torch.stack([pooled(encoder, w[None]) for w in wavs]).double()        # [N, 4096]
+    x = torch.stack([pooled(encoder, w[None]) for w in wavs]).double()  # [N, 4096]
     mean = x.mean(0)
     _, s, v = torch.linalg.svd(x - mean, full_matrices=False)
     k = int(min(rank, len(wavs) - 1, encoder.fc.out_features))
-    v = v * torch.sign(v.gather(1, v.abs().argmax(1, keepdim=True)))          # a sign that does not depend on the solver
+    v = v * torch.sign(
+        v.gather(1, v.abs().argmax(1, keepdim=True))
+    )  # a sign that does not depend on the solver
     rows = v[:k] / s[:k, None].clamp_min(1e-6 * float(s[0])) * len(wavs) ** 0.5
     weight = torch.zeros(encoder.fc.weight.shape, dtype=torch.double)
     weight[:k] = rows
     encoder.fc.weight.copy_(weight.float())
     encoder.fc.bias.copy_(-(weight @ mean).float())
 
+
 @torch.no_grad()
 def voice_vector(
-    encoder,    # coqui's ResNetSpeakerEncoder
-    wavs:list,  # [T] waveforms of one voice at 22,050 Hz
-)->Tensor: # [1, 512, 1] mean of the normalised vectors
+    encoder,  # coqui's ResNetSpeakerEncoder
+    wavs: list,  # [T] waveforms of one voice at 22,050 Hz
+) -> Tensor:  # [1, 512, 1] mean of the normalised vectors
     "As coqui's `get_speaker_embedding`, over several references."
-    vectors = [encoder(torch.from_numpy(resample(w.numpy(), RATE, 16000))[None], l2_norm=True) for w in wavs]
+    vectors = [
+        encoder(torch.from_numpy(resample(w.numpy(), RATE, 16000))[None], l2_norm=True)
+        for w in wavs
+    ]
     return torch.stack(vectors).mean(0).unsqueeze(-1)
 
 # %% ../../nbs/xtts/decoder.ipynb #b79144a2
-RESOLUTIONS = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200)) # n_fft, hop, window; samples at 24 kHz
+RESOLUTIONS = (
+    (512, 50, 240),
+    (1024, 120, 600),
+    (2048, 240, 1200),
+)  # n_fft, hop, window; samples at 24 kHz
 
-def _magnitude(wav, n_fft, hop, window)->Tensor: # [B, T] -> [B, bins, frames]
+
+def _magnitude(wav, n_fft, hop, window) -> Tensor:  # [B, T] -> [B, bins, frames]
     spec = torch.stft(wav, n_fft, hop, window, torch.hann_window(window), return_complex=True)
-    return torch.sqrt(torch.clamp(spec.real ** 2 + spec.imag ** 2, min=1e-7))
+    return torch.sqrt(torch.clamp(spec.real**2 + spec.imag**2, min=1e-7))
+
 
 def stft_loss(
-    fake:Tensor, # [B, T] at 24 kHz
-    real:Tensor, # [B, T]
-)->Tensor: # Scalar
+    fake: Tensor,  # [B, T] at 24 kHz
+    real: Tensor,  # [B, T]
+) -> Tensor:  # Scalar
     "Mean over resolutions of log-magnitude L1 and spectral convergence."
     total = 0.0
     for n_fft, hop, window in RESOLUTIONS:
         f, r = _magnitude(fake, n_fft, hop, window), _magnitude(real, n_fft, hop, window)
-        total = total + (f.log() - r.log()).abs().mean() + torch.linalg.norm(f - r) / torch.linalg.norm(r)
+        total = (
+            total
+            + (f.log() - r.log()).abs().mean()
+            + torch.linalg.norm(f - r) / torch.linalg.norm(r)
+        )
     return total / len(RESOLUTIONS)
+
 
 class MelLoss(nn.Module):
     "L1 of log-mels at 24 kHz, 80 bins, hop 256."
+
     def __init__(self):
         super().__init__()
         import torchaudio
-        self.mel = torchaudio.transforms.MelSpectrogram(OUT_RATE, 1024, 1024, HOP, 0, 12000, n_mels=80, norm="slaney", power=1)
-    def forward(self, fake, real): return (self.mel(fake).clamp_min(1e-4).log() - self.mel(real).clamp_min(1e-4).log()).abs().mean()
+
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            OUT_RATE, 1024, 1024, HOP, 0, 12000, n_mels=80, norm="slaney", power=1
+        )
+
+    def forward(self, fake, real):
+        return (
+            (self.mel(fake).clamp_min(1e-4).log() - self.mel(real).clamp_min(1e-4).log())
+            .abs()
+            .mean()
+        )
 
 # %% ../../nbs/xtts/decoder.ipynb #5a0c0030
-PATCHES = ((512, 128, 8, 4), (1024, 256, 4, 4), (2048, 512, 16, 1)) # n_fft, hop (samples), bins and frames of a patch
+PATCHES = (
+    (512, 128, 8, 4),
+    (1024, 256, 4, 4),
+    (2048, 512, 16, 1),
+)  # n_fft, hop (samples), bins and frames of a patch
 
-def _spectrum(wav, n_fft, hop)->Tensor: # [B, T] -> [B, bins, frames] complex
-    return torch.stft(wav.float(), n_fft, hop, n_fft, torch.hann_window(n_fft, device=wav.device), return_complex=True)
 
-def _patches(x, bins:int, frames:int)->Tensor: # [B, K, N] -> [B, K', N'], means of patches that overlap by half
+def _spectrum(wav, n_fft, hop) -> Tensor:  # [B, T] -> [B, bins, frames] complex
+    return torch.stft(
+        wav.float(),
+        n_fft,
+        hop,
+        n_fft,
+        torch.hann_window(n_fft, device=wav.device),
+        return_complex=True,
+    )
+
+
+def _patches(
+    x, bins: int, frames: int
+) -> Tensor:  # [B, K, N] -> [B, K', N'], means of patches that overlap by half
     return F.avg_pool2d(x[:, None], (bins, frames), (max(1, bins // 2), max(1, frames // 2)))[:, 0]
 
+
 def energy_loss(
-    fake:Tensor, # [B, T] at 24 kHz
-    real:Tensor, # [B, T]
-)->Tensor: # Scalar, nepers
+    fake: Tensor,  # [B, T] at 24 kHz
+    real: Tensor,  # [B, T]
+) -> Tensor:  # Scalar, nepers
     "L1 of the log energies of patches of bins and frames: noise of the right loudness costs nothing, where a loss bin by bin prefers a hum to it."
     total = 0.0
     for n_fft, hop, bins, frames in PATCHES:
-        power = lambda wav: _patches(_spectrum(wav, n_fft, hop).abs().square(), bins, frames)
+
+        def power(wav):
+            return _patches(_spectrum(wav, n_fft, hop).abs().square(), bins, frames)
+
         total = total + 0.5 * ((power(fake) + 1e-5).log() - (power(real) + 1e-5).log()).abs().mean()
     return total / len(PATCHES)
 
-def _coherence(spec, lag:int, bins:int, frames:int)->Tensor: # [B, K, N] complex -> [B, K', N'] in [-1, 1]
+
+def _coherence(
+    spec, lag: int, bins: int, frames: int
+) -> Tensor:  # [B, K, N] complex -> [B, K', N'] in [-1, 1]
     "Of patches with themselves `lag` frames later: 1 for what repeats, 0 for what does not."
     a, b = spec[..., :-lag], spec[..., lag:]
-    mean = lambda x: _patches(x, bins, frames)
+
+    def mean(x):
+        return _patches(x, bins, frames)
+
     size = (mean(a.abs().square()) * mean(b.abs().square()) + 1e-12).sqrt()
     return mean((a * b.conj()).real) / size
 
+
 def repetition_loss(
-    fake:Tensor, # [B, T] at 24 kHz
-    real:Tensor, # [B, T]
-)->Tensor: # Scalar
+    fake: Tensor,  # [B, T] at 24 kHz
+    real: Tensor,  # [B, T]
+) -> Tensor:  # Scalar
     "How much more than the recording the sound repeats itself after one frame of 256 samples, and after two."
     total = 0.0
     for n_fft, bins in ((512, 4), (1024, 8)):
         f, r = _spectrum(fake, n_fft, HOP), _spectrum(real, n_fft, HOP)
-        for lag in (1, 2): total = total + F.relu(_coherence(f, lag, bins, 4) - _coherence(r, lag, bins, 4)).mean()
+        for lag in (1, 2):
+            total = total + F.relu(_coherence(f, lag, bins, 4) - _coherence(r, lag, bins, 4)).mean()
     return total / 4
 
 # %% ../../nbs/xtts/decoder.ipynb #5a0c0040
-SPAN = (70.0, 330.0) # Hz, of the carriers: pitches of speech
-FRAMES = OUT_RATE / HOP # Hz
+SPAN = (70.0, 330.0)  # Hz, of the carriers: pitches of speech
+FRAMES = OUT_RATE / HOP  # Hz
+
 
 def start_carriers(
-    net,          # A generator of `make_generator`
-    carriers:int, # Pitches to begin with; each takes four channels of the first convolution and one after it
+    net,  # A generator of `make_generator`
+    carriers: int,  # Pitches to begin with; each takes four channels of the first convolution and one after it
 ):
     """Let some channels begin as oscillations at fixed pitches, set off wherever the latents turn, and the others without a repetition at every frame.
     A channel's frequency beyond the frames' Nyquist goes through the first convolution as its alias and is put back by the kernel of the upsampling."""
     carriers = min(carriers, net.conv_pre.out_channels // 4, net.ups[0].out_channels // 2)
-    frequency = SPAN[0] * (SPAN[1] / SPAN[0]) ** torch.linspace(0, 1, carriers)      # [C] Hz
+    frequency = SPAN[0] * (SPAN[1] / SPAN[0]) ** torch.linspace(0, 1, carriers)  # [C] Hz
     kernel, stride = UPS[0]
-    fine = (torch.arange(kernel) - (kernel - 1) / 2) / stride                        # [16] frames from the middle
-    fade = torch.sin(torch.pi * (torch.arange(kernel) + 0.5) / kernel).square()      # sums to 1 over the frames
+    fine = (torch.arange(kernel) - (kernel - 1) / 2) / stride  # [16] frames from the middle
+    fade = torch.sin(
+        torch.pi * (torch.arange(kernel) + 0.5) / kernel
+    ).square()  # sums to 1 over the frames
     with torch.no_grad():
         _start_sources(net.conv_pre, frequency)
         up = net.ups[0]
-        weight = up.weight.mean(-1, keepdim=True) * fade * kernel ** 0.5             # [in, out, 16] constant in, constant out
+        weight = (
+            up.weight.mean(-1, keepdim=True) * fade * kernel**0.5
+        )  # [in, out, 16] constant in, constant out
         weight[: 4 * carriers] = 0.0
         for c, hz in enumerate(frequency):
             turn = 2 * torch.pi * hz / FRAMES * fine
@@ -232,36 +347,45 @@ def start_carriers(
                 weight[4 * c + 2 * k, c], weight[4 * c + 2 * k + 1, c] = fade * wave, -fade * wave
         up.weight = weight
 
+
 def _start_sources(conv, frequency):
     "Rows in fours: cosine and sine of the alias over the corners of the latents, each with both signs, so that the leaky ReLU between cancels out."
     dim = conv.weight.shape[1]
-    place = torch.arange(-2.0, 3.0)                                                  # frames
+    place = torch.arange(-2.0, 3.0)  # frames
     for c, hz in enumerate(frequency):
-        direction = torch.randn(dim, 1) / dim ** 0.5
+        direction = torch.randn(dim, 1) / dim**0.5
         turn = 2 * torch.pi * hz / FRAMES * place
         for k, wave in enumerate((turn.cos(), turn.sin())):
-            taps = F.conv1d(F.pad(wave, (2, 2))[None, None], torch.tensor([[[0.5, -1.0, 0.5]]]))[0, 0] # [7]
-            conv.weight[4 * c + 2 * k], conv.weight[4 * c + 2 * k + 1] = direction * taps, -direction * taps
-            conv.bias[4 * c + 2 * k: 4 * c + 2 * k + 2] = 0.0
+            taps = F.conv1d(F.pad(wave, (2, 2))[None, None], torch.tensor([[[0.5, -1.0, 0.5]]]))[
+                0, 0
+            ]  # [7]
+            conv.weight[4 * c + 2 * k], conv.weight[4 * c + 2 * k + 1] = (
+                direction * taps,
+                -direction * taps,
+            )
+            conv.bias[4 * c + 2 * k : 4 * c + 2 * k + 2] = 0.0
 
 # %% ../../nbs/xtts/decoder.ipynb #5a0c0050
 def orthogonal(
-    x:Tensor, # [out, ...]
-    rounds:int=5,
-)->Tensor: # As x, all singular values of [out, rest] near 1
+    x: Tensor,  # [out, ...]
+    rounds: int = 5,
+) -> Tensor:  # As x, all singular values of [out, rest] near 1
     "Newton-Schulz rounds with the coefficients of Muon (Jordan et al. 2024)."
     y = x.flatten(1).bfloat16()
     tall = y.shape[0] > y.shape[1]
-    if tall: y = y.T
+    if tall:
+        y = y.T
     y = y / (y.norm() + 1e-7)
     for _ in range(rounds):
         gram = y @ y.T
         y = 3.4445 * y + (-4.7750 * gram + 2.0315 * gram @ gram) @ y
     return (y.T if tall else y).to(x.dtype).reshape(x.shape)
 
+
 class KernelMuon(torch.optim.Optimizer):
     "Muon for convolutions, whose kernels [out, in, k] it takes for matrices of out x (in k); torch's own takes matrices only."
-    def __init__(self, params, lr:float, momentum:float=0.95):
+
+    def __init__(self, params, lr: float, momentum: float = 0.95):
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
@@ -272,111 +396,186 @@ class KernelMuon(torch.optim.Optimizer):
                 mean.lerp_(p.grad, 1 - group["momentum"])
                 update = orthogonal(p.grad.lerp(mean, group["momentum"]))  # Nesterov
                 longer = max(len(p), p[0].numel())
-                p.add_(update, alpha=-group["lr"] * 0.2 * longer ** 0.5)   # elements as large as AdamW's
+                p.add_(
+                    update, alpha=-group["lr"] * 0.2 * longer**0.5
+                )  # elements as large as AdamW's
+
 
 def split_kernels(
-    net, # A generator
-)->tuple: # (kernels of the convolutions between channels, all other parameters)
+    net,  # A generator
+) -> tuple:  # (kernels of the convolutions between channels, all other parameters)
     "Which parameters go to which optimiser; gains, biases, voices and the last convolution are no matrices to even out."
-    inner = lambda name, p: p.ndim == 3 and p.shape[1] > 1 and not name.startswith(("cond", "conv_post"))
+
+    def inner(name, p):
+        return p.ndim == 3 and p.shape[1] > 1 and not name.startswith(("cond", "conv_post"))
+
     parts = {True: [], False: []}
-    for name, p in net.named_parameters(): parts[inner(name, p)].append(p)
+    for name, p in net.named_parameters():
+        parts[inner(name, p)].append(p)
     return parts[True], parts[False]
 
 # %% ../../nbs/xtts/decoder.ipynb #4eb76978
 class DecoderTask(Task):
     "Crops of teacher-forced latents against the same stretch of the recording; a discriminator joins late, if at all."
-    def __init__(self,
-        cfg:DecoderConfig,
-        clips:Clips,
-        latents:Shelf, # [n, D] of each clip
-        voices:dict,   # Speaker -> [1, 512, 1]
-        dim:int,       # D
-        start=None,    # () -> a trained generator to go on with; None: a new one
+
+    def __init__(
+        self,
+        cfg: DecoderConfig,
+        clips: Clips,
+        latents: Shelf,  # [n, D] of each clip
+        voices: dict,  # Speaker -> [1, 512, 1]
+        dim: int,  # D
+        start=None,  # () -> a trained generator to go on with; None: a new one
     ):
-        self.cfg, self.clips, self.latents, self.voices, self.dim, self.start = cfg, clips, latents, voices, dim, start
-        self.train, self.val = clips.split("train"), (clips.split("val") or clips.split("train"))[:16]
-        self.mel_loss, self.phase_loss, self.said = MelLoss(), RelativePhase(1024, HOP), (None, None)
-        self.parts = {"mel": self.mel_loss, "stft": stft_loss, "energy": energy_loss,
-                      "repetition": repetition_loss, "phase": self.phase_loss}
+        self.cfg, self.clips, self.latents, self.voices, self.dim, self.start = (
+            cfg,
+            clips,
+            latents,
+            voices,
+            dim,
+            start,
+        )
+        self.train, self.val = (
+            clips.split("train"),
+            (clips.split("val") or clips.split("train"))[:16],
+        )
+        self.mel_loss, self.phase_loss, self.said = (
+            MelLoss(),
+            RelativePhase(1024, HOP),
+            (None, None),
+        )
+        self.parts = {
+            "mel": self.mel_loss,
+            "stft": stft_loss,
+            "energy": energy_loss,
+            "repetition": repetition_loss,
+            "phase": self.phase_loss,
+        }
         self.weights = {name: getattr(cfg, f"{name}_weight") for name in self.parts}
         self.phases = ("judge", "main") if cfg.judge_from < 1 else ("main",)
 
     def models(self):
         seeded_step(self.cfg.loop.seed, "decoder")
-        self.net = self.start() if self.start else make_generator(self.dim, self.cfg.channels, self.cfg.kernels)
-        if self.cfg.carriers and not self.start: start_carriers(self.net, self.cfg.carriers)
-        if "judge" not in self.phases: return {"decoder": self.net}
+        self.net = (
+            self.start()
+            if self.start
+            else make_generator(self.dim, self.cfg.channels, self.cfg.kernels)
+        )
+        if self.cfg.carriers and not self.start:
+            start_carriers(self.net, self.cfg.carriers)
+        if "judge" not in self.phases:
+            return {"decoder": self.net}
         seeded_step(self.cfg.loop.seed, "judge")
         self.judge = Discriminators(("mpd",), self.cfg.judge_width, tuple(self.cfg.judge_periods))
         return {"decoder": self.net, "judge": self.judge}
 
     def optimizers(self, models, cfg):
-        adam = lambda params, lr: torch.optim.AdamW(params, lr=lr, betas=(0.8, 0.99))
+        def adam(params, lr):
+            return torch.optim.AdamW(params, lr=lr, betas=(0.8, 0.99))
+
         kernels, others = split_kernels(self.net)
         muon = self.cfg.optimizer == "muon"
-        main = Together(KernelMuon(kernels, self.cfg.muon_lr), adam(others, cfg.lr)) if muon else adam(self.net.parameters(), cfg.lr)
-        if "judge" not in self.phases: return {"main": main}
+        main = (
+            Together(KernelMuon(kernels, self.cfg.muon_lr), adam(others, cfg.lr))
+            if muon
+            else adam(self.net.parameters(), cfg.lr)
+        )
+        if "judge" not in self.phases:
+            return {"main": main}
         return {"main": main, "judge": adam(self.judge.parameters(), self.cfg.judge_lr)}
 
-    def __len__(self): return len(self.train)
+    def __len__(self):
+        return len(self.train)
+
     def fingerprint(self):
         options = {k: v for k, v in to_dict(self.cfg).items() if k not in ("loop", "start")}
         return {"clips": len(self.clips), "dim": self.dim, **options}
 
-    def pair(self, i:int): # stretched latents [D, frames], waveform [frames * 256] at 24 kHz, voice [512, 1]
+    def pair(
+        self, i: int
+    ):  # stretched latents [D, frames], waveform [frames * 256] at 24 kHz, voice [512, 1]
         z = stretch(torch.from_numpy(self.latents[i])[None])[0]
-        wav = torch.from_numpy(resample(self.clips.wav(i).numpy(), RATE, OUT_RATE))[: z.shape[1] * HOP]
-        return z, F.pad(wav, (0, z.shape[1] * HOP - len(wav))), self.voices[self.clips.rows[i].speaker_name][0]
+        wav = torch.from_numpy(resample(self.clips.wav(i).numpy(), RATE, OUT_RATE))[
+            : z.shape[1] * HOP
+        ]
+        return (
+            z,
+            F.pad(wav, (0, z.shape[1] * HOP - len(wav))),
+            self.voices[self.clips.rows[i].speaker_name][0],
+        )
 
     def item(self, index, epoch):
         z, wav, voice = self.pair(self.train[index])
-        start = int(rng(self.cfg.loop.seed, "crop", epoch, index).integers(max(1, z.shape[1] - self.cfg.crop + 1)))
-        z, wav = z[:, start: start + self.cfg.crop], wav[start * HOP: (start + self.cfg.crop) * HOP]
+        start = int(
+            rng(self.cfg.loop.seed, "crop", epoch, index).integers(
+                max(1, z.shape[1] - self.cfg.crop + 1)
+            )
+        )
+        z, wav = (
+            z[:, start : start + self.cfg.crop],
+            wav[start * HOP : (start + self.cfg.crop) * HOP],
+        )
         missing = self.cfg.crop - z.shape[1]
         return F.pad(z, (0, missing)), F.pad(wav, (0, missing * HOP)), voice
 
-    def judging(self, step:int)->bool: return step >= self.cfg.judge_from * self.cfg.loop.steps
-    def speak(self, z, voice): return self.net(z, g=voice)[:, 0].float() # [B, D, frames], [B, 512, 1] -> [B, frames * 256]
+    def judging(self, step: int) -> bool:
+        return step >= self.cfg.judge_from * self.cfg.loop.steps
 
-    def distances(self, fake, wav)->dict: # Name -> scalar, of the parts in use
-        with torch.autocast(wav.device.type, enabled=False):               # log-mels need all their bits
-            return {name: part(fake, wav) for name, part in self.parts.items() if self.weights[name]}
+    def speak(self, z, voice):
+        return self.net(z, g=voice)[
+            :, 0
+        ].float()  # [B, D, frames], [B, 512, 1] -> [B, frames * 256]
+
+    def distances(self, fake, wav) -> dict:  # Name -> scalar, of the parts in use
+        with torch.autocast(wav.device.type, enabled=False):  # log-mels need all their bits
+            return {
+                name: part(fake, wav) for name, part in self.parts.items() if self.weights[name]
+            }
 
     def loss(self, phase, batch, step):
         judged = "judge" in self.phases and self.judging(step)
-        if phase == "main": return self.generator_loss(batch, judged)
+        if phase == "main":
+            return self.generator_loss(batch, judged)
         return self.judge_loss(batch) if judged else (None, {})
 
     def judge_loss(self, batch):
-        self.net.requires_grad_(True)                                      # the graph is for the phase that follows
+        self.net.requires_grad_(True)  # the graph is for the phase that follows
         z, wav, voice = batch
-        fake = self.speak(z, voice)                                        # [B, frames * 256]
+        fake = self.speak(z, voice)  # [B, frames * 256]
         self.said = batch, fake
-        told = self.judge(torch.cat([wav, fake.detach()]))                 # one pass: [(score [2 B, n], features)]
+        told = self.judge(torch.cat([wav, fake.detach()]))  # one pass: [(score [2 B, n], features)]
         real, made = ([(score.chunk(2)[k], ()) for score, _ in told] for k in (0, 1))
         return lsgan_d(real, made), {}
 
-    def generator_loss(self, batch, judged:bool):
+    def generator_loss(self, batch, judged: bool):
         z, wav, voice = batch
         fake = self.said[1] if self.said[0] is batch else self.speak(z, voice)
         self.said = None, None
         logs = self.distances(fake, wav)
         loss = sum(self.weights[name] * value for name, value in logs.items())
         if judged:
-            with torch.no_grad(): real = self.judge(wav)
+            with torch.no_grad():
+                real = self.judge(wav)
             made = self.judge(fake)
             logs |= {"adversarial": lsgan_g(made), "features": feature_matching(real, made)}
-            loss = loss + self.cfg.adversarial_weight * logs["adversarial"] + self.cfg.feature_weight * logs["features"]
+            loss = (
+                loss
+                + self.cfg.adversarial_weight * logs["adversarial"]
+                + self.cfg.feature_weight * logs["features"]
+            )
         return loss, {k: v.detach() for k, v in logs.items()}
 
-    def after_step(self, step): self.said = None, None
+    def after_step(self, step):
+        self.said = None, None
 
     def validate(self):
         rows = []
         for i in self.val:
             z, wav, voice = (x[None] for x in self.pair(i))
             fake = self.speak(z, voice)
-            rows.append({"mel": float(self.mel_loss(fake, wav))} | {k: float(v) for k, v in self.distances(fake, wav).items()})
+            rows.append(
+                {"mel": float(self.mel_loss(fake, wav))}
+                | {k: float(v) for k, v in self.distances(fake, wav).items()}
+            )
         means = {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]}
         return {"score": means["mel"], **means}

@@ -23,59 +23,80 @@ from .config import SpeakerConfig
 from .decoder import VOICE_DIM, make_decoder
 from .mel import RATE
 
-SPEAKER_RATE = 16000 # Hz, of XTTS's speaker encoder
-LAYERS = 4           # Of blocks, each twice as wide as the one before
+SPEAKER_RATE = 16000  # Hz, of XTTS's speaker encoder
+LAYERS = 4  # Of blocks, each twice as wide as the one before
 
 # %% ../../nbs/xtts/distil.ipynb #0ba23b35
-def official_shape()->nn.Module: # coqui's ResNetSpeakerEncoder as XTTS-v2 has it, with random weights
+def official_shape() -> (
+    nn.Module
+):  # coqui's ResNetSpeakerEncoder as XTTS-v2 has it, with random weights
     return make_decoder(16, 16).speaker_encoder
 
+
 def narrow_encoder(
-    channels:int, # Of the first layer
-    dim:int,      # Of the vector
-)->nn.Module: # coqui's ResNetSpeakerEncoder
+    channels: int,  # Of the first layer
+    dim: int,  # Of the vector
+) -> nn.Module:  # coqui's ResNetSpeakerEncoder
     "XTTS's speaker encoder with fewer channels, one block a layer and the same mel."
     from TTS.encoder.models.resnet import ResNetSpeakerEncoder
+
     like = official_shape()
-    return ResNetSpeakerEncoder(like.input_dim, dim, [1] * LAYERS, [channels * 2**k for k in range(LAYERS)],
-                                like.encoder_type, like.log_input, like.use_torch_spec, like.audio_config)
+    return ResNetSpeakerEncoder(
+        like.input_dim,
+        dim,
+        [1] * LAYERS,
+        [channels * 2**k for k in range(LAYERS)],
+        like.encoder_type,
+        like.log_input,
+        like.use_torch_spec,
+        like.audio_config,
+    )
 
 # %% ../../nbs/xtts/distil.ipynb #58ec9cd2
 def orthonormal(
-    dim:int, # Of the teacher's vectors
-)->Tensor: # [512, dim], its columns orthonormal
+    dim: int,  # Of the teacher's vectors
+) -> Tensor:  # [512, dim], its columns orthonormal
     "The same for every model of that size."
     gauss = torch.randn(VOICE_DIM, dim, generator=torch_rng(0, "voice vectors"), dtype=torch.double)
     q, r = torch.linalg.qr(gauss)
     return (q * torch.sign(torch.diagonal(r))).float()
 
-def _last_layer(part:Tensor, wide:Tensor)->Tensor: # [dim, 2 n] -> [512, 2 m]: means, then deviations
+
+def _last_layer(
+    part: Tensor, wide: Tensor
+) -> Tensor:  # [dim, 2 n] -> [512, 2 m]: means, then deviations
     out, (n, m) = torch.zeros_like(wide), (part.shape[1] // 2, wide.shape[1] // 2)
     up = orthonormal(part.shape[0])
-    out[:, :n], out[:, m: m + n] = up @ part[:, :n], up @ part[:, n:]
+    out[:, :n], out[:, m : m + n] = up @ part[:, :n], up @ part[:, n:]
     return out
+
 
 @torch.no_grad()
 def official_encoder(
-    narrow:nn.Module, # From `narrow_encoder`
-)->nn.Module: # coqui's ResNetSpeakerEncoder in XTTS-v2's size, in evaluation mode
+    narrow: nn.Module,  # From `narrow_encoder`
+) -> nn.Module:  # coqui's ResNetSpeakerEncoder in XTTS-v2's size, in evaluation mode
     "The same vectors, in 512 dimensions."
     net, held = official_shape(), narrow.state_dict()
     for name, wide in net.state_dict().items():
-        if name.startswith("torch_spec") or name.endswith("num_batches_tracked"): continue
+        if name.startswith("torch_spec") or name.endswith("num_batches_tracked"):
+            continue
         part = held.get(name)
-        if name == "fc.weight": wide.copy_(_last_layer(part, wide))
-        elif name == "fc.bias": wide.copy_(orthonormal(len(part)) @ part)
+        if name == "fc.weight":
+            wide.copy_(_last_layer(part, wide))
+        elif name == "fc.bias":
+            wide.copy_(orthonormal(len(part)) @ part)
         else:
             wide.fill_(float(name.endswith("running_var")))
-            if part is not None: wide[tuple(slice(n) for n in part.shape)] = part
+            if part is not None:
+                wide[tuple(slice(n) for n in part.shape)] = part
     return net.eval()
+
 
 @torch.inference_mode()
 def narrow_vectors(
-    narrow:nn.Module, # In evaluation mode
-    wavs,             # [T] waveforms at 22,050 Hz
-)->list: # Of [1, 512, 1]
+    narrow: nn.Module,  # In evaluation mode
+    wavs,  # [T] waveforms at 22,050 Hz
+) -> list:  # Of [1, 512, 1]
     "What the official encoder would give, at a fiftieth of its price."
     up = orthonormal(narrow.proj_dim)
     heard = (torch.from_numpy(resample(np.asarray(w), RATE, SPEAKER_RATE))[None] for w in wavs)
@@ -84,13 +105,20 @@ def narrow_vectors(
 # %% ../../nbs/xtts/distil.ipynb #629960be
 class SpeakerTask(Task):
     "The narrow encoder learns the teacher's vectors. An item is a batch."
-    def __init__(self,
-        cfg:SpeakerConfig,
-        waves,        # `speaker.data.Waves` at 16 kHz
-        targets,      # [clips, dim] unit vectors
-        teacher:str,  # Digest of what made them
+
+    def __init__(
+        self,
+        cfg: SpeakerConfig,
+        waves,  # `speaker.data.Waves` at 16 kHz
+        targets,  # [clips, dim] unit vectors
+        teacher: str,  # Digest of what made them
     ):
-        self.cfg, self.waves, self.targets, self.teacher = cfg, waves, torch.as_tensor(targets), teacher
+        self.cfg, self.waves, self.targets, self.teacher = (
+            cfg,
+            waves,
+            torch.as_tensor(targets),
+            teacher,
+        )
         self.augmenter = Augmenter(cfg=cfg.augment, sample_rate=SPEAKER_RATE, seed=cfg.loop.seed)
 
     def models(self):
@@ -98,41 +126,53 @@ class SpeakerTask(Task):
         self.net = narrow_encoder(self.cfg.channels, self.targets.shape[1])
         return {"encoder": self.net}
 
-    def __len__(self): return self.cfg.loop.steps
-    def collate(self, samples): return samples[0]
+    def __len__(self):
+        return self.cfg.loop.steps
+
+    def collate(self, samples):
+        return samples[0]
 
     def fingerprint(self):
         own = {k: v for k, v in to_dict(self.cfg).items() if k != "loop"}
         return {"waves": self.waves.digest, "teacher": self.teacher, **own}
 
-    def item(self, index, epoch): # mel [B, 64, F], targets [B, dim]
+    def item(self, index, epoch):  # mel [B, 64, F], targets [B, dim]
         cfg = self.cfg
         r = rng(cfg.loop.seed, "distil", epoch, index)
         seconds = float(np.exp(r.uniform(np.log(cfg.min_seconds), np.log(cfg.max_seconds))))
         n = max(4, round(cfg.crops * min(1.0, 2.5 / seconds)))
         chosen, places = r.integers(len(self.targets), size=n), r.random(n)
         size = round(seconds * SPEAKER_RATE)
-        wavs = np.stack([crop(self.waves, int(i), size, float(at), "repeat") for i, at in zip(chosen, places)])
+        wavs = np.stack(
+            [crop(self.waves, int(i), size, float(at), "repeat") for i, at in zip(chosen, places)]
+        )
         wavs = self.augmenter(torch.from_numpy(wavs), cfg.loop.seed, epoch * len(self) + index)
-        with torch.no_grad(): return self.net.torch_spec(wavs), self.targets[chosen]
+        with torch.no_grad():
+            return self.net.torch_spec(wavs), self.targets[chosen]
 
-    def vectors(self, mel:Tensor)->Tensor: # [B, 64, F] -> [B, dim] unit vectors
-        self.net.use_torch_spec = False                                   # the mel is made: it needs all its bits
-        try: return F.normalize(self.net(mel).float(), dim=1)
-        finally: self.net.use_torch_spec = True
+    def vectors(self, mel: Tensor) -> Tensor:  # [B, 64, F] -> [B, dim] unit vectors
+        self.net.use_torch_spec = False  # the mel is made: it needs all its bits
+        try:
+            return F.normalize(self.net(mel).float(), dim=1)
+        finally:
+            self.net.use_torch_spec = True
 
     def loss(self, phase, batch, step):
         mel, target = batch
-        vector = self.vectors(mel)                                        # [B, 64, F] -> [B, dim]
+        vector = self.vectors(mel)  # [B, 64, F] -> [B, dim]
         cosine = (vector * target).sum(1).mean()
-        pairs = F.mse_loss(vector @ vector.T, target @ target.T)          # [B, B]
-        return 1 - cosine + self.cfg.pairs_weight * pairs, {"cosine": cosine.detach(), "pairs": pairs.detach()}
+        pairs = F.mse_loss(vector @ vector.T, target @ target.T)  # [B, B]
+        return 1 - cosine + self.cfg.pairs_weight * pairs, {
+            "cosine": cosine.detach(),
+            "pairs": pairs.detach(),
+        }
+
 
 def heard_clips(
-    cfg:SpeakerConfig,
-    parts,    # `Clips` of the run, and of guests
-    seed:int,
-)->list: # Utterances: at most `cfg.clips` training clips of a speaker
+    cfg: SpeakerConfig,
+    parts,  # `Clips` of the run, and of guests
+    seed: int,
+) -> list:  # Utterances: at most `cfg.clips` training clips of a speaker
     "What the encoder learns from."
     out = []
     for clips in parts:
@@ -142,12 +182,13 @@ def heard_clips(
             out += [Utterance(clips.folder / clips.key(mine[i]), speaker) for i in sorted(kept)]
     return out
 
+
 def distil(
-    cfg:SpeakerConfig,
-    teacher,    # `speaker.encoders.SpeakerEncoder`
-    utterances, # From `heard_clips`
-    out,        # Folder of the training; what lies there is gone on with
-)->tuple: # (the narrow encoder in evaluation mode, FitResult)
+    cfg: SpeakerConfig,
+    teacher,  # `speaker.encoders.SpeakerEncoder`
+    utterances,  # From `heard_clips`
+    out,  # Folder of the training; what lies there is gone on with
+) -> tuple:  # (the narrow encoder in evaluation mode, FitResult)
     "Train, or go on, or take what is there."
     _, waves = keep_waves(utterances, SPEAKER_RATE, out / "waves")
     targets = teacher.embed([waves.read(i) for i in range(len(waves))])

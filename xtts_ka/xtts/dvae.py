@@ -15,38 +15,51 @@ from torch import Tensor, nn
 from ..core.loop import Task
 from ..core.progress import bar
 from ..core.randomness import rng, seeded_step
-from .config import DvaeConfig
 from ..corpus.clips import Clips, Shelf
+from .config import DvaeConfig
 from .mel import N_MELS
 
 # %% ../../nbs/xtts/dvae.ipynb #85d296bd
 def make_dvae(
-    cfg:DvaeConfig,
-)->nn.Module: # coqui's DiscreteVAE, [B, 80, 4 n] -> n codes
+    cfg: DvaeConfig,
+) -> nn.Module:  # coqui's DiscreteVAE, [B, 80, 4 n] -> n codes
     "The network, by coqui-tts's class and with XTTS's fixed choices (two strides of 2, upsampling instead of transposed convolutions)."
     from TTS.tts.layers.xtts.dvae import DiscreteVAE
-    return DiscreteVAE(channels=N_MELS, normalization=None, positional_dims=1, num_tokens=cfg.codes,
-        codebook_dim=cfg.codebook_dim, hidden_dim=cfg.hidden, num_resnet_blocks=cfg.blocks,
-        kernel_size=3, num_layers=2, use_transposed_convs=False)
+
+    return DiscreteVAE(
+        channels=N_MELS,
+        normalization=None,
+        positional_dims=1,
+        num_tokens=cfg.codes,
+        codebook_dim=cfg.codebook_dim,
+        hidden_dim=cfg.hidden,
+        num_resnet_blocks=cfg.blocks,
+        kernel_size=3,
+        num_layers=2,
+        use_transposed_convs=False,
+    )
 
 # %% ../../nbs/xtts/dvae.ipynb #f900220c
 class Revival(nn.Module):
     "Moves codes that nothing uses onto frames of the present batch."
-    def __init__(self, codes:int, after:int):
+
+    def __init__(self, codes: int, after: int):
         super().__init__()
         self.after = after
         self.register_buffer("idle", torch.zeros(codes, dtype=torch.long))
 
     @torch.no_grad()
-    def forward(self,
-        codebook,     # coqui's Quantize
-        used:Tensor,  # [K] bool, codes of this step
-        z:Tensor,     # [N, D] encoder outputs of this step
-    )->int: # How many codes were moved
+    def forward(
+        self,
+        codebook,  # coqui's Quantize
+        used: Tensor,  # [K] bool, codes of this step
+        z: Tensor,  # [N, D] encoder outputs of this step
+    ) -> int:  # How many codes were moved
         self.idle = torch.where(used, torch.zeros_like(self.idle), self.idle + 1)
         dead = torch.where(self.idle > self.after)[0][: len(z)]
-        if not self.after or not len(dead): return 0
-        vectors = z[torch.randperm(len(z))[: len(dead)]].T        # [D, dead]
+        if not self.after or not len(dead):
+            return 0
+        vectors = z[torch.randperm(len(z))[: len(dead)]].T  # [D, dead]
         share = codebook.cluster_size.mean()
         codebook.embed[:, dead] = vectors
         codebook.embed_avg[:, dead] = vectors * share
@@ -54,13 +67,14 @@ class Revival(nn.Module):
         self.idle[dead] = 0
         return len(dead)
 
+
 @torch.no_grad()
 def init_codebook(
     codebook,  # coqui's Quantize
-    z:Tensor,  # [N, D] encoder outputs of training frames, N >= codes
+    z: Tensor,  # [N, D] encoder outputs of training frames, N >= codes
 ):
     "Data initialisation: each code starts as an encoded frame."
-    if len(z) < codebook.n_embed: # too few frames: copies, told apart by a little noise
+    if len(z) < codebook.n_embed:  # too few frames: copies, told apart by a little noise
         z = z.repeat(-(-codebook.n_embed // len(z)), 1)
         z = z + 1e-3 * torch.randn_like(z)
     codebook.embed.copy_(z[torch.randperm(len(z))[: codebook.n_embed]].T)
@@ -70,26 +84,33 @@ def init_codebook(
 # %% ../../nbs/xtts/dvae.ipynb #5a0c0010
 class Reader(nn.Module):
     "Reads letters from code vectors, two guesses a code; used in training only."
-    def __init__(self,
-        dim:int,      # Of a code's vector
-        letters:int,  # Classes with the blank
-        hidden:int=128,
+
+    def __init__(
+        self,
+        dim: int,  # Of a code's vector
+        letters: int,  # Classes with the blank
+        hidden: int = 128,
     ):
         super().__init__()
-        self.net = nn.Sequential(nn.Conv1d(dim, hidden, 5, padding=2), nn.GELU(),
-                                 nn.Conv1d(hidden, hidden, 5, padding=2), nn.GELU(),
-                                 nn.Conv1d(hidden, 2 * letters, 1))
+        self.net = nn.Sequential(
+            nn.Conv1d(dim, hidden, 5, padding=2),
+            nn.GELU(),
+            nn.Conv1d(hidden, hidden, 5, padding=2),
+            nn.GELU(),
+            nn.Conv1d(hidden, 2 * letters, 1),
+        )
 
-    def forward(self, x): # [B, D, n] -> [B, 2 n, letters] log-probabilities
-        out = self.net(x)                                        # [B, D, n] -> [B, 2 letters, n]
+    def forward(self, x):  # [B, D, n] -> [B, 2 n, letters] log-probabilities
+        out = self.net(x)  # [B, D, n] -> [B, 2 letters, n]
         return out.mT.unflatten(2, (2, -1)).flatten(1, 2).float().log_softmax(-1)
 
+
 def even_letters(
-    ids:Tensor,    # [B, N] letters, padded
-    sizes:Tensor,  # [B] letters of each text
-    frames:Tensor, # [B] guesses of each clip
-    longest:int,   # Guesses of the batch
-)->Tensor: # [B, longest] the letter at each guess if all were equally long; -100 beyond the end
+    ids: Tensor,  # [B, N] letters, padded
+    sizes: Tensor,  # [B] letters of each text
+    frames: Tensor,  # [B] guesses of each clip
+    longest: int,  # Guesses of the batch
+) -> Tensor:  # [B, longest] the letter at each guess if all were equally long; -100 beyond the end
     "A first teacher: CTC from nothing falls into blanks before it finds the letters."
     at = torch.arange(longest, device=ids.device)
     place = (at * sizes[:, None] / frames[:, None]).long().clamp(max=ids.shape[1] - 1)
@@ -99,12 +120,14 @@ def even_letters(
 # %% ../../nbs/xtts/dvae.ipynb #f41f49e4
 class DvaeTask(Task):
     "Training clips, or crops of them; mean squared error of the normalised mel, commitment, and letters."
-    def __init__(self,
-        cfg:DvaeConfig,
-        clips:Clips,
-        mels:Shelf,      # [n, 80] log-mels, in the order of `clips`
-        stats:Tensor,    # [80] divisor of each bin
-        start=None,      # () -> a trained DVAE to go on with; None: a new one
+
+    def __init__(
+        self,
+        cfg: DvaeConfig,
+        clips: Clips,
+        mels: Shelf,  # [n, 80] log-mels, in the order of `clips`
+        stats: Tensor,  # [80] divisor of each bin
+        start=None,  # () -> a trained DVAE to go on with; None: a new one
     ):
         self.cfg, self.clips, self.mels, self.stats, self.start = cfg, clips, mels, stats, start
         self.train, self.val = clips.split("train"), clips.split("val") or clips.split("train")[:32]
@@ -112,112 +135,146 @@ class DvaeTask(Task):
         self.letters = self.alphabet() if cfg.letter_weight else {}
         self.lengths = [min(mels.index["lengths"][i], cfg.crop or 1 << 30) for i in self.train]
 
-    def alphabet(self)->dict: # Letter -> class; 0 is CTC's blank
-        found = sorted({c for i in self.train for c in self.clips.rows[i].text.lower() if c.isalpha()})
+    def alphabet(self) -> dict:  # Letter -> class; 0 is CTC's blank
+        found = sorted(
+            {c for i in self.train for c in self.clips.rows[i].text.lower() if c.isalpha()}
+        )
         return {c: n for n, c in enumerate(found, 1)}
 
     def models(self):
         seeded_step(self.cfg.loop.seed, "dvae")
         self.net = self.start() if self.start else make_dvae(self.cfg)
         found = {"dvae": self.net, "revival": self.revival}
-        if not self.letters: return found
+        if not self.letters:
+            return found
         self.reader = Reader(self.net.codebook.dim, len(self.letters) + 1)
         return found | {"reader": self.reader}
 
-    def __len__(self): return len(self.train)
-    def mel(self, i:int)->Tensor: return torch.from_numpy(self.mels[i]).T / self.stats[:, None] # [80, n]
+    def __len__(self):
+        return len(self.train)
+
+    def mel(self, i: int) -> Tensor:
+        return torch.from_numpy(self.mels[i]).T / self.stats[:, None]  # [80, n]
+
     def fingerprint(self):
         cfg = self.cfg
-        return {"clips": len(self.clips), "codes": cfg.codes, "hidden": cfg.hidden, "dim": cfg.codebook_dim,
-                "crop": cfg.crop, "letters": [cfg.letter_weight, *self.letters]}
+        return {
+            "clips": len(self.clips),
+            "codes": cfg.codes,
+            "hidden": cfg.hidden,
+            "dim": cfg.codebook_dim,
+            "crop": cfg.crop,
+            "letters": [cfg.letter_weight, *self.letters],
+        }
 
-    def ids(self, i:int)->Tensor: # [N] classes of the clip's letters
+    def ids(self, i: int) -> Tensor:  # [N] classes of the clip's letters
         text = self.clips.rows[i].text.lower()
         return torch.tensor([self.letters[c] for c in text if c in self.letters], dtype=torch.long)
 
-    def item(self, index, epoch): # mel [80, 4 n] and letters [N]
+    def item(self, index, epoch):  # mel [80, 4 n] and letters [N]
         i, crop = self.train[index], self.cfg.crop
         mel = self.mel(i)
-        if not crop: return mel, self.ids(i)
+        if not crop:
+            return mel, self.ids(i)
         spare = max(1, mel.shape[1] - crop + 1)
         start = int(rng(self.cfg.loop.seed, "crop", epoch, index).integers(spare))
-        mel = mel[:, start: start + crop]
+        mel = mel[:, start : start + crop]
         return F.pad(mel, (0, crop - mel.shape[1]), value=float(mel.min())), self.ids(i)
 
     def collate(self, samples):
         "Pad to the longest with the quietest value of each clip."
         frames, sizes = (torch.tensor([x[k].shape[-1] for x in samples]) for k in (0, 1))
-        pad = lambda x, n, value: F.pad(x, (0, n - x.shape[-1]), value=value)
+
+        def pad(x, n, value):
+            return F.pad(x, (0, n - x.shape[-1]), value=value)
+
         mels = [pad(mel, int(frames.max()), float(mel.min())) for mel, _ in samples]
         ids = [pad(ids, max(1, int(sizes.max())), 0) for _, ids in samples]
         return {"mel": torch.stack(mels), "frames": frames, "ids": torch.stack(ids), "sizes": sizes}
 
     def before_fit(self, resumed):
         "Encode enough clips to start the codebook from data."
-        if resumed or self.start: return
+        if resumed or self.start:
+            return
         need, z = 4 * self.cfg.codes, []
         for i in range(len(self)):
             z.append(self.net.encoder(self.item(i, -1)[0][None])[0].T.detach())
-            if sum(map(len, z)) >= need: break
+            if sum(map(len, z)) >= need:
+                break
         init_codebook(self.net.codebook, torch.cat(z))
 
     def loss(self, phase, batch, step):
         mel, frames = batch["mel"], batch["frames"]
-        inside = torch.arange(mel.shape[2], device=mel.device) < frames[:, None]    # [B, 4 n]
-        z = self.net.encoder(mel).mT.float()                     # [B, 80, 4 n] -> [B, n, D]
-        with torch.autocast(mel.device.type, enabled=False):     # distances need all their bits
+        inside = torch.arange(mel.shape[2], device=mel.device) < frames[:, None]  # [B, 4 n]
+        z = self.net.encoder(mel).mT.float()  # [B, 80, 4 n] -> [B, n, D]
+        with torch.autocast(mel.device.type, enabled=False):  # distances need all their bits
             quantised, codes, commitment = self.net.codebook(z)  # [B, n, D], [B, n], scalar
-        out = self.net.decoder(quantised.mT).float()             # [B, D, n] -> [B, 80, 4 n]
+        out = self.net.decoder(quantised.mT).float()  # [B, D, n] -> [B, 80, 4 n]
         recon = ((out - mel).square().mean(1) * inside).sum() / inside.sum()
         self.last = z.detach().reshape(-1, z.shape[-1]), codes
-        loss, logs = recon + self.cfg.commitment * commitment, {"recon": recon.detach(), "commitment": commitment.detach()}
-        if not self.letters: return loss, logs
+        loss, logs = (
+            recon + self.cfg.commitment * commitment,
+            {"recon": recon.detach(), "commitment": commitment.detach()},
+        )
+        if not self.letters:
+            return loss, logs
         reading = self.reading(quantised, batch, step)
         return loss + self.cfg.letter_weight * reading, logs | {"letters": reading.detach()}
 
-    def reading(self, quantised, batch, step)->Tensor: # Scalar, nats a letter
+    def reading(self, quantised, batch, step) -> Tensor:  # Scalar, nats a letter
         "How badly the text can be read from the codes (CTC, Graves et al. 2006)."
         ids, sizes, guesses = batch["ids"], batch["sizes"], batch["frames"] // 2
-        logp = self.reader(quantised.mT)                         # [B, n, D] -> [B, 2 n, letters]
+        logp = self.reader(quantised.mT)  # [B, n, D] -> [B, 2 n, letters]
         if step < self.cfg.even_until * self.cfg.loop.steps:
             return F.nll_loss(logp.mT, even_letters(ids, sizes, guesses, logp.shape[1]))
         return F.ctc_loss(logp.transpose(0, 1), ids, guesses, sizes, zero_infinity=True)
 
     def after_step(self, step):
-        if step > self.cfg.revive_until * self.cfg.loop.steps: return
+        if step > self.cfg.revive_until * self.cfg.loop.steps:
+            return
         z, codes = self.last
-        self.revival(self.net.codebook, torch.bincount(codes.flatten(), minlength=self.cfg.codes) > 0, z)
+        self.revival(
+            self.net.codebook, torch.bincount(codes.flatten(), minlength=self.cfg.codes) > 0, z
+        )
 
     def validate(self):
         report = reconstruction(self.net, [self.mel(i) for i in self.val[:64]])
-        return {"score": report["recon"], "recon": report["recon"], "share": report["share"], "perplexity": report["perplexity"]}
+        return {
+            "score": report["recon"],
+            "recon": report["recon"],
+            "share": report["share"],
+            "perplexity": report["perplexity"],
+        }
 
 # %% ../../nbs/xtts/dvae.ipynb #ae17fb22
 @torch.no_grad()
 def encode(
-    dvae:nn.Module, # Trained DVAE
-    mel:Tensor,     # [80, 4 n] normalised log-mel
-)->Tensor: # [n] long codes
+    dvae: nn.Module,  # Trained DVAE
+    mel: Tensor,  # [80, 4 n] normalised log-mel
+) -> Tensor:  # [n] long codes
     "Codes of a clip; without padding, so that they do not depend on their neighbours in a batch."
     return dvae.get_codebook_indices(mel[None])[0]
 
+
 @torch.no_grad()
 def decode(
-    dvae:nn.Module, # Trained DVAE
-    codes:Tensor,   # [n] long
-)->Tensor: # [80, 4 n] normalised log-mel
+    dvae: nn.Module,  # Trained DVAE
+    codes: Tensor,  # [n] long
+) -> Tensor:  # [80, 4 n] normalised log-mel
     return dvae.decode(codes[None])[0][0]
 
+
 def perplexity(
-    counts:Tensor, # [K] how often each code was used
-)->float: # exp of the entropy: the number of codes in effective use
+    counts: Tensor,  # [K] how often each code was used
+) -> float:  # exp of the entropy: the number of codes in effective use
     p = counts.double() / counts.sum().clamp_min(1)
     return float(torch.exp(-(p * p.clamp_min(1e-12).log()).sum()))
 
+
 def reconstruction(
-    dvae:nn.Module, # Trained DVAE
-    mels:list,      # [80, 4 n] normalised log-mels
-)->dict: # recon, variance, share = recon / variance, perplexity, used, counts [K]
+    dvae: nn.Module,  # Trained DVAE
+    mels: list,  # [80, 4 n] normalised log-mels
+) -> dict:  # recon, variance, share = recon / variance, perplexity, used, counts [K]
     "How much of the clips' variance the codes lose, and how many codes they use."
     training, counts = dvae.training, torch.zeros(dvae.num_tokens, dtype=torch.long)
     dvae.eval()
@@ -226,17 +283,28 @@ def reconstruction(
         codes = encode(dvae, mel)
         counts += torch.bincount(codes, minlength=dvae.num_tokens)
         error += float(((decode(dvae, codes) - mel) ** 2).sum())
-        square, total, n = square + float((mel.double() ** 2).sum()), total + float(mel.double().sum()), n + mel.numel()
+        square, total, n = (
+            square + float((mel.double() ** 2).sum()),
+            total + float(mel.double().sum()),
+            n + mel.numel(),
+        )
     dvae.train(training)
     variance = square / n - (total / n) ** 2
-    return {"recon": error / n, "variance": variance, "share": error / n / variance, "perplexity": perplexity(counts),
-            "used": int((counts > 0).sum()), "counts": counts}
+    return {
+        "recon": error / n,
+        "variance": variance,
+        "share": error / n / variance,
+        "perplexity": perplexity(counts),
+        "used": int((counts > 0).sum()),
+        "counts": counts,
+    }
+
 
 def code_shelf(
-    dvae:nn.Module, # Trained DVAE
-    task:DvaeTask,  # Gives the normalised mels
-    folder,         # Where the shelf goes
-)->Shelf: # One run [n] of int64 codes a clip
+    dvae: nn.Module,  # Trained DVAE
+    task: DvaeTask,  # Gives the normalised mels
+    folder,  # Where the shelf goes
+) -> Shelf:  # One run [n] of int64 codes a clip
     "Codes of all clips."
     lengths = [l // 4 for l in task.mels.index["lengths"]]
     dvae.eval()

@@ -7,7 +7,8 @@ __all__ = ['AdapterConfig', 'Reference', 'choose_references', 'RidgeMap', 'fit_m
            'main']
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #a5deecaf
-import hashlib, io
+import hashlib
+import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,49 +32,76 @@ from .mel import RATE
 @config
 class AdapterConfig:
     "How voices are made for XTTS."
+
     embeddings_dir: str = "data/embeddings"  # Where `xtts-ka embed` put the vectors
-    model: str = "outputs/demo/xtts"         # Folder of an export or of XTTS-v2, or `coqui/XTTS-v2`
-    accept_licence: bool = False             # Of `coqui/XTTS-v2`: Coqui Public Model License, not for commercial use
-    output_dir: str = "data/xtts_voices"     # speakers_xtts.pth, adapter.json, and what is kept between calls
-    clips: int = Field(8, ge=1)              # Reference recordings of a speaker, at most
-    seconds: float = Field(12.0, gt=0.33)    # Reference speech of a speaker: recordings are added until there is so much
-    shortest: float = Field(1.0, ge=0)       # Shorter recordings are references only where there are no others, seconds
-    pairs: str = ""                          # Fit a map: `store` from the recordings of embeddings_dir, or another folder of `xtts-ka embed` by the same model; empty: no map
-    pair_clips: int = Field(2000, ge=8)      # Pairs heard, at most
-    held_out: float = Field(0.3, gt=0, lt=1) # Share of the speakers of the pairs that the map is judged on
-    ridge: list[float] = [1e-3, 1e-2, 1e-1, 1.0, 10.0] # Strengths tried, times the mean variance
-    seed: int = 1                            # Decides which pairs and which speakers
+    model: str = "outputs/demo/xtts"  # Folder of an export or of XTTS-v2, or `coqui/XTTS-v2`
+    accept_licence: bool = (
+        False  # Of `coqui/XTTS-v2`: Coqui Public Model License, not for commercial use
+    )
+    output_dir: str = (
+        "data/xtts_voices"  # speakers_xtts.pth, adapter.json, and what is kept between calls
+    )
+    clips: int = Field(8, ge=1)  # Reference recordings of a speaker, at most
+    seconds: float = Field(
+        12.0, gt=0.33
+    )  # Reference speech of a speaker: recordings are added until there is so much
+    shortest: float = Field(
+        1.0, ge=0
+    )  # Shorter recordings are references only where there are no others, seconds
+    pairs: str = ""  # Fit a map: `store` from the recordings of embeddings_dir, or another folder of `xtts-ka embed` by the same model; empty: no map
+    pair_clips: int = Field(2000, ge=8)  # Pairs heard, at most
+    held_out: float = Field(
+        0.3, gt=0, lt=1
+    )  # Share of the speakers of the pairs that the map is judged on
+    ridge: list[float] = [1e-3, 1e-2, 1e-1, 1.0, 10.0]  # Strengths tried, times the mean variance
+    seed: int = 1  # Decides which pairs and which speakers
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #1f5e7e94
 @dataclass
 class Reference:
     "A recording that stands for its speaker."
+
     utt: str
     path: Path
     seconds: float
     cosine: float  # To the speaker's centroid
 
+
 def choose_references(
-    embeddings_dir,       # A store of `xtts-ka embed`
-    clips:int=8,          # Of a speaker, at most
-    seconds:float=12.0,   # Enough speech
-    shortest:float=1.0,   # Seconds
-)->dict: # speaker -> [Reference], nearest to the centroid first
+    embeddings_dir,  # A store of `xtts-ka embed`
+    clips: int = 8,  # Of a speaker, at most
+    seconds: float = 12.0,  # Enough speech
+    shortest: float = 1.0,  # Seconds
+) -> dict:  # speaker -> [Reference], nearest to the centroid first
     "The recordings most like all others of their speaker."
     root, emb = resolve(embeddings_dir), load_matrix(resolve(embeddings_dir))
     entries = {e.utt: e for e in read_index(root)}
     names, centroids, _ = centroid_matrix(emb.matrix, emb.speakers)
-    near, who, out = unit(emb.matrix) @ centroids.T, np.asarray(emb.speakers, object), {}   # [N, D] @ [D, S] -> [N, S]
+    near, who, out = (
+        unit(emb.matrix) @ centroids.T,
+        np.asarray(emb.speakers, object),
+        {},
+    )  # [N, D] @ [D, S] -> [N, S]
     for j, name in enumerate(names):
-        mine = [Reference(emb.utts[i], root/entries[emb.utts[i]].audio, entries[emb.utts[i]].seconds, float(near[i, j])) for i in np.flatnonzero(who == name)]
+        mine = [
+            Reference(
+                emb.utts[i],
+                root / entries[emb.utts[i]].audio,
+                entries[emb.utts[i]].seconds,
+                float(near[i, j]),
+            )
+            for i in np.flatnonzero(who == name)
+        ]
         mine.sort(key=lambda r: (r.seconds < shortest, -r.cosine, r.utt))
         out[name] = _enough(mine, clips, seconds)
     return out
 
-def _enough(refs:list, clips:int, seconds:float)->list:
+
+def _enough(refs: list, clips: int, seconds: float) -> list:
     taken = []
     for r in refs[:clips]:
-        if sum(t.seconds for t in taken) >= seconds: break
+        if sum(t.seconds for t in taken) >= seconds:
+            break
         taken.append(r)
     return taken
 
@@ -81,224 +109,403 @@ def _enough(refs:list, clips:int, seconds:float)->list:
 @dataclass
 class RidgeMap:
     "An affine map between two spaces of voices, and how good it is."
-    weight: np.ndarray    # [d, 512] float32
-    before: np.ndarray    # [d] mean of the source
-    after: np.ndarray     # [512] mean of the target
+
+    weight: np.ndarray  # [d, 512] float32
+    before: np.ndarray  # [d] mean of the source
+    after: np.ndarray  # [512] mean of the target
     report: dict = field(default_factory=dict)
 
-    def __call__(self,
-        vectors, # [..., d]
-    )->np.ndarray: # [..., 512] float32 of length 1
+    def __call__(
+        self,
+        vectors,  # [..., d]
+    ) -> np.ndarray:  # [..., 512] float32 of length 1
         "Map vectors; `XttsKaError` for another dimension: there is no shape to cast to."
         vectors = np.asarray(vectors, np.float64)
-        if vectors.shape[-1] != len(self.before): raise XttsKaError(f"vectors of {vectors.shape[-1]} numbers, the map was fitted on {len(self.before)}; embed with the model of the pairs, or fit a map for this one (pairs=)")
+        if vectors.shape[-1] != len(self.before):
+            raise XttsKaError(
+                f"vectors of {vectors.shape[-1]} numbers, the map was fitted on {len(self.before)}; embed with the model of the pairs, or fit a map for this one (pairs=)"
+            )
         return unit((unit(vectors) - self.before) @ self.weight + self.after).astype(np.float32)
 
-def _solve(x, y, strength:float)->tuple: # weight, mean of x, mean of y
+
+def _solve(x, y, strength: float) -> tuple:  # weight, mean of x, mean of y
     mx, my = x.mean(0), y.mean(0)
-    a = (x - mx).T @ (x - mx)                                                    # [d, d]
+    a = (x - mx).T @ (x - mx)  # [d, d]
     lam = strength * np.trace(a) / len(a) + 1e-12
     return np.linalg.solve(a + lam * np.eye(len(a)), (x - mx).T @ (y - my)), mx, my
 
-def _predict(x, weight, mx, my): return unit((x - mx) @ weight + my)
-def _cosine(a, b)->float: return float(np.einsum("nd,nd->n", unit(a), unit(b)).mean())
 
-def _folds(speakers, folds:int, seed:int)->np.ndarray: # [N] number of the part of each row; a speaker is in one
+def _predict(x, weight, mx, my):
+    return unit((x - mx) @ weight + my)
+
+
+def _cosine(a, b) -> float:
+    return float(np.einsum("nd,nd->n", unit(a), unit(b)).mean())
+
+
+def _folds(
+    speakers, folds: int, seed: int
+) -> np.ndarray:  # [N] number of the part of each row; a speaker is in one
     names = sorted(set(speakers), key=lambda s: place(seed, s))
     at = {s: i % folds for i, s in enumerate(names)}
     return np.array([at[s] for s in speakers])
-def _judges(speakers, share:float, seed:int)->tuple: # (speakers to judge on, all)
+
+
+def _judges(speakers, share: float, seed: int) -> tuple:  # (speakers to judge on, all)
     "A share of those with several recordings, without whom there is no pair of one voice, and of those with one."
     names = sorted(set(speakers), key=lambda s: place(seed, s))
     several = [s for s in names if (speakers == s).sum() > 1]
     others = [s for s in names if s not in several]
     least = 1 if others else 2
-    return several[: max(least, round(share * len(several)))] + others[: max(2 - least, round(share * len(others)))], names
+    return several[: max(least, round(share * len(several)))] + others[
+        : max(2 - least, round(share * len(others)))
+    ], names
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #e858a86f
 def fit_map(
-    source,           # [N, d] voice embeddings
-    target,           # [N, 512] XTTS's vectors of the same recordings
-    speakers,         # [N]
-    held_out:float=0.3, # Share of the speakers to judge on
-    ridge=(1e-3, 1e-2, 1e-1, 1.0, 10.0), # Strengths tried
-    seed:int=1,
-)->RidgeMap:
+    source,  # [N, d] voice embeddings
+    target,  # [N, 512] XTTS's vectors of the same recordings
+    speakers,  # [N]
+    held_out: float = 0.3,  # Share of the speakers to judge on
+    ridge=(1e-3, 1e-2, 1e-1, 1.0, 10.0),  # Strengths tried
+    seed: int = 1,
+) -> RidgeMap:
     "Fit and judge a map. `XttsKaError` when the pairs are too few to do both."
     x, y, speakers = unit(source), unit(target), np.asarray(speakers, object)
     judges, names = _judges(speakers, held_out, seed)
     n = len(judges)
-    if len(x) != len(y): raise XttsKaError(f"{len(x)} vectors and {len(y)} of XTTS are no pairs; both must be of the same recordings in the same order")
+    if len(x) != len(y):
+        raise XttsKaError(
+            f"{len(x)} vectors and {len(y)} of XTTS are no pairs; both must be of the same recordings in the same order"
+        )
     if n < 2 or len(names) - n < 2 or not any((speakers == s).sum() > 1 for s in judges):
-        raise XttsKaError(f"{len(x)} pairs of {len(names)} speakers are too few for a map: two speakers to learn from, and two with two recordings each to judge on, are the least; without pairs, use XTTS's own vectors of the recordings")
+        raise XttsKaError(
+            f"{len(x)} pairs of {len(names)} speakers are too few for a map: two speakers to learn from, and two with two recordings each to judge on, are the least; without pairs, use XTTS's own vectors of the recordings"
+        )
     test = np.isin(speakers, judges)
     xt, yt, fold = x[~test], y[~test], _folds(speakers[~test], min(4, len(names) - n), seed)
-    scores = {s: np.mean([_cosine(_predict(xt[fold == f], *_solve(xt[fold != f], yt[fold != f], s)), yt[fold == f]) for f in set(fold)]) for s in ridge}
+    scores = {
+        s: np.mean(
+            [
+                _cosine(
+                    _predict(xt[fold == f], *_solve(xt[fold != f], yt[fold != f], s)), yt[fold == f]
+                )
+                for f in set(fold)
+            ]
+        )
+        for s in ridge
+    }
     best = max(scores, key=scores.get)
     fitted = _solve(xt, yt, best)
     mapped, trials = _predict(x[test], *fitted), make_trials(speakers[test], seed)
-    rate = lambda e: round(float(eer(*score_trials(e, trials))[0]), 5)
-    report = {"pairs": int((~test).sum()), "speakers": len(names) - n, "held_out_pairs": int(test.sum()), "held_out_speakers": n, "ridge": best,
-              "cosine": round(_cosine(mapped, y[test]), 5), "cosine_of_constant": round(_cosine(np.tile(yt.mean(0), (int(test.sum()), 1)), y[test]), 5),
-              "eer_source": rate(x[test]), "eer_mapped": rate(mapped), "eer_xtts": rate(y[test])}
-    return RidgeMap(fitted[0].astype(np.float32), fitted[1].astype(np.float32), fitted[2].astype(np.float32), report)
+
+    def rate(e):
+        return round(float(eer(*score_trials(e, trials))[0]), 5)
+
+    report = {
+        "pairs": int((~test).sum()),
+        "speakers": len(names) - n,
+        "held_out_pairs": int(test.sum()),
+        "held_out_speakers": n,
+        "ridge": best,
+        "cosine": round(_cosine(mapped, y[test]), 5),
+        "cosine_of_constant": round(_cosine(np.tile(yt.mean(0), (int(test.sum()), 1)), y[test]), 5),
+        "eer_source": rate(x[test]),
+        "eer_mapped": rate(mapped),
+        "eer_xtts": rate(y[test]),
+    }
+    return RidgeMap(
+        fitted[0].astype(np.float32),
+        fitted[1].astype(np.float32),
+        fitted[2].astype(np.float32),
+        report,
+    )
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #1af229fa
-def _write_tensors(path, tensors:dict):
+def _write_tensors(path, tensors: dict):
     "Tensors with a digest of their bytes: safetensors accepts flipped bits in silence."
     from safetensors.torch import save
-    atomic_write(path, save({k: v.contiguous() for k, v in tensors.items()}, {"sha": _sha(tensors)}))
 
-def _sha(tensors:dict)->str:
+    atomic_write(
+        path, save({k: v.contiguous() for k, v in tensors.items()}, {"sha": _sha(tensors)})
+    )
+
+
+def _sha(tensors: dict) -> str:
     h = hashlib.sha256()
-    for k in sorted(tensors): h.update(k.encode() + str(tuple(tensors[k].shape)).encode() + tensors[k].contiguous().numpy().tobytes())
+    for k in sorted(tensors):
+        h.update(
+            k.encode()
+            + str(tuple(tensors[k].shape)).encode()
+            + tensors[k].contiguous().numpy().tobytes()
+        )
     return h.hexdigest()
 
-def _read_tensors(path): # dict, or None when it is not there, damaged or something else
+
+def _read_tensors(path):  # dict, or None when it is not there, damaged or something else
     from safetensors import SafetensorError, safe_open
-    if not Path(path).is_file(): return None
+
+    if not Path(path).is_file():
+        return None
     try:
-        with safe_open(path, "pt") as f: tensors, sha = {k: f.get_tensor(k) for k in f.keys()}, (f.metadata() or {}).get("sha")
-    except (SafetensorError, OSError): return None
+        with safe_open(path, "pt") as f:
+            tensors, sha = {k: f.get_tensor(k) for k in f.keys()}, (f.metadata() or {}).get("sha")
+    except (SafetensorError, OSError):
+        return None
     return tensors if sha == _sha(tensors) else None
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #1a54b26d
 class EmbeddingAdapter:
     "Voices for XTTS from a corpus's embeddings."
-    def __init__(self,
-        cfg:AdapterConfig=None,
-        xtts=None,           # coqui's Xtts that is there already; then with `model_digest`
-        model_digest:str="", # Stands for it in the cache
+
+    def __init__(
+        self,
+        cfg: AdapterConfig = None,
+        xtts=None,  # coqui's Xtts that is there already; then with `model_digest`
+        model_digest: str = "",  # Stands for it in the cache
     ):
         self.cfg, self.xtts, self.map = cfg or AdapterConfig(), xtts, None
         self.out = resolve(self.cfg.output_dir)
         self.folder = None if xtts else find_base(self.cfg.model, self.cfg.accept_licence)
         self.made_by = model_digest or self._digest_model()
 
-    def _digest_model(self)->str:
-        cache = DigestCache(self.out/"cache/digests.json")
-        found = {n: cache.file(self.folder/n) for n in ("model.pth", "config.json", "mel_stats.pth") if (self.folder/n).is_file()}
+    def _digest_model(self) -> str:
+        cache = DigestCache(self.out / "cache/digests.json")
+        found = {
+            n: cache.file(self.folder / n)
+            for n in ("model.pth", "config.json", "mel_stats.pth")
+            if (self.folder / n).is_file()
+        }
         cache.save()
         return digest(found)
 
     @property
-    def model(self): # coqui's Xtts, read when it is first needed
+    def model(self):  # coqui's Xtts, read when it is first needed
         if self.xtts is None:
             from xtts_ka.xtts.export import load_stock
+
             self.xtts = load_stock(self.folder)
         return self.xtts
 
-    def references(self)->dict: return choose_references(self.cfg.embeddings_dir, self.cfg.clips, self.cfg.seconds, self.cfg.shortest) # speaker -> [Reference]
+    def references(self) -> dict:
+        return choose_references(
+            self.cfg.embeddings_dir, self.cfg.clips, self.cfg.seconds, self.cfg.shortest
+        )  # speaker -> [Reference]
 
-    def _wavs(self, paths)->list: # [T] float32 at 22,050 Hz
+    def _wavs(self, paths) -> list:  # [T] float32 at 22,050 Hz
         import torch
+
         return [torch.from_numpy(read_audio(p, RATE)[0]) for p in paths]
 
-    def _key(self, paths, what:str)->str:
-        return digest([what, self.made_by, [hashlib.sha256(Path(p).read_bytes()).hexdigest() for p in paths]])
+    def _key(self, paths, what: str) -> str:
+        return digest(
+            [what, self.made_by, [hashlib.sha256(Path(p).read_bytes()).hexdigest() for p in paths]]
+        )
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #d82a0957
 from fastcore.basics import patch
 
+
 @patch
-def voice(self:EmbeddingAdapter,
-    paths,             # Recordings of one voice
-    name:str="voice",  # For the cache's file name
-    force:bool=False,  # Compute also what is there
-)->dict: # gpt_cond_latent [1, 32, D], speaker_embedding [1, 512, 1]
+def voice(
+    self: EmbeddingAdapter,
+    paths,  # Recordings of one voice
+    name: str = "voice",  # For the cache's file name
+    force: bool = False,  # Compute also what is there
+) -> dict:  # gpt_cond_latent [1, 32, D], speaker_embedding [1, 512, 1]
     "XTTS's own latents and vector of a voice, from the cache when the same model has heard the same recordings."
     import torch
-    if lost := [p for p in paths if not Path(p).is_file()]: raise MissingError(f"{shown(lost[0])}: the recording is not there any more; embed the corpus again (xtts-ka embed)")
-    path = self.out/f"cache/{slug(name, 60)}-{self._key(paths, 'voice')[:16]}.safetensors"
-    if not force and (held := _read_tensors(path)): return held
+
+    if lost := [p for p in paths if not Path(p).is_file()]:
+        raise MissingError(
+            f"{shown(lost[0])}: the recording is not there any more; embed the corpus again (xtts-ka embed)"
+        )
+    path = self.out / f"cache/{slug(name, 60)}-{self._key(paths, 'voice')[:16]}.safetensors"
+    if not force and (held := _read_tensors(path)):
+        return held
     wavs = self._wavs(paths)
-    if sum(map(len, wavs)) < 0.33 * RATE: raise XttsKaError(f"{name}: {sum(map(len, wavs)) / RATE:.2f} s of reference speech, XTTS needs 0.33 s at least; give longer recordings")
-    with torch.inference_mode(): cond = self.model.get_gpt_cond_latents(torch.cat(wavs)[None], RATE, length=30, chunk_length=6)
+    if sum(map(len, wavs)) < 0.33 * RATE:
+        raise XttsKaError(
+            f"{name}: {sum(map(len, wavs)) / RATE:.2f} s of reference speech, XTTS needs 0.33 s at least; give longer recordings"
+        )
+    with torch.inference_mode():
+        cond = self.model.get_gpt_cond_latents(
+            torch.cat(wavs)[None], RATE, length=30, chunk_length=6
+        )
     from xtts_ka.xtts.decoder import voice_vector
-    made = {"gpt_cond_latent": cond.clone(), "speaker_embedding": voice_vector(self.model.hifigan_decoder.speaker_encoder, wavs).clone()}
+
+    made = {
+        "gpt_cond_latent": cond.clone(),
+        "speaker_embedding": voice_vector(self.model.hifigan_decoder.speaker_encoder, wavs).clone(),
+    }
     _write_tensors(path, made)
     return made
 
+
 @patch
-def pair_vectors(self:EmbeddingAdapter,
-    force:bool=False,
-)->tuple: # (source [N, d], target [N, 512], speakers [N])
+def pair_vectors(
+    self: EmbeddingAdapter,
+    force: bool = False,
+) -> tuple:  # (source [N, d], target [N, 512], speakers [N])
     "Recordings that both networks have heard: a keyed choice of the store's, by XTTS's speaker encoder."
-    import torch
+
     from xtts_ka.xtts.decoder import voice_vector
+
     root = resolve(self.cfg.embeddings_dir if self.cfg.pairs == "store" else self.cfg.pairs)
     emb, entries = load_matrix(root), {e.utt: e for e in read_index(root)}
-    chosen = sorted(rng(self.cfg.seed, "pairs").permutation(len(emb))[: self.cfg.pair_clips].tolist())
-    paths = [root/entries[emb.utts[i]].audio for i in chosen]
-    if lost := [p for p in paths if not p.is_file()]: raise MissingError(f"{len(lost)} recordings of the pairs are not there, first {shown(lost[0])}")
+    chosen = sorted(
+        rng(self.cfg.seed, "pairs").permutation(len(emb))[: self.cfg.pair_clips].tolist()
+    )
+    paths = [root / entries[emb.utts[i]].audio for i in chosen]
+    if lost := [p for p in paths if not p.is_file()]:
+        raise MissingError(
+            f"{len(lost)} recordings of the pairs are not there, first {shown(lost[0])}"
+        )
     target = []
     for p in bar(paths, "pairs"):
-        held = None if force else _read_tensors(at := self.out/f"cache/pairs/{self._key([p], 'pair')[:24]}.safetensors")
-        if held is None: _write_tensors(self.out/f"cache/pairs/{self._key([p], 'pair')[:24]}.safetensors", held := {"v": voice_vector(self.model.hifigan_decoder.speaker_encoder, self._wavs([p]))[0, :, 0].clone()})
+        held = (
+            None
+            if force
+            else _read_tensors(
+                at := self.out / f"cache/pairs/{self._key([p], 'pair')[:24]}.safetensors"
+            )
+        )
+        if held is None:
+            _write_tensors(
+                self.out / f"cache/pairs/{self._key([p], 'pair')[:24]}.safetensors",
+                held := {
+                    "v": voice_vector(self.model.hifigan_decoder.speaker_encoder, self._wavs([p]))[
+                        0, :, 0
+                    ].clone()
+                },
+            )
         target.append(held["v"].numpy())
     return emb.matrix[chosen], np.stack(target), [emb.speakers[i] for i in chosen]
 
-@patch
-def fit(self:EmbeddingAdapter,
-    force:bool=False, # Hear the pairs again
-)->RidgeMap:
-    "Fit the map on the pairs, and keep it as `map.safetensors` with its report."
-    import torch
-    if not self.cfg.pairs: raise XttsKaError("a map needs pairs, recordings that both networks have heard: pairs=store takes those of embeddings_dir. Voice embeddings are not turned into XTTS's by cutting or padding")
-    self.map = fit_map(*self.pair_vectors(force), self.cfg.held_out, self.cfg.ridge, self.cfg.seed)
-    _write_tensors(self.out/"map.safetensors", {"weight": torch.from_numpy(self.map.weight), "before": torch.from_numpy(self.map.before), "after": torch.from_numpy(self.map.after)})
-    return self.map
 
 @patch
-def adapt(self:EmbeddingAdapter,
-    vectors, # [..., d] voice embeddings
-)->np.ndarray: # [..., 512] XTTS's speaker vectors, of length 1
+def fit(
+    self: EmbeddingAdapter,
+    force: bool = False,  # Hear the pairs again
+) -> RidgeMap:
+    "Fit the map on the pairs, and keep it as `map.safetensors` with its report."
+    import torch
+
+    if not self.cfg.pairs:
+        raise XttsKaError(
+            "a map needs pairs, recordings that both networks have heard: pairs=store takes those of embeddings_dir. Voice embeddings are not turned into XTTS's by cutting or padding"
+        )
+    self.map = fit_map(*self.pair_vectors(force), self.cfg.held_out, self.cfg.ridge, self.cfg.seed)
+    _write_tensors(
+        self.out / "map.safetensors",
+        {
+            "weight": torch.from_numpy(self.map.weight),
+            "before": torch.from_numpy(self.map.before),
+            "after": torch.from_numpy(self.map.after),
+        },
+    )
+    return self.map
+
+
+@patch
+def adapt(
+    self: EmbeddingAdapter,
+    vectors,  # [..., d] voice embeddings
+) -> np.ndarray:  # [..., 512] XTTS's speaker vectors, of length 1
     "Map vectors. `XttsKaError` without a fitted map, whatever their shape: a vector of 512 numbers of another network is no XTTS vector either."
-    if self.map is None and (held := _read_tensors(self.out/"map.safetensors")): self.map = RidgeMap(*(held[k].numpy() for k in ("weight", "before", "after")))
-    if self.map is None: raise XttsKaError(f"no map: a voice embedding of {np.shape(vectors)[-1]} numbers is not XTTS's vector of 512, and casting its shape would make noise of it. Fit one with pairs=store, or give recordings and use XTTS's own vectors")
+    if self.map is None and (held := _read_tensors(self.out / "map.safetensors")):
+        self.map = RidgeMap(*(held[k].numpy() for k in ("weight", "before", "after")))
+    if self.map is None:
+        raise XttsKaError(
+            f"no map: a voice embedding of {np.shape(vectors)[-1]} numbers is not XTTS's vector of 512, and casting its shape would make noise of it. Fit one with pairs=store, or give recordings and use XTTS's own vectors"
+        )
     return self.map(vectors)
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #53023ac1
 @patch
-def run(self:EmbeddingAdapter,
-    force:bool=False, # Compute also what is up to date
-)->dict: # Content of adapter.json
+def run(
+    self: EmbeddingAdapter,
+    force: bool = False,  # Compute also what is up to date
+) -> dict:  # Content of adapter.json
     "All speakers: `speakers_xtts.pth` as XTTS clients read it, and `adapter.json` with what each voice was made of."
     import torch
+
     chosen = self.references()
-    voices = {s: self.voice([r.path for r in refs], s, force) for s, refs in bar(chosen.items(), "voices", total=len(chosen))}
+    voices = {
+        s: self.voice([r.path for r in refs], s, force)
+        for s, refs in bar(chosen.items(), "voices", total=len(chosen))
+    }
     buffer = io.BytesIO()
-    torch.save({s: {k: v[k] for k in ("gpt_cond_latent", "speaker_embedding")} for s, v in voices.items()}, buffer)
-    atomic_write(self.out/"speakers_xtts.pth", buffer.getvalue())
-    about = {"model": self.cfg.model, "model_digest": self.made_by, "map": self.fit(force).report if self.cfg.pairs else None,
-             "speakers": {s: {"seconds": round(sum(r.seconds for r in refs), 2), "references": [{"utt": r.utt, "audio": shown(r.path), "cosine": round(r.cosine, 4)} for r in refs]} for s, refs in chosen.items()}}
-    write_json(self.out/"adapter.json", about)
+    torch.save(
+        {s: {k: v[k] for k in ("gpt_cond_latent", "speaker_embedding")} for s, v in voices.items()},
+        buffer,
+    )
+    atomic_write(self.out / "speakers_xtts.pth", buffer.getvalue())
+    about = {
+        "model": self.cfg.model,
+        "model_digest": self.made_by,
+        "map": self.fit(force).report if self.cfg.pairs else None,
+        "speakers": {
+            s: {
+                "seconds": round(sum(r.seconds for r in refs), 2),
+                "references": [
+                    {"utt": r.utt, "audio": shown(r.path), "cosine": round(r.cosine, 4)}
+                    for r in refs
+                ],
+            }
+            for s, refs in chosen.items()
+        },
+    }
+    write_json(self.out / "adapter.json", about)
     return about
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #acc97a82
 def add_arguments(
-    parser, # of argparse
+    parser,  # of argparse
 ):
     "The options of `xtts-ka adapt-embeddings`."
-    parser.add_argument("--config", metavar="FILE", default=None, help="YAML or JSON with the options of AdapterConfig; without it, the defaults")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        default=None,
+        help="YAML or JSON with the options of AdapterConfig; without it, the defaults",
+    )
     parser.add_argument("--force", action="store_true", help="compute also what is up to date")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change one value, as in pairs=store or model=models/xtts_v2")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="change one value, as in pairs=store or model=models/xtts_v2",
+    )
+
 
 def lines(
-    about:dict, # Of `EmbeddingAdapter.run`
-    out,        # Where it is
-)->list: # What a person should know
+    about: dict,  # Of `EmbeddingAdapter.run`
+    out,  # Where it is
+) -> list:  # What a person should know
     "One line a speaker, and what the map is worth."
     said = [f"{shown(out)}: {len(about['speakers'])} voices for XTTS"]
-    said += [f"{s}: {v['seconds']:.1f} s of {len(v['references'])} recordings, nearest {v['references'][0]['utt']} ({v['references'][0]['cosine']:.3f} to the centroid)" for s, v in about["speakers"].items()]
-    if m := about["map"]: said.append(f"map: held-out cosine {m['cosine']:.3f} (constant guess {m['cosine_of_constant']:.3f}) on {m['held_out_speakers']} speakers; EER {m['eer_source']:.1%} before, {m['eer_mapped']:.1%} mapped, {m['eer_xtts']:.1%} by XTTS's own vectors")
-    if m and m["cosine"] < m["cosine_of_constant"] + 0.01: said.append("the map is no better than a constant guess: do not use it; more speakers are needed, or XTTS's own vectors of recordings")
+    said += [
+        f"{s}: {v['seconds']:.1f} s of {len(v['references'])} recordings, nearest {v['references'][0]['utt']} ({v['references'][0]['cosine']:.3f} to the centroid)"
+        for s, v in about["speakers"].items()
+    ]
+    if m := about["map"]:
+        said.append(
+            f"map: held-out cosine {m['cosine']:.3f} (constant guess {m['cosine_of_constant']:.3f}) on {m['held_out_speakers']} speakers; EER {m['eer_source']:.1%} before, {m['eer_mapped']:.1%} mapped, {m['eer_xtts']:.1%} by XTTS's own vectors"
+        )
+    if m and m["cosine"] < m["cosine_of_constant"] + 0.01:
+        said.append(
+            "the map is no better than a constant guess: do not use it; more speakers are needed, or XTTS's own vectors of recordings"
+        )
     return said
 
+
 def main(
-    args, # Namespace with the options of `add_arguments`
-)->int:   # Exit status
+    args,  # Namespace with the options of `add_arguments`
+) -> int:  # Exit status
     "`xtts-ka adapt-embeddings`."
-    adapter = EmbeddingAdapter(load(AdapterConfig, args.config and resolve(args.config), args.overrides))
+    adapter = EmbeddingAdapter(
+        load(AdapterConfig, args.config and resolve(args.config), args.overrides)
+    )
     print("\n".join(lines(adapter.run(args.force), adapter.out)))
     return 0

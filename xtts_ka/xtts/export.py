@@ -17,106 +17,166 @@ from ..core.checkpoint import read_tensors
 from ..core.errors import CheckpointError, ConfigError, MissingError
 from ..core.files import atomic_write, fresh_dir, read_json, sha256_file, write_json
 from ..core.randomness import torch_rng
+from .acoustic import FILE as ACOUSTIC_FILE
+from .acoustic import acoustic_tensors
 from .config import DecodeConfig, DvaeConfig
 from .decode import decode_codes, teacher_latents
 from .decoder import OFFICIAL_CHANNELS, VOICE_DIM, make_decoder, widen
 from .dvae import make_dvae
 from .gpt import quiet
 from .mel import HOP, OUT_RATE, RATE
-from .acoustic import FILE as ACOUSTIC_FILE, acoustic_tensors
-from .reader import FILE as READER_FILE, reader_tensors
+from .reader import FILE as READER_FILE
+from .reader import reader_tensors
 from .vocabulary import CLIENT_LANGUAGES, Vocabulary
 
 # %% ../../nbs/xtts/export.ipynb #5f1aad32
 def xtts_config(
-    gpt,           # Trained GPT; its shape is read off
-    vocabulary:Vocabulary,
-    name:str="xtts_ka", # For `run_name`
-    decode:DecodeConfig=None, # How clients choose codes when they are not told
+    gpt,  # Trained GPT; its shape is read off
+    vocabulary: Vocabulary,
+    name: str = "xtts_ka",  # For `run_name`
+    decode: DecodeConfig = None,  # How clients choose codes when they are not told
 ):  # coqui's XttsConfig
     "The configuration an XTTS client needs to build the same network. All v2 keys are written: coqui's defaults are those of v1."
     from TTS.tts.configs.xtts_config import XttsArgs, XttsAudioConfig, XttsConfig
-    args = XttsArgs(gpt_layers=gpt.layers, gpt_n_model_channels=gpt.model_dim, gpt_n_heads=gpt.heads,
-        gpt_number_text_tokens=gpt.number_text_tokens, gpt_start_text_token=gpt.start_text_token, gpt_stop_text_token=gpt.stop_text_token,
-        gpt_num_audio_tokens=gpt.num_audio_tokens, gpt_start_audio_token=gpt.start_audio_token, gpt_stop_audio_token=gpt.stop_audio_token,
-        gpt_max_text_tokens=gpt.max_text_tokens - 2, gpt_max_audio_tokens=gpt.max_mel_tokens - 3, gpt_max_prompt_tokens=gpt.max_prompt_tokens,
-        gpt_code_stride_len=gpt.code_stride_len, gpt_use_perceiver_resampler=True, decoder_input_dim=gpt.model_dim,
-        d_vector_dim=VOICE_DIM, cond_d_vector_in_each_upsampling_layer=True, output_hop_length=HOP,
-        input_sample_rate=RATE, output_sample_rate=OUT_RATE)
+
+    args = XttsArgs(
+        gpt_layers=gpt.layers,
+        gpt_n_model_channels=gpt.model_dim,
+        gpt_n_heads=gpt.heads,
+        gpt_number_text_tokens=gpt.number_text_tokens,
+        gpt_start_text_token=gpt.start_text_token,
+        gpt_stop_text_token=gpt.stop_text_token,
+        gpt_num_audio_tokens=gpt.num_audio_tokens,
+        gpt_start_audio_token=gpt.start_audio_token,
+        gpt_stop_audio_token=gpt.stop_audio_token,
+        gpt_max_text_tokens=gpt.max_text_tokens - 2,
+        gpt_max_audio_tokens=gpt.max_mel_tokens - 3,
+        gpt_max_prompt_tokens=gpt.max_prompt_tokens,
+        gpt_code_stride_len=gpt.code_stride_len,
+        gpt_use_perceiver_resampler=True,
+        decoder_input_dim=gpt.model_dim,
+        d_vector_dim=VOICE_DIM,
+        cond_d_vector_in_each_upsampling_layer=True,
+        output_hop_length=HOP,
+        input_sample_rate=RATE,
+        output_sample_rate=OUT_RATE,
+    )
     audio = XttsAudioConfig(sample_rate=RATE, output_sample_rate=OUT_RATE, dvae_sample_rate=RATE)
     languages = dict.fromkeys([vocabulary.language, *vocabulary.languages, *CLIENT_LANGUAGES])
     config = XttsConfig(model_args=args, audio=audio, languages=list(languages))
     d = decode or DecodeConfig()
-    config.run_name, config.temperature, config.top_k, config.top_p, config.repetition_penalty = name, d.temperature or DecodeConfig().temperature, d.top_k, d.top_p, d.repetition_penalty # clients sample: 0 has no meaning to them
+    config.run_name, config.temperature, config.top_k, config.top_p, config.repetition_penalty = (
+        name,
+        d.temperature or DecodeConfig().temperature,
+        d.top_k,
+        d.top_p,
+        d.repetition_penalty,
+    )  # clients sample: 0 has no meaning to them
     return config
 
+
 def model_state(
-    gpt,           # Trained GPT
-    waveform:dict, # State of a (narrow) waveform decoder
-    speaker_encoder, # coqui's ResNetSpeakerEncoder
-    stats:Tensor,  # [80] mel_stats
-)->dict: # name -> tensor, as in XTTS's model.pth
+    gpt,  # Trained GPT
+    waveform: dict,  # State of a (narrow) waveform decoder
+    speaker_encoder,  # coqui's ResNetSpeakerEncoder
+    stats: Tensor,  # [80] mel_stats
+) -> dict:  # name -> tensor, as in XTTS's model.pth
     "The state of coqui's Xtts from ours; a narrow decoder is widened exactly."
-    shapes = {k: v for k, v in make_decoder(gpt.model_dim, OFFICIAL_CHANNELS).waveform_decoder.state_dict().items()}
-    own = {k: v for k, v in gpt.state_dict().items() if not k.startswith(("gpt_inference.", "gpt.wte."))}
-    return {"mel_stats": stats, **{f"gpt.{k}": v for k, v in own.items()},
-            **{f"hifigan_decoder.waveform_decoder.{k}": v for k, v in widen(waveform, shapes).items()},
-            **{f"hifigan_decoder.speaker_encoder.{k}": v for k, v in speaker_encoder.state_dict().items()}}
+    shapes = dict(
+        make_decoder(gpt.model_dim, OFFICIAL_CHANNELS).waveform_decoder.state_dict().items()
+    )
+    own = {
+        k: v
+        for k, v in gpt.state_dict().items()
+        if not k.startswith(("gpt_inference.", "gpt.wte."))
+    }
+    return {
+        "mel_stats": stats,
+        **{f"gpt.{k}": v for k, v in own.items()},
+        **{f"hifigan_decoder.waveform_decoder.{k}": v for k, v in widen(waveform, shapes).items()},
+        **{
+            f"hifigan_decoder.speaker_encoder.{k}": v
+            for k, v in speaker_encoder.state_dict().items()
+        },
+    }
 
 # %% ../../nbs/xtts/export.ipynb #90cda313
 def as_written(
-    state:dict,        # name -> tensor
-    dtype:str="float32", # `float32` or `float16`
-)->dict: # name -> contiguous tensor on the CPU, with a storage of its own
+    state: dict,  # name -> tensor
+    dtype: str = "float32",  # `float32` or `float16`
+) -> dict:  # name -> contiguous tensor on the CPU, with a storage of its own
     "The tensors as the files hold them. `CheckpointError` names one that is not finite, or not in float16."
-    if dtype not in ("float32", "float16"): raise ConfigError(f"export dtype {dtype!r}: give float32 or float16")
+    if dtype not in ("float32", "float16"):
+        raise ConfigError(f"export dtype {dtype!r}: give float32 or float16")
     out = {}
     for name, value in state.items():
         value = value.detach().cpu()
-        if not torch.isfinite(value).all(): raise CheckpointError(f"{name} holds NaN or infinity: the training diverged; nothing is exported")
+        if not torch.isfinite(value).all():
+            raise CheckpointError(
+                f"{name} holds NaN or infinity: the training diverged; nothing is exported"
+            )
         if dtype == "float16" and value.is_floating_point() and value.ndim > 1:
             value = value.half()
-            if not torch.isfinite(value).all(): raise CheckpointError(f"{name} holds numbers beyond the 65,504 of float16; export in float32")
-        own = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes   # torch.save writes whole storages
+            if not torch.isfinite(value).all():
+                raise CheckpointError(
+                    f"{name} holds numbers beyond the 65,504 of float16; export in float32"
+                )
+        own = (
+            value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
+        )  # torch.save writes whole storages
         out[name] = value if own else value.contiguous().clone()
     return out
 
 # %% ../../nbs/xtts/export.ipynb #54541ae6
 CPML = """Coqui Public Model License 1.0.0 (CPML), that of the base: this model and what it speaks may be used for non-commercial purposes only, and who passes it on passes on these terms, https://coqui.ai/cpml"""
 
+
 def base_note(
-    base, # Name of the base, or {"name" or "folder", "version", "licence"}; empty: none
-)->str: # Two lines of Markdown
+    base,  # Name of the base, or {"name" or "folder", "version", "licence"}; empty: none
+) -> str:  # Two lines of Markdown
     "The terms that come with a base. One without a `licence` of its own is taken for Coqui's XTTS-v2."
     base = {"name": base} if isinstance(base, str) else dict(base or {})
-    name = " ".join(filter(None, (base.get("name") or Path(base.get("folder", "")).name, base.get("version"))))
-    if not name: return "- **Base**: none, no weights of Coqui's XTTS-v2 went into this model\n- **Licence**: up to whoever trained it, within the terms of the data"
+    name = " ".join(
+        filter(None, (base.get("name") or Path(base.get("folder", "")).name, base.get("version")))
+    )
+    if not name:
+        return "- **Base**: none, no weights of Coqui's XTTS-v2 went into this model\n- **Licence**: up to whoever trained it, within the terms of the data"
     named = base.get("licence") or "CPML"
     return f"- **Base**: {name}\n- **Licence**: {CPML if 'CPML' in named or 'Coqui Public' in named else 'that of the base: ' + named}"
 
+
 def make_card(
-    language:str,   # Of the model
-    about:dict,     # What it was made from; `data`, `data_licence` and `base` are shown
-    scores:dict=None, # name -> number or text
-    card:str="",    # Text to begin with instead of the default one
-)->str: # Markdown
+    language: str,  # Of the model
+    about: dict,  # What it was made from; `data`, `data_licence` and `base` are shown
+    scores: dict = None,  # name -> number or text
+    card: str = "",  # Text to begin with instead of the default one
+) -> str:  # Markdown
     "The text of MODEL_CARD.md: data, licence, scores."
     name = f"xtts_v2_{language}"
     data = f"- **Data**: {about.get('data') or 'not named by whoever exported it'}; licence of the data: {about.get('data_licence') or 'not named'}."
-    use = f"- **Use**: `xtts-ka speak \"...\" --checkpoint THIS_FOLDER`, or any XTTS client. Clients that do not know the language say `en`: Georgian letters are routed to `[ka]` inside `vocab.json`."
-    parts = [card.rstrip() or f"# {name}: an XTTS model that speaks `{language}`\n\nMade by xtts_ka; the code that reads it is coqui-tts (MPL-2.0).\n\n{data}\n{use}"]
-    if about.get("base") or not card: parts.append(f"## Licence\n\n{base_note(about.get('base'))}")
+    use = '- **Use**: `xtts-ka speak "..." --checkpoint THIS_FOLDER`, or any XTTS client. Clients that do not know the language say `en`: Georgian letters are routed to `[ka]` inside `vocab.json`.'
+    parts = [
+        card.rstrip()
+        or f"# {name}: an XTTS model that speaks `{language}`\n\nMade by xtts_ka; the code that reads it is coqui-tts (MPL-2.0).\n\n{data}\n{use}"
+    ]
+    if about.get("base") or not card:
+        parts.append(f"## Licence\n\n{base_note(about.get('base'))}")
     rows = "\n".join(f"| {k} | {v} |" for k, v in (scores or {}).items())
-    parts.append(f"## Scores\n\n| measure | value |\n|---|---|\n{rows}" if rows else "## Scores\n\nNot known when this was written; the stage `evaluate` of the run measures them.")
+    parts.append(
+        f"## Scores\n\n| measure | value |\n|---|---|\n{rows}"
+        if rows
+        else "## Scores\n\nNot known when this was written; the stage `evaluate` of the run measures them."
+    )
     return "\n\n".join(parts) + "\n"
 
 # %% ../../nbs/xtts/export.ipynb #f71eb13f
 def load_stock(
-    folder, # An export
-): # coqui's Xtts in evaluation mode
+    folder,  # An export
+):  # coqui's Xtts in evaluation mode
     "Read an export with unmodified coqui-tts."
     from TTS.tts.configs.xtts_config import XttsConfig
     from TTS.tts.models.xtts import Xtts
+
     config = XttsConfig()
     config.load_json(str(Path(folder) / "config.json"))
     with quiet():
@@ -124,146 +184,272 @@ def load_stock(
         model.load_checkpoint(config, checkpoint_dir=str(folder), eval=True)
     return model
 
-TIE = 1e-3 # Logits nearer to each other than this count as equal
+
+TIE = 1e-3  # Logits nearer to each other than this count as equal
+
 
 @torch.inference_mode()
 def same_codes(
-    gpt,           # coqui's GPT as its client holds it
-    cond:Tensor,   # [1, 32, D] conditioning latents
-    ids:list,      # Text ids
-    most:int=32,   # Codes compared
-)->int: # How many greedy codes are equal
+    gpt,  # coqui's GPT as its client holds it
+    cond: Tensor,  # [1, 32, D] conditioning latents
+    ids: list,  # Text ids
+    most: int = 32,  # Codes compared
+) -> int:  # How many greedy codes are equal
     "coqui's greedy loop against ours. `CheckpointError` names the first code in which they differ, unless it is a tie."
-    ours = decode_codes(gpt, cond, ids, DecodeConfig(temperature=0, repetition_penalty=1.0, max_codes_per_id=1e-6, guard_extra=most))
-    with quiet(): theirs = gpt.generate(cond, torch.tensor([ids]), do_sample=False, num_beams=1, repetition_penalty=1.0,
-        num_return_sequences=1, output_attentions=False, max_new_tokens=most)[0].tolist()
+    ours = decode_codes(
+        gpt,
+        cond,
+        ids,
+        DecodeConfig(
+            temperature=0, repetition_penalty=1.0, max_codes_per_id=1e-6, guard_extra=most
+        ),
+    )
+    with quiet():
+        theirs = gpt.generate(
+            cond,
+            torch.tensor([ids]),
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            num_return_sequences=1,
+            output_attentions=False,
+            max_new_tokens=most,
+        )[0].tolist()
     mine = ours.codes.tolist() + [gpt.stop_audio_token] * ours.stopped
     k = next((k for k, pair in enumerate(zip(mine, theirs)) if pair[0] != pair[1]), None)
-    if k is None: return min(len(mine), len(theirs))
-    logits = gpt.mel_head(teacher_latents(gpt, cond, ids, torch.tensor(theirs[: k + 1]))[-1])   # what both saw at code k
+    if k is None:
+        return min(len(mine), len(theirs))
+    logits = gpt.mel_head(
+        teacher_latents(gpt, cond, ids, torch.tensor(theirs[: k + 1]))[-1]
+    )  # what both saw at code k
     gap = float((logits[mine[k]] - logits[theirs[k]]).abs())
-    if gap > TIE: raise CheckpointError(f"greedy code {k} is {theirs[k]} in coqui-tts and {mine[k]} here, {gap:.3g} apart in logit: the export is not kept")
+    if gap > TIE:
+        raise CheckpointError(
+            f"greedy code {k} is {theirs[k]} in coqui-tts and {mine[k]} here, {gap:.3g} apart in logit: the export is not kept"
+        )
     return k
 
-def check_text(vocabulary:Vocabulary)->str: # A short text the vocabulary can write
-    if vocabulary.language == "ka": return "გამარჯობა, როგორ ხარ?"
+
+def check_text(vocabulary: Vocabulary) -> str:  # A short text the vocabulary can write
+    if vocabulary.language == "ka":
+        return "გამარჯობა, როგორ ხარ?"
     return "".join(sorted(t for t in vocabulary.ids if len(t) == 1 and t.isalpha()))[:12]
 
+
 def check_export(
-    folder,             # An export
-    state:dict,         # The tensors it must hold
-    vocabulary:Vocabulary,
-    cond:Tensor=None,   # [1, 32, D] voice to try it with; default: noise
-)->int: # How many greedy codes were compared
+    folder,  # An export
+    state: dict,  # The tensors it must hold
+    vocabulary: Vocabulary,
+    cond: Tensor = None,  # [1, 32, D] voice to try it with; default: noise
+) -> int:  # How many greedy codes were compared
     "Read the folder with unmodified coqui-tts. `CheckpointError` when it holds other tensors, writes other ids or chooses other codes."
     stock = load_stock(folder)
-    held = {k: v for k, v in stock.state_dict().items() if not k.startswith(("gpt.gpt_inference.", "gpt.gpt.wte."))}
-    other = sorted(set(held) ^ set(state)) or [k for k, v in held.items() if not torch.equal(v, state[k].to(v.dtype))]
-    if other: raise CheckpointError(f"{folder}: coqui-tts reads {len(other)} tensors differently, first {other[0]}; the export is not kept")
+    held = {
+        k: v
+        for k, v in stock.state_dict().items()
+        if not k.startswith(("gpt.gpt_inference.", "gpt.gpt.wte."))
+    }
+    other = sorted(set(held) ^ set(state)) or [
+        k for k, v in held.items() if not torch.equal(v, state[k].to(v.dtype))
+    ]
+    if other:
+        raise CheckpointError(
+            f"{folder}: coqui-tts reads {len(other)} tensors differently, first {other[0]}; the export is not kept"
+        )
     text, language = check_text(vocabulary), vocabulary.language
     ids = vocabulary.encode(text)
     if language == "ka" and (theirs := stock.tokenizer.encode(text, "en")) != ids:
-        raise CheckpointError(f"{folder}: a client that says `en` writes {text!r} as {theirs[:8]}..., not as {ids[:8]}...: vocab.json does not route Georgian; the export is not kept")
-    cond = torch.randn(1, 32, stock.gpt.model_dim, generator=torch_rng(0, "export")) if cond is None else cond
+        raise CheckpointError(
+            f"{folder}: a client that says `en` writes {text!r} as {theirs[:8]}..., not as {ids[:8]}...: vocab.json does not route Georgian; the export is not kept"
+        )
+    cond = (
+        torch.randn(1, 32, stock.gpt.model_dim, generator=torch_rng(0, "export"))
+        if cond is None
+        else cond
+    )
     return same_codes(stock.gpt, cond, ids)
 
 # %% ../../nbs/xtts/export.ipynb #d66f3c2d
 def write_export(
-    folder,             # New folder; replaced whole
-    gpt, waveform:dict, speaker_encoder, stats:Tensor, # The trained parts
-    vocabulary:Vocabulary,
-    speakers:dict,      # name -> {"gpt_cond_latent": [1, 32, D], "speaker_embedding": [1, 512, 1]}; may be empty
-    dvae:dict=None,     # State of the DVAE, for training on
-    card:str="",        # Text of MODEL_CARD.md; licence of the base and scores are added
-    about:dict=None,    # What it was made from, for export.json and the card
-    dtype:str="float32", # Of the weights: `float32` or `float16`
-    scores:dict=None,   # name -> number or text, for the card
-    decode:DecodeConfig=None, # How clients choose codes when they are not told
-    reader=None,        # `CodeReader` that reads takes back, or None
-    acoustic=None,      # `Acoustic` from latents to a vocoder's mel, or None
-)->Path:
+    folder,  # New folder; replaced whole
+    gpt,
+    waveform: dict,
+    speaker_encoder,
+    stats: Tensor,  # The trained parts
+    vocabulary: Vocabulary,
+    speakers: dict,  # name -> {"gpt_cond_latent": [1, 32, D], "speaker_embedding": [1, 512, 1]}; may be empty
+    dvae: dict = None,  # State of the DVAE, for training on
+    card: str = "",  # Text of MODEL_CARD.md; licence of the base and scores are added
+    about: dict = None,  # What it was made from, for export.json and the card
+    dtype: str = "float32",  # Of the weights: `float32` or `float16`
+    scores: dict = None,  # name -> number or text, for the card
+    decode: DecodeConfig = None,  # How clients choose codes when they are not told
+    reader=None,  # `CodeReader` that reads takes back, or None
+    acoustic=None,  # `Acoustic` from latents to a vocoder's mel, or None
+) -> Path:
     "Write an export, all or nothing. `CheckpointError` when unmodified coqui-tts does not read it back and choose the same codes."
     from safetensors.torch import save_file
+
     name, about = f"xtts_v2_{vocabulary.language}", shareable(about or {})
     state = as_written(model_state(gpt, waveform, speaker_encoder, stats), dtype)
     config = xtts_config(gpt, vocabulary, name, decode)
     with fresh_dir(folder) as tmp:
         tensors = write_weights(Path(tmp), name, state, stats, speakers, dvae)
-        for file, of, kept in ((READER_FILE, reader, reader_tensors), (ACOUSTIC_FILE, acoustic, acoustic_tensors)):
-            if of is None: continue
+        for file, of, kept in (
+            (READER_FILE, reader, reader_tensors),
+            (ACOUSTIC_FILE, acoustic, acoustic_tensors),
+        ):
+            if of is None:
+                continue
             held, metadata = kept(of)
             save_file(held, Path(tmp) / file, metadata=metadata)
             tensors[file] = len(held)
         vocabulary.save(Path(tmp) / "vocab.json")
         config.save_json(str(Path(tmp) / "config.json"))
-        compared = check_export(tmp, state, vocabulary, *[v["gpt_cond_latent"] for v in speakers.values()][:1])
-        atomic_write(Path(tmp) / "MODEL_CARD.md", make_card(vocabulary.language, about, scores, card))
+        compared = check_export(
+            tmp, state, vocabulary, *[v["gpt_cond_latent"] for v in speakers.values()][:1]
+        )
+        atomic_write(
+            Path(tmp) / "MODEL_CARD.md", make_card(vocabulary.language, about, scores, card)
+        )
         write_json(Path(tmp) / f"{name}_config.json", own_config(config, vocabulary, about, dtype))
-        record = {"format": "xtts-v2", "language": vocabulary.language, "dtype": dtype, "speakers": list(speakers), "greedy_codes_equal_to_coqui": compared, "about": about}
+        record = {
+            "format": "xtts-v2",
+            "language": vocabulary.language,
+            "dtype": dtype,
+            "speakers": list(speakers),
+            "greedy_codes_equal_to_coqui": compared,
+            "about": about,
+        }
         write_index(Path(tmp), tensors, record)
     return Path(folder)
 
-def shareable(about:dict)->dict: # Without the folder in which the base lies here: an export goes to others
-    base = about.get("base")
-    return {**about, "base": {**base, "folder": Path(base["folder"]).name}} if isinstance(base, dict) and base.get("folder") else about
 
-def write_weights(folder, name, state, stats, speakers, dvae)->dict: # file -> number of tensors
+def shareable(
+    about: dict,
+) -> dict:  # Without the folder in which the base lies here: an export goes to others
+    base = about.get("base")
+    return (
+        {**about, "base": {**base, "folder": Path(base["folder"]).name}}
+        if isinstance(base, dict) and base.get("folder")
+        else about
+    )
+
+
+def write_weights(folder, name, state, stats, speakers, dvae) -> dict:  # file -> number of tensors
     "All files with tensors. The DVAE and the voices stay in float32: rounded, they would give other codes and another voice."
     from safetensors.torch import save_file
-    voices = {s: as_written({k: v[k] for k in ("gpt_cond_latent", "speaker_embedding")}) for s, v in speakers.items()}
+
+    voices = {
+        s: as_written({k: v[k] for k in ("gpt_cond_latent", "speaker_embedding")})
+        for s, v in speakers.items()
+    }
     torch.save({"model": state}, folder / "model.pth")
     save_file(state, folder / f"{name}.safetensors", metadata={"format": "pt"})
     torch.save(as_written({"stats": stats})["stats"], folder / "mel_stats.pth")
     torch.save(voices, folder / "speakers_xtts.pth")
-    if dvae is not None: torch.save(as_written(dvae), folder / "dvae.pth")
-    return {"model.pth": len(state), f"{name}.safetensors": len(state), "mel_stats.pth": 1, "speakers_xtts.pth": 2 * len(speakers)} | ({"dvae.pth": len(dvae)} if dvae is not None else {})
+    if dvae is not None:
+        torch.save(as_written(dvae), folder / "dvae.pth")
+    return {
+        "model.pth": len(state),
+        f"{name}.safetensors": len(state),
+        "mel_stats.pth": 1,
+        "speakers_xtts.pth": 2 * len(speakers),
+    } | ({"dvae.pth": len(dvae)} if dvae is not None else {})
 
-def own_config(config, vocabulary, about, dtype)->dict:
+
+def own_config(config, vocabulary, about, dtype) -> dict:
     "What a reader of the safetensors file needs: shape, rates, vocabulary, origin."
     plain = config.to_dict()
-    return {"format": "xtts-v2", "language": vocabulary.language, "languages": plain["languages"], "dtype": dtype,
-            "weights": f"xtts_v2_{vocabulary.language}.safetensors", "vocabulary": {"file": "vocab.json", "size": len(vocabulary), "fingerprint": vocabulary.fingerprint},
-            "model_args": {k: v for k, v in plain["model_args"].items() if v not in (None, "")}, "audio": plain["audio"],
-            "decoding": {k: plain[k] for k in ("temperature", "top_k", "top_p", "repetition_penalty")}, "about": about}
+    return {
+        "format": "xtts-v2",
+        "language": vocabulary.language,
+        "languages": plain["languages"],
+        "dtype": dtype,
+        "weights": f"xtts_v2_{vocabulary.language}.safetensors",
+        "vocabulary": {
+            "file": "vocab.json",
+            "size": len(vocabulary),
+            "fingerprint": vocabulary.fingerprint,
+        },
+        "model_args": {k: v for k, v in plain["model_args"].items() if v not in (None, "")},
+        "audio": plain["audio"],
+        "decoding": {k: plain[k] for k in ("temperature", "top_k", "top_p", "repetition_penalty")},
+        "about": about,
+    }
+
 
 def write_index(folder, tensors, record):
     "`model_index.json` of all files with content, then `export.json` with the hashes of all, the index among them."
-    files = {p.name: {"sha256": sha256_file(p), "bytes": p.stat().st_size, "tensors": tensors.get(p.name, 0)} for p in sorted(folder.iterdir()) if p.name not in ("model_index.json", "export.json")}
-    write_json(folder / "model_index.json", {"format": record["format"], "language": record["language"], "weights": f"xtts_v2_{record['language']}.safetensors", "files": files})
-    hashes = {name: of["sha256"] for name, of in files.items()} | {"model_index.json": sha256_file(folder / "model_index.json")}
+    files = {
+        p.name: {
+            "sha256": sha256_file(p),
+            "bytes": p.stat().st_size,
+            "tensors": tensors.get(p.name, 0),
+        }
+        for p in sorted(folder.iterdir())
+        if p.name not in ("model_index.json", "export.json")
+    }
+    write_json(
+        folder / "model_index.json",
+        {
+            "format": record["format"],
+            "language": record["language"],
+            "weights": f"xtts_v2_{record['language']}.safetensors",
+            "files": files,
+        },
+    )
+    hashes = {name: of["sha256"] for name, of in files.items()} | {
+        "model_index.json": sha256_file(folder / "model_index.json")
+    }
     write_json(folder / "export.json", record | {"sha256": dict(sorted(hashes.items()))})
 
 # %% ../../nbs/xtts/export.ipynb #ceb733e8
 def load_dvae(
-    folder, # An export of ours
-): # coqui's DiscreteVAE in evaluation mode
+    folder,  # An export of ours
+):  # coqui's DiscreteVAE in evaluation mode
     "The DVAE that the export's codes belong to; `MissingError` when the folder has none (XTTS-v2's own needs `dvae.pth` from its repository)."
     if not (Path(folder) / "dvae.pth").is_file() or not (Path(folder) / "export.json").is_file():
-        raise MissingError(f"{folder}: no dvae.pth with its export.json here, so codes cannot be turned into mels; export with xtts_ka")
+        raise MissingError(
+            f"{folder}: no dvae.pth with its export.json here, so codes cannot be turned into mels; export with xtts_ka"
+        )
     dvae = make_dvae(DvaeConfig(**read_json(Path(folder) / "export.json")["about"]["dvae"]))
     dvae.load_state_dict(read_tensors(Path(folder) / "dvae.pth"))
     return dvae.eval()
 
+
 def verify_export(
-    folder,     # An export
+    folder,  # An export
     only=None,  # Names of the files to check; default: all. Of a full-size model each has to be read whole
-)->dict: # Content of export.json
+) -> dict:  # Content of export.json
     "Check the files against `export.json`; torch and safetensors accept flipped bits in silence."
     record = read_json(Path(folder) / "export.json")
     for name, sha in record["sha256"].items():
-        if only is not None and name not in only: continue
+        if only is not None and name not in only:
+            continue
         path = Path(folder) / name
-        if not path.is_file(): raise CheckpointError(f"{path}: missing from the export; export again (xtts-ka run --only full_pretrain --force)")
-        if sha256_file(path) != sha: raise CheckpointError(f"{path}: damaged, its SHA-256 is not the one in export.json; export again (xtts-ka run --only full_pretrain --force)")
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path}: missing from the export; export again (xtts-ka run --only full_pretrain --force)"
+            )
+        if sha256_file(path) != sha:
+            raise CheckpointError(
+                f"{path}: damaged, its SHA-256 is not the one in export.json; export again (xtts-ka run --only full_pretrain --force)"
+            )
     return record
 
+
 def add_scores(
-    folder,      # An export
-    scores:dict, # name -> number or text
-)->Path: # The card
+    folder,  # An export
+    scores: dict,  # name -> number or text
+) -> Path:  # The card
     "Write scores measured later into the card, with its hash in both indices: for a folder about to be passed on (the pipeline's own copy stays as its stage left it)."
     folder = Path(folder)
-    record, index, card = verify_export(folder), read_json(folder / "model_index.json"), folder / "MODEL_CARD.md"
+    record, index, card = (
+        verify_export(folder),
+        read_json(folder / "model_index.json"),
+        folder / "MODEL_CARD.md",
+    )
     body = card.read_text(encoding="utf-8").split("## Scores")[0]
     atomic_write(card, make_card(record["language"], {}, scores, body))
     record.pop("sha256")

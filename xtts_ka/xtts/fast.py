@@ -20,162 +20,243 @@ from .mel import CODE, HOP, OUT_RATE, RATE
 PRECISIONS = ("float32", "bfloat16", "int8")
 
 # %% ../../nbs/xtts/fast.ipynb #5b38be1d
-def _float32(weight, bias): # [in, out], [out] -> a function of [..., in]
+def _float32(weight, bias):  # [in, out], [out] -> a function of [..., in]
     return lambda x: torch.addmm(bias, x.flatten(0, -2), weight).view(*x.shape[:-1], -1)
+
 
 def _bfloat16(weight, bias):
     w, b = weight.T.contiguous().bfloat16(), bias.bfloat16()
     return lambda x: F.linear(x.bfloat16(), w, b).float()
 
+
 def _int8(weight, bias):
-    w = weight.T.float().contiguous()                                        # [in, out] -> [out, in]
+    w = weight.T.float().contiguous()  # [in, out] -> [out, in]
     scale = (w.abs().amax(1) / 127).clamp_min(1e-12)
-    packed = torch.ops.quantized.linear_prepack(torch.quantize_per_channel(w, scale, torch.zeros(len(w), dtype=torch.long), 0, torch.qint8), bias.float())
+    packed = torch.ops.quantized.linear_prepack(
+        torch.quantize_per_channel(w, scale, torch.zeros(len(w), dtype=torch.long), 0, torch.qint8),
+        bias.float(),
+    )
     narrow = not vnni()
     return lambda x: torch.ops.quantized.linear_dynamic(x, packed, narrow)
 
-def vnni()->bool: # Whether this processor multiplies bytes without saturating
+
+def vnni() -> bool:  # Whether this processor multiplies bytes without saturating
     "As torch sees it."
-    return torch.cpu.get_capabilities().get("avx512_vnni", False) or torch.cpu.get_capabilities().get("avx_vnni", False)
+    return torch.cpu.get_capabilities().get(
+        "avx512_vnni", False
+    ) or torch.cpu.get_capabilities().get("avx_vnni", False)
+
 
 def matrix(
-    weight:Tensor, # [in, out]
-    bias:Tensor,   # [out]
-    precision:str="float32", # One of `PRECISIONS`
-): # A function: [..., in] float32 -> [..., out] float32
+    weight: Tensor,  # [in, out]
+    bias: Tensor,  # [out]
+    precision: str = "float32",  # One of `PRECISIONS`
+):  # A function: [..., in] float32 -> [..., out] float32
     "A matrix and its bias in a precision."
-    if precision not in PRECISIONS: raise ConfigError(f"precision {precision!r}: give one of {', '.join(PRECISIONS)}")
-    return {"float32": _float32, "bfloat16": _bfloat16, "int8": _int8}[precision](weight.detach(), bias.detach())
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision {precision!r}: give one of {', '.join(PRECISIONS)}")
+    return {"float32": _float32, "bfloat16": _bfloat16, "int8": _int8}[precision](
+        weight.detach(), bias.detach()
+    )
 
 # %% ../../nbs/xtts/fast.ipynb #5ea58d79
 class FastGPT:
     "coqui's GPT for decoding only: same weights, same arithmetic, no transformers. Positions, embeddings and heads stay float32."
-    def __init__(self,
-        gpt,                 # coqui's GPT in evaluation mode
-        precision:Literal["float32", "bfloat16", "int8"]="float32", # Of the matrices
+
+    def __init__(
+        self,
+        gpt,  # coqui's GPT in evaluation mode
+        precision: Literal["float32", "bfloat16", "int8"] = "float32",  # Of the matrices
     ):
         self.precision, self.heads, self.model_dim = precision, gpt.heads, gpt.model_dim
-        for name in ("max_text_tokens", "max_gen_mel_tokens", "start_text_token", "stop_text_token", "start_audio_token", "stop_audio_token",
-                     "text_embedding", "text_pos_embedding", "mel_embedding", "mel_pos_embedding", "mel_head"): setattr(self, name, getattr(gpt, name))
-        self.norms = [lambda x, n=n: F.layer_norm(x, n.normalized_shape, n.weight, n.bias, n.eps) for n in (gpt.gpt.ln_f, gpt.final_norm)]
+        for name in (
+            "max_text_tokens",
+            "max_gen_mel_tokens",
+            "start_text_token",
+            "stop_text_token",
+            "start_audio_token",
+            "stop_audio_token",
+            "text_embedding",
+            "text_pos_embedding",
+            "mel_embedding",
+            "mel_pos_embedding",
+            "mel_head",
+        ):
+            setattr(self, name, getattr(gpt, name))
+        self.norms = [
+            lambda x, n=n: F.layer_norm(x, n.normalized_shape, n.weight, n.bias, n.eps)
+            for n in (gpt.gpt.ln_f, gpt.final_norm)
+        ]
         self.layers = [_Layer(block, gpt.heads, precision) for block in gpt.gpt.h]
         self.kv = torch.bfloat16 if precision == "bfloat16" else torch.float32
 
-    def session(self,
-        heads:tuple=(), # (layer, head) of each attention head whose look at the text is wanted
-    ): return Session(self, heads)
+    def session(
+        self,
+        heads: tuple = (),  # (layer, head) of each attention head whose look at the text is wanted
+    ):
+        return Session(self, heads)
 
-    def hidden(self, x:Tensor, session, at:int, mask=None)->Tensor: # [B, n, D] -> [B, n, D] latents
+    def hidden(
+        self, x: Tensor, session, at: int, mask=None
+    ) -> Tensor:  # [B, n, D] -> [B, n, D] latents
         "Through all layers; keys and values go into slots `at` to `at + n`."
         for n, (layer, (k, v)) in enumerate(zip(self.layers, session.cache)):
             x, q = layer(x, k, v, at, mask)
             session.note(n, q)
-        for norm in self.norms: x = norm(x)
+        for norm in self.norms:
+            x = norm(x)
         return x
 
 # %% ../../nbs/xtts/fast.ipynb #b425a487
 class _Layer:
     "One block of GPT-2."
+
     def __init__(self, block, heads, precision):
         self.heads = heads
         self.ln_1, self.ln_2 = block.ln_1, block.ln_2
         parts = block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj
-        self.qkv, self.out, self.up, self.down = (matrix(p.weight, p.bias, precision) for p in parts)
+        self.qkv, self.out, self.up, self.down = (
+            matrix(p.weight, p.bias, precision) for p in parts
+        )
 
-    def __call__(self, x, k, v, at, mask): # Also the queries [B, H, n, D / H]
+    def __call__(self, x, k, v, at, mask):  # Also the queries [B, H, n, D / H]
         b, n, d = x.shape
-        qkv = self.qkv(self._norm(self.ln_1, x)).view(b, n, 3, self.heads, -1)                     # [B, n, 3 D]
-        q, new_k, new_v = qkv.permute(2, 0, 3, 1, 4).to(k.dtype)                                   # 3 x [B, H, n, D / H]
-        k[:, :, at: at + n], v[:, :, at: at + n] = new_k, new_v
-        seen = F.scaled_dot_product_attention(q, k[:, :, : at + n], v[:, :, : at + n], attn_mask=mask, is_causal=n > 1)
-        x = x + self.out(seen.transpose(1, 2).reshape(b, n, d).float())                            # [B, H, n, D / H] -> [B, n, D]
+        qkv = self.qkv(self._norm(self.ln_1, x)).view(b, n, 3, self.heads, -1)  # [B, n, 3 D]
+        q, new_k, new_v = qkv.permute(2, 0, 3, 1, 4).to(k.dtype)  # 3 x [B, H, n, D / H]
+        k[:, :, at : at + n], v[:, :, at : at + n] = new_k, new_v
+        seen = F.scaled_dot_product_attention(
+            q, k[:, :, : at + n], v[:, :, : at + n], attn_mask=mask, is_causal=n > 1
+        )
+        x = x + self.out(
+            seen.transpose(1, 2).reshape(b, n, d).float()
+        )  # [B, H, n, D / H] -> [B, n, D]
         return x + self.down(F.gelu(self.up(self._norm(self.ln_2, x)), approximate="tanh")), q
 
     @staticmethod
-    def _norm(n, x): return F.layer_norm(x, n.normalized_shape, n.weight, n.bias, n.eps)
+    def _norm(n, x):
+        return F.layer_norm(x, n.normalized_shape, n.weight, n.bias, n.eps)
 
 # %% ../../nbs/xtts/fast.ipynb #6a5f0c6c
 class Session:
     "Keys and values of a batch on its way. Prefixes go through one by one (a batch would round int8 differently), equal ones once."
-    GROW = 128 # Slots
 
-    def __init__(self, gpt:FastGPT, heads:tuple=()):
+    GROW = 128  # Slots
+
+    def __init__(self, gpt: FastGPT, heads: tuple = ()):
         self.gpt, self.heads = gpt, tuple(heads)
-        self.queries = [None] * len(self.heads) # [B, D / H] each, of the newest code
-        self.attention = None                   # [B, widest text] how they look at it, aligned at the right
+        self.queries = [None] * len(self.heads)  # [B, D / H] each, of the newest code
+        self.attention = None  # [B, widest text] how they look at it, aligned at the right
 
-    def note(self, layer:int, q:Tensor): # [B, H, n, D / H]
+    def note(self, layer: int, q: Tensor):  # [B, H, n, D / H]
         for n, (l, head) in enumerate(self.heads):
-            if l == layer: self.queries[n] = q[:, head, -1]
+            if l == layer:
+                self.queries[n] = q[:, head, -1]
 
-    def _buffers(self, rows:int, slots:int):
+    def _buffers(self, rows: int, slots: int):
         size = rows, self.gpt.heads, slots, self.gpt.model_dim // self.gpt.heads
-        return [(torch.zeros(size, dtype=self.gpt.kv), torch.zeros(size, dtype=self.gpt.kv)) for _ in self.gpt.layers]
+        return [
+            (torch.zeros(size, dtype=self.gpt.kv), torch.zeros(size, dtype=self.gpt.kv))
+            for _ in self.gpt.layers
+        ]
 
-    def start(self,
-        prefixes:list, # B x [1, n, D], n may differ
-        texts:list=(), # Text positions of each, the last of which stands before the last of the prefix
-    )->Tensor: # [B, D] latents that predict the first codes
+    def start(
+        self,
+        prefixes: list,  # B x [1, n, D], n may differ
+        texts: list = (),  # Text positions of each, the last of which stands before the last of the prefix
+    ) -> Tensor:  # [B, D] latents that predict the first codes
         longest = max(p.shape[1] for p in prefixes)
-        whole, latents, queries, done = self._buffers(len(prefixes), longest + self.GROW), [], [], []
+        whole, latents, queries, done = (
+            self._buffers(len(prefixes), longest + self.GROW),
+            [],
+            [],
+            [],
+        )
         for row, p in enumerate(prefixes):
             own = slice(longest - p.shape[1], longest)
-            twin = next((r for r, other in done if other.shape == p.shape and torch.equal(other, p)), None)
-            self.cache = self._buffers(1, p.shape[1]) if twin is None else [(k[twin: twin + 1, :, own], v[twin: twin + 1, :, own]) for k, v in whole]
+            twin = next(
+                (r for r, other in done if other.shape == p.shape and torch.equal(other, p)), None
+            )
+            self.cache = (
+                self._buffers(1, p.shape[1])
+                if twin is None
+                else [(k[twin : twin + 1, :, own], v[twin : twin + 1, :, own]) for k, v in whole]
+            )
             latents.append(self.gpt.hidden(p, self, 0)[:, -1] if twin is None else latents[twin])
             queries.append(list(self.queries) if twin is None else queries[twin])
-            for (k, v), (own_k, own_v) in zip(whole, self.cache): k[row, :, own], v[row, :, own] = own_k[0], own_v[0]
+            for (k, v), (own_k, own_v) in zip(whole, self.cache):
+                k[row, :, own], v[row, :, own] = own_k[0], own_v[0]
             done.append((row, p))
         self.cache, self.at = whole, longest
-        self.lead = torch.tensor([longest - p.shape[1] for p in prefixes])                          # [B] empty slots in front
-        if self.heads: self._look(texts, [torch.cat(q) for q in zip(*queries)])
+        self.lead = torch.tensor(
+            [longest - p.shape[1] for p in prefixes]
+        )  # [B] empty slots in front
+        if self.heads:
+            self._look(texts, [torch.cat(q) for q in zip(*queries)])
         return torch.cat(latents)
 
-    def _look(self, texts:list, queries:list):
+    def _look(self, texts: list, queries: list):
         "Lay the text's keys aside, and look for the first time."
         widest, end = max(texts), self.at - 1
-        keys = [self.cache[layer][0][:, head, end - widest: end] for layer, head in self.heads]
-        self.keys = torch.stack(keys, 1).float()                                                   # [B, heads, widest, D / H]
+        keys = [self.cache[layer][0][:, head, end - widest : end] for layer, head in self.heads]
+        self.keys = torch.stack(keys, 1).float()  # [B, heads, widest, D / H]
         self.keys *= self.keys.shape[-1] ** -0.5
-        outside = torch.arange(widest) < widest - torch.tensor(texts)[:, None]                     # [B, widest]
-        self.outside = torch.zeros(outside.shape).masked_fill(outside, -math.inf)[:, None] if outside.any() else None
+        outside = torch.arange(widest) < widest - torch.tensor(texts)[:, None]  # [B, widest]
+        self.outside = (
+            torch.zeros(outside.shape).masked_fill(outside, -math.inf)[:, None]
+            if outside.any()
+            else None
+        )
         self._attend(queries)
 
-    def _attend(self, queries:list): # heads x [B, D / H]
-        q = torch.stack(queries, 1).float()[..., None]                                             # [B, heads, D / H, 1]
-        scores = (self.keys @ q)[..., 0]                                                           # [B, heads, widest]
-        if self.outside is not None: scores = scores + self.outside
+    def _attend(self, queries: list):  # heads x [B, D / H]
+        q = torch.stack(queries, 1).float()[..., None]  # [B, heads, D / H, 1]
+        scores = (self.keys @ q)[..., 0]  # [B, heads, widest]
+        if self.outside is not None:
+            scores = scores + self.outside
         self.attention = scores.softmax(-1).mean(1)
 
-    def step(self,
-        x:Tensor, # [B, 1, D]
-    )->Tensor: # [B, D]
-        if self.at == self.cache[0][0].shape[2]: self.cache = [(self._longer(k), self._longer(v)) for k, v in self.cache]
-        mask = None if not self.lead.any() else (torch.arange(self.at + 1) >= self.lead[:, None])[:, None, None]  # [B, 1, 1, slots]
+    def step(
+        self,
+        x: Tensor,  # [B, 1, D]
+    ) -> Tensor:  # [B, D]
+        if self.at == self.cache[0][0].shape[2]:
+            self.cache = [(self._longer(k), self._longer(v)) for k, v in self.cache]
+        mask = (
+            None
+            if not self.lead.any()
+            else (torch.arange(self.at + 1) >= self.lead[:, None])[:, None, None]
+        )  # [B, 1, 1, slots]
         latents = self.gpt.hidden(x, self, self.at, mask)[:, 0]
         self.at += 1
-        if self.heads: self._attend(self.queries)
+        if self.heads:
+            self._attend(self.queries)
         return latents
 
-    def _longer(self, x): return F.pad(x, (0, 0, 0, max(self.GROW, self.at // 2)))
-    def keep(self,
-        rows:list, # Numbers of the rows that go on
+    def _longer(self, x):
+        return F.pad(x, (0, 0, 0, max(self.GROW, self.at // 2)))
+
+    def keep(
+        self,
+        rows: list,  # Numbers of the rows that go on
     ):
         self.cache, self.lead = [(k[rows], v[rows]) for k, v in self.cache], self.lead[rows]
-        if not self.heads: return
+        if not self.heads:
+            return
         self.keys = self.keys[rows]
-        if self.outside is not None: self.outside = self.outside[rows]
+        if self.outside is not None:
+            self.outside = self.outside[rows]
 
 # %% ../../nbs/xtts/fast.ipynb #4e538ca2
 @torch.inference_mode()
 def fast_latents(
-    gpt:FastGPT,
-    cond:Tensor,   # [1, 32, D] conditioning latents of the voice
-    ids:list,      # Text ids
-    codes:Tensor,  # [n] long
-)->Tensor: # [n, D]
+    gpt: FastGPT,
+    cond: Tensor,  # [1, 32, D] conditioning latents of the voice
+    ids: list,  # Text ids
+    codes: Tensor,  # [n] long
+) -> Tensor:  # [n, D]
     "Latents along given codes, step by step as in decoding: how far a precision is from `teacher_latents`."
     from xtts_ka.xtts.decode import _code_input, prefix
+
     session, said = gpt.session(), [gpt.start_audio_token, *codes.tolist()[:-1]]
     out = [session.start([torch.cat([prefix(gpt, cond, ids), _code_input(gpt, said[:1], 0)], 1)])]
     out += [session.step(_code_input(gpt, [c], n)) for n, c in enumerate(said[1:], 1)]
@@ -183,129 +264,198 @@ def fast_latents(
 
 # %% ../../nbs/xtts/fast.ipynb #b0fb37dd
 def plain_generator(
-    generator, # coqui's HifiganGenerator
-): # A new one without weight norm, as narrow as it can be
+    generator,  # coqui's HifiganGenerator
+):  # A new one without weight norm, as narrow as it can be
     "The generator as it is best used. What it says is the same up to rounding."
     state = {name: _plain(generator, name) for name in _names(generator)}
     per_stage = generator.num_kernels
     alive = _alive(state, len(generator.ups), per_stage)
-    blocks = [n for n in range(len(generator.resblocks)) if any(bool(v.any()) for k, v in state.items() if k.startswith(f"resblocks.{n}."))]
+    blocks = [
+        n
+        for n in range(len(generator.resblocks))
+        if any(bool(v.any()) for k, v in state.items() if k.startswith(f"resblocks.{n}."))
+    ]
     net = _like(generator, alive, blocks)
     shapes = {k: v.shape for k, v in net.state_dict().items()}
-    net.load_state_dict({k: state[k][tuple(map(slice, shape))].clone() for k, shape in shapes.items()})
+    net.load_state_dict(
+        {k: state[k][tuple(map(slice, shape))].clone() for k, shape in shapes.items()}
+    )
     return net.eval().requires_grad_(False)
 
-def _names(net)->list: return [f"{n}.{p}" for n, m in net.named_modules() if isinstance(m, (nn.Conv1d, nn.ConvTranspose1d)) for p in ("weight", "bias") if getattr(m, p) is not None]
-def _plain(net, name)->Tensor: # Direction and gain multiplied
+
+def _names(net) -> list:
+    return [
+        f"{n}.{p}"
+        for n, m in net.named_modules()
+        if isinstance(m, (nn.Conv1d, nn.ConvTranspose1d))
+        for p in ("weight", "bias")
+        if getattr(m, p) is not None
+    ]
+
+
+def _plain(net, name) -> Tensor:  # Direction and gain multiplied
     module, part = name.rsplit(".", 1)
     return getattr(net.get_submodule(module), part).detach().clone()
 
-def _alive(state:dict, stages:int, blocks:int)->list: # [stages + 1]
+
+def _alive(state: dict, stages: int, blocks: int) -> list:  # [stages + 1]
     "Channels of each stage up to the last that anything writes to or reads from, a multiple of 16."
     used = [set() for _ in range(stages + 1)]
+
     def note(stage, tensor, axis=0):
-        used[stage].update(tensor.abs().amax([d for d in range(tensor.ndim) if d != axis]).nonzero().flatten().tolist() if tensor.ndim > 1 else tensor.nonzero().flatten().tolist())
+        used[stage].update(
+            tensor.abs()
+            .amax([d for d in range(tensor.ndim) if d != axis])
+            .nonzero()
+            .flatten()
+            .tolist()
+            if tensor.ndim > 1
+            else tensor.nonzero().flatten().tolist()
+        )
+
     for name, value in state.items():
         part, *rest = name.split(".")
         weight = name.endswith("weight")
-        if part in ("conv_pre", "cond_layer"): note(0, value)
-        elif part == "conv_post": note(stages, value, 1) if weight else None
-        elif part == "conds": note(int(rest[0]) + 1, value)
+        if part in ("conv_pre", "cond_layer"):
+            note(0, value)
+        elif part == "conv_post":
+            note(stages, value, 1) if weight else None
+        elif part == "conds":
+            note(int(rest[0]) + 1, value)
         elif part == "ups":
             note(int(rest[0]) + 1, value, 1 if weight else 0)
-            if weight: note(int(rest[0]), value)
+            if weight:
+                note(int(rest[0]), value)
         elif part == "resblocks":
-            for axis in (0, 1)[: 1 + weight]: note(int(rest[0]) // blocks + 1, value, axis)
-    wide = [len(state["conv_pre.weight"]), *(state[f"ups.{i}.weight"].shape[1] for i in range(stages))]
+            for axis in (0, 1)[: 1 + weight]:
+                note(int(rest[0]) // blocks + 1, value, axis)
+    wide = [
+        len(state["conv_pre.weight"]),
+        *(state[f"ups.{i}.weight"].shape[1] for i in range(stages)),
+    ]
     return [min(n, 16 * math.ceil((max(u, default=0) + 1) / 16)) for n, u in zip(wide, used)]
 
-def _like(net, channels:list, blocks:list): # A generator of the same kind without weight norm
+
+def _like(net, channels: list, blocks: list):  # A generator of the same kind without weight norm
     from torch.nn.utils import parametrize
+
     from xtts_ka.xtts.decoder import KERNELS, make_generator
+
     kept = [[KERNELS[n % 3] for n in blocks if n // 3 == stage] for stage in range(4)]
     new = make_generator(net.conv_pre.in_channels, channels, kept, net.cond_layer.in_channels)
-    for m in [m for m in new.modules() if parametrize.is_parametrized(m, "weight")]: parametrize.remove_parametrizations(m, "weight")
+    for m in [m for m in new.modules() if parametrize.is_parametrized(m, "weight")]:
+        parametrize.remove_parametrizations(m, "weight")
     return new
 
 # %% ../../nbs/xtts/fast.ipynb #0fc224c0
 def reach(
-    generator, # coqui's HifiganGenerator
-)->int: # Frames
+    generator,  # coqui's HifiganGenerator
+) -> int:  # Frames
     "How many frames of 256 samples to each side a sample depends on, at most."
     far, rate = (generator.conv_pre.kernel_size[0] - 1) / 2, 1
     for i, up in enumerate(generator.ups):
         far += math.ceil(up.kernel_size[0] / up.stride[0] / 2) / rate
         rate *= up.stride[0]
-        blocks = generator.resblocks[i * generator.num_kernels: (i + 1) * generator.num_kernels]
-        sides = [sum((c.kernel_size[0] - 1) // 2 * c.dilation[0] for convs in (b.convs1, b.convs2) for c in convs) for b in blocks if hasattr(b, "convs1")]
+        blocks = generator.resblocks[i * generator.num_kernels : (i + 1) * generator.num_kernels]
+        sides = [
+            sum(
+                (c.kernel_size[0] - 1) // 2 * c.dilation[0]
+                for convs in (b.convs1, b.convs2)
+                for c in convs
+            )
+            for b in blocks
+            if hasattr(b, "convs1")
+        ]
         far += max(sides, default=0) / rate
     return math.ceil(far + (generator.conv_post.kernel_size[0] - 1) / 2 / rate)
 
+
 def stretched(
-    latents:Tensor,   # [n, D]
-    speed:float=1.0,  # Above 1: sooner said
-)->Tensor: # [1, D, frames of 256 samples at 24 kHz]
+    latents: Tensor,  # [n, D]
+    speed: float = 1.0,  # Above 1: sooner said
+) -> Tensor:  # [1, D, frames of 256 samples at 24 kHz]
     "Interpolated to the decoder's rate: by the speed first, then as coqui's `HifiDecoder.forward` does."
-    z = latents.T[None]                                                       # [n, D] -> [1, D, n]
-    for scale in _scales(speed): z = _interpolate(z, scale)
+    z = latents.T[None]  # [n, D] -> [1, D, n]
+    for scale in _scales(speed):
+        z = _interpolate(z, scale)
     return z
 
-def _interpolate(z, scale:float):
+
+def _interpolate(z, scale: float):
     "torch copies where rounding leaves the length as it is; the same frames must come out of a beginning, so it is made long enough."
     n = z.shape[2]
-    if n * scale < 1: return z                                                # one code stays one code
+    if n * scale < 1:
+        return z  # one code stays one code
     spare = math.ceil(1 / (scale - 1)) + 1 if scale > 1 else 0
-    return F.interpolate(F.pad(z, (0, spare), mode="replicate"), scale_factor=[scale], mode="linear")[:, :, : math.floor(n * scale)]
+    return F.interpolate(
+        F.pad(z, (0, spare), mode="replicate"), scale_factor=[scale], mode="linear"
+    )[:, :, : math.floor(n * scale)]
 
-def _scales(speed)->list: return [*([1 / speed] if speed != 1.0 else []), CODE / HOP, OUT_RATE / RATE]
+
+def _scales(speed) -> list:
+    return [*([1 / speed] if speed != 1.0 else []), CODE / HOP, OUT_RATE / RATE]
+
 
 def settled(
-    codes:int,        # Latents so far
-    speed:float=1.0,
-)->int: # Frames
+    codes: int,  # Latents so far
+    speed: float = 1.0,
+) -> int:  # Frames
     "How many frames of `stretched` later latents will not change: linear interpolation looks one value ahead."
     n = codes
-    for scale in _scales(speed): n = max(0, math.floor((n - 0.5) * scale - 0.5))
+    for scale in _scales(speed):
+        n = max(0, math.floor((n - 0.5) * scale - 0.5))
     return n
 
 # %% ../../nbs/xtts/fast.ipynb #231e247f
 class FastDecoder:
     "Latents and a voice to a waveform at 24 kHz."
-    def __init__(self,
-        generator,           # coqui's HifiganGenerator
-        precision:Literal["float32", "bfloat16", "int8"]="float32", # int8 speaks in bfloat16: convolutions gain nothing from less
+
+    def __init__(
+        self,
+        generator,  # coqui's HifiganGenerator
+        precision: Literal[
+            "float32", "bfloat16", "int8"
+        ] = "float32",  # int8 speaks in bfloat16: convolutions gain nothing from less
     ):
         self.dtype = torch.float32 if precision == "float32" else torch.bfloat16
         self.net = plain_generator(generator).to(self.dtype)
         self.reach = reach(self.net)
 
     @torch.inference_mode()
-    def frames(self, z:Tensor, voice:Tensor, first:int, last:int)->Tensor: # [(last - first) * 256] float32
+    def frames(
+        self, z: Tensor, voice: Tensor, first: int, last: int
+    ) -> Tensor:  # [(last - first) * 256] float32
         "Speak the frames `first` to `last` of `z` [1, D, frames], seeing what lies around them."
         a, b = max(0, first - self.reach), min(z.shape[2], last + self.reach)
-        wav = self.net(z[:, :, a: b].to(self.dtype), g=voice.to(self.dtype))[0, 0]             # [1, D, b - a] -> [(b - a) * 256]
-        return wav[(first - a) * HOP: (last - a) * HOP].float()
+        wav = self.net(z[:, :, a:b].to(self.dtype), g=voice.to(self.dtype))[
+            0, 0
+        ]  # [1, D, b - a] -> [(b - a) * 256]
+        return wav[(first - a) * HOP : (last - a) * HOP].float()
 
-    def speak(self,
-        latents:Tensor,   # [n, D]
-        voice:Tensor,     # [1, 512, 1]
-        speed:float=1.0,
-    )->Tensor: # [T] float32
+    def speak(
+        self,
+        latents: Tensor,  # [n, D]
+        voice: Tensor,  # [1, 512, 1]
+        speed: float = 1.0,
+    ) -> Tensor:  # [T] float32
         "A whole sentence."
         z = stretched(latents, speed)
         return self.frames(z, voice, 0, z.shape[2])
 
-    def stream(self,
-        latents,          # Iterable of (all latents so far [n, D], whether these are all)
-        voice:Tensor,     # [1, 512, 1]
-        speed:float=1.0,
-    ): # Yields [T] pieces that together are what `speak` gives
+    def stream(
+        self,
+        latents,  # Iterable of (all latents so far [n, D], whether these are all)
+        voice: Tensor,  # [1, 512, 1]
+        speed: float = 1.0,
+    ):  # Yields [T] pieces that together are what `speak` gives
         "Speak as much as can no longer change."
         spoken = 0
         for so_far, final in latents:
             sure = settled(len(so_far), speed)
-            if not len(so_far) or not final and sure - self.reach <= spoken: continue
+            if not len(so_far) or not final and sure - self.reach <= spoken:
+                continue
             z = stretched(so_far, speed)[:, :, : None if final else sure]
             until = z.shape[2] if final else sure - self.reach
-            if until > spoken: yield self.frames(z, voice, spoken, until)
+            if until > spoken:
+                yield self.frames(z, voice, spoken, until)
             spoken = until

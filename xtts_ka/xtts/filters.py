@@ -24,32 +24,49 @@ from ..text.language_model import Folds, flag_transcripts
 @config
 class FilterConfig:
     "Which clips are kept. Every number at 0 turns its filter off."
-    min_seconds: float = Field(0.0, ge=0)     # Shortest clip
-    max_seconds: float = Field(0.0, ge=0)     # Longest clip
-    min_chars: int = Field(1, ge=0)           # Shortest text
-    max_chars: int = Field(0, ge=0)           # Longest text
-    min_pace: float = Field(0.0, ge=0)        # Characters a second, at least
-    max_pace: float = Field(0.0, ge=0)        # And at most; read Georgian has 10 to 18
-    pace_z: float = Field(0.0, ge=0)          # Robust deviations from the pace of clips of like length, at most; 5 leaves out what is clearly wrong
-    script_share: float = Field(0.0, ge=0, le=1) # Letters in the language's script, share of all letters, at least
-    bits_z: float = Field(0.0, ge=0)          # Robust deviations in bits per character above texts of like length, at most; 6 leaves out other languages and noise
+
+    min_seconds: float = Field(0.0, ge=0)  # Shortest clip
+    max_seconds: float = Field(0.0, ge=0)  # Longest clip
+    min_chars: int = Field(1, ge=0)  # Shortest text
+    max_chars: int = Field(0, ge=0)  # Longest text
+    min_pace: float = Field(0.0, ge=0)  # Characters a second, at least
+    max_pace: float = Field(0.0, ge=0)  # And at most; read Georgian has 10 to 18
+    pace_z: float = Field(
+        0.0, ge=0
+    )  # Robust deviations from the pace of clips of like length, at most; 5 leaves out what is clearly wrong
+    script_share: float = Field(
+        0.0, ge=0, le=1
+    )  # Letters in the language's script, share of all letters, at least
+    bits_z: float = Field(
+        0.0, ge=0
+    )  # Robust deviations in bits per character above texts of like length, at most; 6 leaves out other languages and noise
 
     def __post_init__(self):
-        for low, high in (("min_seconds", "max_seconds"), ("min_chars", "max_chars"), ("min_pace", "max_pace")):
-            if 0 < getattr(self, high) < getattr(self, low): raise ConfigError(f"filters: {low}={getattr(self, low)} is above {high}={getattr(self, high)}; no clip could pass")
+        for low, high in (
+            ("min_seconds", "max_seconds"),
+            ("min_chars", "max_chars"),
+            ("min_pace", "max_pace"),
+        ):
+            if 0 < getattr(self, high) < getattr(self, low):
+                raise ConfigError(
+                    f"filters: {low}={getattr(self, low)} is above {high}={getattr(self, high)}; no clip could pass"
+                )
 
 # %% ../../nbs/xtts/filters.ipynb #2e4fb71d
 def robust_z(
-    values,       # [N]
-    sizes,        # [N] what "alike" goes by
-    like:int=200, # Neighbours in size to compare with
-    least:float=0.05, # Smallest scale: values that are all alike have none
-)->np.ndarray: # [N] deviations from the median of the like
+    values,  # [N]
+    sizes,  # [N] what "alike" goes by
+    like: int = 200,  # Neighbours in size to compare with
+    least: float = 0.05,  # Smallest scale: values that are all alike have none
+) -> np.ndarray:  # [N] deviations from the median of the like
     "How unusual each value is among those of like size; 1.4826 makes the median deviation a standard deviation."
     values, n = np.asarray(values, float), len(values)
-    if n == 0: return np.zeros(0)
+    if n == 0:
+        return np.zeros(0)
     order = np.argsort(sizes, kind="stable")
-    window = np.clip(np.arange(n) - like // 2, 0, max(0, n - like))[:, None] + np.arange(min(like, n))  # [N, like]
+    window = np.clip(np.arange(n) - like // 2, 0, max(0, n - like))[:, None] + np.arange(
+        min(like, n)
+    )  # [N, like]
     near = values[order][window]
     middle = np.median(near, 1)
     spread = 1.4826 * np.median(np.abs(near - middle[:, None]), 1)
@@ -57,75 +74,109 @@ def robust_z(
     out[order] = (values[order] - middle) / np.maximum(spread, least)
     return out
 
-def pace(row)->float: # Characters a second; nan where the manifest gives no duration
+
+def pace(row) -> float:  # Characters a second; nan where the manifest gives no duration
     return len(row.text) / row.duration if row.duration else math.nan
 
+
 def script_share(
-    text:str,
-    script:str, # georgian or latin
-)->float: # 0..1; 1 for a text without letters
+    text: str,
+    script: str,  # georgian or latin
+) -> float:  # 0..1; 1 for a text without letters
     "Share of the letters that are of a script."
     letters = [c for c in text if c.isalpha()]
     return sum(bool(SCRIPTS[script].match(c)) for c in letters) / len(letters) if letters else 1.0
 
 # %% ../../nbs/xtts/filters.ipynb #c12f10f0
 def odd_transcripts(
-    folder, # Of the language stage: `language_model_results.json`
-)->dict: # text -> robust deviations above texts of like length
+    folder,  # Of the language stage: `language_model_results.json`
+) -> dict:  # text -> robust deviations above texts of like length
     "Sentences that the language stage flagged; empty when it has not run."
-    path = Path(folder)/"language_model_results.json"
+    path = Path(folder) / "language_model_results.json"
     return {f["text"]: f["z"] for f in read_json(path)["flagged"]} if path.is_file() else {}
 
+
 def text_oddness(
-    rows,         # `Row`s
+    rows,  # `Row`s
     folder=None,  # Of the language stage; None, or one without results: judged here
-)->list: # z of each row
+) -> list:  # z of each row
     "Robust deviations of bits per character."
-    if folder and (known := odd_transcripts(folder)): return [known.get(r.text, 0.0) for r in rows]
-    if len({r.text for r in rows}) < 20: return [0.0] * len(rows)  # too few to say what is usual
+    if folder and (known := odd_transcripts(folder)):
+        return [known.get(r.text, 0.0) for r in rows]
+    if len({r.text for r in rows}) < 20:
+        return [0.0] * len(rows)  # too few to say what is usual
     texts = sorted({r.text for r in rows})
     z = {j.text: j.z for j in flag_transcripts(Folds(), texts)}
     return [z[r.text] for r in rows]
 
 # %% ../../nbs/xtts/filters.ipynb #f298731f
-def _bounds(row, cfg:FilterConfig)->str:
+def _bounds(row, cfg: FilterConfig) -> str:
     "Why a row is outside the fixed bounds, or nothing."
     n, speed = len(row.text), pace(row)
-    if (cfg.min_seconds or cfg.max_seconds or cfg.max_pace or cfg.min_pace or cfg.pace_z) and not row.duration: return "duration: not in the manifest"
-    if cfg.min_seconds and row.duration < cfg.min_seconds: return f"too short: {row.duration:.2f} s, at least {cfg.min_seconds:g} s"
-    if cfg.max_seconds and row.duration > cfg.max_seconds: return f"too long: {row.duration:.2f} s, at most {cfg.max_seconds:g} s"
-    if n < cfg.min_chars: return f"text too short: {n} characters, at least {cfg.min_chars}"
-    if cfg.max_chars and n > cfg.max_chars: return f"text too long: {n} characters, at most {cfg.max_chars}"
-    if cfg.min_pace and speed < cfg.min_pace: return f"too slow: {speed:.1f} characters a second, at least {cfg.min_pace:g}"
-    return f"too fast: {speed:.1f} characters a second, at most {cfg.max_pace:g}" if cfg.max_pace and speed > cfg.max_pace else ""
+    if (
+        cfg.min_seconds or cfg.max_seconds or cfg.max_pace or cfg.min_pace or cfg.pace_z
+    ) and not row.duration:
+        return "duration: not in the manifest"
+    if cfg.min_seconds and row.duration < cfg.min_seconds:
+        return f"too short: {row.duration:.2f} s, at least {cfg.min_seconds:g} s"
+    if cfg.max_seconds and row.duration > cfg.max_seconds:
+        return f"too long: {row.duration:.2f} s, at most {cfg.max_seconds:g} s"
+    if n < cfg.min_chars:
+        return f"text too short: {n} characters, at least {cfg.min_chars}"
+    if cfg.max_chars and n > cfg.max_chars:
+        return f"text too long: {n} characters, at most {cfg.max_chars}"
+    if cfg.min_pace and speed < cfg.min_pace:
+        return f"too slow: {speed:.1f} characters a second, at least {cfg.min_pace:g}"
+    return (
+        f"too fast: {speed:.1f} characters a second, at most {cfg.max_pace:g}"
+        if cfg.max_pace and speed > cfg.max_pace
+        else ""
+    )
 
-def _script(row, cfg:FilterConfig, language:str)->str:
+
+def _script(row, cfg: FilterConfig, language: str) -> str:
     script = LANGUAGE_SCRIPTS.get(language)
-    if not cfg.script_share or not script: return ""
+    if not cfg.script_share or not script:
+        return ""
     share = script_share(row.text, script)
-    return f"script: {share:.0%} of the letters are {script.capitalize()}, at least {cfg.script_share:.0%}" if share < cfg.script_share else ""
+    return (
+        f"script: {share:.0%} of the letters are {script.capitalize()}, at least {cfg.script_share:.0%}"
+        if share < cfg.script_share
+        else ""
+    )
+
 
 def filter_rows(
-    rows,             # `Row`s with duration
-    cfg:FilterConfig,
-    language:str="",  # Decides the script
-    folder=None,      # Of the language stage, for `bits_z`
-)->tuple: # (rows kept, in order; [Reject])
+    rows,  # `Row`s with duration
+    cfg: FilterConfig,
+    language: str = "",  # Decides the script
+    folder=None,  # Of the language stage, for `bits_z`
+) -> tuple:  # (rows kept, in order; [Reject])
     "Apply all filters. The unusual is judged among what the fixed bounds have left."
     reasons = [_bounds(r, cfg) or _script(r, cfg, language) for r in rows]
     left = [i for i, why in enumerate(reasons) if not why]
     some = [rows[i] for i in left]
     if cfg.pace_z and some:
-        for i, z in zip(left, robust_z([math.log(pace(r)) for r in some], [len(r.text) for r in some])):
-            if abs(z) > cfg.pace_z: reasons[i] = f"pace: {pace(rows[i]):.1f} characters a second, {z:+.1f} deviations from clips of like length"
+        for i, z in zip(
+            left, robust_z([math.log(pace(r)) for r in some], [len(r.text) for r in some])
+        ):
+            if abs(z) > cfg.pace_z:
+                reasons[i] = (
+                    f"pace: {pace(rows[i]):.1f} characters a second, {z:+.1f} deviations from clips of like length"
+                )
     if cfg.bits_z and some:
         for i, z in zip(left, text_oddness(some, folder)):
-            if z > cfg.bits_z: reasons[i] = reasons[i] or f"odd text: {z:.1f} deviations above the bits of texts of like length"
+            if z > cfg.bits_z:
+                reasons[i] = (
+                    reasons[i]
+                    or f"odd text: {z:.1f} deviations above the bits of texts of like length"
+                )
     rejects = [Reject(r.line, r.audio_file, why) for r, why in zip(rows, reasons) if why]
     return [r for r, why in zip(rows, reasons) if not why], rejects
 
+
 def reasons(
-    rejects, # `Reject`s
-)->dict: # First words of the reason -> how many, most frequent first
+    rejects,  # `Reject`s
+) -> dict:  # First words of the reason -> how many, most frequent first
     "Rejects counted."
     return dict(Counter(r.reason.split(":")[0] for r in rejects).most_common())

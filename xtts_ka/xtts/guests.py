@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ..core.audio import read_audio, resample, set_level, write_audio
+from ..core.audio import resample, set_level, write_audio
 from ..core.files import fresh_dir
 from ..core.manifest import Row, read_manifest, write_manifest
 from ..core.progress import bar
@@ -29,38 +28,43 @@ from .mel import CODE, HOP, N_MELS, RATE, log_mel, n_codes
 
 # %% ../../nbs/xtts/guests.ipynb #a1e5e33c
 def cepstra(
-    wav,         # [T] float32 at 22,050 Hz
-    kept:int=12, # Coefficients
-)->np.ndarray: # [frames, kept] frames of 256 samples
+    wav,  # [T] float32 at 22,050 Hz
+    kept: int = 12,  # Coefficients
+) -> np.ndarray:  # [frames, kept] frames of 256 samples
     "Cepstral coefficients without level and mean, of variance 1."
-    mel = log_mel(torch.as_tensor(wav))                                              # [80, F]
+    mel = log_mel(torch.as_tensor(wav))  # [80, F]
     order, band = torch.arange(1, kept + 1), torch.arange(N_MELS) + 0.5
-    basis = torch.cos(torch.pi * order[:, None] * band / N_MELS)                     # [kept, 80]
-    c = (basis @ mel).T.numpy()                                                      # [F, kept]
+    basis = torch.cos(torch.pi * order[:, None] * band / N_MELS)  # [kept, 80]
+    c = (basis @ mel).T.numpy()  # [F, kept]
     return (c - c.mean(0)) / (c.std(0) + 1e-6)
 
-def _shifted(row, by): return np.concatenate([np.full(by, np.inf), row[:-by]])       # [m] -> [m]
 
-def _steps(cost)->tuple: # [n, m] -> cheapest totals [n, m], which step led there [n, m]
+def _shifted(row, by):
+    return np.concatenate([np.full(by, np.inf), row[:-by]])  # [m] -> [m]
+
+
+def _steps(cost) -> tuple:  # [n, m] -> cheapest totals [n, m], which step led there [n, m]
     n, m = cost.shape
     total, step = np.full((n, m), np.inf), np.zeros((n, m), np.int8)
     total[0, 0] = cost[0, 0]
     for i in range(1, n):
         one = _shifted(total[i - 1], 1) + cost[i]
-        wide = _shifted(total[i - 1], 2) + _shifted(cost[i], 1) + cost[i]            # two frames of b
+        wide = _shifted(total[i - 1], 2) + _shifted(cost[i], 1) + cost[i]  # two frames of b
         high = _shifted(total[i - 2], 1) + cost[i - 1] + cost[i] if i > 1 else np.full(m, np.inf)
-        ways = np.stack([one, wide, high])                                           # [3, m]
+        ways = np.stack([one, wide, high])  # [3, m]
         total[i], step[i] = ways.min(0), ways.argmin(0)
     return total, step
 
+
 def time_warp(
-    a, # [n, D] frames of one speaker
-    b, # [m, D] frames of another, who says the same
-)->np.ndarray|None: # [m] place in `a` of each frame of `b`; None when one is twice as long
+    a,  # [n, D] frames of one speaker
+    b,  # [m, D] frames of another, who says the same
+) -> np.ndarray | None:  # [m] place in `a` of each frame of `b`; None when one is twice as long
     "The cheapest path from the beginning of both to the end of both."
-    cost = np.sqrt(np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0)) # [n, m]
+    cost = np.sqrt(np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0))  # [n, m]
     total, step = _steps(cost)
-    if not np.isfinite(total[-1, -1]): return None
+    if not np.isfinite(total[-1, -1]):
+        return None
     i, j, path = len(a) - 1, len(b) - 1, []
     while i > 0:
         path.append((i, j))
@@ -69,16 +73,38 @@ def time_warp(
     return np.interp(np.arange(len(b)), j, i)
 
 # %% ../../nbs/xtts/guests.ipynb #733cd499
-MEN = ("m2", "m3", "m5", "m6", "m7", "m8", "travis", "boris", "quincy", "david", "rob", "norbert", "pedro",
-       "gustave", "iven", "marcelo", "Reed", "sandro", "Mike", "Storm", "grandpa")
+MEN = (
+    "m2",
+    "m3",
+    "m5",
+    "m6",
+    "m7",
+    "m8",
+    "travis",
+    "boris",
+    "quincy",
+    "david",
+    "rob",
+    "norbert",
+    "pedro",
+    "gustave",
+    "iven",
+    "marcelo",
+    "Reed",
+    "sandro",
+    "Mike",
+    "Storm",
+    "grandpa",
+)
 WOMEN = ("f2", "f5", "Annie", "belinda", "shelby", "anika", "grandma")
 VARIANTS = MEN + 2 * WOMEN
-SIZES = 0.13 # Largest log ratio of a vocal tract to the variant's own
+SIZES = 0.13  # Largest log ratio of a vocal tract to the variant's own
+
 
 def guest_voice(
-    seed:int,
-    k:int, # Number of the guest
-)->tuple: # (Voice, size of the vocal tract)
+    seed: int,
+    k: int,  # Number of the guest
+) -> tuple:  # (Voice, size of the vocal tract)
     "Who the guest is, by number."
     r = rng(seed, "guest", k)
     variant = VARIANTS[int(r.integers(len(VARIANTS)))]
@@ -86,31 +112,38 @@ def guest_voice(
     voice = Voice(f"guest-{k:04}", variant, pitch, rate, span, "f" if variant in WOMEN else "m")
     return voice, float(np.exp(r.uniform(-SIZES, SIZES)))
 
+
 def guest_speech(
-    synthesizer:Synthesizer,
-    text:str,
-    voice:Voice,
-    size:float, # Of the vocal tract; 1: the variant's own
-)->np.ndarray: # [T] float32 at 22,050 Hz, with edges and level as clips have them
+    synthesizer: Synthesizer,
+    text: str,
+    voice: Voice,
+    size: float,  # Of the vocal tract; 1: the variant's own
+) -> np.ndarray:  # [T] float32 at 22,050 Hz, with edges and level as clips have them
     "A guest's clip."
     wav = resample(synthesizer.speak(text, voice).wav, round(SAMPLE_RATE / size), RATE)
-    return set_level(cut_padded(wav, *speech_edges(wav, RATE), round(0.1 * RATE), round(0.005 * RATE)))
+    return set_level(
+        cut_padded(wav, *speech_edges(wav, RATE), round(0.1 * RATE), round(0.005 * RATE))
+    )
 
 # %% ../../nbs/xtts/guests.ipynb #7358bb33
 def code_places(
     clip,  # [T] float32 at 22,050 Hz
-    guest, # [T'] who says the same
-)->np.ndarray|None: # [codes of the guest] float32, places among the clip's codes
+    guest,  # [T'] who says the same
+) -> np.ndarray | None:  # [codes of the guest] float32, places among the clip's codes
     "Where the clip is when the guest is at the middle of a code."
-    if (path := time_warp(cepstra(clip), cepstra(guest))) is None: return None
+    if (path := time_warp(cepstra(clip), cepstra(guest))) is None:
+        return None
     middle = CODE // HOP / 2
-    at = np.interp(np.arange(n_codes(len(guest))) * CODE // HOP + middle, np.arange(len(path)), path)
+    at = np.interp(
+        np.arange(n_codes(len(guest))) * CODE // HOP + middle, np.arange(len(path)), path
+    )
     return ((at - middle) / (CODE // HOP)).astype(np.float32)
 
+
 def at_places(
-    latents, # [n, D]
+    latents,  # [n, D]
     places,  # [m]
-)->np.ndarray: # [m, D] float32
+) -> np.ndarray:  # [m, D] float32
     "Latents between codes; before the first and after the last, those themselves."
     at = np.clip(places, 0, len(latents) - 1)
     low = np.floor(at).astype(int)
@@ -121,11 +154,13 @@ def at_places(
 @dataclass
 class Guests:
     "Clips of guests."
-    clips:Clips   # A speaker each
-    places:Shelf  # [codes] of each clip, places among the codes of `of`
-    of:list       # The run's clip of each, by number
 
-def _speak_guests(clips, folder, count, seed)->int: # How many there are
+    clips: Clips  # A speaker each
+    places: Shelf  # [codes] of each clip, places among the codes of `of`
+    of: list  # The run's clip of each, by number
+
+
+def _speak_guests(clips, folder, count, seed) -> int:  # How many there are
     "Write their clips and places; one that is twice as slow as its clip is left out."
     train, speaker, rows, places, of = clips.split("train"), Synthesizer(), [], [], []
     order = rng(seed, "guest clips").permutation(len(train))
@@ -134,25 +169,36 @@ def _speak_guests(clips, folder, count, seed)->int: # How many there are
             i = train[int(order[k % len(train)])]
             voice, size = guest_voice(seed, k)
             wav = guest_speech(speaker, clips.rows[i].text, voice, size)
-            if (at := code_places(clips.wav(i).numpy(), wav)) is None: continue
-            row = Row(f"wavs/{voice.name}.wav", clips.rows[i].text, voice.name, split="train", duration=round(len(wav) / RATE, 4))
+            if (at := code_places(clips.wav(i).numpy(), wav)) is None:
+                continue
+            row = Row(
+                f"wavs/{voice.name}.wav",
+                clips.rows[i].text,
+                voice.name,
+                split="train",
+                duration=round(len(wav) / RATE, 4),
+            )
             write_audio(Path(tmp) / row.audio_file, wav, RATE)
             rows.append(row), places.append(at), of.append(clips.key(i))
         write_manifest(Path(tmp) / "metadata.csv", rows)
         Shelf.write(Path(tmp) / "places", places, sum(map(len, places)), {"of": of})
     return len(rows)
 
+
 def make_guests(
-    cfg:GuestConfig,
-    clips:Clips, # Of the run
-    folder,      # Gets `wavs/`, `metadata.csv` and `places/`; kept when made of the same
-    seed:int,
-)->Guests|None: # None when none are wanted
+    cfg: GuestConfig,
+    clips: Clips,  # Of the run
+    folder,  # Gets `wavs/`, `metadata.csv` and `places/`; kept when made of the same
+    seed: int,
+) -> Guests | None:  # None when none are wanted
     "Guests for training clips, drawn by seed."
-    if not cfg.voices: return None
+    if not cfg.voices:
+        return None
     folder = Path(folder)
     made_of = [clips_digest(clips), cfg.voices, VARIANTS, SIZES, seed]
-    once(folder.with_suffix(".json"), made_of, lambda: _speak_guests(clips, folder, cfg.voices, seed))
+    once(
+        folder.with_suffix(".json"), made_of, lambda: _speak_guests(clips, folder, cfg.voices, seed)
+    )
     places, number = Shelf(folder / "places"), {clips.key(i): i for i in range(len(clips))}
     rows = read_manifest(folder / "metadata.csv", check_audio=False).rows
     return Guests(Clips(rows, folder), places, [number[key] for key in places.index["about"]["of"]])
@@ -160,23 +206,30 @@ def make_guests(
 # %% ../../nbs/xtts/guests.ipynb #b4644c43
 class _Latents:
     "Latents of clips, then of guests: those of their clip, at the guest's pace."
-    def __init__(self, own, guests:Guests, clips:int): self.own, self.guests, self.clips = own, guests, clips
 
-    def __getitem__(self, i:int)->np.ndarray: # [n, D]
-        if i < self.clips: return self.own[i]
+    def __init__(self, own, guests: Guests, clips: int):
+        self.own, self.guests, self.clips = own, guests, clips
+
+    def __getitem__(self, i: int) -> np.ndarray:  # [n, D]
+        if i < self.clips:
+            return self.own[i]
         k = (i - self.clips) % len(self.guests.of)
         return at_places(self.own[self.guests.of[k]], self.guests.places[k])
 
+
 def with_guests(
-    clips:Clips,
-    latents,       # [n, D] of each clip
-    guests:Guests,
-    share:float,   # Of the guests among the training clips
-)->tuple: # (Clips, latents)
+    clips: Clips,
+    latents,  # [n, D] of each clip
+    guests: Guests,
+    share: float,  # Of the guests among the training clips
+) -> tuple:  # (Clips, latents)
     "Clips of the run, then those of guests, several times where the share asks for it."
     times = max(1, round(share / (1 - share) * len(clips.split("train")) / len(guests.of)))
     root = Path(os.path.commonpath([clips.folder.resolve(), guests.clips.folder.resolve()]))
-    moved = lambda r, home: replace(r, audio_file=os.path.relpath(home.resolve() / r.audio_file, root))
+
+    def moved(r, home):
+        return replace(r, audio_file=os.path.relpath(home.resolve() / r.audio_file, root))
+
     own = [moved(r, clips.folder) for r in clips.rows]
     others = [moved(r, guests.clips.folder) for r in guests.clips.rows]
     return Clips(own + others * times, root), _Latents(latents, guests, len(clips))

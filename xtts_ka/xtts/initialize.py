@@ -18,18 +18,18 @@ from ..core.files import atomic_write, digest, read_json, sha256_file, write_jso
 from ..core.loop import fit, load_models
 from ..core.manifest import write_rejects
 from ..core.paths import resolve
-from ..text.normalize import normalize
-from .config import InitConfig
-from .base import Base, find_base
 from ..corpus.clips import Clips, Shelf
-from .dataset import load_clips, mel_shelf
+from ..text.normalize import normalize
+from .base import Base, find_base
+from .config import InitConfig
 from .data_loader import DataManager
+from .dataset import load_clips, mel_shelf
 from .dvae import DvaeTask, code_shelf, perplexity, reconstruction
 from .mel import RATE, mel_stats
 from .vocabulary import Vocabulary, extend_vocab, make_vocab
 
 # %% ../../nbs/xtts/initialize.ipynb #a9739931
-def seeded(cfg, seed:int): # The same configuration with the run's seed in its loop
+def seeded(cfg, seed: int):  # The same configuration with the run's seed in its loop
     "The run's seed names all draws; a stage's loop takes it over."
     cfg.loop.seed = seed
     return cfg
@@ -37,112 +37,213 @@ def seeded(cfg, seed:int): # The same configuration with the run's seed in its l
 # %% ../../nbs/xtts/initialize.ipynb #e5769390
 def once(
     record,  # JSON file that says the step is done
-    made_of, # Whatever the result depends on
-    make,    # () -> JSON-able result, writes the files
+    made_of,  # Whatever the result depends on
+    make,  # () -> JSON-able result, writes the files
 ):
     "The step's result, from the record when it was made of the same, else made now."
     key = digest(made_of)
-    if Path(record).is_file() and (held := read_json(record)).get("made_of") == key: return held["result"]
+    if Path(record).is_file() and (held := read_json(record)).get("made_of") == key:
+        return held["result"]
     result = make()
     write_json(record, {"made_of": key, "result": result})
     return result
 
-def clips_digest(clips:Clips)->str: # Of what the clips are, by name, text, split and size
-    "Stands for the clips in records and checkpoints."
-    return digest([[r.audio_file, r.text, r.speaker_name, r.split, (clips.folder / r.audio_file).stat().st_size] for r in clips.rows])
 
-def base_digest(folder)->str: # Of the files a training depends on
+def clips_digest(clips: Clips) -> str:  # Of what the clips are, by name, text, split and size
+    "Stands for the clips in records and checkpoints."
+    return digest(
+        [
+            [
+                r.audio_file,
+                r.text,
+                r.speaker_name,
+                r.split,
+                (clips.folder / r.audio_file).stat().st_size,
+            ]
+            for r in clips.rows
+        ]
+    )
+
+
+def base_digest(folder) -> str:  # Of the files a training depends on
     "Stands for a base in records and checkpoints."
-    return digest({name: sha256_file(Path(folder) / name) for name in ("model.pth", "config.json", "vocab.json", "dvae.pth", "mel_stats.pth") if (Path(folder) / name).is_file()})
+    return digest(
+        {
+            name: sha256_file(Path(folder) / name)
+            for name in ("model.pth", "config.json", "vocab.json", "dvae.pth", "mel_stats.pth")
+            if (Path(folder) / name).is_file()
+        }
+    )
 
 # %% ../../nbs/xtts/initialize.ipynb #f071840f
 class XTTSModelInitializer:
     "The steps of stage xtts_init, in order: vocabulary, mels, dvae, codes."
-    def __init__(self,
-        cfg:InitConfig,
-        segments,     # Folder of the segments stage
-        out,          # Folder of this stage
-        language:str="ka",
-        seed:int=1,
+
+    def __init__(
+        self,
+        cfg: InitConfig,
+        segments,  # Folder of the segments stage
+        out,  # Folder of this stage
+        language: str = "ka",
+        seed: int = 1,
     ):
         self.cfg, self.segments, self.out, self.language = cfg, Path(segments), Path(out), language
         seeded(cfg.dvae, seed)
-        if not (self.segments / "metadata.csv").is_file(): raise MissingError(f"{segments}/metadata.csv: the segments stage has not run; xtts-ka run --to segments")
+        if not (self.segments / "metadata.csv").is_file():
+            raise MissingError(
+                f"{segments}/metadata.csv: the segments stage has not run; xtts-ka run --to segments"
+            )
         self.base = Base(find_base(cfg.base, cfg.accept_licence)) if cfg.base else None
         self.base_digest = base_digest(self.base.folder) if self.base else None
-        if self.base: self.take_shapes(self.base.dvae_config())
+        if self.base:
+            self.take_shapes(self.base.dvae_config())
         self.out.mkdir(parents=True, exist_ok=True)
 
-    def take_shapes(self, shape): # The base's DVAE has the sizes it has
-        for name in ("codes", "hidden", "codebook_dim", "blocks"): setattr(self.cfg.dvae, name, getattr(shape, name))
+    def take_shapes(self, shape):  # The base's DVAE has the sizes it has
+        for name in ("codes", "hidden", "codebook_dim", "blocks"):
+            setattr(self.cfg.dvae, name, getattr(shape, name))
 
-    def vocabulary(self)->Vocabulary:
+    def vocabulary(self) -> Vocabulary:
         "Letters of the language, saved as `vocab.json`; clips that cannot be trained on go to `rejects.csv`."
         everything, _ = load_clips(self.segments)
         texts = [r.text.lower() for r in everything.rows if r.split == "train"]
         v = self.cfg.vocabulary
-        for path in v.texts: texts += self.lines_of(path)
+        for path in v.texts:
+            texts += self.lines_of(path)
         if self.base:
             known = self.base.vocabulary.languages
-            carrier = next((l for l in ("tr", "en") if l in known), (known or [""])[0])  # under which romanised Georgian goes
-            content = extend_vocab(self.base.vocabulary.content, texts, self.language, v.mode, v.size, carrier)
-        else: content = make_vocab(self.language, texts, v.mode, v.size)
+            carrier = next(
+                (l for l in ("tr", "en") if l in known), (known or [""])[0]
+            )  # under which romanised Georgian goes
+            content = extend_vocab(
+                self.base.vocabulary.content, texts, self.language, v.mode, v.size, carrier
+            )
+        else:
+            content = make_vocab(self.language, texts, v.mode, v.size)
         vocabulary = Vocabulary(content, self.language)
         vocabulary.save(self.out / "vocab.json")
-        self.data = DataManager(self.segments, vocabulary, filters=self.cfg.filters, language_dir=self.out.parent / "language", max_codes=int(self.cfg.max_seconds * RATE / 1024))
+        self.data = DataManager(
+            self.segments,
+            vocabulary,
+            filters=self.cfg.filters,
+            language_dir=self.out.parent / "language",
+            max_codes=int(self.cfg.max_seconds * RATE / 1024),
+        )
         self.clips, rejects = self.data.clips, self.data.rejects
         write_rejects(self.out / "rejects.csv", rejects, "xtts_init")
         return vocabulary
 
-    def lines_of(self, path)->list[str]: # Normalised sentences of a text file
-        if not resolve(path).is_file(): raise MissingError(f"xtts_init.vocabulary.texts: {path}: no such file; give UTF-8 text, a sentence a line")
+    def lines_of(self, path) -> list[str]:  # Normalised sentences of a text file
+        if not resolve(path).is_file():
+            raise MissingError(
+                f"xtts_init.vocabulary.texts: {path}: no such file; give UTF-8 text, a sentence a line"
+            )
         lines = resolve(path).read_text(encoding="utf-8-sig").splitlines()
         return [normalize(line, self.language).text.lower() for line in lines if line.strip()]
 
-    def mels(self)->Tensor: # [80] mel_stats
+    def mels(self) -> Tensor:  # [80] mel_stats
         "Both mels of all clips on shelves, and `mel_stats.pth`: of the training clips, or the base's own."
         made_of = [clips_digest(self.clips), "mels"]
         once(self.out / "mels.json", made_of, lambda: len(mel_shelf(self.clips, self.out / "mels")))
-        once(self.out / "references.json", made_of, lambda: len(mel_shelf(self.clips, self.out / "references", "reference")))
+        once(
+            self.out / "references.json",
+            made_of,
+            lambda: len(mel_shelf(self.clips, self.out / "references", "reference")),
+        )
         mels = Shelf(self.out / "mels")
-        self.stats = self.base.mel_stats if self.base else mel_stats(torch.from_numpy(mels[i]).T for i in self.clips.split("train"))
+        self.stats = (
+            self.base.mel_stats
+            if self.base
+            else mel_stats(torch.from_numpy(mels[i]).T for i in self.clips.split("train"))
+        )
         buffer = io.BytesIO()
         torch.save(self.stats.clone(), buffer)
         atomic_write(self.out / "mel_stats.pth", buffer.getvalue())
         return self.stats
 
-    def dvae(self): # FitResult, or None when the base's DVAE is used as it is; self.task.net is the DVAE
+    def dvae(
+        self,
+    ):  # FitResult, or None when the base's DVAE is used as it is; self.task.net is the DVAE
         "Train the DVAE, from nothing or further from the base's (`tune_dvae`)."
-        self.task = DvaeTask(self.cfg.dvae, self.clips, Shelf(self.out / "mels"), self.stats, self.base.dvae if self.base else None)
+        self.task = DvaeTask(
+            self.cfg.dvae,
+            self.clips,
+            Shelf(self.out / "mels"),
+            self.stats,
+            self.base.dvae if self.base else None,
+        )
         if self.base and not self.cfg.tune_dvae:
             self.task.net = self.base.dvae().eval()
             return None
         result = fit(self.task, self.cfg.dvae.loop, self.out / "dvae", "DVAE")
-        load_models(self.out / "dvae", {"dvae": self.task.net, "revival": self.task.revival}, "latest")
+        load_models(
+            self.out / "dvae", {"dvae": self.task.net, "revival": self.task.revival}, "latest"
+        )
         self.task.net.eval()
         return result
 
-    def codes(self)->dict: # Report of `reconstruction` on clips that were not trained on
+    def codes(self) -> dict:  # Report of `reconstruction` on clips that were not trained on
         "Codes of all clips, and how good they are."
         held = self.clips.split("test") + self.clips.split("val") or self.clips.split("train")
-        made_of = [clips_digest(self.clips), self.cfg.dvae, "codes", self.base_digest, self.cfg.tune_dvae]
-        once(self.out / "codes.json", made_of, lambda: len(code_shelf(self.task.net, self.task, self.out / "codes")))
+        made_of = [
+            clips_digest(self.clips),
+            self.cfg.dvae,
+            "codes",
+            self.base_digest,
+            self.cfg.tune_dvae,
+        ]
+        once(
+            self.out / "codes.json",
+            made_of,
+            lambda: len(code_shelf(self.task.net, self.task, self.out / "codes")),
+        )
         report = reconstruction(self.task.net, [self.task.mel(i) for i in held[:256]])
         shelf = Shelf(self.out / "codes")
-        counts = torch.bincount(torch.cat([torch.from_numpy(shelf[i]) for i in self.clips.split("train")]), minlength=self.cfg.dvae.codes)
+        counts = torch.bincount(
+            torch.cat([torch.from_numpy(shelf[i]) for i in self.clips.split("train")]),
+            minlength=self.cfg.dvae.codes,
+        )
         report["counts"] = counts
         report["train_perplexity"] = perplexity(counts)
         return report
 
-    def finish(self, report:dict)->dict:
+    def finish(self, report: dict) -> dict:
         "`metrics.json` for the report and `xtts_init_results.json` for the next stage."
         c, v = self.cfg.dvae.codes, Vocabulary.load(self.out / "vocab.json", self.language)
-        metrics = {"DVAE error, share of variance": round(report["share"], 4), "codebook perplexity": round(report["perplexity"], 1), "codebook size": c,
-                   "codes used": report["used"], "clips": len(self.clips), "speakers": len(self.clips.speakers), "vocabulary": len(v)}
-        if self.base: metrics |= {"base": self.base.version, "new ids": len(v) - len(self.base.vocabulary)}
+        metrics = {
+            "DVAE error, share of variance": round(report["share"], 4),
+            "codebook perplexity": round(report["perplexity"], 1),
+            "codebook size": c,
+            "codes used": report["used"],
+            "clips": len(self.clips),
+            "speakers": len(self.clips.speakers),
+            "vocabulary": len(v),
+        }
+        if self.base:
+            metrics |= {"base": self.base.version, "new ids": len(v) - len(self.base.vocabulary)}
         write_json(self.out / "metrics.json", metrics)
-        base = {"folder": str(self.base.folder), "digest": self.base_digest, "tuned": self.cfg.tune_dvae} if self.base else None
-        write_json(self.out / "xtts_init_results.json", {**metrics, "recon": report["recon"], "variance": report["variance"], "language": self.language, "base": base,
-                                                         "vocabulary_mode": to_dict(self.cfg.vocabulary), "fingerprint": v.fingerprint, "dvae": to_dict(self.cfg.dvae), "max_seconds": self.cfg.max_seconds,
-                                                         "clip_files": [self.clips.key(i) for i in range(len(self.clips))]})
+        base = (
+            {
+                "folder": str(self.base.folder),
+                "digest": self.base_digest,
+                "tuned": self.cfg.tune_dvae,
+            }
+            if self.base
+            else None
+        )
+        write_json(
+            self.out / "xtts_init_results.json",
+            {
+                **metrics,
+                "recon": report["recon"],
+                "variance": report["variance"],
+                "language": self.language,
+                "base": base,
+                "vocabulary_mode": to_dict(self.cfg.vocabulary),
+                "fingerprint": v.fingerprint,
+                "dvae": to_dict(self.cfg.dvae),
+                "max_seconds": self.cfg.max_seconds,
+                "clip_files": [self.clips.key(i) for i in range(len(self.clips))],
+            },
+        )
         return metrics

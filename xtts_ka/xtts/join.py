@@ -10,75 +10,85 @@ import numpy as np
 
 from .mel import OUT_RATE
 
-FRAME = OUT_RATE // 100 # Samples of a frame whose level is looked at
+FRAME = OUT_RATE // 100  # Samples of a frame whose level is looked at
 
 # %% ../../nbs/xtts/join.ipynb #a54ef1b0
 class Edges:
     "Cuts the silence at the ends of a piece while it comes."
-    def __init__(self,
-        start:bool,        # Cut at the beginning
-        end:bool,          # Cut at the end
-        below:float=30.0,  # dB below the loudest frame so far; what is quieter counts as silence
-        edge:float=0.03,   # Seconds left of it, faded
-        loudest:float=0.0, # RMS of the loudest frame of what came before
+
+    def __init__(
+        self,
+        start: bool,  # Cut at the beginning
+        end: bool,  # Cut at the end
+        below: float = 30.0,  # dB below the loudest frame so far; what is quieter counts as silence
+        edge: float = 0.03,  # Seconds left of it, faded
+        loudest: float = 0.0,  # RMS of the loudest frame of what came before
     ):
         self.start, self.end, self.loudest = start, end, loudest
         self.share = 10 ** (-below / 20)
         self.edge = int(edge * OUT_RATE)
-        self.begun = False                       # Nothing loud has come yet
+        self.begun = False  # Nothing loud has come yet
         self.held, self.rest = _nothing(), _nothing()
 
-    def push(self,
-        wav, # [T] float32 at 24 kHz, what comes next
-    )->np.ndarray: # [t] what can be given out
+    def push(
+        self,
+        wav,  # [T] float32 at 24 kHz, what comes next
+    ) -> np.ndarray:  # [t] what can be given out
         self.rest = np.concatenate([self.rest, wav])
         whole = len(self.rest) // FRAME * FRAME
         new, self.rest = self.rest[:whole], self.rest[whole:]
         return self._let(new, self._loud(new.reshape(-1, FRAME)))
 
-    def close(self)->np.ndarray: # [t] the last of it
+    def close(self) -> np.ndarray:  # [t] the last of it
         said = self._let(self.rest, self._loud(self.rest[None]))
-        if not self.begun: return said                                         # nothing but silence
+        if not self.begun:
+            return said  # nothing but silence
         tail = self.held[: self.edge] if self.end else self.held
         fade = np.linspace(1, 0, len(tail)) if self.end else 1
         return np.concatenate([said, tail * fade]).astype(np.float32)
 
-    def _loud(self, frames)->np.ndarray: # [n, samples] -> [n] bool
-        if not frames.size: return np.zeros(0, bool)
-        levels = np.sqrt((frames ** 2).mean(1))
+    def _loud(self, frames) -> np.ndarray:  # [n, samples] -> [n] bool
+        if not frames.size:
+            return np.zeros(0, bool)
+        levels = np.sqrt((frames**2).mean(1))
         loudest = np.maximum(np.maximum.accumulate(levels), self.loudest)
         self.loudest = float(loudest[-1])
         return (levels > self.share * loudest) & (levels > 0)
 
-    def _let(self, new, loud)->np.ndarray:
+    def _let(self, new, loud) -> np.ndarray:
         "Give out what lies before the last loud frame, hold the rest."
         whole = np.concatenate([self.held, new])
         at = len(self.held) + FRAME * np.flatnonzero(loud)
         opening = self.start and not self.begun
         if not len(at):
-            self.held = whole[-self.edge:] if opening else whole if self.begun else _nothing()
-            return _nothing() if opening or self.begun else whole              # the first silence is not held
+            self.held = whole[-self.edge :] if opening else whole if self.begun else _nothing()
+            return _nothing() if opening or self.begun else whole  # the first silence is not held
         first = max(0, at[0] - self.edge) if opening else 0
         last = min(at[-1] + FRAME, len(whole))
-        said, self.held = whole[first: last].copy(), whole[last:]
-        if opening: said[: at[0] - first] *= np.linspace(0, 1, at[0] - first)
+        said, self.held = whole[first:last].copy(), whole[last:]
+        if opening:
+            said[: at[0] - first] *= np.linspace(0, 1, at[0] - first)
         self.begun = True
         return said
 
-def _nothing(): return np.zeros(0, np.float32)
+
+def _nothing():
+    return np.zeros(0, np.float32)
 
 # %% ../../nbs/xtts/join.ipynb #85ba731d
 class Joiner:
     "Puts pieces together as they come."
-    def __init__(self,
-        pauses:list,     # Seconds after each piece; the last is not used
-        speed:float=1.0, # Pauses are shorter, too
-        **edges,         # Options of `Edges`
+
+    def __init__(
+        self,
+        pauses: list,  # Seconds after each piece; the last is not used
+        speed: float = 1.0,  # Pauses are shorter, too
+        **edges,  # Options of `Edges`
     ):
         self.pauses, self.speed, self.options = [p / speed for p in pauses], speed, edges
         self.at, self.edges = -1, None
 
-    def next(self)->np.ndarray: # [t] the pause before it
+    def next(self) -> np.ndarray:  # [t] the pause before it
         "Begin with the next piece."
         first, last = self.at < 0, self.at + 2 == len(self.pauses)
         pause = 0 if first else self.pauses[self.at] - 2 * self.edges.edge / OUT_RATE
@@ -87,15 +97,19 @@ class Joiner:
         self.edges = Edges(not first, not last, loudest=loudest, **self.options)
         return np.zeros(max(0, round(pause * OUT_RATE)), np.float32)
 
-    def push(self, wav)->np.ndarray: return self.edges.push(wav)
-    def close(self)->np.ndarray: return self.edges.close()
+    def push(self, wav) -> np.ndarray:
+        return self.edges.push(wav)
+
+    def close(self) -> np.ndarray:
+        return self.edges.close()
+
 
 def join(
-    wavs:list,       # [T] float32 at 24 kHz each
-    pauses:list,     # Seconds of silence after each; the last is not used
-    speed:float=1.0,
-    **edges,         # Options of `Edges`
-)->np.ndarray: # [T]
+    wavs: list,  # [T] float32 at 24 kHz each
+    pauses: list,  # Seconds of silence after each; the last is not used
+    speed: float = 1.0,
+    **edges,  # Options of `Edges`
+) -> np.ndarray:  # [T]
     "All pieces at once. The silence before the first and after the last stays as it is."
     joiner = Joiner(pauses, speed, **edges)
     parts = [part for w in wavs for part in (joiner.next(), joiner.push(w), joiner.close())]

@@ -19,36 +19,48 @@ from .mel import CODE, HOP, RATE
 # %% ../../nbs/xtts/listen.ipynb #d66bc2c4
 @torch.no_grad()
 def codes_to_mel(
-    dvae,         # coqui's DiscreteVAE, in evaluation mode
-    codes:Tensor, # [n] long
-    stats:Tensor, # [80] mel_stats
-)->Tensor: # [80, 4 n] natural log of the power mel
+    dvae,  # coqui's DiscreteVAE, in evaluation mode
+    codes: Tensor,  # [n] long
+    stats: Tensor,  # [80] mel_stats
+) -> Tensor:  # [80, 4 n] natural log of the power mel
     return decode(dvae, codes.cpu()) * stats[:, None]
 
+
 def griffin_lim(
-    mel:Tensor,         # [80, frames] natural log of the power mel, of `xtts.mel.log_mel`
-    iterations:int=32,
-)->np.ndarray: # [frames * 256] float32 at 22,050 Hz, at -23 dB
+    mel: Tensor,  # [80, frames] natural log of the power mel, of `xtts.mel.log_mel`
+    iterations: int = 32,
+) -> np.ndarray:  # [frames * 256] float32 at 22,050 Hz, at -23 dB
     "Griffin and Lim (1984), by librosa; the starting phase is always the same."
     import librosa
+
     n_fft, power = CODE, mel.exp().numpy()
-    linear = librosa.feature.inverse.mel_to_stft(power, sr=RATE, n_fft=n_fft, power=2.0, fmin=0, fmax=8000, norm="slaney", htk=True)
+    linear = librosa.feature.inverse.mel_to_stft(
+        power, sr=RATE, n_fft=n_fft, power=2.0, fmin=0, fmax=8000, norm="slaney", htk=True
+    )
     wav = librosa.griffinlim(linear, n_iter=iterations, hop_length=HOP, n_fft=n_fft, random_state=0)
-    return set_level(np.pad(wav, (0, HOP)).astype(np.float32))                # one frame stands for the last hop
+    return set_level(np.pad(wav, (0, HOP)).astype(np.float32))  # one frame stands for the last hop
+
 
 def keep_sample(
-    folder,       # Where it goes
-    name:str,     # Without suffix
-    mel:Tensor,   # [80, frames]
-    title:str="", # Above the picture
-)->Path: # The WAV file; a PNG of the mel lies beside it
+    folder,  # Where it goes
+    name: str,  # Without suffix
+    mel: Tensor,  # [80, frames]
+    title: str = "",  # Above the picture
+) -> Path:  # The WAV file; a PNG of the mel lies beside it
     import matplotlib.pyplot as plt
     from matplotlib.figure import Figure
+
     wav_path = Path(folder) / f"{name}.wav"
     write_audio(wav_path, griffin_lim(mel), RATE)
     figure = Figure(figsize=(7, 2.2), layout="constrained")
     axes = figure.add_subplot()
-    axes.imshow(mel.numpy(), origin="lower", aspect="auto", extent=(0, mel.shape[1] * HOP / RATE, 0, 80), cmap=plt.get_cmap("magma"))
+    axes.imshow(
+        mel.numpy(),
+        origin="lower",
+        aspect="auto",
+        extent=(0, mel.shape[1] * HOP / RATE, 0, 80),
+        cmap=plt.get_cmap("magma"),
+    )
     axes.set(xlabel="seconds", ylabel="mel bin", title=title or name)
     figure.savefig(wav_path.with_suffix(".png"), dpi=110, metadata={"Software": None})
     return wav_path

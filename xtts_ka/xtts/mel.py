@@ -13,34 +13,45 @@ import torchaudio
 from torch import Tensor
 
 # %% ../../nbs/xtts/mel.ipynb #b4b5af60
-RATE = 22050        # Hz, of the GPT and the DVAE
-OUT_RATE = 24000    # Hz, of the decoder's waveform
+RATE = 22050  # Hz, of the GPT and the DVAE
+OUT_RATE = 24000  # Hz, of the decoder's waveform
 N_MELS, HOP = 80, 256
-CODE = 1024         # samples of 22,050 Hz a code stands for
+CODE = 1024  # samples of 22,050 Hz a code stands for
 
 # %% ../../nbs/xtts/mel.ipynb #c151cf70
 @lru_cache(maxsize=4)
-def _mel_transform(n_fft:int): # The filterbank, built once for each n_fft
-    return torchaudio.transforms.MelSpectrogram(RATE, n_fft=n_fft, win_length=1024, hop_length=HOP,
-        f_min=0, f_max=8000, n_mels=N_MELS, norm="slaney", power=2)
+def _mel_transform(n_fft: int):  # The filterbank, built once for each n_fft
+    return torchaudio.transforms.MelSpectrogram(
+        RATE,
+        n_fft=n_fft,
+        win_length=1024,
+        hop_length=HOP,
+        f_min=0,
+        f_max=8000,
+        n_mels=N_MELS,
+        norm="slaney",
+        power=2,
+    )
+
 
 def log_mel(
-    wav:Tensor,     # [..., T] float32 at 22,050 Hz
-    n_fft:int=1024, # 1024 for the DVAE, 2048 for conditioning
-)->Tensor: # [..., 80, 1 + T // 256] natural log of the power mel, floored at ln 1e-5
+    wav: Tensor,  # [..., T] float32 at 22,050 Hz
+    n_fft: int = 1024,  # 1024 for the DVAE, 2048 for conditioning
+) -> Tensor:  # [..., 80, 1 + T // 256] natural log of the power mel, floored at ln 1e-5
     "Log-mel as coqui-tts computes it, before division by `mel_stats`."
     transform = _mel_transform(n_fft)
     return torch.log(torch.clamp(transform(wav), min=1e-5))
 
 # %% ../../nbs/xtts/mel.ipynb #14f5d892
 def n_codes(
-    samples:int, # Length of a waveform at 22,050 Hz
-)->int: # Whole codes in it, rounded up
+    samples: int,  # Length of a waveform at 22,050 Hz
+) -> int:  # Whole codes in it, rounded up
     return -(-samples // CODE)
 
+
 def code_mel(
-    wav:Tensor, # [T] float32 at 22,050 Hz
-)->Tensor: # [80, 4 * n_codes(T)] log-mel; the end is padded with silence to a whole code
+    wav: Tensor,  # [T] float32 at 22,050 Hz
+) -> Tensor:  # [80, 4 * n_codes(T)] log-mel; the end is padded with silence to a whole code
     "The DVAE's mel, aligned with codes."
     n = n_codes(wav.shape[-1])
     padded = torch.nn.functional.pad(wav, (0, n * CODE - wav.shape[-1]))
@@ -48,12 +59,13 @@ def code_mel(
 
 # %% ../../nbs/xtts/mel.ipynb #2b4ea372
 def mel_stats(
-    mels, # Iterable of [80, T] log-mels of the training clips
-)->Tensor: # [80] mean absolute value of each bin, all positive
+    mels,  # Iterable of [80, T] log-mels of the training clips
+) -> Tensor:  # [80] mean absolute value of each bin, all positive
     "The vector that `mel / stats[:, None]` divides by; a source of XTTS's `mel_stats.pth`."
     total, frames = torch.zeros(N_MELS, dtype=torch.float64), 0
     for mel in mels:
         total += mel.abs().double().sum(-1)
         frames += mel.shape[-1]
-    if not frames: raise ValueError("mel_stats needs at least one clip")
+    if not frames:
+        raise ValueError("mel_stats needs at least one clip")
     return (total / frames).float().clamp_min(1e-3)

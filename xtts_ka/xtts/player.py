@@ -13,55 +13,97 @@ from .mel import OUT_RATE
 from .speak import KaXtts
 
 # %% ../../nbs/xtts/player.ipynb #398e0d6a
-def sound(spoken): # IPython's Audio of a `Spoken`
+def sound(spoken):  # IPython's Audio of a `Spoken`
     "A player without the level changed behind one's back; an empty sentence is a tenth of a second of silence."
     import numpy as np
     from IPython.display import Audio
+
     wav = spoken.wav if len(spoken.wav) else np.zeros(OUT_RATE // 10, np.float32)
     return Audio(np.clip(wav, -1, 1), rate=OUT_RATE, normalize=False)
 
+
 class Player:
     "The widgets of one model. `say` is what the button does."
-    def __init__(self,
-        model:KaXtts,
-        text:str="გამარჯობა, როგორ ხარ?", # In the field at first
-        seed:int=1,
+
+    def __init__(
+        self,
+        model: KaXtts,
+        text: str = "გამარჯობა, როგორ ხარ?",  # In the field at first
+        seed: int = 1,
     ):
         import ipywidgets as w
+
         self.model, self.spoken = model, None
         wide = w.Layout(width="100%")
         self.text = w.Textarea(text, description="ტექსტი", layout=wide)
         self.voice = w.Dropdown(options=model.speakers, description="ხმა")
-        self.speed = w.FloatSlider(1.0, min=0.5, max=2.0, step=0.05, description="სიჩქარე", continuous_update=False)
-        self.temperature = w.FloatSlider(DecodeConfig().temperature, min=0.0, max=1.2, step=0.05, description="ტემპერატურა", continuous_update=False)
+        self.speed = w.FloatSlider(
+            1.0, min=0.5, max=2.0, step=0.05, description="სიჩქარე", continuous_update=False
+        )
+        self.temperature = w.FloatSlider(
+            DecodeConfig().temperature,
+            min=0.0,
+            max=1.2,
+            step=0.05,
+            description="ტემპერატურა",
+            continuous_update=False,
+        )
         self.seed = w.IntText(seed, description="seed")
-        self.button, self.output = w.Button(description="თქვი", button_style="primary", icon="play"), w.Output()
+        self.button, self.output = (
+            w.Button(description="თქვი", button_style="primary", icon="play"),
+            w.Output(),
+        )
         self.button.on_click(lambda _: self.say())
-        self.box = w.VBox([self.text, w.HBox([self.voice, self.speed]), w.HBox([self.temperature, self.seed, self.button]), self.output])
+        self.box = w.VBox(
+            [
+                self.text,
+                w.HBox([self.voice, self.speed]),
+                w.HBox([self.temperature, self.seed, self.button]),
+                self.output,
+            ]
+        )
 
     def say(self):
         "Speak what the fields hold; a mistake is shown in place of the sound."
         from IPython.display import display
+
         self.button.disabled = True
         self.output.clear_output(wait=True)
         with self.output:
             try:
-                self.spoken = self.model.speak(self.text.value, self.model.voice(self.voice.value), DecodeConfig(temperature=self.temperature.value), self.seed.value, self.voice.value, self.speed.value)
+                self.spoken = self.model.speak(
+                    self.text.value,
+                    self.model.voice(self.voice.value),
+                    DecodeConfig(temperature=self.temperature.value),
+                    self.seed.value,
+                    self.voice.value,
+                    self.speed.value,
+                )
                 display(sound(self.spoken))
-                print(self.spoken.text, *self.spoken.warnings, *([] if self.spoken.stopped else ["(cut by the stop guard)"]), sep="\n")
-            except XttsKaError as e: print(e)
-            finally: self.button.disabled = False
+                print(
+                    self.spoken.text,
+                    *self.spoken.warnings,
+                    *([] if self.spoken.stopped else ["(cut by the stop guard)"]),
+                    sep="\n",
+                )
+            except XttsKaError as e:
+                print(e)
+            finally:
+                self.button.disabled = False
 
     def _ipython_display_(self):
         from IPython.display import display
+
         display(self.box)
 
 # %% ../../nbs/xtts/player.ipynb #2eba12a8
 def player(
-    model, # A `KaXtts`, or the folder of an export
-    text:str="გამარჯობა, როგორ ხარ?",
-    seed:int=1,
-): # A `Player` where somebody can press its button, else a plain player of the text
+    model,  # A `KaXtts`, or the folder of an export
+    text: str = "გამარჯობა, როგორ ხარ?",
+    seed: int = 1,
+):  # A `Player` where somebody can press its button, else a plain player of the text
     "What fits the place this runs in; `XTTS_KA_PROGRESS=notebook` forces the widgets."
     model = model if isinstance(model, KaXtts) else KaXtts(model, precision="float32")
-    return Player(model, text, seed) if where() == "notebook" else sound(model.speak(text, seed=seed))
+    return (
+        Player(model, text, seed) if where() == "notebook" else sound(model.speak(text, seed=seed))
+    )

@@ -59,7 +59,9 @@ def reader_tensors(
     reader: CodeReader,
 ) -> tuple:  # (name -> tensor, metadata), for a safetensors file
     "What is kept of a reader."
-    tensors = {f"net.{k}": v.detach().contiguous().float() for k, v in reader.net.state_dict().items()}
+    tensors = {
+        f"net.{k}": v.detach().contiguous().float() for k, v in reader.net.state_dict().items()
+    }
     return tensors | {"vectors": reader.vectors.contiguous().float()}, {"letters": reader.letters}
 
 
@@ -74,11 +76,16 @@ def load_reader(
         return None
     try:
         with safe_open(str(path), "pt") as f:
-            tensors, letters = {k: f.get_tensor(k) for k in f.keys()}, (f.metadata() or {}).get("letters", "")
+            tensors, letters = (
+                {k: f.get_tensor(k) for k in f.keys()},
+                (f.metadata() or {}).get("letters", ""),
+            )
         vectors = tensors.pop("vectors")
         hidden = tensors["net.net.0.weight"].shape[0]
         net = Reader(vectors.shape[1], len(letters) + 1, hidden=hidden)
         net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items()})
     except (SafetensorError, OSError, KeyError, RuntimeError) as e:
-        raise CheckpointError(f"{path}: not a reader of codes ({str(e).splitlines()[0][:160]}); export again (--only full_pretrain --force)") from e
+        raise CheckpointError(
+            f"{path}: not a reader of codes ({str(e).splitlines()[0][:160]}); export again (--only full_pretrain --force)"
+        ) from e
     return CodeReader(net.eval(), vectors, letters)

@@ -19,101 +19,174 @@ from .vocabulary import Vocabulary
 # %% ../../nbs/xtts/resize.ipynb #8033ade8
 METHODS = ("matched", "normal", "romanised", "language_model")
 
+
 def matched_rows(
-    table:Tensor, # [N, D] old rows
-    n:int,        # New rows
-    seed:int, name:str, # Key of the draw
-)->Tensor: # [n, D]
+    table: Tensor,  # [N, D] old rows
+    n: int,  # New rows
+    seed: int,
+    name: str,  # Key of the draw
+) -> Tensor:  # [n, D]
     "Draws with the mean and standard deviation of each column."
     noise = torch.randn(n, table.shape[1], generator=torch_rng(seed, "resize", name)).to(table)
     return table.mean(0) + table.std(0) * noise
 
+
 def language_model_rows(
-    table:Tensor,   # [N, D] old rows
-    vectors:Tensor, # [n, d] vectors of the new tokens
-    seed:int, name:str, # Key of the map
-)->Tensor: # [n, D]
+    table: Tensor,  # [N, D] old rows
+    vectors: Tensor,  # [n, d] vectors of the new tokens
+    seed: int,
+    name: str,  # Key of the map
+) -> Tensor:  # [n, D]
     "The vectors, centred, turned into D dimensions by a keyed map with orthonormal columns or rows, at the table's mean and standard deviation."
     vectors = vectors.detach().float() - vectors.float().mean(0)
     square = max(table.shape[1], vectors.shape[1])
-    turn, _ = torch.linalg.qr(torch.randn(square, square, generator=torch_rng(seed, "resize", "map", name)))
-    rows = vectors @ turn[: vectors.shape[1], : table.shape[1]]     # [n, d] -> [n, D]
-    return table.mean(0) + (rows * (table - table.mean(0)).std() / rows.std().clamp_min(1e-8)).to(table)
+    turn, _ = torch.linalg.qr(
+        torch.randn(square, square, generator=torch_rng(seed, "resize", "map", name))
+    )
+    rows = vectors @ turn[: vectors.shape[1], : table.shape[1]]  # [n, d] -> [n, D]
+    return table.mean(0) + (rows * (table - table.mean(0)).std() / rows.std().clamp_min(1e-8)).to(
+        table
+    )
 
 # %% ../../nbs/xtts/resize.ipynb #a1e862f3
 def latin_ids(
-    piece:str,      # A new token
-    old:Vocabulary, # The base's
-)->list[int]: # Ids of its Latin spelling; empty when a part of it is unknown
+    piece: str,  # A new token
+    old: Vocabulary,  # The base's
+) -> list[int]:  # Ids of its Latin spelling; empty when a part of it is unknown
     "How the base would have spelled a piece: a tag is spelled by all tags."
-    if _is_tag(piece): return [old.ids[f"[{l}]"] for l in old.languages]
+    if _is_tag(piece):
+        return [old.ids[f"[{l}]"] for l in old.languages]
     ids = old.tokenizer.encode(romanize(piece)).ids
     return [] if old.ids["[UNK]"] in ids else ids
 
-def _is_tag(piece:str)->bool: return piece[:1] == "[" and len(piece) > 1
+
+def _is_tag(piece: str) -> bool:
+    return piece[:1] == "[" and len(piece) > 1
+
 
 def new_rows(
-    table:Tensor,       # [N, D] old rows
-    method:str,         # One of `METHODS`
-    spelled:list,       # For each new token the ids of its Latin spelling
-    vectors=None,       # [n, d] for `language_model`
-    seed:int=0, name:str="", # Key of the draws
-)->Tensor: # [n, D]
+    table: Tensor,  # [N, D] old rows
+    method: str,  # One of `METHODS`
+    spelled: list,  # For each new token the ids of its Latin spelling
+    vectors=None,  # [n, d] for `language_model`
+    seed: int = 0,
+    name: str = "",  # Key of the draws
+) -> Tensor:  # [n, D]
     "The rows of the new tokens."
     n = len(spelled)
-    if method == "normal": return torch.randn(n, table.shape[1], generator=torch_rng(seed, "resize", name)).to(table)
-    rows = language_model_rows(table, vectors, seed, name) if method == "language_model" else matched_rows(table, n, seed, name)
+    if method == "normal":
+        return torch.randn(n, table.shape[1], generator=torch_rng(seed, "resize", name)).to(table)
+    rows = (
+        language_model_rows(table, vectors, seed, name)
+        if method == "language_model"
+        else matched_rows(table, n, seed, name)
+    )
     for i, ids in enumerate(spelled):
-        if ids: rows[i] = table[ids].mean(0)
+        if ids:
+            rows[i] = table[ids].mean(0)
     return rows
 
 # %% ../../nbs/xtts/resize.ipynb #7975b01f
-def _compare(gpt, old:Vocabulary, new:Vocabulary)->list[str]: # Names of the new rows
+def _compare(gpt, old: Vocabulary, new: Vocabulary) -> list[str]:  # Names of the new rows
     "Refuse what does not fit, in one sentence."
     rows = gpt.text_embedding.weight.shape[0]
-    if rows != len(old): raise CheckpointError(f"the GPT has {rows} text rows but its vocabulary {len(old)} ids: they are not of one release of XTTS-v2 (2.0.2 has 6153, 2.0.3 has 6681); take both from one")
+    if rows != len(old):
+        raise CheckpointError(
+            f"the GPT has {rows} text rows but its vocabulary {len(old)} ids: they are not of one release of XTTS-v2 (2.0.2 has 6153, 2.0.3 has 6681); take both from one"
+        )
     moved = [t for t, i in old.ids.items() if new.ids.get(t) != i]
-    if moved: raise CheckpointError(f"the new vocabulary gives {len(moved)} old tokens another id, first {moved[0]!r}; make it by extend_vocab, which only appends")
+    if moved:
+        raise CheckpointError(
+            f"the new vocabulary gives {len(moved)} old tokens another id, first {moved[0]!r}; make it by extend_vocab, which only appends"
+        )
     return [new.names.get(i, "") for i in range(len(old), len(new))]
 
 # %% ../../nbs/xtts/resize.ipynb #81546ddd
 @torch.no_grad()
 def resize_text(
-    gpt,             # coqui's GPT; not changed
-    old:Vocabulary,  # The one it was trained with
-    new:Vocabulary,  # The same with more tokens behind
-    method="matched", # How new rows start: `matched`, `normal`, `romanised`, `language_model`
-    seed=0,          # Key of all draws
-    vectors=None,    # [n, d] one vector a new token in the order of ids, for `language_model`
-): # (coqui's GPT, report)
+    gpt,  # coqui's GPT; not changed
+    old: Vocabulary,  # The one it was trained with
+    new: Vocabulary,  # The same with more tokens behind
+    method="matched",  # How new rows start: `matched`, `normal`, `romanised`, `language_model`
+    seed=0,  # Key of all draws
+    vectors=None,  # [n, d] one vector a new token in the order of ids, for `language_model`
+):  # (coqui's GPT, report)
     "The GPT with a row for each new token. CheckpointError when vocabularies and weights do not belong together, ConfigError for the rest."
-    if method not in METHODS: raise ConfigError(f"new_rows {method!r}: there are {', '.join(METHODS)}")
+    if method not in METHODS:
+        raise ConfigError(f"new_rows {method!r}: there are {', '.join(METHODS)}")
     names = _compare(gpt, old, new)
     if method == "language_model" and (vectors is None or len(vectors) != len(names)):
-        raise ConfigError(f"new_rows language_model needs a vector for each of the {len(names)} new tokens, got {'none' if vectors is None else len(vectors)}")
-    spells = {"romanised": lambda t: t, "language_model": _is_tag}.get(method, lambda t: False)     # whose rows are means of old ones
+        raise ConfigError(
+            f"new_rows language_model needs a vector for each of the {len(names)} new tokens, got {'none' if vectors is None else len(vectors)}"
+        )
+    spells = {"romanised": lambda t: t, "language_model": _is_tag}.get(
+        method, lambda t: False
+    )  # whose rows are means of old ones
     spelled = [latin_ids(t, old) if spells(t) else [] for t in names]
-    grow = lambda table, name: torch.cat([table, new_rows(table, method, spelled, vectors, seed, name)]) if names else table.clone()
+
+    def grow(table, name):
+        return (
+            torch.cat([table, new_rows(table, method, spelled, vectors, seed, name)])
+            if names
+            else table.clone()
+        )
+
     bias = gpt.text_head.bias[:, None]
-    if method == "normal": bias = torch.cat([bias, bias.new_zeros(len(names), 1)])
-    else: bias = torch.cat([bias, new_rows(bias, "matched" if method == "language_model" else method, spelled, None, seed, "bias")])
-    out = _with_tables(gpt, grow(gpt.text_embedding.weight, "embedding"), grow(gpt.text_head.weight, "head"), bias[:, 0])
+    if method == "normal":
+        bias = torch.cat([bias, bias.new_zeros(len(names), 1)])
+    else:
+        bias = torch.cat(
+            [
+                bias,
+                new_rows(
+                    bias,
+                    "matched" if method == "language_model" else method,
+                    spelled,
+                    None,
+                    seed,
+                    "bias",
+                ),
+            ]
+        )
+    out = _with_tables(
+        gpt,
+        grow(gpt.text_embedding.weight, "embedding"),
+        grow(gpt.text_head.weight, "head"),
+        bias[:, 0],
+    )
     out.start_text_token, out.stop_text_token = new.start, new.stop
     return out, _report(out, old, new, method, seed, spelled)
 
 # %% ../../nbs/xtts/resize.ipynb #071fc04a
-def _with_tables(gpt, embedding:Tensor, head:Tensor, bias:Tensor): # The same network around other tables
+def _with_tables(
+    gpt, embedding: Tensor, head: Tensor, bias: Tensor
+):  # The same network around other tables
     out = copy.copy(gpt)
     out._modules, (n, d) = dict(gpt._modules), embedding.shape
     out.number_text_tokens = n
-    out.text_embedding, out.text_head = nn.Embedding(n, d, _weight=embedding), nn.Linear(d, n, device="meta")
+    out.text_embedding, out.text_head = (
+        nn.Embedding(n, d, _weight=embedding),
+        nn.Linear(d, n, device="meta"),
+    )
     out.text_head.weight, out.text_head.bias = nn.Parameter(head), nn.Parameter(bias.contiguous())
     return out.train(gpt.training)
 
-def _report(gpt, old, new, method, seed, spelled)->dict:
+
+def _report(gpt, old, new, method, seed, spelled) -> dict:
     "What was done, for `xtts_init_results.json`."
-    norm = lambda rows: round(float(rows.norm(dim=1).mean()), 4) if len(rows) else None
+
+    def norm(rows):
+        return round(float(rows.norm(dim=1).mean()), 4) if len(rows) else None
+
     n, table, head = len(old), gpt.text_embedding.weight, gpt.text_head.weight
-    return {"method": method, "seed": seed, "old_rows": n, "new_rows": len(new) - n, "spelled": sum(map(bool, spelled)),
-            "embedding_norm": [norm(table[:n]), norm(table[n:])], "head_norm": [norm(head[:n]), norm(head[n:])],
-            "old_vocabulary": old.fingerprint, "vocabulary": new.fingerprint}
+    return {
+        "method": method,
+        "seed": seed,
+        "old_rows": n,
+        "new_rows": len(new) - n,
+        "spelled": sum(map(bool, spelled)),
+        "embedding_norm": [norm(table[:n]), norm(table[n:])],
+        "head_norm": [norm(head[:n]), norm(head[n:])],
+        "old_vocabulary": old.fingerprint,
+        "vocabulary": new.fingerprint,
+    }

@@ -8,7 +8,9 @@ __all__ = ['WORDS', 'UNWATCHED', 'PAUSE', 'Spoken', 'condition', 'mix', 'VoiceCa
            'read_lines', 'say_lines', 'speak_file']
 
 # %% ../../nbs/xtts/speak.ipynb #fcd14ed4
-import os, sys, time
+import os
+import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,125 +32,178 @@ from .export import load_stock, verify_export
 from .fast import FastDecoder, FastGPT
 from .join import Joiner, join
 from .mel import OUT_RATE, RATE
-from .vocabulary import Vocabulary
 from .reader import load_reader
+from .vocabulary import Vocabulary
 from .vocode import open_way
 
 # %% ../../nbs/xtts/speak.ipynb #c3b330e6
 @dataclass
 class Spoken:
     "One spoken text."
-    wav: np.ndarray   # [T] float32 at 24 kHz
-    text: str         # As it was spoken, normalised
+
+    wav: np.ndarray  # [T] float32 at 24 kHz
+    text: str  # As it was spoken, normalised
     speaker: str
-    codes: list       # Codes of each piece, [n] long
-    stopped: bool     # False: at least one piece was cut by the stop guard
-    warnings: list    # What the normaliser left out or is unsure of, and what was not said
-    complete: bool = True # All pieces ended and, as far as could be watched, were said whole
-    missing: list = field(default_factory=list)   # Words that were not said
-    pieces: list = field(default_factory=list)    # `text.chunks.Piece`s
-    attention: list = field(default_factory=list) # Of each piece [n, ids + 2] over START, ids, STOP; None: not watched
-    way: str = "the decoder" # What made the sound
+    codes: list  # Codes of each piece, [n] long
+    stopped: bool  # False: at least one piece was cut by the stop guard
+    warnings: list  # What the normaliser left out or is unsure of, and what was not said
+    complete: bool = True  # All pieces ended and, as far as could be watched, were said whole
+    missing: list = field(default_factory=list)  # Words that were not said
+    pieces: list = field(default_factory=list)  # `text.chunks.Piece`s
+    attention: list = field(
+        default_factory=list
+    )  # Of each piece [n, ids + 2] over START, ids, STOP; None: not watched
+    way: str = "the decoder"  # What made the sound
 
 # %% ../../nbs/xtts/speak.ipynb #6b1c2c41
 @torch.inference_mode()
 def condition(
-    xtts,       # coqui's Xtts
-    wavs:list,  # [T] waveforms of one voice at 22,050 Hz
-)->tuple: # ([1, 32, D] conditioning latents, [1, 512, 1] voice vector)
+    xtts,  # coqui's Xtts
+    wavs: list,  # [T] waveforms of one voice at 22,050 Hz
+) -> tuple:  # ([1, 32, D] conditioning latents, [1, 512, 1] voice vector)
     "A voice from recordings, by coqui's own functions."
     cond = xtts.get_gpt_cond_latents(torch.cat(wavs)[None], RATE, length=30, chunk_length=6)
     return cond, voice_vector(xtts.hifigan_decoder.speaker_encoder, wavs)
 
+
 def mix(
-    voices:list,   # ([1, 32, D], [1, 512, 1]) each
-    weights:list,  # As many, 0 or more, not all 0
-)->tuple: # One voice
+    voices: list,  # ([1, 32, D], [1, 512, 1]) each
+    weights: list,  # As many, 0 or more, not all 0
+) -> tuple:  # One voice
     "The weighted mean of voices."
-    if len(weights) != len(voices): raise ConfigError(f"--weight: {len(weights)} weights for {len(voices)} references; give one for each")
-    if min(weights) < 0 or not sum(weights) > 0 or not np.isfinite(sum(weights)): raise ConfigError(f"--weight: {weights} must be 0 or more, and one of them above 0")
+    if len(weights) != len(voices):
+        raise ConfigError(
+            f"--weight: {len(weights)} weights for {len(voices)} references; give one for each"
+        )
+    if min(weights) < 0 or not sum(weights) > 0 or not np.isfinite(sum(weights)):
+        raise ConfigError(f"--weight: {weights} must be 0 or more, and one of them above 0")
     share = [w / sum(weights) for w in weights]
     return tuple(sum(w * part for w, part in zip(share, parts)) for parts in zip(*voices))
 
+
 class VoiceCache:
     "Voices made from recordings, by what was in the recordings and by what made them; in memory, and in a folder if one is given."
-    def __init__(self, folder=None): self.folder, self.held = folder and Path(folder).expanduser(), {}
 
-    def get(self, key:str, make)->tuple:
+    def __init__(self, folder=None):
+        self.folder, self.held = folder and Path(folder).expanduser(), {}
+
+    def get(self, key: str, make) -> tuple:
         "The voice of this key, made by `make()` when it is not there or its file is damaged."
-        if key not in self.held: self.held[key] = self._read(key) or self._write(key, make())
+        if key not in self.held:
+            self.held[key] = self._read(key) or self._write(key, make())
         return self.held[key]
 
-    def _path(self, key)->Path: return self.folder / f"{key}.safetensors"
-    def _sum(self, voice)->str: return digest([t.flatten().tolist() for t in voice])
+    def _path(self, key) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+    def _sum(self, voice) -> str:
+        return digest([t.flatten().tolist() for t in voice])
 
     def _read(self, key):
         from safetensors import SafetensorError, safe_open
-        if not self.folder or not self._path(key).is_file(): return None
+
+        if not self.folder or not self._path(key).is_file():
+            return None
         try:
-            with safe_open(str(self._path(key)), "pt") as f: voice, said = (f.get_tensor("cond"), f.get_tensor("vector")), (f.metadata() or {}).get("sum")
-        except SafetensorError: return None
+            with safe_open(str(self._path(key)), "pt") as f:
+                voice, said = (
+                    (f.get_tensor("cond"), f.get_tensor("vector")),
+                    (f.metadata() or {}).get("sum"),
+                )
+        except SafetensorError:
+            return None
         return voice if said == self._sum(voice) else None
 
     def _write(self, key, voice):
         from safetensors.torch import save
+
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
-            atomic_write(self._path(key), save({"cond": voice[0].clone().contiguous(), "vector": voice[1].clone().contiguous()}, {"sum": self._sum(voice)}))
+            atomic_write(
+                self._path(key),
+                save(
+                    {
+                        "cond": voice[0].clone().contiguous(),
+                        "vector": voice[1].clone().contiguous(),
+                    },
+                    {"sum": self._sum(voice)},
+                ),
+            )
         return voice
 
 # %% ../../nbs/xtts/speak.ipynb #4beec6ff
 def check_export(
-    folder, # That should hold an export
-)->Path:
+    folder,  # That should hold an export
+) -> Path:
     "`MissingError` that says what is not there; `CheckpointError` when a file is damaged."
     folder = Path(folder)
-    if not folder.is_dir(): raise MissingError(f"--checkpoint {folder}: no such folder; `make run` writes one to outputs/demo/xtts")
-    missing = [n for n in ("model.pth", "config.json", "vocab.json", "speakers_xtts.pth") if not (folder / n).is_file()]
-    if missing: raise MissingError(f"--checkpoint {folder}: {', '.join(missing)} not here; an export of XTTS holds model.pth, config.json, vocab.json and speakers_xtts.pth (outputs/demo/xtts after `make run`)")
-    if (folder / "export.json").is_file(): verify_export(folder)
+    if not folder.is_dir():
+        raise MissingError(
+            f"--checkpoint {folder}: no such folder; `make run` writes one to outputs/demo/xtts"
+        )
+    missing = [
+        n
+        for n in ("model.pth", "config.json", "vocab.json", "speakers_xtts.pth")
+        if not (folder / n).is_file()
+    ]
+    if missing:
+        raise MissingError(
+            f"--checkpoint {folder}: {', '.join(missing)} not here; an export of XTTS holds model.pth, config.json, vocab.json and speakers_xtts.pth (outputs/demo/xtts after `make run`)"
+        )
+    if (folder / "export.json").is_file():
+        verify_export(folder)
     return folder
 
+
 def read_about(
-    folder, # An export
-)->dict: # Empty where nothing is said
+    folder,  # An export
+) -> dict:  # Empty where nothing is said
     "What an export says of its training."
     path = Path(folder) / "export.json"
     return read_json(path).get("about") or {} if path.is_file() else {}
 
+
 def read_pace(
-    folder, # An export
-)->Pace|None:
+    folder,  # An export
+) -> Pace | None:
     "How fast its training clips were, where it says so."
     about = read_about(folder)
     return Pace(**about["pace"]) if about.get("pace") else None
 
+
 def read_heads(
-    folder, # An export
-)->list: # (layer, head) each
+    folder,  # An export
+) -> list:  # (layer, head) each
     "Attention heads that were taught to point at what is being spoken; empty for an older export."
     return (read_about(folder).get("alignment") or {}).get("heads", [])
 
 # %% ../../nbs/xtts/speak.ipynb #ae7a0f0e
-WORDS = 12 # Words of a piece where the export does not say how long its training's sentences were
-UNWATCHED = "this export names no alignment heads (it is older), so words that are left out are not noticed"
+WORDS = 12  # Words of a piece where the export does not say how long its training's sentences were
+UNWATCHED = (
+    "this export names no alignment heads (it is older), so words that are left out are not noticed"
+)
+
 
 @dataclass
 class Plan:
     "What will be said."
-    text: str      # Normalised
-    pieces: list   # `Piece`s
+
+    text: str  # Normalised
+    pieces: list  # `Piece`s
     warnings: list
+
 
 class KaXtts:
     "An exported XTTS model that speaks."
-    def __init__(self,
-        folder,         # An export in the official layout
+
+    def __init__(
+        self,
+        folder,  # An export in the official layout
         language=None,  # Default: the language it was trained in
-        precision=None, # `float32`, `bfloat16` or `int8`: the lean modules; None: coqui's own
-        voices=None,    # Folder where voices made from recordings are kept; None: only as long as this object lives
+        precision=None,  # `float32`, `bfloat16` or `int8`: the lean modules; None: coqui's own
+        voices=None,  # Folder where voices made from recordings are kept; None: only as long as this object lives
         way="decoder",  # What makes the sound: `decoder`, `vocoder`, or `auto`: the run's vocoder where there is one
-        vocoder=None,   # Folder of a vocoder; default: that of the run
+        vocoder=None,  # Folder of a vocoder; default: that of the run
     ):
         self.folder = check_export(folder)
         self.vocabulary = Vocabulary.load(self.folder / "vocab.json", language)
@@ -162,133 +217,237 @@ class KaXtts:
         self.by_codes = open_way(self.folder, self.xtts.mel_stats, way, vocoder)
 
     @property
-    def way(self)->str: return f"the vocoder {self.by_codes.name}" if self.by_codes else "the decoder"
-    @property
-    def speakers(self)->list[str]: return self.xtts.speaker_manager.speaker_names if self.xtts.speaker_manager else []
+    def way(self) -> str:
+        return f"the vocoder {self.by_codes.name}" if self.by_codes else "the decoder"
 
-    def voice(self,
-        name=None, # A speaker of the export; default: the first
-    )->tuple: # ([1, 32, D] conditioning latents, [1, 512, 1] voice vector)
+    @property
+    def speakers(self) -> list[str]:
+        return self.xtts.speaker_manager.speaker_names if self.xtts.speaker_manager else []
+
+    def voice(
+        self,
+        name=None,  # A speaker of the export; default: the first
+    ) -> tuple:  # ([1, 32, D] conditioning latents, [1, 512, 1] voice vector)
         "A stored voice."
-        if not self.speakers: raise MissingError(f"{self.folder}: the export holds no speaker; give a recording with --reference FILE")
+        if not self.speakers:
+            raise MissingError(
+                f"{self.folder}: the export holds no speaker; give a recording with --reference FILE"
+            )
         if name is not None and name not in self.speakers:
-            raise XttsKaError(f"--speaker {name!r} is not in {self.folder}; it holds: {', '.join(self.speakers)}")
+            raise XttsKaError(
+                f"--speaker {name!r} is not in {self.folder}; it holds: {', '.join(self.speakers)}"
+            )
         held = self.xtts.speaker_manager.speakers[name or self.speakers[0]]
         return held["gpt_cond_latent"], held["speaker_embedding"]
 
-    def clone(self,
-        references:list, # Paths of recordings of one voice, 1 s or more in all
-        weights:list=(), # How much each counts; default: by its length
-    )->tuple: # As `voice`
+    def clone(
+        self,
+        references: list,  # Paths of recordings of one voice, 1 s or more in all
+        weights: list = (),  # How much each counts; default: by its length
+    ) -> tuple:  # As `voice`
         "A voice from recordings; with weights, each must have 1 s. One that is silent is refused."
-        if not hasattr(self, "maker"): self.maker = _maker(self.xtts)
+        if not hasattr(self, "maker"):
+            self.maker = _maker(self.xtts)
         wavs = [torch.from_numpy(read_audio(p, RATE)[0]) for p in references]
         for path, wav in zip(references, wavs):
-            if is_silent(wav.numpy()): raise XttsKaError(f"--reference {path}: nothing but silence; give a recording of a voice")
+            if is_silent(wav.numpy()):
+                raise XttsKaError(
+                    f"--reference {path}: nothing but silence; give a recording of a voice"
+                )
         for n in [len(w) for w in wavs] if weights else [sum(map(len, wavs))]:
-            if n < RATE: raise XttsKaError(f"--reference: {n / RATE:.2f} s of sound, at least 1 s is needed; add another recording")
-        key = digest([self.maker, [sha256_file(p) for p in references], [float(w) for w in weights]])
-        return self.cache.get(key, lambda: mix([condition(self.xtts, [w]) for w in wavs], list(weights)) if weights else condition(self.xtts, wavs))
+            if n < RATE:
+                raise XttsKaError(
+                    f"--reference: {n / RATE:.2f} s of sound, at least 1 s is needed; add another recording"
+                )
+        key = digest(
+            [self.maker, [sha256_file(p) for p in references], [float(w) for w in weights]]
+        )
+        return self.cache.get(
+            key,
+            lambda: (
+                mix([condition(self.xtts, [w]) for w in wavs], list(weights))
+                if weights
+                else condition(self.xtts, wavs)
+            ),
+        )
 
     @property
-    def most_ids(self)->int: # Text ids of a piece
+    def most_ids(self) -> int:  # Text ids of a piece
         "What the model holds, has been trained on, and can say within its codes."
         held = self.gpt.max_text_tokens - 7
-        if not self.pace: return held
+        if not self.pace:
+            return held
         sayable = (self.gpt.max_gen_mel_tokens / 1.3 - self.pace.base) / max(self.pace.slope, 1e-3)
         return max(8, min(held, self.pace.longest or held, int(sayable)))
 
     @property
-    def most_words(self)->int: # Words of a piece
+    def most_words(self) -> int:  # Words of a piece
         return self.pace and self.pace.words or WORDS
 
-    def plan(self,
-        text:str, # Any text
-    )->Plan:
+    def plan(
+        self,
+        text: str,  # Any text
+    ) -> Plan:
         "What will be said. `XttsKaError` when nothing speakable is left."
         language = self.vocabulary.language
         result = normalize(text, language)
         if not any(c.isalpha() for c in result.text):
             why = "; ".join(map(str, result.warnings)) or "no letter in it"
-            raise XttsKaError(f"nothing to speak in {text[:60]!r}: no letters are left for language {language!r} ({why})")
+            raise XttsKaError(
+                f"nothing to speak in {text[:60]!r}: no letters are left for language {language!r} ({why})"
+            )
         ends = "".join(m for m in ENDS if m in self.vocabulary.ids)
         cut = pieces(result.text, self.most_words, self.most_ids, self._count, ends=ends)
         unwatched = [] if self.watch else [UNWATCHED]
         return Plan(result.text, cut, [*result.warnings, *unwatched])
 
-    def _count(self, text)->int: return len(self.vocabulary.encode(text)) # Ids
+    def _count(self, text) -> int:
+        return len(self.vocabulary.encode(text))  # Ids
 
     @torch.inference_mode()
-    def sound(self, latents, vector, speed:float)->np.ndarray: # [n, D] -> [T] float32 at 24 kHz
+    def sound(self, latents, vector, speed: float) -> np.ndarray:  # [n, D] -> [T] float32 at 24 kHz
         "A sentence's waveform, by the decoder."
-        if self.wave: return self.wave.speak(latents, vector, speed).numpy()
-        z = latents[None] if speed == 1.0 or len(latents) < speed else F.interpolate(latents.T[None], scale_factor=[1 / speed], mode="linear").transpose(1, 2)
+        if self.wave:
+            return self.wave.speak(latents, vector, speed).numpy()
+        z = (
+            latents[None]
+            if speed == 1.0 or len(latents) < speed
+            else F.interpolate(latents.T[None], scale_factor=[1 / speed], mode="linear").transpose(
+                1, 2
+            )
+        )
         return self.decoder(z, g=vector).squeeze().numpy()
 
-    def speak(self,
-        text:str,          # Any text; it is normalised here
-        voice=None,        # From `voice` or `clone`; default: the first speaker
-        cfg:DecodeConfig=None,
-        seed:int=1,        # Names the draws, together with the text
-        speaker:str="",    # Name to report
-        speed:float=1.0,   # Above 1: sooner said, at the same pitch
-    )->Spoken:
+    def speak(
+        self,
+        text: str,  # Any text; it is normalised here
+        voice=None,  # From `voice` or `clone`; default: the first speaker
+        cfg: DecodeConfig = None,
+        seed: int = 1,  # Names the draws, together with the text
+        speaker: str = "",  # Name to report
+        speed: float = 1.0,  # Above 1: sooner said, at the same pitch
+    ) -> Spoken:
         "Speak a text. `XttsKaError` when nothing speakable is left of it."
         return self.speak_many([text], voice, cfg, seed, speaker, speed)[0]
 
-    def speak_many(self,
-        texts:list,        # Any texts
-        voice=None, cfg:DecodeConfig=None, seed:int=1, speaker:str="", speed:float=1.0, # As `speak`
-        size:int=8,        # Pieces decoded at once
-    )->list[Spoken]: # In the order given
+    def speak_many(
+        self,
+        texts: list,  # Any texts
+        voice=None,
+        cfg: DecodeConfig = None,
+        seed: int = 1,
+        speaker: str = "",
+        speed: float = 1.0,  # As `speak`
+        size: int = 8,  # Pieces decoded at once
+    ) -> list[Spoken]:  # In the order given
         "Many texts; the same speech as one by one, sooner."
         (cond, vector), speed = voice or self.voice(), _speed(speed)
         plans = [self.plan(t) for t in texts]
         jobs = [piece.text for plan in plans for piece in plan.pieces]
         ids, seeds = [self.vocabulary.encode(p) for p in jobs], [_named(seed, p) for p in jobs]
-        done = iter(decode_best(self.engine, [cond] * len(jobs), ids, cfg, seeds, self.pace, size, self.watch, self._read_back(jobs)))
+        done = iter(
+            decode_best(
+                self.engine,
+                [cond] * len(jobs),
+                ids,
+                cfg,
+                seeds,
+                self.pace,
+                size,
+                self.watch,
+                self._read_back(jobs),
+            )
+        )
         takes = [[next(done) for _ in plan.pieces] for plan in plans]
-        return [self._spoken(p, t, self._joined(p, t, vector, speed), speaker, self.way) for p, t in zip(plans, takes)]
+        return [
+            self._spoken(p, t, self._joined(p, t, vector, speed), speaker, self.way)
+            for p, t in zip(plans, takes)
+        ]
 
-    def _read_back(self, texts:list): # (number of a text, codes) -> errors a letter; None without a reader
+    def _read_back(
+        self, texts: list
+    ):  # (number of a text, codes) -> errors a letter; None without a reader
         return (lambda i, codes: self.reader.errors(codes, texts[i])) if self.reader else None
 
-    def _joined(self, plan:Plan, takes:list, vector, speed:float)->np.ndarray: # [T]
+    def _joined(self, plan: Plan, takes: list, vector, speed: float) -> np.ndarray:  # [T]
         nothing = np.zeros(0, np.float32)
-        by = (lambda d: self.by_codes.say(d, vector, speed)) if self.by_codes else lambda d: self.sound(d.latents, vector, speed)
+        by = (
+            (lambda d: self.by_codes.say(d, vector, speed))
+            if self.by_codes
+            else lambda d: self.sound(d.latents, vector, speed)
+        )
         wavs = [by(d) if len(d.codes) else nothing for d in takes]
         return join(wavs, [p.pause for p in plan.pieces], speed)
 
-    def _spoken(self, plan:Plan, takes:list, wav, speaker:str, way:str)->Spoken:
+    def _spoken(self, plan: Plan, takes: list, wav, speaker: str, way: str) -> Spoken:
         both = [(p.text, d) for p, d in zip(plan.pieces, takes)]
-        missing = [w for text, d in both for w in self.words(text, d.reading.lost if d.reading else [], not len(d.codes))]
-        twice = [w for text, d in both for w in self.words(text, d.reading.repeated if d.reading else [])]
-        notes = [f"not said: {', '.join(missing)}"] * bool(missing) + [f"said twice: {', '.join(twice)}"] * bool(twice)
-        whole = all(d.stopped and len(d.codes) and (d.reading is None or d.reading.complete) for d in takes)
-        return Spoken(wav, plan.text, speaker or (self.speakers or ["reference"])[0], [d.codes for d in takes],
-                      all(d.stopped for d in takes), [*plan.warnings, *notes], whole, missing,
-                      plan.pieces, [d.attention for d in takes], way)
+        missing = [
+            w
+            for text, d in both
+            for w in self.words(text, d.reading.lost if d.reading else [], not len(d.codes))
+        ]
+        twice = [
+            w for text, d in both for w in self.words(text, d.reading.repeated if d.reading else [])
+        ]
+        notes = [f"not said: {', '.join(missing)}"] * bool(missing) + [
+            f"said twice: {', '.join(twice)}"
+        ] * bool(twice)
+        whole = all(
+            d.stopped and len(d.codes) and (d.reading is None or d.reading.complete) for d in takes
+        )
+        return Spoken(
+            wav,
+            plan.text,
+            speaker or (self.speakers or ["reference"])[0],
+            [d.codes for d in takes],
+            all(d.stopped for d in takes),
+            [*plan.warnings, *notes],
+            whole,
+            missing,
+            plan.pieces,
+            [d.attention for d in takes],
+            way,
+        )
 
-    def words(self,
-        text:str,       # Of a piece
-        stretches:list, # Of its text positions, (first, one after the last)
-        all_:bool=False, # All of the text instead
-    )->list[str]:
+    def words(
+        self,
+        text: str,  # Of a piece
+        stretches: list,  # Of its text positions, (first, one after the last)
+        all_: bool = False,  # All of the text instead
+    ) -> list[str]:
         "The words in some stretches of a text."
-        if all_: return lost_words(text, [(0, len(text))])
+        if all_:
+            return lost_words(text, [(0, len(text))])
         return lost_words(text, stretches, offsets(self.vocabulary, text)) if stretches else []
 
-    def stream(self,
-        text:str, voice=None, cfg:DecodeConfig=None, seed:int=1, speaker:str="", speed:float=1.0, # As `speak`
-        first:int=8,       # Codes before the first sound; the next pieces are longer
-    ): # Yields [T] float32 at 24 kHz; returns the `Spoken`
+    def stream(
+        self,
+        text: str,
+        voice=None,
+        cfg: DecodeConfig = None,
+        seed: int = 1,
+        speaker: str = "",
+        speed: float = 1.0,  # As `speak`
+        first: int = 8,  # Codes before the first sound; the next pieces are longer
+    ):  # Yields [T] float32 at 24 kHz; returns the `Spoken`
         "Speak while decoding, by the decoder: the pieces together are what `speak` gives of first takes. What is said cannot be said again."
         cfg, (cond, vector), plan = cfg or DecodeConfig(), voice or self.voice(), self.plan(text)
-        if cfg.best_of > 1: raise ConfigError("--stream with --best_of: the best of several is known only when all are done; leave one of them out")
+        if cfg.best_of > 1:
+            raise ConfigError(
+                "--stream with --best_of: the best of several is known only when all are done; leave one of them out"
+            )
         wave, takes, wavs = self.wave or FastDecoder(self.decoder.waveform_decoder), [], []
         joiner = Joiner([p.pause for p in plan.pieces], _speed(speed))
         for piece in plan.pieces:
-            steps = decode_steps(self.engine, [cond], [self.vocabulary.encode(piece.text)], cfg, [_named(seed, piece.text)], self.pace, self.watch)
+            steps = decode_steps(
+                self.engine,
+                [cond],
+                [self.vocabulary.encode(piece.text)],
+                cfg,
+                [_named(seed, piece.text)],
+                self.pace,
+                self.watch,
+            )
             for wav in _joined(joiner, wave.stream(_portions(steps, takes, first), vector, speed)):
                 wavs.append(wav)
                 yield wav
@@ -297,54 +456,77 @@ class KaXtts:
 
 # %% ../../nbs/xtts/speak.ipynb #d6c34c6a
 def watched(
-    gpt,        # coqui's GPT
-    vocabulary:Vocabulary,
-    heads:list, # (layer, head) each
-)->Watch|None: # None without heads
+    gpt,  # coqui's GPT
+    vocabulary: Vocabulary,
+    heads: list,  # (layer, head) each
+) -> Watch | None:  # None without heads
     "What can be watched of a model."
     letters = {i: _letters(name) for i, name in vocabulary.names.items()}
     return Watch(check_heads(gpt, heads), letters) if heads else None
 
-def _letters(name:str)->int: # Of a piece of text; a special one, as [SPACE], has none
+
+def _letters(name: str) -> int:  # Of a piece of text; a special one, as [SPACE], has none
     return 0 if name[:1] == "[" and len(name) > 1 else sum(c.isalnum() for c in name)
 
+
 def offsets(
-    vocabulary:Vocabulary,
-    text:str, # Normalised
-)->list[tuple]: # (start, end) in the text of START, each id, STOP
+    vocabulary: Vocabulary,
+    text: str,  # Normalised
+) -> list[tuple]:  # (start, end) in the text of START, each id, STOP
     "Where the characters of each text position are."
     names, at, out = [vocabulary.names[i] for i in vocabulary.encode(text)[1:]], 0, [(0, 0), (0, 0)]
-    share = len(text) / max(1, sum(map(_width, names)))                        # romanised letters are longer
+    share = len(text) / max(1, sum(map(_width, names)))  # romanised letters are longer
     for name in names:
         out.append((round(at * share), round((at + _width(name)) * share)))
         at += _width(name)
     return [*out, (len(text), len(text))]
 
-def _width(name:str)->int: return 1 if name == "[SPACE]" else len(name)        # Characters of a piece of text
 
-def _named(seed:int, piece:str)->int: return int(digest([seed, piece])[:8], 16) # A piece's own seed, wherever it stands
+def _width(name: str) -> int:
+    return 1 if name == "[SPACE]" else len(name)  # Characters of a piece of text
 
-def _joined(joiner:Joiner, parts): # Yields [T] what of a piece can be given out
+
+def _named(seed: int, piece: str) -> int:
+    return int(digest([seed, piece])[:8], 16)  # A piece's own seed, wherever it stands
+
+
+def _joined(joiner: Joiner, parts):  # Yields [T] what of a piece can be given out
     pause = joiner.next()
-    if len(pause): yield pause
+    if len(pause):
+        yield pause
     for part in parts:
         said = joiner.push(part.numpy())
-        if len(said): yield said
+        if len(said):
+            yield said
     rest = joiner.close()
-    if len(rest): yield rest
+    if len(rest):
+        yield rest
 
-def _speed(speed)->float:
-    if not 0.5 <= speed <= 2: raise ConfigError(f"--speed {speed}: give 0.5 (half as fast) to 2 (twice as fast)")
+
+def _speed(speed) -> float:
+    if not 0.5 <= speed <= 2:
+        raise ConfigError(f"--speed {speed}: give 0.5 (half as fast) to 2 (twice as fast)")
     return float(speed)
 
-def _maker(xtts)->str: # Digest of the weights that voices are made with
+
+def _maker(xtts) -> str:  # Digest of the weights that voices are made with
     import hashlib
-    parts = [*xtts.gpt.conditioning_encoder.state_dict().values(), *xtts.gpt.conditioning_perceiver.state_dict().values(), *xtts.hifigan_decoder.speaker_encoder.state_dict().values(), xtts.mel_stats]
+
+    parts = [
+        *xtts.gpt.conditioning_encoder.state_dict().values(),
+        *xtts.gpt.conditioning_perceiver.state_dict().values(),
+        *xtts.hifigan_decoder.speaker_encoder.state_dict().values(),
+        xtts.mel_stats,
+    ]
     h = hashlib.sha256()
-    for t in parts: h.update(t.detach().contiguous().numpy().tobytes())
+    for t in parts:
+        h.update(t.detach().contiguous().numpy().tobytes())
     return h.hexdigest()
 
-def _portions(steps, takes:list, first:int): # Yields ([n, D] latents so far, whether these are all); the finished take is put into `takes`
+
+def _portions(
+    steps, takes: list, first: int
+):  # Yields ([n, D] latents so far, whether these are all); the finished take is put into `takes`
     due = first
     for rows in steps:
         if len(rows[0].codes) >= due:
@@ -355,177 +537,253 @@ def _portions(steps, takes:list, first:int): # Yields ([n, D] latents so far, wh
 
 # %% ../../nbs/xtts/speak.ipynb #0ca12a25
 def check_out(
-    out,       # Where a waveform is to go
-    read=(),   # Files that will be read; none of them may be overwritten
-)->Path:
+    out,  # Where a waveform is to go
+    read=(),  # Files that will be read; none of them may be overwritten
+) -> Path:
     "`XttsKaError` when it cannot go there, before any work is done; nothing is made yet."
     out = Path(out).expanduser()
     above = next(p for p in out.absolute().parents if p.exists())
-    why = ("the name must end in .wav or .flac" if out.suffix.lower() not in (".wav", ".flac") else "this is a folder; give the name of a file" if out.is_dir()
-           else f"{above} is no folder" if not above.is_dir() else f"no permission to write into {above}" if not os.access(above, os.W_OK | os.X_OK) else "")
+    why = (
+        "the name must end in .wav or .flac"
+        if out.suffix.lower() not in (".wav", ".flac")
+        else "this is a folder; give the name of a file"
+        if out.is_dir()
+        else f"{above} is no folder"
+        if not above.is_dir()
+        else f"no permission to write into {above}"
+        if not os.access(above, os.W_OK | os.X_OK)
+        else ""
+    )
     same = [p for p in read if _same(out, p)]
-    if same: why = f"the same file as {same[0]}, which is to be read; give another name"
-    if why: raise XttsKaError(f"--out {out}: {why}")
+    if same:
+        why = f"the same file as {same[0]}, which is to be read; give another name"
+    if why:
+        raise XttsKaError(f"--out {out}: {why}")
     return out
 
+
 def check_folder(
-    out,       # Folder that the lines of a file go into
-    read=(),   # Files that will be read; none of them may lie in it
-)->Path:
+    out,  # Folder that the lines of a file go into
+    read=(),  # Files that will be read; none of them may lie in it
+) -> Path:
     "As `check_out`, for the files of a folder."
     out = Path(out).expanduser()
     check_out(out / "0001.wav")
     inside = [p for p in read if _same(out, Path(p).expanduser().absolute().parent)]
-    if inside: raise XttsKaError(f"--out {out}: holds {inside[0]}, which is to be read; give another folder")
+    if inside:
+        raise XttsKaError(
+            f"--out {out}: holds {inside[0]}, which is to be read; give another folder"
+        )
     return out
 
-def _same(a, b)->bool: # The same place, through links too
+
+def _same(a, b) -> bool:  # The same place, through links too
     a, b = Path(a).expanduser(), Path(b).expanduser()
     return a.resolve() == b.resolve() or a.exists() and b.exists() and os.path.samefile(a, b)
 
-def _save(out, wav):
-    try: write_audio(out, wav, OUT_RATE)
-    except OSError as e: raise XttsKaError(f"--out {out}: cannot be written ({e.strerror}); give another path") from e
 
-def _tell(spoken:Spoken, out, stream=None):
+def _save(out, wav):
+    try:
+        write_audio(out, wav, OUT_RATE)
+    except OSError as e:
+        raise XttsKaError(
+            f"--out {out}: cannot be written ({e.strerror}); give another path"
+        ) from e
+
+
+def _tell(spoken: Spoken, out, stream=None):
     "What is to be said about a spoken text."
-    for warning in spoken.warnings: print(f"note: {warning}", file=stream)
-    if not spoken.stopped: print("note: the model did not stop by itself; the end was cut by the stop guard", file=stream)
-    print(f"{out}: {len(spoken.wav) / OUT_RATE:.2f} s, speaker {spoken.speaker}, by {spoken.way}, “{spoken.text}”", file=stream)
+    for warning in spoken.warnings:
+        print(f"note: {warning}", file=stream)
+    if not spoken.stopped:
+        print(
+            "note: the model did not stop by itself; the end was cut by the stop guard", file=stream
+        )
+    print(
+        f"{out}: {len(spoken.wav) / OUT_RATE:.2f} s, speaker {spoken.speaker}, by {spoken.way}, “{spoken.text}”",
+        file=stream,
+    )
 
 # %% ../../nbs/xtts/speak.ipynb #de0fb784
 @dataclass
 class Options:
     "Everything that can be chosen beside the text and the file to write."
-    checkpoint: str             # An export in the official layout
-    speaker: str = None         # One of its speakers; default: the first
-    reference: tuple = ()       # Recordings of a voice to use instead of `speaker`
-    language: str = None        # Default: the one it was trained in
-    temperature: float = DecodeConfig().temperature # 0: greedy
-    seed: int = 1               # The same seed gives the same speech
-    speed: float = 1.0          # 0.5 to 2, at the same pitch
+
+    checkpoint: str  # An export in the official layout
+    speaker: str = None  # One of its speakers; default: the first
+    reference: tuple = ()  # Recordings of a voice to use instead of `speaker`
+    language: str = None  # Default: the one it was trained in
+    temperature: float = DecodeConfig().temperature  # 0: greedy
+    seed: int = 1  # The same seed gives the same speech
+    speed: float = 1.0  # 0.5 to 2, at the same pitch
     precision: str = "float32"  # `float32`, `bfloat16`, `int8`; None: coqui's own modules
-    best_of: int = 1            # Takes of each piece; the best is kept
-    retries: int = DecodeConfig().retries # Further takes of a piece that lost words
-    weights: tuple = ()         # How much each reference counts
-    voices: str = None          # Folder that keeps voices of references
-    way: str = "auto"           # What makes the sound: `decoder`, `vocoder`, or `auto`: the run's vocoder where there is one
-    vocoder: str = None         # Folder of a vocoder; default: that of the run
+    best_of: int = 1  # Takes of each piece; the best is kept
+    retries: int = DecodeConfig().retries  # Further takes of a piece that lost words
+    weights: tuple = ()  # How much each reference counts
+    voices: str = None  # Folder that keeps voices of references
+    way: str = "auto"  # What makes the sound: `decoder`, `vocoder`, or `auto`: the run's vocoder where there is one
+    vocoder: str = None  # Folder of a vocoder; default: that of the run
+
 
 @dataclass
 class _Model:
     "A model with a voice and the ways to speak."
+
     model: KaXtts
     voice: tuple
-    kwargs: dict # For `speak`, `speak_many` and `stream`
+    kwargs: dict  # For `speak`, `speak_many` and `stream`
 
-def _open(o:Options, stream:bool=False)->_Model:
+
+def _open(o: Options, stream: bool = False) -> _Model:
     _speed(o.speed)
     if stream and (o.way == "vocoder" or o.vocoder):
         raise ConfigError("--stream speaks by the decoder: leave --vocoder and --way vocoder out")
     cfg = DecodeConfig(temperature=o.temperature, best_of=o.best_of, retries=o.retries)
     way = "decoder" if stream else o.way
     model = KaXtts(o.checkpoint, o.language, o.precision, o.voices, way, o.vocoder)
-    voice = model.clone(list(o.reference), list(o.weights)) if o.reference else model.voice(o.speaker)
+    voice = (
+        model.clone(list(o.reference), list(o.weights)) if o.reference else model.voice(o.speaker)
+    )
     name = o.speaker or ("reference" if o.reference else model.speakers[0])
-    return _Model(model, voice, dict(voice=voice, cfg=cfg, seed=o.seed, speaker=name, speed=o.speed))
+    return _Model(
+        model, voice, dict(voice=voice, cfg=cfg, seed=o.seed, speaker=name, speed=o.speed)
+    )
+
 
 def say(
-    text:str,          # What to say
-    out,               # Where the waveform goes; `-` with `stream`: 16-bit PCM at 24 kHz to standard output
-    options:Options,
-    stream:bool=False, # Speak while decoding
-)->Spoken: # Its `complete` says whether all of the text was said
+    text: str,  # What to say
+    out,  # Where the waveform goes; `-` with `stream`: 16-bit PCM at 24 kHz to standard output
+    options: Options,
+    stream: bool = False,  # Speak while decoding
+) -> Spoken:  # Its `complete` says whether all of the text was said
     "Speak a text into a WAV file; what `xtts-ka speak` does."
     out = out if str(out) == "-" and stream else check_out(out, options.reference)
     m = _open(options, stream)
     spoken = _stream(m, text, out) if stream else m.model.speak(text, **m.kwargs)
-    if not len(spoken.wav): raise XttsKaError("the model stopped before it said anything; try another --seed or --temperature, or train longer")
-    if str(out) != "-": _save(out, spoken.wav)
+    if not len(spoken.wav):
+        raise XttsKaError(
+            "the model stopped before it said anything; try another --seed or --temperature, or train longer"
+        )
+    if str(out) != "-":
+        _save(out, spoken.wav)
     _tell(spoken, out, sys.stderr if str(out) == "-" else None)
     return spoken
 
+
 def speak(
-    text:str,               # What to say
-    checkpoint,             # An export in the official layout
-    speaker:str=None,       # One of its speakers; default: the first
-    out="spoken.wav",       # Where the waveform goes
-    stream:bool=False,      # Speak while decoding
-    **options,              # Others of `Options`
-)->Path:
+    text: str,  # What to say
+    checkpoint,  # An export in the official layout
+    speaker: str = None,  # One of its speakers; default: the first
+    out="spoken.wav",  # Where the waveform goes
+    stream: bool = False,  # Speak while decoding
+    **options,  # Others of `Options`
+) -> Path:
     "Speak a text into a WAV file. What could not be said is told as a note; `say` returns it."
     say(text, out, Options(checkpoint, speaker, **options), stream)
     return Path(out)
 
-def _stream(m:_Model, text, out)->Spoken:
+
+def _stream(m: _Model, text, out) -> Spoken:
     "Speak piece by piece, to standard output when `out` is `-`; says when the first sound came."
     began, first, parts = time.monotonic(), 0.0, m.model.stream(text, **m.kwargs)
     while True:
-        try: wav = next(parts)
-        except StopIteration as end: spoken = end.value; break
+        try:
+            wav = next(parts)
+        except StopIteration as end:
+            spoken = end.value
+            break
         first = first or time.monotonic() - began
-        if str(out) == "-": sys.stdout.buffer.write((np.clip(wav, -1, 1) * 32767).astype("<i2").tobytes()); sys.stdout.buffer.flush()
+        if str(out) == "-":
+            sys.stdout.buffer.write((np.clip(wav, -1, 1) * 32767).astype("<i2").tobytes())
+            sys.stdout.buffer.flush()
     print(f"first sound after {first:.2f} s of {time.monotonic() - began:.2f} s", file=sys.stderr)
     return spoken
 
 # %% ../../nbs/xtts/speak.ipynb #bc2a52bd
-PAUSE = 0.4 # Seconds between lines of a file
+PAUSE = 0.4  # Seconds between lines of a file
+
 
 def read_lines(
-    path, # UTF-8 text
-)->list[tuple[int, str]]: # (line number, text), empty lines left out
+    path,  # UTF-8 text
+) -> list[tuple[int, str]]:  # (line number, text), empty lines left out
     "Lines to be spoken; `MissingError` or `XttsKaError` when the file cannot be read."
-    if not Path(path).is_file(): raise MissingError(f"--text_file {path}: no such file; give a UTF-8 text file, one text a line")
-    try: lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as e: raise XttsKaError(f"--text_file {path}: not UTF-8 at byte {e.start}; save it as UTF-8") from e
+    if not Path(path).is_file():
+        raise MissingError(
+            f"--text_file {path}: no such file; give a UTF-8 text file, one text a line"
+        )
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as e:
+        raise XttsKaError(
+            f"--text_file {path}: not UTF-8 at byte {e.start}; save it as UTF-8"
+        ) from e
     found = [(n, line.strip()) for n, line in enumerate(lines, 1) if line.strip()]
-    if not found: raise XttsKaError(f"--text_file {path}: the file holds no text")
+    if not found:
+        raise XttsKaError(f"--text_file {path}: the file holds no text")
     return found
 
+
 def say_lines(
-    path,        # Text file, one text a line
-    out,         # File, or without .wav or .flac a folder
-    options:Options,
-)->tuple: # ([Reject] of lines that cannot be spoken, [Reject] of lines that were not said whole)
+    path,  # Text file, one text a line
+    out,  # File, or without .wav or .flac a folder
+    options: Options,
+) -> tuple:  # ([Reject] of lines that cannot be spoken, [Reject] of lines that were not said whole)
     "Speak the lines of a file; lines of which nothing can be said are named and left out."
     folder = Path(out).suffix.lower() not in (".wav", ".flac")
     (check_folder if folder else check_out)(out, [path, *options.reference])
     lines = read_lines(path)
     m = _open(options)
     fine, rejects = _sayable(m.model, lines)
-    for r in rejects: print(f"{path}:{r.line}: {r.reason}", file=sys.stderr)
-    if not fine: raise XttsKaError(f"--text_file {path}: none of {len(lines)} lines can be spoken")
+    for r in rejects:
+        print(f"{path}:{r.line}: {r.reason}", file=sys.stderr)
+    if not fine:
+        raise XttsKaError(f"--text_file {path}: none of {len(lines)} lines can be spoken")
     spoken = m.model.speak_many([text for _, text in fine], **m.kwargs)
-    (_into_folder if folder else _into_file)(Path(out).expanduser(), [n for n, _ in fine], spoken, rejects)
-    if not m.model.watch: print(f"note: {UNWATCHED}")
+    (_into_folder if folder else _into_file)(
+        Path(out).expanduser(), [n for n, _ in fine], spoken, rejects
+    )
+    if not m.model.watch:
+        print(f"note: {UNWATCHED}")
     partly = [Reject(n, text, _unsaid(s)) for (n, text), s in zip(fine, spoken) if not s.complete]
-    for r in partly: print(f"{path}:{r.line}: {r.reason}", file=sys.stderr)
+    for r in partly:
+        print(f"{path}:{r.line}: {r.reason}", file=sys.stderr)
     return rejects, partly
 
+
 def speak_file(
-    path,           # Text file, one text a line
-    checkpoint, speaker=None, out="spoken.wav", # `out` without .wav or .flac: a folder
-    **options,      # Others of `Options`
-)->list[Reject]: # Lines that were not spoken, or not whole
+    path,  # Text file, one text a line
+    checkpoint,
+    speaker=None,
+    out="spoken.wav",  # `out` without .wav or .flac: a folder
+    **options,  # Others of `Options`
+) -> list[Reject]:  # Lines that were not spoken, or not whole
     "Speak the lines of a file."
     rejects, partly = say_lines(path, out, Options(checkpoint, speaker, **options))
     return rejects + partly
 
-def _unsaid(spoken)->str: # Why a line is not whole
-    if spoken.missing: return f"not said: {', '.join(spoken.missing)}"
+
+def _unsaid(spoken) -> str:  # Why a line is not whole
+    if spoken.missing:
+        return f"not said: {', '.join(spoken.missing)}"
     return "words said out of turn" if spoken.stopped else "cut by the stop guard"
 
-def _sayable(model, lines)->tuple:
+
+def _sayable(model, lines) -> tuple:
     fine, rejects = [], []
     for n, text in lines:
-        try: model.plan(text)
-        except XttsKaError as e: rejects.append(Reject(n, text, str(e)))
-        else: fine.append((n, text))
+        try:
+            model.plan(text)
+        except XttsKaError as e:
+            rejects.append(Reject(n, text, str(e)))
+        else:
+            fine.append((n, text))
     return fine, rejects
 
-def _summary(spoken)->str:
+
+def _summary(spoken) -> str:
     cut, partly = sum(not s.stopped for s in spoken), sum(not s.complete for s in spoken)
     return f"{cut} cut by the stop guard, {partly} not whole, by {spoken[0].way}"
+
 
 def _into_file(out, numbers, spoken, rejects):
     pause = np.zeros(int(PAUSE * OUT_RATE), np.float32)
@@ -533,12 +791,29 @@ def _into_file(out, numbers, spoken, rejects):
     _save(out, wav)
     print(f"{out}: {len(wav) / OUT_RATE:.2f} s, {len(spoken)} lines, {_summary(spoken)}")
 
+
 def _into_folder(out, numbers, spoken, rejects):
-    width, rows = max(4, len(str(max(numbers)))), ["file\ttext\tspeaker\tseconds\tstopped\tcomplete\tmissing"]
+    width, rows = (
+        max(4, len(str(max(numbers)))),
+        ["file\ttext\tspeaker\tseconds\tstopped\tcomplete\tmissing"],
+    )
     for n, s in zip(numbers, spoken):
-        _save(out / f"{n:0{width}}.wav", s.wav if len(s.wav) else np.zeros(OUT_RATE // 10, np.float32))
-        rows.append("\t".join([f"{n:0{width}}.wav", s.text, s.speaker, f"{len(s.wav) / OUT_RATE:.2f}",
-                               str(s.stopped), str(s.complete), " ".join(s.missing)]))
+        _save(
+            out / f"{n:0{width}}.wav", s.wav if len(s.wav) else np.zeros(OUT_RATE // 10, np.float32)
+        )
+        rows.append(
+            "\t".join(
+                [
+                    f"{n:0{width}}.wav",
+                    s.text,
+                    s.speaker,
+                    f"{len(s.wav) / OUT_RATE:.2f}",
+                    str(s.stopped),
+                    str(s.complete),
+                    " ".join(s.missing),
+                ]
+            )
+        )
     atomic_write(out / "spoken.tsv", "\n".join(rows) + "\n")
     write_rejects(out / "rejects.csv", rejects, "speak")
     seconds = sum(len(s.wav) for s in spoken) / OUT_RATE

@@ -13,40 +13,151 @@ from .config import DecodeConfig
 
 # %% ../../nbs/xtts/speak_command.ipynb #c7b3c96a
 def add_arguments(
-    p:argparse.ArgumentParser, # Of `xtts-ka speak`
+    p: argparse.ArgumentParser,  # Of `xtts-ka speak`
 ):
     "Options of the command."
     d = DecodeConfig()
     p.add_argument("text", metavar="TEXT", nargs="?", default="", help="what to say")
-    p.add_argument("--text_file", metavar="FILE", default="", help="speak the lines of a UTF-8 file instead")
-    p.add_argument("--checkpoint", metavar="DIR", required=True, default=argparse.SUPPRESS, help="folder of an exported model, for example outputs/demo/xtts")
-    p.add_argument("--speaker", metavar="NAME", default=None, help="a speaker of the checkpoint; by default its first")
-    p.add_argument("--reference", metavar="FILE", action="append", default=[], help="recording of a voice to speak with instead; may be given several times")
-    p.add_argument("--weight", metavar="W", type=float, action="append", default=[], help="how much a reference counts, once for each; by default by length")
-    p.add_argument("--voices", metavar="DIR", default=None, help="folder that keeps the voices of references for the next call")
-    p.add_argument("--out", metavar="FILE", default="spoken.wav", help="WAV file to write; with --text_file also a folder, with --stream also - for 16-bit PCM at 24 kHz on standard output")
-    p.add_argument("--language", default=None, help="language code; by default the one the checkpoint was trained in")
-    p.add_argument("--temperature", type=float, default=d.temperature, help="0: always the likeliest sound; higher: livelier, and sooner wrong")
+    p.add_argument(
+        "--text_file", metavar="FILE", default="", help="speak the lines of a UTF-8 file instead"
+    )
+    p.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        required=True,
+        default=argparse.SUPPRESS,
+        help="folder of an exported model, for example outputs/demo/xtts",
+    )
+    p.add_argument(
+        "--speaker",
+        metavar="NAME",
+        default=None,
+        help="a speaker of the checkpoint; by default its first",
+    )
+    p.add_argument(
+        "--reference",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="recording of a voice to speak with instead; may be given several times",
+    )
+    p.add_argument(
+        "--weight",
+        metavar="W",
+        type=float,
+        action="append",
+        default=[],
+        help="how much a reference counts, once for each; by default by length",
+    )
+    p.add_argument(
+        "--voices",
+        metavar="DIR",
+        default=None,
+        help="folder that keeps the voices of references for the next call",
+    )
+    p.add_argument(
+        "--out",
+        metavar="FILE",
+        default="spoken.wav",
+        help="WAV file to write; with --text_file also a folder, with --stream also - for 16-bit PCM at 24 kHz on standard output",
+    )
+    p.add_argument(
+        "--language",
+        default=None,
+        help="language code; by default the one the checkpoint was trained in",
+    )
+    p.add_argument(
+        "--temperature",
+        type=float,
+        default=d.temperature,
+        help="0: always the likeliest sound; higher: livelier, and sooner wrong",
+    )
     p.add_argument("--seed", type=int, default=1, help="of the draws at a temperature above 0")
-    p.add_argument("--speed", type=float, default=1.0, help="0.5: half as fast; 2: twice as fast; the pitch stays")
-    p.add_argument("--precision", choices=("float32", "bfloat16", "int8"), default="float32", help="of the weights; int8 is fastest on a CPU")
-    p.add_argument("--best_of", metavar="N", type=int, default=1, help="speak each piece N times and keep the best")
-    p.add_argument("--retries", metavar="N", type=int, default=d.retries, help="speak a piece that lost words up to N times more")
-    p.add_argument("--way", choices=("auto", "decoder", "vocoder"), default="auto", help="what makes the sound: XTTS's own decoder, or the run's vocoder from the codes; auto: the vocoder where there is one")
-    p.add_argument("--vocoder", metavar="DIR", default=None, help="folder of a vocoder; by default the one of the run that the checkpoint lies in")
-    p.add_argument("--stream", action="store_true", help="speak while decoding, by the decoder; what lost words is not spoken again")
-    p.add_argument("--allow-incomplete", "--allow_incomplete", dest="allow_incomplete", action="store_true", help="exit status 0 although words were left out")
+    p.add_argument(
+        "--speed",
+        type=float,
+        default=1.0,
+        help="0.5: half as fast; 2: twice as fast; the pitch stays",
+    )
+    p.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "int8"),
+        default="float32",
+        help="of the weights; int8 is fastest on a CPU",
+    )
+    p.add_argument(
+        "--best_of",
+        metavar="N",
+        type=int,
+        default=1,
+        help="speak each piece N times and keep the best",
+    )
+    p.add_argument(
+        "--retries",
+        metavar="N",
+        type=int,
+        default=d.retries,
+        help="speak a piece that lost words up to N times more",
+    )
+    p.add_argument(
+        "--way",
+        choices=("auto", "decoder", "vocoder"),
+        default="auto",
+        help="what makes the sound: XTTS's own decoder, or the run's vocoder from the codes; auto: the vocoder where there is one",
+    )
+    p.add_argument(
+        "--vocoder",
+        metavar="DIR",
+        default=None,
+        help="folder of a vocoder; by default the one of the run that the checkpoint lies in",
+    )
+    p.add_argument(
+        "--stream",
+        action="store_true",
+        help="speak while decoding, by the decoder; what lost words is not spoken again",
+    )
+    p.add_argument(
+        "--allow-incomplete",
+        "--allow_incomplete",
+        dest="allow_incomplete",
+        action="store_true",
+        help="exit status 0 although words were left out",
+    )
+
 
 def main(
-    args, # Parsed options
-)->int: # Exit status: 1 when not all of the text was spoken
+    args,  # Parsed options
+) -> int:  # Exit status: 1 when not all of the text was spoken
     "`xtts-ka speak`."
-    if bool(args.text.strip()) == bool(args.text_file): raise ConfigError("speak: give a text or --text_file, not both" if args.text_file else "speak: the text is empty")
-    if args.weight and len(args.weight) != len(args.reference): raise ConfigError(f"--weight: {len(args.weight)} weights for {len(args.reference)} references; give one for each")
-    if args.text_file and args.stream: raise ConfigError("--stream speaks one text; leave --text_file out")
+    if bool(args.text.strip()) == bool(args.text_file):
+        raise ConfigError(
+            "speak: give a text or --text_file, not both"
+            if args.text_file
+            else "speak: the text is empty"
+        )
+    if args.weight and len(args.weight) != len(args.reference):
+        raise ConfigError(
+            f"--weight: {len(args.weight)} weights for {len(args.reference)} references; give one for each"
+        )
+    if args.text_file and args.stream:
+        raise ConfigError("--stream speaks one text; leave --text_file out")
     from xtts_ka.xtts.speak import Options, say, say_lines
-    names = ("checkpoint", "speaker", "reference", "language", "temperature", "seed", "speed", "precision",
-             "best_of", "retries", "voices", "way", "vocoder")
+
+    names = (
+        "checkpoint",
+        "speaker",
+        "reference",
+        "language",
+        "temperature",
+        "seed",
+        "speed",
+        "precision",
+        "best_of",
+        "retries",
+        "voices",
+        "way",
+        "vocoder",
+    )
     options = Options(weights=args.weight, **{k: getattr(args, k) for k in names})
     if args.text_file:
         rejects, partly = say_lines(args.text_file, args.out, options)

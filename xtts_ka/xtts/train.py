@@ -13,21 +13,21 @@ import torch
 from torch import Tensor
 
 from ..core.audio import resample
-from ..core.config import to_dict
 from ..core.checkpoint import read_tensors
+from ..core.config import to_dict
 from ..core.errors import CheckpointError, ConfigError, MissingError
 from ..core.files import read_json, sweep, write_json
-from ..core.paths import resolve
 from ..core.loop import fit, load_models
+from ..core.paths import resolve
 from ..core.progress import bar
 from ..core.randomness import rng, seeded_step
+from ..corpus.clips import Clips, Shelf
+from ..vocoder.config import MelConfig
 from .acoustic import AcousticTask
 from .aligner import forced_times
 from .alignment import letter_times, read_alignments
 from .base import Base
 from .config import DecodeConfig, DvaeConfig, PretrainConfig
-from ..corpus.clips import Clips, Shelf
-from ..vocoder.config import MelConfig
 from .dataset import load_clips, mel_shelf
 from .decode import fit_pace, teacher_latents
 from .decoder import DecoderTask, make_decoder, voice_vector, whiten_speaker_encoder
@@ -45,34 +45,51 @@ from .vocabulary import Vocabulary
 
 # %% ../../nbs/xtts/train.ipynb #06854620
 def check_vocabulary(
-    folder,     # Where a GPT is trained
-    vocabulary, # What it would be trained with
+    folder,  # Where a GPT is trained
+    vocabulary,  # What it would be trained with
 ):
     "`CheckpointError` when a GPT in this folder was trained with another vocabulary: its ids would mean other letters."
-    record, now = Path(folder) / "vocabulary.json", {"fingerprint": vocabulary.fingerprint, "ids": len(vocabulary)}
+    record, now = (
+        Path(folder) / "vocabulary.json",
+        {"fingerprint": vocabulary.fingerprint, "ids": len(vocabulary)},
+    )
     held = read_json(record) if record.is_file() else now
     if held["fingerprint"] != now["fingerprint"]:
-        raise CheckpointError(f"{folder}: trained with another vocabulary ({held['ids']} ids, {held['fingerprint'][:8]}) than there is now ({now['ids']} ids, {now['fingerprint'][:8]}), so its ids would mean other letters: put the old vocab.json back, or train anew (--force)")
-    if not record.is_file(): write_json(record, now)
+        raise CheckpointError(
+            f"{folder}: trained with another vocabulary ({held['ids']} ids, {held['fingerprint'][:8]}) than there is now ({now['ids']} ids, {now['fingerprint'][:8]}), so its ids would mean other letters: put the old vocab.json back, or train anew (--force)"
+        )
+    if not record.is_file():
+        write_json(record, now)
 
-def chosen(clips:Clips, names:list)->Clips: # Those that xtts_init kept, in its order
+
+def chosen(clips: Clips, names: list) -> Clips:  # Those that xtts_init kept, in its order
     rows = {r.audio_file: r for r in clips.rows}
-    if gone := [n for n in names if n not in rows]: raise MissingError(f"{clips.folder}/metadata.csv: {len(gone)} clips that xtts_init made codes of are gone, first {gone[0]}; run xtts_init again (--force)")
+    if gone := [n for n in names if n not in rows]:
+        raise MissingError(
+            f"{clips.folder}/metadata.csv: {len(gone)} clips that xtts_init made codes of are gone, first {gone[0]}; run xtts_init again (--force)"
+        )
     return Clips([rows[n] for n in names], clips.folder)
+
 
 class Pretrain:
     "The steps of stage full_pretrain, in order: gpt, voices, latents, decoder, export."
-    def __init__(self,
-        cfg:PretrainConfig,
-        segments,   # Folder of the segments stage
-        init,       # Folder of the stage xtts_init
-        out,        # Folder of this stage
-        seed:int=1,
+
+    def __init__(
+        self,
+        cfg: PretrainConfig,
+        segments,  # Folder of the segments stage
+        init,  # Folder of the stage xtts_init
+        out,  # Folder of this stage
+        seed: int = 1,
     ):
         self.cfg, self.init, self.out, self.segments = cfg, Path(init), Path(out), Path(segments)
         self.acoustic_net = None
-        for part in (cfg.gpt, cfg.encoder, cfg.acoustic, cfg.decoder): seeded(part, seed)
-        if not (self.init / "xtts_init_results.json").is_file(): raise MissingError(f"{init}/xtts_init_results.json: the stage xtts_init has not run; xtts-ka run --to xtts_init")
+        for part in (cfg.gpt, cfg.encoder, cfg.acoustic, cfg.decoder):
+            seeded(part, seed)
+        if not (self.init / "xtts_init_results.json").is_file():
+            raise MissingError(
+                f"{init}/xtts_init_results.json: the stage xtts_init has not run; xtts-ka run --to xtts_init"
+            )
         self.results = read_json(self.init / "xtts_init_results.json")
         self.vocabulary = Vocabulary.load(self.init / "vocab.json", self.results["language"])
         self.stats = read_tensors(self.init / "mel_stats.pth")
@@ -85,164 +102,330 @@ class Pretrain:
         "The base that xtts_init was made with; the GPT and the decoder have its sizes."
         held, wants = self.results.get("base"), self.cfg.decoder.start
         self.base = Base(held["folder"]) if held else None
-        if not held and wants != "new": raise ConfigError(f"full_pretrain.decoder.start={wants}: there is no base; give xtts_init.base, or start=new")
-        if not held: return
-        if base_digest(self.base.folder) != held["digest"]: raise CheckpointError(f"{held['folder']}: not the base that xtts_init was made with any more; put it back, or run xtts_init again (--force)")
+        if not held and wants != "new":
+            raise ConfigError(
+                f"full_pretrain.decoder.start={wants}: there is no base; give xtts_init.base, or start=new"
+            )
+        if not held:
+            return
+        if base_digest(self.base.folder) != held["digest"]:
+            raise CheckpointError(
+                f"{held['folder']}: not the base that xtts_init was made with any more; put it back, or run xtts_init again (--force)"
+            )
         shape = self.base.gpt_config()
-        for name in ("layers", "dim", "heads", "max_text", "max_codes"): setattr(self.cfg.gpt, name, getattr(shape, name))
-        if wants != "new": self.cfg.decoder.channels = self.base.waveform_decoder().conv_pre.out_channels
+        for name in ("layers", "dim", "heads", "max_text", "max_codes"):
+            setattr(self.cfg.gpt, name, getattr(shape, name))
+        if wants != "new":
+            self.cfg.decoder.channels = self.base.waveform_decoder().conv_pre.out_channels
 
-    def dvae(self): # coqui's DiscreteVAE in evaluation mode: what turned sound into these codes
-        if self.base and not self.results["base"]["tuned"]: return self.base.dvae().eval()
+    def dvae(self):  # coqui's DiscreteVAE in evaluation mode: what turned sound into these codes
+        if self.base and not self.results["base"]["tuned"]:
+            return self.base.dvae().eval()
         dvae = make_dvae(DvaeConfig(**self.results["dvae"]))
         load_models(self.init / "dvae", {"dvae": dvae}, "latest")
         return dvae.eval()
 
-    def code_reader(self)->CodeReader|None: # None where the DVAE was not taught letters
+    def code_reader(self) -> CodeReader | None:  # None where the DVAE was not taught letters
         "What reads codes back when the model speaks: the reader that the DVAE learned with."
         held = DvaeConfig(**self.results["dvae"])
-        if not held.letter_weight or (self.base and not self.results["base"]["tuned"]): return None
-        letters = "".join(sorted({c for i in self.clips.split("train") for c in self.clips.rows[i].text.lower() if c.isalpha()}))
+        if not held.letter_weight or (self.base and not self.results["base"]["tuned"]):
+            return None
+        letters = "".join(
+            sorted(
+                {
+                    c
+                    for i in self.clips.split("train")
+                    for c in self.clips.rows[i].text.lower()
+                    if c.isalpha()
+                }
+            )
+        )
         net = Reader(held.codebook_dim, len(letters) + 1)
         load_models(self.init / "dvae", {"reader": net}, "latest")
         return CodeReader(net.eval(), self.dvae().codebook.embed.T.detach().clone(), letters)
 
-    def first(self): # coqui's GPT: the base's, with rows for the new ids
+    def first(self):  # coqui's GPT: the base's, with rows for the new ids
         rows = self.results["vocabulary_mode"]["new_rows"]
         vectors = self.language_vectors() if rows == "language_model" else None
-        return resize_text(self.base.gpt(), self.base.vocabulary, self.vocabulary, rows, self.cfg.gpt.loop.seed, vectors)[0]
+        return resize_text(
+            self.base.gpt(),
+            self.base.vocabulary,
+            self.vocabulary,
+            rows,
+            self.cfg.gpt.loop.seed,
+            vectors,
+        )[0]
 
-    def language_vectors(self)->Tensor: # [new ids, dim] of the language model of the run
+    def language_vectors(self) -> Tensor:  # [new ids, dim] of the language model of the run
         from xtts_ka.text.language_transformer import TransformerLM, token_vectors
+
         path = self.init.parent / "language" / "language_model.safetensors"
-        if not path.is_file(): raise MissingError(f"{path}: xtts_init.vocabulary.new_rows=language_model needs the stage language; xtts-ka run --only language")
+        if not path.is_file():
+            raise MissingError(
+                f"{path}: xtts_init.vocabulary.new_rows=language_model needs the stage language; xtts-ka run --only language"
+            )
         names = {i: t for t, i in self.vocabulary.ids.items()}
-        new = [names[i].replace("[SPACE]", "▁") for i in range(len(self.base.vocabulary), len(self.vocabulary))]
+        new = [
+            names[i].replace("[SPACE]", "▁")
+            for i in range(len(self.base.vocabulary), len(self.vocabulary))
+        ]
         return token_vectors(TransformerLM.load(path), new)
 
-    def task_of(self, clips:Clips, codes:Shelf, references:Shelf, **more)->GptTask:
-        return GptTask(self.cfg.gpt, clips, self.vocabulary, codes, references, self.stats, self.codebook, **more)
+    def task_of(self, clips: Clips, codes: Shelf, references: Shelf, **more) -> GptTask:
+        return GptTask(
+            self.cfg.gpt,
+            clips,
+            self.vocabulary,
+            codes,
+            references,
+            self.stats,
+            self.codebook,
+            **more,
+        )
 
-    def replay(self): # GptTask over clips of other languages, or None
+    def replay(self):  # GptTask over clips of other languages, or None
         "Codes and references of the clips that are replayed; what the vocabulary cannot write is left out."
-        if not self.cfg.replay.path: return None
+        if not self.cfg.replay.path:
+            return None
         source = resolve(self.cfg.replay.path)
-        clips, rejects = load_clips(source, self.vocabulary, max_codes=int(self.results["max_seconds"] * RATE / 1024))
-        if not all(r.extra.get("language") for r in clips.rows): raise MissingError(f"{self.cfg.replay.path}/metadata.csv: replay needs a column `language` with the code of each clip's language, e.g. en")
-        folder, made_of = self.out / "replay", [clips_digest(clips), self.results["dvae"], self.results.get("base")]
-        made = lambda name, write: once(folder / f"{name}.json", [*made_of, name], lambda: len(write(folder / name)))
+        clips, rejects = load_clips(
+            source, self.vocabulary, max_codes=int(self.results["max_seconds"] * RATE / 1024)
+        )
+        if not all(r.extra.get("language") for r in clips.rows):
+            raise MissingError(
+                f"{self.cfg.replay.path}/metadata.csv: replay needs a column `language` with the code of each clip's language, e.g. en"
+            )
+        folder, made_of = (
+            self.out / "replay",
+            [clips_digest(clips), self.results["dvae"], self.results.get("base")],
+        )
+
+        def made(name, write):
+            return once(
+                folder / f"{name}.json", [*made_of, name], lambda: len(write(folder / name))
+            )
+
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         made("mels", lambda to: mel_shelf(clips, to))
         made("references", lambda to: mel_shelf(clips, to, "reference"))
-        task = DvaeTask(DvaeConfig(**self.results["dvae"]), clips, Shelf(folder / "mels"), self.stats)
+        task = DvaeTask(
+            DvaeConfig(**self.results["dvae"]), clips, Shelf(folder / "mels"), self.stats
+        )
         made("codes", lambda to: code_shelf(self.dvae(), task, to))
-        if rejects: print(f"{self.cfg.replay.path}: {len(rejects)} clips are not replayed, first: {rejects[0].item}: {rejects[0].reason}")
-        return self.task_of(clips, Shelf(folder / "codes"), Shelf(folder / "references"), mels=Shelf(folder / "mels"))
+        if rejects:
+            print(
+                f"{self.cfg.replay.path}: {len(rejects)} clips are not replayed, first: {rejects[0].item}: {rejects[0].reason}"
+            )
+        return self.task_of(
+            clips,
+            Shelf(folder / "codes"),
+            Shelf(folder / "references"),
+            mels=Shelf(folder / "mels"),
+        )
 
-    def listener(self): # (codes, name, step) -> None
+    def listener(self):  # (codes, name, step) -> None
         dvae = self.dvae()
-        def listen(codes, name, step): keep_sample(self.out / "gpt" / "samples" / f"step-{step:07d}", name, codes_to_mel(dvae, codes, self.stats), f"step {step}, {name}")
+
+        def listen(codes, name, step):
+            keep_sample(
+                self.out / "gpt" / "samples" / f"step-{step:07d}",
+                name,
+                codes_to_mel(dvae, codes, self.stats),
+                f"step {step}, {name}",
+            )
+
         return listen
 
-    def letter_times(self)->dict: # audio_file -> [characters, 2] seconds; empty where heads are not taught or learn by forward-sum
+    def letter_times(
+        self,
+    ) -> dict:  # audio_file -> [characters, 2] seconds; empty where heads are not taught or learn by forward-sum
         "When each letter is spoken: as the corpus says, or as a recogniser of its own finds it."
         cfg = self.cfg.gpt.alignment
-        if not cfg.weight or cfg.times == "forward_sum": return {}
+        if not cfg.weight or cfg.times == "forward_sum":
+            return {}
         if cfg.times == "forced":
-            return forced_times(self.clips, Shelf(self.init / "mels"), self.stats, self.out / "aligner", cfg.forced_steps, self.cfg.gpt.loop.seed)
+            return forced_times(
+                self.clips,
+                Shelf(self.init / "mels"),
+                self.stats,
+                self.out / "aligner",
+                cfg.forced_steps,
+                self.cfg.gpt.loop.seed,
+            )
         found = read_alignments(self.segments)
         if cfg.times == "given" and not found:
-            raise MissingError(f"{self.segments}/alignments.jsonl: gpt.alignment.times=given, but the corpus does not know when letters are spoken; use auto, forced or forward_sum")
-        known = {r.audio_file: letter_times(r.text.strip(), found[r.audio_file]) for r in self.clips.rows if r.audio_file in found}
+            raise MissingError(
+                f"{self.segments}/alignments.jsonl: gpt.alignment.times=given, but the corpus does not know when letters are spoken; use auto, forced or forward_sum"
+            )
+        known = {
+            r.audio_file: letter_times(r.text.strip(), found[r.audio_file])
+            for r in self.clips.rows
+            if r.audio_file in found
+        }
         return {name: times for name, times in known.items() if times is not None}
 
-    def gpt(self): # FitResult; self.gpt_net is the trained GPT
+    def gpt(self):  # FitResult; self.gpt_net is the trained GPT
         "Train the GPT; the best checkpoint on validation clips is used."
         cfg = self.cfg.gpt
         check_vocabulary(self.out / "gpt", self.vocabulary)
-        about = [self.results["base"]["digest"], self.results["vocabulary_mode"]] if self.base else None
+        about = (
+            [self.results["base"]["digest"], self.results["vocabulary_mode"]] if self.base else None
+        )
         mels = Shelf(self.init / "mels") if (self.init / "mels").is_dir() else None
-        vectors = self.dvae().codebook.embed.T.detach().clone()                       # [d, codes] -> [codes, d]
-        self.task = self.task_of(self.clips, self.codes, Shelf(self.init / "references"), start=self.first if self.base else None, replay=self.replay(), mels=mels, times=self.letter_times(), vectors=vectors,
-                                 share=self.cfg.replay.share, listen=self.listener() if cfg.free_run and cfg.samples else None, about=about)
-        if not self.task.val: print("no validation clips (segments.val_fraction): the validation loss is that of training clips and cannot show overfitting")
+        vectors = self.dvae().codebook.embed.T.detach().clone()  # [d, codes] -> [codes, d]
+        self.task = self.task_of(
+            self.clips,
+            self.codes,
+            Shelf(self.init / "references"),
+            start=self.first if self.base else None,
+            replay=self.replay(),
+            mels=mels,
+            times=self.letter_times(),
+            vectors=vectors,
+            share=self.cfg.replay.share,
+            listen=self.listener() if cfg.free_run and cfg.samples else None,
+            about=about,
+        )
+        if not self.task.val:
+            print(
+                "no validation clips (segments.val_fraction): the validation loss is that of training clips and cannot show overfitting"
+            )
         result = fit(self.task, cfg.loop, self.out / "gpt", "GPT")
         load_models(self.out / "gpt", {"gpt": self.task.net}, "best")
         self.gpt_net = merge(self.task.net).eval()
         self.unigram = unigram([self.codes[i] for i in self.clips.split("train")], self.codebook)
         return result
 
-    def voice_clips(self, speaker:str)->list[int]:
+    def voice_clips(self, speaker: str) -> list[int]:
         "Clips that make up a voice: a keyed choice of about `voice_seconds`, of training clips where the speaker has any."
         mine = self.clips.by_speaker[speaker] or self.clips.of(speaker)
         order = rng(self.cfg.gpt.loop.seed, "voice", speaker).permutation(len(mine))
         chosen, seconds = [], 0.0
         for i in order:
-            if seconds >= self.cfg.voice_seconds: break
+            if seconds >= self.cfg.voice_seconds:
+                break
             chosen.append(mine[int(i)])
             seconds += self.clips.samples(mine[int(i)]) / RATE
         return chosen
 
-    def voices(self)->dict: # name -> {"gpt_cond_latent": [1, 32, D], "speaker_embedding": [1, 512, 1]}
+    def voices(
+        self,
+    ) -> dict:  # name -> {"gpt_cond_latent": [1, 32, D], "speaker_embedding": [1, 512, 1]}
         "Conditioning latents and voice vectors of all speakers, as coqui computes them."
         chosen = {s: self.voice_clips(s) for s in self.clips.speakers}
         wavs = {s: [self.clips.wav(i) for i in ids] for s, ids in chosen.items()}
         self.guests, self.learned = None, None
         self.encoder = self.base.speaker_encoder().eval() if self.base else self.new_encoder(wavs)
         with torch.inference_mode():
-            self.speakers = {s: {"gpt_cond_latent": self.conditioning(torch.cat(w)), "speaker_embedding": voice_vector(self.encoder, w)} for s, w in wavs.items()}
+            self.speakers = {
+                s: {
+                    "gpt_cond_latent": self.conditioning(torch.cat(w)),
+                    "speaker_embedding": voice_vector(self.encoder, w),
+                }
+                for s, w in wavs.items()
+            }
         return self.speakers
 
-    def new_encoder(self, wavs:dict): # coqui's ResNetSpeakerEncoder
+    def new_encoder(self, wavs: dict):  # coqui's ResNetSpeakerEncoder
         "It learns from the stage speaker_encoder; where the run has none: random, with a whitened last layer."
         teacher = self.init.parent / "speaker_encoder"
-        if (teacher / "encoder.json").is_file(): return self.distilled(teacher)
-        print("the stage speaker_encoder was not run: the export gets a placeholder that hardly tells voices apart (xtts-ka run --only speaker_encoder, then --from full_pretrain)")
+        if (teacher / "encoder.json").is_file():
+            return self.distilled(teacher)
+        print(
+            "the stage speaker_encoder was not run: the export gets a placeholder that hardly tells voices apart (xtts-ka run --only speaker_encoder, then --from full_pretrain)"
+        )
         seeded_step(self.cfg.decoder.loop.seed, "speaker encoder")
         encoder = make_decoder(self.cfg.gpt.dim, 16).speaker_encoder.eval()
-        whiten_speaker_encoder(encoder, [torch.from_numpy(resample(w.numpy(), RATE, 16000)) for ws in wavs.values() for w in ws[:8]])
+        whiten_speaker_encoder(
+            encoder,
+            [
+                torch.from_numpy(resample(w.numpy(), RATE, 16000))
+                for ws in wavs.values()
+                for w in ws[:8]
+            ],
+        )
         return encoder
 
-    def distilled(self, folder): # coqui's ResNetSpeakerEncoder; self.narrow is the same as it was trained
+    def distilled(
+        self, folder
+    ):  # coqui's ResNetSpeakerEncoder; self.narrow is the same as it was trained
         "What the run's encoder hears, in XTTS's form; Georgian runs have guests to hear and, later, to speak."
         from xtts_ka.speaker.encoders import SpeakerEncoder, load_encoder
+
         cfg, seed = self.cfg.encoder, self.cfg.encoder.loop.seed
         if self.vocabulary.language == "ka":
             self.guests = make_guests(self.cfg.guests, self.clips, self.out / "guests", seed)
         parts = [self.clips, self.guests.clips] if self.guests else [self.clips]
         teacher = SpeakerEncoder(load_encoder(folder), "teacher", "cpu")
-        self.narrow, self.learned = distil(cfg, teacher, heard_clips(cfg, parts, seed), self.out / "encoder")
+        self.narrow, self.learned = distil(
+            cfg, teacher, heard_clips(cfg, parts, seed), self.out / "encoder"
+        )
         return official_encoder(self.narrow)
 
-    def decoder_data(self)->tuple: # Clips, latents and vectors that the decoder learns from
+    def decoder_data(self) -> tuple:  # Clips, latents and vectors that the decoder learns from
         "The run's own, and those of guests where there are any."
-        vectors, own = {s: v["speaker_embedding"] for s, v in self.speakers.items()}, Shelf(self.out / "latents")
-        if not self.guests or not self.cfg.guests.share: return self.clips, own, vectors
+        vectors, own = (
+            {s: v["speaker_embedding"] for s, v in self.speakers.items()},
+            Shelf(self.out / "latents"),
+        )
+        if not self.guests or not self.cfg.guests.share:
+            return self.clips, own, vectors
         heard = self.guests.clips
         wavs = (heard.wav(i) for i in range(len(heard)))
         vectors |= zip((r.speaker_name for r in heard.rows), narrow_vectors(self.narrow, wavs))
         return *with_guests(self.clips, own, self.guests, self.cfg.guests.share), vectors
 
-    def conditioning(self, wav:Tensor)->Tensor: # [T] at 22,050 Hz -> [1, 32, D], the mean over chunks of 6 s
+    def conditioning(
+        self, wav: Tensor
+    ) -> Tensor:  # [T] at 22,050 Hz -> [1, 32, D], the mean over chunks of 6 s
         chunks = [c for c in wav[: 30 * RATE].split(6 * RATE) if len(c) >= 0.33 * RATE]
-        styles = [self.gpt_net.get_style_emb((log_mel(c, 2048) / self.stats[:, None])[None]) for c in chunks]
+        styles = [
+            self.gpt_net.get_style_emb((log_mel(c, 2048) / self.stats[:, None])[None])
+            for c in chunks
+        ]
         return torch.stack(styles).mean(0).transpose(1, 2)
 
-    def latents(self)->Shelf|None:
+    def latents(self) -> Shelf | None:
         "Teacher-forced latents of all clips: what decoder and acoustic network will see when the model speaks. None when neither is trained."
-        if self.cfg.decoder.start == "keep" and not self.cfg.acoustic.train: return None
-        made_of = [clips_digest(self.clips), self.results["dvae"], self.results.get("base"), self.cfg.gpt, self.cfg.voice_seconds, "latents"]
+        if self.cfg.decoder.start == "keep" and not self.cfg.acoustic.train:
+            return None
+        made_of = [
+            clips_digest(self.clips),
+            self.results["dvae"],
+            self.results.get("base"),
+            self.cfg.gpt,
+            self.cfg.voice_seconds,
+            "latents",
+        ]
         total = sum(len(self.codes[i]) for i in range(len(self.clips)))
+
         def run(i):
             row = self.clips.rows[i]
-            return teacher_latents(self.gpt_net, self.speakers[row.speaker_name]["gpt_cond_latent"], self.vocabulary.encode(row.text), torch.from_numpy(self.codes[i])).numpy()
-        once(self.out / "latents.json", made_of, lambda: len(Shelf.write(self.out / "latents", (run(i) for i in bar(range(len(self.clips)), "latents")), total)))
+            return teacher_latents(
+                self.gpt_net,
+                self.speakers[row.speaker_name]["gpt_cond_latent"],
+                self.vocabulary.encode(row.text),
+                torch.from_numpy(self.codes[i]),
+            ).numpy()
+
+        once(
+            self.out / "latents.json",
+            made_of,
+            lambda: len(
+                Shelf.write(
+                    self.out / "latents",
+                    (run(i) for i in bar(range(len(self.clips)), "latents")),
+                    total,
+                )
+            ),
+        )
         return Shelf(self.out / "latents")
 
-    def acoustic(self): # FitResult, or None when none is wanted; self.acoustic_net is the network
+    def acoustic(self):  # FitResult, or None when none is wanted; self.acoustic_net is the network
         "Train the network from latents to the vocoder's mel."
-        if not self.cfg.acoustic.train: return None
+        if not self.cfg.acoustic.train:
+            return None
         clips, latents, vectors = self.decoder_data()
         task = AcousticTask(self.cfg.acoustic, clips, latents, vectors, MelConfig())
         result = fit(task, self.cfg.acoustic.loop, self.out / "acoustic", "acoustic")
@@ -250,63 +433,141 @@ class Pretrain:
         self.acoustic_net = task.net.eval()
         return result
 
-    def decoder(self): # FitResult, or None when the base's decoder is kept; self.waveform is its state
+    def decoder(
+        self,
+    ):  # FitResult, or None when the base's decoder is kept; self.waveform is its state
         "Train the waveform decoder on the latents."
         if self.cfg.decoder.start == "keep":
             self.waveform = self.base.waveform_decoder().state_dict()
             return None
         clips, latents, vectors = self.decoder_data()
         start = self.base.waveform_decoder if self.cfg.decoder.start == "base" else None
-        self.decoder_task = DecoderTask(self.cfg.decoder, clips, latents, vectors, self.cfg.gpt.dim, start)
+        self.decoder_task = DecoderTask(
+            self.cfg.decoder, clips, latents, vectors, self.cfg.gpt.dim, start
+        )
         result = fit(self.decoder_task, self.cfg.decoder.loop, self.out / "decoder", "decoder")
         load_models(self.out / "decoder", {"decoder": self.decoder_task.net}, "latest")
         self.waveform = self.decoder_task.net.eval().state_dict()
         return result
 
-    def export(self,
-        folder,         # Where the export goes
-        source:str="",  # What the data were, for the model card
-    )->Path:
+    def export(
+        self,
+        folder,  # Where the export goes
+        source: str = "",  # What the data were, for the model card
+    ) -> Path:
         "Everything in XTTS-v2's official layout, read back by coqui-tts before it counts."
         trained = {s: v for s, v in self.speakers.items() if self.clips.by_speaker[s]}
-        about = {"clips": clips_digest(self.clips), "vocabulary": self.vocabulary.fingerprint, "gpt": to_dict(self.cfg.gpt), "decoder": to_dict(self.cfg.decoder),
-                 "dvae": self.results["dvae"], "voices": {s: [self.clips.key(i) for i in self.voice_clips(s)] for s in trained}, "pace": self.pace(), "alignment": {"heads": self.task.heads}}
-        base = self.base and {**self.results["base"], "version": self.base.version, "licence": self.base.licence}
-        choose = DecodeConfig(**{k: v for k in ("temperature", "top_k", "top_p", "repetition_penalty") if (v := self.base.config.get(k)) is not None}) if self.base else None
-        return write_export(folder, self.gpt_net, self.waveform, self.encoder, self.stats, self.vocabulary, trained, self.dvae().state_dict(),
-                            model_card(self, source), about | {"base": base}, dtype=self.cfg.export_dtype, decode=choose, reader=self.code_reader(), acoustic=self.acoustic_net)
+        about = {
+            "clips": clips_digest(self.clips),
+            "vocabulary": self.vocabulary.fingerprint,
+            "gpt": to_dict(self.cfg.gpt),
+            "decoder": to_dict(self.cfg.decoder),
+            "dvae": self.results["dvae"],
+            "voices": {s: [self.clips.key(i) for i in self.voice_clips(s)] for s in trained},
+            "pace": self.pace(),
+            "alignment": {"heads": self.task.heads},
+        }
+        base = self.base and {
+            **self.results["base"],
+            "version": self.base.version,
+            "licence": self.base.licence,
+        }
+        choose = (
+            DecodeConfig(
+                **{
+                    k: v
+                    for k in ("temperature", "top_k", "top_p", "repetition_penalty")
+                    if (v := self.base.config.get(k)) is not None
+                }
+            )
+            if self.base
+            else None
+        )
+        return write_export(
+            folder,
+            self.gpt_net,
+            self.waveform,
+            self.encoder,
+            self.stats,
+            self.vocabulary,
+            trained,
+            self.dvae().state_dict(),
+            model_card(self, source),
+            about | {"base": base},
+            dtype=self.cfg.export_dtype,
+            decode=choose,
+            reader=self.code_reader(),
+            acoustic=self.acoustic_net,
+        )
 
-    def pace(self)->dict|None: # `Pace` of the training clips, for the length prior when speaking; None when all texts are equally long
+    def pace(
+        self,
+    ) -> (
+        dict | None
+    ):  # `Pace` of the training clips, for the length prior when speaking; None when all texts are equally long
         train = self.clips.split("train")
         ids, codes = [len(self.task.ids[i]) for i in train], [len(self.codes[i]) for i in train]
-        if len(set(ids)) < 2: return None
+        if len(set(ids)) < 2:
+            return None
         words = sorted(len(self.clips.rows[i].text.split()) for i in train)
-        return asdict(fit_pace(ids, codes)) | {"words": words[int(0.9 * (len(words) - 1))]} # of nine texts in ten, at most
+        return asdict(fit_pace(ids, codes)) | {
+            "words": words[int(0.9 * (len(words) - 1))]
+        }  # of nine texts in ten, at most
 
-    def finish(self, gpt, decoder, acoustic=None)->dict: # Flat metrics of the stage
+    def finish(self, gpt, decoder, acoustic=None) -> dict:  # Flat metrics of the stage
         "`metrics.json` for the report."
-        metrics = {"GPT loss, nats a code": round(gpt.best_score, 4), "unigram, nats a code": round(self.unigram, 4), "GPT best step": gpt.best_step,
-                   "GPT parameters": sum(p.numel() for p in self.gpt_net.parameters()), "GPT CPU seconds": round(gpt.cpu_seconds, 1), "speakers": len(self.speakers)}
-        if self.learned: metrics |= {"speaker encoder CPU seconds": round(self.learned.cpu_seconds, 1), "guests": len(self.guests.of) if self.guests else 0}
-        if acoustic: metrics |= {"acoustic mel L1": round(acoustic.best_score, 4), "acoustic CPU seconds": round(acoustic.cpu_seconds, 1)}
-        if decoder: metrics |= {"decoder mel L1": round(decoder.best_score, 4), "decoder CPU seconds": round(decoder.cpu_seconds, 1)}
+        metrics = {
+            "GPT loss, nats a code": round(gpt.best_score, 4),
+            "unigram, nats a code": round(self.unigram, 4),
+            "GPT best step": gpt.best_step,
+            "GPT parameters": sum(p.numel() for p in self.gpt_net.parameters()),
+            "GPT CPU seconds": round(gpt.cpu_seconds, 1),
+            "speakers": len(self.speakers),
+        }
+        if self.learned:
+            metrics |= {
+                "speaker encoder CPU seconds": round(self.learned.cpu_seconds, 1),
+                "guests": len(self.guests.of) if self.guests else 0,
+            }
+        if acoustic:
+            metrics |= {
+                "acoustic mel L1": round(acoustic.best_score, 4),
+                "acoustic CPU seconds": round(acoustic.cpu_seconds, 1),
+            }
+        if decoder:
+            metrics |= {
+                "decoder mel L1": round(decoder.best_score, 4),
+                "decoder CPU seconds": round(decoder.cpu_seconds, 1),
+            }
         write_json(self.out / "metrics.json", metrics)
         return metrics
 
 # %% ../../nbs/xtts/train.ipynb #8bcd4d05
 def model_card(
-    stage,       # A `Pretrain` whose models are trained
-    source:str,  # What the data were
-)->str: # Markdown
+    stage,  # A `Pretrain` whose models are trained
+    source: str,  # What the data were
+) -> str:  # Markdown
     "What anyone who gets the folder should know."
     seconds, base = sum(r.duration or 0 for r in stage.clips.rows if r.split == "train"), stage.base
-    origin = f"XTTS-v2 (base {base.version}, {stage.results['base']['digest'][:12]})" if base else "nothing"
+    origin = (
+        f"XTTS-v2 (base {base.version}, {stage.results['base']['digest'][:12]})"
+        if base
+        else "nothing"
+    )
     names = stage.clips.speakers
-    speakers = f"speakers {', '.join(names[:20])}" + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    encoder = "the base's" if base else "learned from the run's own ECAPA-TDNN" if stage.learned else "random convolutions with a whitened last layer, a placeholder; cloning from new recordings is therefore rough"
+    speakers = f"speakers {', '.join(names[:20])}" + (
+        f" and {len(names) - 20} more" if len(names) > 20 else ""
+    )
+    encoder = (
+        "the base's"
+        if base
+        else "learned from the run's own ECAPA-TDNN"
+        if stage.learned
+        else "random convolutions with a whitened last layer, a placeholder; cloning from new recordings is therefore rough"
+    )
     return f"""# XTTS model for `{stage.vocabulary.language}`, trained from {origin} by xtts_ka
 
-- **Data**: {source or 'see config.yaml of the run'}; {len(stage.clips.split('train'))} training clips, {seconds / 60:.1f} minutes, {speakers}.
+- **Data**: {source or "see config.yaml of the run"}; {len(stage.clips.split("train"))} training clips, {seconds / 60:.1f} minutes, {speakers}.
 - **Shape**: GPT {stage.cfg.gpt.layers} layers of {stage.cfg.gpt.dim}, {stage.codebook} audio codes, {len(stage.vocabulary)} text ids, waveform decoder {stage.cfg.decoder.channels} channels in XTTS's 512.
 - **Speaker encoder**: {encoder}.
 {"" if base else "- **Licence**: weights and card as you choose, if the data allow it; no XTTS-v2 weights of Coqui were used. The code that reads this folder is coqui-tts (MPL-2.0)." + chr(10)}- **Use**: `xtts-ka speak "..." --checkpoint THIS_FOLDER`, or any XTTS client; the `tts` command takes `--language_idx en`, Georgian letters are routed to `[ka]` inside `vocab.json`.

@@ -7,7 +7,9 @@ __all__ = ['SPECIAL', 'CLIENT_LANGUAGES', 'GEORGIAN', 'alphabet', 'learn_merges'
            'Vocabulary', 'default_language']
 
 # %% ../../nbs/xtts/vocabulary.ipynb #dab5d66d
-import copy, json, re
+import copy
+import json
+import re
 from pathlib import Path
 from string import ascii_lowercase
 
@@ -19,93 +21,177 @@ from ..text.letters import LETTERS, deromanize, romanize
 from ..text.normalize import PUNCTUATION
 
 # %% ../../nbs/xtts/vocabulary.ipynb #fd1bfa59
-SPECIAL = ("[STOP]", "[START]", "[UNK]", "[SPACE]") # ids 0 to 3 of a vocabulary from nothing; a base has its own order
+SPECIAL = (
+    "[STOP]",
+    "[START]",
+    "[UNK]",
+    "[SPACE]",
+)  # ids 0 to 3 of a vocabulary from nothing; a base has its own order
 # The tags that unmodified coqui-tts clients may send; they are routed, not trained.
-CLIENT_LANGUAGES = ("en", "es", "fr", "de", "it", "pt", "pl", "tr", "ru", "nl", "cs", "ar", "zh-cn", "hu", "ko", "ja", "hi")
+CLIENT_LANGUAGES = (
+    "en",
+    "es",
+    "fr",
+    "de",
+    "it",
+    "pt",
+    "pl",
+    "tr",
+    "ru",
+    "nl",
+    "cs",
+    "ar",
+    "zh-cn",
+    "hu",
+    "ko",
+    "ja",
+    "hi",
+)
 
 # %% ../../nbs/xtts/vocabulary.ipynb #e737fa5f
 def alphabet(
-    language:str, # `ka` or another ISO 639-1 code
-    texts=(),     # Normalised training texts; needed when the language is not Georgian
-)->list[str]: # Symbols in a fixed order, without the space
+    language: str,  # `ka` or another ISO 639-1 code
+    texts=(),  # Normalised training texts; needed when the language is not Georgian
+) -> list[str]:  # Symbols in a fixed order, without the space
     "The symbols a from-scratch model knows."
     letters = set(LETTERS) if language == "ka" else {c for text in texts for c in text}
-    if language != "ka" and letters & set(ascii_lowercase): letters |= set(ascii_lowercase)   # a rare letter must not cost a clip
-    if not letters: raise ConfigError(f"language {language!r}: no training text to take an alphabet from")
+    if language != "ka" and letters & set(ascii_lowercase):
+        letters |= set(ascii_lowercase)  # a rare letter must not cost a clip
+    if not letters:
+        raise ConfigError(f"language {language!r}: no training text to take an alphabet from")
     return sorted(letters - set(PUNCTUATION) - {" "}) + list(PUNCTUATION)
 
 # %% ../../nbs/xtts/vocabulary.ipynb #649af2f0
 def learn_merges(
-    texts,     # Lower-case training texts
-    letters,   # The letters that words may consist of
-    count:int, # Merges at most; fewer where no pair is left that occurs twice
-)->list[tuple[str, str]]: # In the order in which they apply
+    texts,  # Lower-case training texts
+    letters,  # The letters that words may consist of
+    count: int,  # Merges at most; fewer where no pair is left that occurs twice
+) -> list[tuple[str, str]]:  # In the order in which they apply
     "BPE merges of the words of these letters. The same texts give the same merges, in any order of the texts."
     word = re.compile(f"[{re.escape(''.join(letters))}]+")
     t = Tokenizer(models.BPE())
     t.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.BpeTrainer(vocab_size=len(letters) + count, min_frequency=2, initial_alphabet=list(letters), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(letters) + count,
+        min_frequency=2,
+        initial_alphabet=list(letters),
+        show_progress=False,
+    )
     t.train_from_iterator(sorted(w for text in texts for w in word.findall(text)), trainer)
-    return [tuple(m) for m in json.loads(t.to_str())["model"]["merges"]][:max(0, count)]
+    return [tuple(m) for m in json.loads(t.to_str())["model"]["merges"]][: max(0, count)]
 
 # %% ../../nbs/xtts/vocabulary.ipynb #95fa84e4
-GEORGIAN = r"\x{10D0}-\x{10FF}"   # Range of Mkhedruli for the normaliser's regular expressions
+GEORGIAN = r"\x{10D0}-\x{10FF}"  # Range of Mkhedruli for the normaliser's regular expressions
 
-def _routing(to:str, follows:str=""): # Rule: any language tag becomes `[to]`, when one of the characters `follows` comes later
+
+def _routing(
+    to: str, follows: str = ""
+):  # Rule: any language tag becomes `[to]`, when one of the characters `follows` comes later
     ahead = f"(?=.*[{follows}])" if follows else ""
     return {"type": "Replace", "pattern": {"Regex": r"^\[[a-z-]+\]" + ahead}, "content": f"[{to}]"}
 
-def _spelling(): # Rules: each Georgian letter becomes its Latin spelling
+
+def _spelling():  # Rules: each Georgian letter becomes its Latin spelling
     return [{"type": "Replace", "pattern": {"String": c}, "content": romanize(c)} for c in LETTERS]
 
-def _rules(normalizer)->list: # Of a normaliser as the file has it: none, one or a sequence
-    if normalizer is None: return []
+
+def _rules(normalizer) -> list:  # Of a normaliser as the file has it: none, one or a sequence
+    if normalizer is None:
+        return []
     return list(normalizer["normalizers"]) if normalizer["type"] == "Sequence" else [normalizer]
 
-def _sequence(rules): return {"type": "Sequence", "normalizers": rules}
+
+def _sequence(rules):
+    return {"type": "Sequence", "normalizers": rules}
 
 # %% ../../nbs/xtts/vocabulary.ipynb #5026843c
-def _added(token:str, i:int): # `normalized` lets the normaliser see the whole text; else it is cut at each [SPACE] first
-    return {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": True}
+def _added(
+    token: str, i: int
+):  # `normalized` lets the normaliser see the whole text; else it is cut at each [SPACE] first
+    return {
+        "id": i,
+        "content": token,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": True,
+        "special": True,
+    }
 
 # %% ../../nbs/xtts/vocabulary.ipynb #77bed9a8
 def make_vocab(
-    language:str, # The trained language, e.g. `ka`
-    texts=(),     # Normalised training texts (for mode `bpe`, and for languages other than Georgian)
-    mode="characters", # `characters`, `bpe` or `romanised` (Georgian in Latin letters)
-    size=2000,    # For `bpe`: ids of the language at most, its tag, letters and punctuation included
-)->dict: # Content of `vocab.json`, the format of Hugging Face `tokenizers`
+    language: str,  # The trained language, e.g. `ka`
+    texts=(),  # Normalised training texts (for mode `bpe`, and for languages other than Georgian)
+    mode="characters",  # `characters`, `bpe` or `romanised` (Georgian in Latin letters)
+    size=2000,  # For `bpe`: ids of the language at most, its tag, letters and punctuation included
+) -> dict:  # Content of `vocab.json`, the format of Hugging Face `tokenizers`
     "A vocabulary in XTTS's file format: specials, the language tag, the alphabet, then pieces. ConfigError for a mode or size that does not fit."
-    symbols, rules, texts = alphabet(language, texts), [_routing(language, GEORGIAN if language == "ka" else "")], [t.lower() for t in texts]
+    symbols, rules, texts = (
+        alphabet(language, texts),
+        [_routing(language, GEORGIAN if language == "ka" else "")],
+        [t.lower() for t in texts],
+    )
     if _mode(mode, language) == "romanised":
-        symbols, rules = sorted(set("".join(map(romanize, LETTERS)))) + list(PUNCTUATION), rules + _spelling()
+        symbols, rules = (
+            sorted(set("".join(map(romanize, LETTERS)))) + list(PUNCTUATION),
+            rules + _spelling(),
+        )
     letters = [c for c in symbols if c not in PUNCTUATION]
     merges = learn_merges(texts, letters, _room(size, 1 + len(symbols))) if mode == "bpe" else []
     ids = {token: i for i, token in enumerate([*SPECIAL, f"[{language}]", *symbols])}
-    for pair in merges: ids.setdefault("".join(pair), len(ids))
+    for pair in merges:
+        ids.setdefault("".join(pair), len(ids))
     added = [_added(t, i) for t, i in ids.items() if t.startswith("[") and len(t) > 1]
-    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
-            "normalizer": _sequence(rules), "pre_tokenizer": None, "post_processor": None, "decoder": None,
-            "model": {"type": "BPE", "dropout": None, "unk_token": "[UNK]", "continuing_subword_prefix": None,
-                      "end_of_word_suffix": None, "fuse_unk": False, "vocab": ids, "merges": [" ".join(m) for m in merges]}}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": _sequence(rules),
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": None,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "vocab": ids,
+            "merges": [" ".join(m) for m in merges],
+        },
+    }
 
-def _mode(mode:str, language:str)->str:
-    if mode not in ("characters", "bpe", "romanised"): raise ConfigError(f"vocabulary.mode {mode!r}: there are characters, bpe, romanised")
-    if mode == "romanised" and language != "ka": raise ConfigError(f"vocabulary.mode romanised spells Georgian letters; for the language {language!r} use characters or bpe")
+
+def _mode(mode: str, language: str) -> str:
+    if mode not in ("characters", "bpe", "romanised"):
+        raise ConfigError(f"vocabulary.mode {mode!r}: there are characters, bpe, romanised")
+    if mode == "romanised" and language != "ka":
+        raise ConfigError(
+            f"vocabulary.mode romanised spells Georgian letters; for the language {language!r} use characters or bpe"
+        )
     return mode
 
-def _room(size:int, taken:int)->int: # How many pieces fit
-    if size < taken: raise ConfigError(f"vocabulary.size {size}: the tag, letters and punctuation alone take {taken} ids; give more")
+
+def _room(size: int, taken: int) -> int:  # How many pieces fit
+    if size < taken:
+        raise ConfigError(
+            f"vocabulary.size {size}: the tag, letters and punctuation alone take {taken} ids; give more"
+        )
     return size - taken
 
 # %% ../../nbs/xtts/vocabulary.ipynb #64335a88
 def settled(
-    content:dict, # Content of any `vocab.json`
-)->dict: # The same, with every added token in `model.vocab` under the id that the library gives it, and visible to the normaliser
+    content: dict,  # Content of any `vocab.json`
+) -> dict:  # The same, with every added token in `model.vocab` under the id that the library gives it, and visible to the normaliser
     "A copy that has one meaning only. XttsKaError when two tokens share an id."
     out = copy.deepcopy(content)
     ids = Tokenizer.from_str(json.dumps(content)).get_vocab()
-    if len(set(ids.values())) < len(ids): raise XttsKaError("vocab.json: two tokens have the same id; take the file again from where the weights came from")
+    if len(set(ids.values())) < len(ids):
+        raise XttsKaError(
+            "vocab.json: two tokens have the same id; take the file again from where the weights came from"
+        )
     for token in out["added_tokens"]:
         token |= {"id": ids[token["content"]], "normalized": True}
         out["model"]["vocab"][token["content"]] = token["id"]
@@ -113,133 +199,207 @@ def settled(
 
 # %% ../../nbs/xtts/vocabulary.ipynb #1b129f85
 def extend_vocab(
-    content:dict,   # Content of the base's `vocab.json`; not changed
-    texts=(),       # Normalised training texts of the new language
+    content: dict,  # Content of the base's `vocab.json`; not changed
+    texts=(),  # Normalised training texts of the new language
     language="ka",  # The new language
-    mode="bpe",     # `bpe`; `characters`: its letters only; `romanised`: nothing new
-    size=2000,      # For `bpe`: ids of the language at most, its tag and letters included; punctuation that the base lacks comes on top
-    carrier="tr",   # For `romanised`: the base's language whose tag Georgian goes under; Turkish is written as it is spoken and builds words of suffixes as Georgian does
-)->dict: # Content of the new `vocab.json`
+    mode="bpe",  # `bpe`; `characters`: its letters only; `romanised`: nothing new
+    size=2000,  # For `bpe`: ids of the language at most, its tag and letters included; punctuation that the base lacks comes on top
+    carrier="tr",  # For `romanised`: the base's language whose tag Georgian goes under; Turkish is written as it is spoken and builds words of suffixes as Georgian does
+) -> dict:  # Content of the new `vocab.json`
     "The base's vocabulary with a language appended; no old id, merge or text of another language changes. ConfigError for what does not fit."
     out = settled(content)
     model, texts = out["model"], [t.lower() for t in texts]
-    if _mode(mode, language) == "romanised": return _romanised(out, carrier)
+    if _mode(mode, language) == "romanised":
+        return _romanised(out, carrier)
     symbols = [c for c in alphabet(language, texts) if c not in model["vocab"]]
     own = list(LETTERS) if language == "ka" else [c for c in symbols if c.isalpha()]
-    if mode == "bpe" and not own: raise ConfigError(f"vocabulary.mode bpe: the base knows all letters of {language!r}, and new pieces of them would change how it reads its own languages; use characters")
+    if mode == "bpe" and not own:
+        raise ConfigError(
+            f"vocabulary.mode bpe: the base knows all letters of {language!r}, and new pieces of them would change how it reads its own languages; use characters"
+        )
     _append(out, [t for t in (f"[{language}]",) if t not in model["vocab"]] + symbols)
-    taken = 1 + sum(not set(t) - set(own) for t in model["vocab"])      # the tag; letters, and pieces of an earlier extension
-    if mode == "bpe": _append_merges(model, learn_merges(texts, own, size), _room(size, taken))
-    _route(out, [_routing(language, GEORGIAN if language == "ka" else "".join(own))] if own else [], language)
+    taken = 1 + sum(
+        not set(t) - set(own) for t in model["vocab"]
+    )  # the tag; letters, and pieces of an earlier extension
+    if mode == "bpe":
+        _append_merges(model, learn_merges(texts, own, size), _room(size, taken))
+    _route(
+        out,
+        [_routing(language, GEORGIAN if language == "ka" else "".join(own))] if own else [],
+        language,
+    )
     return out
 
 # %% ../../nbs/xtts/vocabulary.ipynb #a9bc9a92
-def _append(out:dict, tokens:list): # New tokens behind the last id; tags are declared too
+def _append(out: dict, tokens: list):  # New tokens behind the last id; tags are declared too
     for token in tokens:
         i = out["model"]["vocab"][token] = max(out["model"]["vocab"].values()) + 1
-        if len(token) > 1: out["added_tokens"].append(_added(token, i))
+        if len(token) > 1:
+            out["added_tokens"].append(_added(token, i))
 
-def _append_merges(model:dict, merges:list, room:int): # Merges that are not there yet, as far as there is room for their pieces
+
+def _append_merges(
+    model: dict, merges: list, room: int
+):  # Merges that are not there yet, as far as there is room for their pieces
     old = {tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]}
     as_text, ids = not model["merges"] or isinstance(model["merges"][0], str), model["vocab"]
     free = max(ids.values()) + 1
     for pair in merges:
         piece = "".join(pair)
-        if pair in old: continue
+        if pair in old:
+            continue
         if piece not in ids:
-            if not room: break
+            if not room:
+                break
             ids[piece], free, room = free, free + 1, room - 1
         model["merges"].append(" ".join(pair) if as_text else list(pair))
 
-def _route(out:dict, rules:list, tag:str): # New rules first, so that the old normaliser sees what it always saw; never twice
-    out["normalizer"] = _sequence(rules + [_sparing(r, tag) for r in _rules(out["normalizer"]) if r not in rules])
 
-def _sparing(rule:dict, tag:str)->dict: # A vocabulary of one language routes every tag to its own; not the new one any more
+def _route(
+    out: dict, rules: list, tag: str
+):  # New rules first, so that the old normaliser sees what it always saw; never twice
+    out["normalizer"] = _sequence(
+        rules + [_sparing(r, tag) for r in _rules(out["normalizer"]) if r not in rules]
+    )
+
+
+def _sparing(
+    rule: dict, tag: str
+) -> dict:  # A vocabulary of one language routes every tag to its own; not the new one any more
     whole = rule == _routing(str(rule.get("content"))[1:-1])
     return rule | {"pattern": {"Regex": rf"^\[(?!{tag}\])[a-z-]+\]"}} if whole else rule
 
 # %% ../../nbs/xtts/vocabulary.ipynb #34a4c387
-def _romanised(out:dict, carrier:str)->dict:
+def _romanised(out: dict, carrier: str) -> dict:
     "Georgian under another language's tag, in letters that the base knows."
     known = out["model"]["vocab"]
-    if f"[{carrier}]" not in known: raise ConfigError(f"vocabulary.mode romanised: the base has no language {carrier!r} to carry Georgian")
+    if f"[{carrier}]" not in known:
+        raise ConfigError(
+            f"vocabulary.mode romanised: the base has no language {carrier!r} to carry Georgian"
+        )
     missing = [c for c in "".join(map(romanize, LETTERS)) + PUNCTUATION if c not in known]
-    if missing: raise ConfigError(f"vocabulary.mode romanised: the base does not know {' '.join(map(repr, sorted(set(missing))))}; use characters or bpe")
+    if missing:
+        raise ConfigError(
+            f"vocabulary.mode romanised: the base does not know {' '.join(map(repr, sorted(set(missing))))}; use characters or bpe"
+        )
     _route(out, [_routing(carrier, GEORGIAN), *_spelling()], carrier)
     return out
 
 # %% ../../nbs/xtts/vocabulary.ipynb #814e6a99
 _TAG = re.compile(r"\[[a-z]{2,3}(-[a-z]+)?\]")
 
+
 class Vocabulary:
     "Text to ids as XTTS does it, but refusing what it does not know instead of mapping it to `[UNK]`."
-    def __init__(self,
-        content:dict,  # Content of `vocab.json`, ours or XTTS-v2's
-        language:str,  # The language tag put before the text
+
+    def __init__(
+        self,
+        content: dict,  # Content of `vocab.json`, ours or XTTS-v2's
+        language: str,  # The language tag put before the text
     ):
         self.content, self.language = content, language
         self.tokenizer = Tokenizer.from_str(json.dumps(content))
         self.ids = self.tokenizer.get_vocab()
         self.names = {i: t for t, i in self.ids.items()}
         lacking = [t for t in SPECIAL if t not in self.ids]
-        if lacking: raise XttsKaError(f"the vocabulary has no {' '.join(lacking)}; it is not one of XTTS")
+        if lacking:
+            raise XttsKaError(f"the vocabulary has no {' '.join(lacking)}; it is not one of XTTS")
         self.romanised = self.normalised("ა") != "ა"
         self._known(language)
 
     @classmethod
-    def load(cls,
-        path,          # A `vocab.json`
-        language=None, # Default: the language that the file routes to, or the only one in it
+    def load(
+        cls,
+        path,  # A `vocab.json`
+        language=None,  # Default: the language that the file routes to, or the only one in it
     ):
         "Read a file. MissingError for none, ConfigError when it has several languages and none was named."
-        if not Path(path).is_file(): raise MissingError(f"{path}: no vocabulary here; it is written by the stage xtts_init and copied into every export")
+        if not Path(path).is_file():
+            raise MissingError(
+                f"{path}: no vocabulary here; it is written by the stage xtts_init and copied into every export"
+            )
         content = read_json(path)
         return cls(content, language or default_language(content, path))
 
-    def _known(self, language:str)->str: # The language, when the model has its tag
-        if f"[{language}]" in self.ids or language == "ka" and self.romanised: return language
-        raise ConfigError(f"the vocabulary has no tag [{language}]; it was made for {self.languages}")
+    def _known(self, language: str) -> str:  # The language, when the model has its tag
+        if f"[{language}]" in self.ids or language == "ka" and self.romanised:
+            return language
+        raise ConfigError(
+            f"the vocabulary has no tag [{language}]; it was made for {self.languages}"
+        )
 
     @property
-    def languages(self): return [t[1:-1] for _, t in sorted(self.names.items()) if _TAG.fullmatch(t)]
+    def languages(self):
+        return [t[1:-1] for _, t in sorted(self.names.items()) if _TAG.fullmatch(t)]
+
     @property
-    def fingerprint(self): return digest(self.content)
+    def fingerprint(self):
+        return digest(self.content)
+
     @property
-    def start(self): return self.ids["[START]"]
+    def start(self):
+        return self.ids["[START]"]
+
     @property
-    def stop(self): return self.ids["[STOP]"]
-    def __len__(self): return max(self.ids.values()) + 1
-    def save(self, path): write_json(path, self.content)
-    def normalised(self, text:str)->str: # What the file's own normaliser makes of it
+    def stop(self):
+        return self.ids["[STOP]"]
+
+    def __len__(self):
+        return max(self.ids.values()) + 1
+
+    def save(self, path):
+        write_json(path, self.content)
+
+    def normalised(self, text: str) -> str:  # What the file's own normaliser makes of it
         return self.tokenizer.normalizer.normalize_str(text) if self.tokenizer.normalizer else text
 
-    def encode(self,
-        text:str,      # Normalised text
-        language=None, # Its language; default: that of the vocabulary
-    )->list[int]: # Ids, language tag first; START and STOP are added by the GPT
+    def encode(
+        self,
+        text: str,  # Normalised text
+        language=None,  # Its language; default: that of the vocabulary
+    ) -> list[int]:  # Ids, language tag first; START and STOP are added by the GPT
         "Ids of a normalised text; `XttsKaError` names the symbols the model does not know."
         tag = self.language if language is None else self._known(language)
-        if tag == "tr": text = text.replace("İ", "i") # as coqui does; `lower` would leave a loose dot
+        if tag == "tr":
+            text = text.replace("İ", "i")  # as coqui does; `lower` would leave a loose dot
         ids = self.tokenizer.encode(f"[{tag}]{text.strip().lower()}".replace(" ", "[SPACE]")).ids
         if self.ids["[UNK]"] in ids:
-            unknown = sorted({c for c in text.lower() if c != " " and self.ids["[UNK]"] in self.tokenizer.encode(c).ids})
-            raise XttsKaError(f"the model does not know {' '.join(map(repr, unknown))} in {text[:60]!r}: normalise the text for {tag!r} first (xtts_ka.text.normalize)")
+            unknown = sorted(
+                {
+                    c
+                    for c in text.lower()
+                    if c != " " and self.ids["[UNK]"] in self.tokenizer.encode(c).ids
+                }
+            )
+            raise XttsKaError(
+                f"the model does not know {' '.join(map(repr, unknown))} in {text[:60]!r}: normalise the text for {tag!r} first (xtts_ka.text.normalize)"
+            )
         return ids
 
-    def decode(self, ids)->str: # The text without tags, for showing; romanised Georgian comes back in its own letters
+    def decode(
+        self, ids
+    ) -> (
+        str
+    ):  # The text without tags, for showing; romanised Georgian comes back in its own letters
         names = (self.names[int(i)] for i in ids)
-        text = "".join(" " if n == "[SPACE]" else n for n in names if n == "[SPACE]" or not (n[0] == "[" and len(n) > 1))
+        text = "".join(
+            " " if n == "[SPACE]" else n
+            for n in names
+            if n == "[SPACE]" or not (n[0] == "[" and len(n) > 1)
+        )
         return deromanize(text) if self.romanised else text
 
 # %% ../../nbs/xtts/vocabulary.ipynb #fc6adc22
 def default_language(
-    content:dict, # Content of `vocab.json`
-    path="vocab.json", # Its name in the message
-)->str:
+    content: dict,  # Content of `vocab.json`
+    path="vocab.json",  # Its name in the message
+) -> str:
     "The language that the file routes Georgian letters to, or the only one in it; ConfigError when that is not one."
     t = Tokenizer.from_str(json.dumps(content))
     seen = t.normalizer.normalize_str("[xx]ა") if t.normalizer else ""
-    if seen == "[ka]ა" or seen[:1] == "[" and not seen.endswith("ა"): return "ka"
+    if seen == "[ka]ა" or seen[:1] == "[" and not seen.endswith("ა"):
+        return "ka"
     tags = sorted(t[1:-1] for t in t.get_vocab() if _TAG.fullmatch(t))
-    if len(tags) != 1: raise ConfigError(f"{path}: languages {', '.join(tags) or 'none'}; say which one is meant")
+    if len(tags) != 1:
+        raise ConfigError(f"{path}: languages {', '.join(tags) or 'none'}; say which one is meant")
     return tags[0]

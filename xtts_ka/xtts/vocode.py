@@ -23,12 +23,12 @@ WAYS = ("auto", "decoder", "vocoder")
 
 # %% ../../nbs/xtts/vocode.ipynb #0918ff93
 def hifi_mel(
-    mel:Tensor,    # [80, F] natural log of XTTS's power mel
-    cfg,           # `MelConfig` of the vocoder
-    rounds:int=30, # Of matching the bands
-)->Tensor: # [n_mels, F] log-mel as the vocoder wants it
+    mel: Tensor,  # [80, F] natural log of XTTS's power mel
+    cfg,  # `MelConfig` of the vocoder
+    rounds: int = 30,  # Of matching the bands
+) -> Tensor:  # [n_mels, F] log-mel as the vocoder wants it
     "From one front end to the other."
-    bands = _mel_transform(cfg.n_fft).mel_scale.fb.T                                      # [80, bins]
+    bands = _mel_transform(cfg.n_fft).mel_scale.fb.T  # [80, bins]
     power = (torch.linalg.pinv(bands) @ mel.exp()).abs().clamp_min(1e-10)
     power = match_bands(power, mel, bands, rounds)
     return (mel_bands(cfg) @ (power + cfg.eps).sqrt()).clamp_min(cfg.clamp).log()
@@ -36,85 +36,111 @@ def hifi_mel(
 # %% ../../nbs/xtts/vocode.ipynb #fba68c5a
 class CodeVocoder:
     "Codes to a waveform."
-    def __init__(self,
-        dvae,         # coqui's DiscreteVAE that the codes belong to
-        stats:Tensor, # [80] divisor of each bin of its mel
-        vocoder,      # From `vocoder.synthesize.open_vocoder`
-        name:str="",  # Of the vocoder, to report
+
+    def __init__(
+        self,
+        dvae,  # coqui's DiscreteVAE that the codes belong to
+        stats: Tensor,  # [80] divisor of each bin of its mel
+        vocoder,  # From `vocoder.synthesize.open_vocoder`
+        name: str = "",  # Of the vocoder, to report
     ):
         if (vocoder.mel.sample_rate, vocoder.mel.hop_length) != (RATE, HOP):
-            raise ConfigError(f"vocoder {name}: made for {vocoder.mel.sample_rate} Hz and a hop of "
-                              f"{vocoder.mel.hop_length}, XTTS's codes are of {RATE} Hz and {HOP}")
+            raise ConfigError(
+                f"vocoder {name}: made for {vocoder.mel.sample_rate} Hz and a hop of "
+                f"{vocoder.mel.hop_length}, XTTS's codes are of {RATE} Hz and {HOP}"
+            )
         self.dvae, self.stats, self.vocoder, self.name = dvae, stats, vocoder, name
 
     @torch.inference_mode()
-    def mel(self, codes:Tensor)->Tensor: # [n] -> [80, 4 n] natural log of XTTS's power mel
+    def mel(self, codes: Tensor) -> Tensor:  # [n] -> [80, 4 n] natural log of XTTS's power mel
         return self.dvae.decode(codes[None])[0][0] * self.stats[:, None]
 
     @torch.inference_mode()
-    def speak(self,
-        codes:Tensor,    # [n] long
-        speed:float=1.0, # Above 1: sooner said, at the same pitch
-    )->np.ndarray: # [T] float32 at 24 kHz
+    def speak(
+        self,
+        codes: Tensor,  # [n] long
+        speed: float = 1.0,  # Above 1: sooner said, at the same pitch
+    ) -> np.ndarray:  # [T] float32 at 24 kHz
         mel = hifi_mel(self.mel(codes), self.vocoder.mel)
         if speed != 1.0:
             mel = F.interpolate(mel[None], scale_factor=[1 / speed], mode="linear")[0]
-        wav = self.vocoder.generate(mel).cpu().numpy()                        # [n_mels, F] -> [F * 256]
+        wav = self.vocoder.generate(mel).cpu().numpy()  # [n_mels, F] -> [F * 256]
         return resample(wav, RATE, OUT_RATE)
 
-    def say(self, take, vector:Tensor, speed:float=1.0)->np.ndarray: # A `Decoded`, [1, 512, 1] -> [T] float32 at 24 kHz
+    def say(
+        self, take, vector: Tensor, speed: float = 1.0
+    ) -> np.ndarray:  # A `Decoded`, [1, 512, 1] -> [T] float32 at 24 kHz
         "A take by its codes."
         return self.speak(take.codes, speed)
 
+
 class LatentVocoder:
     "The GPT's latents to a waveform, by the acoustic network of the export and a vocoder: latents know the text, codes do not."
-    def __init__(self,
-        acoustic,    # `Acoustic` of the export
-        vocoder,     # From `vocoder.synthesize.open_vocoder`
-        name:str="", # Of the vocoder, to report
+
+    def __init__(
+        self,
+        acoustic,  # `Acoustic` of the export
+        vocoder,  # From `vocoder.synthesize.open_vocoder`
+        name: str = "",  # Of the vocoder, to report
     ):
         if acoustic.mel != vocoder.mel:
-            raise ConfigError(f"vocoder {name}: made for another mel than the acoustic network of this export: "
-                              f"{vocoder.mel} and {acoustic.mel}; train the vocoder with the export's")
+            raise ConfigError(
+                f"vocoder {name}: made for another mel than the acoustic network of this export: "
+                f"{vocoder.mel} and {acoustic.mel}; train the vocoder with the export's"
+            )
         self.acoustic, self.vocoder, self.name = acoustic, vocoder, name
 
     @torch.inference_mode()
-    def mel(self, latents:Tensor, vector:Tensor)->Tensor: # [n, D], [1, 512, 1] -> [n_mels, 4 n] log-mel
+    def mel(
+        self, latents: Tensor, vector: Tensor
+    ) -> Tensor:  # [n, D], [1, 512, 1] -> [n_mels, 4 n] log-mel
         return self.acoustic(latents[None], vector[..., 0])[0]
 
     @torch.inference_mode()
-    def say(self, take, vector:Tensor, speed:float=1.0)->np.ndarray: # A `Decoded`, [1, 512, 1] -> [T] float32 at 24 kHz
+    def say(
+        self, take, vector: Tensor, speed: float = 1.0
+    ) -> np.ndarray:  # A `Decoded`, [1, 512, 1] -> [T] float32 at 24 kHz
         "A take by its latents."
         mel = self.mel(take.latents, vector)
-        if speed != 1.0: mel = F.interpolate(mel[None], scale_factor=[1 / speed], mode="linear")[0]
+        if speed != 1.0:
+            mel = F.interpolate(mel[None], scale_factor=[1 / speed], mode="linear")[0]
         return resample(self.vocoder.generate(mel).cpu().numpy(), RATE, OUT_RATE)
 
+
 def find_vocoder(
-    folder, # An export
-)->Path|None:
+    folder,  # An export
+) -> Path | None:
     "The vocoder of the run that an export lies in: `<run>/vocoder`, seen from `<run>/xtts` or `<run>/full_pretrain/export`."
     above = Path(folder).resolve().parents[:2]
     return next((p / "vocoder" for p in above if (p / "vocoder" / "generator").is_dir()), None)
 
+
 def open_way(
-    folder,        # An export
-    stats:Tensor,  # [80] its mel_stats
-    way:str="auto", # `decoder`, `vocoder`, or `auto`: the vocoder where there is one
+    folder,  # An export
+    stats: Tensor,  # [80] its mel_stats
+    way: str = "auto",  # `decoder`, `vocoder`, or `auto`: the vocoder where there is one
     vocoder=None,  # Folder of a vocoder; default: that of the run
-)->CodeVocoder|LatentVocoder|None: # None: by the decoder
+) -> CodeVocoder | LatentVocoder | None:  # None: by the decoder
     "What turns a take into sound: by latents where the export has an acoustic network, else by codes. `MissingError` when the way asked for is not there."
-    from xtts_ka.xtts.acoustic import load_acoustic
     from xtts_ka.vocoder.synthesize import open_vocoder
+    from xtts_ka.xtts.acoustic import load_acoustic
     from xtts_ka.xtts.export import load_dvae
-    if way not in WAYS: raise ConfigError(f"--way {way!r}: give one of {', '.join(WAYS)}")
+
+    if way not in WAYS:
+        raise ConfigError(f"--way {way!r}: give one of {', '.join(WAYS)}")
     if way == "decoder":
-        if vocoder: raise ConfigError("--way decoder with --vocoder: leave one of them out")
+        if vocoder:
+            raise ConfigError("--way decoder with --vocoder: leave one of them out")
         return None
     asked = way == "vocoder" or vocoder is not None
     place = vocoder or find_vocoder(folder)
     if place is None and asked:
-        raise MissingError(f"--way vocoder: no vocoder beside {shown(folder)}; name one with --vocoder DIR")
+        raise MissingError(
+            f"--way vocoder: no vocoder beside {shown(folder)}; name one with --vocoder DIR"
+        )
     acoustic = load_acoustic(folder) if place is not None else None
-    if acoustic is not None: return LatentVocoder(acoustic, open_vocoder(place), shown(place))
-    if place is None or not asked and not (Path(folder) / "dvae.pth").is_file(): return None
+    if acoustic is not None:
+        return LatentVocoder(acoustic, open_vocoder(place), shown(place))
+    if place is None or not asked and not (Path(folder) / "dvae.pth").is_file():
+        return None
     return CodeVocoder(load_dvae(folder), stats, open_vocoder(place), shown(place))
