@@ -127,7 +127,7 @@ class Bench:
     def initialize(self, name, segments, language, **cfg):
         from xtts_ka.core.config import build
         from xtts_ka.xtts.config import InitConfig
-        from xtts_ka.xtts.initialize import XTTSModelInitializer
+        from xtts_ka.xtts.stage_init import XTTSModelInitializer
 
         dvae = dict(
             codes=256,
@@ -158,7 +158,7 @@ class Bench:
     def pretrain(self, name, segments, init, **cfg):
         from xtts_ka.core.config import build
         from xtts_ka.xtts.config import PretrainConfig
-        from xtts_ka.xtts.train import Pretrain
+        from xtts_ka.xtts.stage import Pretrain
 
         return Pretrain(
             build(PretrainConfig, cfg),

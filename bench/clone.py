@@ -26,11 +26,11 @@ import torch
 from xtts_ka.core.audio import read_audio, resample, set_level, write_audio
 from xtts_ka.core.randomness import seeded_step
 from xtts_ka.corpus.synthetic import SAMPLE_RATE, Synthesizer
-from xtts_ka.evaluate.recogniser import EARS
+from xtts_ka.evaluate.recogniser import TRAINING_VOICES
 from xtts_ka.speaker.encoders import SpeakerEncoder, load_encoder
 from xtts_ka.xtts.config import DecodeConfig
 from xtts_ka.xtts.export import load_stock
-from xtts_ka.xtts.mel import OUT_RATE
+from xtts_ka.xtts.features import OUTPUT_SAMPLE_RATE
 
 VOICES = ("steph", "alicia", "victor", "robert")
 HEARD = (
@@ -55,7 +55,9 @@ def record(folder, names):
             for k, text in enumerate(texts):
                 path = Path(folder) / name / f"{('heard', 'own')[kind]}-{k}.wav"
                 write_audio(
-                    path, set_level(synthesizer.speak(text, EARS[f"ear-{name}"]).wav), SAMPLE_RATE
+                    path,
+                    set_level(synthesizer.speak(text, TRAINING_VOICES[f"ear-{name}"]).wav),
+                    SAMPLE_RATE,
                 )
                 out[name][kind].append(path)
     return out
@@ -98,7 +100,7 @@ def clones(export, recordings):
         for k, text in enumerate(SAID):
             seeded_step(1, "clone", k)
             wav = stock.inference(text, "en", latents, vector, **options)["wav"]
-            out[name].append(resample(np.asarray(wav, np.float32), OUT_RATE, EAR_RATE))
+            out[name].append(resample(np.asarray(wav, np.float32), OUTPUT_SAMPLE_RATE, EAR_RATE))
     return out
 
 

@@ -24,9 +24,9 @@ from xtts_ka.evaluate.everyday import load_everyday
 from xtts_ka.evaluate.recogniser import Recogniser, error_rate
 from xtts_ka.xtts.config import DecodeConfig
 from xtts_ka.xtts.export import load_stock
+from xtts_ka.xtts.features import OUTPUT_SAMPLE_RATE
+from xtts_ka.xtts.infer import KaXtts
 from xtts_ka.xtts.join import join
-from xtts_ka.xtts.mel import OUT_RATE
-from xtts_ka.xtts.speak import KaXtts
 
 
 @torch.inference_mode()
@@ -91,7 +91,7 @@ def main():
             began = time.process_time()
             wav = speak()
             seconds[name] += time.process_time() - began
-            rows[name].append((text.said, hear.hear(wav, OUT_RATE)))
+            rows[name].append((text.said, hear.hear(wav, OUTPUT_SAMPLE_RATE)))
     out = {"run": args.run.name, **commit(), "texts": len(texts), "paths": {}}
     for name, pairs in rows.items():
         rate, low, high = error_rate(pairs)

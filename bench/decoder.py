@@ -46,10 +46,10 @@ class Run:
         clips: int,  # Of each voice
     ):
         from xtts_ka.corpus.clips import Clips
-        from xtts_ka.vocoder.synthesize import open_vocoder
+        from xtts_ka.vocoder.infer import open_vocoder
         from xtts_ka.xtts.dataset import load_clips
         from xtts_ka.xtts.export import load_dvae
-        from xtts_ka.xtts.speak import KaXtts
+        from xtts_ka.xtts.infer import KaXtts
 
         folder = Path(folder)
         self.model, self.dvae = (
@@ -70,7 +70,7 @@ class Run:
 
     def codes(self, i: int):  # [n] long
         from xtts_ka.xtts.dvae import encode
-        from xtts_ka.xtts.mel import code_mel
+        from xtts_ka.xtts.features import code_mel
 
         return encode(self.dvae, code_mel(self.clips.wav(i)) / self.stats[:, None])
 
@@ -78,7 +78,7 @@ class Run:
         return self.clips.wav(i).numpy(), 22050
 
     def by_vocoder(self, i):
-        from xtts_ka.evaluate.paths import hifi_mel
+        from xtts_ka.evaluate.chains import hifi_mel
         from xtts_ka.xtts.dvae import decode
 
         mel = decode(self.dvae, self.codes(i)) * self.stats[:, None]
@@ -87,7 +87,7 @@ class Run:
     def by_decoder(self, i):
         import torch
 
-        from xtts_ka.xtts.decode import teacher_latents
+        from xtts_ka.xtts.sampling import teacher_latents
 
         row, model = self.clips.rows[i], self.model
         cond, vector = model.voice(row.speaker_name)

@@ -17,9 +17,9 @@ from compare import commit
 def evaluate(run, texts, mos_clips, seed):
     "The test after it has spoken, and the flat metrics."
     from xtts_ka.core.config import build
+    from xtts_ka.evaluate.chains import Voices
     from xtts_ka.evaluate.config import EvaluateConfig
     from xtts_ka.evaluate.everyday import EverydayTest, run_options
-    from xtts_ka.evaluate.paths import Voices
     from xtts_ka.xtts.dataset import load_clips
     from xtts_ka.xtts.vocabulary import Vocabulary
 

@@ -70,7 +70,7 @@ def network(folder=None):
     "A trained network, or one trained now on SIGMORPHON's training part; and the CPU seconds of that."
     from xtts_ka.text.g2p_config import NeuralG2PConfig
     from xtts_ka.text.g2p_neural import load_g2p, train_g2p
-    from xtts_ka.text.phones import CONVENTIONS
+    from xtts_ka.text.phoneme_inventory import CONVENTIONS
 
     if folder:
         return load_g2p(folder), 0.0
@@ -104,7 +104,7 @@ def each(g2p):
 def rows(model=None, neural=True):
     "Table rows: system, collection, words, WER, PER, words a second and their ratio to ours."
     from xtts_ka.text.g2p import GraphemeToPhoneme
-    from xtts_ka.text.phones import NARROW, phoneme_error_rate, word_error_rate
+    from xtts_ka.text.phoneme_inventory import NARROW, phoneme_error_rate, word_error_rate
 
     collections = {
         "sigmorphon2021_dev": ("broad", "sigmorphon2021"),

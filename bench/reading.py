@@ -77,12 +77,12 @@ def spoken_errors(stage, texts, vocoder):
     "Character error rate of unseen texts, spoken greedily."
     import numpy as np
 
-    from xtts_ka.evaluate.paths import hifi_mel
+    from xtts_ka.evaluate.chains import hifi_mel
     from xtts_ka.evaluate.recogniser import Recogniser, error_rate
     from xtts_ka.xtts.config import DecodeConfig
-    from xtts_ka.xtts.decode import decode_batch
     from xtts_ka.xtts.dvae import decode
     from xtts_ka.xtts.fast import FastGPT
+    from xtts_ka.xtts.sampling import decode_batch
 
     stage.voices()
     voices, dvae, hear = sorted(stage.speakers), stage.dvae(), Recogniser()
@@ -122,8 +122,8 @@ def pad_picture(picture):
 
 def measure(run, name, changes, args, work):
     "Train a variant and judge it."
-    from xtts_ka.vocoder.synthesize import open_vocoder
-    from xtts_ka.xtts.train import Pretrain
+    from xtts_ka.vocoder.infer import open_vocoder
+    from xtts_ka.xtts.stage import Pretrain
 
     cfg = options(run, args.steps, args.preset, changes)
     began = time.process_time()
@@ -159,8 +159,8 @@ def recordings(folder, language, steps, seed, work):
     from xtts_ka.corpus.segment import SegmentConfig, segment_corpus
     from xtts_ka.corpus.sources import CorpusConfig, build_corpus
     from xtts_ka.xtts.config import InitConfig, PretrainConfig
-    from xtts_ka.xtts.initialize import XTTSModelInitializer
-    from xtts_ka.xtts.train import Pretrain
+    from xtts_ka.xtts.stage import Pretrain
+    from xtts_ka.xtts.stage_init import XTTSModelInitializer
 
     run = Path(work)
     build_corpus(

@@ -378,7 +378,7 @@ def bpe():
 
     from xtts_ka.core.config import build
     from xtts_ka.sovits.config import TextConfig
-    from xtts_ka.sovits.text import Bpe
+    from xtts_ka.sovits.text_encoder import Bpe
 
     sentences, cfg = _sentences(), build(TextConfig, dict(vocab_size=1256))
 

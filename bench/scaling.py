@@ -93,13 +93,13 @@ def shelves(hours, tmp):
     "Hours of log-mels: written, opened, and 2,000 clips read, as so many steps of training would."
     import numpy as np
 
-    from xtts_ka.corpus.clips import Shelf
+    from xtts_ka.corpus.clips import RaggedArray
 
     n, rows = round(hours * 3600 / SECONDS), round(SECONDS * 100)
     drawn = np.random.default_rng(0).integers(0, n, 2000)
 
     def use():
-        shelf = Shelf.write(
+        shelf = RaggedArray.write(
             tmp / "mels", (np.zeros((rows, 80), np.float16) for _ in range(n)), n * rows
         )
         for i in drawn:

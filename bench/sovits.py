@@ -28,8 +28,8 @@ def cache():
     from xtts_ka.sovits.ar import ArModel, Segment
     from xtts_ka.sovits.config import ArConfig, QuantizerConfig, SamplingConfig, TextConfig
     from xtts_ka.sovits.quantize import Quantizer
-    from xtts_ka.sovits.sample import write
-    from xtts_ka.sovits.text import TextEncoder
+    from xtts_ka.sovits.sampling import generate
+    from xtts_ka.sovits.text_encoder import TextEncoder
 
     torch.set_num_threads(1)
     seeded_step(0, "bench")
@@ -41,7 +41,7 @@ def cache():
     sampling = SamplingConfig(temperature=1.0, min_per_piece=TOKENS / 25, max_per_piece=TOKENS / 25)
 
     def go(cached):
-        return write(
+        return generate(
             net, [[Segment(list(range(300, 325)))]], sampling, [torch_rng(0, "bench")], cached
         )
 
@@ -91,7 +91,7 @@ def tokenizer(segments, out, overrides):
 
 def freely(s, sampling):
     "What a stage's model writes for the held-out sentences of the seen voices, and what its tokenizer reads in it."
-    from xtts_ka.sovits.semantic import plain
+    from xtts_ka.sovits.semantic import normalize_transcript
     from xtts_ka.sovits.train_semantic import char_error_rate
 
     rows, start = s.seen(), time.process_time()
@@ -100,7 +100,7 @@ def freely(s, sampling):
     read = s.tokenizer.texts([w.codes for w in written])
     return {
         "CER of what is written": char_error_rate(
-            (plain(s.clips.rows[i].text), t) for i, t in zip(rows, read)
+            (normalize_transcript(s.clips.rows[i].text), t) for i, t in zip(rows, read)
         ),
         "sentences": len(rows),
         "stopped": sum(w.stopped for w in written) / len(rows),
@@ -243,7 +243,7 @@ class Ears:
             ) from e
         from xtts_ka.evaluate.recogniser import Recogniser
         from xtts_ka.vocoder.config import MelConfig
-        from xtts_ka.vocoder.mel import LogMel
+        from xtts_ka.vocoder.features import LogMel
 
         self.recogniser, self.mos = Recogniser(), distillmos.ConvTransformerSQAModel().eval()
         self.mel = LogMel(MelConfig())
@@ -327,7 +327,7 @@ def decoded(model, wav, row, reference):
     "A clip by its tokens (prior), and by the latent of its recording (posterior)."
     import torch
 
-    from xtts_ka.sovits.decoder_train import cut
+    from xtts_ka.sovits.train_decoder import cut
 
     net = model.decoder.net
     codes = torch.from_numpy(model.tokenizer.encode(wav, 22050)).long()

@@ -36,13 +36,13 @@ class Step:
         from xtts_ka.core.config import build
         from xtts_ka.core.randomness import rng
         from xtts_ka.vocoder.config import VocoderConfig
-        from xtts_ka.vocoder.data import Clip, Source
+        from xtts_ka.vocoder.data import Source, VocoderClip
         from xtts_ka.vocoder.train import VocoderTask
 
         self.torch, self.device, self.bf16 = torch, device, precision == "bf16-mixed"
         self.cfg = build(VocoderConfig, dict(preset=preset, loop=dict(batch_size=batch)))
         clips = [
-            Clip(
+            VocoderClip(
                 Source(Path(), str(k)),
                 22050,
                 wav=(0.1 * rng(0, "clip", k).standard_normal(22050)).astype("float32"),
@@ -67,13 +67,13 @@ class Step:
 
     def original(self):
         "As published: nothing is frozen, the recording's branch has a graph."
-        from xtts_ka.vocoder.data import pair
+        from xtts_ka.vocoder.data import make_training_pair
         from xtts_ka.vocoder.losses import lsgan_d, lsgan_g
 
         net, judge = self.task.net.requires_grad_(True), self.task.judge.requires_grad_(True)
         self.task.log_mel.to(self.device), self.task.regression.to(self.device)
         with self.autocast():
-            mel, wav = pair(self.batch, self.task.log_mel)
+            mel, wav = make_training_pair(self.batch, self.task.log_mel)
             fake = net(mel)
             self.optimizers["d"].zero_grad(set_to_none=True)
             d = lsgan_d(judge(wav), judge(fake.detach()))
@@ -237,7 +237,7 @@ def _inference(preset):
 
 def _mel_distance(a, b):
     from xtts_ka.vocoder.config import MelConfig
-    from xtts_ka.vocoder.mel import LogMel
+    from xtts_ka.vocoder.features import LogMel
 
     log_mel = LogMel(MelConfig())
     return (log_mel(a) - log_mel(b)).abs().mean().item()
@@ -257,8 +257,8 @@ def light():
     import torch
     from compare import Row, cpu
 
+    from xtts_ka.vocoder.features import inverse_bands, mel_amplitude
     from xtts_ka.vocoder.generators import FastGenerator
-    from xtts_ka.vocoder.mel import inverse_bands, mel_amplitude
 
     torch.set_num_threads(1)
     mel, spec, big = some_mel(), FastGenerator(generator("spec")), FastGenerator(generator("v1"))

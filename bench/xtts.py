@@ -17,8 +17,8 @@ class Case:
 
         from xtts_ka.core.randomness import seeded_step, torch_rng
         from xtts_ka.xtts.config import DecodeConfig, GptConfig
-        from xtts_ka.xtts.decoder import make_decoder, widen
         from xtts_ka.xtts.gpt import make_gpt, quiet
+        from xtts_ka.xtts.waveform_decoder import make_decoder, pad_to_official_width
 
         torch.set_num_threads(1)
         seeded_step(1, "bench xtts")
@@ -41,7 +41,7 @@ class Case:
         self.hifi = make_decoder(dim, 512).eval()
         if channels < 512:
             self.hifi.waveform_decoder.load_state_dict(
-                widen(
+                pad_to_official_width(
                     make_decoder(dim, channels).waveform_decoder.state_dict(),
                     self.hifi.waveform_decoder.state_dict(),
                 )
@@ -83,7 +83,7 @@ class Case:
 
     def ours(self, engine, wave, batch=1):
         "All that `KaXtts` does after the text is written in ids."
-        from xtts_ka.xtts.decode import decode_batch
+        from xtts_ka.xtts.sampling import decode_batch
 
         done = decode_batch(
             engine, [self.cond] * batch, [self.ids[n:] for n in range(batch)], self.cfg
@@ -112,8 +112,8 @@ def _row(what, case, precision, batch, target):
     import torch
     from compare import Row, cpu
 
-    from xtts_ka.xtts.decode import teacher_latents
     from xtts_ka.xtts.fast import FastGPT, fast_latents
+    from xtts_ka.xtts.sampling import teacher_latents
 
     engine, wave = parts(case, precision)
     tokens, second, _ = case.coqui()
@@ -164,8 +164,8 @@ def first_sound():
     case, long = full(), 100
     engine, wave = parts(case, "int8")
     from xtts_ka.xtts.config import DecodeConfig
-    from xtts_ka.xtts.decode import decode_steps
-    from xtts_ka.xtts.speak import _portions
+    from xtts_ka.xtts.infer import _portions
+    from xtts_ka.xtts.sampling import decode_steps
 
     cfg = DecodeConfig(temperature=0, max_codes_per_id=1e-3, guard_extra=long)
 

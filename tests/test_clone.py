@@ -32,7 +32,7 @@ def spoken(folder):
 def trained(run, name):
     "A stage full_pretrain whose GPT is trained and whose voices are made."
     from xtts_ka.xtts.config import PretrainConfig
-    from xtts_ka.xtts.train import Pretrain
+    from xtts_ka.xtts.stage import Pretrain
 
     cfg = dict(
         gpt=dict(**GPT, loop=dict(steps=2, lr=2e-3, **LOOP)),

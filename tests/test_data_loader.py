@@ -12,12 +12,12 @@ from xtts_ka.core.audio import write_audio
 from xtts_ka.core.errors import ConfigError, ManifestError, MissingError
 from xtts_ka.core.loop import Batches
 from xtts_ka.core.manifest import Row, read_manifest, write_manifest
-from xtts_ka.corpus.clips import Shelf
+from xtts_ka.corpus.clips import RaggedArray
 from xtts_ka.xtts.config import AlignmentConfig, GptConfig
 from xtts_ka.xtts.data_loader import CollateFunction, DataManager, EpochBatches, XTTSDataset
 from xtts_ka.xtts.dataset import mel_shelf
+from xtts_ka.xtts.features import SAMPLE_RATE, n_codes
 from xtts_ka.xtts.filters import FilterConfig
-from xtts_ka.xtts.mel import RATE, n_codes
 from xtts_ka.xtts.vocabulary import Vocabulary, make_vocab
 
 WORDS = "დილა საღამო წყალი მზე მთვარე ვარსკვლავი ზღვა მთა".split()
@@ -31,7 +31,7 @@ def segments(folder, n=30, speakers=("ნინო", "gio"), **change):
         write_audio(
             folder / f"wavs/{i}.wav",
             (0.1 * np.sin(np.arange(samples) * 0.02 * (1 + i % 7))).astype(np.float32),
-            RATE,
+            SAMPLE_RATE,
         )
         rows.append(
             Row(
@@ -39,7 +39,7 @@ def segments(folder, n=30, speakers=("ნინო", "gio"), **change):
                 " ".join(WORDS[: 1 + i % 8]),
                 speakers[i % len(speakers)],
                 "val" if i % 10 == 9 else "train",
-                samples / RATE,
+                samples / SAMPLE_RATE,
             )
         )
     for i, what in change.items():
@@ -56,7 +56,7 @@ def run(tmp_path):
     data = DataManager(segments(tmp_path / "segments"), vocabulary)
     mel_shelf(data.clips, tmp_path / "init/references", "reference")
     lengths = [n_codes(data.clips.samples(i)) for i in range(len(data.clips))]
-    Shelf.write(
+    RaggedArray.write(
         tmp_path / "init/codes",
         ((np.arange(n) * 7 + i) % 32 for i, n in enumerate(lengths)),
         sum(lengths),
@@ -84,8 +84,8 @@ def gpt_task(run, data, **options):
         cfg,
         data.clips,
         data.vocabulary,
-        Shelf(run / "init/codes"),
-        Shelf(run / "init/references"),
+        RaggedArray(run / "init/codes"),
+        RaggedArray(run / "init/references"),
         held["stats"],
         held["codebook"],
     )
@@ -282,7 +282,7 @@ def test_shelves_of_other_clips_are_refused(run):
         XTTSDataset(
             DataManager(run / "more", data.vocabulary).clips,
             data.vocabulary,
-            codes=Shelf(run / "init/codes"),
+            codes=RaggedArray(run / "init/codes"),
         )
 
 

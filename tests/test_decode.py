@@ -14,9 +14,20 @@ from xtts_ka.core.errors import ConfigError, MissingError, XttsKaError
 from xtts_ka.core.files import read_json, write_json
 from xtts_ka.core.randomness import rng, seeded_step
 from xtts_ka.text.chunks import chunks
+from xtts_ka.xtts.commands import add_arguments, main
 from xtts_ka.xtts.config import DecodeConfig, GptConfig
-from xtts_ka.xtts.decode import (
-    Pace,
+from xtts_ka.xtts.fast import (
+    FastDecoder,
+    FastGPT,
+    fast_latents,
+    plain_generator,
+    settled,
+    stretched,
+)
+from xtts_ka.xtts.gpt import make_gpt, quiet
+from xtts_ka.xtts.infer import UNWATCHED, KaXtts
+from xtts_ka.xtts.sampling import (
+    LengthPrior,
     Watch,
     check_heads,
     decode_batch,
@@ -27,17 +38,6 @@ from xtts_ka.xtts.decode import (
     prefix,
     teacher_latents,
 )
-from xtts_ka.xtts.fast import (
-    FastDecoder,
-    FastGPT,
-    fast_latents,
-    plain_generator,
-    settled,
-    stretched,
-)
-from xtts_ka.xtts.gpt import make_gpt, quiet
-from xtts_ka.xtts.speak import UNWATCHED, KaXtts
-from xtts_ka.xtts.speak_command import add_arguments, main
 
 DEMO = Path(__file__).resolve().parents[1] / "outputs/demo"
 FREE = dict(temperature=1.0, top_k=0, top_p=1.0, max_codes_per_id=100)
@@ -195,7 +195,7 @@ def test_precisions_stay_close():
 
 def test_the_guard_ends_babble_and_the_best_of_several_stops():
     gpt = random_gpt(2, 64, 4, stop=-50.0)  # cannot stop
-    cond, pace = torch.randn(1, 32, 64), Pace(base=5, slope=1.5, spread=0.15)
+    cond, pace = torch.randn(1, 32, 64), LengthPrior(base=5, slope=1.5, spread=0.15)
     for ids in prompts(6, 60)[:6]:
         cut = decode_codes(FastGPT(gpt), cond, ids, DecodeConfig(**FREE), 1, pace)
         assert not cut.stopped and len(cut.codes) == min(
@@ -231,13 +231,13 @@ def test_pace_needs_different_texts():
 def demo():
     if not (DEMO / "xtts/model.pth").is_file() or not (DEMO / "xtts_init/codes").is_dir():
         pytest.skip("no demo export here; make run writes one")
-    from xtts_ka.corpus.clips import Shelf
+    from xtts_ka.corpus.clips import RaggedArray
     from xtts_ka.xtts.dataset import load_clips
 
     model = KaXtts(DEMO / "xtts", precision="float32")
     clips, codes = (
         load_clips(DEMO / "segments", model.vocabulary)[0],
-        Shelf(DEMO / "xtts_init/codes"),
+        RaggedArray(DEMO / "xtts_init/codes"),
     )
     train = clips.split("train")
     model.pace = fit_pace(
@@ -424,7 +424,11 @@ def test_every_precision_points_at_the_letter(speller):
 
 
 def test_the_text_decides_about_the_end(speller):
-    r, watch, pace = rng(3, "end"), speller_watch(speller), Pace(base=3, slope=2.6, spread=0.1)
+    r, watch, pace = (
+        rng(3, "end"),
+        speller_watch(speller),
+        LengthPrior(base=3, slope=2.6, spread=0.1),
+    )
     texts = [speller.text(int(n), r) for n in r.integers(5, 12, 8)]
 
     def say(end):
@@ -458,13 +462,13 @@ def test_the_text_decides_about_the_end(speller):
 
 
 def speller_watch(speller):
-    from xtts_ka.xtts.speak import watched
+    from xtts_ka.xtts.infer import watched
 
     return watched(speller.gpt, speller.ka, HEADS)
 
 
 def test_only_what_lost_words_is_spoken_again(speller, monkeypatch):
-    import xtts_ka.xtts.decode as module
+    import xtts_ka.xtts.sampling as module
 
     r, watch, jobs, real = rng(4, "again"), speller_watch(speller), [], decode_batch
     monkeypatch.setattr(module, "decode_batch", lambda *a: (jobs.append(len(a[2])), real(*a))[1])
@@ -499,8 +503,8 @@ def test_only_what_lost_words_is_spoken_again(speller, monkeypatch):
 @pytest.fixture(scope="session")
 def spelling(speller, tmp_path_factory):
     "The speller as an export that names its heads."
-    from xtts_ka.xtts.decoder import make_decoder
     from xtts_ka.xtts.export import write_export
+    from xtts_ka.xtts.waveform_decoder import make_decoder
 
     seeded_step(5, "spelling")
     narrow = make_decoder(64, 16).eval()
@@ -654,7 +658,7 @@ def test_no_file_is_read_and_overwritten(export, tmp_path, monkeypatch):
 def test_the_vocoder_speaks_where_there_is_one(spelling, tmp_path, capsys):
     "With Griffin-Lim in its place: what matters is which way is taken and that the length is right."
     from xtts_ka.vocoder.config import MelConfig
-    from xtts_ka.vocoder.synthesize import GriffinLim
+    from xtts_ka.vocoder.infer import GriffinLim
     from xtts_ka.xtts.config import DvaeConfig
     from xtts_ka.xtts.dvae import make_dvae
     from xtts_ka.xtts.vocode import CodeVocoder
@@ -774,7 +778,7 @@ def test_coquis_modules_stay_as_they_were(export):
 
 
 def test_a_decoder_of_full_width_is_not_cut():
-    from xtts_ka.xtts.decoder import make_decoder
+    from xtts_ka.xtts.waveform_decoder import make_decoder
 
     seeded_step(2, "full width")
     net = make_decoder(32, 48).waveform_decoder.eval()
@@ -786,7 +790,7 @@ def test_a_decoder_of_full_width_is_not_cut():
 
 
 def test_a_decoder_of_free_widths_is_cut_to_them():
-    from xtts_ka.xtts.decoder import make_decoder, make_generator, widen
+    from xtts_ka.xtts.waveform_decoder import make_decoder, make_generator, pad_to_official_width
 
     seeded_step(2, "free widths")
     sizes, kernels = [48, 32, 16, 16, 16], [[3, 7, 11], [7], [3, 7], []]
@@ -794,7 +798,7 @@ def test_a_decoder_of_free_widths_is_cut_to_them():
         make_generator(32, sizes, kernels).eval(),
         make_decoder(32).waveform_decoder.eval(),
     )
-    official.load_state_dict(widen(narrow.state_dict(), official.state_dict()))
+    official.load_state_dict(pad_to_official_width(narrow.state_dict(), official.state_dict()))
     fast, z, g = FastDecoder(official), torch.randn(1, 32, 40), torch.randn(1, 512, 1)
     assert [fast.net.conv_pre.out_channels, *(up.out_channels for up in fast.net.ups)] == sizes
     assert [hasattr(b, "convs1") for b in fast.net.resblocks] == [
@@ -839,9 +843,9 @@ def test_pieces_fit_and_are_the_text(words, gaps, most):
 @pytest.fixture(scope="session")
 def export(tmp_path_factory):
     "A model of random weights in the official layout."
-    from xtts_ka.xtts.decoder import make_decoder
     from xtts_ka.xtts.export import write_export
     from xtts_ka.xtts.vocabulary import Vocabulary, make_vocab
+    from xtts_ka.xtts.waveform_decoder import make_decoder
 
     seeded_step(4, "export")
     ka = Vocabulary(make_vocab("ka"), "ka")

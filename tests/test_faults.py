@@ -208,16 +208,18 @@ def test_disk_full_while_a_report_is_written(report_run, tmp_path, monkeypatch, 
 
 def test_a_mapped_file_claims_its_space(tmp_path):
     "A page of a mapped file that finds no room would end the process with SIGBUS."
-    from xtts_ka.corpus.clips import Shelf
+    from xtts_ka.corpus.clips import RaggedArray
 
     with Disk(tmp_path / "small", 200_000) as disk:
         with pytest.raises(OSError, match="No space left|File too large"):
-            Shelf.write(tmp_path / "small/shelf", iter([np.zeros((2000, 80), np.float32)]), 2000)
+            RaggedArray.write(
+                tmp_path / "small/shelf", iter([np.zeros((2000, 80), np.float32)]), 2000
+            )
         assert not list((tmp_path / "small").iterdir())
         disk.resize(4 << 20)
         assert (
             len(
-                Shelf.write(
+                RaggedArray.write(
                     tmp_path / "small/shelf", iter([np.ones((2000, 80), np.float32)]), 2000
                 )[0]
             )
@@ -609,14 +611,14 @@ def test_paths_that_lead_out(tmp_path, counted):
 def carriers():
     "Every function that reads tensors or arrays from a file: (name of the file, how to read it)."
     from xtts_ka.core.checkpoint import read_tensors
-    from xtts_ka.corpus.clips import Shelf
+    from xtts_ka.corpus.clips import RaggedArray
     from xtts_ka.speaker.create_speaker_embeddings import load_vector
     from xtts_ka.speaker.embedding_visualization import _vector
     from xtts_ka.speaker.encoders import load_speechbrain
     from xtts_ka.vocoder.checkpoint import load_generator
     from xtts_ka.vocoder.config import MelConfig
     from xtts_ka.vocoder.discriminators import load_discriminators
-    from xtts_ka.vocoder.mel import load_mel
+    from xtts_ka.vocoder.features import load_mel
     from xtts_ka.vocoder.wvmos import load_wvmos
     from xtts_ka.xtts.base import load_tensors
     from xtts_ka.xtts.export import load_dvae
@@ -632,7 +634,7 @@ def carriers():
         "dvae.pth": lambda p: load_dvae(p.parent),
         "a.npy": _vector,
         "mel.npy": lambda p: load_mel(p, MelConfig(), trust=True),
-        "frames.npy": lambda p: Shelf(p.parent),
+        "frames.npy": lambda p: RaggedArray(p.parent),
     }
 
 

@@ -52,7 +52,7 @@ def test_every_choice_has_a_reason(text):
 
 
 def test_recipe_is_of_one_piece(recipe):
-    from xtts_ka.xtts.mel import CODE, RATE
+    from xtts_ka.xtts.features import CODE_STRIDE, SAMPLE_RATE
 
     init, train = recipe.xtts_init, recipe.full_pretrain
     assert (
@@ -66,7 +66,10 @@ def test_recipe_is_of_one_piece(recipe):
         init.vocabulary.mode == "bpe" and init.vocabulary.size == recipe.language.vocab_size == 2000
     )
     padded = recipe.segments.max_seconds + 2 * recipe.segments.pad_seconds
-    assert recipe.segments.max_seconds <= init.max_seconds and padded * RATE / CODE < 605 - 2
+    assert (
+        recipe.segments.max_seconds <= init.max_seconds
+        and padded * SAMPLE_RATE / CODE_STRIDE < 605 - 2
+    )
     assert (
         train.decoder.start == "keep"
         and train.gpt.reference == "other"
@@ -213,8 +216,8 @@ def test_it_runs_on_a_small_base(root, releases, text, monkeypatch):
     from xtts_ka.corpus.sources import build_corpus
     from xtts_ka.pipeline.stages import load_run
     from xtts_ka.xtts.base import find_base, write_random_base
-    from xtts_ka.xtts.initialize import XTTSModelInitializer
-    from xtts_ka.xtts.train import Pretrain
+    from xtts_ka.xtts.stage import Pretrain
+    from xtts_ka.xtts.stage_init import XTTSModelInitializer
 
     monkeypatch.setenv("XTTS_KA_ROOT", str(releases))
     write_random_base(releases / "models/xtts_v2", "tiny")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from xtts_ka.text.g2p import GraphemeToPhoneme, PhonemeProcessor, read_pronunciations
 from xtts_ka.text.letters import LETTERS, SYSTEMS, deromanize, romanize
-from xtts_ka.text.phones import edits, inventory, p2g
+from xtts_ka.text.phoneme_inventory import edits, inventory, p2g
 
 GOLDEN = Path(__file__).parent / "golden/ka_narrow.tsv"
 many = settings(max_examples=2000, deadline=None, database=None, derandomize=True)

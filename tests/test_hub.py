@@ -358,7 +358,7 @@ def test_a_sovits_model_writes_the_same_tokens(tmp_path):
     from xtts_ka.core.randomness import torch_rng
     from xtts_ka.sovits.ar import Segment
     from xtts_ka.sovits.config import SamplingConfig
-    from xtts_ka.sovits.sample import write
+    from xtts_ka.sovits.sampling import generate
     from xtts_ka.sovits.train_ar import load_ar, save_ar
     from xtts_ka.sovits.train_semantic import SemanticTokenizer
 
@@ -371,7 +371,7 @@ def test_a_sovits_model_writes_the_same_tokens(tmp_path):
     for folder in ("m", "back"):
         net, bpe = load_ar(tmp_path / folder, SemanticTokenizer.load(tmp_path / folder))
         said.append(
-            write(
+            generate(
                 net,
                 [[Segment(bpe.encode("დილა"))]],
                 SamplingConfig(max_per_piece=3),

@@ -53,9 +53,9 @@ def test_beside_a_training(tmp_path):
                 child.stderr.read().decode() if child.poll() is not None else "no log"
             )
             time.sleep(0.02)
-        from xtts_ka.pipeline.monitor import look
+        from xtts_ka.pipeline.monitor import scan_run
 
-        (seen,), _ = look(tmp_path / "run")
+        (seen,), _ = scan_run(tmp_path / "run")
         began = time.monotonic()
         done = monitor("--dir", tmp_path / "run", "--watch", "--interval", 1)
         assert done.returncode == 0, done.stderr

@@ -82,7 +82,7 @@ def tones(folder, letters, language, seed):
 
 def initialize(segments, out, language, **cfg):
     from xtts_ka.xtts.config import InitConfig
-    from xtts_ka.xtts.initialize import XTTSModelInitializer
+    from xtts_ka.xtts.stage_init import XTTSModelInitializer
 
     stage = XTTSModelInitializer(
         build(InitConfig, dict(dvae=DVAE, **cfg)), segments, out, language, 1
@@ -96,7 +96,7 @@ def initialize(segments, out, language, **cfg):
 
 def pretrain(segments, init, out, steps=6, decoder=DECODER, replay=None, **gpt):
     from xtts_ka.xtts.config import PretrainConfig
-    from xtts_ka.xtts.train import Pretrain
+    from xtts_ka.xtts.stage import Pretrain
 
     cfg = dict(
         gpt=dict(**GPT, loop=dict(steps=steps, lr=2e-3, **LOOP), **gpt),
@@ -156,7 +156,7 @@ def taught(tmp_path_factory):
 
 def test_old_ids_stay_and_new_ones_speak(taught):
     from xtts_ka.xtts.base import Base
-    from xtts_ka.xtts.speak import KaXtts
+    from xtts_ka.xtts.infer import KaXtts
 
     root, stage = taught
     base, new = Base(root / "base"), stage.vocabulary

@@ -6,7 +6,7 @@ import torch
 
 from xtts_ka.core.loop import fit
 from xtts_ka.core.manifest import Row
-from xtts_ka.corpus.clips import Clips, Shelf
+from xtts_ka.corpus.clips import Clips, RaggedArray
 from xtts_ka.xtts.config import AlignmentConfig, GptConfig
 from xtts_ka.xtts.gpt import GptTask, start_from_codebook
 from xtts_ka.xtts.vocabulary import Vocabulary, make_vocab
@@ -34,9 +34,9 @@ def speech(tmp_path, clips=24):
     frames = [rng.standard_normal((4 * len(c), 80)).astype(np.float32) for c in codes]
     return {
         "clips": Clips(rows, tmp_path),
-        "codes": Shelf.write(tmp_path / "codes", codes, total),
-        "references": Shelf.write(tmp_path / "references", frames, 4 * total),
-        "mels": Shelf.write(tmp_path / "mels", frames, 4 * total),
+        "codes": RaggedArray.write(tmp_path / "codes", codes, total),
+        "references": RaggedArray.write(tmp_path / "references", frames, 4 * total),
+        "mels": RaggedArray.write(tmp_path / "mels", frames, 4 * total),
         "times": times,
     }
 

@@ -230,7 +230,7 @@ def greedy(stock, cond, ids, codes_per_id=2):
     import torch
 
     from xtts_ka.xtts.config import DecodeConfig
-    from xtts_ka.xtts.decode import decode_codes
+    from xtts_ka.xtts.sampling import decode_codes
 
     gpt, text = stock.gpt, torch.tensor([ids])
     ours = decode_codes(gpt, cond, ids, DecodeConfig(temperature=0, max_codes_per_id=codes_per_id))

@@ -15,8 +15,8 @@ from xtts_ka.core.errors import AudioError, CheckpointError, ConfigError, Missin
 from xtts_ka.core.loop import LoopConfig, fit
 from xtts_ka.core.manifest import Row
 from xtts_ka.core.randomness import rng, seeded_step, torch_rng
-from xtts_ka.corpus.clips import Clips, Shelf
-from xtts_ka.sovits.ar import ArModel, Segment, along, collate, to_grid
+from xtts_ka.corpus.clips import Clips, RaggedArray
+from xtts_ka.sovits.ar import ArModel, Segment, collate, pointer_positions, to_grid
 from xtts_ka.sovits.config import (
     ArConfig,
     ArLoop,
@@ -27,9 +27,9 @@ from xtts_ka.sovits.config import (
     TextConfig,
 )
 from xtts_ka.sovits.infer import Reference, Sovits, load_model, proportioned
-from xtts_ka.sovits.sample import write
-from xtts_ka.sovits.semantic import Letters, SemanticNet
-from xtts_ka.sovits.text import Bpe
+from xtts_ka.sovits.sampling import generate
+from xtts_ka.sovits.semantic import CharVocabulary, SemanticNet
+from xtts_ka.sovits.text_encoder import Bpe
 from xtts_ka.sovits.train_ar import ArTask, load_ar, save_ar
 from xtts_ka.sovits.train_semantic import SemanticTask, SemanticTokenizer, char_error_rate
 
@@ -49,7 +49,7 @@ TEXT = TextConfig(vocab_size=320, dim=48, heads=2)
 def tokenizer(**quantizer):
     "Untrained: its codes are as good as any where only their order counts."
     seeded_step(0, "tokenizer")
-    letters = Letters.of(TEXTS)
+    letters = CharVocabulary.of(TEXTS)
     return SemanticTokenizer(
         SemanticNet(
             SemanticConfig(
@@ -64,7 +64,7 @@ def tokenizer(**quantizer):
 def task(tmp_path, steps, tok=None, **cfg):
     "Eight utterances of two speakers with tokens drawn by lot, so that nothing can be guessed."
     tok = tok or tokenizer(levels=[4, 4, 4])
-    codes = Shelf.write(
+    codes = RaggedArray.write(
         tmp_path / "codes",
         (
             rng(0, "code", k).integers(tok.codes, size=(10 + k, tok.books)).astype(np.int16)
@@ -138,7 +138,7 @@ def test_written_files_come_back_and_misfits_are_named(tmp_path):
     jobs = [[Segment(t.ids[0])]]
     assert torch.equal(
         *(
-            write(n, jobs, SamplingConfig(temperature=0, max_per_piece=3), [torch_rng(0, "x")])[
+            generate(n, jobs, SamplingConfig(temperature=0, max_per_piece=3), [torch_rng(0, "x")])[
                 0
             ].codes
             for n in (net, again)
@@ -171,7 +171,7 @@ def test_cache_equals_no_cache_at_length(tmp_path):
     net = t.models()["ar"].eval()
 
     def go(cache):
-        return write(
+        return generate(
             net,
             [[t.segment(1), Segment(t.ids[0])]],
             SamplingConfig(temperature=1, min_per_piece=15, max_per_piece=15),
@@ -201,10 +201,14 @@ def test_every_letter_gets_its_tokens_in_order(seed):
 def test_pointer_in_training_and_in_use():
     "The pointer begins at the first piece and ends at the last, in each pattern; a jump is learned as far as it can be told."
     codes = torch.arange(8).view(4, 2)
-    assert along([1, 1, 3, 4], 6, to_grid(codes, "parallel", 16)) == [0, 1, 3, 4, 5]
-    assert along([1, 1, 3, 4], 6, to_grid(codes, "delay", 16)) == [0, 1, 3, 4, 5] and along(
-        [0, 2], 3, to_grid(codes[:2], "flat", 16), 2
-    ) == [0, 0, 2, 2, 2]
+    assert pointer_positions([1, 1, 3, 4], 6, to_grid(codes, "parallel", 16)) == [0, 1, 3, 4, 5]
+    assert pointer_positions([1, 1, 3, 4], 6, to_grid(codes, "delay", 16)) == [
+        0,
+        1,
+        3,
+        4,
+        5,
+    ] and pointer_positions([0, 2], 3, to_grid(codes[:2], "flat", 16), 2) == [0, 0, 2, 2, 2]
     grid = to_grid(codes, "parallel", 16)
     batch = collate(
         [[Segment(None, grid), Segment([5, 6, 7, 8, 9, 4], grid, at=[0, 0, 1, 5, 5])]],
@@ -223,9 +227,9 @@ def test_pointer_in_training_and_in_use():
 def test_long_text_is_refused_before_work(tmp_path):
     net = task(tmp_path, 2, max_positions=64).models()["ar"].eval()
     with pytest.raises(ConfigError, match="ar.max_positions"):
-        write(net, [[Segment(list(range(40)))]], SamplingConfig(), [torch_rng(0, "z")])
+        generate(net, [[Segment(list(range(40)))]], SamplingConfig(), [torch_rng(0, "z")])
     with pytest.raises(ConfigError, match="no text to speak"):
-        write(net, [[Segment(None)]], SamplingConfig(), [torch_rng(0, "z")])
+        generate(net, [[Segment(None)]], SamplingConfig(), [torch_rng(0, "z")])
 
 
 @pytest.fixture

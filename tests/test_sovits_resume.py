@@ -23,7 +23,7 @@ FORK.set_forkserver_preload(
         "lightning_fabric",
         "librosa",
         "xtts_ka.sovits.train_ar",
-        "xtts_ka.sovits.decoder_train",
+        "xtts_ka.sovits.train_decoder",
         "xtts_ka.sovits.train_semantic",
     ]
 )
@@ -51,7 +51,7 @@ LOOP = dict(
 
 def material(folder):
     "Eight clips of two voices that hum their tokens."
-    from xtts_ka.corpus.clips import Clips, Shelf
+    from xtts_ka.corpus.clips import Clips, RaggedArray
 
     codes = [rng(0, "codes", k).integers(0, 16, (12 + k, 1)).astype(np.int16) for k in range(8)]
     for k, c in enumerate(codes):
@@ -65,7 +65,9 @@ def material(folder):
         Row(f"{k}.wav", t, "ab"[k % 2], split="val" if k > 5 else "train")
         for k, t in enumerate(TEXTS)
     ]
-    return Clips(rows, folder, 22050), Shelf.write(folder / "codes", codes, sum(map(len, codes)))
+    return Clips(rows, folder, 22050), RaggedArray.write(
+        folder / "codes", codes, sum(map(len, codes))
+    )
 
 
 def make(kind, folder):
@@ -79,12 +81,12 @@ def make(kind, folder):
         TextConfig,
     )
     from xtts_ka.sovits.decoder_config import DecoderConfig, DecoderLoop
-    from xtts_ka.sovits.semantic import Letters, SemanticNet
-    from xtts_ka.sovits.text import Bpe, TextEncoder
+    from xtts_ka.sovits.semantic import CharVocabulary, SemanticNet
+    from xtts_ka.sovits.text_encoder import Bpe, TextEncoder
     from xtts_ka.sovits.train_semantic import SemanticTokenizer
 
     clips, codes = material(folder)
-    letters, text = Letters.of(TEXTS), TextConfig(vocab_size=320, dim=16, heads=2)
+    letters, text = CharVocabulary.of(TEXTS), TextConfig(vocab_size=320, dim=16, heads=2)
     semantic = SemanticConfig(
         dim=32,
         heads=2,
@@ -95,10 +97,10 @@ def make(kind, folder):
         loop=SemanticLoop(**LOOP),
     )
     if kind == "tokenizer":
-        from xtts_ka.corpus.clips import Clips, Shelf
+        from xtts_ka.corpus.clips import Clips, RaggedArray
         from xtts_ka.sovits.train_semantic import SemanticTask
 
-        mels = Shelf.write(
+        mels = RaggedArray.write(
             folder / "mels",
             (rng(0, "mel", k).normal(size=(4 * (20 + k), 80)).astype(np.float32) for k in range(8)),
             sum(4 * (20 + k) for k in range(8)),
@@ -120,7 +122,7 @@ def make(kind, folder):
             bpe,
             tokenizer,
         )
-    from xtts_ka.sovits.decoder_train import DecoderTask
+    from xtts_ka.sovits.train_decoder import SovitsDecoderTask
 
     cfg = DecoderConfig(
         hidden=16,
@@ -143,7 +145,7 @@ def make(kind, folder):
         loop=DecoderLoop(**LOOP),
     )
     seeded_step(0, "reader")
-    return DecoderTask(
+    return SovitsDecoderTask(
         cfg,
         clips,
         codes,
@@ -217,9 +219,9 @@ def test_full_decoder_takes_a_step(tmp_path, preset):
     from xtts_ka.corpus.clips import Clips
     from xtts_ka.sovits.config import QuantizerConfig, TextConfig
     from xtts_ka.sovits.decoder_config import DecoderConfig, DecoderLoop
-    from xtts_ka.sovits.decoder_train import DecoderTask
     from xtts_ka.sovits.quantize import Quantizer
-    from xtts_ka.sovits.text import Bpe, TextEncoder
+    from xtts_ka.sovits.text_encoder import Bpe, TextEncoder
+    from xtts_ka.sovits.train_decoder import SovitsDecoderTask
 
     clips, codes = material(tmp_path)
     text = TextConfig(vocab_size=320, dim=192)
@@ -231,7 +233,7 @@ def test_full_decoder_takes_a_step(tmp_path, preset):
         loop=dict(steps=2, batch_size=1, validate_every=0, save_every=2),
     )
     clips = Clips(clips.rows, clips.folder, cfg.sample_rate)
-    task = DecoderTask(
+    task = SovitsDecoderTask(
         cfg,
         clips,
         codes,

@@ -12,7 +12,7 @@ from xtts_ka.core.errors import ConfigError
 from xtts_ka.core.loop import fit
 from xtts_ka.core.manifest import Row
 from xtts_ka.core.randomness import seeded_step, torch_rng
-from xtts_ka.corpus.clips import Clips, Shelf
+from xtts_ka.corpus.clips import Clips, RaggedArray
 from xtts_ka.sovits import commands
 from xtts_ka.sovits.ar import ArModel, Segment
 from xtts_ka.sovits.config import (
@@ -24,13 +24,13 @@ from xtts_ka.sovits.config import (
     TextConfig,
 )
 from xtts_ka.sovits.decoder_config import DecoderConfig
-from xtts_ka.sovits.decoder_train import Decoder
 from xtts_ka.sovits.infer import Reference, Sovits, joined, load_model, save_model, trimmed_sound
 from xtts_ka.sovits.quantize import Quantizer
-from xtts_ka.sovits.sample import Limits, write
-from xtts_ka.sovits.semantic import Letters, SemanticNet
-from xtts_ka.sovits.text import Bpe, TextEncoder
+from xtts_ka.sovits.sampling import Limits, generate
+from xtts_ka.sovits.semantic import CharVocabulary, SemanticNet
+from xtts_ka.sovits.text_encoder import Bpe, TextEncoder
 from xtts_ka.sovits.train_ar import ArTask, everyday
+from xtts_ka.sovits.train_decoder import Decoder
 from xtts_ka.sovits.train_semantic import SemanticTokenizer
 from xtts_ka.sovits.vits2 import Vits2
 from xtts_ka.text.chunks import closed
@@ -68,7 +68,7 @@ def test_the_pointer_decides_about_the_end(end, stay):
     limits, n = Limits(stay=5, tail=7, after=2, pace=20.0), 9
 
     def go(limits):
-        return write(
+        return generate(
             swayed(end, stay),
             [[Segment(list(range(n)))]],
             GREEDY,
@@ -124,7 +124,7 @@ def corner(
 
 def speller() -> SemanticTokenizer:
     "A tokenizer whose corner n spells letter n, so that what is written can be read without errors."
-    letters = Letters.of(TEXTS)
+    letters = CharVocabulary.of(TEXTS)
     cfg = SemanticConfig(
         dim=32, heads=2, before=0, after=0, kernel=5, quantizer=QuantizerConfig(levels=[3] * 6)
     )
@@ -181,7 +181,12 @@ def model(tmp_path_factory):
         loop=loop,
     )
     task = ArTask(
-        cfg, TEXT, clips, Shelf.write(out / "codes", codes, sum(map(len, codes))), bpe, tokenizer
+        cfg,
+        TEXT,
+        clips,
+        RaggedArray.write(out / "codes", codes, sum(map(len, codes))),
+        bpe,
+        tokenizer,
     )
     fit(task, loop, out / "ar")
     small = dict(

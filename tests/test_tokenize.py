@@ -15,7 +15,7 @@ from test_cli import refused
 from xtts_ka.core.audio import write_audio
 from xtts_ka.core.files import sha256_file
 from xtts_ka.core.manifest import read_rejects
-from xtts_ka.corpus.clips import Shelf
+from xtts_ka.corpus.clips import RaggedArray
 from xtts_ka.pipeline.cli import main
 
 CLIPS, BAD = (
@@ -50,12 +50,12 @@ def home(tmp_path_factory):
 
     from xtts_ka.core.randomness import seeded_step
     from xtts_ka.sovits.config import SemanticConfig
-    from xtts_ka.sovits.semantic import Letters, SemanticNet
+    from xtts_ka.sovits.semantic import CharVocabulary, SemanticNet
     from xtts_ka.sovits.train_semantic import SemanticTokenizer
 
     root = tmp_path_factory.mktemp("ტოკენები და tokens")
     seeded_step(0, "tokenizer")
-    letters = Letters.of(["დილა მშვიდობისა"])
+    letters = CharVocabulary.of(["დილა მშვიდობისა"])
     SemanticTokenizer(
         SemanticNet(SemanticConfig(dim=64, heads=2, before=2, kernel=5), len(letters)).eval(),
         letters,
@@ -131,7 +131,7 @@ def test_one_process(home, alone):
     from xtts_ka.sovits.train_semantic import SemanticTokenizer
 
     assert set(alone) == {"codes/frames.npy", "codes/index.json", "rejects.csv"}
-    shelf, rejects = Shelf(home / "alone/codes"), read_rejects(home / "alone/rejects.csv")
+    shelf, rejects = RaggedArray(home / "alone/codes"), read_rejects(home / "alone/rejects.csv")
     why = {Path(r.item).name: r.reason.partition(":")[0] for r in rejects}
     assert (
         set(why) == {*BAD, "half a line"}

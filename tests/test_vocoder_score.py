@@ -16,8 +16,8 @@ from xtts_ka.core.randomness import rng, seeded_step
 from xtts_ka.corpus.synthetic import Synthesizer
 from xtts_ka.vocoder.commands import add_arguments, main
 from xtts_ka.vocoder.config import GeneratorConfig, MelConfig
-from xtts_ka.vocoder.measures import MEASURES, Clip, measure
-from xtts_ka.vocoder.mel import LogMel, griffin_lim, pad_to_hop
+from xtts_ka.vocoder.features import LogMel, griffin_lim, pad_to_hop
+from xtts_ka.vocoder.measures import MEASURES, ScoredClip, measure
 from xtts_ka.vocoder.score import score_folder
 
 SENTENCES = {
@@ -96,11 +96,14 @@ def degraded(recordings):
         LogMel(MelConfig()),
         {},
     )
-    clips = {n: Clip(w, RATE) for n, w in recordings.items()}
+    clips = {n: ScoredClip(w, RATE) for n, w in recordings.items()}
     for way, spoil in WAYS.items():
         rows = [
             measure(
-                c, Clip(np.ascontiguousarray(spoil(c.wav), dtype=np.float32), RATE), names, mel
+                c,
+                ScoredClip(np.ascontiguousarray(spoil(c.wav), dtype=np.float32), RATE),
+                names,
+                mel,
             )[0]
             for c in clips.values()
         ]
@@ -154,12 +157,12 @@ def test_lag_of_another_phase(recordings):
 def test_pesq_and_stoi(recordings):
     pytest.importorskip("pesq", reason="the extra package pesq is not installed")
     pytest.importorskip("pystoi", reason="the package pystoi is not installed")
-    wav = Clip(recordings["ბებია"], RATE)
+    wav = ScoredClip(recordings["ბებია"], RATE)
 
     def score(way):
         return measure(
             wav,
-            Clip(np.ascontiguousarray(WAYS[way](wav.wav), dtype=np.float32), RATE),
+            ScoredClip(np.ascontiguousarray(WAYS[way](wav.wav), dtype=np.float32), RATE),
             ["pesq", "stoi", "estoi"],
             LogMel(MelConfig()),
         )[0]

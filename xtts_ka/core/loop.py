@@ -82,7 +82,7 @@ _FREE = {
 }
 
 
-def _binding(cfg) -> dict:
+def _resume_options(cfg) -> dict:
     "The options that decide what the weights become: a run can only go on with the same ones."
     values = {k: v for k, v in to_dict(cfg).items() if k not in _FREE}
     values["processes"] = values.pop("devices") * values.pop("num_nodes")
@@ -244,7 +244,7 @@ class Batches:
         return self.task.collate([self.task.item(i, m // self.per_epoch) for i in self.indices(m)])
 
 # %% ../../nbs/core/loop.ipynb #aef0913a
-def _deaf(_):
+def _ignore_signals(_):
     "Workers leave signals to the parent, and end with it."
     for s in (signal.SIGINT, signal.SIGTERM):
         signal.signal(s, signal.SIG_IGN)
@@ -262,7 +262,7 @@ def _stream(batches: Batches, first: int, last: int, pin: bool):
             batch_size=None,
             sampler=range(first, last),
             num_workers=batches.cfg.workers,
-            worker_init_fn=_deaf,
+            worker_init_fn=_ignore_signals,
             generator=torch_rng(batches.cfg.seed, "loader"),
             pin_memory=pin,
         )
@@ -435,7 +435,7 @@ def _lock(folder):
         yield
 
 # %% ../../nbs/core/loop.ipynb #2406b889
-class _Team:
+class _Distributed:
     "What processes do together; alone it does nothing."
 
     def __init__(self, fabric):
@@ -510,7 +510,7 @@ class _Run:
     "The state of one `fit` call."
 
     def __init__(self, task, cfg: LoopConfig, out_dir, fabric):
-        self.task, self.cfg, self.fabric, self.team = task, cfg, fabric, _Team(fabric)
+        self.task, self.cfg, self.fabric, self.team = task, cfg, fabric, _Distributed(fabric)
         self.root, self.path = Path(out_dir) / "checkpoints", Path(out_dir) / "metrics.jsonl"
         self.step, self.items, self.bad, self.doubts = 0, 0, {}, []
         self.best, self.best_step, self.pending = None, None, {}
@@ -570,7 +570,10 @@ def _differences(old: dict, new: dict) -> str:
 
 def _identity(task, cfg) -> dict:
     "What a checkpoint must agree with: options, and a digest of each entry of the task's fingerprint."
-    return {**_binding(cfg), **{f"task.{k}": digest(v)[:16] for k, v in task.fingerprint().items()}}
+    return {
+        **_resume_options(cfg),
+        **{f"task.{k}": digest(v)[:16] for k, v in task.fingerprint().items()},
+    }
 
 
 def _checked(task, cfg, root) -> Checkpoint | None:
@@ -668,7 +671,7 @@ def _phase(run, name: str, micro: list, scale: float):
     run.log.add({f"grad/{name}": norm})
     for group, rate in zip(optimizer.param_groups, run.rates[name]):
         group["lr"] = rate * scale
-    if _sound(run, name, total + norm):
+    if _is_finite(run, name, total + norm):
         optimizer.step()
 
 
@@ -683,13 +686,13 @@ def _clip(params: list, limit: float):
     )
 
 
-def _sound(run, phase: str, value) -> bool:
+def _is_finite(run, phase: str, value) -> bool:
     "Whether to step. `value` is loss + norm: finite if both are."
     run.doubts.append((run.step, phase, value))
-    return not run.eager or _settle(run)
+    return not run.eager or _check_finite(run)
 
 
-def _settle(run) -> bool:
+def _check_finite(run) -> bool:
     "Look at the values collected; raise after more than `max_nonfinite` bad steps of a phase in a row."
     doubts, run.doubts = run.doubts, []
     values = _numbers([v for *_, v in doubts])
@@ -730,7 +733,7 @@ def _one_step(run, stream):
 
 def _write_line(run):
     "A line of kind train."
-    _settle(run)
+    _check_finite(run)
     means = run.log.means()
     if run.team.size > 1:
         import torch
@@ -777,7 +780,7 @@ def _scored(run) -> dict:
 
 def _validate(run):
     "Score, log, and keep the best."
-    _settle(run)
+    _check_finite(run)
     values = run.fabric.broadcast(_scored(run)) if run.team.size > 1 else _scored(run)
     row = {k if "/" in k or k == "score" else f"val/{k}": v for k, v in values.items()}
     run.log.line({"kind": "val", "step": run.step, **row, "items": run.items, **run.log.times()})
@@ -798,7 +801,7 @@ def _weights(run, best: bool) -> dict:
 
 def _save(run, tag=None):
     "Write a checkpoint; only process 0 writes, all wait."
-    _settle(run)
+    _check_finite(run)
     run.log.sync()
     state = {
         "step": run.step,

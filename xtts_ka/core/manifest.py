@@ -17,7 +17,7 @@ from pathlib import Path
 from .audio import check_audio as _check_audio
 from .errors import AudioError, ManifestError, PathError
 from .files import atomic_write
-from .paths import inside, outside, shown
+from .paths import display_path, inside, outside
 
 # %% ../../nbs/core/manifest.ipynb #f215311a
 COLUMNS = (
@@ -79,7 +79,7 @@ class Manifest:
     def summary(self) -> str:  # One line for the log
         "How many lines were kept, how many rejected and for what."
         why = Counter(r.reason.split(":")[0] for r in self.rejects)
-        text = f"{shown(self.path)}: {len(self.rows)} rows of {len(self.speakers)} speakers"
+        text = f"{display_path(self.path)}: {len(self.rows)} rows of {len(self.speakers)} speakers"
         return text + (
             f"; {len(self.rejects)} lines rejected: "
             + ", ".join(f"{n} {w}" for w, n in why.most_common())
@@ -94,12 +94,12 @@ def _lines(path: Path) -> list:  # [(line number, text or None)]; None: not UTF-
         data = path.read_bytes()
     except FileNotFoundError:
         raise ManifestError(
-            f"{shown(path)}: no such file; a folder of recordings needs a `metadata.csv` with the header {'|'.join(COLUMNS)}"
+            f"{display_path(path)}: no such file; a folder of recordings needs a `metadata.csv` with the header {'|'.join(COLUMNS)}"
         ) from None
     except OSError as e:
-        raise ManifestError(f"{shown(path)}: cannot be read: {e.strerror}") from None
+        raise ManifestError(f"{display_path(path)}: cannot be read: {e.strerror}") from None
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise ManifestError(f"{shown(path)}:1: the file is UTF-16; save it as UTF-8")
+        raise ManifestError(f"{display_path(path)}:1: the file is UTF-16; save it as UTF-8")
     data = data.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, as Excel writes it
     try:
         lines = data.decode().split("\n")
@@ -121,7 +121,7 @@ def _decoded(raw: bytes) -> str | None:
 
 def _columns(path: Path, number: int, header: str | None) -> list:
     "The column names, or a `ManifestError` that says what is wrong with the first line."
-    at, right = f"{shown(path)}:{number}", "|".join(COLUMNS)
+    at, right = f"{display_path(path)}:{number}", "|".join(COLUMNS)
     if header is None:
         raise ManifestError(f"{at}: the header is not UTF-8; save the file as UTF-8")
     if "\r" in header:
@@ -226,14 +226,14 @@ def read_manifest(
     lines = _lines(path)
     if not lines:
         raise ManifestError(
-            f"{shown(path)}: the file is empty; the first line must be {'|'.join(COLUMNS)}"
+            f"{display_path(path)}: the file is empty; the first line must be {'|'.join(COLUMNS)}"
         )
     columns = _columns(path, *lines[0])
     if not lines[1:]:
         raise ManifestError(
-            f"{shown(path)}: no rows after the header; add a line for each recording"
+            f"{display_path(path)}: no rows after the header; add a line for each recording"
         )
-    rows, rejects, seen, name = [], [], {}, shown(path)
+    rows, rejects, seen, name = [], [], {}, display_path(path)
     for number, line in lines[1:]:
         try:
             if line is None:
@@ -290,7 +290,7 @@ def write_manifest(
         )
         if why:
             raise ManifestError(
-                f"{shown(path)}: row {n} ({row.audio_file!r}) cannot be written: {why}; mend the row first"
+                f"{display_path(path)}: row {n} ({row.audio_file!r}) cannot be written: {why}; mend the row first"
             )
         seen.add(key)
         lines.append("|".join(values))

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from ..core.audio import check_audio as _check_audio
 from ..core.errors import AudioError, ConfigError, ManifestError, MissingError, PathError
 from ..core.manifest import COLUMNS, SCRIPTS, Manifest, Reject, Row, read_manifest
-from ..core.paths import inside, outside, resolve, shown
+from ..core.paths import display_path, inside, outside, resolve
 
 # %% ../../nbs/corpus/loaders.ipynb #c7c2b8a3
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff")
@@ -70,7 +70,7 @@ def _lines(path: Path) -> Iterator:  # (line number, text; None: not UTF-8)
         data = path.read_bytes()
     except OSError as e:
         raise ManifestError(
-            f"{shown(path)}: cannot be read: {e.strerror}; see the table of formats in corpus.loaders"
+            f"{display_path(path)}: cannot be read: {e.strerror}; see the table of formats in corpus.loaders"
         ) from None
     for n, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if not raw.strip():
@@ -105,7 +105,7 @@ def _table(
     n, names, fault = next(rows, (1, [], "the file is empty"))
     if fault or set(needed) - set(names):
         raise ManifestError(
-            f"{shown(path)}:{n}: {fault or 'no column ' + ', '.join(sorted(set(needed) - set(names)))}; the first line must name {', '.join(needed)}"
+            f"{display_path(path)}:{n}: {fault or 'no column ' + ', '.join(sorted(set(needed) - set(names)))}; the first line must name {', '.join(needed)}"
         )
     for n, parts, fault in rows:
         fault = fault or (
@@ -125,7 +125,7 @@ def _said(path: Path) -> tuple:  # (text, fault) of a transcript file
 
 
 def _named(o, path: Path) -> str:
-    return f"{o.shown}/{path.relative_to(o.root).as_posix()}"  # As `shown`, which is slow for a hundred thousand files
+    return f"{o.shown}/{path.relative_to(o.root).as_posix()}"  # As `display_path`, which is slow for a hundred thousand files
 
 
 def _sounds(folder: Path) -> list:  # Paths below, sorted; hidden ones left out
@@ -152,7 +152,7 @@ def _common_voice(root: Path, o) -> Iterator:
             if row:
                 part[row["path"]] = speaker_part[row["client_id"]] = _PARTS[name]
     for path in (files[n] for n in main):
-        said = shown(path)
+        said = display_path(path)
         for n, row, fault in _table(path, "\t", ("client_id", "path", "sentence")):
             tested = {"val": "val", "test": "test"}.get(speaker_part.get(row.get("client_id")), "")
             split = (
@@ -202,7 +202,7 @@ def _fleurs(root: Path, o) -> Iterator:
         if not path.is_file():
             continue
         said, places = (
-            shown(path),
+            display_path(path),
             [p for p in (f"audio/{name}", name, f"wav/{name}", "audio", "") if (root / p).is_dir()],
         )
         for n, row, fault in _fields(path, "\t", 4):
@@ -228,7 +228,7 @@ def _fleurs(root: Path, o) -> Iterator:
 # %% ../../nbs/corpus/loaders.ipynb #6d48985e
 def _ljspeech(root: Path, o) -> Iterator:
     "Rows of `metadata.csv` without header."
-    path, said = root / "metadata.csv", shown(root / "metadata.csv")
+    path, said = root / "metadata.csv", display_path(root / "metadata.csv")
     for n, row, fault in _fields(path, "|", 2, 3):
         name = row[0].strip() if row else ""
         file = next(
@@ -268,7 +268,7 @@ def _coqui_tables(root: Path) -> dict:  # file -> part
 def _coqui(root: Path, o) -> Iterator:
     "Rows of coqui's tables."
     for path, part in _coqui_tables(root).items():
-        said = shown(path)
+        said = display_path(path)
         for n, row, fault in _table(path, "|", ("audio_file", "text")):
             extra = {k: v for k, v in row.items() if k not in COLUMNS and k != "split" and v}
             split = _PARTS.get(row.get("split", ""), part)
@@ -301,7 +301,7 @@ def _vctk(root: Path, o) -> Iterator:
     )
     if not sounds:
         raise ManifestError(
-            f"{shown(root)}: no folders txt and wav48_silence_trimmed (or wav48) here; is it VCTK? See the table of formats in corpus.loaders"
+            f"{display_path(root)}: no folders txt and wav48_silence_trimmed (or wav48) here; is it VCTK? See the table of formats in corpus.loaders"
         )
     for p in _sounds(sounds):
         if p.stem.endswith("_mic2"):
@@ -436,7 +436,7 @@ def find_format(
     if any(p.with_suffix(s).is_file() for p in _sounds(path) for s in (".txt", ".lab")):
         return "folder", path
     raise ManifestError(
-        f"{shown(path)}: no corpus is recognised here. Looked for metadata.csv ({'|'.join(COLUMNS)}, or LJSpeech's), *.tsv of Common Voice or FLEURS, "
+        f"{display_path(path)}: no corpus is recognised here. Looked for metadata.csv ({'|'.join(COLUMNS)}, or LJSpeech's), *.tsv of Common Voice or FLEURS, "
         "txt/ with wav48*/ of VCTK, *.normalized.txt of LibriTTS, and recordings with a .txt or .lab of the same name"
     )
 
@@ -537,7 +537,7 @@ def read_corpus(
     path = resolve(path)
     if not path.exists():
         raise MissingError(
-            f"{shown(path)}: no such folder; give the folder into which the corpus was unpacked"
+            f"{display_path(path)}: no such folder; give the folder into which the corpus was unpacked"
         )
     root = path if path.is_dir() else path.parent
     if format == "auto" and path.is_file() and path.name not in ("metadata.csv", "validated.tsv"):
@@ -550,13 +550,19 @@ def read_corpus(
         and split not in _PARTS
         and not (kind == "common_voice" and (root / f"{split}.tsv").is_file())
     ):
-        raise ConfigError(f"split={split!r}: no such part in {shown(root)}; use train, val or test")
+        raise ConfigError(
+            f"split={split!r}: no such part in {display_path(root)}; use train, val or test"
+        )
     script, wanted = LANGUAGE_SCRIPTS.get(language), _PARTS.get(split, "")
     if kind == "manifest":
         return _own(path, root, script, wanted, check_audio, max_seconds)
     o, judge = (
         SimpleNamespace(
-            language=language, split=split, speaker_name=speaker_name, root=root, shown=shown(root)
+            language=language,
+            split=split,
+            speaker_name=speaker_name,
+            root=root,
+            shown=display_path(root),
         ),
         _Judge(root, script, check_audio, max_seconds),
     )
@@ -582,7 +588,7 @@ def read_corpus(
             files[f.audio_file] = f.file
     if not rows and not rejects:
         raise ManifestError(
-            f"{shown(root)}: no recordings in the format {kind}{f' with split {split!r}' if split else ''}; see the table in corpus.loaders"
+            f"{display_path(root)}: no recordings in the format {kind}{f' with split {split!r}' if split else ''}; see the table in corpus.loaders"
         )
     columns = (*COLUMNS, "split", "duration", *dict.fromkeys(k for r in rows for k in r.extra))
     return Corpus(root, rows, rejects, columns, root, kind, files)
@@ -604,7 +610,7 @@ def _own(
     rows = [r for r in m.rows if not split or _PARTS.get(r.split, r.split) == split]
     if not rows and not m.rejects:
         raise ManifestError(
-            f"{shown(m.path)}: no rows with split {split!r}; it has {dict(Counter(r.split or 'none' for r in m.rows))}"
+            f"{display_path(m.path)}: no rows with split {split!r}; it has {dict(Counter(r.split or 'none' for r in m.rows))}"
         )
     return Corpus(
         m.path,
@@ -613,5 +619,5 @@ def _own(
         m.columns,
         root,
         "manifest",
-        {r.audio_file: shown(m.path) for r in rows},
+        {r.audio_file: display_path(m.path) for r in rows},
     )

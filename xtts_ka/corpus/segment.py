@@ -32,7 +32,7 @@ from xtts_ka.core.manifest import (
     write_manifest,
     write_rejects,
 )
-from ..core.paths import shown, slug
+from ..core.paths import display_path, slug
 from ..core.progress import bar
 from .split import SPLITS, assign_splits
 
@@ -439,7 +439,7 @@ def segment_corpus(
     out_dir.mkdir(parents=True, exist_ok=True)
     done = list(_entries(given.rows, cfg, corpus_dir, out_dir))
     rejects = list(given.rejects) + [
-        Reject(r.line, item, reason, shown(given.path))
+        Reject(r.line, item, reason, display_path(given.path))
         for r, e in done
         for item, reason in e["rejects"]
     ]
@@ -456,7 +456,7 @@ def segment_corpus(
     ]
     if not rows:
         raise ManifestError(
-            f"{shown(given.path)}: no clip is left of {len(given.rows) + len(given.rejects)} rows; {shown(out_dir / 'rejects.csv')} says why for each"
+            f"{display_path(given.path)}: no clip is left of {len(given.rows) + len(given.rejects)} rows; {display_path(out_dir / 'rejects.csv')} says why for each"
         )
     rows = assign_splits(
         rows, dict(val=cfg.val_fraction, test=cfg.test_fraction), seed, by=cfg.split

@@ -17,7 +17,7 @@ from ..core.config import config
 from ..core.errors import AudioError, ConfigError, ManifestError, MissingError, PathError
 from ..core.files import atomic_write, fresh_dir, write_json
 from ..core.manifest import Manifest, Reject, Row, write_manifest, write_rejects
-from ..core.paths import resolve, shown, slug
+from ..core.paths import display_path, resolve, slug
 from ..core.progress import bar
 from ..core.randomness import rng
 from .compose import compose
@@ -332,7 +332,7 @@ def _nothing_left(source: Manifest, rejects: list) -> str:
     why = Counter(r.reason.split(":")[0] for r in rejects)
     first = rejects[0]
     return (
-        f"{shown(source.path)}: all {len(rejects)} lines were rejected ({', '.join(f'{n} {w}' for w, n in why.most_common())}); "
+        f"{display_path(source.path)}: all {len(rejects)} lines were rejected ({', '.join(f'{n} {w}' for w, n in why.most_common())}); "
         f"the first, line {first.line}: {first.item}: {first.reason}"
     )
 

@@ -31,7 +31,7 @@ from ..corpus.sources import CorpusConfig
 from ..corpus.synthetic import SAMPLE_RATE, VOICES, Synthesizer
 from .metrics import edit_table, repeated_stretches, skipped_words
 from .recogniser import Recogniser, counted_rate
-from ..sovits.semantic import plain
+from ..sovits.semantic import normalize_transcript
 from ..text.normalize import normalize
 
 # %% ../../nbs/evaluate/everyday.ipynb #c51f2687
@@ -89,15 +89,15 @@ def lexicon_forms() -> set:
     for a in adjectives:
         out |= {adjective(a, case) for case in CASES} | {a + "ა"}
     out |= {w for t in recombine(3000, 1, max_words=14, made_up=0) for w in words(t)}
-    return {plain(w) for w in out}
+    return {normalize_transcript(w) for w in out}
 
 
-def training_texts() -> set:  # As `plain` gives them
+def training_texts() -> set:  # As `normalize_transcript` gives them
     "Texts and parts of texts that the package holds for corpora."
     names = sorted(p.name for p in (files("xtts_ka") / "data").iterdir())
     names = [n for n in names if re.fullmatch(r".*_ka\.t\w+", n) and n not in APART]
     cells = {c for n in names for line in _data(n) for c in line.split("\t") if words(c)}
-    return {plain(normalize(c, "ka").text) for c in cells} | lexicon_forms()
+    return {normalize_transcript(normalize(c, "ka").text) for c in cells} | lexicon_forms()
 
 
 def unseen_words(
@@ -105,7 +105,7 @@ def unseen_words(
     known: set,  # Words that occur in training
 ) -> list:
     "Words of a text that training never had."
-    return [w for w in plain(text).split() if w not in known]
+    return [w for w in normalize_transcript(text).split() if w not in known]
 
 
 def unseen_share(
@@ -153,7 +153,7 @@ def turns(
 
 
 def outcome(
-    spoken,  # `xtts.speak.Spoken` or `sovits.infer.Speech`
+    spoken,  # `xtts.infer.Spoken` or `sovits.infer.Speech`
 ) -> dict:
     "What a model says about its own speech. Older models do not look for missing words."
     return {
@@ -251,7 +251,7 @@ def open_xtts(
     folder,  # An export
 ) -> dict:  # Path -> `KaXtts`
     "As `xtts-ka speak` opens it; where that takes the run's vocoder, by the export's own decoder as well."
-    from xtts_ka.xtts.speak import KaXtts
+    from xtts_ka.xtts.infer import KaXtts
 
     own = KaXtts(folder, precision="float32")
     if "way" not in inspect.signature(KaXtts).parameters:
@@ -268,7 +268,7 @@ def say_xtts(
     seed: int,
 ) -> list:  # of `Take`, in the order of the jobs
     "All texts, speaker by speaker."
-    from xtts_ka.xtts.mel import OUT_RATE
+    from xtts_ka.xtts.features import OUTPUT_SAMPLE_RATE
 
     out = {}
     for speaker in dict.fromkeys(s for _, s in jobs):
@@ -279,7 +279,7 @@ def say_xtts(
             return model.speak_many(texts, voice, cfg, seed, speaker)
 
         for k, spoken in zip(mine, attempts(speak, [jobs[k][0].text for k in mine])):
-            out[k] = take(path, jobs[k], spoken, OUT_RATE)
+            out[k] = take(path, jobs[k], spoken, OUTPUT_SAMPLE_RATE)
     return [out[k] for k in range(len(jobs))]
 
 
@@ -325,7 +325,7 @@ def score_row(
     t: Take,
 ) -> dict:
     "A take in numbers."
-    said, heard = plain(t.said), plain(t.heard)
+    said, heard = normalize_transcript(t.said), normalize_transcript(t.heard)
     a, b = said.replace(" ", ""), heard.replace(" ", "")
     seconds = len(t.wav) / t.rate
 
@@ -491,7 +491,7 @@ class EverydayTest:
         clips,  # `Clips` of the run
         out,  # Gets `everyday.json` and `everyday/`
         language: str,  # That the run speaks
-        voices=None,  # `evaluate.paths.Voices`; None: likeness is left out
+        voices=None,  # `evaluate.chains.Voices`; None: likeness is left out
         seed: int = 1,
     ):
         self.cfg, self.run, self.clips, self.out, self.voices, self.seed = (
@@ -616,13 +616,13 @@ class EverydayTest:
 
     def about(self) -> dict:
         "How many texts, and how new they are to this run."
-        train = [plain(self.clips.rows[i].text) for i in self.clips.split("train")]
+        train = [normalize_transcript(self.clips.rows[i].text) for i in self.clips.split("train")]
         known, texts = {w for t in train for w in t.split()}, [t for t, _ in self.jobs]
         unseen = round(unseen_share(texts, known) * len(texts))
         return {
             "texts": len(texts),
             "texts with an unseen word": f"{unseen} of {len(texts)}",
-            "texts in training": sum(plain(t.said) in set(train) for t in texts),
+            "texts in training": sum(normalize_transcript(t.said) in set(train) for t in texts),
         }
 
     def finish(self) -> dict:  # Flat metrics

@@ -45,7 +45,7 @@ def _config(args) -> int:
 
 
 def _report(args) -> int:
-    from xtts_ka.core.paths import shown
+    from xtts_ka.core.paths import display_path
     from xtts_ka.pipeline.report import write_report
     from xtts_ka.pipeline.state import Progress
 
@@ -53,7 +53,7 @@ def _report(args) -> int:
         raise ConfigError(
             f"{args.run_dir}: no {Progress.FILE} there; give the folder of a run, for example outputs/demo"
         )
-    print(shown(write_report(args.run_dir)))
+    print(display_path(write_report(args.run_dir)))
     return 0
 
 
@@ -184,7 +184,7 @@ def _parsers_text(sub):
 
 _MODULES = {  # Command -> module with `add_arguments`, function, help
     "speak": (
-        "xtts_ka.xtts.speak_command",
+        "xtts_ka.xtts.commands",
         "main",
         "speak a sentence with a trained voice into a WAV file",
     ),

@@ -18,7 +18,7 @@ import xtts_ka
 from ..core.config import to_dict
 from ..core.errors import ConfigError
 from ..core.files import digest, sha256_file, tree_digest
-from ..core.paths import resolve, shown
+from ..core.paths import display_path, resolve
 from .stages import run_language
 
 # %% ../../nbs/pipeline/fingerprint.ipynb #26c1af7a
@@ -201,7 +201,7 @@ def notebook_cells(
         return json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
     except FileNotFoundError:
         raise ConfigError(
-            f"{shown(path)}: no such notebook; run from the repository, or set XTTS_KA_ROOT to it"
+            f"{display_path(path)}: no such notebook; run from the repository, or set XTTS_KA_ROOT to it"
         ) from None
     except (ValueError, KeyError, TypeError) as e:
-        raise ConfigError(f"{shown(path)}: not a notebook ({e})") from None
+        raise ConfigError(f"{display_path(path)}: not a notebook ({e})") from None

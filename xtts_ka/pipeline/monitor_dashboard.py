@@ -11,8 +11,8 @@ import io
 from pathlib import Path
 
 from ..core.paths import resolve
-from ..core.progress import where
-from .monitor import _HEAD, _cells, _notes, look, plot_training
+from ..core.progress import display_mode
+from .monitor import _HEAD, _cells, _notes, plot_training, scan_run
 
 # %% ../../nbs/pipeline/monitor_dashboard.ipynb #61c09566
 _TABLE = """<div lang="en"><table style="font-variant-numeric: tabular-nums"><tr>{% for h in head %}<th>{{ h }}</th>{% endfor %}</tr>
@@ -22,7 +22,7 @@ _TABLE = """<div lang="en"><table style="font-variant-numeric: tabular-nums"><tr
 
 def table_html(
     seen: list,
-    stages: dict,  # Of `look`
+    stages: dict,  # Of `scan_run`
 ) -> str:
     "The table as HTML; names are text."
     from jinja2 import Environment
@@ -53,7 +53,7 @@ class MonitorDashboard:
 
     def look(self):
         "Read everything anew."
-        self.seen, self.stages = look(self.dir)
+        self.seen, self.stages = scan_run(self.dir)
         return self
 
     def still(self) -> list:  # IPython display objects
@@ -65,7 +65,7 @@ class MonitorDashboard:
     def _ipython_display_(self):
         from IPython.display import display
 
-        display(*([self.widget()] if where() == "notebook" else self.still()))
+        display(*([self.widget()] if display_mode() == "notebook" else self.still()))
 
     def widget(self):
         "The live form."

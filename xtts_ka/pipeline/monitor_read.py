@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.errors import ConfigError
-from ..core.paths import shown
+from ..core.paths import display_path
 
 # %% ../../nbs/pipeline/monitor_read.ipynb #feb6106d
 def read_log(
@@ -95,7 +95,7 @@ def read_trainings(
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise ConfigError(
-            f"{shown(run_dir)}: no such folder; give the folder of a run, for example outputs/demo, or start the run first"
+            f"{display_path(run_dir)}: no such folder; give the folder of a run, for example outputs/demo, or start the run first"
         )
     found, root = [], run_dir.resolve()
     for path in sorted(run_dir.rglob("metrics.jsonl")):

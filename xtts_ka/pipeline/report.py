@@ -30,7 +30,7 @@ from urllib.parse import quote
 
 from ..core.errors import AudioError, PathError, XttsKaError
 from ..core.files import fresh_dir, read_json
-from ..core.paths import repo_root, resolve, shown, slug
+from ..core.paths import display_path, repo_root, resolve, slug
 from .stages import STAGES
 from .state import Progress, StageState, covered
 
@@ -46,13 +46,13 @@ def _sound(path) -> tuple:
     import soundfile
 
     if not Path(path).is_file():
-        raise AudioError("missing", shown(path), "no such file to play")
+        raise AudioError("missing", display_path(path), "no such file to play")
     try:
         wav, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as e:
-        raise AudioError("unreadable", shown(path), str(e)) from e
+        raise AudioError("unreadable", display_path(path), str(e)) from e
     if not len(wav):
-        raise AudioError("empty", shown(path), "no samples")
+        raise AudioError("empty", display_path(path), "no samples")
     return wav, rate
 
 
@@ -83,14 +83,14 @@ class Player:
 
     @property
     def payload(self):
-        return {"path": shown(self.path), "caption": self.caption, "text": self.text}
+        return {"path": display_path(self.path), "caption": self.caption, "text": self.text}
 
     def _html(self):
         small = self.seconds <= EMBED_SECONDS
         audio = (
             f'<audio controls src="{_data_url(self.wav, self.rate)}"></audio>'
             if small
-            else f"<code>{html.escape(shown(self.path))}</code>"
+            else f"<code>{html.escape(display_path(self.path))}</code>"
         )
         words = f"<div>{html.escape(self.text)}</div>" if self.text else ""
         foot = " · ".join(filter(None, (html.escape(self.caption), f"{self.seconds:.1f} s")))
@@ -98,7 +98,9 @@ class Player:
 
     def __repr__(self):
         return " · ".join(
-            filter(None, (shown(self.path), self.text, self.caption, f"{self.seconds:.1f} s"))
+            filter(
+                None, (display_path(self.path), self.text, self.caption, f"{self.seconds:.1f} s")
+            )
         )
 
     def _repr_mimebundle_(self, include=None, exclude=None):
@@ -792,7 +794,7 @@ def read_rejects(
     note = (
         "list"
         if len(rows) <= REJECTS_SHOWN
-        else f"the first {REJECTS_SHOWN}; all are in {shown(path)}"
+        else f"the first {REJECTS_SHOWN}; all are in {display_path(path)}"
     )
     return {
         "count": len(rows),
@@ -994,7 +996,7 @@ def _about(run_dir, stages, spoken, tree) -> dict:
     ]
     return {
         "name": Path(run_dir).name,
-        "folder": shown(run_dir),
+        "folder": display_path(run_dir),
         "sentence": _sentence(stages, spoken),
         "facts": [f for f in facts if f],
     }
@@ -1058,7 +1060,7 @@ def write_report(
     run_dir = resolve(run_dir)
     if not run_dir.is_dir():
         raise PathError(
-            f"{shown(run_dir)} is not a folder; give the folder of a run, e.g. outputs/demo"
+            f"{display_path(run_dir)} is not a folder; give the folder of a run, e.g. outputs/demo"
         )
     env, stages = _environment(), read_stages(run_dir)
     config, tree, config_note = read_config_rows(run_dir)

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from ..core.errors import PathError, XttsKaError
 from ..core.files import atomic_write
-from ..core.paths import outside, resolve, shown
+from ..core.paths import display_path, outside, resolve
 from xtts_ka.pipeline.report import (
     AUDIO_TYPES,
     _environment,
@@ -181,7 +181,7 @@ def write_index(
     outputs = resolve(outputs)
     if not outputs.is_dir():
         raise PathError(
-            f"{shown(outputs)} is not a folder; give the folder that holds the runs, for example outputs"
+            f"{display_path(outputs)} is not a folder; give the folder that holds the runs, for example outputs"
         )
     page = outputs / file
     data = {"runs": read_runs(outputs, only, page.parent), "chosen": list(only)}
@@ -189,7 +189,9 @@ def write_index(
     text = (
         _environment()
         .get_template("runs.html")
-        .render(title=title, style=style, folder=shown(outputs), data=Markup(script_json(data)))
+        .render(
+            title=title, style=style, folder=display_path(outputs), data=Markup(script_json(data))
+        )
     )
     return atomic_write(page, text.encode("utf-8", "replace"))
 
@@ -207,5 +209,5 @@ def add_arguments(p):  # `argparse.ArgumentParser`
 
 def main(args) -> int:  # Exit status
     "`xtts-ka index`."
-    print(shown(write_index(args.outputs)))
+    print(display_path(write_index(args.outputs)))
     return 0

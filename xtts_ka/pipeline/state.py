@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..core.errors import ConfigError, XttsKaError
 from ..core.files import read_json, write_json
-from ..core.paths import shown
+from ..core.paths import display_path
 
 # %% ../../nbs/pipeline/state.ipynb #94565f73
 SCHEMA = 1
@@ -99,19 +99,19 @@ class Progress:
         )
 
     def _read(self):
-        mend = f"Delete {shown(self.path)} to run every stage again; files of the stages are then kept aside, not lost."
+        mend = f"Delete {display_path(self.path)} to run every stage again; files of the stages are then kept aside, not lost."
         try:
             data = read_json(self.path)
         except (ValueError, OSError) as e:
-            raise ConfigError(f"{shown(self.path)}: not readable ({e}). {mend}") from e
+            raise ConfigError(f"{display_path(self.path)}: not readable ({e}). {mend}") from e
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             raise ConfigError(
-                f"{shown(self.path)}: written by another version (schema {data.get('schema') if isinstance(data, dict) else '?'}, here {SCHEMA}). {mend}"
+                f"{display_path(self.path)}: written by another version (schema {data.get('schema') if isinstance(data, dict) else '?'}, here {SCHEMA}). {mend}"
             )
         try:
             self.stages = {n: StageState(**s) for n, s in data["stages"].items()}
         except (TypeError, KeyError, AttributeError) as e:
-            raise ConfigError(f"{shown(self.path)}: damaged ({e}). {mend}") from e
+            raise ConfigError(f"{display_path(self.path)}: damaged ({e}). {mend}") from e
 
 # %% ../../nbs/pipeline/state.ipynb #905764a5
 class LockedError(XttsKaError):
@@ -193,5 +193,5 @@ class RunLock:
             else "another process"
         )
         raise LockedError(
-            f"{shown(self.path.parent)}: {who} is running in this folder. Wait for it, stop it, or give this run another name with run=NAME."
+            f"{display_path(self.path.parent)}: {who} is running in this folder. Wait for it, stop it, or give this run another name with run=NAME."
         )

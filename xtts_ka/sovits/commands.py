@@ -182,7 +182,7 @@ def main(args) -> int:  # Exit status
 
 # %% ../../nbs/sovits/commands.ipynb #ef91add5
 def _train(args) -> int:
-    from xtts_ka.core.paths import resolve, shown
+    from xtts_ka.core.paths import display_path, resolve
     from xtts_ka.sovits.stage_config import load_sovits
 
     cfg = load_sovits(args.config or None, args.overrides)
@@ -203,7 +203,7 @@ def _train(args) -> int:
         print("  ".join(f"{k}: {v}" for k, v in row.items()))
     for step in STEPS[args.step][0]:
         _say(step, getattr(stage, step)())
-    print(shown(stage.out))
+    print(display_path(stage.out))
     return 0
 
 
@@ -307,7 +307,7 @@ def _spare_references(files: list, references: list):
 
 def _write(model, text: str, heard: list, sampling, args, path) -> bool:  # Was all of it said?
     from xtts_ka.core.audio import write_audio
-    from xtts_ka.core.paths import shown
+    from xtts_ka.core.paths import display_path
 
     said = model.speak(
         text,
@@ -324,7 +324,7 @@ def _write(model, text: str, heard: list, sampling, args, path) -> bool:  # Was 
         )
     write_audio(path, said.wav, said.sample_rate)
     note = "" if said.stopped else "; cut by the limit: it did not end by itself"
-    print(f"{shown(path)}  {len(said.wav) / said.sample_rate:.1f} s{note}")
+    print(f"{display_path(path)}  {len(said.wav) / said.sample_rate:.1f} s{note}")
     for w in said.warnings:
         print(f"  {w}")
     return said.complete

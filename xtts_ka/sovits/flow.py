@@ -9,7 +9,7 @@ __all__ = ['Coupling', 'Flow']
 import torch
 from torch import Tensor, nn
 
-from .modules import WN, Layer, seen
+from .modules import WN, Layer, sequence_mask
 
 # %% ../../nbs/sovits/flow.ipynb #216e05f0
 class Coupling(nn.Module):

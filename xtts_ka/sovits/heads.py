@@ -15,8 +15,14 @@ from torch.nn import functional as F
 from ..core.randomness import torch_rng
 from .carrier import EDGES, HIGHEST, LOWEST, between_bands, periodicity, pitch, pulses
 from .decoder_config import DecoderConfig
-from ..vocoder.generators import LOUDEST, ConvNeXt, HifiganGenerator, SpecGenerator, reach
-from ..vocoder.mel import match_bands, phases
+from ..vocoder.features import fast_griffin_lim, match_bands
+from xtts_ka.vocoder.generators import (
+    LOUDEST,
+    ConvNeXt,
+    HifiganGenerator,
+    SpecGenerator,
+    receptive_field,
+)
 
 # %% ../../nbs/sovits/heads.ipynb #ece3ec81
 class Head(nn.Module):
@@ -52,7 +58,7 @@ class HifiganHead(Head):
 
     @property
     def reach(self) -> int:
-        return reach(self.generator)
+        return receptive_field(self.generator)
 
     def plan(self, z, voice):
         return (z + self.voice(voice)[..., None],)  # [B, latent, F]
@@ -89,7 +95,7 @@ class SpecHead(Head):
 
     @property
     def reach(self) -> int:
-        return 2 + 3 * self.span + -(-reach(self.generator) // self.rise)
+        return 2 + 3 * self.span + -(-receptive_field(self.generator) // self.rise)
 
     def body(self, z, voice):
         return self.blocks(self.enter(z) + self.voice(voice)[..., None])  # -> [B, dim, F]
@@ -176,7 +182,7 @@ class CarrierGenerator(SpecGenerator):
             return self.stft.inverse(log_amplitude.exp() * direction)
         told = self.filtered(size, mel, max(16, self.cfg.match))
         amplitude = told**self.cfg.told * (log_amplitude * (1 - self.cfg.told)).exp()
-        return phases(amplitude, direction, self.stft, self.cfg.refine)
+        return fast_griffin_lim(amplitude, direction, self.stft, self.cfg.refine)
 
 # %% ../../nbs/sovits/heads.ipynb #ca44e002
 MIDDLE = 150.0  # Hz, from which the pitch is counted in octaves

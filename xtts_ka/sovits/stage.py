@@ -18,17 +18,17 @@ from ..core.errors import ManifestError, MissingError
 from ..core.files import atomic_write, write_json
 from ..core.loop import fit, load_models
 from ..core.manifest import write_rejects
-from ..core.paths import shown, slug
+from ..core.paths import display_path, slug
 from ..core.progress import bar
-from ..corpus.clips import Clips, Shelf
-from .data import gather, mel_shelf
-from .decoder_train import Decoder, DecoderTask
-from .front import listener
-from .infer import Heard, Sovits, save_model
-from .semantic import Letters, plain
+from ..corpus.clips import Clips, RaggedArray
+from .data import collect_clips, mel_shelf
+from .features import build_feature_extractor
+from .infer import ReferencePrompt, Sovits, save_model
+from .semantic import CharVocabulary, normalize_transcript
 from .stage_config import Sovits2Config
-from .text import BgeM3, Bpe, TextEncoder
+from .text_encoder import BgeM3, Bpe, TextEncoder
 from .train_ar import ArTask, save_ar
+from .train_decoder import Decoder, SovitsDecoderTask
 from .train_semantic import SemanticTask, SemanticTokenizer, char_error_rate, code_use
 
 # %% ../../nbs/sovits/stage.ipynb #831ab77c
@@ -68,15 +68,15 @@ class Sovits2Stage:
 
     def prepare(self) -> list:  # Rows of a table
         "Clips, further voices, log-mels, pieces of text."
-        self.clips, self.strangers, rejects = gather(
+        self.clips, self.strangers, rejects = collect_clips(
             self.cfg.prepare, self.segments, self.out, self.seed, self.language
         )
         write_rejects(self.out / "rejects.csv", rejects, "sovits2")
         if rejects:
             print(
-                f"{len(rejects)} clips are left out, e.g. {rejects[0].item}: {rejects[0].reason}; all in {shown(self.out / 'rejects.csv')}"
+                f"{len(rejects)} clips are left out, e.g. {rejects[0].item}: {rejects[0].reason}; all in {display_path(self.out / 'rejects.csv')}"
             )
-        self.hear, _ = listener(self.cfg.semantic)
+        self.hear, _ = build_feature_extractor(self.cfg.semantic)
         self.mels = mel_shelf(
             self.clips,
             self.out / "mels",
@@ -86,7 +86,7 @@ class Sovits2Stage:
             else self.cfg.semantic.s3,
         )
         texts = [self.clips.rows[i].text for i in self.clips.split("train")]
-        self.letters, self.bpe = Letters.of(texts), Bpe.train(texts, self.cfg.text)
+        self.letters, self.bpe = CharVocabulary.of(texts), Bpe.train(texts, self.cfg.text)
         self.bpe.save(self.out / "bpe.json")
 
         def minutes(ids):
@@ -155,7 +155,9 @@ class Sovits2Stage:
 
         def rate(ids):
             return (
-                char_error_rate((plain(self.clips.rows[i].text), read[i]) for i in ids)
+                char_error_rate(
+                    (normalize_transcript(self.clips.rows[i].text), read[i]) for i in ids
+                )
                 if ids
                 else None
             )
@@ -219,7 +221,7 @@ class Sovits2Stage:
         )
         ids = [self.bpe.encode(r.text) for r in self.clips.rows]
         text = decoder_text(self.cfg, self.bpe, self.seed)
-        task = DecoderTask(
+        task = SovitsDecoderTask(
             cfg,
             at_rate(self.clips, cfg.sample_rate),
             self.codes,
@@ -275,12 +277,12 @@ class Sovits2Stage:
         return out
 
     def unknown(self, text: str) -> list:  # Letters that no training clip has
-        return sorted(set(plain(text)) - set(self.letters.characters))
+        return sorted(set(normalize_transcript(text)) - set(self.letters.characters))
 
     def heard(self, i: int, key="speak") -> list:  # [Heard]: another clip of the speaker
         j = self.clips.other(i, self.seed, key)
         return [
-            Heard(
+            ReferencePrompt(
                 self.clips.wav(j).numpy(),
                 self.clips.sample_rate,
                 torch.from_numpy(self.codes[j].astype(np.int64)),
@@ -316,7 +318,7 @@ class Sovits2Stage:
             out.append(
                 {
                     "clip": i,
-                    "text": plain(said.text),
+                    "text": normalize_transcript(said.text),
                     "speaker": row.speaker_name,
                     "paths": paths,
                     "wavs": {"spoken": said.wav, "copy": copy},
@@ -351,7 +353,7 @@ class Sovits2Stage:
         atomic_write(
             self.out / "spoken.tsv",
             "".join(
-                f"{shown(u['paths']['spoken'])}\t{u['text']}\t{u['speaker']}\tsovits2\n"
+                f"{display_path(u['paths']['spoken'])}\t{u['text']}\t{u['speaker']}\tsovits2\n"
                 for u in out
             ),
         )
@@ -427,22 +429,22 @@ class Sovits2Stage:
 def token_shelf(
     tokenizer: SemanticTokenizer,
     clips: Clips,
-    mels: Shelf,  # [4 T, 80] of each
+    mels: RaggedArray,  # [4 T, 80] of each
     folder,  # Kept when it was made of the same
-) -> Shelf:  # [T, G] int16 a clip
+) -> RaggedArray:  # [T, G] int16 a clip
     "Tokens of all clips."
     from xtts_ka.core.files import digest
 
     weights = digest([float(p.detach().double().sum()) for p in tokenizer.net.parameters()])
     made_of = digest([weights, mels.index["about"], [clips.key(i) for i in range(len(clips))]])
-    if (Path(folder) / "index.json").is_file() and (held := Shelf(folder)).index["about"].get(
+    if (Path(folder) / "index.json").is_file() and (held := RaggedArray(folder)).index["about"].get(
         "made_of"
     ) == made_of:
         return held
     codes, every = [], 512
     for a in bar(range(0, len(clips), every), "tokens"):
         codes += tokenizer.tokenize([mels[i] for i in range(a, min(len(clips), a + every))])
-    return Shelf.write(
+    return RaggedArray.write(
         folder, (c.astype(np.int16) for c in codes), sum(map(len, codes)), {"made_of": made_of}
     )
 
@@ -452,17 +454,17 @@ def feature_shelf(
     bpe: Bpe,
     clips: Clips,
     folder,
-) -> Shelf:  # [n, 1024] float32 a clip
+) -> RaggedArray:  # [n, 1024] float32 a clip
     "BGE-M3's features of all texts, made once."
     from xtts_ka.core.files import digest
 
     made_of = digest([bpe.tokenizer.to_str(), [r.text for r in clips.rows], bge.dim])
-    if (Path(folder) / "index.json").is_file() and (held := Shelf(folder)).index["about"].get(
+    if (Path(folder) / "index.json").is_file() and (held := RaggedArray(folder)).index["about"].get(
         "made_of"
     ) == made_of:
         return held
     rows = (bge(r.text, bpe.offsets(r.text)) for r in bar(clips.rows, "BGE-M3"))
-    return Shelf.write(
+    return RaggedArray.write(
         folder, rows, sum(len(bpe.encode(r.text)) for r in clips.rows), {"made_of": made_of}
     )
 

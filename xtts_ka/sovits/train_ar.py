@@ -18,12 +18,21 @@ from ..core.errors import CheckpointError, MissingError
 from ..core.files import atomic_write, digest, read_json, write_json
 from ..core.loop import Task
 from ..core.randomness import rng, seeded_step, torch_rng
-from ..corpus.clips import Clips, Shelf
-from .ar import ArModel, Segment, along, ar_loss, collate, guessed, move_loss, to_grid
+from ..corpus.clips import Clips, RaggedArray
+from xtts_ka.sovits.ar import (
+    ArModel,
+    Segment,
+    accuracy,
+    ar_loss,
+    collate,
+    move_loss,
+    pointer_positions,
+    to_grid,
+)
 from .config import ArConfig, SamplingConfig, TextConfig
-from .sample import Limits, write
-from .semantic import plain
-from .text import Bpe, TextEncoder
+from .sampling import Limits, generate
+from .semantic import normalize_transcript
+from .text_encoder import Bpe, TextEncoder
 from .train_semantic import SemanticTokenizer, char_error_rate
 from ..text.chunks import ENDS, closed, habits, pieces
 
@@ -83,10 +92,10 @@ class ArTask(Task):
         cfg: ArConfig,
         text: TextConfig,
         clips: Clips,
-        codes: Shelf,  # [T, G] of each clip
+        codes: RaggedArray,  # [T, G] of each clip
         bpe: Bpe,
         tokenizer: SemanticTokenizer,  # Gives the vectors, and reads what is written
-        features=None,  # Shelf of [n, F] features of each clip's text, or None
+        features=None,  # RaggedArray of [n, F] features of each clip's text, or None
         start=None,  # Path of weights to begin with, or None
         sampling: SamplingConfig = SamplingConfig(temperature=0),  # Of the free-running check
         bge=None,  # `BgeM3`, where there are features
@@ -163,7 +172,7 @@ class ArTask(Task):
         "Where the pointer stands in a clip; found once."
         if i not in self.held:
             self.held[i] = self.tokenizer.align(self.codes[i], self.bpe.pieces(self.texts[i]))
-        return along(
+        return pointer_positions(
             self.held[i],
             len(self.ids[i]),
             grid,
@@ -229,7 +238,7 @@ class ArTask(Task):
             scores, size = self.net(batch), len(batch["targets"])
             total, good, n = (
                 total + float(ar_loss(scores, batch["targets"])) * size,
-                good + float(guessed(scores, batch["targets"])) * size,
+                good + float(accuracy(scores, batch["targets"])) * size,
                 n + size,
             )
         return total / n, good / n
@@ -270,7 +279,9 @@ class ArTask(Task):
         def parts(k, values):
             return [v for v, (j, _) in zip(values, cut) if j == k]
 
-        pairs = [(plain(a.text), " ".join(parts(k, read))) for k, a in enumerate(asked)]
+        pairs = [
+            (normalize_transcript(a.text), " ".join(parts(k, read))) for k, a in enumerate(asked)
+        ]
 
         def size(a):
             return max(1, sum(self.codes.index["lengths"][rows[n]] for n in a.of))
@@ -297,7 +308,7 @@ class ArTask(Task):
         texts_in = [Segment(self.bpe.encode(t), None, feature(t)) for _, t in texts]
         sequences = [[*self.references(i, "val"), s] for (i, _), s in zip(texts, texts_in)]
         randoms = [torch_rng(self.cfg.loop.seed, "write", self.clips.key(i), t) for i, t in texts]
-        return write(self.net.eval(), sequences, self.sampling, randoms, limits=self.limits())
+        return generate(self.net.eval(), sequences, self.sampling, randoms, limits=self.limits())
 
     def write(
         self, rows: list, sampling: SamplingConfig | None = None, reference: bool = True
@@ -310,7 +321,7 @@ class ArTask(Task):
             ]
             for i in rows
         ]
-        return write(
+        return generate(
             self.net.eval(),
             sequences,
             sampling or self.sampling,

@@ -20,12 +20,12 @@ from ..core.files import atomic_write, read_json, write_json
 from ..core.loop import Task
 from ..core.optim import muon_and_adamw, split_matrices
 from ..core.randomness import rng, seeded_step
-from ..corpus.clips import Clips, Shelf
+from ..corpus.clips import Clips, RaggedArray
 from .config import SemanticConfig
 from .data import padded_mels
-from .front import augment, listener, masked, speech_mel
-from .semantic import BLANK, Letters, SemanticNet, collapse
-from ..text.phones import edits
+from .features import augment, build_feature_extractor, spec_augment, speech_mel
+from .semantic import BLANK, CharVocabulary, SemanticNet, collapse
+from ..text.phoneme_inventory import edits
 
 # %% ../../nbs/sovits/train_semantic.ipynb #7296a16a
 def char_error_rate(
@@ -54,8 +54,8 @@ class SemanticTask(Task):
         self,
         cfg: SemanticConfig,
         clips: Clips,
-        mels: Shelf,  # [4 T, 80] of each clip
-        letters: Letters,
+        mels: RaggedArray,  # [4 T, 80] of each clip
+        letters: CharVocabulary,
     ):
         self.cfg, self.clips, self.mels, self.letters = cfg, clips, mels, letters
         self.ids = [letters.encode(r.text) for r in clips.rows]
@@ -99,7 +99,7 @@ class SemanticTask(Task):
         if c.s3:
             return mel, self.ids[i]
         if c.features:
-            return masked(
+            return spec_augment(
                 mel + c.noise * torch.from_numpy(draw.standard_normal(mel.shape, np.float32)),
                 draw,
                 c.masks,
@@ -173,7 +173,7 @@ class SemanticTokenizer:
     def __init__(
         self,
         net: SemanticNet,  # In evaluation mode
-        letters: Letters,
+        letters: CharVocabulary,
         hear=speech_mel,  # (wav, rate) -> [4 T, inputs]
     ):
         self.net, self.letters, self.hear = net, letters, hear
@@ -306,9 +306,9 @@ class SemanticTokenizer:
                 f"{folder}/semantic.json: no tokenizer here; train one with `xtts-ka sovits train-tokenizer`"
             )
         about = read_json(folder / "semantic.json")
-        letters = Letters(about["letters"])
+        letters = CharVocabulary(about["letters"])
         cfg = build(SemanticConfig, about["semantic"])
-        hear, inputs = listener(cfg)
+        hear, inputs = build_feature_extractor(cfg)
         net = SemanticNet(cfg, len(letters), inputs)
         try:
             net.load_state_dict(load_file(folder / "semantic.safetensors"))

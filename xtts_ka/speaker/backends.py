@@ -22,7 +22,7 @@ from torch import nn
 
 from ..core.errors import ConfigError, MissingError, XttsKaError
 from ..core.files import read_json, write_json
-from ..core.paths import resolve, shown
+from ..core.paths import display_path, resolve
 from ..core.randomness import rng
 from .embedding_config import BACKENDS
 from .encoders import SpeakerEncoder, WavLMEncoder, normalized
@@ -377,7 +377,7 @@ class OnnxBackend(TorchBackend):
             for f in self.files:
                 f.unlink(missing_ok=True)
         raise XttsKaError(
-            f"{shown(self.files[-1])}: its vectors have cosine {agree:.5f} to torch's; give backend=torch"
+            f"{display_path(self.files[-1])}: its vectors have cosine {agree:.5f} to torch's; give backend=torch"
         )
 
     def _agreement(self, encoder, wav, wanted):

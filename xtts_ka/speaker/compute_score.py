@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core.errors import ManifestError, MissingError, XttsKaError
 from ..core.files import atomic_write
-from ..core.paths import resolve, shown
+from ..core.paths import display_path, resolve
 from .verification import Trials, eer, min_dcf, read_trials
 
 # %% ../../nbs/speaker/compute_score.ipynb #308c7238
@@ -83,7 +83,7 @@ def load_vectors(
     root, found = resolve(folder), {}
     if not root.is_dir():
         raise MissingError(
-            f"{shown(root)}: no such folder; give one that `xtts-ka embed` wrote, or a data set's root together with --model_name"
+            f"{display_path(root)}: no such folder; give one that `xtts-ka embed` wrote, or a data set's root together with --model_name"
         )
     lookup = (
         _of_store(root)
@@ -152,7 +152,7 @@ def compute_score(
     report = verify_pairs_list(trials, vectors)
     if report.missing:
         raise ManifestError(
-            f"{shown(resolve(folder))}: {len(report.missing)} recordings of the list have no vector, the first is {report.missing[0]}; make them, or take the pairs out of the list"
+            f"{display_path(resolve(folder))}: {len(report.missing)} recordings of the list have no vector, the first is {report.missing[0]}; make them, or take the pairs out of the list"
         )
     scores = _cosines(
         np.stack([vectors[n] for n in trials.first]), np.stack([vectors[n] for n in trials.second])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['THRESHOLDS', 'WINDOW', 'trim_silence', 'file_label', 'embedding_path', 'average_path', 'save_vector', 'load_vector',
-           'load_sound', 'embed_all', 'Made', 'create_speaker_embeddings', 'add_arguments', 'main_create']
+           'load_sound', 'embed_all', 'EmbedReport', 'create_speaker_embeddings', 'add_arguments', 'main_create']
 
 # %% ../../nbs/speaker/create_speaker_embeddings.ipynb #53659821
 import io
@@ -18,7 +18,7 @@ from ..core.audio import is_silent, peak_normalize, read_audio
 from ..core.checkpoint import read_tensors
 from ..core.errors import AudioError
 from ..core.files import append_jsonl, atomic_write, read_jsonl
-from ..core.paths import resolve, shown, slug
+from ..core.paths import display_path, resolve, slug
 from ..core.progress import bar
 from .data import Utterance, scan_folder
 
@@ -126,7 +126,7 @@ def embed_all(
 
 
 @dataclass
-class Made:
+class EmbedReport:
     "What a call did."
 
     statuses: Counter  # ok, too_short, silent, unreadable; `kept` were there from before
@@ -145,7 +145,7 @@ def _speaker(
     "Make what is missing of one speaker, and the average."
     counts, sounds, stamps = Counter(), {}, {}
     for u in utterances:
-        stamp, held = _stamp(u, encoder.digest), before.get(shown(u.path))
+        stamp, held = _stamp(u, encoder.digest), before.get(display_path(u.path))
         if (
             held
             and {k: held[k] for k in stamp} == stamp
@@ -159,14 +159,15 @@ def _speaker(
             stamps[u] = stamp
         else:
             append_jsonl(
-                log, {"audio": shown(u.path), "speaker": u.speaker, "status": status, **stamp}
+                log,
+                {"audio": display_path(u.path), "speaker": u.speaker, "status": status, **stamp},
             )
             counts[status] += 1
             embedding_path(u, label).unlink(missing_ok=True)
     for u, vector in embed_all(encoder, sounds).items():
         save_vector(embedding_path(u, label), vector)
         append_jsonl(
-            log, {"audio": shown(u.path), "speaker": u.speaker, "status": "ok", **stamps[u]}
+            log, {"audio": display_path(u.path), "speaker": u.speaker, "status": "ok", **stamps[u]}
         )
         counts["ok"] += 1
     vectors = [load_vector(p) for u in utterances if (p := embedding_path(u, label)).is_file()]
@@ -187,7 +188,7 @@ def create_speaker_embeddings(
     model_device: str = "cpu",  # cpu or cuda
     checkpoint=None,  # Weights to use instead of the pretrained ones; must fit the architecture
     encoder=None,  # An encoder already built
-) -> Made:
+) -> EmbedReport:
     "Write a vector beside each recording and one for each speaker. `MissingError` when the model or the data set is not there; a bad recording is a status."
     from xtts_ka.speaker.encoders import build_encoder
 
@@ -208,7 +209,7 @@ def create_speaker_embeddings(
         made, has = _speaker(encoder, group, label, THRESHOLDS.get(dataset_name), log, before, root)
         counts += made
         averages += has
-    return Made(counts, averages, log)
+    return EmbedReport(counts, averages, log)
 
 # %% ../../nbs/speaker/create_speaker_embeddings.ipynb #9156d4cd
 def add_arguments(
@@ -243,7 +244,7 @@ def main_create(
         args.model_name, args.dataset_name, args.dataset_dir, args.model_device, args.checkpoint
     )
     print(
-        f"{shown(made.log.parent)}: "
+        f"{display_path(made.log.parent)}: "
         + ", ".join(f"{n} {s}" for s, n in sorted(made.statuses.items()))
         + f"; {made.speakers} speakers"
     )

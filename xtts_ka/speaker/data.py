@@ -19,7 +19,7 @@ from ..core.audio import is_silent, probe, read_audio, read_crop, resample
 from ..core.errors import AudioError, ConfigError, ManifestError, MissingError
 from ..core.files import digest, fresh_dir, read_json, write_json
 from ..core.manifest import read_manifest
-from ..core.paths import resolve, shown
+from ..core.paths import display_path, resolve
 from ..core.progress import bar
 from ..core.randomness import permutation, rng
 
@@ -108,7 +108,7 @@ def scan_folder(
         raise ConfigError(f"layout {layout!r} is not known; use one of {', '.join(LAYOUTS)}")
     if not root.is_dir():
         raise MissingError(
-            f"{shown(root)}: no such folder; give the root of the recordings (layout {layout})"
+            f"{display_path(root)}: no such folder; give the root of the recordings (layout {layout})"
         )
     if layout == "auto":
         layout = "metadata" if (root / "metadata.csv").is_file() else "folder"
@@ -123,7 +123,7 @@ def scan_folder(
         else ""
     )
     raise MissingError(
-        f"{shown(root)}: no recordings in the layout {layout}{' with sessions' if multi_rec_session else ''}.{other} See the table of layouts in speaker.data"
+        f"{display_path(root)}: no recordings in the layout {layout}{' with sessions' if multi_rec_session else ''}.{other} See the table of layouts in speaker.data"
     )
 
 
@@ -197,7 +197,9 @@ class FileShelf:
             rates,
             list(rejects),
         )
-        self.digest = digest([[shown(u.path), int(f)] for u, f in zip(utterances, self.frames)])
+        self.digest = digest(
+            [[display_path(u.path), int(f)] for u, f in zip(utterances, self.frames)]
+        )
 
     def __len__(self):
         return len(self.frames)
@@ -284,7 +286,7 @@ def keep_waves(
 
 def _none_left(utterances, rejects) -> str:
     why = ", ".join(f"{n} {w}" for w, n in Counter(r for _, r in rejects).most_common())
-    return f"{shown(utterances[0].path.parent)}: none of {len(utterances)} recordings can be used ({why})"
+    return f"{display_path(utterances[0].path.parent)}: none of {len(utterances)} recordings can be used ({why})"
 
 
 def shelf_of_files(

@@ -24,7 +24,7 @@ import numpy as np
 from ..core.audio import probe, read_crop, resample, set_level
 from ..core.errors import AudioError, MissingError, XttsKaError
 from ..core.files import atomic_write
-from ..core.paths import resolve, shown
+from ..core.paths import display_path, resolve
 from ..core.randomness import rng
 
 # %% ../../nbs/speaker/embedding_visualization.ipynb #9038e79f
@@ -47,13 +47,13 @@ def _vector(path) -> np.ndarray:  # [D] float32
     try:
         v = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as e:
-        raise XttsKaError(f"{shown(path)}: not an array of numbers ({e}); {again}") from None
+        raise XttsKaError(f"{display_path(path)}: not an array of numbers ({e}); {again}") from None
     if v.dtype.kind not in "fiu" or not v.size or v.shape not in ((v.size,), (1, v.size)):
         raise XttsKaError(
-            f"{shown(path)}: {v.dtype} of shape {list(v.shape)}, an embedding is [D] numbers; {again}"
+            f"{display_path(path)}: {v.dtype} of shape {list(v.shape)}, an embedding is [D] numbers; {again}"
         )
     if not np.isfinite(v).all():
-        raise XttsKaError(f"{shown(path)}: NaN or infinity in the embedding; {again}")
+        raise XttsKaError(f"{display_path(path)}: NaN or infinity in the embedding; {again}")
     return v.reshape(-1).astype(np.float32)
 
 
@@ -63,7 +63,7 @@ def _stacked(paths) -> np.ndarray:  # [n, D]
     for p, v in zip(paths, vectors):
         if v.size != vectors[0].size:
             raise XttsKaError(
-                f"{shown(p)}: {v.size} numbers, {shown(paths[0])} has {vectors[0].size}; keep each model's embeddings in a folder of their own"
+                f"{display_path(p)}: {v.size} numbers, {display_path(paths[0])} has {vectors[0].size}; keep each model's embeddings in a folder of their own"
             )
     return np.stack(vectors)
 
@@ -86,7 +86,7 @@ def load_voices(
     folder = resolve(folder)
     if not (entries := _entries(folder)):
         raise MissingError(
-            f"{shown(folder)}: no embeddings (*.npy) here; make them with `xtts-ka embed --output_dir {shown(folder)}`"
+            f"{display_path(folder)}: no embeddings (*.npy) here; make them with `xtts-ka embed --output_dir {display_path(folder)}`"
         )
     files, names, speakers, audio = map(list, zip(*entries))
     return Voices(_stacked(files), names, speakers, audio)

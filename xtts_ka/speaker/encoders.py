@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ..core.config import build, to_dict
 from ..core.errors import AudioError, CheckpointError, ConfigError, MissingError, XttsKaError
 from ..core.files import atomic_write, digest, read_json, sha256_file, write_json
-from ..core.paths import resolve, shown
+from ..core.paths import display_path, resolve
 from .encoder_config import WAVLM, EncoderConfig, is_untrained, plain_name
 
 # %% ../../nbs/speaker/encoders.ipynb #41bed068
@@ -368,7 +368,7 @@ def _speechbrain_config(state: dict) -> EncoderConfig:
 def _tensors(path: Path) -> dict:
     "A state dict from a `.ckpt`, `.pt`, `.bin` or `.safetensors` file that carries no code."
     if not path.is_file():
-        raise MissingError(f"{shown(path)}: there is no such file")
+        raise MissingError(f"{display_path(path)}: there is no such file")
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -377,7 +377,7 @@ def _tensors(path: Path) -> dict:
             return load_file(path)
         except SafetensorError as e:
             raise CheckpointError(
-                f"{shown(path)}: not a whole safetensors file ({e}); fetch it again"
+                f"{display_path(path)}: not a whole safetensors file ({e}); fetch it again"
             ) from None
     import pickle
     import zipfile
@@ -386,11 +386,11 @@ def _tensors(path: Path) -> dict:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
-            f"{shown(path)}: holds more than plain tensors, so it could carry code and is not opened; ask for safetensors"
+            f"{display_path(path)}: holds more than plain tensors, so it could carry code and is not opened; ask for safetensors"
         ) from None
     except (RuntimeError, EOFError, zipfile.BadZipFile):
         raise CheckpointError(
-            f"{shown(path)}: not a whole file of tensors; fetch it again"
+            f"{display_path(path)}: not a whole file of tensors; fetch it again"
         ) from None
 
 
@@ -402,7 +402,7 @@ def load_speechbrain(
     if not isinstance(source, dict):
         path = resolve(source)
         path = path / "embedding_model.ckpt" if path.is_dir() else path
-        source, where = _tensors(path), shown(path)
+        source, where = _tensors(path), display_path(path)
     state = _renamed(source)
     try:
         net = Ecapa(_speechbrain_config(state))
@@ -614,7 +614,7 @@ def new_wavlm(
 # %% ../../nbs/speaker/encoders.ipynb #3c2ee74e
 def _missing(name: str, why: str, files: str) -> MissingError:
     "The one error for weights that are not here."
-    local = shown(resolve("models") / plain_name(name).split("/")[-1])
+    local = display_path(resolve("models") / plain_name(name).split("/")[-1])
     return MissingError(
         f"the speaker encoder {name!r} is not here: {why}\nPut its files ({files}) into {local}, or name a folder that has them."
     )
@@ -674,7 +674,9 @@ def load_wavlm(
         raise _missing(str(folder), "it has no config.json", _FILES)
     hf = read_json(folder / "config.json")
     if hf.get("model_type") != "wavlm":
-        raise CheckpointError(f"{shown(folder)}: a {hf.get('model_type')} model, not a WavLM")
+        raise CheckpointError(
+            f"{display_path(folder)}: a {hf.get('model_type')} model, not a WavLM"
+        )
     head = plain_name(cfg.name).endswith("-sv") or "WavLMForXVector" in (
         hf.get("architectures") or ()
     )
@@ -683,7 +685,7 @@ def load_wavlm(
         None,
     )
     if weights is None:
-        raise _missing(cfg.name, f"{shown(folder)} has no weights", _FILES)
+        raise _missing(cfg.name, f"{display_path(folder)} has no weights", _FILES)
     model, info = (WavLMForXVector if head else WavLMModel).from_pretrained(
         None,
         config=WavLMConfig.from_dict(hf),
@@ -698,7 +700,7 @@ def load_wavlm(
     )
     if lacking:
         raise CheckpointError(
-            f"{shown(folder)}: {len(lacking)} weights of {type(model).__name__} are not in its file, e.g. {lacking[0]}; they are not made up"
+            f"{display_path(folder)}: {len(lacking)} weights of {type(model).__name__} are not in its file, e.g. {lacking[0]}; they are not made up"
         )
     pre = folder / "preprocessor_config.json"
     normalize = (
@@ -759,16 +761,16 @@ def load_encoder(
         return load_speechbrain(folder)
     if not (folder / "encoder.json").is_file():
         raise MissingError(
-            f"{shown(folder)}: no encoder.json, so no speaker encoder; train one (xtts-ka train-speaker) or name another folder"
+            f"{display_path(folder)}: no encoder.json, so no speaker encoder; train one (xtts-ka train-speaker) or name another folder"
         )
     spec, weights = read_json(folder / "encoder.json"), folder / "encoder.safetensors"
     state = _tensors(weights)
     if sha256_file(weights) != spec.get("sha256"):
         raise CheckpointError(
-            f"{shown(weights)}: not the weights that encoder.json describes; the file is damaged or half-written, save it again"
+            f"{display_path(weights)}: not the weights that encoder.json describes; the file is damaged or half-written, save it again"
         )
     try:
-        cfg = build(EncoderConfig, spec["config"], source=shown(folder / "encoder.json"))
+        cfg = build(EncoderConfig, spec["config"], source=display_path(folder / "encoder.json"))
         module = (
             Ecapa(cfg)
             if spec["kind"] == "ecapa"
@@ -777,7 +779,7 @@ def load_encoder(
         module.load_state_dict(state)
     except (KeyError, RuntimeError) as e:
         raise CheckpointError(
-            f"{shown(folder)}: encoder.json and its weights do not fit ({e})"
+            f"{display_path(folder)}: encoder.json and its weights do not fit ({e})"
         ) from None
     return module.eval()
 
@@ -918,7 +920,7 @@ def _checkpoint(name: str, checkpoint):
     module = load_encoder(checkpoint)
     if plain_name(module.cfg.name) != plain_name(name):
         raise CheckpointError(
-            f"{shown(resolve(checkpoint))}: an encoder {module.cfg.name}, not {name}; the name and the checkpoint must match"
+            f"{display_path(resolve(checkpoint))}: an encoder {module.cfg.name}, not {name}; the name and the checkpoint must match"
         )
     return module
 

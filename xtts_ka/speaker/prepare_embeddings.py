@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.errors import MissingError, XttsKaError
-from ..core.paths import inside, resolve, shown
+from ..core.paths import display_path, inside, resolve
 
 # %% ../../nbs/speaker/prepare_embeddings.ipynb #a41a03f3
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff")
@@ -51,7 +51,7 @@ def find_recordings(
     path = resolve(metadata) if metadata else folder / "metadata.csv"
     if metadata and not path.exists():
         raise XttsKaError(
-            f"{shown(path)}: no such file; name the corpus's metadata.csv, or leave --metadata empty to search {shown(folder)}"
+            f"{display_path(path)}: no such file; name the corpus's metadata.csv, or leave --metadata empty to search {display_path(folder)}"
         )
     return _listed(folder, path) if path.exists() else _searched(folder)
 
@@ -80,7 +80,7 @@ def _first(home, folder, name):
 def _searched(folder):
     if not folder.is_dir():
         raise XttsKaError(
-            f"{shown(folder)}: no such folder; give --segmented_dir a folder of recordings, or --metadata a manifest"
+            f"{display_path(folder)}: no such folder; give --segmented_dir a folder of recordings, or --metadata a manifest"
         )
     paths = sorted(
         p
@@ -89,7 +89,7 @@ def _searched(folder):
         and not any(x.startswith(".") for x in p.relative_to(folder).parts)
     )
     if not paths:
-        raise XttsKaError(f"{shown(folder)}: no recordings in it ({' '.join(SUFFIXES)})")
+        raise XttsKaError(f"{display_path(folder)}: no recordings in it ({' '.join(SUFFIXES)})")
     files = [p.relative_to(folder).as_posix() for p in paths]
     return Recordings(_voices(paths, files, [_speaker(f) for f in files]), None, files)
 
@@ -121,7 +121,7 @@ def update_metadata(
     m = read_manifest(path, check_audio=False, require_text=False)
     if bad := [v for v in vectors.values() if "|" in v or "\n" in v]:
         raise XttsKaError(
-            f"{shown(path)}: {bad[0]!r} cannot stand in a manifest; use an output_dir without `|`"
+            f"{display_path(path)}: {bad[0]!r} cannot stand in a manifest; use an output_dir without `|`"
         )
     at = m.columns.index(column) if column in m.columns else None
     cells = {r.line: vectors.get(r.audio_file, "") for r in m.rows}
@@ -162,7 +162,7 @@ def update_xtts_config(
     tree = read_json(path) if path.exists() else {}
     if not isinstance(tree, dict) or not isinstance(tree.get("xtts_ka", {}), dict):
         raise XttsKaError(
-            f"{shown(path)}: not a configuration (a JSON object is expected); mend or remove it"
+            f"{display_path(path)}: not a configuration (a JSON object is expected); mend or remove it"
         )
     entries, emb = read_index(root), load_matrix(root)
 
@@ -196,7 +196,7 @@ def copy_embeddings_to_split_folders(
     root, split = resolve(output_dir), resolve(split_dir)
     if not split.is_dir():
         raise XttsKaError(
-            f"{shown(split)}: no such folder; --copy_to_split wants one with train, val and test parts"
+            f"{display_path(split)}: no such folder; --copy_to_split wants one with train, val and test parts"
         )
     parts = {
         n: (split, split / f"{n}.csv") if (split / f"{n}.csv").is_file() else (split / n, None)
@@ -205,7 +205,7 @@ def copy_embeddings_to_split_folders(
     }
     if not parts:
         raise XttsKaError(
-            f"{shown(split)}: no parts in it; it needs train.csv or a folder train, and so on"
+            f"{display_path(split)}: no parts in it; it needs train.csv or a folder train, and so on"
         )
     return {name: _copy_part(root, folder, manifest) for name, (folder, manifest) in parts.items()}
 
@@ -298,7 +298,7 @@ class Prepared:
 
     def __str__(self):
         words = ", ".join(f"{n} {s}" for s, n in self.statuses.most_common())
-        return f"{shown(self.output_dir)}: {sum(self.statuses.values())} recordings, {self.seconds / 60:.1f} minutes: {words}; {self.computed} vectors made now"
+        return f"{display_path(self.output_dir)}: {sum(self.statuses.values())} recordings, {self.seconds / 60:.1f} minutes: {words}; {self.computed} vectors made now"
 
 
 def prepare_embeddings(
@@ -339,7 +339,7 @@ def _tell(done, found, generator, update_manifest, title):
     write_problems(root, found, entries)
     if not any(e.npy for e in entries.values()):
         raise XttsKaError(
-            f"{shown(root)}: none of {len(entries)} recordings has a vector; {shown(root / 'rejects.csv')} says why"
+            f"{display_path(root)}: none of {len(entries)} recordings has a vector; {display_path(root / 'rejects.csv')} says why"
         )
     if found.manifest and update_manifest:
 
@@ -379,7 +379,7 @@ def write_problems(root, found, entries) -> list:  # `Reject`s
 
     rejects = list(found.manifest.rejects) if found.manifest else []
     lines = [r.line for r in found.manifest.rows] if found.manifest else [0] * len(found.files)
-    name = shown(found.manifest.path) if found.manifest else ""
+    name = display_path(found.manifest.path) if found.manifest else ""
     for line, file, v in zip(lines, found.files, found.voices):
         e = entries[v.utt]
         if e.status != "ok":
@@ -508,7 +508,9 @@ def summary(
     if not done.complete:
         return lines + ["other processes still work; the last one draws and writes the rest"]
     if bad := sum(done.statuses.values()) - done.statuses["ok"]:
-        lines.append(f"{bad} recordings have no vector: {shown(done.output_dir / 'rejects.csv')}")
+        lines.append(
+            f"{bad} recordings have no vector: {display_path(done.output_dir / 'rejects.csv')}"
+        )
     for key, word in (("silhouette", "silhouette {:.3f}"), ("eer", "EER {:.1%}")):
         if n.get(key) is not None:
             lines.append(word.format(n[key]))
@@ -519,4 +521,4 @@ def summary(
             f"{part}: {copied} vectors copied"
             + f", {without} recordings without one" * bool(without)
         )
-    return lines + [f"map: {shown(f)}" for f in done.files]
+    return lines + [f"map: {display_path(f)}" for f in done.files]

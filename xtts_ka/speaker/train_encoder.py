@@ -28,7 +28,7 @@ from ..core.config import to_dict
 from ..core.errors import ConfigError, MissingError, XttsKaError
 from ..core.files import digest, write_json
 from ..core.loop import FitResult, Interrupted, Task, fit, load_models
-from ..core.paths import resolve, shown, slug
+from ..core.paths import display_path, resolve, slug
 from .augment import Augmenter
 from xtts_ka.speaker.data import (
     SpeakerBatchSampler,
@@ -113,7 +113,7 @@ def load_recordings(
     if waves.rejects:
         why = Counter(reason for _, reason in waves.rejects)
         print(
-            f"{len(waves.rejects)} of {len(utterances)} recordings are left out ({', '.join(f'{n} {w}' for w, n in why.most_common())}); the first: {shown(waves.rejects[0][0])}"
+            f"{len(waves.rejects)} of {len(utterances)} recordings are left out ({', '.join(f'{n} {w}' for w, n in why.most_common())}); the first: {display_path(waves.rejects[0][0])}"
         )
     return Recordings(used, waves)
 
@@ -823,7 +823,7 @@ def train_encoder(
     "Train, take the best weights, save them. A call that was stopped goes on; one that is done returns at once."
     out = resolve(out_dir or Path(cfg.models_dir) / slug(cfg.run_id))
     if cfg.force_restart and is_first_process() and (moved := make_room(out)):
-        print(f"force_restart: what was in {shown(out)} is now in {shown(moved)}")
+        print(f"force_restart: what was in {display_path(out)} is now in {display_path(moved)}")
     train, val = data or load_data(cfg, out)
     loop = loop or loop_config(cfg, len(train), min(cfg.speakers_per_batch, len(train.speakers)))
     artefacts = Artefacts(out / "artefacts", cfg, _sinks(cfg, out)) if is_first_process() else None
@@ -924,13 +924,13 @@ def main_train(
         f"{k.replace('_', ' ')} {v:.4g}" for k, v in result.scores.items() if k != "score"
     )
     print(
-        f"{shown(result.folder)}: encoder of step {result.step}"
+        f"{display_path(result.folder)}: encoder of step {result.step}"
         + f"; {said}" * bool(said)
         + "; use it as "
         + (
-            f"ecapa:{shown(result.folder)}"
+            f"ecapa:{display_path(result.folder)}"
             if plain_name(cfg.model_name) == "ecapa"
-            else f"{plain_name(cfg.model_name)} with the checkpoint {shown(result.folder)}"
+            else f"{plain_name(cfg.model_name)} with the checkpoint {display_path(result.folder)}"
         )
     )
     return 0

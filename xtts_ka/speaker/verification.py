@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import ManifestError, XttsKaError
-from ..core.paths import shown
+from ..core.paths import display_path
 from ..core.randomness import rng as draws
 
 # %% ../../nbs/speaker/verification.ipynb #20f8507b
@@ -174,11 +174,11 @@ def read_trials(
             continue
         if (row := _trial(line, columns)) is None:
             raise ManifestError(
-                f"{shown(path)}:{number}: no trial: {line[:80]!r}\nA line is `1 a.wav b.wav`, or the file has the header enroll|test|same_speaker."
+                f"{display_path(path)}:{number}: no trial: {line[:80]!r}\nA line is `1 a.wav b.wav`, or the file has the header enroll|test|same_speaker."
             )
         rows.append(row)
     if not rows:
-        raise ManifestError(f"{shown(path)}: no trials in the file")
+        raise ManifestError(f"{display_path(path)}: no trials in the file")
     first, second, same = zip(*rows)
     return Trials(list(first), list(second), np.array(same))
 

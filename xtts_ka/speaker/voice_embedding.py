@@ -21,7 +21,7 @@ from ..core.config import build, to_dict
 from ..core.errors import AudioError, ConfigError, XttsKaError
 from ..core.files import atomic_write, digest
 from ..core.progress import bar
-from ..core.shards import deal, distributed, recording_digest
+from ..core.shards import assign_shard, distributed, recording_digest
 from ..corpus.segment import VAD_FRAME, VAD_RATE, speech_edges, speech_probability
 from .backends import choose_backend, open_backend
 from .embedding_config import SHAPING, EmbeddingConfig
@@ -389,7 +389,7 @@ def share(
         except (OSError, ValueError):
             return 0
 
-    return deal(voices, lambda v: (-size(v), v.utt), rank, world)
+    return assign_shard(voices, lambda v: (-size(v), v.utt), rank, world)
 
 # %% ../../nbs/speaker/voice_embedding.ipynb #0b4885c6
 def store_embeddings(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ..core.errors import MissingError, XttsKaError
 from ..core.manifest import Reject
 from .letters import ARCHAIC, LETTERS, to_mkhedruli
-from xtts_ka.text.phones import (
+from xtts_ka.text.phoneme_inventory import (
     ALLOPHONE_RULES,
     BROAD,
     MODES,

@@ -21,7 +21,12 @@ from ..core.loop import Task, fit, load_models
 from ..core.randomness import rng, seeded_step
 from .g2p_config import NeuralG2PConfig
 from .letters import LETTERS, to_mkhedruli
-from .phones import PhonemeVocab, inventory, phoneme_error_rate, word_error_rate
+from xtts_ka.text.phoneme_inventory import (
+    PhonemeVocab,
+    inventory,
+    phoneme_error_rate,
+    word_error_rate,
+)
 
 # %% ../../nbs/text/g2p_neural.ipynb #96c3beee
 ALPHABET = LETTERS + "abcdefghijklmnopqrstuvwxyz'"  # Id 0 is padding

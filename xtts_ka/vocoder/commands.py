@@ -16,7 +16,7 @@ COMMANDS = {  # Name -> module with `add_arguments` and `main`, one line of help
         "train a vocoder: --config configs/vocoder/demo.yaml datasets.train.dataset_path=DIR",
     ),
     "generate": (
-        "xtts_ka.vocoder.synthesize",
+        "xtts_ka.vocoder.infer",
         "speech from texts, recordings or mels: datasets.custom_dataset.dataset_path=DIR checkpoint_path=FILE path_to_save=DIR",
     ),
     "score": (

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SLOPE', 'PUBLISHED', 'LOUDEST', 'PRECISIONS', 'Generator', 'checked_mel', 'n_parameters', 'NormConv1d',
-           'NormConvTranspose1d', 'ResBlock1', 'ResBlock2', 'HifiganGenerator', 'folded_state', 'folded', 'ConvNeXt',
-           'SpecGenerator', 'build_generator', 'reach', 'has_bfloat16', 'FastGenerator', 'export_onnx']
+           'NormConvTranspose1d', 'ResBlock1', 'ResBlock2', 'HifiganGenerator', 'folded_state', 'remove_weight_norm',
+           'ConvNeXt', 'SpecGenerator', 'build_generator', 'receptive_field', 'has_bfloat16', 'FastGenerator',
+           'export_onnx']
 
 # %% ../../nbs/vocoder/generators.ipynb #39591943
 import copy
@@ -23,7 +24,14 @@ from torch import Tensor, nn
 
 from ..core.errors import ConfigError, XttsKaError
 from .config import GeneratorConfig, MelConfig
-from .mel import Stft, inverse_bands, match_bands, mel_amplitude, mel_bands, phases
+from xtts_ka.vocoder.features import (
+    Stft,
+    fast_griffin_lim,
+    inverse_bands,
+    match_bands,
+    mel_amplitude,
+    mel_bands,
+)
 
 # %% ../../nbs/vocoder/generators.ipynb #4977da82
 class Generator(nn.Module):
@@ -192,9 +200,9 @@ class HifiganGenerator(Generator):
         mel: Tensor,  # [B, n_mels, F]
     ) -> Tensor:  # [B, F * hop]
         n = len(self.cfg.resblock_kernel_sizes)
-        if self.cfg.padding == "reflect" and mel.shape[-1] <= reach(self):
+        if self.cfg.padding == "reflect" and mel.shape[-1] <= receptive_field(self):
             raise XttsKaError(
-                f"a mel of {mel.shape[-1]} frames cannot be mirrored at its ends; with generator.padding=reflect at least {reach(self) + 1} are needed"
+                f"a mel of {mel.shape[-1]} frames cannot be mirrored at its ends; with generator.padding=reflect at least {receptive_field(self) + 1} are needed"
             )
         x = self.conv_pre(mel)  # [B, n_mels, F] -> [B, C, F]
         for i, up in enumerate(self.ups):
@@ -223,7 +231,7 @@ def folded_state(
     return out
 
 
-def folded(
+def remove_weight_norm(
     generator: HifiganGenerator,
 ) -> HifiganGenerator:  # A new one with plain weights, in evaluation mode
     "The same function with fewer multiplications."
@@ -311,7 +319,7 @@ class SpecGenerator(Generator):
             * (log_amplitude * (1 - self.cfg.told)).exp()
         )
         amplitude = torch.where(told, prior, log_amplitude.exp())
-        return phases(
+        return fast_griffin_lim(
             amplitude, torch.polar(torch.ones_like(phase), phase), self.stft, self.cfg.refine
         )
 
@@ -334,7 +342,7 @@ def build_generator(
     return (HifiganGenerator if cfg.kind == "hifigan" else SpecGenerator)(cfg, mel)
 
 # %% ../../nbs/vocoder/generators.ipynb #61554055
-def reach(
+def receptive_field(
     generator: Generator,
 ) -> int:  # Frames to each side
     "How many neighbouring frames a sample of a frame depends on, at most."
@@ -395,7 +403,7 @@ class FastGenerator:
             generator.cfg,
             generator.mel,
             chunk,
-            reach(generator),
+            receptive_field(generator),
             device,
         )
         self.net = (_wide if generator.cfg.kind == "hifigan" else _narrowed)(generator, self.dtype)
@@ -439,7 +447,7 @@ def _narrowed(generator, dtype):
 
 def _wide(generator, dtype):
     "Convolutions in two dimensions, the first of size one."
-    net = folded(generator)
+    net = remove_weight_norm(generator)
     for name, layer in [
         (n, m) for n, m in net.named_modules() if isinstance(m, (nn.Conv1d, nn.ConvTranspose1d))
     ]:
@@ -519,7 +527,7 @@ def export_onnx(
         )
     path, net = (
         Path(path),
-        folded(generator)
+        remove_weight_norm(generator)
         if generator.cfg.kind == "hifigan"
         else _SpecGraph(copy.deepcopy(generator)),
     )

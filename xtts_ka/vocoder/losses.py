@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core.errors import ConfigError
 from .config import LossConfig, MelConfig
-from .mel import LogMel
+from .features import LogMel
 
 # %% ../../nbs/vocoder/losses.ipynb #5658a59b
 def lsgan_d(

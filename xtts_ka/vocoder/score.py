@@ -22,7 +22,7 @@ from ..core.config import config, load
 from ..core.errors import AudioError, ConfigError, MissingError
 from ..core.files import atomic_write, read_json, write_json
 from ..core.manifest import Reject, write_rejects
-from ..core.paths import resolve, shown
+from ..core.paths import display_path, resolve
 from ..core.progress import bar
 from ..core.randomness import rng
 from .config import MelConfig, plain_overrides
@@ -86,10 +86,12 @@ def audio_files(
     for p in paths:
         name = p.relative_to(folder).with_suffix("").as_posix()
         if name in out:
-            raise ConfigError(f"{shown(p)} and {out[name].name} have one name; keep one of them")
+            raise ConfigError(
+                f"{display_path(p)} and {out[name].name} have one name; keep one of them"
+            )
         out[name] = p
     if not out:
-        raise MissingError(f"{shown(folder)}: no audio there ({', '.join(SUFFIXES)})")
+        raise MissingError(f"{display_path(folder)}: no audio there ({', '.join(SUFFIXES)})")
     return out
 
 
@@ -109,12 +111,12 @@ def pair_up(
             else (found[0] if len(found := bare.get(Path(name).name, [])) == 1 else None)
         )
         if own is None:
-            rejects.append(Reject(0, name, "no recording of this name", shown(path)))
+            rejects.append(Reject(0, name, "no recording of this name", display_path(path)))
             continue
         pairs[name] = path, references[own]
         used.add(own)
     rejects += [
-        Reject(0, name, "not generated", shown(references[name]))
+        Reject(0, name, "not generated", display_path(references[name]))
         for name in references
         if name not in used
     ]
@@ -203,15 +205,15 @@ def _tools(
 
 # %% ../../nbs/vocoder/score.ipynb #bde34fa4
 def _read(path, rate: int):
-    from xtts_ka.vocoder.measures import Clip
+    from xtts_ka.vocoder.measures import ScoredClip
 
     wav, _ = read_audio(path, rate)
-    return Clip(wav, rate)
+    return ScoredClip(wav, rate)
 
 
 def score_clip(
-    generated,  # `Clip`
-    reference,  # `Clip` at the same rate, or None
+    generated,  # `ScoredClip`
+    reference,  # `ScoredClip` at the same rate, or None
     names,  # Of `MEASURES`
     mel,  # `LogMel`
     wvmos=None,  # `WvMos`
@@ -232,7 +234,7 @@ def score_clip(
 
 
 def _score_pairs(cfg, pairs, names, wvmos) -> tuple:  # (files, notes, rejects)
-    from xtts_ka.vocoder.mel import LogMel
+    from xtts_ka.vocoder.features import LogMel
 
     files, notes, rejects, mel = {"generated": {}, "recordings": {}}, {}, [], LogMel(cfg.mel)
     for name, (path, source) in bar(pairs.items(), "scoring", total=len(pairs)):
@@ -242,7 +244,7 @@ def _score_pairs(cfg, pairs, names, wvmos) -> tuple:  # (files, notes, rejects)
                 source and _read(source, cfg.mel.sample_rate),
             )
         except AudioError as e:
-            rejects.append(Reject(0, name, f"{e.reason}: {e.detail}", shown(e.path)))
+            rejects.append(Reject(0, name, f"{e.reason}: {e.detail}", display_path(e.path)))
             continue
         files["generated"][name], why = score_clip(
             generated, reference, names, mel, wvmos, cfg.timing
@@ -296,22 +298,22 @@ def score_folder(
     )
     if not pairs:
         raise MissingError(
-            f"no file of {shown(cfg.path_to_score)} has a recording of its name in {shown(place)}: {next(iter(generated))} is not there"
+            f"no file of {display_path(cfg.path_to_score)} has a recording of its name in {display_path(place)}: {next(iter(generated))} is not there"
         )
     names, wvmos, unavailable, about = _tools(cfg, bool(place))
     files, notes, bad = _score_pairs(cfg, pairs, names, wvmos)
     systems = {s: rows for s, rows in files.items() if rows}
     if not systems:
         raise MissingError(
-            f"no file of {shown(cfg.path_to_score)} could be read; the first: {bad[0].item}: {bad[0].reason}"
+            f"no file of {display_path(cfg.path_to_score)} could be read; the first: {bad[0].item}: {bad[0].reason}"
         )
     summary = {
         s: {m: summarise([r[m] for r in rows.values()], cfg.seed, cfg.resamples) for m in names}
         for s, rows in systems.items()
     }
     return Scores(
-        shown(cfg.path_to_score),
-        place and shown(place),
+        display_path(cfg.path_to_score),
+        place and display_path(place),
         names,
         systems,
         notes,
@@ -509,7 +511,7 @@ def main(args) -> int:  # 0; 1 when files were left out
         print(line)
     if scores.rejects:
         print(
-            f"{len(scores.rejects)} files left out, the first: {scores.rejects[0].item} ({scores.rejects[0].reason}); all in {shown(out / 'rejects.csv')}"
+            f"{len(scores.rejects)} files left out, the first: {scores.rejects[0].item} ({scores.rejects[0].reason}); all in {display_path(out / 'rejects.csv')}"
         )
-    print(f"{shown(out)}: scores.csv, scores.json, scores.png")
+    print(f"{display_path(out)}: scores.csv, scores.json, scores.png")
     return int(bool(scores.rejects))

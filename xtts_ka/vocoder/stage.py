@@ -18,9 +18,9 @@ from ..core.audio import write_audio
 from ..core.files import write_json
 from ..core.paths import slug
 from .config import VocoderConfig
+from .features import LogMel, griffin_lim, n_frames
 from .generators import FastGenerator
-from .measures import Clip, measure
-from .mel import LogMel, griffin_lim, n_frames
+from .measures import ScoredClip, measure
 from .train import TrainResult, figures, prepare, train
 
 # %% ../../nbs/vocoder/stage.ipynb #bbc3d30f
@@ -98,7 +98,9 @@ class VocoderStage:
             start = time.process_time()
             wav = self.wave(method, mel).numpy()
             spent, seconds = spent + time.process_time() - start, seconds + len(wav) / rate
-            rows.append(measure(Clip(real, rate), Clip(wav, rate), names, log_mel, "same")[0])
+            rows.append(
+                measure(ScoredClip(real, rate), ScoredClip(wav, rate), names, log_mel, "same")[0]
+            )
             self._keep(method, clip, wav)
         means = {
             n: float(np.mean([r[n] for r in rows if r[n] is not None] or [np.nan])) for n in names

@@ -20,16 +20,16 @@ from ..core.errors import MissingError
 from ..core.files import atomic_write, read_jsonl, sha256_file, tree_digest, write_json
 from ..core.loop import FitResult, Interrupted, Task, fit, load_models, lr_scale
 from ..core.manifest import write_rejects
-from ..core.paths import resolve, shown, slug
+from ..core.paths import display_path, resolve, slug
 from ..core.randomness import seeded_step
 from .checkpoint import load_generator, save_generator
 from .config import VocoderConfig, load_vocoder, plain_overrides
-from .data import SegmentDataset, load_clips, pair
+from .data import SegmentDataset, load_clips, make_training_pair
 from .discriminators import Discriminators, load_discriminators
+from .features import LogMel, n_frames
 from .generators import build_generator
 from .losses import Regression, feature_matching, lsgan_d, lsgan_g
 from .measures import mrstft
-from .mel import LogMel, n_frames
 
 # %% ../../nbs/vocoder/train.ipynb #ec930094
 class VocoderTask(Task):
@@ -134,7 +134,7 @@ class VocoderTask(Task):
 
     def discriminator_loss(self, batch):  # {wav [B, T + 2 context]} -> (scalar, logs)
         self.net.requires_grad_(True)  # the graph is for the phase that follows
-        mel, wav = pair(batch, self.log_mel)  # [B, 80, F], [B, T]
+        mel, wav = make_training_pair(batch, self.log_mel)  # [B, 80, F], [B, T]
         fake = self.net(mel)  # [B, T]
         self.said = batch, fake
         told = self.judge(
@@ -144,7 +144,7 @@ class VocoderTask(Task):
         return lsgan_d(real, made), {}
 
     def generator_loss(self, batch, judged: bool):  # {wav [B, T + 2 context]} -> (scalar, logs)
-        mel, wav = pair(batch, self.log_mel)  # [B, 80, F], [B, T]
+        mel, wav = make_training_pair(batch, self.log_mel)  # [B, 80, F], [B, T]
         fake = self.said[1] if self.said[0] is batch else self.net(mel)
         self.said = None, None
         loss, logs = self.regression(fake, wav)
@@ -369,7 +369,7 @@ class TrainResult:
             if self.fit.best_score is not None
             else ""
         )
-        return f"{self.fit.step} steps, {self.fit.cpu_seconds:.0f} CPU seconds{best}; {self.clips} clips, {self.held_out} held out, {len(self.rejects)} rejects; {shown(self.folder)}"
+        return f"{self.fit.step} steps, {self.fit.cpu_seconds:.0f} CPU seconds{best}; {self.clips} clips, {self.held_out} held out, {len(self.rejects)} rejects; {display_path(self.folder)}"
 
 
 def _leads() -> bool:
@@ -413,7 +413,7 @@ def train(
     task, rejects = prepared or prepare(cfg, out)
     if rejects and _leads():
         print(
-            f"{len(rejects)} recordings are left out, e.g. {rejects[0].item}: {rejects[0].reason}; all in {shown(out / 'rejects.csv')}"
+            f"{len(rejects)} recordings are left out, e.g. {rejects[0].item}: {rejects[0].reason}; all in {display_path(out / 'rejects.csv')}"
         )
     result = fit(task, cfg.loop, out, "vocoder")
     done = TrainResult(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..core.audio import resample
 from ..core.errors import CheckpointError, MissingError
 from ..core.files import sha256_file
-from ..core.paths import resolve, shown
+from ..core.paths import display_path, resolve
 
 # %% ../../nbs/vocoder/wvmos.ipynb #b2cb173c
 SOURCE = "https://zenodo.org/record/6201162/files/wav2vec2.ckpt?download=1 (about 380 MB)"
@@ -92,14 +92,14 @@ def _read(path: Path) -> dict:  # name -> tensor
             held = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as e:
         raise CheckpointError(
-            f"{shown(path)}: does not load with weights_only=True ({str(e).splitlines()[0][:120]}); save its state_dict alone, on a machine where you trust the file: "
+            f"{display_path(path)}: does not load with weights_only=True ({str(e).splitlines()[0][:120]}); save its state_dict alone, on a machine where you trust the file: "
             "torch.save({'state_dict': checkpoint['state_dict']}, 'wv_mos.ckpt')"
         ) from e
     held = held.get("state_dict", held) if isinstance(held, dict) else {}
     tensors = {k.removeprefix("model."): v for k, v in held.items() if torch.is_tensor(v)}
     if "dense.3.weight" not in tensors:
         raise CheckpointError(
-            f"{shown(path)}: holds no WV-MOS (no dense.3.weight among {len(tensors)} tensors); download it from {SOURCE}"
+            f"{display_path(path)}: holds no WV-MOS (no dense.3.weight among {len(tensors)} tensors); download it from {SOURCE}"
         )
     return tensors
 
@@ -143,13 +143,13 @@ def load_wvmos(
         unknown = model.load_state_dict(tensors, strict=False)
     except (KeyError, RuntimeError, ValueError) as e:
         raise CheckpointError(
-            f"{shown(path)}: not a wav2vec2 with a head ({str(e)[:200]}); download it from {SOURCE}"
+            f"{display_path(path)}: not a wav2vec2 with a head ({str(e)[:200]}); download it from {SOURCE}"
         ) from e
     missing = [
         k for k in unknown.missing_keys if "masked_spec_embed" not in k
     ]  # used in training only
     if missing or unknown.unexpected_keys:
         raise CheckpointError(
-            f"{shown(path)}: {len(missing)} weights missing and {len(unknown.unexpected_keys)} not known, e.g. {[*missing, *unknown.unexpected_keys][0]}; download it from {SOURCE}"
+            f"{display_path(path)}: {len(missing)} weights missing and {len(unknown.unexpected_keys)} not known, e.g. {[*missing, *unknown.unexpected_keys][0]}; download it from {SOURCE}"
         )
     return model, sha256_file(path)

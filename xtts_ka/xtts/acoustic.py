@@ -17,11 +17,11 @@ from ..core.config import build, to_dict
 from ..core.errors import CheckpointError
 from ..core.loop import Task
 from ..core.randomness import rng, seeded_step
-from ..corpus.clips import Clips, Shelf
+from ..corpus.clips import Clips, RaggedArray
 from ..vocoder.config import MelConfig
-from ..vocoder.mel import LogMel
+from ..vocoder.features import LogMel
 from .config import AcousticConfig
-from .decoder import VOICE_DIM
+from .waveform_decoder import VOICE_DIM
 
 FILE = "acoustic.safetensors"
 FRAMES = 4  # Mel frames of 256 samples a code

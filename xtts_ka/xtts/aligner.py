@@ -19,11 +19,11 @@ from ..core.files import write_json
 from ..core.loop import LoopConfig, Task, fit, load_models
 from ..core.progress import bar
 from ..core.randomness import seeded_step
-from ..corpus.clips import Clips, Shelf
-from .mel import N_MELS, RATE
+from ..corpus.clips import Clips, RaggedArray
+from .features import N_MELS, SAMPLE_RATE
 
 STRIDE = 2  # Mel frames of 11.6 ms a frame of the recogniser
-SECONDS_A_FRAME = STRIDE * 256 / RATE
+SECONDS_A_FRAME = STRIDE * 256 / SAMPLE_RATE
 
 # %% ../../nbs/xtts/aligner.ipynb #0820dcea
 def characters(texts: list) -> str:  # In a fixed order
@@ -64,7 +64,7 @@ class AlignerTask(Task):
         self,
         loop: LoopConfig,
         clips: Clips,
-        mels: Shelf,  # [frames, 80] log-mels of each clip
+        mels: RaggedArray,  # [frames, 80] log-mels of each clip
         stats: Tensor,  # [80] divisor of each bin
     ):
         self.loop, self.clips, self.mels, self.stats = loop, clips, mels, stats
@@ -183,7 +183,7 @@ def align_clips(
 
 def forced_times(
     clips: Clips,
-    mels: Shelf,  # [frames, 80] log-mels of each clip
+    mels: RaggedArray,  # [frames, 80] log-mels of each clip
     stats: Tensor,  # [80]
     out,  # Folder of the recogniser; its training goes on where it was
     steps: int = 600,

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['HUB', 'HOME', 'NEEDED', 'WANTED', 'CPML', 'RELEASES', 'find_base', 'load_tensors', 'read_coqui_checkpoint',
-           'shape_of', 'complete_args', 'dvae_shape', 'Base', 'take_checkpoint', 'stand_in_vocab', 'write_random_base']
+           'shape_of', 'complete_args', 'dvae_shape', 'Base', 'import_checkpoint', 'stand_in_vocab',
+           'write_random_base']
 
 # %% ../../nbs/xtts/base.ipynb #8132d8dc
 import os
@@ -21,14 +22,14 @@ from torch import Tensor, nn
 
 from ..core.errors import CheckpointError, ConfigError, MissingError
 from ..core.files import atomic_write, fresh_dir, read_json, write_json
-from ..core.paths import resolve, shown, slug
+from ..core.paths import display_path, resolve, slug
 from ..core.randomness import seeded_step
 from .config import PRESETS, DvaeConfig, GptConfig
-from .decoder import VOICE_DIM, make_decoder
 from .dvae import make_dvae
+from .features import N_MELS
 from .gpt import make_gpt
-from .mel import N_MELS
 from .vocabulary import CLIENT_LANGUAGES, Vocabulary, default_language, settled
+from .waveform_decoder import VOICE_DIM, make_decoder
 
 # %% ../../nbs/xtts/base.ipynb #17ed11aa
 HUB, HOME = "coqui/XTTS-v2", "models/xtts_v2"
@@ -46,7 +47,7 @@ def find_base(
     if folder.is_dir():
         return _whole(folder)
     if folder.is_file():
-        return take_checkpoint(
+        return import_checkpoint(
             folder, resolve(f"models/{slug(folder.parent.name + '-' + folder.stem)}")
         )
     if not _on_hub(source):
@@ -75,7 +76,7 @@ def _whole(folder: Path) -> Path:
     lacking = [name for name in NEEDED if not (folder / name).is_file()]
     if lacking:
         raise MissingError(
-            f"{shown(folder)}: no {', '.join(lacking)}; a base needs {', '.join(NEEDED)}, and {', '.join(WANTED)} for training on"
+            f"{display_path(folder)}: no {', '.join(lacking)}; a base needs {', '.join(NEEDED)}, and {', '.join(WANTED)} for training on"
         )
     return folder
 
@@ -100,7 +101,7 @@ def _accept(source: str, home: Path, accepted: bool):
             how = "typed"
     if not how:
         raise ConfigError(
-            f"{source}: its licence is not accepted. It is under the {CPML}. Set xtts_init.accept_licence=true, or COQUI_TOS_AGREED=1, or answer yes in a terminal; the files then go to {shown(home)}"
+            f"{source}: its licence is not accepted. It is under the {CPML}. Set xtts_init.accept_licence=true, or COQUI_TOS_AGREED=1, or answer yes in a terminal; the files then go to {display_path(home)}"
         )
     write_json(record, {"source": source, "licence": CPML, "accepted_by": how})
 
@@ -115,11 +116,11 @@ def _fetch(source: str, home: Path):
     except Exception as e:  # the library raises errors of many kinds, of httpx too
         raise MissingError(
             f"{source}: could not be fetched ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else 'no reason given'}). "
-            f"Without a network, put {', '.join([*NEEDED, *WANTED])} from https://huggingface.co/{source} into {shown(home)}"
+            f"Without a network, put {', '.join([*NEEDED, *WANTED])} from https://huggingface.co/{source} into {display_path(home)}"
         ) from e
 
 # %% ../../nbs/xtts/base.ipynb #16ec8c95
-class _Inert:
+class _UnpickleStub:
     "Stands for an object in a checkpoint that is not needed; takes whatever it is given and keeps nothing."
 
     def __init__(self, *args, **kwargs):
@@ -138,23 +139,23 @@ def load_tensors(
     "Read a file of coqui's without running anything in it; tensors stay on disk until used. CheckpointError for a damaged or a foreign file."
     path = Path(path)
     if not path.is_file():
-        raise MissingError(f"{shown(path)}: no such file")
+        raise MissingError(f"{display_path(path)}: no such file")
     if not zipfile.is_zipfile(path):
         raise CheckpointError(
-            f"{shown(path)}: not a checkpoint of torch 1.6 or later, or cut off; take it again from where it came from"
+            f"{display_path(path)}: not a checkpoint of torch 1.6 or later, or cut off; take it again from where it came from"
         )
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
         foreign = [n for n in names if not n.startswith(_KNOWN)]
         if foreign:
             raise CheckpointError(
-                f"{shown(path)}: holds {', '.join(foreign)}, which could run code; it is not read. Save it again with tensors and plain values only"
+                f"{display_path(path)}: holds {', '.join(foreign)}, which could run code; it is not read. Save it again with tensors and plain values only"
             )
-        with torch.serialization.safe_globals([(_Inert, n) for n in names]):
+        with torch.serialization.safe_globals([(_UnpickleStub, n) for n in names]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as e:
         raise CheckpointError(
-            f"{shown(path)}: cannot be read ({str(e).splitlines()[0]}); take it again from where it came from"
+            f"{display_path(path)}: cannot be read ({str(e).splitlines()[0]}); take it again from where it came from"
         ) from e
 
 # %% ../../nbs/xtts/base.ipynb #986c117b
@@ -179,10 +180,12 @@ def read_coqui_checkpoint(
     }  # made anew for inference
     if "gpt.text_embedding.weight" not in state:
         raise CheckpointError(
-            f"{shown(path)}: no GPT of XTTS in it; a base's model.pth, or a checkpoint of coqui's GPTTrainer, is needed"
+            f"{display_path(path)}: no GPT of XTTS in it; a base's model.pth, or a checkpoint of coqui's GPTTrainer, is needed"
         )
     if "gpt.conditioning_perceiver.latents" not in state:
-        raise CheckpointError(f"{shown(path)}: an XTTS of version 1 (no perceiver); take XTTS-v2")
+        raise CheckpointError(
+            f"{display_path(path)}: an XTTS of version 1 (no perceiver); take XTTS-v2"
+        )
     return state
 
 # %% ../../nbs/xtts/base.ipynb #342de32d
@@ -273,7 +276,10 @@ class Base:
     ):
         self.folder = _whole(Path(folder))
         self.state = read_coqui_checkpoint(self.folder / "model.pth")
-        config, name = read_json(self.folder / "config.json"), shown(self.folder / "config.json")
+        config, name = (
+            read_json(self.folder / "config.json"),
+            display_path(self.folder / "config.json"),
+        )
         args, self.completed = complete_args(
             config.get("model_args", {}), shape_of(self.state), name
         )
@@ -289,7 +295,7 @@ class Base:
             return f"{n} ({RELEASES[n]})" if n in RELEASES else str(n)
 
         raise CheckpointError(
-            f"{shown(self.folder)}: vocab.json has {named(ids)} ids but model.pth {named(rows)} text rows: they are of different models, take both from one"
+            f"{display_path(self.folder)}: vocab.json has {named(ids)} ids but model.pth {named(rows)} text rows: they are of different models, take both from one"
         )
 
     @property
@@ -325,7 +331,7 @@ class Base:
         )
         if not tags:
             raise CheckpointError(
-                f"{shown(self.folder / 'vocab.json')}: no language tags among added_tokens; it is not one of XTTS"
+                f"{display_path(self.folder / 'vocab.json')}: no language tags among added_tokens; it is not one of XTTS"
             )
         return Vocabulary(
             content, default_language(content) if len(tags) == 1 or "ka" in tags else tags[0]
@@ -352,7 +358,7 @@ class Base:
     def _hifigan(self):  # coqui's HifiDecoder at the official width
         if not any(k.startswith("hifigan_decoder.") for k in self.state):
             raise MissingError(
-                f"{shown(self.folder / 'model.pth')}: no waveform decoder in it; take a whole XTTS-v2, not a GPT alone"
+                f"{display_path(self.folder / 'model.pth')}: no waveform decoder in it; take a whole XTTS-v2, not a GPT alone"
             )
         return _filled(
             make_decoder(self.config["model_args"]["decoder_input_dim"]),
@@ -371,7 +377,7 @@ class Base:
         path = self.folder / "dvae.pth"
         if not path.is_file():
             raise MissingError(
-                f"{shown(path)}: missing, and without it there are no codes to train on; it lies beside model.pth in {HUB}"
+                f"{display_path(path)}: missing, and without it there are no codes to train on; it lies beside model.pth in {HUB}"
             )
         state = load_tensors(path)
         return state.get("model", state)
@@ -386,7 +392,7 @@ class Base:
         net, state = make_dvae(self.dvae_config()), self._dvae_state
         if net.num_tokens != self.codes:
             raise CheckpointError(
-                f"{shown(self.folder)}: dvae.pth has {net.num_tokens} codes but the GPT {self.codes}: they are of different models, take both from one"
+                f"{display_path(self.folder)}: dvae.pth has {net.num_tokens} codes but the GPT {self.codes}: they are of different models, take both from one"
             )
         lacking = [
             k
@@ -395,7 +401,7 @@ class Base:
         ]
         if lacking:
             raise CheckpointError(
-                f"{shown(self.folder / 'dvae.pth')}: no {', '.join(lacking[:3])}; it is not the DVAE of an XTTS"
+                f"{display_path(self.folder / 'dvae.pth')}: no {', '.join(lacking[:3])}; it is not the DVAE of an XTTS"
             )
         return net.eval()
 
@@ -405,7 +411,7 @@ class Base:
             return self.state["mel_stats"].float().clone()
         if not (self.folder / "mel_stats.pth").is_file():
             raise MissingError(
-                f"{shown(self.folder)}: no mel_stats, neither in model.pth nor as mel_stats.pth; it lies beside model.pth in {HUB}"
+                f"{display_path(self.folder)}: no mel_stats, neither in model.pth nor as mel_stats.pth; it lies beside model.pth in {HUB}"
             )
         return load_tensors(self.folder / "mel_stats.pth").float().clone()
 
@@ -422,7 +428,7 @@ class Base:
         )
 
 # %% ../../nbs/xtts/base.ipynb #5463e079
-def take_checkpoint(
+def import_checkpoint(
     path,  # `best_model.pth` or `checkpoint_*.pth` of coqui's GPTTrainer
     folder,  # Where the base goes; made again when the checkpoint has changed
 ) -> Path:
@@ -449,7 +455,7 @@ def take_checkpoint(
     )
     if not vocabulary:
         raise MissingError(
-            f"{shown(path)}: no vocab.json beside it, nor where its configuration says; copy the one it was trained with into {shown(path.parent)}"
+            f"{display_path(path)}: no vocab.json beside it, nor where its configuration says; copy the one it was trained with into {display_path(path.parent)}"
         )
     dvae = {k[5:]: v.clone() for k, v in content.get("model", {}).items() if k.startswith("dvae.")}
     with fresh_dir(folder) as tmp:
@@ -469,7 +475,7 @@ def _config_of(content: dict, path: Path) -> dict:  # model, model_args, audio, 
         held = read_json(beside) if beside.is_file() else {}
     if "model_args" not in held:
         raise MissingError(
-            f"{shown(path)}: no configuration in it and no config.json beside it; copy the one of its training into {shown(path.parent)}"
+            f"{display_path(path)}: no configuration in it and no config.json beside it; copy the one of its training into {display_path(path.parent)}"
         )
     return {
         "model": "xtts",

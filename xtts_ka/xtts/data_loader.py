@@ -19,14 +19,14 @@ from ..core.checkpoint import read_tensors
 from ..core.errors import AudioError, ManifestError, MissingError
 from ..core.loop import Batches
 from ..core.manifest import Reject
-from ..core.paths import resolve, shown
+from ..core.paths import display_path, resolve
 from ..core.randomness import torch_rng
-from ..corpus.clips import Clips, Picked, Shelf
+from ..corpus.clips import Clips, RaggedArray, Subset
 from ..corpus.split import SPLITS
 from .dataset import load_clips, reference_cut, text_ids
+from .features import SAMPLE_RATE, log_mel, n_codes
 from .filters import FilterConfig, reasons
 from .gpt import sequences
-from .mel import RATE, log_mel, n_codes
 from .vocabulary import Vocabulary
 
 # %% ../../nbs/xtts/data_loader.ipynb #a0ab45d3
@@ -52,7 +52,7 @@ class XTTSDataset(Dataset):
         clips: Clips,
         vocabulary: Vocabulary,
         split: str = "train",  # train, val or test
-        codes=None,  # [n] codes of each clip, in the order of `clips`: `Shelf` or `Picked`; None: samples have none
+        codes=None,  # [n] codes of each clip, in the order of `clips`: `RaggedArray` or `Subset`; None: samples have none
         references=None,  # [n, 80] conditioning log-mels; None: computed from the sound
         stats: Tensor = None,  # [80] divisor of each bin; None: not divided
         seed: int = 1,
@@ -78,7 +78,7 @@ class XTTSDataset(Dataset):
         for shelf in (codes, self.references):
             if shelf is not None and len(shelf) != len(clips):
                 raise MissingError(
-                    f"a shelf has {len(shelf)} runs for {len(clips)} clips; run the stage xtts_init again, or use `Picked`"
+                    f"a shelf has {len(shelf)} runs for {len(clips)} clips; run the stage xtts_init again, or use `Subset`"
                 )
 
         self.lengths = [self.code_count(i) for i in self.rows]  # what batches are sorted by
@@ -86,11 +86,14 @@ class XTTSDataset(Dataset):
     def code_count(self, i: int) -> int:
         if self.codes is None:
             return n_codes(
-                int((self.clips.rows[i].duration or self.clips.samples(i) / RATE) * RATE)
+                int(
+                    (self.clips.rows[i].duration or self.clips.samples(i) / SAMPLE_RATE)
+                    * SAMPLE_RATE
+                )
             )
         return (
             self.codes.length(i)
-            if isinstance(self.codes, Picked)
+            if isinstance(self.codes, Subset)
             else self.codes.index["lengths"][i]
         )
 
@@ -224,7 +227,7 @@ class DataManager:
         self.folder, self.init, self.seed = resolve(segments), resolve(init) if init else None, seed
         if not (self.folder / "metadata.csv").is_file():
             raise MissingError(
-                f"{shown(self.folder)}/metadata.csv: no segments here; the segments stage writes them (xtts-ka run --to segments)"
+                f"{display_path(self.folder)}/metadata.csv: no segments here; the segments stage writes them (xtts-ka run --to segments)"
             )
         vocabulary = vocabulary or (self.init / "vocab.json" if self.init else None)
         self.vocabulary = (
@@ -243,7 +246,7 @@ class DataManager:
         kept = []
         for i, row in enumerate(self.clips.rows):
             try:
-                seconds = self.clips.samples(i) / RATE
+                seconds = self.clips.samples(i) / SAMPLE_RATE
             except AudioError as e:
                 self.rejects.append(Reject(row.line, row.audio_file, f"{e.reason}: {e.detail}"))
                 continue
@@ -251,7 +254,7 @@ class DataManager:
             kept.append(row)
         if not kept:
             raise ManifestError(
-                f"{shown(self.folder)}: no clip is left: {_counted(reasons(self.rejects))}; the first: {self.rejects[0].item}: {self.rejects[0].reason}"
+                f"{display_path(self.folder)}: no clip is left: {_counted(reasons(self.rejects))}; the first: {self.rejects[0].item}: {self.rejects[0].reason}"
             )
         if len(kept) < len(self.clips):
             self.clips = Clips(kept, self.folder)
@@ -343,7 +346,7 @@ def __str__(self: DataManager) -> str:  # A few lines for a terminal
     ]
     return "\n".join(
         [
-            f"{shown(self.folder)}: {rep['kept']} clips kept, {rep['rejected']} left out ({_counted(rep['reasons'])})",
+            f"{display_path(self.folder)}: {rep['kept']} clips kept, {rep['rejected']} left out ({_counted(rep['reasons'])})",
             *parts,
             *(f"note: {n}" for n in rep["notes"]),
         ]
@@ -355,12 +358,12 @@ def shelves(self: DataManager) -> dict:  # codes, references, stats, codebook; e
     "What the stage xtts_init computed, in the order of these clips."
     if not self.init:
         return {}
-    references, codes = Shelf(self.init / "references"), Shelf(self.init / "codes")
+    references, codes = RaggedArray(self.init / "references"), RaggedArray(self.init / "codes")
     held = references.index["about"]["clips"]
     stats = read_tensors(self.init / "mel_stats.pth")
     return {
-        "codes": Picked(codes, held, self.clips),
-        "references": Picked(references, held, self.clips),
+        "codes": Subset(codes, held, self.clips),
+        "references": Subset(references, held, self.clips),
         "stats": stats,
         "codebook": codes.index["about"]["codes"],
     }

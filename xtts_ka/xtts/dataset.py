@@ -15,9 +15,9 @@ from ..core.errors import ManifestError
 from ..core.manifest import Reject, read_manifest
 from ..core.progress import bar
 from ..core.randomness import rng
-from ..corpus.clips import Clips, Picked, Shelf
+from ..corpus.clips import Clips, RaggedArray, Subset
+from .features import SAMPLE_RATE, code_mel, log_mel, n_codes
 from .filters import FilterConfig, filter_rows, reasons
-from .mel import RATE, code_mel, log_mel, n_codes
 
 # %% ../../nbs/xtts/dataset.ipynb #0585ae6c
 def load_clips(
@@ -65,9 +65,9 @@ def text_ids(vocabulary, row) -> list[int]:  # Language tag first
 
 
 def _unfit(row, vocabulary, max_codes, max_text):  # Why a row cannot be trained on, or None
-    codes = n_codes(int(row.duration * RATE)) if row.duration else None
+    codes = n_codes(int(row.duration * SAMPLE_RATE)) if row.duration else None
     if codes and codes > max_codes:
-        return f"too long: {row.duration:.1f} s, at most {max_codes * 1024 / RATE:.1f} s"
+        return f"too long: {row.duration:.1f} s, at most {max_codes * 1024 / SAMPLE_RATE:.1f} s"
     if vocabulary is None:
         return None
     try:
@@ -81,7 +81,7 @@ def mel_shelf(
     clips: Clips,  # In order
     folder,  # Where the shelf goes
     kind: str = "code",  # `code`: what the DVAE hears; `reference`: what the conditioning encoder hears
-) -> Shelf:  # One run [frames, 80] a clip, float32, not yet divided by the stats
+) -> RaggedArray:  # One run [frames, 80] a clip, float32, not yet divided by the stats
     "Log-mels of all clips. Made once, read by every training."
 
     def mel(i):
@@ -90,7 +90,7 @@ def mel_shelf(
 
     frames = [mel_frames(clips, i, kind) for i in range(len(clips))]
     runs = (mel(i).T.numpy() for i in bar(range(len(clips)), f"{kind} mels"))
-    return Shelf.write(
+    return RaggedArray.write(
         folder,
         runs,
         sum(frames),
@@ -105,7 +105,7 @@ def mel_frames(clips: Clips, i: int, kind: str) -> int:  # Frames of a clip's me
 # %% ../../nbs/xtts/dataset.ipynb #2e5e67fb
 def reference_cut(
     clips: Clips,
-    references,  # [n, 80] conditioning log-mel of each clip: a `Shelf` or `Picked`
+    references,  # [n, 80] conditioning log-mel of each clip: a `RaggedArray` or `Subset`
     stats: Tensor,  # [80] divisor of each bin
     i: int,  # The clip that is to be spoken
     frames: int,  # Longest reference, frames of 11.6 ms

@@ -20,8 +20,8 @@ from ..corpus.clips import Clips
 from ..speaker.augment import Augmenter
 from ..speaker.data import Utterance, crop, keep_waves
 from .config import SpeakerConfig
-from .decoder import VOICE_DIM, make_decoder
-from .mel import RATE
+from .features import SAMPLE_RATE
+from .waveform_decoder import VOICE_DIM, make_decoder
 
 SPEAKER_RATE = 16000  # Hz, of XTTS's speaker encoder
 LAYERS = 4  # Of blocks, each twice as wide as the one before
@@ -99,7 +99,9 @@ def narrow_vectors(
 ) -> list:  # Of [1, 512, 1]
     "What the official encoder would give, at a fiftieth of its price."
     up = orthonormal(narrow.proj_dim)
-    heard = (torch.from_numpy(resample(np.asarray(w), RATE, SPEAKER_RATE))[None] for w in wavs)
+    heard = (
+        torch.from_numpy(resample(np.asarray(w), SAMPLE_RATE, SPEAKER_RATE))[None] for w in wavs
+    )
     return [(narrow(x, l2_norm=True) @ up.T)[..., None].clone() for x in heard]
 
 # %% ../../nbs/xtts/distil.ipynb #629960be

@@ -19,14 +19,14 @@ from ..core.audio import read_audio
 from ..core.config import config, load
 from ..core.errors import MissingError, XttsKaError
 from ..core.files import DigestCache, atomic_write, digest, write_json
-from ..core.paths import resolve, shown, slug
+from ..core.paths import display_path, resolve, slug
 from ..core.progress import bar
 from ..core.randomness import rng
 from ..corpus.split import place
 from ..speaker.store import centroid_matrix, load_matrix, read_index
 from ..speaker.verification import eer, make_trials, score_trials, unit
 from .base import find_base
-from .mel import RATE
+from .features import SAMPLE_RATE
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #567ca740
 @config
@@ -295,7 +295,7 @@ class EmbeddingAdapter:
     def _wavs(self, paths) -> list:  # [T] float32 at 22,050 Hz
         import torch
 
-        return [torch.from_numpy(read_audio(p, RATE)[0]) for p in paths]
+        return [torch.from_numpy(read_audio(p, SAMPLE_RATE)[0]) for p in paths]
 
     def _key(self, paths, what: str) -> str:
         return digest(
@@ -318,21 +318,21 @@ def voice(
 
     if lost := [p for p in paths if not Path(p).is_file()]:
         raise MissingError(
-            f"{shown(lost[0])}: the recording is not there any more; embed the corpus again (xtts-ka embed)"
+            f"{display_path(lost[0])}: the recording is not there any more; embed the corpus again (xtts-ka embed)"
         )
     path = self.out / f"cache/{slug(name, 60)}-{self._key(paths, 'voice')[:16]}.safetensors"
     if not force and (held := _read_tensors(path)):
         return held
     wavs = self._wavs(paths)
-    if sum(map(len, wavs)) < 0.33 * RATE:
+    if sum(map(len, wavs)) < 0.33 * SAMPLE_RATE:
         raise XttsKaError(
-            f"{name}: {sum(map(len, wavs)) / RATE:.2f} s of reference speech, XTTS needs 0.33 s at least; give longer recordings"
+            f"{name}: {sum(map(len, wavs)) / SAMPLE_RATE:.2f} s of reference speech, XTTS needs 0.33 s at least; give longer recordings"
         )
     with torch.inference_mode():
         cond = self.model.get_gpt_cond_latents(
-            torch.cat(wavs)[None], RATE, length=30, chunk_length=6
+            torch.cat(wavs)[None], SAMPLE_RATE, length=30, chunk_length=6
         )
-    from xtts_ka.xtts.decoder import voice_vector
+    from xtts_ka.xtts.waveform_decoder import voice_vector
 
     made = {
         "gpt_cond_latent": cond.clone(),
@@ -349,7 +349,7 @@ def pair_vectors(
 ) -> tuple:  # (source [N, d], target [N, 512], speakers [N])
     "Recordings that both networks have heard: a keyed choice of the store's, by XTTS's speaker encoder."
 
-    from xtts_ka.xtts.decoder import voice_vector
+    from xtts_ka.xtts.waveform_decoder import voice_vector
 
     root = resolve(self.cfg.embeddings_dir if self.cfg.pairs == "store" else self.cfg.pairs)
     emb, entries = load_matrix(root), {e.utt: e for e in read_index(root)}
@@ -359,7 +359,7 @@ def pair_vectors(
     paths = [root / entries[emb.utts[i]].audio for i in chosen]
     if lost := [p for p in paths if not p.is_file()]:
         raise MissingError(
-            f"{len(lost)} recordings of the pairs are not there, first {shown(lost[0])}"
+            f"{len(lost)} recordings of the pairs are not there, first {display_path(lost[0])}"
         )
     target = []
     for p in bar(paths, "pairs"):
@@ -449,7 +449,7 @@ def run(
             s: {
                 "seconds": round(sum(r.seconds for r in refs), 2),
                 "references": [
-                    {"utt": r.utt, "audio": shown(r.path), "cosine": round(r.cosine, 4)}
+                    {"utt": r.utt, "audio": display_path(r.path), "cosine": round(r.cosine, 4)}
                     for r in refs
                 ],
             }
@@ -484,7 +484,7 @@ def lines(
     out,  # Where it is
 ) -> list:  # What a person should know
     "One line a speaker, and what the map is worth."
-    said = [f"{shown(out)}: {len(about['speakers'])} voices for XTTS"]
+    said = [f"{display_path(out)}: {len(about['speakers'])} voices for XTTS"]
     said += [
         f"{s}: {v['seconds']:.1f} s of {len(v['references'])} recordings, nearest {v['references'][0]['utt']} ({v['references'][0]['cosine']:.3f} to the centroid)"
         for s, v in about["speakers"].items()

@@ -20,14 +20,19 @@ from ..core.randomness import torch_rng
 from .acoustic import FILE as ACOUSTIC_FILE
 from .acoustic import acoustic_tensors
 from .config import DecodeConfig, DvaeConfig
-from .decode import decode_codes, teacher_latents
-from .decoder import OFFICIAL_CHANNELS, VOICE_DIM, make_decoder, widen
 from .dvae import make_dvae
+from .features import HOP, OUTPUT_SAMPLE_RATE, SAMPLE_RATE
 from .gpt import quiet
-from .mel import HOP, OUT_RATE, RATE
 from .reader import FILE as READER_FILE
 from .reader import reader_tensors
+from .sampling import decode_codes, teacher_latents
 from .vocabulary import CLIENT_LANGUAGES, Vocabulary
+from xtts_ka.xtts.waveform_decoder import (
+    OFFICIAL_CHANNELS,
+    VOICE_DIM,
+    make_decoder,
+    pad_to_official_width,
+)
 
 # %% ../../nbs/xtts/export.ipynb #5f1aad32
 def xtts_config(
@@ -58,10 +63,12 @@ def xtts_config(
         d_vector_dim=VOICE_DIM,
         cond_d_vector_in_each_upsampling_layer=True,
         output_hop_length=HOP,
-        input_sample_rate=RATE,
-        output_sample_rate=OUT_RATE,
+        input_sample_rate=SAMPLE_RATE,
+        output_sample_rate=OUTPUT_SAMPLE_RATE,
     )
-    audio = XttsAudioConfig(sample_rate=RATE, output_sample_rate=OUT_RATE, dvae_sample_rate=RATE)
+    audio = XttsAudioConfig(
+        sample_rate=SAMPLE_RATE, output_sample_rate=OUTPUT_SAMPLE_RATE, dvae_sample_rate=SAMPLE_RATE
+    )
     languages = dict.fromkeys([vocabulary.language, *vocabulary.languages, *CLIENT_LANGUAGES])
     config = XttsConfig(model_args=args, audio=audio, languages=list(languages))
     d = decode or DecodeConfig()
@@ -93,7 +100,10 @@ def model_state(
     return {
         "mel_stats": stats,
         **{f"gpt.{k}": v for k, v in own.items()},
-        **{f"hifigan_decoder.waveform_decoder.{k}": v for k, v in widen(waveform, shapes).items()},
+        **{
+            f"hifigan_decoder.waveform_decoder.{k}": v
+            for k, v in pad_to_official_width(waveform, shapes).items()
+        },
         **{
             f"hifigan_decoder.speaker_encoder.{k}": v
             for k, v in speaker_encoder.state_dict().items()

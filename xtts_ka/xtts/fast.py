@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import ConfigError
-from .mel import CODE, HOP, OUT_RATE, RATE
+from .features import CODE_STRIDE, HOP, OUTPUT_SAMPLE_RATE, SAMPLE_RATE
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 
@@ -255,7 +255,7 @@ def fast_latents(
     codes: Tensor,  # [n] long
 ) -> Tensor:  # [n, D]
     "Latents along given codes, step by step as in decoding: how far a precision is from `teacher_latents`."
-    from xtts_ka.xtts.decode import _code_input, prefix
+    from xtts_ka.xtts.sampling import _code_input, prefix
 
     session, said = gpt.session(), [gpt.start_audio_token, *codes.tolist()[:-1]]
     out = [session.start([torch.cat([prefix(gpt, cond, ids), _code_input(gpt, said[:1], 0)], 1)])]
@@ -339,7 +339,7 @@ def _alive(state: dict, stages: int, blocks: int) -> list:  # [stages + 1]
 def _like(net, channels: list, blocks: list):  # A generator of the same kind without weight norm
     from torch.nn.utils import parametrize
 
-    from xtts_ka.xtts.decoder import KERNELS, make_generator
+    from xtts_ka.xtts.waveform_decoder import KERNELS, make_generator
 
     kept = [[KERNELS[n % 3] for n in blocks if n // 3 == stage] for stage in range(4)]
     new = make_generator(net.conv_pre.in_channels, channels, kept, net.cond_layer.in_channels)
@@ -393,7 +393,11 @@ def _interpolate(z, scale: float):
 
 
 def _scales(speed) -> list:
-    return [*([1 / speed] if speed != 1.0 else []), CODE / HOP, OUT_RATE / RATE]
+    return [
+        *([1 / speed] if speed != 1.0 else []),
+        CODE_STRIDE / HOP,
+        OUTPUT_SAMPLE_RATE / SAMPLE_RATE,
+    ]
 
 
 def settled(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'quiet', 'make_gpt', 'start_from_codebook', 'padded', 'sequences', 'GptOutput', 'gpt_forward', 'gpt_logits',
-           'code_losses', 'gpt_losses', 'Lora', 'adapt', 'merge', 'babble', 'MelHeads', 'GptTask', 'unigram']
+           'code_losses', 'gpt_losses', 'Lora', 'adapt', 'merge', 'free_run_penalty', 'MelHeads', 'GptTask', 'unigram']
 
 # %% ../../nbs/xtts/gpt.ipynb #687c52f3
 import logging
@@ -21,7 +21,7 @@ from ..core.errors import ConfigError, XttsKaError
 from ..core.loop import Task
 from ..core.optim import muon_and_adamw, split_matrices
 from ..core.randomness import rng, seeded_step, torch_rng
-from ..corpus.clips import Clips, Shelf
+from ..corpus.clips import Clips, RaggedArray
 from xtts_ka.xtts.alignment import (
     best_heads,
     check_heads,
@@ -35,8 +35,8 @@ from xtts_ka.xtts.alignment import (
 )
 from .config import DecodeConfig, GptConfig
 from .dataset import reference_cut, text_ids
-from .decode import decode_codes
-from .mel import CODE, N_MELS, RATE
+from .features import CODE_STRIDE, N_MELS, SAMPLE_RATE
+from .sampling import decode_codes
 
 # %% ../../nbs/xtts/gpt.ipynb #9053aa89
 @contextmanager
@@ -78,7 +78,7 @@ def make_gpt(
             start_audio_token=codes,
             stop_audio_token=codes + 1,
             use_perceiver_resampler=True,
-            code_stride_len=CODE,
+            code_stride_len=CODE_STRIDE,
         )
     for embedding in (gpt.text_embedding, gpt.mel_embedding):
         nn.init.normal_(embedding.weight, 0.0, 0.02)
@@ -298,7 +298,7 @@ def merge(
     return gpt
 
 # %% ../../nbs/xtts/gpt.ipynb #ae99994f
-def babble(
+def free_run_penalty(
     free: dict,  # `free/stopped`, `free/length`; empty when nothing could be spoken
 ) -> float:  # 0: everything stops, as long as it should be
     "How far free speech is from ending where it should: the share that does not stop, and how far lengths are off, as a log ratio."
@@ -334,8 +334,8 @@ class GptTask(Task):
         cfg: GptConfig,
         clips: Clips,
         vocabulary,  # Writes texts as ids
-        codes: Shelf,  # [n] codes of each clip
-        references: Shelf,  # [n, 80] conditioning log-mels of each clip
+        codes: RaggedArray,  # [n] codes of each clip
+        references: RaggedArray,  # [n, 80] conditioning log-mels of each clip
         stats: Tensor,  # [80] divisor of each bin
         codebook: int,  # Size of the codebook
         start=None,  # () -> coqui's GPT to begin with; None: a new one
@@ -343,7 +343,7 @@ class GptTask(Task):
         share: float = 0.2,  # Of the items of an epoch that are replayed
         listen=None,  # (codes [n], name, step) -> None; keeps what the free-running check said
         about=None,  # What `start` was made from, for the fingerprint
-        mels: Shelf = None,  # [n, 80] log-mels that the codes were made of; None: latents are not asked for the mel
+        mels: RaggedArray = None,  # [n, 80] log-mels that the codes were made of; None: latents are not asked for the mel
         times: dict = None,  # audio_file -> [characters, 2] seconds; None or absent clips: forward-sum
         vectors: Tensor = None,  # [codes, d] of the codebook, for new embeddings
     ):
@@ -491,7 +491,10 @@ class GptTask(Task):
         if times is None:
             return None
         return soft_path(
-            id_spans(self.vocabulary, self.ids[i], row.text), times, len(self.codes[i]), CODE / RATE
+            id_spans(self.vocabulary, self.ids[i], row.text),
+            times,
+            len(self.codes[i]),
+            CODE_STRIDE / SAMPLE_RATE,
         )
 
     def sample(
@@ -642,7 +645,11 @@ class GptTask(Task):
         if not self.cfg.free_run:
             return values
         free = self.free()
-        return values | free | {"score": values["score"] + self.cfg.free_weight * babble(free)}
+        return (
+            values
+            | free
+            | {"score": values["score"] + self.cfg.free_weight * free_run_penalty(free)}
+        )
 
     def replay_score(self) -> float:  # Loss on the languages that must not be forgotten
         self.replay.net = self.net

@@ -19,12 +19,12 @@ from ..core.files import fresh_dir
 from ..core.manifest import Row, read_manifest, write_manifest
 from ..core.progress import bar
 from ..core.randomness import rng
-from ..corpus.clips import Clips, Shelf
+from ..corpus.clips import Clips, RaggedArray
 from ..corpus.segment import cut_padded, speech_edges
 from ..corpus.synthetic import SAMPLE_RATE, Synthesizer, Voice
 from .config import GuestConfig
-from .initialize import clips_digest, once
-from .mel import CODE, HOP, N_MELS, RATE, log_mel, n_codes
+from .features import CODE_STRIDE, HOP, N_MELS, SAMPLE_RATE, log_mel, n_codes
+from .stage_init import cached, clips_digest
 
 # %% ../../nbs/xtts/guests.ipynb #a1e5e33c
 def cepstra(
@@ -120,9 +120,14 @@ def guest_speech(
     size: float,  # Of the vocal tract; 1: the variant's own
 ) -> np.ndarray:  # [T] float32 at 22,050 Hz, with edges and level as clips have them
     "A guest's clip."
-    wav = resample(synthesizer.speak(text, voice).wav, round(SAMPLE_RATE / size), RATE)
+    wav = resample(synthesizer.speak(text, voice).wav, round(SAMPLE_RATE / size), SAMPLE_RATE)
     return set_level(
-        cut_padded(wav, *speech_edges(wav, RATE), round(0.1 * RATE), round(0.005 * RATE))
+        cut_padded(
+            wav,
+            *speech_edges(wav, SAMPLE_RATE),
+            round(0.1 * SAMPLE_RATE),
+            round(0.005 * SAMPLE_RATE),
+        )
     )
 
 # %% ../../nbs/xtts/guests.ipynb #7358bb33
@@ -133,11 +138,11 @@ def code_places(
     "Where the clip is when the guest is at the middle of a code."
     if (path := time_warp(cepstra(clip), cepstra(guest))) is None:
         return None
-    middle = CODE // HOP / 2
+    middle = CODE_STRIDE // HOP / 2
     at = np.interp(
-        np.arange(n_codes(len(guest))) * CODE // HOP + middle, np.arange(len(path)), path
+        np.arange(n_codes(len(guest))) * CODE_STRIDE // HOP + middle, np.arange(len(path)), path
     )
-    return ((at - middle) / (CODE // HOP)).astype(np.float32)
+    return ((at - middle) / (CODE_STRIDE // HOP)).astype(np.float32)
 
 
 def at_places(
@@ -156,7 +161,7 @@ class Guests:
     "Clips of guests."
 
     clips: Clips  # A speaker each
-    places: Shelf  # [codes] of each clip, places among the codes of `of`
+    places: RaggedArray  # [codes] of each clip, places among the codes of `of`
     of: list  # The run's clip of each, by number
 
 
@@ -176,12 +181,12 @@ def _speak_guests(clips, folder, count, seed) -> int:  # How many there are
                 clips.rows[i].text,
                 voice.name,
                 split="train",
-                duration=round(len(wav) / RATE, 4),
+                duration=round(len(wav) / SAMPLE_RATE, 4),
             )
-            write_audio(Path(tmp) / row.audio_file, wav, RATE)
+            write_audio(Path(tmp) / row.audio_file, wav, SAMPLE_RATE)
             rows.append(row), places.append(at), of.append(clips.key(i))
         write_manifest(Path(tmp) / "metadata.csv", rows)
-        Shelf.write(Path(tmp) / "places", places, sum(map(len, places)), {"of": of})
+        RaggedArray.write(Path(tmp) / "places", places, sum(map(len, places)), {"of": of})
     return len(rows)
 
 
@@ -196,10 +201,10 @@ def make_guests(
         return None
     folder = Path(folder)
     made_of = [clips_digest(clips), cfg.voices, VARIANTS, SIZES, seed]
-    once(
+    cached(
         folder.with_suffix(".json"), made_of, lambda: _speak_guests(clips, folder, cfg.voices, seed)
     )
-    places, number = Shelf(folder / "places"), {clips.key(i): i for i in range(len(clips))}
+    places, number = RaggedArray(folder / "places"), {clips.key(i): i for i in range(len(clips))}
     rows = read_manifest(folder / "metadata.csv", check_audio=False).rows
     return Guests(Clips(rows, folder), places, [number[key] for key in places.index["about"]["of"]])
 

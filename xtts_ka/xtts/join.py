@@ -8,9 +8,9 @@ __all__ = ['FRAME', 'Edges', 'Joiner', 'join']
 # %% ../../nbs/xtts/join.ipynb #f49d01c0
 import numpy as np
 
-from .mel import OUT_RATE
+from .features import OUTPUT_SAMPLE_RATE
 
-FRAME = OUT_RATE // 100  # Samples of a frame whose level is looked at
+FRAME = OUTPUT_SAMPLE_RATE // 100  # Samples of a frame whose level is looked at
 
 # %% ../../nbs/xtts/join.ipynb #a54ef1b0
 class Edges:
@@ -26,7 +26,7 @@ class Edges:
     ):
         self.start, self.end, self.loudest = start, end, loudest
         self.share = 10 ** (-below / 20)
-        self.edge = int(edge * OUT_RATE)
+        self.edge = int(edge * OUTPUT_SAMPLE_RATE)
         self.begun = False  # Nothing loud has come yet
         self.held, self.rest = _nothing(), _nothing()
 
@@ -91,11 +91,11 @@ class Joiner:
     def next(self) -> np.ndarray:  # [t] the pause before it
         "Begin with the next piece."
         first, last = self.at < 0, self.at + 2 == len(self.pauses)
-        pause = 0 if first else self.pauses[self.at] - 2 * self.edges.edge / OUT_RATE
+        pause = 0 if first else self.pauses[self.at] - 2 * self.edges.edge / OUTPUT_SAMPLE_RATE
         loudest = 0.0 if first else self.edges.loudest
         self.at += 1
         self.edges = Edges(not first, not last, loudest=loudest, **self.options)
-        return np.zeros(max(0, round(pause * OUT_RATE)), np.float32)
+        return np.zeros(max(0, round(pause * OUTPUT_SAMPLE_RATE)), np.float32)
 
     def push(self, wav) -> np.ndarray:
         return self.edges.push(wav)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core.audio import set_level, write_audio
 from .dvae import decode
-from .mel import CODE, HOP, RATE
+from .features import CODE_STRIDE, HOP, SAMPLE_RATE
 
 # %% ../../nbs/xtts/listen.ipynb #d66bc2c4
 @torch.no_grad()
@@ -27,15 +27,15 @@ def codes_to_mel(
 
 
 def griffin_lim(
-    mel: Tensor,  # [80, frames] natural log of the power mel, of `xtts.mel.log_mel`
+    mel: Tensor,  # [80, frames] natural log of the power mel, of `xtts.features.log_mel`
     iterations: int = 32,
 ) -> np.ndarray:  # [frames * 256] float32 at 22,050 Hz, at -23 dB
     "Griffin and Lim (1984), by librosa; the starting phase is always the same."
     import librosa
 
-    n_fft, power = CODE, mel.exp().numpy()
+    n_fft, power = CODE_STRIDE, mel.exp().numpy()
     linear = librosa.feature.inverse.mel_to_stft(
-        power, sr=RATE, n_fft=n_fft, power=2.0, fmin=0, fmax=8000, norm="slaney", htk=True
+        power, sr=SAMPLE_RATE, n_fft=n_fft, power=2.0, fmin=0, fmax=8000, norm="slaney", htk=True
     )
     wav = librosa.griffinlim(linear, n_iter=iterations, hop_length=HOP, n_fft=n_fft, random_state=0)
     return set_level(np.pad(wav, (0, HOP)).astype(np.float32))  # one frame stands for the last hop
@@ -51,14 +51,14 @@ def keep_sample(
     from matplotlib.figure import Figure
 
     wav_path = Path(folder) / f"{name}.wav"
-    write_audio(wav_path, griffin_lim(mel), RATE)
+    write_audio(wav_path, griffin_lim(mel), SAMPLE_RATE)
     figure = Figure(figsize=(7, 2.2), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(
         mel.numpy(),
         origin="lower",
         aspect="auto",
-        extent=(0, mel.shape[1] * HOP / RATE, 0, 80),
+        extent=(0, mel.shape[1] * HOP / SAMPLE_RATE, 0, 80),
         cmap=plt.get_cmap("magma"),
     )
     axes.set(xlabel="seconds", ylabel="mel bin", title=title or name)

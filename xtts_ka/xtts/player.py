@@ -7,10 +7,10 @@ __all__ = ['sound', 'Player', 'player']
 
 # %% ../../nbs/xtts/player.ipynb #ef0be1a1
 from ..core.errors import XttsKaError
-from ..core.progress import where
+from ..core.progress import display_mode
 from .config import DecodeConfig
-from .mel import OUT_RATE
-from .speak import KaXtts
+from .features import OUTPUT_SAMPLE_RATE
+from .infer import KaXtts
 
 # %% ../../nbs/xtts/player.ipynb #398e0d6a
 def sound(spoken):  # IPython's Audio of a `Spoken`
@@ -18,8 +18,8 @@ def sound(spoken):  # IPython's Audio of a `Spoken`
     import numpy as np
     from IPython.display import Audio
 
-    wav = spoken.wav if len(spoken.wav) else np.zeros(OUT_RATE // 10, np.float32)
-    return Audio(np.clip(wav, -1, 1), rate=OUT_RATE, normalize=False)
+    wav = spoken.wav if len(spoken.wav) else np.zeros(OUTPUT_SAMPLE_RATE // 10, np.float32)
+    return Audio(np.clip(wav, -1, 1), rate=OUTPUT_SAMPLE_RATE, normalize=False)
 
 
 class Player:
@@ -105,5 +105,7 @@ def player(
     "What fits the place this runs in; `XTTS_KA_PROGRESS=notebook` forces the widgets."
     model = model if isinstance(model, KaXtts) else KaXtts(model, precision="float32")
     return (
-        Player(model, text, seed) if where() == "notebook" else sound(model.speak(text, seed=seed))
+        Player(model, text, seed)
+        if display_mode() == "notebook"
+        else sound(model.speak(text, seed=seed))
     )

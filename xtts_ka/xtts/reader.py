@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import CheckpointError
-from ..text.phones import edits
+from ..text.phoneme_inventory import edits
 from .dvae import Reader
 
 # %% ../../nbs/xtts/reader.ipynb #761ea949

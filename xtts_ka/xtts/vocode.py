@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..core.audio import resample
 from ..core.errors import ConfigError, MissingError
-from ..core.paths import shown
-from ..vocoder.mel import match_bands, mel_bands
-from .mel import HOP, OUT_RATE, RATE, _mel_transform
+from ..core.paths import display_path
+from ..vocoder.features import match_bands, mel_bands
+from .features import HOP, OUTPUT_SAMPLE_RATE, SAMPLE_RATE, _mel_transform
 
 WAYS = ("auto", "decoder", "vocoder")
 
@@ -41,13 +41,13 @@ class CodeVocoder:
         self,
         dvae,  # coqui's DiscreteVAE that the codes belong to
         stats: Tensor,  # [80] divisor of each bin of its mel
-        vocoder,  # From `vocoder.synthesize.open_vocoder`
+        vocoder,  # From `vocoder.infer.open_vocoder`
         name: str = "",  # Of the vocoder, to report
     ):
-        if (vocoder.mel.sample_rate, vocoder.mel.hop_length) != (RATE, HOP):
+        if (vocoder.mel.sample_rate, vocoder.mel.hop_length) != (SAMPLE_RATE, HOP):
             raise ConfigError(
                 f"vocoder {name}: made for {vocoder.mel.sample_rate} Hz and a hop of "
-                f"{vocoder.mel.hop_length}, XTTS's codes are of {RATE} Hz and {HOP}"
+                f"{vocoder.mel.hop_length}, XTTS's codes are of {SAMPLE_RATE} Hz and {HOP}"
             )
         self.dvae, self.stats, self.vocoder, self.name = dvae, stats, vocoder, name
 
@@ -65,7 +65,7 @@ class CodeVocoder:
         if speed != 1.0:
             mel = F.interpolate(mel[None], scale_factor=[1 / speed], mode="linear")[0]
         wav = self.vocoder.generate(mel).cpu().numpy()  # [n_mels, F] -> [F * 256]
-        return resample(wav, RATE, OUT_RATE)
+        return resample(wav, SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
 
     def say(
         self, take, vector: Tensor, speed: float = 1.0
@@ -80,7 +80,7 @@ class LatentVocoder:
     def __init__(
         self,
         acoustic,  # `Acoustic` of the export
-        vocoder,  # From `vocoder.synthesize.open_vocoder`
+        vocoder,  # From `vocoder.infer.open_vocoder`
         name: str = "",  # Of the vocoder, to report
     ):
         if acoustic.mel != vocoder.mel:
@@ -104,7 +104,7 @@ class LatentVocoder:
         mel = self.mel(take.latents, vector)
         if speed != 1.0:
             mel = F.interpolate(mel[None], scale_factor=[1 / speed], mode="linear")[0]
-        return resample(self.vocoder.generate(mel).cpu().numpy(), RATE, OUT_RATE)
+        return resample(self.vocoder.generate(mel).cpu().numpy(), SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
 
 
 def find_vocoder(
@@ -122,7 +122,7 @@ def open_way(
     vocoder=None,  # Folder of a vocoder; default: that of the run
 ) -> CodeVocoder | LatentVocoder | None:  # None: by the decoder
     "What turns a take into sound: by latents where the export has an acoustic network, else by codes. `MissingError` when the way asked for is not there."
-    from xtts_ka.vocoder.synthesize import open_vocoder
+    from xtts_ka.vocoder.infer import open_vocoder
     from xtts_ka.xtts.acoustic import load_acoustic
     from xtts_ka.xtts.export import load_dvae
 
@@ -136,11 +136,11 @@ def open_way(
     place = vocoder or find_vocoder(folder)
     if place is None and asked:
         raise MissingError(
-            f"--way vocoder: no vocoder beside {shown(folder)}; name one with --vocoder DIR"
+            f"--way vocoder: no vocoder beside {display_path(folder)}; name one with --vocoder DIR"
         )
     acoustic = load_acoustic(folder) if place is not None else None
     if acoustic is not None:
-        return LatentVocoder(acoustic, open_vocoder(place), shown(place))
+        return LatentVocoder(acoustic, open_vocoder(place), display_path(place))
     if place is None or not asked and not (Path(folder) / "dvae.pth").is_file():
         return None
-    return CodeVocoder(load_dvae(folder), stats, open_vocoder(place), shown(place))
+    return CodeVocoder(load_dvae(folder), stats, open_vocoder(place), display_path(place))
