@@ -48,6 +48,8 @@ FORMATS = (
     "OGG",
     "MP3",
 )  # the containers whose completeness is checked below
+
+# %% ../../nbs/core/audio.ipynb #6725deef
 MAX_CHANNELS, MAX_PEAK, MAX_VALUES = (
     8,
     1.5,
@@ -99,7 +101,7 @@ def _mpg123_heard(active: bool):
                 else:
                     os.write(2, line)
 
-
+# %% ../../nbs/core/audio.ipynb #c27620d0
 def _head(path) -> bytes:
     "The first 12 bytes of a regular file with something in it."
     try:
@@ -142,7 +144,7 @@ def _promised(
             at += 8 + size + size % 2
     return 0, 0, b""
 
-
+# %% ../../nbs/core/audio.ipynb #abc5ca1f
 def _belongs(follows: bytes) -> bool:  # Five bytes behind the sound
     "Whether they are the end, the name of a further chunk (behind a byte that makes the place even or without it), or padding."
     return any(
@@ -166,7 +168,7 @@ def _ogg_ends(path) -> bool:
         and bool(tail[at + 5] & 4)
     )
 
-
+# %% ../../nbs/core/audio.ipynb #73f75534
 def _check_whole(path, head: bytes):
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
         promised, present, follows = _promised(path, head)
@@ -205,7 +207,7 @@ def _mp3_frame(data: bytes, at: int) -> tuple | None:  # (bytes, samples)
         data[at + 2] >> 1 & 1
     ), samples
 
-
+# %% ../../nbs/core/audio.ipynb #a54661c0
 def _mp3_frames(path, guess: int) -> int:  # Samples a channel
     "libsndfile's count where a Xing header or another layer makes it exact, else the sum over the frames."
     data, at, total = Path(path).read_bytes(), 0, 0
@@ -261,7 +263,7 @@ def _opened(path, max_seconds: float):
     if bad := [line for line in heard if re.search(r"Skipped \d+ bytes|error:", line)]:
         raise AudioError("corrupt", path, bad[0])
 
-
+# %% ../../nbs/core/audio.ipynb #fc39f044
 def _check_header(path, info: AudioInfo, max_seconds: float):
     "Refuse before any memory is given out."
     if info.format not in FORMATS:
@@ -289,7 +291,7 @@ def _check_header(path, info: AudioInfo, max_seconds: float):
             f"{info.frames} samples of {info.channels} channels need more than 1 GiB",
         )
 
-
+# %% ../../nbs/core/audio.ipynb #eef3499d
 def _check_md5(path, f, wav: np.ndarray):  # [T, channels]
     "A FLAC file holds the MD5 of all its samples (RFC 9639, 8.2): the only sign of a header that says less than there is."
     with open(path, "rb") as raw:
@@ -313,7 +315,7 @@ def _check_md5(path, f, wav: np.ndarray):  # [T, channels]
             "corrupt", path, "the samples are not those of which the header holds the MD5"
         )
 
-
+# %% ../../nbs/core/audio.ipynb #a7468cbd
 def _samples(path, f, frames: int) -> np.ndarray:  # [frames] float32 in [-1, 1]
     "Decode to mono and check what came: all there, finite, not far outside [-1, 1]."
     try:
@@ -361,7 +363,7 @@ def probe(
     with _opened(path, max_seconds) as (f, info):
         return info
 
-
+# %% ../../nbs/core/audio.ipynb #3dac7b3b
 def read_audio(
     path: str | Path,  # WAV, AIFF, FLAC, OGG or MP3; 8 bit to float, any number of channels up to 8
     sample_rate: int | None = None,  # Hz to resample to; None keeps the file's
@@ -401,7 +403,7 @@ def check_audio(
             _samples(path, f, info.frames)
     return info
 
-
+# %% ../../nbs/core/audio.ipynb #6083cafe
 def read_crop(
     path: str | Path,  # WAV, AIFF, FLAC, OGG or MP3
     start: int,  # First sample, counted at the file's own rate
@@ -464,7 +466,7 @@ def peak_normalize(
     top = np.abs(wav).max(initial=0)
     return wav * np.float32(peak / top) if top > 0 else wav
 
-
+# %% ../../nbs/core/audio.ipynb #e8227a17
 def set_level(
     wav,  # [T] float
     db: float = -23.0,  # RMS wanted, dB of full scale

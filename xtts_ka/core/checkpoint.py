@@ -30,7 +30,7 @@ def _own(tensor, seen):
         seen.add(t.untyped_storage().data_ptr())
     return t
 
-
+# %% ../../nbs/core/checkpoint.ipynb #8458d556
 def _canonical(o, path, seen):
     "The same plain value in fresh containers; anything that is neither plain nor a tensor is refused with its path."
     import torch
@@ -52,7 +52,7 @@ def _canonical(o, path, seen):
         f"{path}: a {type(o).__name__} cannot be stored; use tensors, numbers, texts, lists and dicts"
     )
 
-
+# %% ../../nbs/core/checkpoint.ipynb #5507aa1b
 def _flat(models):
     "`{name: state_dict}` as one `{name/parameter: tensor}`."
     import torch
@@ -83,7 +83,7 @@ def _write_manifest(folder, step):
     }
     write_json(folder / "manifest.json", {"format": FORMAT, "step": step, "files": files})
 
-
+# %% ../../nbs/core/checkpoint.ipynb #3080f0de
 def _write_parts(folder, models, optimizers, state):
     "The three files of content."
     import torch
@@ -107,7 +107,7 @@ def _umask():
     os.umask(mask := os.umask(0))
     return mask
 
-
+# %% ../../nbs/core/checkpoint.ipynb #07edee07
 def checkpoints(
     root,  # Folder of a run's checkpoints
     tag: str = "latest",  # `latest` for the numbered ones, or a tag such as `best`
@@ -119,7 +119,7 @@ def checkpoints(
     )
     return sorted(found, key=lambda p: p.name, reverse=True)
 
-
+# %% ../../nbs/core/checkpoint.ipynb #785e0071
 def save_checkpoint(
     root,  # Folder of the run's checkpoints; made when absent
     step: int,  # Optimiser steps done
@@ -166,7 +166,7 @@ def read_tensors(
             f"{path}: holds more than plain tensors, or is damaged ({type(e).__name__}: {why}); nothing of it was run. Write it again, or delete it and run the stage that makes it"
         ) from e
 
-
+# %% ../../nbs/core/checkpoint.ipynb #9a176fa9
 @dataclass
 class Checkpoint:
     "What a folder held."
@@ -180,7 +180,7 @@ class Checkpoint:
         default_factory=list
     )  # Newer ones that were refused, with the reason
 
-
+# %% ../../nbs/core/checkpoint.ipynb #b0019bc0
 def _manifest(folder):
     "The manifest of a folder, if it is spelled exactly as we write it."
     raw = (folder / "manifest.json").read_bytes()
@@ -198,7 +198,7 @@ def _manifest(folder):
         raise ValueError("manifest.json does not list the three parts")
     return m
 
-
+# %% ../../nbs/core/checkpoint.ipynb #73acd58d
 def refusal(
     folder,  # A checkpoint's folder
 ) -> str | None:  # Why it cannot be trusted; None when it is whole
@@ -220,7 +220,7 @@ def refusal(
         return f"{e}" or type(e).__name__
     return None
 
-
+# %% ../../nbs/core/checkpoint.ipynb #8cb56b5b
 def read_checkpoint(
     folder,  # One checkpoint's folder
 ) -> Checkpoint:
@@ -269,7 +269,7 @@ def load_checkpoint(
         )
     return None
 
-
+# %% ../../nbs/core/checkpoint.ipynb #6ff0d2c3
 def set_aside(
     root,  # Folder of the run's checkpoints
     after: int,  # The step that training goes on from

@@ -59,7 +59,7 @@ def config(
     cls.__init__ = __init__
     return cls
 
-
+# %% ../../nbs/core/config.ipynb #f24fcff6
 def _refuse_bool(cls, value, info):
     "`true` is not 1: pydantic's lax mode says it is."
     kinds = _kinds(_annotation(cls, info.field_name))
@@ -90,7 +90,7 @@ def _kinds(kind) -> set:
     ]
     return set().union(*map(_kinds, inner)) if inner else {kind}
 
-
+# %% ../../nbs/core/config.ipynb #3fce8ad6
 def _type_name(kind) -> str:
     "An annotation as a person writes it: `int | None`, `one of 'cosine', 'constant'`."
     origin, args = typing.get_origin(kind), typing.get_args(kind)
@@ -116,7 +116,7 @@ def _explain(cls, error: pydantic.ValidationError, where: dict, source: str) -> 
         lines.setdefault(key, f"{place}: " * bool(place) + _sentence(e, key, owner, kind))
     return "\n".join(lines.values())
 
-
+# %% ../../nbs/core/config.ipynb #c424ea39
 def _walk(
     cls, loc: tuple
 ) -> tuple:  # (key path, class that owns the last key, type of the last key)
@@ -141,11 +141,11 @@ def _walk(
 def _names(cls) -> list:
     return [f.name for f in dataclasses.fields(cls) if f.init]
 
-
+# %% ../../nbs/core/config.ipynb #74c7a9d1
 def _dotted(key: tuple) -> str:
     return ".".join(map(str, key))
 
-
+# %% ../../nbs/core/config.ipynb #ac69a932
 def _sentence(e: dict, key: tuple, owner, kind) -> str:
     "One mistake in words."
     index = f" at index {key[-1]}" if key and isinstance(key[-1], int) else ""
@@ -172,7 +172,7 @@ def _sentence(e: dict, key: tuple, owner, kind) -> str:
         text += "; put it in quotes"
     return text
 
-
+# %% ../../nbs/core/config.ipynb #a19f8f93
 def _short(value, limit: int = 60) -> str:
     text = repr(value)
     return f"{text if len(text) <= limit else text[: limit - 3] + '...'} ({type(value).__name__})"
@@ -231,7 +231,7 @@ def _float(loader, node):
     text = loader.construct_scalar(node).replace("_", "").lower()
     return float(text.replace(".inf", "inf").replace(".nan", "nan"))
 
-
+# %% ../../nbs/core/config.ipynb #030df376
 _Loader.add_constructor("tag:yaml.org,2002:int", _int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
@@ -260,7 +260,7 @@ def _parse(text: str, name: str) -> tuple:  # (value, {key path: "file:line"})
         if loader:
             loader.dispose()
 
-
+# %% ../../nbs/core/config.ipynb #d667cdfd
 def _places(node, name: str, key: tuple = (), above: tuple = ()):
     "Yield (key path, file:line) of every key under a node."
     if any(node is n for n in above):
@@ -298,7 +298,7 @@ def merge(
         out[k] = merge(out[k], v) if isinstance(v, dict) and isinstance(out.get(k), dict) else v
     return out
 
-
+# %% ../../nbs/core/config.ipynb #2e9ea91c
 def _read(path: Path, above: tuple = ()) -> tuple:  # (values, {key path: "file:line"})
     "One file with its bases."
     if path.resolve() in above:
@@ -329,7 +329,7 @@ def _read(path: Path, above: tuple = ()) -> tuple:  # (values, {key path: "file:
         raise ConfigError(f"{e}\n  (`base` of {where[('base',)]})") from None
     return merge(below, values), places | where
 
-
+# %% ../../nbs/core/config.ipynb #d159a91d
 def _files_beside(path: Path) -> str:
     found = (
         sorted(p.name for p in path.parent.glob("*") if p.suffix in (".yaml", ".yml", ".json"))
@@ -362,7 +362,7 @@ def parse_override(
         )
     return tuple(key.split(".")), _parse(value, f"override {text!r}")[0]
 
-
+# %% ../../nbs/core/config.ipynb #a97b894b
 def _override(values: dict, where: dict, overrides) -> tuple:
     "Lay overrides over values, and say for each key that it came from there."
     for text in overrides:
@@ -415,7 +415,7 @@ def _text(dumper, text: str):
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, None)
 _Dumper.add_representer(str, _text)
 
-
+# %% ../../nbs/core/config.ipynb #133f4e1a
 def to_yaml(
     cfg,  # An object of a `@config` class, or plain values
 ) -> str:  # YAML that `load` reads back to an equal object
@@ -431,7 +431,7 @@ class Option(typing.NamedTuple):
     default: object  # `...` when the key is needed
     comment: str  # The comment beside the field
 
-
+# %% ../../nbs/core/config.ipynb #b9132171
 def describe(
     cls,  # A class made by `@config`, in a module (source text of `__main__` is not kept)
     prefix: str = "",  # Put before each key

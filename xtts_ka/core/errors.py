@@ -68,7 +68,7 @@ _ADVICE = {
 }
 _WRITER = "PytorchStreamWriter failed writing"  # torch does not say why
 
-
+# %% ../../nbs/core/errors.ipynb #ff8a0046
 def advice(
     said: str,  # The message of an error, from wherever it comes
 ) -> str:  # What to do, or ""

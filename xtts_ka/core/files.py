@@ -33,7 +33,7 @@ def sha256_file(
             h.update(part)
     return h.hexdigest()
 
-
+# %% ../../nbs/core/files.ipynb #b8f699a8
 def _plain(o):
     "Only what JSON knows, in one canonical form; a type with no obvious form is refused."
     if isinstance(o, float) and not math.isfinite(o):
@@ -58,7 +58,7 @@ def _plain(o):
         f"no canonical JSON for {type(o).__name__}: give plain values, dataclasses or arrays"
     )
 
-
+# %% ../../nbs/core/files.ipynb #f7b947b3
 def digest(
     obj,  # Plain values, dataclasses, paths, sets, numpy values, nested at will
 ) -> str:  # 64 hex digits
@@ -82,7 +82,7 @@ def _aside(path) -> Path:
     "A temporary name beside `path`: hidden, with the writer's pid, never used twice."
     return path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}"[:200])
 
-
+# %% ../../nbs/core/files.ipynb #56920aec
 def atomic_write(
     path,  # File to write; its folder is made
     data: str | bytes,  # Whole content; text is written as UTF-8, line ends as they are
@@ -103,7 +103,7 @@ def atomic_write(
     _fsync_dir(path.parent)
     return path
 
-
+# %% ../../nbs/core/files.ipynb #907547cb
 def write_json(
     path,  # File to write
     obj,  # Plain values; non-finite floats are refused, JSON has none
@@ -139,7 +139,7 @@ def _heal(f):
         f.truncate(pos)
     f.seek(0, os.SEEK_END)
 
-
+# %% ../../nbs/core/files.ipynb #531c7bfe
 def append_jsonl(
     path,  # File to append to; made with its folder when absent
     obj,  # One plain value
@@ -152,7 +152,7 @@ def append_jsonl(
         _heal(f)
         f.write(line.encode("utf-8"))
 
-
+# %% ../../nbs/core/files.ipynb #23d27daa
 def read_jsonl(
     path,  # File; an absent one reads as no lines
 ) -> list:
@@ -191,7 +191,7 @@ def _flush_tree(root):
                     os.fsync(f.fileno())
         _fsync_dir(folder)
 
-
+# %% ../../nbs/core/files.ipynb #a6ea6f67
 def _exchange(a, b) -> bool:
     "Swap two names in one step; False where the system or the file system cannot."
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
@@ -212,7 +212,7 @@ def _into_place(new, path):
         new = old
     shutil.rmtree(new)
 
-
+# %% ../../nbs/core/files.ipynb #c114dbf0
 @contextlib.contextmanager
 def fresh_dir(
     path,  # Folder to make or to replace
@@ -242,7 +242,7 @@ def _alive(pid: int) -> bool:
         return True
     return True
 
-
+# %% ../../nbs/core/files.ipynb #30c8a172
 def sweep(
     folder,  # Where to look
     below: bool = False,  # Also in all folders below
@@ -292,7 +292,7 @@ class DigestCache:
         self.known = {k: v for k, v in self.known.items() if os.path.exists(k)}
         write_json(self.path, self.known, indent=None)
 
-
+# %% ../../nbs/core/files.ipynb #94a8136e
 def tree_digest(
     path,  # A folder, or one file
     cache: DigestCache | None = None,  # Saves reading large files again

@@ -68,7 +68,7 @@ class LoopConfig:
     )  # Steps in a row that may be skipped for a non-finite gradient
     tensorboard: bool = False  # Also write TensorBoard files
 
-
+# %% ../../nbs/core/loop.ipynb #e98392b4
 _FREE = {
     "validate_every",
     "save_every",
@@ -90,7 +90,7 @@ def _resume_options(cfg) -> dict:
         values.pop("steps")  # such a run may be made longer
     return values
 
-
+# %% ../../nbs/core/loop.ipynb #d74c5a6f
 def lr_scale(
     step: int,  # Steps done before this one
     cfg: LoopConfig,
@@ -286,7 +286,7 @@ def _jsonable(values: dict) -> dict:
         k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()
     }
 
-
+# %% ../../nbs/core/loop.ipynb #9da98cc1
 class _Log:
     "metrics.jsonl, and TensorBoard where asked."
 
@@ -420,7 +420,7 @@ class _Signals:
         for s, handler in self.old.items():
             signal.signal(s, handler)
 
-
+# %% ../../nbs/core/loop.ipynb #1fb628e9
 @contextlib.contextmanager
 def _lock(folder):
     "One training a folder. A POSIX record lock goes with this process, however it ends; `flock` would live on in its data workers."
@@ -505,7 +505,7 @@ class FitResult:
     resumed_from: int | None  # Step of the checkpoint that this call began with
     log_path: Path  # metrics.jsonl
 
-
+# %% ../../nbs/core/loop.ipynb #9770098b
 class _Run:
     "The state of one `fit` call."
 
@@ -575,7 +575,7 @@ def _identity(task, cfg) -> dict:
         **{f"task.{k}": digest(v)[:16] for k, v in task.fingerprint().items()},
     }
 
-
+# %% ../../nbs/core/loop.ipynb #a824c02e
 def _checked(task, cfg, root) -> Checkpoint | None:
     "The newest whole checkpoint, if it is of this task and these options."
     found = load_checkpoint(root)
@@ -587,7 +587,7 @@ def _checked(task, cfg, root) -> Checkpoint | None:
         )
     return found
 
-
+# %% ../../nbs/core/loop.ipynb #bb77eb9b
 def _load_weights(models: dict, found: Checkpoint, suffix: str = ""):
     "Saved weights into modules; a misfit is an error that names the keys."
     for name, model in models.items():
@@ -619,7 +619,7 @@ _PLAN = (
     "save_every",
 )  # For whoever watches: a log alone does not say where it will end
 
-
+# %% ../../nbs/core/loop.ipynb #1a2f4a78
 def _begin(run, found: Checkpoint | None):
     "Bring a run to where the checkpoint left it, or to its start."
     if found is not None:
@@ -674,7 +674,7 @@ def _phase(run, name: str, micro: list, scale: float):
     if _is_finite(run, name, total + norm):
         optimizer.step()
 
-
+# %% ../../nbs/core/loop.ipynb #9fb58e55
 def _clip(params: list, limit: float):
     "Norm of a phase's gradient, before it is clipped to `limit` (0: not at all)."
     from torch.nn.utils import clip_grad_norm_, get_total_norm
@@ -703,7 +703,7 @@ def _check_finite(run) -> bool:
             raise TrainingDiverged(_why(run, step, phase, value))
     return not any(bad)
 
-
+# %% ../../nbs/core/loop.ipynb #a977fdad
 def _why(run, step, phase, value) -> str:
     "What went wrong, with which items, and what helps."
     a = run.cfg.accumulate
@@ -730,7 +730,7 @@ def _one_step(run, stream):
     if run.average:
         run.average.update(run.step)
 
-
+# %% ../../nbs/core/loop.ipynb #acded878
 def _write_line(run):
     "A line of kind train."
     _check_finite(run)
@@ -777,7 +777,7 @@ def _scored(run) -> dict:
         m.training = mode
     return values
 
-
+# %% ../../nbs/core/loop.ipynb #ead94071
 def _validate(run):
     "Score, log, and keep the best."
     _check_finite(run)
@@ -798,7 +798,7 @@ def _weights(run, best: bool) -> dict:
         return own
     return {**own, **{n if best else f"{n}_ema": s for n, s in run.average.state.items()}}
 
-
+# %% ../../nbs/core/loop.ipynb #66fa9d13
 def _save(run, tag=None):
     "Write a checkpoint; only process 0 writes, all wait."
     _check_finite(run)
@@ -836,7 +836,7 @@ def _stale(cfg, step: int, best_step) -> bool:
 def _due(every: int, step: int, steps: int) -> bool:
     return every > 0 and (step % every == 0 or step == steps)
 
-
+# %% ../../nbs/core/loop.ipynb #74c057a7
 def _after(run, signals):
     "What is due after a step: a line, a validation, a checkpoint, the end."
     cfg, step = run.cfg, run.step
@@ -851,7 +851,7 @@ def _after(run, signals):
     if signum:
         raise Interrupted(int(signum), step, run.root)
 
-
+# %% ../../nbs/core/loop.ipynb #70a6efa6
 def _train(run, title):
     "All steps that are left."
     cfg = run.cfg
@@ -874,7 +874,7 @@ def _train(run, title):
     if run.step < cfg.steps and run.saved_step != run.step:
         _save(run)  # ended early
 
-
+# %% ../../nbs/core/loop.ipynb #c2831a00
 def has_bf16(
     accelerator: str = "auto",  # As in `LoopConfig`
 ) -> bool:
@@ -919,7 +919,7 @@ def _already(task, cfg, out_dir, found) -> FitResult:
         path,
     )
 
-
+# %% ../../nbs/core/loop.ipynb #bb31d52c
 def fit(
     task: Task,  # Models, items and loss
     cfg: LoopConfig,  # How to train
@@ -960,7 +960,7 @@ def fit(
         log_path=run.path,
     )
 
-
+# %% ../../nbs/core/loop.ipynb #addc0ced
 def load_models(
     out_dir,  # Where `fit` trained
     models: dict,  # Name -> module, as the task gives them; filled in place

@@ -41,7 +41,7 @@ class Row:
     extra: dict = field(default_factory=dict)  # Further columns, as text
     line: int = field(default=0, compare=False)  # In the file it came from, from 1
 
-
+# %% ../../nbs/core/manifest.ipynb #35995f87
 @dataclass(slots=True)
 class Reject:
     "One line that cannot be used, and why."
@@ -54,7 +54,7 @@ class Reject:
     file: str = ""  # The manifest
     stage: str = ""  # Of the pipeline
 
-
+# %% ../../nbs/core/manifest.ipynb #98dfd231
 @dataclass(slots=True)
 class Manifest:
     "A `metadata.csv` that was read: `len(rows) + len(rejects)` is the number of its lines with data."
@@ -111,14 +111,14 @@ def _lines(path: Path) -> list:  # [(line number, text or None)]; None: not UTF-
         if line is None or line.strip()
     ]
 
-
+# %% ../../nbs/core/manifest.ipynb #a6aeadf0
 def _decoded(raw: bytes) -> str | None:
     try:
         return raw.decode()
     except UnicodeDecodeError:
         return None
 
-
+# %% ../../nbs/core/manifest.ipynb #2ae849de
 def _columns(path: Path, number: int, header: str | None) -> list:
     "The column names, or a `ManifestError` that says what is wrong with the first line."
     at, right = f"{display_path(path)}:{number}", "|".join(COLUMNS)
@@ -151,7 +151,7 @@ SCRIPTS = dict(
 class _Refused(Exception):
     "Carries the reason of one line."
 
-
+# %% ../../nbs/core/manifest.ipynb #c797eca3
 def _row(line: str, columns: list, number: int) -> Row:
     "Split one line; `_Refused` when it is no row."
     values = line.split("|")
@@ -179,7 +179,7 @@ def _row(line: str, columns: list, number: int) -> Row:
         row.duration = _seconds(seconds)
     return row
 
-
+# %% ../../nbs/core/manifest.ipynb #ab76fa24
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -196,7 +196,7 @@ def _check_text(text: str, script: str | None):
     if script and not SCRIPTS[script].search(text):
         raise _Refused(f"no {script.capitalize()} letters")
 
-
+# %% ../../nbs/core/manifest.ipynb #60edcccb
 def _check_sound(folder: Path, row: Row, max_seconds: float):
     "Fill in the duration, or refuse with the word of the `AudioError`."
     try:
@@ -254,7 +254,7 @@ def read_manifest(
     assert len(rows) + len(rejects) == len(lines) - 1
     return Manifest(path, rows, rejects, tuple(columns))
 
-
+# %% ../../nbs/core/manifest.ipynb #29821509
 def _item(line: str | None, columns: list) -> str:
     "What names a rejected line: its audio file where the field can be told, else its beginning."
     values, place = (line or "").split("|"), columns.index("audio_file")
@@ -296,7 +296,7 @@ def write_manifest(
         lines.append("|".join(values))
     return atomic_write(path, "\n".join(lines) + "\n")
 
-
+# %% ../../nbs/core/manifest.ipynb #f6ccef2c
 def _used_columns(rows: list) -> list:
     extra = dict.fromkeys(k for row in rows for k in row.extra)
     return [
@@ -340,7 +340,7 @@ def _cell(value) -> str:
     )
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
-
+# %% ../../nbs/core/manifest.ipynb #06bb3405
 def read_rejects(
     path: str | Path,  # A file of `write_rejects`
 ) -> list[Reject]:  # With the escapes as they are

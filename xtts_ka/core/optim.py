@@ -61,7 +61,7 @@ def muon_and_adamw(
         parts.append(torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=weight_decay))
     return Together(*parts)
 
-
+# %% ../../nbs/core/optim.ipynb #a30b0c0d
 def split_matrices(
     net: nn.Module,
     inside: tuple,  # Beginnings of the names of the parts whose matrices Muon takes

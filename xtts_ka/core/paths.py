@@ -40,7 +40,7 @@ def _ours(path: Path) -> bool:
     except OSError:
         return False
 
-
+# %% ../../nbs/core/paths.ipynb #61ce9ef1
 def repo_root() -> Path:  # Absolute path of the folder from which relative paths count
     "`$XTTS_KA_ROOT`, else the nearest parent with our `settings.ini`, else the working folder."
     if env := os.environ.get("XTTS_KA_ROOT"):
@@ -93,7 +93,7 @@ def inside(
         raise PathError(f"{rel!r}: {why}; give a path inside {folder}")
     return Path(folder) / rel
 
-
+# %% ../../nbs/core/paths.ipynb #42b8d051
 def outside(
     rel: str,  # A path as written in a file
 ) -> str:  # Why it is refused, or ""

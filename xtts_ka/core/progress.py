@@ -98,7 +98,7 @@ class Bar:
                 yield item
                 self.update()
 
-
+# %% ../../nbs/core/progress.ipynb #2636694d
 def _say(line):
     "One plain line; in a kernel to stdout, where it is not red, else to stderr, which is not data."
     kernel = (
@@ -139,7 +139,7 @@ class _Terminal(Bar):
     def close(self):
         self.tqdm.close()
 
-
+# %% ../../nbs/core/progress.ipynb #0eae652f
 def bar(
     items,  # What to iterate over, or how many there will be
     title: str = "",  # In front of the count

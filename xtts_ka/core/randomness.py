@@ -34,7 +34,7 @@ def rng(
         np.random.Philox(key=int.from_bytes(_bits((seed, *key))[:16], "little"))
     )
 
-
+# %% ../../nbs/core/randomness.ipynb #89f25d9d
 def torch_rng(
     seed: int,  # The run's seed
     *key: int | str,  # What the numbers are for

@@ -39,7 +39,7 @@ def which_shard(
         raise ConfigError(f"--shard {text}: write i/n, from 0/8 to 7/8 for eight shares, or slurm")
     return int(found[1]), int(found[2])
 
-
+# %% ../../nbs/core/shards.ipynb #931eeada
 def _slurm(env) -> tuple:
     "An array counts from its least index in steps; tasks of one job from 0."
 
@@ -77,7 +77,7 @@ def assign_shard(
     "The share of one process."
     return sorted(items, key=key)[rank::world] if world > 1 else list(items)
 
-
+# %% ../../nbs/core/shards.ipynb #9453c42d
 def recording_digest(path) -> str:
     "SHA-256 of a regular file, so that changed recordings are noticed; a pipe would block for ever. `AudioError` says what it is instead."
     try:
@@ -107,7 +107,7 @@ def _hold(journal):
         return None
     return f
 
-
+# %% ../../nbs/core/shards.ipynb #3835d62d
 class Shards:
     "A folder that several processes fill, each with a journal in `journal/`."
 
@@ -183,7 +183,7 @@ def lines(self: Shards) -> list:
             out += read_jsonl(p)  # its process may take it away
     return out
 
-
+# %% ../../nbs/core/shards.ipynb #6f1d14d8
 @patch
 @contextlib.contextmanager
 def folding(self: Shards):
@@ -200,7 +200,7 @@ def folding(self: Shards):
         for p in done:
             p.unlink(missing_ok=True)
 
-
+# %% ../../nbs/core/shards.ipynb #d28c4192
 @patch
 def _tidy(self: Shards):
     "Nobody else is here: remove what killed processes left, and the folder of journals unless one is not folded yet."

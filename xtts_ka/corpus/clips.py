@@ -25,7 +25,7 @@ def _mapped(path, dtype, shape):  # A new array in a file, with its space claime
     reserve(path, out.offset + out.nbytes)
     return out
 
-
+# %% ../../nbs/corpus/clips.ipynb #5457c902
 class RaggedArray:
     "Runs of frames `[n, D]` in one memory-mapped file, read by number."
 

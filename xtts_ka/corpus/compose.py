@@ -113,7 +113,7 @@ def address(c: Writer) -> str:
         return f"{opening}, {c.noun(('name',))[0].nominative}"
     return f"{opening}, {c.statement()}"
 
-
+# %% ../../nbs/corpus/compose.ipynb #3c2b5b98
 def listing(c: Writer) -> str:
     "Two to four things, with commas and an `and`."
     kind = c.pick(TAGS)
@@ -141,7 +141,7 @@ def joined(c: Writer) -> str:
     "Two clauses with a conjunction."
     return f"{c.statement()}{c.pick(JOINTS)} {c.statement()}"
 
-
+# %% ../../nbs/corpus/compose.ipynb #bf02ab50
 FORMS = {  # form -> (writer, share of all texts)
     "statement": (Writer.statement, 0.36),
     "word": (Writer.word, 0.12),
@@ -174,7 +174,7 @@ def _several(c: Writer, draw, max_words: int, share: float, unmarked: float) -> 
         return _marked(c, first, unmarked)
     return f"{first}{c.pick('...?!')} {_marked(c, second, unmarked)}"
 
-
+# %% ../../nbs/corpus/compose.ipynb #26429d08
 def compose(
     n: int,  # How many texts
     seed: int,  # The same seed gives the same texts

@@ -36,7 +36,7 @@ _PARTS = {
     "testing": "test",
 }
 
-
+# %% ../../nbs/corpus/loaders.ipynb #e1ed550a
 @dataclass(slots=True)
 class Found:
     "One recording as a release describes it, not yet checked."
@@ -80,7 +80,7 @@ def _lines(path: Path) -> Iterator:  # (line number, text; None: not UTF-8)
         except UnicodeDecodeError:
             yield n, None
 
-
+# %% ../../nbs/corpus/loaders.ipynb #7a732951
 def _fields(
     path: Path, mark: str, least: int, most: int = 99
 ) -> Iterator:  # (line number, fields or None, fault)
@@ -96,7 +96,7 @@ def _fields(
         )
         yield n, None if fault else parts, fault
 
-
+# %% ../../nbs/corpus/loaders.ipynb #af85a56e
 def _table(
     path: Path, mark: str, needed: tuple
 ) -> Iterator:  # (line number, {column: value}, fault)
@@ -113,7 +113,7 @@ def _table(
         )
         yield n, {} if fault else dict(zip(names, parts)), fault
 
-
+# %% ../../nbs/corpus/loaders.ipynb #85f5e2ab
 def _said(path: Path) -> tuple:  # (text, fault) of a transcript file
     try:
         text = " ".join(path.read_bytes().decode("utf-8-sig").split())
@@ -176,7 +176,7 @@ def _common_voice(root: Path, o) -> Iterator:
                 fault,
             )
 
-
+# %% ../../nbs/corpus/loaders.ipynb #e6476b39
 def _voted(row: dict) -> str:  # Why the votes speak against a recording
     up, down = row.get("up_votes", ""), row.get("down_votes", "")
     if not (up or down):
@@ -250,7 +250,7 @@ def _ljspeech(root: Path, o) -> Iterator:
             fault,
         )
 
-
+# %% ../../nbs/corpus/loaders.ipynb #b36e6a2b
 def _coqui_tables(root: Path) -> dict:  # file -> part
     return {
         p: part
@@ -264,7 +264,7 @@ def _coqui_tables(root: Path) -> dict:  # file -> part
         if (p := root / name).is_file()
     }
 
-
+# %% ../../nbs/corpus/loaders.ipynb #94deb812
 def _coqui(root: Path, o) -> Iterator:
     "Rows of coqui's tables."
     for path, part in _coqui_tables(root).items():
@@ -283,7 +283,7 @@ def _coqui(root: Path, o) -> Iterator:
                 fault,
             )
 
-
+# %% ../../nbs/corpus/loaders.ipynb #ee35f01c
 def _relative(file: str, root: Path) -> str:
     "An absolute path inside the root becomes a relative one; others stay and are refused later."
     path = Path(file)
@@ -320,7 +320,7 @@ def _vctk(root: Path, o) -> Iterator:
             fault,
         )
 
-
+# %% ../../nbs/corpus/loaders.ipynb #3fdc0e5c
 def _libritts(root: Path, o) -> Iterator:
     "`subset/speaker/chapter/*.wav`, or without the subset's folder."
     for p in _sounds(root):
@@ -341,7 +341,7 @@ def _libritts(root: Path, o) -> Iterator:
             fault,
         )
 
-
+# %% ../../nbs/corpus/loaders.ipynb #99d51829
 _PLAIN = {
     "wav",
     "wavs",
@@ -356,7 +356,7 @@ _PLAIN = {
     "mp3",
 }  # Folders that are no speakers
 
-
+# %% ../../nbs/corpus/loaders.ipynb #d8f75749
 def _folder(root: Path, o) -> Iterator:
     "Every recording with the `.txt` or `.lab` of its name."
     for p in _sounds(root):
@@ -408,7 +408,7 @@ def _homes(path: Path, language: str) -> list:
     "The folder, and those inside it that are named for the language (`ka`, `ka_ge`)."
     return [path, *([path / language, *sorted(path.glob(f"{language}_*"))] if language else [])]
 
-
+# %% ../../nbs/corpus/loaders.ipynb #4cbe20cb
 def find_format(
     path,  # Folder of a release
     language="",  # Of the texts: a release of several languages has a folder for each
@@ -440,7 +440,7 @@ def find_format(
         "txt/ with wav48*/ of VCTK, *.normalized.txt of LibriTTS, and recordings with a .txt or .lab of the same name"
     )
 
-
+# %% ../../nbs/corpus/loaders.ipynb #b3c27d4f
 def _of_metadata(path: Path) -> str:
     "ljspeech, coqui or manifest."
     first = _first(path / "metadata.csv").split("|")
@@ -516,7 +516,7 @@ class _Judge:
         if not path.is_file():
             raise AudioError("missing", path, "no such file")
 
-
+# %% ../../nbs/corpus/loaders.ipynb #2b48dac9
 def _clean(value: str) -> str:
     return "".join(c if c.isprintable() and c != "|" else "/" if c == "|" else " " for c in value)
 
@@ -601,7 +601,7 @@ def _home(
         return root
     return next((h for h in _homes(root, language) if any(h.glob("*.tsv"))), root)
 
-
+# %% ../../nbs/corpus/loaders.ipynb #d6214f66
 def _own(
     path: Path, root: Path, script, split: str, check_audio: bool, max_seconds: float
 ) -> Corpus:

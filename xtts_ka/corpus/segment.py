@@ -32,6 +32,8 @@ from xtts_ka.core.manifest import (
     write_manifest,
     write_rejects,
 )
+
+# %% ../../nbs/corpus/segment.ipynb #07b2101b
 from ..core.paths import display_path, slug
 from ..core.progress import bar
 from .split import SPLITS, assign_splits
@@ -92,7 +94,7 @@ def speech_threshold(
     top, floor = levels.max(), np.percentile(levels, 2)
     return max(top - 40, min(floor + 8, top - 20))
 
-
+# %% ../../nbs/corpus/segment.ipynb #979e9331
 def speech_edges(
     wav,  # [T] float32 in [-1, 1]
     rate,  # Hz
@@ -139,7 +141,7 @@ def _detector():
     finally:
         torch.set_num_threads(threads)
 
-
+# %% ../../nbs/corpus/segment.ipynb #e97fc4a2
 def speech_probability(
     wav,  # [T] float32 in [-1, 1]
     rate,  # Hz
@@ -155,7 +157,7 @@ def speech_probability(
         with torch.inference_mode():
             yield float(model(frame, VAD_RATE))
 
-
+# %% ../../nbs/corpus/segment.ipynb #341be390
 def has_speech(
     wav,  # [T] float32 in [-1, 1]
     rate,  # Hz
@@ -209,7 +211,7 @@ def pieces(
             todo += [[(i, b)], [(a, i)]]
     return _rejoin(out, shortest, longest, pause)
 
-
+# %% ../../nbs/corpus/segment.ipynb #c80184ab
 def _rejoin(out, shortest, longest, pause):
     "Join pieces that are too short to a neighbour, over the smallest gap first."
     while True:
@@ -245,7 +247,7 @@ def _speech_frames(wav, rate, cfg):
     levels = frame_levels(wav, round(rate * VAD_FRAME / VAD_RATE))
     return (levels > speech_threshold(levels)) & (levels > SILENT)
 
-
+# %% ../../nbs/corpus/segment.ipynb #d7d89fd3
 def _block_end(parts, frames, last):
     "Frame at which a block ends: in the longest pause of its last fifth; all of it when it is the last block."
     if last:
@@ -269,7 +271,7 @@ def _finish(wav, rate, offset, cfg):
         out = set_level(out, cfg.level_db)
     return Clip(out, offset + edges[0] / rate, offset + edges[1] / rate)
 
-
+# %% ../../nbs/corpus/segment.ipynb #706e5d32
 def _block_clips(wav, rate, cfg, last):
     "The clips of one block, and how many seconds of it are done."
     second = VAD_RATE / VAD_FRAME
@@ -387,7 +389,7 @@ def _row_key(path, row, mark, cfg):
         ]
     )
 
-
+# %% ../../nbs/corpus/segment.ipynb #7342efc8
 def _cut_row(path, row, mark, cfg, out_dir):
     "Write the clips of one row; returns its journal entry. A recording that cannot be used is a reject in it."
     entry = dict(file=row.audio_file, whole=True, clips=[], rejects=[])
@@ -409,7 +411,7 @@ def _cut_row(path, row, mark, cfg, out_dir):
         entry["clips"].append([name, round(c.start, 4), round(c.end, 4), len(c.wav)])
     return entry
 
-
+# %% ../../nbs/corpus/segment.ipynb #0e8a42f5
 def _entries(rows, cfg, corpus_dir, out_dir):
     "Journal entries of all rows, the known ones from the journal."
     known, shared = {e["key"]: e for e in read_jsonl(out_dir / _JOURNAL)}, shared_names(rows)
@@ -472,7 +474,7 @@ def segment_corpus(
     (out_dir / _JOURNAL).unlink(missing_ok=True)
     return Manifest(out_dir / "metadata.csv", rows, rejects, columns)
 
-
+# %% ../../nbs/corpus/segment.ipynb #4088c674
 def move_alignments(
     corpus_dir,  # May hold `alignments.jsonl`: phonemes with their times, a line a recording
     out_dir,  # Gets the same for the clips, times counted from the clip's own beginning
@@ -502,14 +504,14 @@ def move_alignments(
             "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines),
         )
 
-
+# %% ../../nbs/corpus/segment.ipynb #1ccec23a
 def _sweep(out_dir, keep):
     "Remove wavs that no row names."
     for path in (out_dir / "wavs").rglob("*"):
         if path.is_file() and path.relative_to(out_dir).as_posix() not in keep:
             path.unlink()
 
-
+# %% ../../nbs/corpus/segment.ipynb #daf64ca2
 def summary(
     rows,  # `Row`s of the clips
     rejects,  # `Reject`s

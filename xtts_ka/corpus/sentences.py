@@ -228,7 +228,7 @@ def noun_phrase(
         return [adjective(c.pick(c.lexicon.adjectives[tag]), case)] + out
     return ([c.pick(c.lexicon.determiners)[CASES.index(case)]] if c.maybe(0.25) else []) + out
 
-
+# %% ../../nbs/corpus/sentences.ipynb #f9ff8ee4
 def place(
     c: Composer,  # Draws the words
     direction: str = "place",  # `from`, or anything else for where and where to, which Georgian says alike
@@ -290,7 +290,7 @@ def question(
         return [c.pick(asks), verb.third[i]] + who + what
     return who + (what or place(c, verb.objects[0])) + [verb.third[i]]
 
-
+# %% ../../nbs/corpus/sentences.ipynb #ecc06839
 def description(
     c: Composer,  # Draws the words
     tense: str,  # `aorist` for "was", any other for "is"

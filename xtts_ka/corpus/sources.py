@@ -251,7 +251,7 @@ def _clip_name(row: Row, taken: set) -> str:
     taken.add(name.lower())
     return name
 
-
+# %% ../../nbs/corpus/sources.ipynb #c17bc482
 def _convert(
     cfg: CorpusConfig, source: Manifest, row: Row, folder: Path, taken: set
 ) -> tuple[Row, list]:
@@ -308,7 +308,7 @@ def _take_folder(cfg: CorpusConfig, folder: Path) -> tuple[list, list]:
     atomic_write(folder / "text_warnings.jsonl", "".join(line + "\n" for line in notes))
     return rows, sorted(rejects, key=lambda r: (r.file, r.line))
 
-
+# %% ../../nbs/corpus/sources.ipynb #9ff00b2d
 def _read(cfg: CorpusConfig):  # -> Corpus
     "What the folder holds. Recordings of a release are decoded once, when they are converted; only our own manifest is checked first."
     kind = (

@@ -77,7 +77,7 @@ def _seats(
                 seats[s] += 1
     return seats
 
-
+# %% ../../nbs/corpus/split.ipynb #fe0affbd
 def _stratified(
     rows: list,  # Rows with `.audio_file` and `.speaker_name`
     fractions: dict,  # Split name -> fraction

@@ -37,7 +37,7 @@ class Voice:
         "ka"  # espeak-ng language; the corpus is Georgian, tests and ablations need others
     )
 
-
+# %% ../../nbs/corpus/synthetic.ipynb #4df1caa9
 VOICES = {
     v.name: v
     for v in (
@@ -169,7 +169,7 @@ def _setup(lib, voice: Voice):
     ):
         lib.espeak_SetParameter(parameter, value, 0)
 
-
+# %% ../../nbs/corpus/synthetic.ipynb #b31d623b
 def _synthesize(lib, text: str):
     "Run one synthesis. Returns the chunks of int16 samples and the `(name, sample)` phoneme events."
     chunks, events = [], []

@@ -23,7 +23,7 @@ def other_voices(
 
     return [v for v in VOICES if v not in set(taken)][:count]
 
-
+# %% ../../nbs/corpus/voices.ipynb #96caf53f
 def speak_voices(
     folder,  # Gets `<voice>/<k>.wav` and `metadata.csv`; kept when it was made of the same
     texts: dict,  # Voice of `corpus.synthetic` -> its sentences
@@ -72,7 +72,7 @@ def speak_voices(
         write_json(tmp / "voices.json", {"made_of": made_of})
     return folder / "metadata.csv"
 
-
+# %% ../../nbs/corpus/voices.ipynb #09f4361c
 def recombined_texts(
     names,  # Voices
     clips: int,  # Sentences of each

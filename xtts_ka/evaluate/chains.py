@@ -179,7 +179,7 @@ def _sovits_rows(run) -> list:  # [(path, text, speaker)] of what the stage sovi
     lines = tsv.read_text(encoding="utf-8").splitlines() if tsv.is_file() else []
     return [tuple(parts[:3]) for line in lines if len(parts := line.split("\t")) == 4]
 
-
+# %% ../../nbs/evaluate/chains.ipynb #6d917447
 def sovits_chains(
     run,  # Folder of a run
     clips,  # `Clips` with the recordings
@@ -307,7 +307,7 @@ def score_chains(
         rows.append(row)
     return rows
 
-
+# %% ../../nbs/evaluate/chains.ipynb #5e2f9d81
 def write_samples(
     paths: dict,  # Path -> [Said]
     out,  # Folder of the stage: gets `paths/<path>/<n>.wav` for what has no file yet, and `heard.json`
@@ -359,7 +359,7 @@ def path_row(
         "stopped": f"{r['stopped']} of {n}",
     }
 
-
+# %% ../../nbs/evaluate/chains.ipynb #c4fb85b7
 def path_metrics(
     rows: list,  # Of `score_chains`
     voices=None,  # `Voices`

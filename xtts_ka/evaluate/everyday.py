@@ -53,7 +53,7 @@ KINDS = {  # kind -> what it is
     "paragraph": "paragraph",
 }
 
-
+# %% ../../nbs/evaluate/everyday.ipynb #9e05fc98
 @dataclass(frozen=True)
 class EverydayText:
     "One text as people type it."
@@ -99,7 +99,7 @@ def training_texts() -> set:  # As `normalize_transcript` gives them
     cells = {c for n in names for line in _data(n) for c in line.split("\t") if words(c)}
     return {normalize_transcript(normalize(c, "ka").text) for c in cells} | lexicon_forms()
 
-
+# %% ../../nbs/evaluate/everyday.ipynb #f1e0bb52
 def unseen_words(
     text: str,  # In words
     known: set,  # Words that occur in training
@@ -139,7 +139,7 @@ class Take:
     mos: float = math.nan  # DistillMOS
     file: Path | None = None  # Where it can be played
 
-
+# %% ../../nbs/evaluate/everyday.ipynb #48860155
 def turns(
     texts: list,  # of `EverydayText`
     speakers: list,  # Names
@@ -189,7 +189,7 @@ def corpus_voices(
         if s in VOICES
     }
 
-
+# %% ../../nbs/evaluate/everyday.ipynb #8bb207ed
 def record(
     text: str,  # In words
     voice,  # `Voice`
@@ -232,7 +232,7 @@ def attempts(
             out.append(e)
     return out
 
-
+# %% ../../nbs/evaluate/everyday.ipynb #e0a8bd22
 def take(
     path: str,
     job: tuple,  # (EverydayText, speaker)
@@ -259,7 +259,7 @@ def open_xtts(
     model = KaXtts(folder, precision="float32", way="auto")
     return {"XTTS": own} if model.by_codes is None else {"XTTS, by the vocoder": model, "XTTS": own}
 
-
+# %% ../../nbs/evaluate/everyday.ipynb #0ed2841e
 def say_xtts(
     path: str,
     model,  # `KaXtts`
@@ -282,7 +282,7 @@ def say_xtts(
             out[k] = take(path, jobs[k], spoken, OUTPUT_SAMPLE_RATE)
     return [out[k] for k in range(len(jobs))]
 
-
+# %% ../../nbs/evaluate/everyday.ipynb #e93970c8
 def hear_reference(
     model,  # `Sovits`
     reference,  # `Reference` with its text
@@ -296,7 +296,7 @@ def hear_reference(
         print(f"reference {Path(reference.path).name} is heard without its text: {e}")
         return model.hear([replace(reference, text="")])
 
-
+# %% ../../nbs/evaluate/everyday.ipynb #492d7d6b
 def say_sovits(
     path: str,
     model,  # `Sovits`
@@ -370,7 +370,7 @@ def _mean(
         return mean, None
     return mean, round(float(1.96 * np.std(values, ddof=1) / len(values) ** 0.5), 4)
 
-
+# %% ../../nbs/evaluate/everyday.ipynb #27eda62f
 def sum_up(
     rows: list,  # Of `score_row`, one path and kind
 ) -> dict:
@@ -400,7 +400,7 @@ def sum_up(
         "judged": sum(r["MOS"] is not None for r in rows),
     }
 
-
+# %% ../../nbs/evaluate/everyday.ipynb #45f6b1e5
 def summarise(
     rows: list,  # Of `score_row`
 ) -> list:  # of dicts with path and kind; kind `all` first
@@ -425,7 +425,7 @@ def worst_kind(
         (s for s in summary if s["path"] == path and s["kind"] != "all"), key=lambda s: s["CER"]
     )
 
-
+# %% ../../nbs/evaluate/everyday.ipynb #5a20cbff
 def everyday_row(
     s: dict,  # A line of the summary
 ) -> dict:  # For a table
@@ -450,7 +450,7 @@ def everyday_row(
     half = "" if s["MOS half"] is None else f" ± {s['MOS half']:.2f}"
     return row | {"DistillMOS": "" if s["MOS"] is None else f"{s['MOS']:.2f}{half}"}
 
-
+# %% ../../nbs/evaluate/everyday.ipynb #3fecee93
 def everyday_metrics(
     summary: list,  # Of `summarise`
     texts: dict,  # Further counts: see `EverydayTest.about`

@@ -24,7 +24,7 @@ def dtw_distance(
     )
     return float(cost[-1, -1] / len(path))
 
-
+# %% ../../nbs/evaluate/metrics.ipynb #63b63bdf
 def retrieval(
     generated: list,  # [80, T] mel of each sentence as generated
     references: list,  # [80, U] mel of each sentence as recorded
@@ -96,7 +96,7 @@ def edit_table(
         table[i] = np.minimum.accumulate(row - places) + places  # letters put in
     return table
 
-
+# %% ../../nbs/evaluate/metrics.ipynb #93371ca1
 def align_letters(
     a: str,  # What was to be said
     b: str,  # What was heard
@@ -131,7 +131,7 @@ def skipped_words(
     )
     return [w for w, n in zip(words, missing) if len(w) > 2 and n >= share * len(w)]
 
-
+# %% ../../nbs/evaluate/metrics.ipynb #5d4dde40
 def added_stretches(
     said: str,  # As `skipped_words`
     heard: str,
@@ -146,7 +146,7 @@ def added_stretches(
             out, run = out + [run] * (len(run) >= least), ""
     return out
 
-
+# %% ../../nbs/evaluate/metrics.ipynb #eee1a325
 def resembles(
     stretch: str,  # Letters
     text: str,  # Letters it may stem from

@@ -54,7 +54,7 @@ def _network():
     with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):  # it says where it lies
         return ConvTransformerSQAModel(segmenting_in_forward=False).eval()
 
-
+# %% ../../nbs/evaluate/naturalness.ipynb #ec5c70ed
 @torch.inference_mode()
 def mos(
     wavs: list,  # [T] float32 each

@@ -44,6 +44,7 @@ _VARIANTS = {
     "f": ("Alicia", "Andrea", "aunty", "f1", "f3", "f4", "linda", "steph", "victor", "zac"),
 }
 
+# %% ../../nbs/evaluate/recogniser.ipynb #b6629b53
 TRAINING_VOICES = {
     v.name: v
     for gender, variants in _VARIANTS.items()
@@ -81,7 +82,7 @@ def recogniser_config(
         loop=loop,
     )
 
-
+# %% ../../nbs/evaluate/recogniser.ipynb #a9bce02b
 def build_training_clips(
     out,  # Gets `voices/`
     clips: int = 80,  # Sentences of each voice
@@ -178,7 +179,7 @@ def counted_rate(
     low, high = np.percentile(wrong[drawn].sum(1) / of[drawn].sum(1), [2.5, 97.5])
     return rate, float(low), float(high)
 
-
+# %% ../../nbs/evaluate/recogniser.ipynb #6a18b487
 def error_rate(
     pairs: list,  # (what was to be said, what was heard)
     draws: int = 2000,  # For the interval; 0: none

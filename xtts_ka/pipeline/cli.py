@@ -43,7 +43,7 @@ def _config(args) -> int:
     print(to_yaml(load_run(args.config and resolve_config(args.config), args.overrides)), end="")
     return 0
 
-
+# %% ../../nbs/pipeline/cli.ipynb #9635fe26
 def _report(args) -> int:
     from xtts_ka.core.paths import display_path
     from xtts_ka.pipeline.report import write_report
@@ -67,7 +67,7 @@ def _normalize(args) -> int:
         args.out,
     )
 
-
+# %% ../../nbs/pipeline/cli.ipynb #949fdd17
 def _phonemize(args) -> int:
     from xtts_ka.pipeline.text_commands import phonemize_lines, read_lines, run_lines
 
@@ -96,7 +96,7 @@ def _overrides(p):
         help="change one value, as in corpus.voices=4; lists and mappings in YAML",
     )
 
-
+# %% ../../nbs/pipeline/cli.ipynb #a746aed1
 def _parser_run(sub):
     p = sub.add_parser(
         "run",
@@ -131,7 +131,7 @@ def _parser_run(sub):
     _overrides(p)
     p.set_defaults(do=_run)
 
-
+# %% ../../nbs/pipeline/cli.ipynb #816057b7
 def _parsers_text(sub):
     n = sub.add_parser(
         "normalize",
@@ -181,7 +181,7 @@ def _parsers_text(sub):
     n.set_defaults(do=_normalize)
     g.set_defaults(do=_phonemize)
 
-
+# %% ../../nbs/pipeline/cli.ipynb #8768e5cb
 _MODULES = {  # Command -> module with `add_arguments`, function, help
     "speak": (
         "xtts_ka.xtts.commands",
@@ -245,7 +245,7 @@ _MODULES = {  # Command -> module with `add_arguments`, function, help
     ),
 }
 
-
+# %% ../../nbs/pipeline/cli.ipynb #b3f1e166
 def _parsers_modules(sub, words):
     "Their modules take seconds to import, so only the command that is called gets its options."
     for name, (module, function, text) in _MODULES.items():
@@ -262,7 +262,7 @@ def _parsers_modules(sub, words):
         found.add_arguments(p)
         p.set_defaults(do=getattr(found, function))
 
-
+# %% ../../nbs/pipeline/cli.ipynb #eec47e9e
 def parser(
     words: list = (),  # The words of the call: which command is used
 ) -> argparse.ArgumentParser:

@@ -36,7 +36,7 @@ class Watch:
     def text(self, text: str):
         "Something was printed, to stdout or stderr."
 
-
+# %% ../../nbs/pipeline/execute.ipynb #807b229a
 class LiveClient(NotebookClient):
     "Runs the cells of a papermill manager's notebook, and tells a `Watch` and `Interrupts` about it."
 
@@ -119,7 +119,7 @@ class LiveClient(NotebookClient):
         self.manager.autosave_cell()
         return found
 
-
+# %% ../../nbs/pipeline/execute.ipynb #e5bf1432
 class LiveEngine(Engine):
     "papermill's way to a client of one's own."
 
@@ -156,7 +156,7 @@ class Outcome:
     def __bool__(self):
         return not self.name
 
-
+# %% ../../nbs/pipeline/execute.ipynb #13898653
 def kernel_env(
     threads: int,  # CPU threads
     root,  # Repository's root
@@ -180,7 +180,7 @@ def kernel_env(
         | fixed
     )
 
-
+# %% ../../nbs/pipeline/execute.ipynb #6429b736
 def execute(
     notebook,  # Run notebook
     output,  # Where its executed copy goes
@@ -237,7 +237,7 @@ def execute(
         ) from e
     return Outcome(**spent())
 
-
+# %% ../../nbs/pipeline/execute.ipynb #c68ee7de
 def _children_cpu() -> float:
     use = resource.getrusage(resource.RUSAGE_CHILDREN)
     return use.ru_utime + use.ru_stime

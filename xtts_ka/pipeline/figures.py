@@ -28,7 +28,7 @@ PALETTE = (
 )  # Okabe and Ito 2008, and a grey
 INK, QUIET = "#22262b", "#6b737c"
 
-
+# %% ../../nbs/pipeline/figures.ipynb #184cb8be
 def _rc() -> dict:
     "matplotlib settings of the house."
     from cycler import cycler
@@ -69,7 +69,7 @@ def _rc() -> dict:
         "axes.unicode_minus": True,
     }
 
-
+# %% ../../nbs/pipeline/figures.ipynb #55372a73
 @contextlib.contextmanager
 def style(
     **rc,  # Further matplotlib settings for this block
@@ -106,7 +106,7 @@ def _array(x) -> np.ndarray:
         x = x.detach().cpu()
     return np.asarray(x, dtype=np.float64)
 
-
+# %% ../../nbs/pipeline/figures.ipynb #c4f25bb4
 def _need(x, ndim, name, shape):
     "The array, or a `ValueError` that says which shape was expected."
     x = _array(x)
@@ -161,7 +161,7 @@ def _range(*mels) -> tuple[float, float]:
         )
     return float(np.percentile(values, 1)), float(values.max())
 
-
+# %% ../../nbs/pipeline/figures.ipynb #9612191b
 def plot_mel(
     mel,  # [80, T] log-mel
     seconds_per_frame=256 / 22050,  # Hop length over sample rate, seconds
@@ -176,7 +176,7 @@ def plot_mel(
         fig.colorbar(image, ax=ax, label=unit, pad=0.01).outline.set_visible(False)
     return fig
 
-
+# %% ../../nbs/pipeline/figures.ipynb #cd14d704
 def plot_mel_pair(
     real,  # [80, T] log-mel of the recording
     generated,  # [80, T2] log-mel of the model
@@ -215,7 +215,7 @@ IGNORED = {
 }
 IGNORED_PREFIXES = ("lr/", "grad/", "time/")
 
-
+# %% ../../nbs/pipeline/figures.ipynb #12b8ba4b
 def _series(lines, key) -> tuple[np.ndarray, np.ndarray]:
     "Steps and finite values of one key."
     pairs = [
@@ -235,7 +235,7 @@ def _panel(key) -> str:
             return key[len(prefix) + 1 :]
     return key
 
-
+# %% ../../nbs/pipeline/figures.ipynb #821b5008
 def smooth(
     y,  # [N] noisy values in the order of their steps
     width=None,  # Values in a window; None for a twentieth of N
@@ -275,7 +275,7 @@ def _wants_log(curves) -> bool:
         y.min() > 0 and y.max() > 10 * y.min() and all(c[-1] < c[0] for c in curves if len(c) > 1)
     )
 
-
+# %% ../../nbs/pipeline/figures.ipynb #b9b04a36
 def _log_axis(ax):
     "Logarithmic, with the ticks 1, 2, 5 written as plain numbers."
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -286,7 +286,7 @@ def _log_axis(ax):
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.tick_params(axis="y", which="minor", length=0)
 
-
+# %% ../../nbs/pipeline/figures.ipynb #eb47da18
 def _draw_panel(ax, lines, name, keys):
     "All curves of one quantity; a logarithmic axis where the values ask for one."
     everything = []
@@ -309,7 +309,7 @@ def _draw_panel(ax, lines, name, keys):
     if len(keys) > 1:
         ax.legend(loc="upper right")
 
-
+# %% ../../nbs/pipeline/figures.ipynb #9700c75b
 def plot_losses(
     metrics_jsonl_path,  # `metrics.jsonl` of a stage
     keys=None,  # Names to draw; None for every number that is not bookkeeping
@@ -379,7 +379,7 @@ def perplexity(
     p = p[p > 0] / p.sum()
     return float(np.exp(-(p * np.log(p)).sum()))
 
-
+# %% ../../nbs/pipeline/figures.ipynb #8cd7f29c
 def plot_code_usage(
     counts,  # [K] how often each code was used
     title="",  # Above the plot
@@ -436,7 +436,7 @@ def plot_retrieval(
         )
     return fig
 
-
+# %% ../../nbs/pipeline/figures.ipynb #3c176c9e
 def plot_alignments(
     items,  # (text, [n, text positions] attention) of each piece
     title="",  # Above the plot
@@ -472,7 +472,7 @@ def plot_alignments(
             fig.suptitle(title)
     return fig
 
-
+# %% ../../nbs/pipeline/figures.ipynb #d681b151
 def plot_dtw(
     path,  # [P, 2] pairs (generated frame, reference frame), or an [N, M] 0/1 path matrix
     seconds_per_frame=256 / 22050,  # Hop length over sample rate, seconds

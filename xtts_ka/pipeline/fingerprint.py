@@ -35,7 +35,7 @@ def bare_code(
     except SyntaxError:
         return source
 
-
+# %% ../../nbs/pipeline/fingerprint.ipynb #9fd312df
 def imported(
     source: str,  # Python
     package: str = "",  # Dotted package the source lies in, for relative imports
@@ -71,7 +71,7 @@ def _parsed(
     source = file.read_text(encoding="utf-8")
     return bare_code(source), frozenset(imported(source, package))
 
-
+# %% ../../nbs/pipeline/fingerprint.ipynb #32f299eb
 def used_modules(
     names,  # Dotted names a notebook imports
     root: Path,  # Folder that holds the package
@@ -88,7 +88,7 @@ def used_modules(
         todo += [*found[1], *(name.rsplit(".", i)[0] for i in range(1, name.count(".") + 1))]
     return used
 
-
+# %% ../../nbs/pipeline/fingerprint.ipynb #d09c1bf0
 def code_digest(
     cells: list,  # Cells of the stage's notebook as in its JSON
     root: Path | None = None,  # Folder that holds the package; default: where this one lies
@@ -131,7 +131,7 @@ def input_digest(
         ]
     )
 
-
+# %% ../../nbs/pipeline/fingerprint.ipynb #c3006213
 def named_paths(
     value,  # A field that names files: a path, an object with one, or a list of those
 ) -> list:  # Paths
@@ -173,7 +173,7 @@ def parts(
         ),
     }
 
-
+# %% ../../nbs/pipeline/fingerprint.ipynb #509cc40e
 def changed(
     old: dict,  # Parts of the last time
     new: dict,  # Parts of now
@@ -192,7 +192,7 @@ def output_digests(
         o: tree_digest(run_dir / o, cache) if (run_dir / o).exists() else "" for o in stage.outputs
     }
 
-
+# %% ../../nbs/pipeline/fingerprint.ipynb #fcf8700b
 def notebook_cells(
     path,  # Run notebook
 ) -> list:  # Its cells

@@ -33,6 +33,8 @@ from xtts_ka.core.errors import (
     advice,
 )
 from ..core.files import atomic_write, fresh_dir, read_json, sha256_file, write_json
+
+# %% ../../nbs/pipeline/hub.ipynb #db98269b
 from ..core.paths import display_path, inside, outside, repo_root, resolve
 from ..core.progress import bar
 
@@ -69,7 +71,7 @@ def unfit(
         return "holds an access token; take it out"
     return ""
 
-
+# %% ../../nbs/pipeline/hub.ipynb #befea13a
 def kind_fault(
     name: str,  # Path in the repository, with `/`
 ) -> str:  # Why a file of this name does not travel, or ""
@@ -101,7 +103,7 @@ def walk(
                 )
             yield name, p
 
-
+# %% ../../nbs/pipeline/hub.ipynb #0dc17d85
 def choose_files(
     folder,  # A model
 ) -> tuple:  # ({name: path} of what travels, {name: reason} of what stays)
@@ -119,7 +121,7 @@ def choose_files(
             goes[name] = p
     return goes, stays
 
-
+# %% ../../nbs/pipeline/hub.ipynb #5dd59174
 def places_named(
     files: dict,  # name -> path
 ) -> list:  # (name, folder)
@@ -152,7 +154,7 @@ LICENCES = (
     "unknown",
 )
 
-
+# %% ../../nbs/pipeline/hub.ipynb #91a7f2fb
 def licence_head(
     licence: str,  # One of `LICENCES`, `cpml`, or `other:NAME`
 ) -> dict:  # What the head of a card says
@@ -175,7 +177,7 @@ def licence_head(
         + f" Give one of {', '.join(LICENCES)}, cpml (Coqui's, for what came from XTTS-v2), or other:NAME with the text in the folder"
     )
 
-
+# %% ../../nbs/pipeline/hub.ipynb #4bea7160
 def origin(
     folder,  # A model
 ) -> dict:  # What it says it was made from; {} when it says nothing
@@ -186,7 +188,7 @@ def origin(
             return {"language": held.get("language") or "ka", **held["about"]}
     return {}
 
-
+# %% ../../nbs/pipeline/hub.ipynb #b897916c
 def check_licence(
     licence: str,
     about: dict,  # From `origin`
@@ -226,7 +228,7 @@ def run_metrics(
         out |= {f"{name}: {k}": v for k, v in _flat(found)}
     return out
 
-
+# %% ../../nbs/pipeline/hub.ipynb #84497452
 def _flat(tree, front=""):
     for k, v in tree.items() if isinstance(tree, dict) else ():
         if isinstance(v, dict):
@@ -245,7 +247,7 @@ def _table(head, rows) -> str:
         [f"| {head} | |", "|---|---|", *(f"| {cell(k)} | {cell(v)} |" for k, v in rows)]
     )
 
-
+# %% ../../nbs/pipeline/hub.ipynb #440b270b
 def make_card(
     folder,  # A model
     name: str,  # Of the model
@@ -297,7 +299,7 @@ def make_card(
         + "\n"
     )
 
-
+# %% ../../nbs/pipeline/hub.ipynb #7eadd1d5
 def _made_of(about, base):
     "Rows for what a reader can take in at a glance."
     yield "base model", base or "none, it was trained from nothing"
@@ -309,7 +311,7 @@ def _made_of(about, base):
         }
     )
 
-
+# %% ../../nbs/pipeline/hub.ipynb #5e363aa8
 def card_fault(
     text: str,  # README.md that is there already
     head: dict,  # From `check_licence`
@@ -356,7 +358,7 @@ def _blob(path) -> str:  # As `git hash-object`
     data = Path(path).read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
-
+# %% ../../nbs/pipeline/hub.ipynb #8e6c591a
 class FolderPlace:
     "A repository that is a folder, for example on a shared disk."
 
@@ -515,7 +517,7 @@ class HubPlace:
                 ).commit_url
             )
 
-
+# %% ../../nbs/pipeline/hub.ipynb #c152274c
 def place_of(
     repo_id: str,  # `OWNER/NAME` on the hub, `file:///...`, an absolute path, or a folder that is there
 ):  # `FolderPlace` or `HubPlace`
@@ -545,7 +547,7 @@ class TransferReport:
     def __str__(self):
         return f"{self.where}: {len(self.files)} files, {sum(self.files.values()) / 1e6:.1f} MB"
 
-
+# %% ../../nbs/pipeline/hub.ipynb #71663fc4
 def check_model(
     folder,  # A model
     goes=None,  # Names that travel
@@ -561,7 +563,7 @@ def check_model(
             f"{display_path(folder)}: {', '.join(lost)} belong to the export and cannot travel; export again (xtts-ka run --only full_pretrain --force)"
         )
 
-
+# %% ../../nbs/pipeline/hub.ipynb #a4181711
 def push(
     folder,  # A model
     repo_id: str,  # Where to: see `place_of`
@@ -605,11 +607,11 @@ def push(
         )
         return TransferReport(where, _sizes(goes), stays, notes)
 
-
+# %% ../../nbs/pipeline/hub.ipynb #732f0d6f
 def _sizes(files) -> dict:
     return {n: p.stat().st_size for n, p in files.items()}
 
-
+# %% ../../nbs/pipeline/hub.ipynb #4d429d6a
 def _commit(place, goes, aside, licence, message, private, notes) -> str:
     "Files, card and record in one change."
     known = place.exists()
@@ -669,7 +671,7 @@ def check_room(
             f"{display_path(to)}: {', '.join(changed[:5])} changed since it was pulled; keep them elsewhere, or give another folder"
         )
 
-
+# %% ../../nbs/pipeline/hub.ipynb #ed007f49
 def choose_there(
     held: list,  # `Held`s
 ) -> tuple:  # ({name: Held} to fetch, {name: reason} of the others)
@@ -686,7 +688,7 @@ def choose_there(
             goes[h.name] = h
     return goes, stays
 
-
+# %% ../../nbs/pipeline/hub.ipynb #5a249dc1
 def pull(
     repo_id: str,  # From where: see `place_of`
     to,  # New or empty folder, or that of an earlier pull
@@ -708,7 +710,7 @@ def pull(
         )
     return TransferReport(display_path(to), {n: f["bytes"] for n, f in files.items()}, stays)
 
-
+# %% ../../nbs/pipeline/hub.ipynb #24a6d11c
 def _take(place, held, state, new):
     target = inside(new, held.name)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -716,7 +718,7 @@ def _take(place, held, state, new):
     if why := held.fault(target) or ("" if held.name == RECORD else unfit(target)):
         raise CheckpointError(f"{place.name}/{held.name}: {why}; nothing was kept")
 
-
+# %% ../../nbs/pipeline/hub.ipynb #82acd5ad
 def _check_pulled(name, new, got) -> dict:  # name -> bytes, sha256
     "Against the record of who pushed it, and an export against its own."
     files = {
@@ -785,7 +787,7 @@ def add_arguments(
     )
     b.set_defaults(hub_main=_pull)
 
-
+# %% ../../nbs/pipeline/hub.ipynb #666fee52
 def _push(args) -> TransferReport:
     return push(args.folder, args.repo, args.licence, not args.public, args.message, args.dry_run)
 

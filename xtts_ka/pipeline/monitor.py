@@ -44,7 +44,7 @@ class TrainingStatus:
     def name(self):
         return self.training.name
 
-
+# %% ../../nbs/pipeline/monitor.ipynb #c33a5273
 def _state(t, stage, step_seconds, quiet) -> str:
     "`quiet` is the time since the log last grew, in seconds. A clock set back makes it negative: then it is taken for none."
     if t.done or stage == "done":
@@ -71,7 +71,7 @@ def scan_run(
     stages = {n: (s.status, s.error or "") for n, s in Progress(run_dir).stages.items()}
     return [_seen(t, stages.get(t.name.partition("/")[0], ("", ""))[0]) for t in found], stages
 
-
+# %% ../../nbs/pipeline/monitor.ipynb #221087ab
 def _seen(t, stage) -> TrainingStatus:
     fast = speed(t)
     quiet = time.time() - (t.folder / "metrics.jsonl").stat().st_mtime
@@ -87,7 +87,7 @@ def _seen(t, stage) -> TrainingStatus:
         _newest(root, "best"),
     )
 
-
+# %% ../../nbs/pipeline/monitor.ipynb #cad4c2fd
 def diverged(
     seen: list,
     stages: dict,  # Of `scan_run`
@@ -118,7 +118,7 @@ _HEAD = (
 def _number(v, form=".4g"):
     return "" if v is None else format(v, form)
 
-
+# %% ../../nbs/pipeline/monitor.ipynb #c082dbb7
 def _cells(s: TrainingStatus) -> tuple:
     "A row of the table, as text."
     t, of = s.training, s.training.steps
@@ -144,7 +144,7 @@ def _cells(s: TrainingStatus) -> tuple:
         _number(s.saved, ","),
     )
 
-
+# %% ../../nbs/pipeline/monitor.ipynb #0ccf7a9e
 def _notes(seen, stages) -> list:
     "Sentences below the table."
     out = [f"{name}: DIVERGED: {why}" for name, why in diverged(seen, stages).items()]
@@ -162,7 +162,7 @@ def _notes(seen, stages) -> list:
             )
     return out
 
-
+# %% ../../nbs/pipeline/monitor.ipynb #9a4aa29d
 def table(
     seen: list,
     stages: dict,  # Of `scan_run`
@@ -212,7 +212,7 @@ def long_rows(
         if k not in skip and (v is None or type(v) in (int, float))
     ]
 
-
+# %% ../../nbs/pipeline/monitor.ipynb #04b53bee
 def summary(
     seen: list,
     stages: dict,  # Of `scan_run`
@@ -239,7 +239,7 @@ def summary(
         "diverged": diverged(seen, stages),
     }
 
-
+# %% ../../nbs/pipeline/monitor.ipynb #2a9d5260
 def _finite(v):
     return None if isinstance(v, float) and not math.isfinite(v) else v
 
@@ -275,7 +275,7 @@ def _parquet(seen) -> bytes:
         ) from None
     return out.getvalue()
 
-
+# %% ../../nbs/pipeline/monitor.ipynb #82f929ee
 def export(
     path,  # .csv, .parquet or .json
     seen: list,
@@ -359,7 +359,7 @@ th { font-weight: 600 } th:nth-child(-n+2), td:nth-child(-n+2) { text-align: lef
 {% endfor %}</body></html>
 """
 
-
+# %% ../../nbs/pipeline/monitor.ipynb #10e97a79
 def page(
     run: str,  # Its name
     seen: list,
@@ -380,7 +380,7 @@ def page(
         every=every,
     )
 
-
+# %% ../../nbs/pipeline/monitor.ipynb #c9776245
 def plot(
     run_dir,  # Folder of the run
     seen: list,
@@ -408,7 +408,7 @@ class Leftover:
     bytes: int
     why: str
 
-
+# %% ../../nbs/pipeline/monitor.ipynb #0364240b
 def leftovers(
     run_dir,  # Folder of a run, or of one training
     keep: int = 2,  # Whole numbered checkpoints of a training that stay
@@ -440,7 +440,7 @@ def leftovers(
         ]
     return out
 
-
+# %% ../../nbs/pipeline/monitor.ipynb #0e146d1e
 def cleanup(
     run_dir,  # Folder of a run, or of one training
     keep: int = 2,  # Whole numbered checkpoints of a training that stay
@@ -477,7 +477,7 @@ def _redraw(lines, before: int, out):
     )
     out.flush()
 
-
+# %% ../../nbs/pipeline/monitor.ipynb #122e2f29
 def _news(seen, told: dict) -> list[str]:
     "A line a training that has come further since."
     out = []
@@ -501,7 +501,7 @@ def _over(seen, stages) -> bool:
         return all(status in ("done", "blocked", "failed") for status, _ in stages.values())
     return bool(seen) and all(s.state == "done" for s in seen)
 
-
+# %% ../../nbs/pipeline/monitor.ipynb #2be027db
 def watch(
     run_dir,  # Folder of a run, or of one training
     interval: float = 30.0,  # Seconds between two looks
@@ -536,7 +536,7 @@ def watch(
     except KeyboardInterrupt:
         return 0
 
-
+# %% ../../nbs/pipeline/monitor.ipynb #d61939af
 def _alarm(bad, out, tty) -> int:
     if not tty:
         out.write("".join(f"{n}: DIVERGED: {why}\n" for n, why in bad.items()))
@@ -606,7 +606,7 @@ def add_arguments(
         help="change one value of --config, as in run=nino",
     )
 
-
+# %% ../../nbs/pipeline/monitor.ipynb #c5a1514f
 def _folder(args) -> Path:
     "The folder that a call is about."
     if bool(args.config) == bool(args.dir):
@@ -658,7 +658,7 @@ def analysis(
         out.append(f"  {t.advice}")
     return out
 
-
+# %% ../../nbs/pipeline/monitor.ipynb #0d1bea8e
 def main(
     args,  # Of `add_arguments`
 ) -> int:  # Exit status: 3 when a training has diverged

@@ -78,7 +78,7 @@ class Training:
     def done(self) -> bool:
         return bool(self.steps) and self.step >= self.steps
 
-
+# %% ../../nbs/pipeline/monitor_read.ipynb #924199fe
 def _plan(folder) -> dict:
     "The plan's whole numbers; a damaged or absent file is no plan."
     try:
@@ -87,7 +87,7 @@ def _plan(folder) -> dict:
         return {}
     return {k: v for k, v in data.items() if type(v) is int} if isinstance(data, dict) else {}
 
-
+# %% ../../nbs/pipeline/monitor_read.ipynb #0c2657de
 def read_trainings(
     run_dir,  # Folder of a run, or of a single training
 ) -> list[Training]:  # By name
@@ -127,7 +127,7 @@ class Speed:
 def _median(values, default=0.0):
     return statistics.median(values) if values else default
 
-
+# %% ../../nbs/pipeline/monitor_read.ipynb #7de3166d
 def speed(
     t: Training,
     recent: int = 60,  # Intervals that count
@@ -161,7 +161,7 @@ def speed(
         else 0.0,
     )
 
-
+# %% ../../nbs/pipeline/monitor_read.ipynb #3393a97f
 def _times(every, after: int, steps: int) -> int:
     "How often something is due from step `after` + 1 to the last, which counts in any case."
     return steps // every - after // every + (steps % every > 0) if every else 0

@@ -57,7 +57,7 @@ def smoothed(
     "The running average at the end of a series."
     return running(values)[-1] if values else None
 
-
+# %% ../../nbs/pipeline/monitor_trends.ipynb #b13de239
 def slope(
     steps: list,
     values: list,
@@ -105,7 +105,7 @@ def _middle(values):
 def _spread(values, middle):
     return _middle([abs(v - middle) for v in values])
 
-
+# %% ../../nbs/pipeline/monitor_trends.ipynb #6cb02c83
 def _bad_end(t, key) -> str:
     "The last line of training, when a loss of it is not a number."
     last = t.train[-1] if t.train else {}
@@ -145,7 +145,7 @@ def _gap(t) -> float | None:
             return value - mine
     return None
 
-
+# %% ../../nbs/pipeline/monitor_trends.ipynb #e8ec5cf2
 def _validation(t, out):
     "Best, last, and how long ago the best was."
     out.score = score_key(t)
@@ -168,7 +168,7 @@ def _advice(out) -> str:
         return "little is gained by going on; a lower learning rate or a larger model may"
     return ""
 
-
+# %% ../../nbs/pipeline/monitor_trends.ipynb #d7c7b888
 def trend(
     t: Training,
 ) -> Trend:

@@ -51,7 +51,7 @@ def _end_with(stdin):
     stdin.read()
     os._exit(1)
 
-
+# %% ../../nbs/pipeline/parallel.ipynb #f0fc6c67
 def drive(
     stdin=None,  # Text stream with the job in its first line; default: standard input
 ) -> int:  # Exit status
@@ -196,7 +196,7 @@ class _Watcher(Watch):
             self.text("\n")
         self.states.pop(self.name, None)
 
-
+# %% ../../nbs/pipeline/parallel.ipynb #60430c12
 def _status(screen, states, over):
     while not over.wait(1):
         screen.status(

@@ -106,7 +106,7 @@ class Player:
     def _repr_mimebundle_(self, include=None, exclude=None):
         return {"text/plain": repr(self), "text/html": self._html(), AUDIO_MIME: self.payload}
 
-
+# %% ../../nbs/pipeline/report.ipynb #034fc04b
 class Players:
     "Several sounds side by side."
 
@@ -159,7 +159,7 @@ def _json_value(v):
         else str(v)
     )
 
-
+# %% ../../nbs/pipeline/report.ipynb #04e25034
 class Table:
     "Rows under a head; plain values only."
 
@@ -219,7 +219,7 @@ def _nice_float(x) -> str:
         return nice(round(x)) if abs(x) < 1e15 else f"{x:.3g}"
     return f"{x:.4g}" if x == 0 or abs(x) >= 1e-4 else f"{x:.2e}"
 
-
+# %% ../../nbs/pipeline/report.ipynb #6be24921
 def duration(
     seconds,  # Wall time, seconds; None when unknown
 ) -> str:
@@ -281,7 +281,7 @@ def wave_path(
     half = np.round(0.75 + 13.5 * (bars / max(bars.max(), 1e-4)) ** 0.85, 1)
     return "".join(f"M{i}.5 {16 - h:g}V{16 + h:g}" for i, h in enumerate(half))
 
-
+# %% ../../nbs/pipeline/report.ipynb #9e2f67db
 class Media:
     "The folder of a report's sounds and images."
 
@@ -337,7 +337,7 @@ def _size(data: bytes) -> dict:
     scale = 96 / dpi if dpi > 96 else 1.0
     return {"width": round(w * scale), "height": round(h * scale)}
 
-
+# %% ../../nbs/pipeline/report.ipynb #74eed821
 def _image(data, media, stage, alt) -> dict | None:
     "The image of an output bundle as a block, or None when it has none that can be read."
     for mime, suffix in (("image/png", ".png"), ("image/jpeg", ".jpg")):
@@ -389,7 +389,7 @@ def _renderer(pages):
         escape=True, renderer=Renderer(), plugins=["table", "strikethrough"]
     )
 
-
+# %% ../../nbs/pipeline/report.ipynb #f7d705f7
 def _stage_of(path) -> str:
     "`notebooks/70_xtts_init.ipynb` -> `xtts_init`; other files are no stages."
     m = re.fullmatch(r"(?:.*/)?(?:\d+_)?([^/]+)\.ipynb", str(path))
@@ -421,7 +421,7 @@ def plain(
     lines = _ANSI.sub("", text).replace("\r\n", "\n").split("\n")
     return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in lines).strip("\n")
 
-
+# %% ../../nbs/pipeline/report.ipynb #d3dc7901
 def _text(text) -> list[dict]:
     "A block of text, folded to its end when it is long."
     text = plain(text)
@@ -440,7 +440,7 @@ def _text(text) -> list[dict]:
         else []
     )
 
-
+# %% ../../nbs/pipeline/report.ipynb #72f33816
 def _error(output) -> dict:
     "A failed cell: what, and the last lines of where."
     whole = plain("\n".join(output.get("traceback", ())))
@@ -457,7 +457,7 @@ def _error(output) -> dict:
         "all": whole if len(lines) > TRACE else "",
     }
 
-
+# %% ../../nbs/pipeline/report.ipynb #33fb8a63
 def highlight(
     code,  # Python source
 ):  # Markup
@@ -493,7 +493,7 @@ def _table_block(payload) -> dict:
         "caption": str(payload.get("caption", "")),
     }
 
-
+# %% ../../nbs/pipeline/report.ipynb #f331d343
 def _audio_block(payload, media) -> dict:
     "One or several sounds of ours."
     items = payload["items"] if "items" in payload else [payload]
@@ -507,7 +507,7 @@ def _audio_block(payload, media) -> dict:
 
     return {"kind": "audio", "sounds": [media.audio(str(i["path"]), **words(i)) for i in items]}
 
-
+# %% ../../nbs/pipeline/report.ipynb #4af3363c
 def _bundle(data, media, stage, alt, pages) -> list[dict]:
     "The richest allowed form of one output; HTML is never one."
     try:
@@ -525,7 +525,7 @@ def _bundle(data, media, stage, alt, pages) -> list[dict]:
         return [{"kind": "prose", "html": markdown(data["text/markdown"], pages)}]
     return _text(data.get("text/plain", ""))
 
-
+# %% ../../nbs/pipeline/report.ipynb #3e9d4359
 def _outputs(cell, media, stage, alt, pages) -> list[dict]:
     "All outputs of a cell; neighbouring prints become one text."
     blocks = []
@@ -562,7 +562,7 @@ def _head(nb) -> tuple[str, str, str]:
             return m[1].strip(), doc[1].strip() if doc else "", cell.source
     return "", "", ""
 
-
+# %% ../../nbs/pipeline/report.ipynb #efead65f
 def blocks(
     nb,  # Executed notebook
     media,  # Where its images and sounds go
@@ -621,7 +621,7 @@ class StagePage:
         runs = f"attempt {self.attempt}" if self.attempt > 1 else ""
         return [f for f in (duration(self.seconds), _when(self.started), runs) if f]
 
-
+# %% ../../nbs/pipeline/report.ipynb #cd777fd1
 def _when(iso) -> str:
     "A moment as a reader wants it."
     try:
@@ -644,7 +644,7 @@ def _read_notebook(page):
     if page.nb:
         page.title, page.lead, _ = _head(page.nb)
 
-
+# %% ../../nbs/pipeline/report.ipynb #3e67414c
 def read_stages(
     run_dir,  # outputs/<run>
 ) -> list[StagePage]:
@@ -670,7 +670,7 @@ def read_stages(
         pages.append(page)
     return _finish(pages)
 
-
+# %% ../../nbs/pipeline/report.ipynb #64c47f68
 def _finish(pages) -> list[StagePage]:
     "Titles and sentences for stages without a notebook, shares of time for all."
     docs, total = {s.name: s.doc for s in STAGES}, sum(p.seconds or 0 for p in pages)
@@ -690,7 +690,7 @@ def _metrics(path) -> dict:
         return {"metrics.json": str(e)}
     return dict(_flat(tree if isinstance(tree, dict) else {"metrics.json": tree}))
 
-
+# %% ../../nbs/pipeline/report.ipynb #e13b5d71
 def _flat(tree, prefix=""):
     "Pairs of dotted names and values of a nested dict."
     for k, v in tree.items():
@@ -734,7 +734,7 @@ def read_spoken(
         "rates": {by: rates[by] for by in made if by in rates},
     }
 
-
+# %% ../../nbs/pipeline/report.ipynb #faf7e6dc
 SPOKEN_BY = {
     "sovits2": "CER, sovits2",
     "xtts": "CER, XTTS",
@@ -748,7 +748,7 @@ def _error_rates(run_dir) -> dict:
         by: measured[key] for by, key in SPOKEN_BY.items() if isinstance(measured.get(key), float)
     }
 
-
+# %% ../../nbs/pipeline/report.ipynb #29519417
 def _spoken_note(items, made, rates) -> str:
     "One sentence about all sentences."
     seconds, count = (
@@ -771,7 +771,7 @@ def _spoken_note(items, made, rates) -> str:
 
 REJECTS_SHOWN = 200  # Rows of rejects.csv on the page; the file has all
 
-
+# %% ../../nbs/pipeline/report.ipynb #6a4fbcb8
 def read_rejects(
     run_dir,  # outputs/<run>
 ) -> dict:
@@ -803,7 +803,7 @@ def read_rejects(
         "table": _table_block({"columns": columns, "rows": rows[:REJECTS_SHOWN]}),
     }
 
-
+# %% ../../nbs/pipeline/report.ipynb #a51eaa77
 def read_config_rows(
     run_dir,  # outputs/<run>
 ) -> tuple[list, dict, str]:  # Sections with their rows, the tree itself, a note when there is none
@@ -846,7 +846,7 @@ def read_everyday(
             "problem": f"evaluate/everyday.json cannot be read ({type(e).__name__}: {str(e)[:200]})"
         }
 
-
+# %% ../../nbs/pipeline/report.ipynb #b56abd02
 def _everyday(held, run_dir, media) -> dict:
     "What the first page shows of `everyday.json`."
     whole = {s["path"]: s for s in held["summary"] if s["kind"] == "all"}
@@ -875,7 +875,7 @@ def _everyday(held, run_dir, media) -> dict:
         "sounds": sounds,
     }
 
-
+# %% ../../nbs/pipeline/report.ipynb #b9ab7530
 def _everyday_table(summary, rates) -> dict:
     "A row a kind, a column a path."
     cer = {(s["kind"], s["path"]): round(100 * float(s["CER"]), 1) for s in summary}
@@ -913,7 +913,7 @@ def _headline(key, value) -> dict:
         "unit": unit,
     }
 
-
+# %% ../../nbs/pipeline/report.ipynb #656355f1
 def _headlines(stages, spoken, everyday={}) -> list[dict]:
     "What the run came to, in a few numbers: everyday texts first."
     daily = [
@@ -944,7 +944,7 @@ def _headlines(stages, spoken, everyday={}) -> list[dict]:
     ]
     return (daily + own * bool(spoken["sounds"]) + [_headline(k, v) for k, v in short])[:HEADLINES]
 
-
+# %% ../../nbs/pipeline/report.ipynb #59906d45
 def _plots(pages) -> list[dict]:
     "Images of cells tagged `headline`; without any, the last image of each of the last stages."
     every = [(s, [b for b in bs if b["kind"] == "image"]) for s, bs in pages]
@@ -952,7 +952,7 @@ def _plots(pages) -> list[dict]:
     chosen = chosen or [(s, images[-1]) for s, images in every if images]
     return [b | {"stage": s.name, "page": s.href} for s, b in chosen[-PLOTS:]]
 
-
+# %% ../../nbs/pipeline/report.ipynb #e55a6ca0
 def _sentence(stages, spoken) -> str:
     "How the run went, in one or two sentences."
     done, bad = (
@@ -975,7 +975,7 @@ def _sentence(stages, spoken) -> str:
         else f"{went}: {n} sentence{'s' * (n > 1)}, spoken in {v} voice{'s' * (v > 1)}."
     )
 
-
+# %% ../../nbs/pipeline/report.ipynb #b50e1c0d
 def _about(run_dir, stages, spoken, tree) -> dict:
     "The head of the first page."
     corpus = tree.get("corpus") if isinstance(tree.get("corpus"), dict) else {}
@@ -1028,7 +1028,7 @@ def _environment():
 def _templates() -> Path:
     return Path(str(resources.files("xtts_ka"))) / "pipeline" / "templates"
 
-
+# %% ../../nbs/pipeline/report.ipynb #7985b24a
 def _parameters(page, tree) -> list:
     "What the notebook was run with; of a stage that never ran, its section of the configuration."
     given = page.nb.metadata.get("papermill", {}).get("parameters", {}) if page.nb else {}
@@ -1052,7 +1052,7 @@ def _stage_html(env, i, stages, found, run, tree) -> str:
         parameters=_parameters(page, tree),
     )
 
-
+# %% ../../nbs/pipeline/report.ipynb #7ad8dee3
 def write_report(
     run_dir,  # Folder of a run, absolute or relative to the repository's root
 ) -> Path:  # report/index.html

@@ -65,7 +65,7 @@ def _number(v):
         v if isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) else None
     )
 
-
+# %% ../../nbs/pipeline/run_index.ipynb #0e1c3229
 def _stage(name: str, s: StageState) -> dict:
     "One stage for the page."
     return {
@@ -85,7 +85,7 @@ def _why(what: str, e: Exception) -> str:
     line = (str(e).splitlines() or [type(e).__name__])[0]
     return line if what in line else f"{what}: {line}"
 
-
+# %% ../../nbs/pipeline/run_index.ipynb #a9c07e6f
 def _read(problems: list, what: str, read, default):
     "`read()`, or the default, and why."
     try:
@@ -144,7 +144,7 @@ def read_run(
         "spoken": _read(problems, "spoken.tsv", lambda: _spoken(run, here), []),
     }
 
-
+# %% ../../nbs/pipeline/run_index.ipynb #0496b57b
 def read_runs(
     outputs,  # Folder that holds runs
     only=(),  # Names of runs, in this order; empty: all, the latest first
@@ -168,7 +168,7 @@ def script_json(
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 
-
+# %% ../../nbs/pipeline/run_index.ipynb #31cc8714
 def write_index(
     outputs="outputs",  # Folder that holds runs, absolute or from the repository's root
     only=(),  # Names of runs; these alone, and all of them chosen. Empty: all runs, none chosen

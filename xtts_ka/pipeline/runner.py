@@ -27,6 +27,8 @@ from ..core.files import DigestCache, atomic_write, digest, read_json, sweep
 from ..core.paths import display_path, repo_root, resolve
 from ..core.progress import clock
 from .fingerprint import changed, notebook_cells, output_digests, parts
+
+# %% ../../nbs/pipeline/runner.ipynb #0783035f
 from xtts_ka.pipeline.stages import (
     STAGES,
     Shared,
@@ -120,7 +122,7 @@ class StageDecision:
     reason: str = ""  # Why it must run; empty: up to date
     fresh: bool = False  # Earlier outputs must be out of the way
 
-
+# %% ../../nbs/pipeline/runner.ipynb #743c8536
 def stage_status(
     run: Run,
     stage,  # `Stage`
@@ -168,7 +170,7 @@ def check_above(
             )
     return warnings
 
-
+# %% ../../nbs/pipeline/runner.ipynb #4c7f5c0a
 def mark_stale(
     run: Run,
 ):
@@ -208,7 +210,7 @@ class Screen:
         self.out.write(text)
         self.out.flush()
 
-
+# %% ../../nbs/pipeline/runner.ipynb #35288b0f
 class StageWatch:
     "Shows a running stage on a `Screen`; context manager."
 
@@ -260,7 +262,7 @@ def set_aside(
         os.rename(run.dir / output, old)
     return moved
 
-
+# %% ../../nbs/pipeline/runner.ipynb #30fcdca0
 def begin_stage(
     run: Run,
     stage,  # `Stage`
@@ -311,7 +313,7 @@ def begin_stage(
 
     return go
 
-
+# %% ../../nbs/pipeline/runner.ipynb #13aa73d3
 def record(run: Run, stage, outcome, interrupts):
     "Write down how a notebook ended; one that left an output out has failed."
     times = dict(
@@ -396,7 +398,7 @@ def run(
         it.cache.save()
         return finish(it, screen, code, ran)
 
-
+# %% ../../nbs/pipeline/runner.ipynb #502a28dc
 def _stages_at_once(run: Run):  # `run_stages`, or the same for several stages at a time
     if run.cfg.jobs == 1:
         return run_stages
@@ -415,7 +417,7 @@ def resolve_config(path) -> Path:
         else Path(path)
     )
 
-
+# %% ../../nbs/pipeline/runner.ipynb #830e78ef
 def go_on_command(config, overrides, only="", from_="", to="") -> str:
     "The command that continues this call."
     flags = [
@@ -452,7 +454,7 @@ def block(
         if run.progress[later.name].status not in ("done", "stale"):
             run.progress.update(later.name, status="blocked", error=f"needs {stage.name}")
 
-
+# %% ../../nbs/pipeline/runner.ipynb #c64ef8d0
 class Call:
     "One call of `run`: which stages are due, how each begins and ends."
 
@@ -528,7 +530,7 @@ class Call:
             self.screen.say(f"    whole story: {display_path(self.run.copy(stage))}")
         self.screen.say(f"    to go on:    {self.again}")
 
-
+# %% ../../nbs/pipeline/runner.ipynb #7159c9d4
 def run_stages(call: Call, chosen) -> tuple:  # (exit status, whether anything ran)
     "Judge and run each chosen stage in turn."
     for stage in chosen:
@@ -563,7 +565,7 @@ def outdate_report(run: Run) -> bool:  # True
         os.utime(page, ns=(0, 0))
     return True
 
-
+# %% ../../nbs/pipeline/runner.ipynb #3abcec23
 def gather_rejects(
     run_dir,  # Folder of the run
     stages: tuple,  # In the order they run
@@ -583,7 +585,7 @@ def gather_rejects(
         atomic_write(path, text)  # A call that does nothing changes no file
     return len(rows)
 
-
+# %% ../../nbs/pipeline/runner.ipynb #7fbf7888
 def finish(run: Run, screen, code: int, ran: bool) -> int:  # Exit status
     "Gather, report, and say where things lie."
     rejected = gather_rejects(run.dir, run.stages)
@@ -613,7 +615,7 @@ def finish(run: Run, screen, code: int, ran: bool) -> int:  # Exit status
         )
     return code
 
-
+# %% ../../nbs/pipeline/runner.ipynb #c48d79bf
 def renew_index(
     outputs,  # Folder that holds the runs
     screen,  # `Screen`
@@ -652,7 +654,7 @@ def run_name(
         },
     ).run
 
-
+# %% ../../nbs/pipeline/runner.ipynb #d81d7a6c
 def show_list(stages: tuple, name: str, screen: Screen) -> int:  # 0
     "All stages with their recorded status."
     folder = repo_root() / "outputs" / name
@@ -662,7 +664,7 @@ def show_list(stages: tuple, name: str, screen: Screen) -> int:  # 0
         screen.say(f"  {stage.name:14} {progress[stage.name].status:8} {stage.doc}")
     return 0
 
-
+# %% ../../nbs/pipeline/runner.ipynb #83f05195
 def show_plan(run: Run, chosen: tuple, force: bool, screen: Screen) -> int:  # 0
     "What a call would do, in its order."
     for line in check_above(run, chosen):

@@ -22,7 +22,7 @@ class RunInterrupted(BaseException):
         super().__init__(signal.Signals(signum).name)
         self.signum, self.code = signum, 128 + signum
 
-
+# %% ../../nbs/pipeline/signals.ipynb #b9584609
 class Interrupts:
     "Context manager: keeps SIGINT and SIGTERM, and hands them to the kernel that runs."
 

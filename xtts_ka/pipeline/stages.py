@@ -174,7 +174,7 @@ def find_stage(
         + f"The stages are: {', '.join(known)}"
     )
 
-
+# %% ../../nbs/pipeline/stages.ipynb #da36c556
 def check_stages(
     stages=STAGES,  # In the order they run
 ):
@@ -215,7 +215,7 @@ class Shared:
                 f"`threads` and `jobs` must be 1 or more, got {self.threads} and {self.jobs}"
             )
 
-
+# %% ../../nbs/pipeline/stages.ipynb #64344597
 @functools.lru_cache
 def run_config(
     stages: tuple = STAGES,  # In the order they run
@@ -236,7 +236,7 @@ def run_config(
         )
     )
 
-
+# %% ../../nbs/pipeline/stages.ipynb #9f9b1222
 def __getattr__(
     name: str,
 ):  # `from xtts_ka.pipeline.stages import RunConfig` imports the sections only when asked
@@ -276,7 +276,7 @@ def parameters(
     }
     return shared | to_dict(getattr(cfg, stage.name))
 
-
+# %% ../../nbs/pipeline/stages.ipynb #af6e6d3c
 def declared(
     cells: list,  # Cells of a notebook as in its JSON
     name: str = "",  # What to call it in a message
@@ -303,7 +303,7 @@ def declared(
         found += [t.id for t in targets if isinstance(t, ast.Name)]
     return found
 
-
+# %% ../../nbs/pipeline/stages.ipynb #3fb2ad5a
 def fit_parameters(
     values: dict,  # From `parameters`
     names: list,  # From `declared`

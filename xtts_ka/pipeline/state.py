@@ -130,7 +130,7 @@ def _alive(holder: dict) -> bool:
         return True
     return True
 
-
+# %% ../../nbs/pipeline/state.ipynb #7907f085
 class RunLock:
     "Context manager: the only run in a folder, or `LockedError`."
 

@@ -33,6 +33,8 @@ from ..core.files import sweep as remove_left_over
 from ..core.paths import display_path, repo_root, slug
 from ..core.progress import clock
 from .fingerprint import output_digests, parts
+
+# %% ../../nbs/pipeline/sweep.ipynb #20bca8ea
 from xtts_ka.pipeline.runner import (
     Run,
     Screen,
@@ -73,7 +75,7 @@ def split_values(
         )
     return [v.strip() for v in found]
 
-
+# %% ../../nbs/pipeline/sweep.ipynb #08e3152f
 def read_words(
     words,  # `key=a,b`
 ) -> dict:  # Key -> values
@@ -108,7 +110,7 @@ def short_names(
     last = [k.rpartition(".")[2] for k in keys]
     return {k: n if last.count(n) == 1 else k for k, n in zip(keys, last)}
 
-
+# %% ../../nbs/pipeline/sweep.ipynb #1c9d6539
 def read_trials(
     config,  # YAML or JSON file
     words,  # `key=a,b`
@@ -141,7 +143,7 @@ def read_trials(
         )
     return _all_different(out)
 
-
+# %% ../../nbs/pipeline/sweep.ipynb #412fe4c7
 def _all_different(trials: list) -> list:
     seen = {}
     for t in trials:
@@ -200,7 +202,7 @@ def renamed(
         )
     return text
 
-
+# %% ../../nbs/pipeline/sweep.ipynb #3cc99927
 def take_file(
     source: Path,  # File of one run
     target: Path,  # The same of another; must not exist
@@ -221,7 +223,7 @@ def take_file(
     except OSError:
         shutil.copy2(source, target)  # Another file system, one without links, or too many of them
 
-
+# %% ../../nbs/pipeline/sweep.ipynb #8a997a8f
 def copy_stage(
     source: Path,  # File or folder of one run
     target: Path,  # The same of another; what was there is replaced when all is done
@@ -271,7 +273,7 @@ def lends(
         and not stage_status(lender, stage).reason
     )
 
-
+# %% ../../nbs/pipeline/sweep.ipynb #b932c12b
 def link_outputs(
     lender: Run,
     taker: Run,  # Locked by the caller
@@ -300,7 +302,7 @@ def link_outputs(
         **(state | {"status": "done", "outputs": output_digests(taker.dir, stage, taker.cache)}),
     )
 
-
+# %% ../../nbs/pipeline/sweep.ipynb #8c7fd5ea
 def reuse_stage(
     trial: SweepRun,  # Takes
     others: list,  # `SweepRun`s that may have something
@@ -349,7 +351,7 @@ def due(
             names.append(stage.name)
     return names
 
-
+# %% ../../nbs/pipeline/sweep.ipynb #b8754c78
 def plan_jobs(
     trials: list,  # `SweepRun`s
     chosen: tuple,  # Stages, in the order they run
@@ -400,7 +402,7 @@ def child() -> int:  # Exit status
     stop_with_parent()
     return main(sys.argv[1:])
 
-
+# %% ../../nbs/pipeline/sweep.ipynb #10ae11c7
 def what_failed(
     folder: Path,  # Of a run
     log: Path,  # What it printed
@@ -432,7 +434,7 @@ def say_taken(
     for run in dict.fromkeys(taken.values()):
         screen.say(f"  {who}  takes {', '.join(s for s in taken if taken[s] == run)} from {run}")
 
-
+# %% ../../nbs/pipeline/sweep.ipynb #6f7f5c0e
 class Processes:
     "Begins and ends the processes of a sweep, and says so."
 
@@ -605,7 +607,7 @@ def how_it_went(
         "done",
     )
 
-
+# %% ../../nbs/pipeline/sweep.ipynb #681a3ff1
 def results(
     trials: list,  # `SweepRun`s
     chosen: tuple,  # Stages that the sweep is about
@@ -640,7 +642,7 @@ def results(
         )
     return out
 
-
+# %% ../../nbs/pipeline/sweep.ipynb #ee7d78e9
 def as_csv(
     rows: list,  # Dicts
 ) -> str:
@@ -668,7 +670,7 @@ def swept_numbers(
         else None
     )
 
-
+# %% ../../nbs/pipeline/sweep.ipynb #1f0ec8c2
 def differing(
     rows: list,  # Of `results`
     most: int = 6,
@@ -692,7 +694,7 @@ def differing(
     ]
     return sorted(found, key=lambda n: -stages.index(n.partition(": ")[0]))[:most]
 
-
+# %% ../../nbs/pipeline/sweep.ipynb #1cadc225
 def plot_sweep(
     rows: list,  # Of `results`
     values: list,  # Swept numbers, one a row
@@ -786,7 +788,7 @@ def sweep(
         screen.say("stopped; the same command goes on")
     return 128 + interrupts.signum if interrupts.signum else int(bool(crew.failed))
 
-
+# %% ../../nbs/pipeline/sweep.ipynb #c5af3ac3
 def cores() -> int:  # That this process may use
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -814,7 +816,7 @@ def already_there(t: SweepRun, trials: list, chosen: tuple, stages: tuple, scree
         except LockedError:
             pass  # Its own process will say so
 
-
+# %% ../../nbs/pipeline/sweep.ipynb #63ae062d
 def show_sweep(jobs: list, trials: list, chosen: tuple, stages: tuple, screen: Screen) -> int:  # 0
     "What a sweep would do."
     for job in jobs:
@@ -893,7 +895,7 @@ def add_arguments(p):  # `argparse.ArgumentParser`
         help="values to try, with commas between them; a key with one value holds for all runs",
     )
 
-
+# %% ../../nbs/pipeline/sweep.ipynb #58fe8c9c
 def main(args) -> int:  # Exit status
     "`xtts-ka sweep`."
     if not args.config:

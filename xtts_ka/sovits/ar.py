@@ -42,7 +42,7 @@ def to_grid(
     grid[T, 0] = end
     return grid
 
-
+# %% ../../nbs/sovits/ar.ipynb #aa475b26
 def from_grid(
     grid: Tensor,  # [S, G] as written; the end may be missing
     pattern: str,
@@ -88,7 +88,7 @@ def pointer_positions(
         for n in range(len(grid))
     ]
 
-
+# %% ../../nbs/sovits/ar.ipynb #666458ed
 def layout(
     segments: list,  # `Segment`s, the target last
     order: str,  # `interleaved` or `text_first`
@@ -102,7 +102,7 @@ def layout(
         else sorted(texts + speech, key=lambda p: (p[1], p[0] == "speech"))
     )
 
-
+# %% ../../nbs/sovits/ar.ipynb #4795fe07
 class Plan:
     "Rows, positions and targets of a sequence. Row 0 to 2 are the marks; text and speech are offsets into their own tables, filled in by the batch."
 
@@ -203,7 +203,7 @@ def qwen(
     net.embed_tokens = None  # everything enters as vectors
     return net
 
-
+# %% ../../nbs/sovits/ar.ipynb #80b7b6bd
 class ArModel(nn.Module):
     "References and text -> scores of the next tokens."
 
@@ -298,7 +298,7 @@ class ArModel(nn.Module):
             parts.append(self.speech(batch["grid"]).flatten(0, 1))
         return torch.cat([p.to(parts[-1].dtype) for p in parts])
 
-
+# %% ../../nbs/sovits/ar.ipynb #b8a5c874
 class TiedHead(nn.Module):
     "Scores as products with the quantiser's vectors: codes that are neighbours there are likely together."
 
@@ -383,7 +383,7 @@ def collate(
     }
     return out | _tables(texts, speech, N, S, books)
 
-
+# %% ../../nbs/sovits/ar.ipynb #51c8068c
 def _move(at, step: int) -> int:  # How far the pointer goes after this step
     return (
         IGNORE
@@ -391,7 +391,7 @@ def _move(at, step: int) -> int:  # How far the pointer goes after this step
         else min(MOVES - 1, max(0, at[step + 1] - at[step]))
     )
 
-
+# %% ../../nbs/sovits/ar.ipynb #5bca7dba
 def _tables(texts, speech, N: int, S: int, books: int) -> dict:
     ids, grid = (
         torch.zeros(len(texts), N, dtype=torch.long),
@@ -416,7 +416,7 @@ def _tables(texts, speech, N: int, S: int, books: int) -> dict:
                 row[: len(s.features)] = torch.as_tensor(s.features)
     return out
 
-
+# %% ../../nbs/sovits/ar.ipynb #94e45757
 def ar_loss(
     scores: list,  # G x [n, codes (+ 1)]
     targets: Tensor,  # [n, G]
@@ -442,7 +442,7 @@ def move_loss(
         moves != IGNORE
     ).sum().clamp_min(1)
 
-
+# %% ../../nbs/sovits/ar.ipynb #bdba9787
 def accuracy(
     scores: list,  # G x [n, codes (+ 1)]
     targets: Tensor,  # [n, G]

@@ -40,7 +40,7 @@ def correlation(
     energy = sums[..., size : size + lags] - sums[..., :lags]  # [..., lags]
     return products / (energy[..., :1] * energy).clamp_min(1e-12).sqrt()
 
-
+# %% ../../nbs/sovits/carrier.ipynb #5f35ca61
 def best_lag(
     likeness: Tensor,  # [..., lags] from `correlation`
     first: int,  # Shortest lag that counts
@@ -59,7 +59,7 @@ def best_lag(
     off = (-slope / bend).clamp(-0.5, 0.5).gather(-1, at)[..., 0]
     return at[..., 0] + first + off, tops.gather(-1, at)[..., 0]
 
-
+# %% ../../nbs/sovits/carrier.ipynb #d64ae708
 @torch.no_grad()
 def pitch(
     wav: Tensor,  # [B, T]
@@ -101,7 +101,7 @@ def band_signals(
         1,
     )
 
-
+# %% ../../nbs/sovits/carrier.ipynb #ac99b75b
 @torch.no_grad()
 def periodicity(
     wav: Tensor,  # [B, T]

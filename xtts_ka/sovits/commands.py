@@ -27,7 +27,7 @@ STEPS = {  # Command -> steps of `Sovits2Stage` that it runs, help
     ),
 }
 
-
+# %% ../../nbs/sovits/commands.ipynb #b3fd4061
 def _training(sub, name: str, text: str, formatter):
     p = sub.add_parser(
         name, help=text, description=text[0].upper() + text[1:] + ".", formatter_class=formatter
@@ -46,7 +46,7 @@ def _training(sub, name: str, text: str, formatter):
     )
     p.set_defaults(sovits_main=_train, step=name)
 
-
+# %% ../../nbs/sovits/commands.ipynb #7ac6adf9
 def _speaking(sub, formatter):
     p = sub.add_parser(
         "speak",
@@ -123,7 +123,7 @@ def _speaking(sub, formatter):
     p.add_argument("--threads", type=int, default=2, help="CPU threads")
     p.set_defaults(sovits_main=_speak)
 
-
+# %% ../../nbs/sovits/commands.ipynb #681fa7b0
 def _tokenising(sub, formatter):
     text = "semantic tokens of a corpus, in one process or many"
     p = sub.add_parser(
@@ -164,7 +164,7 @@ def _tokenising(sub, formatter):
     )
     p.set_defaults(sovits_main=_tokenise)
 
-
+# %% ../../nbs/sovits/commands.ipynb #3ff926aa
 def add_arguments(
     p: argparse.ArgumentParser,  # Of `xtts-ka sovits`
 ):
@@ -206,14 +206,14 @@ def _train(args) -> int:
     print(display_path(stage.out))
     return 0
 
-
+# %% ../../nbs/sovits/commands.ipynb #5ec5aed6
 def _say(step: str, result):
     if isinstance(result, dict):
         print("  ".join(f"{k}: {v:.4g}" for k, v in result.items()))
     elif hasattr(result, "cpu_seconds"):
         print(f"{step}: {result.step} steps, {result.cpu_seconds:.0f} CPU seconds")
 
-
+# %% ../../nbs/sovits/commands.ipynb #ade90bd0
 def _tokenise(args) -> int:
     import os
 
@@ -246,7 +246,7 @@ def _tokenise(args) -> int:
     )
     return 0
 
-
+# %% ../../nbs/sovits/commands.ipynb #4250d152
 def _speak(args) -> int:
     if bool(args.text.strip()) == bool(args.text_file):
         raise ConfigError(
@@ -293,7 +293,7 @@ def _speak(args) -> int:
     ]
     return 0 if all(complete) or args.allow_incomplete else 1
 
-
+# %% ../../nbs/sovits/commands.ipynb #c45d3012
 def _spare_references(files: list, references: list):
     "`ConfigError` when a file that is to be written is a reference, by whatever name."
     for path in files:
@@ -304,7 +304,7 @@ def _spare_references(files: list, references: list):
                     f"--out {path} is the same file as --reference {r.path}, which would be lost; give another name"
                 )
 
-
+# %% ../../nbs/sovits/commands.ipynb #bcd2ab5d
 def _write(model, text: str, heard: list, sampling, args, path) -> bool:  # Was all of it said?
     from xtts_ka.core.audio import write_audio
     from xtts_ka.core.paths import display_path

@@ -55,7 +55,7 @@ class QuantizerConfig:
                 f"quantizer.codebooks={self.codebooks} is no multiple of quantizer.groups={self.groups}"
             )
 
-
+# %% ../../nbs/sovits/config.ipynb #595e6a25
 @config
 class SemanticLoop(LoopConfig):
     "Training of the tokenizer."
@@ -75,7 +75,7 @@ class SemanticLoop(LoopConfig):
         "auto"  # On a processor with bfloat16 units a fifth of the time
     )
 
-
+# %% ../../nbs/sovits/config.ipynb #c354655b
 @config
 class SemanticConfig:
     "Tokenizer: speech to 25 codes a second, learned by recognising the text (CTC)."
@@ -165,7 +165,7 @@ class ArLoop(LoopConfig):
     save_every: int = Field(300, ge=1)
     precision: Literal["32-true", "bf16-mixed", "auto"] = "auto"
 
-
+# %% ../../nbs/sovits/config.ipynb #af4895bb
 @config
 class SamplingConfig:
     "How tokens are drawn."
@@ -188,7 +188,7 @@ class SamplingConfig:
     max_per_piece: float = Field(20.0, gt=0)  # And after which it is over
     max_tokens: int = Field(1500, ge=1)  # Longest utterance
 
-
+# %% ../../nbs/sovits/config.ipynb #1c1581e1
 @config
 class ArConfig:
     "Qwen2 that writes semantic tokens after text and references."

@@ -43,7 +43,7 @@ def _unfit(row, cfg) -> str | None:  # Why a row cannot be used, or None
     if row.duration and len(normalize_transcript(row.text)) > row.duration * TOKEN_RATE:
         return f"more letters ({len(normalize_transcript(row.text))}) than tokens ({row.duration * TOKEN_RATE:.0f}): is it the right text?"
 
-
+# %% ../../nbs/sovits/data.ipynb #1e40319a
 def collect_clips(
     cfg: PrepareConfig,
     segments,  # Folder of the stage `segments`
@@ -121,7 +121,7 @@ def mel_shelf(
     )
     return RaggedArray.write(folder, runs, total, {"made_of": made_of})
 
-
+# %% ../../nbs/sovits/data.ipynb #14271a3f
 def padded_mels(
     mels: list,  # [n] of [4 T, 80]
 ) -> tuple:  # [B, 4 T, 80] float32, [B] tokens of each

@@ -36,7 +36,7 @@ class DecoderLoss(LossConfig):
     )  # carrier: octaves between the pitch read and the recording's
     periodic_weight: float = Field(0.0, ge=0)  # carrier: squared error of how periodic each band is
 
-
+# %% ../../nbs/sovits/decoder_config.ipynb #5488f1ec
 @config
 class DecoderLoop(LoopConfig):
     "Training of the decoder. Both optimisers are AdamW with the same options."
@@ -66,6 +66,8 @@ _BLOCKS = dict(
     resblock_kernel_sizes=[3, 7, 11],
     resblock_dilation_sizes=[[1, 3, 5]] * 3,
 )
+
+# %% ../../nbs/sovits/decoder_config.ipynb #0c356194
 _FULL = dict(
     hidden=256,
     heads=4,
@@ -95,6 +97,8 @@ _FULL = dict(
         log_every=100,
     ),
 )
+
+# %% ../../nbs/sovits/decoder_config.ipynb #03d35fb7
 PRESETS = {
     "demo": dict(
         sample_rate=22050,

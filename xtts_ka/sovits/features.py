@@ -45,7 +45,7 @@ def _transform():  # The filterbank, built once
         power=2,
     )
 
-
+# %% ../../nbs/sovits/features.ipynb #59779018
 def speech_mel(
     wav: np.ndarray,  # [T] float32 in [-1, 1]
     rate: int,  # Hz
@@ -75,7 +75,7 @@ def stretch(
     part = (at - low)[:, None]
     return (rows[low] * (1 - part) + rows[low + 1] * part).T.contiguous()
 
-
+# %% ../../nbs/sovits/features.ipynb #fa83938d
 def augment(
     mel: Tensor,  # [F, 80]
     draw,  # `rng` of this item
@@ -95,7 +95,7 @@ def augment(
     )
     return spec_augment(out, draw, masks)
 
-
+# %% ../../nbs/sovits/features.ipynb #1a152c6d
 def spec_augment(
     mel: Tensor,  # [F, n], changed in place
     draw,  # `rng` of this item
@@ -196,7 +196,7 @@ def whisper_mel(
     log = torch.log10((_whisper_bands() @ power).clamp_min(1e-10))
     return (log.clamp_min(log.max() - 8) + 4) / 4
 
-
+# %% ../../nbs/sovits/features.ipynb #af333632
 class S3Tokens:
     "Digits of S3 tokens, in -1, 0, 1."
 
@@ -257,7 +257,7 @@ class S3Tokens:
         )
         return digits.float().repeat_interleave(4, 0)
 
-
+# %% ../../nbs/sovits/features.ipynb #ea61ae64
 def build_feature_extractor(cfg) -> tuple:  # (function (wav, rate) -> [4 T, inputs], inputs)
     "What a tokenizer hears with, by its `SemanticConfig`."
     if cfg.s3:

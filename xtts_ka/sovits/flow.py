@@ -52,7 +52,7 @@ class Coupling(nn.Module):
         by = self.shift(still, mask, voice)
         return torch.cat([still, moved - by if back else moved + by], 1)
 
-
+# %% ../../nbs/sovits/flow.ipynb #be20253e
 class Flow(nn.Module):
     "Couplings, with the halves exchanged between them. It changes no volume: the logarithm of its determinant is 0."
 

@@ -32,7 +32,7 @@ def cosine(
     x, y = x.mean(0), y.mean(0)
     return float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
 
-
+# %% ../../nbs/sovits/fusion.ipynb #4d5e758f
 def fusion_curve(
     model,  # `Sovits`
     a: list,  # `Heard` of voice A, one

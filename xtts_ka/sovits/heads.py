@@ -43,7 +43,7 @@ class Head(nn.Module):
             x[..., start * rate : stop * rate + more] for x, (rate, more) in zip(plan, self.rates)
         ]
 
-
+# %% ../../nbs/sovits/heads.ipynb #3f09948a
 class HifiganHead(Head):
     "HiFi-GAN on the latent. VITS adds the voice behind the first convolution; here, in front of it."
 
@@ -250,7 +250,7 @@ class CarrierHead(SpecHead):
         mel, tune = self.read(z, voice)
         return mel, tune, self.waves(tune[:, 0])
 
-
+# %% ../../nbs/sovits/heads.ipynb #686441e1
 def build_head(
     cfg: DecoderConfig,
 ) -> nn.Module:  # (z [B, latent, F], voice [B, speaker_dim]) -> wav [B, F * hop]

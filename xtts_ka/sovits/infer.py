@@ -31,6 +31,8 @@ from .train_ar import load_ar, save_ar
 from .train_decoder import Decoder
 from .train_semantic import SemanticTokenizer
 from ..text.chunks import ENDS, Piece, closed, habits, pieces
+
+# %% ../../nbs/sovits/infer.ipynb #472812a8
 from ..text.normalize import normalize
 from xtts_ka.text.reading import (
     Reading,
@@ -67,7 +69,7 @@ def parse_reference(
         )
     return Reference(path, float(weight))
 
-
+# %% ../../nbs/sovits/infer.ipynb #1bce4419
 def shares(
     references: list,  # `Reference`s
 ) -> list[float]:  # Weights with sum 1
@@ -117,7 +119,7 @@ class Speech:
         "Was all of the text said, to its end?"
         return self.stopped and not self.missing
 
-
+# %% ../../nbs/sovits/infer.ipynb #d87a737f
 @dataclass
 class Take:
     "A piece as it was written once, and what two witnesses say about it: the pointer, and the tokenizer's own reader."
@@ -155,7 +157,7 @@ class Take:
             faults.append("something is said that is not in the text")
         return f"«{self.piece.text}»: {'; '.join(faults)}" if faults else ""
 
-
+# %% ../../nbs/sovits/infer.ipynb #ad52290a
 def trimmed_sound(
     wav: np.ndarray,  # [T] float32
     rate: int,  # Hz
@@ -172,7 +174,7 @@ def trimmed_sound(
         return wav[:0]
     return wav[max(0, loud[0] * n - int(keep * rate)) : (loud[-1] + 1) * n + int(keep * rate)]
 
-
+# %% ../../nbs/sovits/infer.ipynb #d96a336c
 def joined(
     wavs: list,  # [n] of [T] float32
     pauses: list,  # [n] seconds of silence after each
@@ -197,7 +199,7 @@ def trimmed(
     start = max(0, (len(codes) - most) // 2)
     return codes[start : start + most]
 
-
+# %% ../../nbs/sovits/infer.ipynb #38ae0372
 def proportioned(
     hear,  # (weights [R]) -> vector [S] of the voice that is heard when the references are mixed so
     wanted: Tensor,  # [R] shares, all above 0, sum 1
@@ -221,7 +223,7 @@ def proportioned(
         z = z + 0.5 * (wanted.log() - got.clamp(1e-3, 1).log())
     return best[1]
 
-
+# %% ../../nbs/sovits/infer.ipynb #dce8a21d
 class Sovits:
     "A trained model: tokenizer, autoregressive model, decoder."
 
@@ -521,7 +523,7 @@ def save_model(
     model.decoder.save(folder)
     return folder
 
-
+# %% ../../nbs/sovits/infer.ipynb #3b520f9e
 def load_model(
     folder,
     bge: str = "",  # Where BGE-M3 lies, if not where it lay in training

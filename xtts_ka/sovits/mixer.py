@@ -24,7 +24,7 @@ def normalize_weights(
         raise XttsKaError("all weights are 0: move one of the sliders")
     return [replace(heard[n], share=w / total) for n, w in weights.items() if w > 0]
 
-
+# %% ../../nbs/sovits/mixer.ipynb #5b52281f
 class Mixer:
     "The widgets. `say` is what the button does."
 
@@ -93,7 +93,7 @@ class Mixer:
 
         display(self.box)
 
-
+# %% ../../nbs/sovits/mixer.ipynb #95a72531
 def mixed(
     model, heard: dict, weights: dict, text: str, temperature: float = 0.7, seed: int = 1
 ):  # -> `Speech`

@@ -20,7 +20,7 @@ def sequence_mask(
     "Which places hold something."
     return torch.arange(T, device=lengths.device) < lengths[:, None]
 
-
+# %% ../../nbs/sovits/modules.ipynb #15725fba
 class Attention(nn.Module):
     "Multi-head attention (Vaswani et al. 2017, section 3.2.2)."
 
@@ -85,7 +85,7 @@ class Layer(nn.Module):
         x = x + self.drop(self.attention(h, h, visible))
         return x + self.drop(self.feed(self.norms[1](x), visible))
 
-
+# %% ../../nbs/sovits/modules.ipynb #d726322a
 class Encoder(nn.Module):
     "Layers and a last norm; padding comes out as zero."
 

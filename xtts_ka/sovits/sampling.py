@@ -31,7 +31,7 @@ def allowed(
     out[order[keep]] = p[keep]
     return out / out.sum()
 
-
+# %% ../../nbs/sovits/sampling.ipynb #3f8c9820
 def sample_token(
     scores: Tensor,  # [codes] of one codebook; what may not come is -inf
     before: list,  # Codes written so far in this codebook
@@ -66,7 +66,7 @@ class SampledTokens:
         default_factory=list
     )  # [T] piece of text that each token says; empty without a pointer
 
-
+# %% ../../nbs/sovits/sampling.ipynb #c104a0fc
 @dataclass(frozen=True)
 class Limits:
     "What speech of the training is like, in tokens; what leaves this is a fault."
@@ -99,7 +99,7 @@ class Limits:
             most(stays), most(tails), cls.after, round(1.5 * float(np.quantile(paces, 0.999)), 2)
         )
 
-
+# %% ../../nbs/sovits/sampling.ipynb #c32fff1b
 class _Row:
     "One utterance in the making."
 
@@ -216,7 +216,7 @@ class _Row:
         codes = from_grid(grid, self.model.cfg.pattern, self.model.end)
         return SampledTokens(codes, self.end_at is not None, self.path[:: self.per][: len(codes)])
 
-
+# %% ../../nbs/sovits/sampling.ipynb #f43df6c7
 @torch.no_grad()
 def generate(
     model: ArModel,  # In evaluation mode

@@ -36,7 +36,7 @@ def apply_rotary(
     cos, sin = (t.to(x) for t in at)
     return x * cos + torch.cat([-b, a], -1) * sin
 
-
+# %% ../../nbs/sovits/semantic.ipynb #54736804
 class Block(nn.Module):
     "Attention, depthwise convolution, feed-forward, each behind a LayerNorm and added to what came in."
 
@@ -188,7 +188,7 @@ class CharVocabulary:
     def decode(self, ids) -> str:
         return "".join(self.characters[int(i) - 1] for i in ids if i)
 
-
+# %% ../../nbs/sovits/semantic.ipynb #221532ad
 def normalize_transcript(
     text: str,
 ) -> str:

@@ -39,7 +39,7 @@ def seeded(cfg, seed: int):  # The same configuration with the run's seed in its
 def at_rate(clips: Clips, rate: int) -> Clips:  # The same clips, read at another rate
     return Clips(clips.rows, clips.folder, rate)
 
-
+# %% ../../nbs/sovits/stage.ipynb #92f8b552
 class Sovits2Stage:
     "The steps of the stage, in order: prepare, train_tokenizer, tokenise, train_ar, train_decoder, export, speak, finish."
 
@@ -448,7 +448,7 @@ def token_shelf(
         folder, (c.astype(np.int16) for c in codes), sum(map(len, codes)), {"made_of": made_of}
     )
 
-
+# %% ../../nbs/sovits/stage.ipynb #f1a0a91b
 def feature_shelf(
     bge: BgeM3,
     bpe: Bpe,
@@ -468,7 +468,7 @@ def feature_shelf(
         folder, rows, sum(len(bpe.encode(r.text)) for r in clips.rows), {"made_of": made_of}
     )
 
-
+# %% ../../nbs/sovits/stage.ipynb #4cb6eae8
 def decoder_text(
     cfg: Sovits2Config, bpe: Bpe, seed: int
 ) -> TextEncoder:  # The decoder's own reader of the text

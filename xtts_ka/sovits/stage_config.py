@@ -46,7 +46,7 @@ class SovitsConfig(Sovits2Config):
 
 ALIASES = {"datasets.train.dataset_path": "dataset_path"}
 
-
+# %% ../../nbs/sovits/stage_config.ipynb #14029569
 def load_sovits(
     path=None,  # YAML or JSON; None: the defaults
     overrides=(),  # `key=value` strings

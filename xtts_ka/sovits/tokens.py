@@ -53,7 +53,7 @@ def unpacked(
     "Back to numbers."
     return np.frombuffer(base64.b64decode(text), "<i4").reshape(-1, books)
 
-
+# %% ../../nbs/sovits/tokens.ipynb #ac1bb6fe
 def tokenised(
     clip: TokenClip,
     path,  # Of its sound
@@ -87,7 +87,7 @@ def tokenizer_digest(
             )
     return digest([read_json(files[0]), sha256_file(files[1]), max_seconds])
 
-
+# %% ../../nbs/sovits/tokens.ipynb #cd054e0c
 class TokenStore(Shards):
     "A folder of tokens that several processes may fill."
 
@@ -142,7 +142,7 @@ class TokenStore(Shards):
             return None
         return [found[n] for n in names]
 
-
+# %% ../../nbs/sovits/tokens.ipynb #11ef61d8
 class _Incomplete(Exception):
     "Other processes still work; the journals stay."
 
@@ -150,7 +150,7 @@ class _Incomplete(Exception):
 def _sum(frames) -> str:
     return hashlib.sha256(np.ascontiguousarray(frames)).hexdigest()
 
-
+# %% ../../nbs/sovits/tokens.ipynb #6d1669d0
 def write_shelf(folder, clips: list, config: str, books: int, size: int) -> RaggedArray:
     "The tokens in the manifest's order; nothing is written when all is there already."
 
@@ -208,7 +208,7 @@ class Tokenised:
             )
         )
 
-
+# %% ../../nbs/sovits/tokens.ipynb #e606489b
 def tokenise_corpus(
     manifest,  # `metadata.csv`, or its folder
     model,  # Folder with a tokenizer
@@ -257,7 +257,7 @@ def tokenise_corpus(
         len(bad) + len(held.rejects),
     )
 
-
+# %% ../../nbs/sovits/tokens.ipynb #0ac6f67f
 def _on(tokenizer, device):  # The network, and the model it hears with
     tokenizer.net.to(device)
     if hasattr(tokenizer.hear, "net"):
@@ -272,7 +272,7 @@ def _size(held, row) -> int:  # Bytes of the sound
     except (OSError, ValueError):
         return 0
 
-
+# %% ../../nbs/sovits/tokens.ipynb #8906cb6b
 def _one(store, held, row, tokenizer, config, max_seconds) -> bool:  # Whether something was done
     clip = TokenClip(row.audio_file, config=config)
     try:

@@ -30,6 +30,8 @@ from xtts_ka.sovits.ar import (
     to_grid,
 )
 from .config import ArConfig, SamplingConfig, TextConfig
+
+# %% ../../nbs/sovits/train_ar.ipynb #e2709ed4
 from .sampling import Limits, generate
 from .semantic import normalize_transcript
 from .text_encoder import Bpe, TextEncoder
@@ -55,7 +57,7 @@ def corrupted(
         codes,
     )
 
-
+# %% ../../nbs/sovits/train_ar.ipynb #d6369a7f
 @dataclass
 class Asked:
     "A text for the free-running check."
@@ -64,7 +66,7 @@ class Asked:
     text: str
     of: list  # Places of its sentences among those it was made of
 
-
+# %% ../../nbs/sovits/train_ar.ipynb #d5520999
 def everyday(
     texts: list,  # Closed sentences
 ) -> list:  # of `Asked`
@@ -83,7 +85,7 @@ def everyday(
         out.append(forms[n % len(forms)])
     return out
 
-
+# %% ../../nbs/sovits/train_ar.ipynb #dc5c7205
 class ArTask(Task):
     "The next token, given text and references."
 
@@ -352,7 +354,7 @@ def save_ar(
     )
     bpe.save(Path(folder) / "bpe.json")
 
-
+# %% ../../nbs/sovits/train_ar.ipynb #93f0a220
 def load_ar(
     folder,
     tokenizer: SemanticTokenizer,  # Whose tokens it writes

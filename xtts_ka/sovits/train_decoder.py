@@ -50,7 +50,7 @@ def reference_mel(
         )
     )
 
-
+# %% ../../nbs/sovits/train_decoder.ipynb #114b55f9
 def padded_references(
     rows: list,  # [B] of [R] of [80, F]
     weights: list,  # [B] of [R] numbers
@@ -86,7 +86,7 @@ def parts(
     "From each row its own part."
     return torch.stack([row[..., a : a + length] for row, a in zip(x, starts.tolist())])
 
-
+# %% ../../nbs/sovits/train_decoder.ipynb #1ca550ef
 class DecoderData:
     "Clips with tokens, texts and references, by index."
 
@@ -201,7 +201,7 @@ def tune_losses(
     errors = (tune[:, 1:] - heard[:, 1:]).square().mean(1)  # [B, F]
     return {"pitch": octaves, "periodic": (errors * mask[:, 0]).sum() / mask.sum()}
 
-
+# %% ../../nbs/sovits/train_decoder.ipynb #cf60cb15
 class SovitsDecoderTask(Task):
     "VITS2 on clips; discriminators where there are any."
 
@@ -506,7 +506,7 @@ class Decoder:
             )
         return cls(net, text_encoder)
 
-
+# %% ../../nbs/sovits/train_decoder.ipynb #d7169be7
 def _read(path) -> dict:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -516,7 +516,7 @@ def _read(path) -> dict:
     except (OSError, SafetensorError) as e:
         raise CheckpointError(f"{path}: cannot be read ({e}); restore it from a copy") from e
 
-
+# %% ../../nbs/sovits/train_decoder.ipynb #4a3e5127
 def _fill(module: nn.Module, state: dict, what: str):
     "Weights into a module; the first that does not fit is named."
     for name, value in module.state_dict().items():

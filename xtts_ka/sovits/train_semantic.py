@@ -46,7 +46,7 @@ def flat_targets(
         row[:n] = torch.as_tensor(ids)[(torch.arange(n) * len(ids)) // n]
     return out
 
-
+# %% ../../nbs/sovits/train_semantic.ipynb #ddb94cb7
 class SemanticTask(Task):
     "Letters of clips, by CTC (Graves et al. 2006)."
 
@@ -166,7 +166,7 @@ def code_use(
         "perplexity": float(np.mean([math.exp(-(q[q > 0] * np.log(q[q > 0])).sum()) for q in p])),
     }
 
-
+# %% ../../nbs/sovits/train_semantic.ipynb #4c23e28b
 class SemanticTokenizer:
     "A trained network: recordings to tokens, tokens to vectors and to text."
 

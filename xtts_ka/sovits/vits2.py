@@ -28,7 +28,7 @@ def fuse(
         )
     return ((weights / weights.sum(1, keepdim=True))[..., None] * voices).sum(1)
 
-
+# %% ../../nbs/sovits/vits2.ipynb #6c842f0d
 class ReferenceEncoder(nn.Module):
     "References to one voice."
 
@@ -93,7 +93,7 @@ def reparameterize(mean, log_scale, noise: float = 1.0):  # [B, C, F] each -> [B
     "A sample, from the global generator, which the loop names by step."
     return mean + noise * torch.randn_like(mean) * log_scale.exp()
 
-
+# %% ../../nbs/sovits/vits2.ipynb #f6fe8295
 def kl_divergence(
     z_p: Tensor,  # [B, C, F] sample of the posterior, after the flow
     log_q: Tensor,  # [B, C, F] logarithm of the posterior's deviation

@@ -38,7 +38,7 @@ def sound_files(
         out += found
     return out
 
-
+# %% ../../nbs/speaker/augment.ipynb #77f5a098
 class NoisePool:
     "Recordings joined to one tensor, to take slices from."
 
@@ -73,7 +73,7 @@ class NoisePool:
         ]
         return [v if len(v) == size else v.repeat(-(-size // len(v)))[:size] for v in views]
 
-
+# %% ../../nbs/speaker/augment.ipynb #a139b5e2
 def read_bank(
     folders,  # Folders, or single files
     sample_rate: int,  # Hz
@@ -115,7 +115,7 @@ def coloured_noise(
     wav = np.fft.irfft(spectrum, n)
     return (wav / wav.std()).astype(np.float32)
 
-
+# %% ../../nbs/speaker/augment.ipynb #9111a7ce
 def noise_bank(
     sample_rate: int,  # Hz
     seed: int = 0,
@@ -134,7 +134,7 @@ def noise_bank(
         out.append(wav / np.float32(np.sqrt(np.mean(wav**2))))
     return NoisePool(out)
 
-
+# %% ../../nbs/speaker/augment.ipynb #274a6fdb
 def _reflections(r, absorb: float, speed=343.0, order=2):
     "Delays (s) and gains of a shoebox's first images, the direct sound first."
     room = r.uniform((2.5, 2.5, 2.2), (8, 6, 3.5))  # [3] m
@@ -152,7 +152,7 @@ def _reflections(r, absorb: float, speed=343.0, order=2):
     near = np.argsort(distance)[:60]
     return (distance[near] - distance[near[0]]) / speed, gain[near] / gain[near[0]]
 
-
+# %% ../../nbs/speaker/augment.ipynb #c078d866
 def made_room(
     sample_rate: int,  # Hz
     seconds: float,  # Time in which the tail falls by 60 dB
@@ -192,7 +192,7 @@ def clean_response(
     h = np.asarray(h[max(0, start - 1) :][: int(max_seconds * sample_rate)], np.float32)
     return h / np.linalg.norm(h)
 
-
+# %% ../../nbs/speaker/augment.ipynb #7ecbf268
 def responses(
     folders,  # Folders of impulse responses, or none
     cfg: AugmentConfig,
@@ -227,7 +227,7 @@ def _draw(r, n: int, p: float, low=0.0, high=1.0):
     "[n] numbers between low and high, and which rows they are for."
     return r.random(n) < p, r.uniform(low, high, n)
 
-
+# %% ../../nbs/speaker/augment.ipynb #fa9951c4
 class Augmenter:
     "Call it on a batch; it returns a new one."
 

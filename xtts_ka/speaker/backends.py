@@ -65,7 +65,7 @@ def _wavlm_only(encoder, name):
             f"backend={name} is for WavLM; {encoder.name} is small, give backend=torch"
         )
 
-
+# %% ../../nbs/speaker/backends.ipynb #bb115b2c
 class RoundedLinear(nn.Module):
     "Linear layers of one input, put together, with weights in bfloat16; what was rounded off is multiplied with the mean over time."
 
@@ -92,7 +92,7 @@ class RoundedLinear(nn.Module):
             else y + F.linear(x.mean(1, keepdim=True).to(torch.bfloat16), self.rest)
         )
 
-
+# %% ../../nbs/speaker/backends.ipynb #29d84d09
 class RoundedFeedForward(nn.Module):
     "A transformer layer's two large layers."
 
@@ -107,7 +107,7 @@ class RoundedFeedForward(nn.Module):
     def forward(self, x):
         return self.down(self.act(self.up(x))).to(x.dtype)  # [B, T, D] -> [B, T, D]
 
-
+# %% ../../nbs/speaker/backends.ipynb #5a0a72fd
 class RoundedAttention(nn.Module):
     "WavLM's attention from the gated position bias on, in the place of `torch_multi_head_self_attention`."
 
@@ -129,7 +129,7 @@ class RoundedAttention(nn.Module):
         )
         return self.out(y.transpose(1, 2).reshape(B, T, D)).to(x.dtype), None
 
-
+# %% ../../nbs/speaker/backends.ipynb #6be6d238
 class RoundedConvs(nn.Module):
     "Convolutions in bfloat16 within a network in float32."
 
@@ -157,7 +157,7 @@ class FirstConv(nn.Module):
         y = self.weight[:, 0] @ x[:, 0].unfold(-1, self.size, self.step).transpose(1, 2)
         return y if self.bias is None else y + self.bias[:, None]
 
-
+# %% ../../nbs/speaker/backends.ipynb #5188eab6
 def _plain_conv(old):
     "A convolution with its weight norm worked out."
     new = nn.Conv1d(
@@ -221,7 +221,7 @@ class Bf16FineBackend(TorchBackend):
     def _run(self, wav, lengths):
         return self.module(wav)
 
-
+# %% ../../nbs/speaker/backends.ipynb #9783c04e
 class Int8Linear(RoundedLinear):
     "The same with weights of 8 bits, a scale for each output, and inputs rounded as they come."
 
@@ -241,7 +241,7 @@ class Int8Linear(RoundedLinear):
             torch.bfloat16
         )
 
-
+# %% ../../nbs/speaker/backends.ipynb #ab94b280
 class Int8Backend(Bf16FineBackend):
     "WavLM with linear layers in 8 bits and convolutions in bfloat16. Not corrected for the mean over time: that costs 7 % and would still not reach 0.99999."
 
@@ -271,7 +271,7 @@ def probe_sound(
         0.05 * voice * (1 + 0.8 * np.sin(2 * np.pi * 4 * t)) + 0.003 * r.standard_normal(len(t))
     ).astype(np.float32)
 
-
+# %% ../../nbs/speaker/backends.ipynb #76d94cd8
 def cosine(a, b) -> float:  # The least over rows of [n, D]
     "How well two backends agree; NaN counts as not at all."
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
@@ -281,7 +281,7 @@ def cosine(a, b) -> float:  # The least over rows of [n, D]
         ).min()
     )
 
-
+# %% ../../nbs/speaker/backends.ipynb #fcca8b49
 def _export(module, path):
     "Trace the module for windows of one length, any number and any length of them."
     import warnings
@@ -302,7 +302,7 @@ def _export(module, path):
             dynamic_axes={"wav": {0: "batch", 1: "samples"}, "vector": {0: "batch"}},
         )
 
-
+# %% ../../nbs/speaker/backends.ipynb #a46a391d
 def _quantize(source, path):
     "Weights of the linear layers in 8 bits, activations rounded as they come."
     import logging
@@ -326,7 +326,7 @@ def _quiet(record):
         "pre-process" not in record.getMessage()
     )  # advice that does not apply: shapes are inferred by the exporter
 
-
+# %% ../../nbs/speaker/backends.ipynb #b9f43f22
 def _made(path, make):
     "Make a file once, also when several processes want it."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -397,7 +397,7 @@ class OnnxBackend(TorchBackend):
     def _run(self, wav, lengths):
         return torch.from_numpy(self.session.run(None, {"wav": wav.numpy()})[0])
 
-
+# %% ../../nbs/speaker/backends.ipynb #c71dff23
 def _ort():
     try:
         import onnxruntime
@@ -407,7 +407,7 @@ def _ort():
         ) from None
     return onnxruntime
 
-
+# %% ../../nbs/speaker/backends.ipynb #6ab4b50b
 def _ort_errors():
     "What onnxruntime raises for a file that is no model of its."
     from onnxruntime.capi import onnxruntime_pybind11_state as state
@@ -425,7 +425,7 @@ def _ort_errors():
         )
     )
 
-
+# %% ../../nbs/speaker/backends.ipynb #1d1bdf27
 def _session(path):
     "ONNX Runtime with torch's number of threads, which do not spin while they wait."
     ort = _ort()
@@ -463,7 +463,7 @@ def _tried(backend, wav, device) -> tuple:  # ([1, D], CPU seconds of a call; a 
         times.append(clock() - start)
     return vector, min(times)
 
-
+# %% ../../nbs/speaker/backends.ipynb #510069f3
 def compare_backends(
     encoder: SpeakerEncoder,
     names=BACKENDS,  # Which to try, `torch` first
@@ -481,7 +481,7 @@ def compare_backends(
 
 LARGE = 20_000_000  # Weights from which a copy in another arithmetic is worth its making
 
-
+# %% ../../nbs/speaker/backends.ipynb #c11a3ea4
 def candidates(
     encoder: SpeakerEncoder,
     min_cosine=0.99999,  # Agreement asked for
@@ -497,7 +497,7 @@ def candidates(
         return ["torch", "bf16", "bf16-fine"]
     return ["torch", "bf16", "bf16-fine", "int8", "onnx"] + ["onnx-int8"] * (min_cosine < 0.9999)
 
-
+# %% ../../nbs/speaker/backends.ipynb #d5a11d1b
 def pick(
     rows,  # From `compare_backends`
     min_cosine,  # Agreement asked for

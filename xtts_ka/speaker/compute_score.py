@@ -51,7 +51,7 @@ class Pairs:
             + (f"; the first without a vector: {self.missing[0]}" if self.missing else "")
         )
 
-
+# %% ../../nbs/speaker/compute_score.ipynb #4389c1ac
 def verify_pairs_list(
     trials: Trials,  # From `read_trials`
     known,  # Names that have a vector; None: not looked at
@@ -95,7 +95,7 @@ def load_vectors(
             found[name] = v
     return found
 
-
+# %% ../../nbs/speaker/compute_score.ipynb #47cb80b7
 def _of_store(root):
     "A store's vectors by utterance, by path, and by the end of a path where that is one recording only."
     from xtts_ka.speaker.store import load_matrix, read_index
@@ -139,7 +139,7 @@ class Score:
     def __str__(self):
         return f"{self.pairs}\nEER {100 * self.eer:.2f} % at cosine {self.threshold:.4f}, minDCF {self.min_dcf:.4f}"
 
-
+# %% ../../nbs/speaker/compute_score.ipynb #45de8be1
 def compute_score(
     pairs,  # Path of a list, or `Trials` with names
     folder,  # As for `load_vectors`
@@ -171,7 +171,7 @@ def compute_score(
         report, rate, threshold, min_dcf(scores[trials.same], scores[~trials.same]), scores
     )
 
-
+# %% ../../nbs/speaker/compute_score.ipynb #40d2b3a1
 def _cosines(a, b):  # [P, D] twice -> [P] float64
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     return (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
@@ -200,7 +200,7 @@ def add_arguments(
         "--output", default=None, metavar="FILE", help="write the score of every pair here"
     )
 
-
+# %% ../../nbs/speaker/compute_score.ipynb #55678ca5
 def main(
     argv=None,  # Words after the program's name; None: those of the command line
 ) -> int:  # Exit status; 2 for what the message explains

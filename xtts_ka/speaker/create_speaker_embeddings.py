@@ -59,7 +59,7 @@ def average_path(
     "`speakerName.modelName_averaged_embedding`."
     return Path(folder) / f"{slug(speaker)}.{label}_averaged_embedding"
 
-
+# %% ../../nbs/speaker/create_speaker_embeddings.ipynb #6fd7c56b
 def save_vector(
     path,
     vector,  # [D] float32
@@ -78,7 +78,7 @@ def load_vector(
     "Read a vector back; nothing is run that the file might hold."
     return read_tensors(path).numpy()[0]
 
-
+# %% ../../nbs/speaker/create_speaker_embeddings.ipynb #8fb0a2c7
 def load_sound(
     utterance: Utterance,
     encoder,  # From `build_encoder`
@@ -124,7 +124,7 @@ def embed_all(
         name: pool_segments(np.stack(vs)) if len(vs) > 1 else vs[0] for name, vs in found.items()
     }
 
-
+# %% ../../nbs/speaker/create_speaker_embeddings.ipynb #eb3a3566
 @dataclass
 class EmbedReport:
     "What a call did."
@@ -138,7 +138,7 @@ def _stamp(u: Utterance, digest: str) -> dict:
     s = u.path.stat()
     return {"bytes": s.st_size, "mtime_ns": s.st_mtime_ns, "encoder": digest}
 
-
+# %% ../../nbs/speaker/create_speaker_embeddings.ipynb #2fb53bfc
 def _speaker(
     encoder, utterances: list, label: str, thresholds, log: Path, before: dict, root: Path
 ) -> tuple:  # (Counter, whether there is an average)
@@ -235,7 +235,7 @@ def add_arguments(
         "--checkpoint", default=None, help="weights of your own; they must fit the model_name"
     )
 
-
+# %% ../../nbs/speaker/create_speaker_embeddings.ipynb #94210875
 def main_create(
     args,  # As parsed
 ) -> int:  # Exit status

@@ -53,7 +53,7 @@ def _sounds(folder: Path, depth: int) -> list:
         and not any(x.startswith(".") for x in p.relative_to(folder).parts)
     )
 
-
+# %% ../../nbs/speaker/data.ipynb #07f6e1be
 def _by_folder(root: Path, sessions: bool) -> list:
     files = _sounds(root, 2 if sessions else 1)
     return [
@@ -79,7 +79,7 @@ def _libritts(root: Path, sessions: bool) -> list:
     files = _sounds(root, 2) or _sounds(root, 3)
     return [Utterance(p, p.parent.parent.name, p.parent.name, p.parent.parent) for p in files]
 
-
+# %% ../../nbs/speaker/data.ipynb #39b937f3
 def _metadata(root: Path, sessions: bool) -> list:
     manifest = read_manifest(root, check_audio=False, require_text=False)
     folders = {}
@@ -96,7 +96,7 @@ def _metadata(root: Path, sessions: bool) -> list:
         for r in manifest.rows
     ]
 
-
+# %% ../../nbs/speaker/data.ipynb #ac153a28
 def scan_folder(
     path,  # Root of the recordings
     layout: str = "auto",  # VCTK, LibriTTS, folder, metadata; auto: metadata where there is a metadata.csv, else folder
@@ -126,7 +126,7 @@ def scan_folder(
         f"{display_path(root)}: no recordings in the layout {layout}{' with sessions' if multi_rec_session else ''}.{other} See the table of layouts in speaker.data"
     )
 
-
+# %% ../../nbs/speaker/data.ipynb #23d706d4
 def at_speeds(
     utterances,  # From `scan_folder`
     speeds,  # Factors, 1.0 among them
@@ -178,7 +178,7 @@ class Waves:
         )
         return self.pcm[first:last].astype(np.float32) / 32768
 
-
+# %% ../../nbs/speaker/data.ipynb #d75894da
 class FileShelf:
     "The same without a copy: every crop is read from its file."
 
@@ -222,12 +222,12 @@ class FileShelf:
         at = round((first - begin) * self.sample_rate / rate)
         return resample(wav, rate, self.sample_rate)[at : at + frames]
 
-
+# %% ../../nbs/speaker/data.ipynb #a8602140
 def _stamp(path: Path) -> list:
     s = os.stat(path)
     return [str(path), s.st_size, s.st_mtime_ns]
 
-
+# %% ../../nbs/speaker/data.ipynb #bfd6c670
 def _write_waves(utterances: list, sample_rate: int, folder: Path, made_of: str):
     "Read everything once."
     starts, frames, kept, rejects, total = [], [], [], [], 0
@@ -262,7 +262,7 @@ def _write_waves(utterances: list, sample_rate: int, folder: Path, made_of: str)
         ),
     )
 
-
+# %% ../../nbs/speaker/data.ipynb #995aee50
 def keep_waves(
     utterances,  # From `scan_folder`
     sample_rate: int,  # Hz wanted
@@ -288,7 +288,7 @@ def _none_left(utterances, rejects) -> str:
     why = ", ".join(f"{n} {w}" for w, n in Counter(r for _, r in rejects).most_common())
     return f"{display_path(utterances[0].path.parent)}: none of {len(utterances)} recordings can be used ({why})"
 
-
+# %% ../../nbs/speaker/data.ipynb #21e34891
 def shelf_of_files(
     utterances,  # From `scan_folder`
     sample_rate: int,  # Hz wanted
@@ -423,7 +423,7 @@ def fill(
     before = (size - len(wav)) // 2
     return np.pad(wav, (before, size - len(wav) - before)).astype(np.float32)
 
-
+# %% ../../nbs/speaker/data.ipynb #c772a898
 def crops(
     waves,  # `Waves` or `FileShelf`
     batch,  # [B] item numbers
@@ -436,7 +436,7 @@ def crops(
     places = rng(seed, "crop", step).random(len(batch))
     return np.stack([crop(waves, i, size, float(a), short) for i, a in zip(batch, places)])
 
-
+# %% ../../nbs/speaker/data.ipynb #c3c45442
 def spread_crops(
     waves,  # `Waves` or `FileShelf`
     items: list,  # Recordings of one speaker
@@ -458,7 +458,7 @@ def spread_crops(
         for turn, k in turns
     ]
 
-
+# %% ../../nbs/speaker/data.ipynb #d48b8da1
 def held_out_speakers(
     speakers,  # Names
     share: float,  # Of them, 0 to 1

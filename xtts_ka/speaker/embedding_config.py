@@ -30,7 +30,7 @@ SHAPING = (
 )
 BACKENDS = ("torch", "bf16", "bf16-fine", "int8", "onnx", "onnx-int8")
 
-
+# %% ../../nbs/speaker/embedding_config.ipynb #f739f582
 @config
 class EmbeddingConfig:
     "How recordings become voice embeddings."

@@ -40,7 +40,7 @@ class Voices:
     def __len__(self):
         return len(self.names)
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #6b672cfa
 def _vector(path) -> np.ndarray:  # [D] float32
     "One stored embedding; `[1, D]`, as some tools write it, is accepted."
     again = "make it anew with `xtts-ka embed --overwrite`"
@@ -56,7 +56,7 @@ def _vector(path) -> np.ndarray:  # [D] float32
         raise XttsKaError(f"{display_path(path)}: NaN or infinity in the embedding; {again}")
     return v.reshape(-1).astype(np.float32)
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #62be8dcc
 def _stacked(paths) -> np.ndarray:  # [n, D]
     "All vectors of one model; two sizes in one folder are two models."
     vectors = [_vector(p) for p in paths]
@@ -106,7 +106,7 @@ def _unit(embeddings) -> np.ndarray:  # [n, D] float64
     length = np.linalg.norm(x, axis=1, keepdims=True)
     return x / np.where(length > 0, length, 1)
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #02d89200
 def pca_2d(
     embeddings,  # [n, D]
 ) -> np.ndarray:  # [n, 2] float32
@@ -125,7 +125,7 @@ def _too_few(x) -> np.ndarray | None:
         return np.zeros((len(x), 2), np.float32)
     return pca_2d(x) if len(x) < 4 else None
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #11fb683a
 def tsne_2d(
     embeddings,  # [n, D], any n from 1
     perplexity=30.0,  # Neighbours that count; lowered for few points
@@ -150,7 +150,7 @@ def tsne_2d(
     )
     return fit.fit_transform(x.astype(np.float32))
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #b08105f3
 def nearest(
     x,  # [n, D] of length 1
     k: int,  # How many, itself among them, at most n
@@ -173,7 +173,7 @@ def nearest(
         far.append(np.take_along_axis(d, near, 1).clip(0))
     return np.concatenate(places).astype(np.int32), np.concatenate(far)
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #7ff0c88a
 def umap_2d(
     embeddings,  # [n, D], any n from 1
     neighbors=15,  # Neighbours that count; lowered for few points
@@ -233,6 +233,8 @@ COLOURS = (
     "#004b69",
     "#875a69",
 )
+
+# %% ../../nbs/speaker/embedding_visualization.ipynb #8ed3ba48
 SHAPES = (
     ("circle", "o", "M5 0A5 5 0 1 1 -5 0A5 5 0 1 1 5 0Z"),
     ("square", "s", "M-4.5 -4.5H4.5V4.5H-4.5Z"),
@@ -252,7 +254,7 @@ def mark(
     turn, colour = divmod(k, len(COLOURS))
     return COLOURS[colour], SHAPES[(colour + turn) % len(SHAPES)]
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #43dc3ae1
 def _groups(speakers) -> dict:  # Speaker -> numbers of its points
     "Points of each speaker by name, 2 before 10, unknown last; so a speaker's mark does not hang on who has more clips."
     at = {}
@@ -317,7 +319,7 @@ def _caption(numbers) -> str:
         parts.append(f"outliers {len(numbers['outliers'])}")
     return " · ".join(parts)
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #ac85b8ed
 def _tiles(numbers) -> list[dict]:
     "The numbers one by one, each with what it means."
 
@@ -368,7 +370,7 @@ def _short(text, limit=24) -> str:
     )  # file names need not be UTF-8
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #9079ea0c
 def _rc() -> dict:
     "matplotlib settings of a map; the ground is white because a transparent one is unreadable on a dark page."
     return {
@@ -391,7 +393,7 @@ def _rc() -> dict:
         "savefig.dpi": 144,
     }
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #08361f8f
 def _legend(fig, handles, groups):
     "Names and counts beside the map, in as many columns as they need."
     rows = [f"{_short(s).translate(_SMALL)}  {len(p)}" for s, p in groups.items()][:LEGEND]
@@ -410,7 +412,7 @@ def _legend(fig, handles, groups):
         text.set_parse_math(False)
         text.set_text(row)
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #f53ee073
 def _scatter(ax, xy, groups) -> list:
     "One collection a speaker; marks of a big crowd are smaller."
     size = float(np.clip(9000 / max(len(xy), 1), 7, 42))
@@ -437,7 +439,7 @@ def _frame(ax, xy):
     else:
         ax.set(xlim=(-1, 1), ylim=(-1, 1))
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #81793a02
 def draw_map(
     xy,  # [n, 2] from `tsne_2d`, `umap_2d` or `pca_2d`
     names,  # n names; written at the points when there are at most 12
@@ -509,7 +511,7 @@ def clip_mp3(
     )
     return buffer.getvalue()
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #891f1b9a
 def playing_order(
     speakers,  # n names
     first=(),  # Numbers of points that must have a sound
@@ -522,7 +524,7 @@ def playing_order(
     }
     return sorted(turn, key=lambda i: (i not in set(first), turn[i]))
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #33a24f62
 def clip_uris(
     audio,  # n paths, None where there is none
     order,  # Points in the order in which they get a sound
@@ -584,7 +586,7 @@ def traces(
         )
     return out
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #5a3728d8
 def _mark_size(n) -> float:
     return float(np.clip(14 - 2.2 * np.log10(max(n, 1)), 6, 13))
 
@@ -607,7 +609,7 @@ def _outlier_rows(numbers) -> list[dict]:
         for i, o in zip(numbers["points"], numbers["outliers"] or ())
     ]
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #60054c30
 def _data(maps, names, speakers, outliers, uris, why) -> dict:
     "What the page's script reads."
     groups, size = _groups(speakers), _mark_size(len(names))
@@ -632,7 +634,7 @@ def _data(maps, names, speakers, outliers, uris, why) -> dict:
         ],
     }
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #d1e3fc2b
 def _script_json(data) -> str:
     "JSON that cannot end the script it stands in."
     return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace(
@@ -662,7 +664,7 @@ def _plotly_js() -> str:
         ) from None
     return get_plotlyjs()
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #4dfc1160
 def _clip_note(uris, seconds) -> str:
     "What the foot says about the sounds."
     heard = sum(u is not None for u in uris)
@@ -672,7 +674,7 @@ def _clip_note(uris, seconds) -> str:
         "" if heard == len(uris) else f"; {heard} of {len(uris)} clips have theirs in this page"
     )
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #ab08decd
 def write_page(
     path,  # HTML file to write
     maps,  # {"t-SNE": [n, 2], ...}: projections to switch between
@@ -744,7 +746,7 @@ def _figure_widget(xy, names, speakers):
             f"the widget needs plotly and anywidget ({e}); install them with `uv sync`, or write a page with visualize_embeddings_interactive"
         ) from None
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #1ba5a41f
 class MapWidget:
     "Figure, controls and player of one map; `.box` is what JupyterLab shows."
 
@@ -916,7 +918,7 @@ def _known(self: EmbeddingVisualizer, names, speakers=None, audio=None, embeddin
     out.audio = [a if a is None else resolve(a) for a in out.audio]
     return out
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #1bcfb977
 @patch
 def _numbers(self: EmbeddingVisualizer, v: Voices) -> dict:
     "Numbers of the clips; without vectors only how many they are."
@@ -931,7 +933,7 @@ def _numbers(self: EmbeddingVisualizer, v: Voices) -> dict:
         "points": [],
     }
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #435abd1c
 def _as_maps(embeddings_2d, n) -> dict:  # {"t-SNE": [n, 2]}
     "One map or several by name, checked."
     maps = embeddings_2d if isinstance(embeddings_2d, dict) else {"map": embeddings_2d}
@@ -956,7 +958,7 @@ def _picture(self: EmbeddingVisualizer, xy, v: Voices, numbers, title, path):
     atomic_write(self.output_dir / path, buffer.getvalue())
     return fig
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #b9261340
 @patch
 def visualize_embeddings(
     self: EmbeddingVisualizer,
@@ -972,7 +974,7 @@ def visualize_embeddings(
     v = self._known(names, speakers, None, embeddings)
     return self._picture(embeddings_2d, v, self._numbers(v), title, path)
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #b5cd33f7
 @patch
 def visualize_embeddings_interactive(
     self: EmbeddingVisualizer,
@@ -1000,7 +1002,7 @@ def visualize_embeddings_interactive(
         megabytes,
     )
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #a7de2d16
 @patch
 def widget(
     self: EmbeddingVisualizer,
@@ -1015,7 +1017,7 @@ def widget(
     view.box.map = view  # the box is what is shown; whoever holds it can reach the parts
     return view.box
 
-
+# %% ../../nbs/speaker/embedding_visualization.ipynb #27b3a473
 @patch
 def draw(
     self: EmbeddingVisualizer,

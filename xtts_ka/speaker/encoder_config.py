@@ -22,7 +22,7 @@ WAVLM = (
     "wavlm-base-plus-sv",
 )  # On the hub under `microsoft/`
 
-
+# %% ../../nbs/speaker/encoder_config.ipynb #b0af8bb7
 @config
 class EncoderConfig:
     "Architecture of a speaker encoder. The ECAPA fields do not concern WavLM, and the other way round."

@@ -52,7 +52,7 @@ def valid_frames(
         frames, (torch.arange(total, device=frames.device) < frames[:, None]).float()[:, None]
     )
 
-
+# %% ../../nbs/speaker/encoders.ipynb #21738305
 def masked_stats(
     x: Tensor,  # [B, C, F]
     valid: Valid | None = None,
@@ -78,7 +78,7 @@ def mel_filters(
     bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)[:, None]
     return torch.from_numpy(np.maximum(0, 1 - np.abs(bins - centre) / width)).float()
 
-
+# %% ../../nbs/speaker/encoders.ipynb #13c16d38
 class MelFeatures(nn.Module):
     "Waveform -> mean-normalised log-mel."
 
@@ -143,7 +143,7 @@ def mirrored(
     t = torch.minimum(t, period - t)
     return x.gather(2, t[:, None].expand(-1, C, -1))
 
-
+# %% ../../nbs/speaker/encoders.ipynb #e1a91aa4
 class TimeConv(nn.Conv1d):
     "A convolution over time that keeps the number of frames."
 
@@ -168,7 +168,7 @@ class TimeConv(nn.Conv1d):
             x = x * valid.mask
         return super().forward(x)
 
-
+# %% ../../nbs/speaker/encoders.ipynb #ed981161
 class ConvBlock(nn.Module):
     "Convolution, ReLU, batch norm."
 
@@ -201,7 +201,7 @@ class Res2Conv(nn.Module):
             done.append(block(part + done[-1] if i else part, valid))
         return torch.cat(done, 1)
 
-
+# %% ../../nbs/speaker/encoders.ipynb #212b1140
 class SqueezeExcite(nn.Module):
     "Scales each channel by what the whole clip looks like."
 
@@ -254,7 +254,7 @@ class AttentivePooling(nn.Module):
         var = ((x - mean[..., None]).square() * weight).sum(2)
         return torch.cat([mean, var.clamp_min(1e-12).sqrt()], 1)
 
-
+# %% ../../nbs/speaker/encoders.ipynb #48c262d9
 class Ecapa(nn.Module):
     "ECAPA-TDNN from waveform to unit vector. Any C that `scale` divides."
 
@@ -334,7 +334,7 @@ _RENAMED = [  # SpeechBrain's names -> ours, applied in this order
     (r"^fc\.", "project."),
 ]
 
-
+# %% ../../nbs/speaker/encoders.ipynb #f1acbda9
 def _renamed(state: dict) -> dict:
     "SpeechBrain's tensors under our names; 1-wide convolutions on one frame become matrices."
     out = {}
@@ -345,7 +345,7 @@ def _renamed(state: dict) -> dict:
         out[name] = value[..., 0] if matrix and value.dim() == 3 else value
     return out
 
-
+# %% ../../nbs/speaker/encoders.ipynb #9783d438
 def _speechbrain_config(state: dict) -> EncoderConfig:
     "Sizes of a SpeechBrain ECAPA, read off its tensors (after renaming)."
 
@@ -393,7 +393,7 @@ def _tensors(path: Path) -> dict:
             f"{display_path(path)}: not a whole file of tensors; fetch it again"
         ) from None
 
-
+# %% ../../nbs/speaker/encoders.ipynb #61e7d6f5
 def load_speechbrain(
     source,  # Folder with `embedding_model.ckpt`, that file, or its state dict
 ) -> Ecapa:  # In eval mode
@@ -436,7 +436,7 @@ def conv_samples(
         frames = (frames - 1) * stride + dilation * (kernel - 1) + 1
     return frames
 
-
+# %% ../../nbs/speaker/encoders.ipynb #61a0cab4
 def normalized(
     wav: Tensor,  # [B, T]
     lengths: Tensor | None,  # [B] samples
@@ -585,7 +585,7 @@ def wavlm_sizes(
     )
     return {**large, **({"use_weighted_layer_sum": True} if plain.endswith("-sv") else {})}
 
-
+# %% ../../nbs/speaker/encoders.ipynb #65d7e679
 def _wavlm(hf: dict, cfg: EncoderConfig, head: bool, normalize: bool) -> WavLMEncoder:
     "A WavLM of the given configuration, with random weights."
     from transformers import WavLMConfig, WavLMForXVector, WavLMModel
@@ -622,7 +622,7 @@ def _missing(name: str, why: str, files: str) -> MissingError:
 
 _FILES = "config.json, preprocessor_config.json, model.safetensors or pytorch_model.bin"
 
-
+# %% ../../nbs/speaker/encoders.ipynb #c69594c3
 def _from_hub(name: str) -> Path:
     "The hub's folder of a model: from its cache, else by download."
     from httpx import HTTPError
@@ -647,7 +647,7 @@ def _from_hub(name: str) -> Path:
         reason = (str(e) or type(e).__name__).strip().splitlines()[0]
         raise _missing(name, f"the hub could not be asked ({reason})", _FILES) from None
 
-
+# %% ../../nbs/speaker/encoders.ipynb #a084b0ad
 def find_model(
     name: str,  # A folder, a plain name, or a hub's `owner/name`
     files: str = _FILES,  # What the folder should hold, for the message
@@ -745,13 +745,13 @@ def save_encoder(
     )
     return folder
 
-
+# %% ../../nbs/speaker/encoders.ipynb #2f19d467
 def _plain(hf: dict) -> dict:
     return json.loads(
         json.dumps(hf, default=str)
     )  # transformers' configuration without types and tuples
 
-
+# %% ../../nbs/speaker/encoders.ipynb #20bf70b5
 def load_encoder(
     folder,  # As `save_encoder` left it, or with SpeechBrain's `embedding_model.ckpt`, or that file
 ):  # Ecapa or WavLMEncoder in eval mode
@@ -800,7 +800,7 @@ def pick_device(
         raise MissingError(f"device {device!r} is not here; leave the option out or say cpu")
     return chosen
 
-
+# %% ../../nbs/speaker/encoders.ipynb #a53ed324
 def state_digest(
     module: nn.Module,
 ) -> str:  # 64 hex digits
@@ -811,7 +811,7 @@ def state_digest(
         h.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()
 
-
+# %% ../../nbs/speaker/encoders.ipynb #c3e5bcbb
 class SpeakerEncoder:
     "A trained encoder, ready to use."
 
@@ -885,7 +885,7 @@ class SpeakerEncoder:
             raise AudioError("non_finite", f"clip {place}", "NaN or infinity")
         return wav
 
-
+# %% ../../nbs/speaker/encoders.ipynb #81f0e28c
 def batches(
     lengths: list,  # [n] samples of each clip
     budget: int,  # Samples a batch may hold, padding included
@@ -924,7 +924,7 @@ def _checkpoint(name: str, checkpoint):
         )
     return module
 
-
+# %% ../../nbs/speaker/encoders.ipynb #c5189036
 def _load(name: str, checkpoint, layer, pooling):
     "The module behind a name."
     if is_untrained(name):
@@ -945,7 +945,7 @@ def _load(name: str, checkpoint, layer, pooling):
         return load_encoder(folder)
     return load_wavlm(folder, EncoderConfig(name=name, layer=layer, pooling=pooling))
 
-
+# %% ../../nbs/speaker/encoders.ipynb #f26cfc1a
 def _heard(module, name: str, layer, pooling):
     "Refuse a layer or a pooling that the module does not have, instead of leaving it out of account."
     asked = {
@@ -965,7 +965,7 @@ def _heard(module, name: str, layer, pooling):
         )
     return module
 
-
+# %% ../../nbs/speaker/encoders.ipynb #9bf0867c
 def build_encoder(
     name: str = "ecapa",  # See the table above
     checkpoint=None,  # Folder of an encoder trained or fine-tuned here; it must match the name

@@ -26,7 +26,7 @@ def _checked(emb: Tensor) -> Tensor:
         )
     return emb
 
-
+# %% ../../nbs/speaker/ge2e.ipynb #285d3442
 class _Similarity(torch.autograd.Function):
     "Equations 5 and 9 with their derivative written out, which takes half the time of what autograd makes of twenty small operations."
 
@@ -68,7 +68,7 @@ class _Similarity(torch.autograd.Function):
             grad.sum() + own_grad.sum() / w,
         )
 
-
+# %% ../../nbs/speaker/ge2e.ipynb #09d61f99
 def _similarity(emb, w, b):
     "Half precision and autocast are left at the door: cosines near 1 need their digits."
     emb = _checked(emb)
@@ -150,7 +150,7 @@ class AngularPrototypicalLoss(nn.Module):
         S = self.scale.w * query @ F.normalize(rest, dim=1, eps=EPS).T + self.scale.b  # [N, N]
         return F.cross_entropy(S, torch.arange(len(S), device=S.device))
 
-
+# %% ../../nbs/speaker/ge2e.ipynb #52ce74f1
 class AAMSoftmaxLoss(nn.Module):
     "ArcFace: the angle to the own class must be smaller by a margin."
 

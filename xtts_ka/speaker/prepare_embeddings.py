@@ -41,7 +41,7 @@ class Recordings:
     manifest: object = None  # `Manifest`, or None where a folder was searched
     files: list = field(default_factory=list)  # Path of each as the manifest writes it
 
-
+# %% ../../nbs/speaker/prepare_embeddings.ipynb #540d1379
 def find_recordings(
     segmented_dir,  # Folder of recordings
     metadata=None,  # Manifest; None: `segmented_dir/metadata.csv` where it is there, else every sound file
@@ -55,7 +55,7 @@ def find_recordings(
         )
     return _listed(folder, path) if path.exists() else _searched(folder)
 
-
+# %% ../../nbs/speaker/prepare_embeddings.ipynb #04d15962
 def _listed(folder, path):
     "Rows of a manifest; lines that cannot be read are its rejects."
     from xtts_ka.core.manifest import read_manifest
@@ -76,7 +76,7 @@ def _first(home, folder, name):
     here = inside(home, name)
     return here if here.exists() or not (folder / name).exists() else inside(folder, name)
 
-
+# %% ../../nbs/speaker/prepare_embeddings.ipynb #4ade0e08
 def _searched(folder):
     if not folder.is_dir():
         raise XttsKaError(
@@ -98,7 +98,7 @@ def _speaker(file):
     "The first folder of a path that is not called `wavs` or the like; '' where there is none."
     return next((part for part in Path(file).parts[:-1] if part.casefold() not in _PLAIN), "")
 
-
+# %% ../../nbs/speaker/prepare_embeddings.ipynb #8a559613
 def _voices(paths, files, speakers):
     from xtts_ka.speaker.store import utterance_names
     from xtts_ka.speaker.voice_embedding import Voice
@@ -136,7 +136,7 @@ def update_metadata(
     atomic_write(path, b"\n".join(out))
     return sum(map(bool, cells.values()))
 
-
+# %% ../../nbs/speaker/prepare_embeddings.ipynb #2a6e6850
 def _with_cell(line: bytes, cell, at) -> bytes:
     "A line with the cell set; one that is no row (`cell` is None) grows by an empty field when the others do."
     body, end = (line[:-1], b"\r") if line.endswith(b"\r") else (line, b"")
@@ -209,7 +209,7 @@ def copy_embeddings_to_split_folders(
         )
     return {name: _copy_part(root, folder, manifest) for name, (folder, manifest) in parts.items()}
 
-
+# %% ../../nbs/speaker/prepare_embeddings.ipynb #8dd77258
 def _copy_part(root, folder, manifest):
     from xtts_ka.core.files import atomic_write, sha256_file
     from xtts_ka.speaker.store import read_index
@@ -272,7 +272,7 @@ def draw_maps(
         figures,
     )
 
-
+# %% ../../nbs/speaker/prepare_embeddings.ipynb #4c7a5d87
 def _projections(v, vectors, umap):
     "t-SNE, and UMAP unless its library is missing, which is said."
     maps = v.project(vectors, ("tsne",))
@@ -300,7 +300,7 @@ class Prepared:
         words = ", ".join(f"{n} {s}" for s, n in self.statuses.most_common())
         return f"{display_path(self.output_dir)}: {sum(self.statuses.values())} recordings, {self.seconds / 60:.1f} minutes: {words}; {self.computed} vectors made now"
 
-
+# %% ../../nbs/speaker/prepare_embeddings.ipynb #ee378b96
 def prepare_embeddings(
     segmented_dir="data/segmented",  # Folder of recordings
     output_dir="data/embeddings",  # Folder for the vectors
@@ -329,7 +329,7 @@ def prepare_embeddings(
         _tell(done, found, generator, update_manifest, title)
     return done
 
-
+# %% ../../nbs/speaker/prepare_embeddings.ipynb #6526dfb6
 def _tell(done, found, generator, update_manifest, title):
     "Everything that needs all vectors."
     from xtts_ka.speaker.store import read_index
@@ -372,7 +372,7 @@ def _tell(done, found, generator, update_manifest, title):
     if cfg.copy_to_split:
         done.split = copy_embeddings_to_split_folders(root, cfg.copy_to_split)
 
-
+# %% ../../nbs/speaker/prepare_embeddings.ipynb #e975e506
 def write_problems(root, found, entries) -> list:  # `Reject`s
     "`rejects.csv`: recordings without a vector, and lines of the manifest that are no rows."
     from xtts_ka.core.manifest import Reject, write_rejects
@@ -460,7 +460,7 @@ def add_arguments(
         help="CPU threads; 0: as many as torch takes",
     )
 
-
+# %% ../../nbs/speaker/prepare_embeddings.ipynb #f9515633
 def main_embed(
     args,  # Namespace with the options of `add_arguments`
 ) -> int:  # Exit status
@@ -498,7 +498,7 @@ def main_embed(
         print(line)
     return 0
 
-
+# %% ../../nbs/speaker/prepare_embeddings.ipynb #c2c47ec3
 def summary(
     done: Prepared,
     most=20,  # Outliers named

@@ -35,7 +35,7 @@ def plan_segments(
     windows = [(a, a + length) for a in range(0, n - length + 1, length - overlap)]
     return windows + _rest(n, windows[-1][1], length, overlap, tail, min_samples)
 
-
+# %% ../../nbs/speaker/segments.ipynb #ed8cd7ac
 def _rest(n, end, length, overlap, tail, min_samples):
     "The window for what the whole ones leave over, as a list."
     if end == n or tail == "drop":

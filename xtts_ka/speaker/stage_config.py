@@ -35,7 +35,7 @@ class StageLoop(SpeakerLoop):
     )  # No validation: there are too few speakers to keep some for a choice of weights
     ema: float = Field(0.98, ge=0, lt=1)
 
-
+# %% ../../nbs/speaker/stage_config.ipynb #6960cd7c
 @config
 class SpeakerEncoderConfig:
     "Stage speaker_encoder."
@@ -64,7 +64,7 @@ class SpeakerEncoderConfig:
     augment: StageAugment = StageAugment()
     loop: StageLoop = StageLoop()
 
-
+# %% ../../nbs/speaker/stage_config.ipynb #cc055d95
 def train_config(
     cfg: SpeakerEncoderConfig,
     seed: int,  # Of the run

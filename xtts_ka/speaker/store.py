@@ -62,7 +62,7 @@ class Entry:
 
 _FIELDS = tuple(f.name for f in dataclasses.fields(Entry))
 
-
+# %% ../../nbs/speaker/store.ipynb #900d18a0
 def _to_csv(entries) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -71,7 +71,7 @@ def _to_csv(entries) -> str:
         writer.writerow([repr(v) if isinstance(v, float) else v for v in dataclasses.astuple(e)])
     return out.getvalue()
 
-
+# %% ../../nbs/speaker/store.ipynb #6d6dfabe
 def read_index(
     path,  # `index.csv`, or the folder that holds it
 ) -> list:  # of `Entry`, by name; paths in them count from the store's folder
@@ -110,7 +110,7 @@ def _load_vector(path, sha: str = ""):
         return None
     return v if v.ndim == 1 and v.dtype == np.float32 and np.isfinite(v).all() else None
 
-
+# %% ../../nbs/speaker/store.ipynb #e610e8ae
 class EmbeddingStore(Shards):
     "A folder of embeddings that several processes may fill."
 
@@ -141,7 +141,7 @@ def current(
         return None
     return e if not e.npy or _load_vector(self.root / e.npy, e.vector) is not None else None
 
-
+# %% ../../nbs/speaker/store.ipynb #a5e1cfaf
 @patch
 def add(
     self: EmbeddingStore,
@@ -161,7 +161,7 @@ def add(
     self.entries[entry.utt] = entry
     return entry
 
-
+# %% ../../nbs/speaker/store.ipynb #e554c47f
 @patch
 def fold(self: EmbeddingStore) -> dict:  # name -> `Entry`
     "Take our journal, and those of processes that are no more, into the index."
@@ -233,7 +233,7 @@ def write_matrix(
         ),
     )
 
-
+# %% ../../nbs/speaker/store.ipynb #00c4f146
 def _about(values) -> dict:
     "A header of one key: safetensors writes several in an order that changes from call to call, and files should not."
     return {"about": json.dumps(values, ensure_ascii=False)}
@@ -247,7 +247,7 @@ def _need_vector(root, e: Entry):
         )
     return v
 
-
+# %% ../../nbs/speaker/store.ipynb #54a86dfb
 def centroid_matrix(
     matrix,  # [N, D] vectors
     speakers,  # [N] their speakers
@@ -287,7 +287,7 @@ def _header(path) -> dict:
     with safe_open(path, "numpy") as f:
         return json.loads(f.metadata()["about"])
 
-
+# %% ../../nbs/speaker/store.ipynb #2de30505
 def load_matrix(
     output_dir,  # Folder of a store
 ) -> Embeddings:
@@ -304,7 +304,7 @@ def load_matrix(
         header["utts"], header["speakers"], tensors["embeddings"], tensors["mean"], header["config"]
     )
 
-
+# %% ../../nbs/speaker/store.ipynb #7e8aa24c
 def load_speakers(
     output_dir,  # Folder of a store
 ) -> dict:  # speaker -> [D] float32, of length 1
@@ -316,7 +316,7 @@ def load_speakers(
         raise XttsKaError(f"{path}: not there; run `xtts-ka embed` first")
     return dict(zip(_header(path)["speakers"], load_file(path)["centroids"]))
 
-
+# %% ../../nbs/speaker/store.ipynb #20218f30
 def typical_clips(
     emb: Embeddings,  # Of a corpus
     k: int = 1,  # How many of each speaker

@@ -66,7 +66,7 @@ SUGGESTED = (
 )  # a local folder, a hub name or `...-untrained` do as well
 PLACEHOLDER = "YOUR_COMET"  # what the shipped file holds instead of a key
 
-
+# %% ../../nbs/speaker/train_config.ipynb #6407d6f5
 @config
 class TrainConfig:
     "A `train_config.json`."
@@ -226,7 +226,7 @@ def comet_key(
     "The key to log with; the placeholder of the shipped file is none."
     return "" if PLACEHOLDER in cfg.comet_key else cfg.comet_key.strip()
 
-
+# %% ../../nbs/speaker/train_config.ipynb #11424074
 def without_key(
     cfg: TrainConfig,
 ) -> dict:  # For files and messages
@@ -272,14 +272,14 @@ def epoch_steps(
     "Batches that the recordings fill, at least one."
     return max(1, recordings // (speakers * utterances))
 
-
+# %% ../../nbs/speaker/train_config.ipynb #5723d605
 def average_every(
     cfg: TrainConfig,
 ) -> int:  # Steps of a training metric's mean
     "How often the scheduler looks; see above."
     return cfg.scheduler_metrics_avg_every or cfg.val_every or 25
 
-
+# %% ../../nbs/speaker/train_config.ipynb #240ed47e
 def loop_config(
     cfg: TrainConfig,
     recordings: int,  # Usable recordings

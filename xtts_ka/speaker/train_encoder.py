@@ -30,6 +30,8 @@ from ..core.files import digest, write_json
 from ..core.loop import FitResult, Interrupted, Task, fit, load_models
 from ..core.paths import display_path, resolve, slug
 from .augment import Augmenter
+
+# %% ../../nbs/speaker/train_encoder.ipynb #663c1b4c
 from xtts_ka.speaker.data import (
     SpeakerBatchSampler,
     at_speeds,
@@ -52,6 +54,8 @@ from xtts_ka.speaker.train_config import (
     noise_paths,
     without_key,
 )
+
+# %% ../../nbs/speaker/train_encoder.ipynb #b380d32b
 from .verification import eer, make_trials, min_dcf, perturb_channel, score_trials
 
 # %% ../../nbs/speaker/train_encoder.ipynb #c7252c0c
@@ -96,7 +100,7 @@ class Recordings:
             self.everyone, self.waves, [i for i in self.index if self.everyone[i].speaker in wanted]
         )
 
-
+# %% ../../nbs/speaker/train_encoder.ipynb #d4b75276
 def load_recordings(
     utterances,  # From `scan_folder`
     cfg: TrainConfig,
@@ -117,7 +121,7 @@ def load_recordings(
         )
     return Recordings(used, waves)
 
-
+# %% ../../nbs/speaker/train_encoder.ipynb #998d0410
 def load_data(
     cfg: TrainConfig,
     out_dir,  # The memory maps lie in `waves/`
@@ -194,7 +198,7 @@ def start_network(
         )
     return net
 
-
+# %% ../../nbs/speaker/train_encoder.ipynb #8f5661eb
 def wide_head(
     net,  # WavLMEncoder
     seed: int = 0,  # Of the head's weights
@@ -287,7 +291,7 @@ def draw_batch(
     figure.savefig(path, dpi=110)
     return Path(path)
 
-
+# %% ../../nbs/speaker/train_encoder.ipynb #6847319d
 class CometSink:
     "An experiment on Comet, made when there is a key."
 
@@ -332,7 +336,7 @@ class CometSink:
     def close(self):
         self.experiment.end()
 
-
+# %% ../../nbs/speaker/train_encoder.ipynb #f0f1bc8e
 class BoardSink:
     "Pictures and audio for TensorBoard; its numbers come from the loop."
 
@@ -441,7 +445,7 @@ def batch_eer(
     own = np.broadcast_to(np.eye(len(s), dtype=bool)[:, None], s.shape)
     return float(eer(s[own], s[~own])[0])
 
-
+# %% ../../nbs/speaker/train_encoder.ipynb #0024cc86
 class Validation:
     "The crops of a validation, and what is measured on them."
 
@@ -534,7 +538,7 @@ _SHOWN = {
     "val_data_root",
 }  # do not change the weights, or are in the data's digest or the loop's options
 
-
+# %% ../../nbs/speaker/train_encoder.ipynb #f14eff12
 class EncoderTask(Task):
     "A speaker encoder under GE2E."
 
@@ -752,7 +756,7 @@ class EncoderTask(Task):
         self.plateau.load(state["plateau"])
         self.last_loss, self.val_batches = state["last_loss"], state["val_batches"]
 
-
+# %% ../../nbs/speaker/train_encoder.ipynb #00c168d5
 def is_lead() -> bool:  # Process 0, or the only one
     import torch.distributed as dist
 
@@ -791,7 +795,7 @@ def make_room(folder: Path) -> Path | None:  # Where the old contents went
     folder.rename(target)
     return target
 
-
+# %% ../../nbs/speaker/train_encoder.ipynb #0bc90175
 def _sinks(cfg: TrainConfig, out: Path) -> list:
     "Where pictures go, besides the folder."
     from xtts_ka.core.checkpoint import load_checkpoint
@@ -813,7 +817,7 @@ def _sinks(cfg: TrainConfig, out: Path) -> list:
         )
     return sinks
 
-
+# %% ../../nbs/speaker/train_encoder.ipynb #77247ce8
 def train_encoder(
     cfg: TrainConfig,
     out_dir=None,  # Folder of the run; None: `models_dir`/`run_id`
@@ -845,13 +849,13 @@ def train_encoder(
             artefacts.close()
     return _finish(task, result, out)
 
-
+# %% ../../nbs/speaker/train_encoder.ipynb #b7cd5523
 def is_first_process() -> bool:
     return (
         int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
     )  # Also before the processes know each other
 
-
+# %% ../../nbs/speaker/train_encoder.ipynb #3d79f839
 def _finish(task: EncoderTask, result: FitResult, out: Path) -> TrainResult:
     "Best weights into the network and onto the disk."
     tag = "best" if result.best_step is not None else "latest"
@@ -904,7 +908,7 @@ def add_arguments(
         "overrides", nargs="*", metavar="KEY=VALUE", help="change one value, as in num_epochs=10"
     )
 
-
+# %% ../../nbs/speaker/train_encoder.ipynb #660d2b32
 def main_train(
     args,  # As parsed
 ) -> int:  # Exit status; of a training that was stopped by a signal 143 or 130
@@ -935,7 +939,7 @@ def main_train(
     )
     return 0
 
-
+# %% ../../nbs/speaker/train_encoder.ipynb #0b5cfc08
 def main(
     argv=None,  # Words after the program's name; None: those of the command line
 ) -> int:  # Exit status; 2 for what the message explains

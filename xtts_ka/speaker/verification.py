@@ -41,7 +41,7 @@ def det_curve(
     far = np.concatenate([1 - np.searchsorted(different, at) / len(different), [0.0]])
     return far, frr, np.concatenate([at, [np.inf]])
 
-
+# %% ../../nbs/speaker/verification.ipynb #6b8ec081
 def eer(
     same,  # [n] scores of pairs of one speaker
     different,  # [m] scores of pairs of two speakers
@@ -93,7 +93,7 @@ def _pair(
 def _choose(r, total: int, wanted: int) -> np.ndarray:  # [min(total, wanted)] sorted, each once
     return np.arange(total) if wanted >= total else np.sort(r.choice(total, wanted, replace=False))
 
-
+# %% ../../nbs/speaker/verification.ipynb #89fb568e
 def make_trials(
     speakers,  # [n] speaker of each clip
     seed: int = 0,  # Names the draw
@@ -131,7 +131,7 @@ _ANSWERS = {
     "false": False,
 }
 
-
+# %% ../../nbs/speaker/verification.ipynb #d303cc31
 def _trial(
     line: str, columns: dict | None
 ) -> tuple | None:  # (first, second, same); None when the line is none
@@ -151,7 +151,7 @@ def _trial(
         return None
     return cells[0], cells[1], _ANSWERS[cells[2].lower()]
 
-
+# %% ../../nbs/speaker/verification.ipynb #0d1028fa
 def _trial_columns(head: str) -> dict | None:
     "Places of the three columns, if the line is a header."
     names = [c.strip() for c in head.split("|")]
@@ -161,7 +161,7 @@ def _trial_columns(head: str) -> dict | None:
         first=names.index("enroll"), second=names.index("test"), same=names.index("same_speaker")
     )
 
-
+# %% ../../nbs/speaker/verification.ipynb #0fc27c96
 def read_trials(
     path,  # Text, UTF-8: `enroll|test|same_speaker` (further columns allowed) with header, or `1 a.wav b.wav`, or `a.wav b.wav target`
 ) -> Trials:  # Names of clips
@@ -182,7 +182,7 @@ def read_trials(
     first, second, same = zip(*rows)
     return Trials(list(first), list(second), np.array(same))
 
-
+# %% ../../nbs/speaker/verification.ipynb #0f4a278a
 def unit(
     vectors,  # [..., D]
 ) -> np.ndarray:  # Of length 1, float64; zero stays zero
@@ -190,7 +190,7 @@ def unit(
     vectors = np.asarray(vectors, dtype=np.float64)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
-
+# %% ../../nbs/speaker/verification.ipynb #535d05cd
 def score_trials(
     embeddings,  # [n, D], or {name of clip: [D]} for trials with names
     trials: Trials,
@@ -250,7 +250,7 @@ def _groups(
     np.add.at(sums, who, e)
     return e, names, who, sums, np.bincount(who)
 
-
+# %% ../../nbs/speaker/verification.ipynb #a9e8f94d
 def silhouette(
     embeddings,  # [n, D]
     speakers,  # [n]
@@ -269,7 +269,7 @@ def silhouette(
     value = np.where(sizes[who] > 1, (other - own) / np.maximum(np.maximum(own, other), 1e-12), 0)
     return float(value.mean())
 
-
+# %% ../../nbs/speaker/verification.ipynb #92a9adb5
 @dataclass
 class Outlier:
     "A clip that sounds more like another speaker."
@@ -280,7 +280,7 @@ class Outlier:
     own: float  # Cosine to its own speaker's other clips
     other: float  # Cosine to the nearest speaker's
 
-
+# %% ../../nbs/speaker/verification.ipynb #e3b013a2
 def outliers(
     embeddings,  # [n, D]
     speakers,  # [n]
@@ -330,7 +330,7 @@ def _coloured(
     wave = np.fft.irfft(spectrum, n)
     return wave / max(np.sqrt(np.mean(wave**2)), 1e-12)
 
-
+# %% ../../nbs/speaker/verification.ipynb #26777e12
 def perturb_channel(
     wav,  # [T] float32 in [-1, 1]
     rate: int,  # Hz
@@ -365,7 +365,7 @@ def _room(r, rate: int) -> np.ndarray:  # [n] impulse response, direct sound 1 a
     tail[0] = 1.0
     return tail
 
-
+# %% ../../nbs/speaker/verification.ipynb #65a44d29
 def _telephone(wav, rate: int) -> np.ndarray:  # 8 kHz, mu-law with 8 bits, and back
     from xtts_ka.core.audio import resample
 
@@ -384,7 +384,7 @@ def _telephone(wav, rate: int) -> np.ndarray:  # 8 kHz, mu-law with 8 bits, and 
     )
     return peak * np.pad(back, (0, max(0, n - len(back))))[:n]
 
-
+# %% ../../nbs/speaker/verification.ipynb #43ee6ed5
 def _mp3(wav, rate: int) -> np.ndarray:  # through libmp3lame at its low default quality, and back
     import io
 
@@ -396,7 +396,7 @@ def _mp3(wav, rate: int) -> np.ndarray:  # through libmp3lame at its low default
     back = sf.read(memory)[0]
     return peak / 0.9 * np.pad(back, (0, max(0, len(wav) - len(back))))[: len(wav)]
 
-
+# %% ../../nbs/speaker/verification.ipynb #e6b91091
 def perturb_room(
     wav,  # [T] float32 in [-1, 1]
     rate: int,  # Hz, one that MP3 knows: 8000 to 48000
@@ -445,7 +445,7 @@ def logmel_embedding(
     mel = _log_mel(wav, rate)
     return np.concatenate([mel.mean(1), mel.std(1)]).astype(np.float32)
 
-
+# %% ../../nbs/speaker/verification.ipynb #b3b47a54
 def mfcc_embedding(
     wav,  # [T] float32 in [-1, 1], 25 ms at least
     rate: int = 16000,  # Hz

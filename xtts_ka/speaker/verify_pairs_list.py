@@ -32,7 +32,7 @@ def add_arguments(
         help="root of the recordings; without it their being there is not looked at",
     )
 
-
+# %% ../../nbs/speaker/verify_pairs_list.ipynb #cd64f707
 def recordings_of(
     root,  # Of the recordings
     names,  # Paths below it
@@ -48,7 +48,7 @@ def recordings_of(
             found.add(name)
     return found
 
-
+# %% ../../nbs/speaker/verify_pairs_list.ipynb #93747433
 def main(
     argv=None,  # Words after the program's name; None: those of the command line
 ) -> int:  # Exit status: 0 fit, 1 not, 2 for a list that cannot be read
@@ -72,6 +72,6 @@ def main(
     print(str(report).replace("without a vector", "that are not there"))
     return 0 if report.fine else 1
 
-
+# %% ../../nbs/speaker/verify_pairs_list.ipynb #9f66d4f4
 if __name__ == "__main__" and "IPython" not in sys.modules:
     sys.exit(main())

@@ -45,7 +45,7 @@ def to_mono(
         raise TypeError(f"wav must be [T], or [T, C] with few channels, got {list(wav.shape)}")
     return np.ascontiguousarray(wav, np.float32)
 
-
+# %% ../../nbs/speaker/voice_embedding.ipynb #1e5dbb90
 def trim_silence(
     wav,  # [T] float32
     rate,  # Hz
@@ -89,7 +89,7 @@ _STATUS = dict(
     empty="too_short", too_short="too_short", silent="silent"
 )  # all other reasons of an `AudioError`: unreadable
 
-
+# %% ../../nbs/speaker/voice_embedding.ipynb #8290c5dd
 class VoiceEmbeddingGenerator:
     "Voice embeddings by WavLM or by our own encoder."
 
@@ -136,7 +136,7 @@ class VoiceEmbeddingGenerator:
         shaping = {k: getattr(self.cfg, k) for k in SHAPING}
         return digest([self.encoder.name, self.encoder.digest, self.backend.name, shaping])
 
-
+# %% ../../nbs/speaker/voice_embedding.ipynb #d978d0fa
 def _plain_options(cfg) -> dict:
     "The options of a configuration, or of one that extends it."
     known = EmbeddingConfig.__dataclass_fields__
@@ -181,7 +181,7 @@ def preprocess_audio(
         self._check(wav := trim_silence(wav, self.rate, self.cfg.trim), name)
     return wav if self.cfg.target_dbfs is None else set_level(wav, self.cfg.target_dbfs)
 
-
+# %% ../../nbs/speaker/voice_embedding.ipynb #e994530d
 @patch
 def _check(self: VoiceEmbeddingGenerator, wav, name):
     "Long and loud enough?"
@@ -205,7 +205,7 @@ def compute_embedding(
     "The vector of one window."
     return self._vectors([np.asarray(wav, np.float32)])[0]
 
-
+# %% ../../nbs/speaker/voice_embedding.ipynb #6e8c880d
 @patch
 def process_long_audio(
     self: VoiceEmbeddingGenerator,
@@ -231,7 +231,7 @@ def generate_embedding_from_file(
         _save_vector(output, vector)
     return vector
 
-
+# %% ../../nbs/speaker/voice_embedding.ipynb #ff76840c
 def _save_vector(path, vector):
     buffer = io.BytesIO()
     np.save(buffer, vector, allow_pickle=False)
@@ -260,7 +260,7 @@ def _windows(self: VoiceEmbeddingGenerator, wav, length=None, overlap=None):
 def _pool(self: VoiceEmbeddingGenerator, vectors, windows):
     return pool_segments(vectors, [b - a for a, b in windows], self.cfg.normalize)
 
-
+# %% ../../nbs/speaker/voice_embedding.ipynb #93c94e8c
 def buckets(
     lengths,  # [n] samples of each window
     most: int,  # Samples of a batch, at least one window
@@ -277,7 +277,7 @@ def buckets(
             batches.append([i])
     return batches
 
-
+# %% ../../nbs/speaker/voice_embedding.ipynb #69f95f43
 @patch
 def _vectors(self: VoiceEmbeddingGenerator, wavs) -> np.ndarray:  # [n, D]
     "Vectors of windows of any lengths, in batches."
@@ -306,7 +306,7 @@ def _load(self: VoiceEmbeddingGenerator, voice, current=lambda voice: False):
     voice.seconds = len(wav) / self.rate
     return voice, wav
 
-
+# %% ../../nbs/speaker/voice_embedding.ipynb #bcf49667
 def _ahead(call, items, workers):
     "Results of `call` in the order of the items, computed in threads a little ahead."
     with ThreadPoolExecutor(workers) as pool:
@@ -319,7 +319,7 @@ def _ahead(call, items, workers):
                 return
             yield waiting.popleft().result()
 
-
+# %% ../../nbs/speaker/voice_embedding.ipynb #25e59727
 @patch
 def _embed(self: VoiceEmbeddingGenerator, loaded):
     "Yield finished voices of (voice, wav) pairs; those without a wav pass through."
@@ -333,7 +333,7 @@ def _embed(self: VoiceEmbeddingGenerator, loaded):
             v.status, v.reason, v.segments = "unreadable", "model: it gave NaN, or no direction", 0
     return [v for v, _ in loaded]
 
-
+# %% ../../nbs/speaker/voice_embedding.ipynb #0308b52f
 @patch
 def embed_files(
     self: VoiceEmbeddingGenerator,
@@ -375,7 +375,7 @@ def generate_embeddings_batch(
     place = {v.utt: i for i, v in enumerate(voices)}
     return sorted(done, key=lambda v: place[v.utt])
 
-
+# %% ../../nbs/speaker/voice_embedding.ipynb #3b7b7273
 def share(
     voices,  # All of a corpus
     rank: int,  # This process
@@ -420,7 +420,7 @@ def store_embeddings(
             mine.append(v)
         return mine, store.finish([v.utt for v in voices], config)
 
-
+# %% ../../nbs/speaker/voice_embedding.ipynb #516eedfe
 def _chosen(generator, record):
     cfg = generator.cfg
     return choose_backend(
@@ -443,7 +443,7 @@ def _known(store, voice, config):
     voice.vector = np.load(store.root / e.npy, allow_pickle=False) if e.npy else None
     return True
 
-
+# %% ../../nbs/speaker/voice_embedding.ipynb #676c509a
 def _entry(store, v, config):
     try:
         audio = Path(os.path.relpath(v.audio, store.root)).as_posix()

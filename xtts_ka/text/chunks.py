@@ -22,7 +22,7 @@ def chunks(
     "Cut at the best places."
     return _cut(text.strip(), most, count, 0) if text.strip() else []
 
-
+# %% ../../nbs/text/chunks.ipynb #07bac5a4
 def _cut(text, most, count, level) -> list[str]:
     if count(text) <= most or len(text) == 1:
         return [text]
@@ -61,7 +61,7 @@ def _bare(text: str) -> str:  # As long as the text
         out.append(" " if _around(c) and not (inside and c in "'’‘`") else c)
     return "".join(out)
 
-
+# %% ../../nbs/text/chunks.ipynb #2f63de6e
 def closed(
     text: str,  # Any text
     ends: str = ENDS,  # Marks that may close it; others become a full stop
@@ -108,7 +108,7 @@ class Piece:
     start: int  # First character of the text that it says
     end: int  # One after the last
 
-
+# %% ../../nbs/text/chunks.ipynb #5e1d6eb9
 _AFTER = re.compile(rf"[\s{re.escape(_MARKS)}]*")
 _BORDER = re.compile(r"\s+|(?<=[^\W\d_][,;!?…])(?=[^\W\d_])|(?=[–—])|(?<=[–—])")
 
@@ -125,7 +125,7 @@ def _words(text: str, most: int, fits) -> list:  # of (start, end)
         at = border.end() if border else at
     return out
 
-
+# %% ../../nbs/text/chunks.ipynb #cd5aae39
 def _parts(text: str, start: int, end: int, fits) -> list:  # of (start, end)
     out = []
     while start < end:
@@ -160,7 +160,7 @@ def _gap(text: str, start: int, end: int, pauses: dict) -> tuple:  # (kind of bo
 def _bracket(c: str) -> str:  # The key of its pause
     return "(" if unicodedata.category(c) in ("Ps", "Pe") and c not in "„‚" else '"'
 
-
+# %% ../../nbs/text/chunks.ipynb #bfd19661
 def pieces(
     text: str,  # Normalised text
     words: int = 5,  # Greatest number of words in a piece
@@ -189,7 +189,7 @@ def pieces(
     cuts = _path(spans, gaps, words, inside, lambda i, j: fits(spans[i][0], stops[j - 1]))
     return [piece(i, j) for i, j in cuts]
 
-
+# %% ../../nbs/text/chunks.ipynb #f47bc938
 def _path(spans: list, gaps: list, words: int, inside: str, fits) -> list:
     "The cheapest pieces, as (first word, one after the last)."
     best = [(0.0, 0)] + [(float("inf"), 0)] * len(spans)  # cost, last begin
@@ -213,7 +213,7 @@ def _path(spans: list, gaps: list, words: int, inside: str, fits) -> list:
 def _hard(gap: tuple, inside: str) -> bool:
     return gap[0] in ("end", "word") or gap[0] == "clause" and not gap[2] <= set(inside)
 
-
+# %% ../../nbs/text/chunks.ipynb #70f0aef1
 def _toll(word: tuple, gap: tuple) -> float:
     "What a cut costs beside the piece itself."
     return 0.5 + 0.15 * (word[1] - word[0] <= 3) if gap[0] == "blank" else 0.0

@@ -33,7 +33,7 @@ class Pronunciations:
     pairs: list  # (word, [phones]) in the order of the file
     rejects: list  # `Reject(line, item, reason)`
 
-
+# %% ../../nbs/text/g2p.ipynb #2986d363
 def read_pronunciations(
     path,  # UTF-8 TSV: word, phones separated by spaces; further columns are ignored
 ) -> Pronunciations:
@@ -76,7 +76,7 @@ _GEORGIAN_WORD = re.compile(
 _ANY_WORD = re.compile(rf"[^\W\d_](?:['’ʼ]?{_INSIDE}[^\W\d_])*")
 _NO_LETTER = re.compile(f"[^{LETTERS[0]}-{LETTERS[-1]}]+")
 
-
+# %% ../../nbs/text/g2p.ipynb #fdefc6fd
 class GraphemeToPhoneme:
     "Words to phonemes: `g2p(word)` for one, `g2p.text(text)` for all of a text, `g2p.align(word)` with the letters of each phoneme."
 
@@ -146,7 +146,7 @@ class GraphemeToPhoneme:
         "Phonemes of each word; words without any are left out."
         return [phones for start, end in self.words(text) if (phones := self(text[start:end]))]
 
-
+# %% ../../nbs/text/g2p.ipynb #9885648f
 _ONE_LETTER = {
     c: "ა"
     for a, b in ((0x1C90, 0x1CBB), (0x1CBD, 0x1CC0), (0x10A0, 0x10C6), (0x2D00, 0x2D26))
@@ -195,7 +195,7 @@ class PhonemeResult:
         "One line: phonemes separated by spaces, words by ` | `."
         return " | ".join(" ".join(w.phonemes) for w in self.words)
 
-
+# %% ../../nbs/text/g2p.ipynb #f8e225a9
 class PhonemeProcessor:
     "Text to phonemes and ids, with alignment."
 

@@ -26,7 +26,7 @@ class G2PLoop(LoopConfig):
     validate_every: int = Field(100, ge=1)  # The validation decides which checkpoint is the best
     save_every: int = Field(100, ge=1)
 
-
+# %% ../../nbs/text/g2p_config.ipynb #c2b38d66
 @config
 class NeuralG2PConfig:
     "The network from letters to phonemes and its training."

@@ -47,7 +47,7 @@ _FOLD = str.maketrans(
 )
 _IDS = {c: i for i, c in enumerate(ALPHABET, 1)}
 
-
+# %% ../../nbs/text/g2p_neural.ipynb #9f3ae06b
 def letter_ids(
     word: str,  # A word in Georgian or Latin letters
 ) -> list:  # (id of the letter, 1 for a capital else 0); [] when nothing in it can be read
@@ -132,7 +132,7 @@ class NeuralG2P(nn.Module):
             else super().__call__(*args)
         )
 
-
+# %% ../../nbs/text/g2p_neural.ipynb #be07a459
 def _padded(words: list) -> tuple:  # letters [B, T], capital [B, T], lengths [B]
     letters, capital = (
         pad_sequence([torch.tensor([pair[k] for pair in w]) for w in words], batch_first=True)
@@ -175,7 +175,7 @@ def trainable(
         bad.append((word, why)) if why else good.append((word, list(phones)))
     return good, bad
 
-
+# %% ../../nbs/text/g2p_neural.ipynb #fd8057d5
 def is_latin(
     word: str,  # Any word
 ) -> bool:
@@ -289,7 +289,7 @@ def save_g2p(
         },
     )
 
-
+# %% ../../nbs/text/g2p_neural.ipynb #47a0f212
 def load_g2p(
     folder,  # Where `save_g2p` wrote
 ) -> NeuralG2P:  # In evaluation mode
@@ -313,7 +313,7 @@ def load_g2p(
     net.load_state_dict(load_file(folder / WEIGHTS))
     return net.eval()
 
-
+# %% ../../nbs/text/g2p_neural.ipynb #4cbc026b
 def train_g2p(
     pairs,  # (word, [phones]) in broad symbols: Georgian, Latin, any
     cfg: NeuralG2PConfig,
@@ -360,6 +360,8 @@ FEATURES = (
     "half voiced",
     "velarised",
 )
+
+# %% ../../nbs/text/g2p_neural.ipynb #f9f94682
 _BASE = {  # Base symbol -> names of its features
     "a": "vowel low",
     "e": "vowel",
@@ -399,6 +401,8 @@ _BASE = {  # Base symbol -> names of its features
     "ʁ": "uvular fricative voiced",
     "h": "glottal fricative",
 }
+
+# %% ../../nbs/text/g2p_neural.ipynb #bb714059
 _MARKS = {
     "ʰ": "aspirated",
     "ʼ": "ejective",
@@ -421,7 +425,7 @@ def articulation(
         )
     return set(_BASE[base].split()) | {_MARKS[m] for m in phone[len(base) :]}
 
-
+# %% ../../nbs/text/g2p_neural.ipynb #1d4e3dc0
 def feature_matrix(
     symbols,  # Phonemes, special symbols among them
 ) -> Tensor:  # [symbols, features] 0 or 1

@@ -27,7 +27,7 @@ class LanguageLoop(LoopConfig):
     validate_every: int = Field(200, ge=1)  # The validation decides which checkpoint is the best
     save_every: int = Field(200, ge=1)
 
-
+# %% ../../nbs/text/language_config.ipynb #01a6a1b0
 @config
 class TransformerConfig:
     "Size and training of the Transformer."
@@ -45,7 +45,7 @@ class TransformerConfig:
                 f"transformer.dim={self.dim} must be a multiple of twice transformer.heads={self.heads}"
             )
 
-
+# %% ../../nbs/text/language_config.ipynb #779c1979
 @config
 class LanguageConfig:
     "Stage language."

@@ -69,7 +69,7 @@ class Alphabet:
         out[inside] = _rank(known, codes) + 2  # not found: -1, which becomes UNKNOWN
         return out
 
-
+# %% ../../nbs/text/language_model.ipynb #f0e6b02f
 def events(
     texts,  # Sentences
 ) -> int:
@@ -110,7 +110,7 @@ def discounts(
     found = tuple((k + 1) - (k + 2) * y * n[k + 1] / n[k] for k in range(3))
     return found if all(0 < d <= k for d, k in zip(found, (1, 2, 3))) else (0.5, 1.0, 1.5)
 
-
+# %% ../../nbs/text/language_model.ipynb #bffba591
 @dataclass
 class _Level:
     "Contexts of one length and what followed them."
@@ -135,7 +135,7 @@ class _Level:
         )  # [C] what the shorter context gets
         return self
 
-
+# %% ../../nbs/text/language_model.ipynb #f93cf723
 def _count(stream, order: int, size: int) -> list[_Level]:
     "Levels from a stream: plain counts of the longest n-grams, below them the number of different characters to the left."
     contexts, keep, short, levels = [np.zeros(1, np.int64)], [], np.zeros(len(stream), np.int64), []
@@ -218,7 +218,7 @@ class KneserNey:
     def bits_per_character(self, texts) -> float:
         return bits_per_character(self, texts)
 
-
+# %% ../../nbs/text/language_model.ipynb #a63b0576
 def bits_per_character(
     model,  # Anything with `bits(texts)`: KneserNey, TransformerLM, Mixture
     texts,  # Held-out sentences
@@ -256,7 +256,7 @@ def distribution(
         p[level.grams[a:b] - node[-1] * size] += level.p[a:b]
     return p
 
-
+# %% ../../nbs/text/language_model.ipynb #619fa730
 @patch
 def sample(
     self: KneserNey,
@@ -294,7 +294,7 @@ def save(
     )
     return atomic_write(path, to_bytes(tensors, {"kneser_ney": head}))
 
-
+# %% ../../nbs/text/language_model.ipynb #6406de1d
 @patch(cls_method=True)
 def load(
     cls: KneserNey,
@@ -353,7 +353,7 @@ class Mixture:
         costs = {w: -np.log2(_mixed(a, b, w)).mean() for w in np.linspace(0, 1, 11)}
         return cls(one, other, float(min(costs, key=costs.get)))
 
-
+# %% ../../nbs/text/language_model.ipynb #299abcf2
 def _mixed(a, b, weight):
     return weight * np.exp2(a) + (1 - weight) * np.exp2(b)
 
@@ -384,7 +384,7 @@ class Folds:
             out[part == f] = model.bits([texts[i] for i in np.flatnonzero(part == f)])
         return out
 
-
+# %% ../../nbs/text/language_model.ipynb #57cac038
 @dataclass
 class Judged:
     "One transcript beside its like."
@@ -395,7 +395,7 @@ class Judged:
     z: float  # Robust standard deviations above sentences of like length
     flagged: bool
 
-
+# %% ../../nbs/text/language_model.ipynb #e1293bcf
 def flag_transcripts(
     model,  # Has `bits(texts)` and has not seen them: `Folds()`, or a model of other text
     texts,  # Transcripts, most of them sound
@@ -444,7 +444,7 @@ def units_of(
     )
     return {spoken[i : i + size] for i in range(len(spoken) - size + 1)} - {"_"}
 
-
+# %% ../../nbs/text/language_model.ipynb #f69eaf6d
 def pick_balanced(
     texts,  # Sentences to choose from
     n: int,  # How many

@@ -35,7 +35,7 @@ def apply_rotary(
         x.dtype
     )
 
-
+# %% ../../nbs/text/language_transformer.ipynb #f713444b
 class Block(nn.Module):
     "Attention, then a feed-forward part, each behind a LayerNorm and added to what came in."
 
@@ -98,7 +98,7 @@ class Network(nn.Module):
             x = block(x, mask)
         return self.name(self.norm(x))  # [B, T, symbols]
 
-
+# %% ../../nbs/text/language_transformer.ipynb #b49ee224
 def back(
     ids: Tensor,  # [B, T] symbols
     sentence: Tensor,  # [B, T] number of the sentence of each

@@ -80,6 +80,8 @@ _SOUNDS = {
     "y": "ი",
     "z": "ზ",
 }
+
+# %% ../../nbs/text/latin.ipynb #3733cf26
 _SPLIT = re.compile("|".join(sorted(_SOUNDS, key=len, reverse=True)))
 _SPECIAL = str.maketrans(
     {
@@ -101,7 +103,7 @@ _SPECIAL = str.maketrans(
     }
 )
 
-
+# %% ../../nbs/text/latin.ipynb #1b0344f9
 def fold_latin(
     word: str,  # Latin letters, accents allowed
 ) -> str:
@@ -139,7 +141,7 @@ def spell_latin(
     "English names of the letters, joined with hyphens; vowels at its end belong to the stem."
     return "-".join(LETTER_NAMES[c] for c in fold_latin(word))
 
-
+# %% ../../nbs/text/latin.ipynb #691b0571
 def is_initialism(
     word: str,  # Latin letters
 ) -> bool:
@@ -165,7 +167,7 @@ def keeps_vowel(
     "Does the -ი at the end of the word's Georgian form belong to its stem?"
     return bool((known := _known(word)) and known[2])
 
-
+# %% ../../nbs/text/latin.ipynb #3b3fb5af
 def say_latin(
     word: str,  # Latin letters
     bare: bool = False,  # The stem, for a word before others; else the nominative
@@ -197,7 +199,7 @@ _GREEK = dict(
 def _nominative(stem: str, bare: bool) -> str:
     return stem if bare or not stem or stem[-1] in VOWELS else stem + "ი"
 
-
+# %% ../../nbs/text/latin.ipynb #fc4d59f2
 def say_cyrillic(
     word: str,  # Cyrillic letters
     bare: bool = False,  # The stem, for a word before others; else the nominative

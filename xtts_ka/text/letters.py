@@ -43,7 +43,7 @@ def _script_table() -> dict:
 _SCRIPTS = _script_table()
 _ARCHAIC = str.maketrans(ARCHAIC)
 
-
+# %% ../../nbs/text/letters.ipynb #ededf0f1
 def to_mkhedruli(
     text: str,  # Any text; what is not Georgian stays as it is
 ) -> str:
@@ -85,7 +85,7 @@ def romanize(
         text = _joins().sub(r"\g<0>·", text)
     return text.translate(_table(system))
 
-
+# %% ../../nbs/text/letters.ipynb #ba78a483
 @lru_cache
 def _table(system: str) -> dict:
     return str.maketrans(ROMANIZATIONS["scholarly" if system == "scholarly" else "national"])
@@ -112,7 +112,7 @@ def deromanize(
 
 _CAPITALS = re.compile("[A-ZŠŽČḲṖṬĠǮƷ]+")
 
-
+# %% ../../nbs/text/letters.ipynb #95259aed
 def _plain_latin(latin: str) -> str:
     "Small letters, letter and mark as one where Unicode has that, and one kind of apostrophe behind the letters that take one."
     text = re.sub(

@@ -24,6 +24,8 @@ from xtts_ka.text.latin import (
     spell_latin,
 )
 from .letters import ARCHAIC, LETTERS, VOWELS, to_mkhedruli
+
+# %% ../../nbs/text/normalize.ipynb #8815ed21
 from xtts_ka.text.numbers import (
     CASES,
     ENDINGS,
@@ -38,6 +40,8 @@ from xtts_ka.text.numbers import (
     roman,
     whole,
 )
+
+# %% ../../nbs/text/normalize.ipynb #39108c60
 from xtts_ka.text.readings import (
     ABBREVIATIONS,
     ACRONYMS,
@@ -82,7 +86,7 @@ class Span:
     kind: str  # Name of the rule, e.g. `date`
     uncertain: bool = False  # A reader could disagree: worth a look
 
-
+# %% ../../nbs/text/normalize.ipynb #0a457a91
 @dataclass
 class NormResult:
     "What `normalize` returns."
@@ -126,7 +130,7 @@ _SIGNS = (
     }
 )
 
-
+# %% ../../nbs/text/normalize.ipynb #afbc1c02
 def _fold_char(c: str) -> str:
     "What a character stands for; it may be nothing."
     if c in _SIGNS:
@@ -209,7 +213,7 @@ def _merge(tokens: list) -> list:
         out.pop()
     return out
 
-
+# %% ../../nbs/text/normalize.ipynb #fb365842
 def _rebuild(text: str, letters: str) -> str:
     "Words of `letters` and known signs, spaced in one way; at a `‿` what stands around it is one word."
     text = re.sub(" *‿ *", "", text)
@@ -262,7 +266,7 @@ class _Reader:
         self.out.append(spoken if kind == "dash" else f" {spoken} ")
         self.spans.append(Span(a, b, self.source[a:b], spoken.replace("‿", ""), kind, uncertain))
 
-
+# %% ../../nbs/text/normalize.ipynb #c90c072d
 @dataclass
 class _Said:
     "What a rule returns when it has more to tell than words."
@@ -313,7 +317,7 @@ _PLAIN = re.compile(
 )  # What stays as it is
 _WORD = re.compile("[ა-ჰ]+")
 
-
+# %% ../../nbs/text/normalize.ipynb #654af342
 def _read(r: _Reader) -> _Reader:
     "Go through the text once."
     pos, text = 0, r.text
@@ -368,7 +372,7 @@ def _plain_number(number: str) -> str:
     head, _, places = number.replace(first, "").replace(".", ",").partition(",")
     return f"{head},{places}" if places else head
 
-
+# %% ../../nbs/text/normalize.ipynb #6069ddc8
 def read_number(
     number: str,  # Digits, perhaps grouped (`17,000`) or with decimals (`3,14`)
 ) -> str:
@@ -395,7 +399,7 @@ def _with_ending(words: str, ending: str, n=None) -> "str|None":
     except XttsKaError:
         return None
 
-
+# %% ../../nbs/text/normalize.ipynb #7779fb42
 _LINKED = {
     "gen": "ისა",
     "from": "ისა",
@@ -433,7 +437,7 @@ def _phone_group(group: str) -> str:
         + [group[i : i + 2] for i in range(cut, len(group), 2)]
     )
 
-
+# %% ../../nbs/text/normalize.ipynb #edd76c9e
 @_rule("phone", "d", r"\+[0-9]{1,3}(?:[ -]?\(?[0-9]{1,12}\)?){1,6}(?![0-9])")
 @_rule(
     "phone", "do", r",?0?(?:5[0-9]{2}|32|4[0-9]{2}),?(?:[ -][0-9]{1,3}){3,4}(?![0-9.,][0-9]|[0-9])"
@@ -475,7 +479,7 @@ def _date(r, m):
         len(m[4]) == 2 or m[2] != ".",
     )
 
-
+# %% ../../nbs/text/normalize.ipynb #fa902143
 @_rule("date", "d", r"([12][0-9]{3})-([0-9]{2})-([0-9]{2})(?![0-9-])")
 def _iso_date(r, m):
     year, month, day = map(int, m.groups())
@@ -511,7 +515,7 @@ def _time(r, m):
         end,
     )
 
-
+# %% ../../nbs/text/normalize.ipynb #de11de35
 @_rule("score", "d", r"([0-9]{1,3}):([0-9]{1,3})(?:[-—](?P<ending>[ა-ჰ]+))?(?![0-9:])")
 def _score(r, m):
     last = (
@@ -564,6 +568,8 @@ _JOINS = {
     ">": " მეტია ",
     "/": ", ",
 }
+
+# %% ../../nbs/text/normalize.ipynb #7ea9f501
 _GOVERNED = {
     "=": "ს",
     "<": "ზე",
@@ -589,7 +595,7 @@ _ENDING = re.compile("[-—](?P<ending>[ა-ჰ]+)")
 _GLUED = re.compile("(?P<ending>[ა-ჰ]{1,7})(?![ა-ჰ])")
 _YEAR = re.compile(r" ?(?P<many>წწ?)(?:(?P<dot>\.)|-(?P<ending>[ა-ჰ]+)|(?![ა-ჰ.-]))")
 
-
+# %% ../../nbs/text/normalize.ipynb #48be5361
 def _unit_phrase(sign: str) -> str:
     "Noun phrase of a unit or currency sign."
     return UNITS.get(sign) or CURRENCIES[CURRENCY_CODES.get(sign, sign)][0]
@@ -608,7 +614,7 @@ class _Amount:
     coins: str = ""  # Noun of the hundredth, when the unit is money
     ending: str = ""  # As written
 
-
+# %% ../../nbs/text/normalize.ipynb #e33bbdf5
 def _collect_numbers(r, m) -> _Amount:
     a = _Amount([m["number"]], [], m.end())
     a.lead = _MARKS.get((m["mark"] or "").strip(), "") + ("დაახლოებით " if m["about"] else "")
@@ -713,7 +719,7 @@ def _say_with_ending(r, a: _Amount) -> "str|None":
     )
     return _numbers_said(a, case, skip_last=True) + last
 
-
+# %% ../../nbs/text/normalize.ipynb #039fa8e6
 def _is_month(word: str) -> bool:
     return any(word.startswith(m[:4]) for m in MONTHS)
 
@@ -750,7 +756,7 @@ def _say_year(r, a: _Amount, y) -> "_Said|None":
         f"{_numbers_said(a, case)} {form}", y.end() - bool(y["dot"] and r.at_end(y.end())), True
     )
 
-
+# %% ../../nbs/text/normalize.ipynb #b5d9e696
 @_rule("number", "d", _AMOUNT)
 def _amount(r, m):
     before = r.before(m.start())
@@ -788,7 +794,7 @@ def _amount(r, m):
         words, uncertain, a.end = _say_with_noun_or_alone(r, a), True, a.end - len(a.ending)
     return _Said(words, a.end, uncertain)
 
-
+# %% ../../nbs/text/normalize.ipynb #bac387da
 def _say_with_noun_or_alone(r, a: _Amount) -> str:
     ending, a.ending = a.ending, ""
     words = _say_with_noun(a) if a.unit or a.scale else _numbers_said(a, "nom")
@@ -825,7 +831,7 @@ def _me_ordinal(r, m):
     said = " - ".join([*map(ordinal, numbers[:-1]), last])
     return _century(r, said, m.end()) or said
 
-
+# %% ../../nbs/text/normalize.ipynb #de725220
 _CENTURY = re.compile(r" ?(?P<many>სს?)(?:(?P<dot>\.)(?:-(?P<dotted>[ა-ჰ]+))?|-(?P<ending>[ა-ჰ]+))")
 
 
@@ -875,7 +881,7 @@ def _behind_abbreviation(r, end: int) -> int:
     "Where to go on: before the full stop when it ends the text too."
     return end - (r.before(end) == "." and r.at_end(end))
 
-
+# %% ../../nbs/text/normalize.ipynb #96b32ed7
 @_rule(
     "abbreviation",
     "k",
@@ -895,7 +901,7 @@ def _abbreviation(r, m):
         return _Said(_agree_name(words, r, m.end()), m.end(), len(m["key"]) == 2)
     return _Said(words, _behind_abbreviation(r, m.end()))
 
-
+# %% ../../nbs/text/normalize.ipynb #66bce833
 @_rule(
     "abbreviation",
     "k",
@@ -906,7 +912,7 @@ def _number_abbreviation(r, m):
         return None
     return NUMBER_ABBREVIATIONS[m["key"].replace(" ", "")]
 
-
+# %% ../../nbs/text/normalize.ipynb #a38ba4ba
 @_rule(
     "abbreviation",
     "k",
@@ -932,7 +938,7 @@ def _initials(r, m):
         return None
     return _Said(" ".join(spell_georgian(c) for c in re.findall("[ა-ჰ]", m["letters"])), m.end())
 
-
+# %% ../../nbs/text/normalize.ipynb #bc3e5442
 @_rule("acronym", "k", "(?P<word>[ა-ჰ]+)(?![ა-ჰ])(?:[-—](?P<ending>[ა-ჰ]+))?")
 def _acronym(r, m):
     word, ending = m["word"], m["ending"] or ""
@@ -963,7 +969,7 @@ def _acronym(r, m):
         declined = f"{said}-{ending if set(ending) & set(VOWELS) else spell_georgian(ending)}"
     return _Said(declined or said, m.end(), len(word) == 1)
 
-
+# %% ../../nbs/text/normalize.ipynb #fc9f2149
 def _decline_letters(said: str, ending: str) -> "str|None":
     "Letter names in a case: a vowel at the end belongs to the stem (`ბი-ბი-სის`)."
     if ending not in ENDINGS:
@@ -994,7 +1000,7 @@ def _say_address(text: str) -> str:
         for p in parts
     )
 
-
+# %% ../../nbs/text/normalize.ipynb #36e622a5
 @_rule("address", "l", rf"(?:https?://|www\.)[{_L}0-9._/+-]{{1,300}}")
 @_rule(
     "address",
@@ -1070,7 +1076,7 @@ def _foreign(r, end: int, bare, full, letters=False) -> _Said:
 def _number_sign(r, m):
     return "ნომერი"
 
-
+# %% ../../nbs/text/normalize.ipynb #94251553
 @_rule("latin", "l", rf"[{_L}]+(?:'[{_L}]+)*")
 def _latin(r, m):
     word, end = m[0], m.end()
@@ -1093,7 +1099,7 @@ def _latin(r, m):
         return _Said(bare + "-‿", end + 1)
     return _Said(bare, end) if more else _foreign(r, end, bare, full, letters=keeps_vowel(word))
 
-
+# %% ../../nbs/text/normalize.ipynb #91b82cc1
 @_rule("cyrillic", "c", "[Ѐ-ӿ]+")
 @_rule("greek", "c", "[Ͱ-Ͽἀ-῿]+")
 def _other_script(r, m):
@@ -1135,7 +1141,7 @@ def _sign(r, m):
         m[0], ","
     )
 
-
+# %% ../../nbs/text/normalize.ipynb #e528a5ae
 @_rule("quoted", "o", '"[-—](?P<ending>[ა-ჰ]{1,8})(?![ა-ჰ])')
 def _quoted_ending(r, m):
     "`„დინამო“-ს`: the ending goes into the quotes."
@@ -1159,7 +1165,7 @@ def _dash(r, m):
     )
     return "-" if inside else " - "
 
-
+# %% ../../nbs/text/normalize.ipynb #1632c5ee
 @_rule("point", "o", r"\.(?=[0-9])")
 def _point(r, m):
     return "წერტილი" if r.before(m.start()).isdigit() else "."
@@ -1176,7 +1182,7 @@ def _left_out(characters) -> list:
         + (" and more" if len(gone) > 10 else "")
     ]
 
-
+# %% ../../nbs/text/normalize.ipynb #dc62c56e
 class KaNormalizer:
     "Georgian text to speakable text."
 
@@ -1227,7 +1233,7 @@ def _leave_out(text: str, keep: str, notes: list) -> str:
         )
     return re.sub(foreign, " ", text)
 
-
+# %% ../../nbs/text/normalize.ipynb #0ad961d3
 def _lower(text: str, fold: bool) -> str:
     "Lower case in NFC; with `fold`, accents are stripped too."
     text = unicodedata.normalize("NFD", unicodedata.normalize("NFC", text).lower())

@@ -42,7 +42,7 @@ _UNITS = (
 )
 LIMIT = 10**15  # The largest number that is read as one
 
-
+# %% ../../nbs/text/numbers.ipynb #5f7dab55
 @lru_cache(1 << 16)
 def cardinal(
     n: int,  # -10^15 .. 10^15
@@ -85,7 +85,7 @@ def _word_value(word: str) -> int:
     twenty, _, rest = stem.partition("და")
     return _VALUES[twenty] + _VALUES[rest]
 
-
+# %% ../../nbs/text/numbers.ipynb #598b9f9f
 def parse_cardinal(
     words: str,  # A cardinal in words, nominative, as `cardinal` writes it
 ) -> int:
@@ -140,7 +140,7 @@ def whole(
         else cardinal(int(digits))
     )
 
-
+# %% ../../nbs/text/numbers.ipynb #1edb5e32
 def decimal(
     number: str,  # `3,14` or `3.14`
 ) -> str:
@@ -198,6 +198,8 @@ CASES = {  # Case or postposition -> what follows the stem of ხუთ(ი), �
     "like": ("ივით", "ასავით", "ესავით", "სავით"),
     "times": ("ჯერ", "აჯერ", "ეჯერ", "ჯერ"),
 }
+
+# %% ../../nbs/text/numbers.ipynb #6ddef226
 DATIVE = {
     "dat",
     "on",
@@ -238,7 +240,7 @@ _SPELLINGS = {
     "times": "ჯერ",
 }
 
-
+# %% ../../nbs/text/numbers.ipynb #ba01931c
 def _particles(spelling: str) -> dict:
     "An ending with the particles that may follow it -> the particle as it is said."
     if spelling[-1] in "აეიო":
@@ -258,7 +260,7 @@ def _particles(spelling: str) -> dict:
         spelling + "ავე": "ავე",
     }
 
-
+# %% ../../nbs/text/numbers.ipynb #0e3e7f8a
 def _endings() -> dict:
     "Written ending -> (case, particle)."
     bare = {
@@ -288,7 +290,7 @@ def _endings() -> dict:
         | {s: (case, "") for case, spellings in _SPELLINGS.items() for s in spellings.split()}
     )
 
-
+# %% ../../nbs/text/numbers.ipynb #df53e353
 ENDINGS = _endings()  # Every ending that can follow a number and a hyphen -> (case, particle)
 
 # %% ../../nbs/text/numbers.ipynb #dccb75fc
@@ -306,7 +308,7 @@ def agree(
         return word[:-1]
     return word[:-1] + "მა" if case == "erg" else word
 
-
+# %% ../../nbs/text/numbers.ipynb #1bf41f22
 def decline(
     words: str,  # A number or noun in words, nominative; only the last word takes the case
     ending: str,  # As written after a hyphen, e.g. `ზე`, `იდანაც`
@@ -351,7 +353,7 @@ def inflect_ordinal(
             return decline(words, rest)
     return decline(words, ending)
 
-
+# %% ../../nbs/text/numbers.ipynb #e8633050
 def _irregular(words: str, ending: str) -> "str|None":
     "Once; `-ვე` with a case of its own (`ორივეს`); `-ღა`; compounds."
     if words == "ერთი" and ending in ("ჯერ", "ხელ"):
@@ -362,7 +364,7 @@ def _irregular(words: str, ending: str) -> "str|None":
         return words + ending
     return _glue(words, ending) if _COMPOUND.fullmatch(ending) else None
 
-
+# %% ../../nbs/text/numbers.ipynb #d7192f92
 def inflect(
     n: "int|str",  # A number, or its words in the nominative
     ending: str,  # What stands after the hyphen

@@ -57,7 +57,7 @@ ALLOPHONE_RULES = (  # Name, letters, what happens, where, an example
     ("velar_nasal", "ნ", "ŋ", "before გ კ ქ", "ბანკი"),
 )
 
-
+# %% ../../nbs/text/phoneme_inventory.ipynb #5e064e46
 @lru_cache(None)  # at most 34 * 33 * 34 entries
 def _allophone(before: str, letter: str, after: str) -> str:
     "The sound of a letter between two others ('' at the ends of the word); '' for a ვ that only rounds the sound before it."
@@ -74,7 +74,7 @@ def _allophone(before: str, letter: str, after: str) -> str:
         return "ɫ"
     return "ŋ" if letter == "ნ" and after and after in "გკქ" else NARROW[letter]
 
-
+# %% ../../nbs/text/phoneme_inventory.ipynb #2875e136
 def narrow_phones(
     word: str,  # Of the 33 letters alone
 ) -> tuple:  # (phones, for each letter the index of its phone)
@@ -158,7 +158,7 @@ def word_error_rate(
     pairs = _some(pairs)
     return 100 * sum(list(a) != list(b) for a, b in pairs) / len(pairs)
 
-
+# %% ../../nbs/text/phoneme_inventory.ipynb #fab128c1
 def phoneme_error_rate(
     pairs,  # (reference phones, result phones) of each word
 ) -> float:  # Per cent

@@ -31,7 +31,7 @@ class Reading:
         "All stretches that were not said."
         return self.skipped + ([self.unfinished] if self.unfinished else [])
 
-
+# %% ../../nbs/text/reading.ipynb #a8e1cefd
 def follow(
     path,  # [steps] position in the text that each step says
     length: int,  # Positions of the text
@@ -53,7 +53,7 @@ def follow(
     skipped = _skips(np.isin(np.arange(reached + 1), path), letters, skip)
     return Reading(skipped, _returns(path, back), unfinished, _stays(path, hold))
 
-
+# %% ../../nbs/text/reading.ipynb #1f3c7751
 def _median(path: np.ndarray, width: int) -> np.ndarray:  # [steps] -> [steps]
     if width <= 1 or len(path) < width:
         return path
@@ -75,7 +75,7 @@ def _skips(
             run = []
     return out
 
-
+# %% ../../nbs/text/reading.ipynb #61e92c05
 def _returns(path: np.ndarray, back: int) -> list:  # [steps] -> [(start, end)]
     "Stretches that were left and entered again."
     out, far, low = [], int(path[0]), None
@@ -132,7 +132,7 @@ def _edits(text: str, read: str) -> tuple:  # ([text] bool: deleted, [read] bool
         cost[i] = np.minimum.accumulate(np.concatenate([[i], row]) - steps) + steps
     return *_trace(cost, text, read), int(cost[n, m])
 
-
+# %% ../../nbs/text/reading.ipynb #5785f364
 def _trace(cost: np.ndarray, text: str, read: str) -> tuple:  # ([text], [read]) bool
     "Back along the cheapest way."
     i, j, last = len(text), len(read), "both"
@@ -152,7 +152,7 @@ def _trace(cost: np.ndarray, text: str, read: str) -> tuple:  # ([text], [read])
         i, j = i - (last != "more"), j - (last != "gone")
     return gone, more
 
-
+# %% ../../nbs/text/reading.ipynb #5fd8cfce
 def missing_words(
     text: str,  # What was to be said
     read: str,  # What a recogniser read
@@ -173,7 +173,7 @@ def missing_words(
 
     return [m[0] for m in re.finditer(r"\S+", plain) if lacks(m)]
 
-
+# %% ../../nbs/text/reading.ipynb #3b3a8060
 def added_letters(
     text: str,
     read: str,

@@ -26,6 +26,8 @@ CURRENCIES = {
     "₿": ("ბიტკოინი", ""),
     "¢": ("ცენტი", ""),
 }  # Sign -> whole and hundredth
+
+# %% ../../nbs/text/readings.ipynb #4bf3505e
 CURRENCY_CODES = {
     "GEL": "₾",
     "USD": "$",
@@ -48,6 +50,8 @@ MAGNITUDES = {
     "ტრლნ.": "ტრილიონი",
     "ტრლნ": "ტრილიონი",
 }
+
+# %% ../../nbs/text/readings.ipynb #81dd9165
 _UNITS = """კმ km კილომეტრი|მ m მეტრი|სმ cm სანტიმეტრი|მმ mm მილიმეტრი|დმ dm დეციმეტრი|მკმ μm მიკრომეტრი|ნმ nm ნანომეტრი|კგ kg კილოგრამი|გ g გრამი|გრ gr გრამი|მგ mg მილიგრამი|ტ t ტონა
 ლ l ლიტრი|მლ ml მილილიტრი|ჰა ha ჰექტარი|სთ h საათი|წთ min წუთი|წმ sec წამი|კვტ kW კილოვატი|ვტ W ვატი|მგვტ MW მეგავატი|ვ V ვოლტი|ჰც Hz ჰერცი|კჰც kHz კილოჰერცი|მჰც MHz მეგაჰერცი|გჰც GHz გიგაჰერცი
 კბ KB კილობაიტი|მბ MB მეგაბაიტი|გბ GB გიგაბაიტი|ტბ TB ტერაბაიტი|კკალ kcal კილოკალორია|კალ cal კალორია|დბ dB დეციბელი|კვტსთ kWh კილოვატსაათი|კვტ/სთ kW/h კილოვატსაათი|კმ/სთ km/h კილომეტრი:საათში
@@ -77,7 +81,7 @@ def _units() -> dict:
     }
     return plain | powers | words
 
-
+# %% ../../nbs/text/readings.ipynb #ff05f42a
 UNITS = _units()  # Sign of a unit -> noun phrase, nominative
 
 # %% ../../nbs/text/readings.ipynb #96a0a801
@@ -93,7 +97,7 @@ _SYNCOPE = {
 }
 _SYNCOPATED = {"gen", "ins", "adv", "until", "from", "for", "of", "towards"}
 
-
+# %% ../../nbs/text/readings.ipynb #bdfd5125
 def decline_phrase(
     phrase: str,  # Nominative, adjectives marked with `~`
     ending: str,  # A key of `ENDINGS`
@@ -174,7 +178,7 @@ _ADVERBIALS = set(
     "ლარად დოლარად ევროდ ნაწილად ჯგუფად კაცად წილად ადგილად წლად საათად წუთად გრადუსად პროცენტად ჰექტარად მეტრად კილომეტრად ტომად თეთრად რუბლად ქულად ხმად ფასად ოთახად".split()
 )
 
-
+# %% ../../nbs/text/readings.ipynb #ec984021
 def noun_case(
     word: str,  # A Georgian word
 ) -> str:
@@ -206,7 +210,7 @@ _INVARIANT = set(
 )  # Words between that never change
 _FROM_NOUN = re.compile("სა.{2,}ო|მე.+ე")  # So do adjectives such as სასწავლო, and ordinals
 
-
+# %% ../../nbs/text/readings.ipynb #76f2a852
 def case_after(
     text: str,  # Folded text
     start: int,  # Where the number ends

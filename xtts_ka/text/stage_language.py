@@ -29,6 +29,8 @@ from xtts_ka.text.language_model import (
 )
 from .language_transformer import LMTask, TransformerLM
 from .letters import LETTERS, has_georgian
+
+# %% ../../nbs/text/stage_language.ipynb #ff34f394
 from .normalize import ALPHABET, normalize
 from .texts import TextSource, deduplicate, leaks, read_texts, split_texts, text_key
 from .tokenizer import coverage, make_tokenizer, recommend_vocab_size
@@ -60,7 +62,7 @@ def clean(
             )
     return out
 
-
+# %% ../../nbs/text/stage_language.ipynb #2b66d7c9
 def corpus_source(
     texts,  # Sentences of the corpus
     licence="",  # Of them
@@ -186,7 +188,7 @@ def transformer(self: LanguageModelProcessor):  # FitResult; `self.neural` is th
     self.neural.save(self.out / "language_model.safetensors")
     return self.fitted
 
-
+# %% ../../nbs/text/stage_language.ipynb #7df1902b
 @patch
 def compare(
     self: LanguageModelProcessor,
@@ -221,7 +223,7 @@ def balanced(self: LanguageModelProcessor) -> list[str]:  # Sentences
     ]
     return self.picked
 
-
+# %% ../../nbs/text/stage_language.ipynb #7db90399
 @patch
 def finish(self: LanguageModelProcessor) -> dict:  # The metrics
     "`language_model_results.json`, whole and without times, and `metrics.json` for the report."
@@ -276,7 +278,7 @@ def finish(self: LanguageModelProcessor) -> dict:  # The metrics
     write_json(self.out / "metrics.json", metrics)
     return metrics
 
-
+# %% ../../nbs/text/stage_language.ipynb #40814447
 @patch
 def run(self: LanguageModelProcessor) -> dict:  # The metrics
     "All steps."

@@ -83,7 +83,7 @@ def read_latin(
             rejects.append(Reject(n, line, "a second reading of the same word"))
     return list(found.items()), rejects
 
-
+# %% ../../nbs/text/stage_phonemes.ipynb #ce7db5b9
 def part_of(
     word: str,  # Latin or Georgian word
     held_out: float,  # Share reported on; half as many choose the weights
@@ -123,7 +123,7 @@ def confusions(
     counts = Counter(c for a, b in pairs if list(a) != list(b) for c in _path(list(a), list(b)))
     return [[a, b, n] for (a, b), n in sorted(counts.items(), key=lambda x: (-x[1], x[0]))[:most]]
 
-
+# %% ../../nbs/text/stage_phonemes.ipynb #fe66085d
 def _path(a: list, b: list):
     "Walk back through the table of distances between all beginnings."
     table = [list(range(len(b) + 1))]
@@ -327,6 +327,6 @@ class PhonemeModelProcessor:
             step()
         return self.finish()
 
-
+# %% ../../nbs/text/stage_phonemes.ipynb #929da539
 def _is_latin(pair) -> bool:
     return bool(fold_latin(pair[0]))

@@ -38,7 +38,7 @@ def _fault(text: str, max_chars: int) -> str:
         return f"control character: U+{ord(bad[0]):04X}"
     return "" if has_georgian(text) else "no Georgian letter"
 
-
+# %% ../../nbs/text/texts.ipynb #d6c87f57
 def _decoded(line: bytes) -> str:
     "Text of a line. ValueError says at which byte it stops being UTF-8."
     try:
@@ -72,7 +72,7 @@ def _table(
         )
     return (mark, names.index(chosen), len(names)) if chosen else (None, 0, 1)
 
-
+# %% ../../nbs/text/texts.ipynb #704a73da
 def _field(text: str, mark, index: int, fields: int) -> str:
     "The text's field of a line. ValueError for a line of another shape."
     if mark is None:
@@ -107,7 +107,7 @@ class TextSource:
             "rejects": dict(sorted(why.items())),
         }
 
-
+# %% ../../nbs/text/texts.ipynb #a5aa6be4
 def _opened(path) -> list[bytes]:
     "Lines of a file. Errors: MissingError for no file, XttsKaError for one that is no UTF-8 text."
     if not Path(path).is_file():
@@ -144,7 +144,7 @@ def read_texts(
         )
     return out
 
-
+# %% ../../nbs/text/texts.ipynb #bdc72a9b
 def _take(out, n: int, line: bytes, shape, max_chars: int):
     "One line: sentences, a reject, blank or a comment."
     if (
@@ -167,7 +167,7 @@ def _take(out, n: int, line: bytes, shape, max_chars: int):
         else:
             out.sentences.append(s)
 
-
+# %% ../../nbs/text/texts.ipynb #303123a2
 def _first_reasons(source) -> str:
     why = Counter(r.reason.split(":")[0] for r in source.rejects)
     return ", ".join(f"{n} {w}" for w, n in why.most_common(3)) or "all lines are blank"
@@ -207,7 +207,7 @@ def text_share(
         / 2**64
     )
 
-
+# %% ../../nbs/text/texts.ipynb #5e2d182c
 def split_texts(
     texts,  # Sentences
     held_out: float = 0.1,  # Share kept apart, 0 to 1
@@ -246,7 +246,7 @@ def shingles(
     letters = "".join(c for c in text_key(text) if c.isalnum())
     return {letters[i : i + size] for i in range(max(1, len(letters) - size + 1))}
 
-
+# %% ../../nbs/text/texts.ipynb #bedee442
 def leaks(
     train,  # Training sentences
     test,  # Held-out sentences

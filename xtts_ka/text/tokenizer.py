@@ -44,7 +44,7 @@ class TextTokenizer(Protocol):
     def save(self, path):
         "Write `tokenizer.json`."
 
-
+# %% ../../nbs/text/tokenizer.ipynb #2ae7f342
 class _Wrapped:
     "A tokenizer of the library, with what decoding needs beside it."
 
@@ -101,7 +101,7 @@ def _by_character(names, spell: dict) -> Tokenizer:
 def _characters(texts):
     return _Wrapped(_by_character(_alphabet(texts), {}), "characters")
 
-
+# %% ../../nbs/text/tokenizer.ipynb #8e79471a
 def _romanized(texts):
     "Knows normalised Georgian only: a Latin letter of the text would look like a spelling."
     spell = {c: r for r, c in _LETTER.items()}
@@ -152,7 +152,7 @@ def make_tokenizer(
         )
     return _characters(texts) if kind == "characters" else _romanized(texts)
 
-
+# %% ../../nbs/text/tokenizer.ipynb #713174f6
 def load_tokenizer(
     path,  # A `tokenizer.json` written by `save`
 ) -> TextTokenizer:
@@ -195,7 +195,7 @@ class Coverage:
             for t, n in list(self.counts.items())[:most]
         ]
 
-
+# %% ../../nbs/text/tokenizer.ipynb #303e378f
 def coverage(
     tokenizer: TextTokenizer,
     texts,  # Normalised sentences
@@ -216,7 +216,7 @@ def coverage(
         unknown,
     )
 
-
+# %% ../../nbs/text/tokenizer.ipynb #6e45548f
 def recommend_vocab_size(
     texts,  # Normalised training sentences
     sizes=(64, 128, 256, 512, 1024, 2000, 3000, 4000, 5000, 8000),  # Ids to try

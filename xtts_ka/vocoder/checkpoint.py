@@ -44,7 +44,7 @@ def _published(generator: Generator) -> dict:
         else {}
     )
 
-
+# %% ../../nbs/vocoder/checkpoint.ipynb #4cc91770
 def save_generator(
     folder,  # Made when absent
     generator: Generator,
@@ -86,7 +86,7 @@ _RULES = [
     (r"^upsampler\.", "ups."),
 ]
 
-
+# %% ../../nbs/vocoder/checkpoint.ipynb #aff4c0c7
 def published_names(
     state: dict,  # Name -> tensor, of any of the sources above
 ) -> dict:  # Name -> tensor under the published names; other networks' weights are left out
@@ -124,7 +124,7 @@ def _tensors(content, path) -> dict:
         )
     return found
 
-
+# %% ../../nbs/vocoder/checkpoint.ipynb #332e6e41
 def _read_pt(path) -> dict:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -145,7 +145,7 @@ def _read_safetensors(path) -> dict:
     except (OSError, SafetensorError) as e:
         raise CheckpointError(f"{path}: cannot be read as safetensors: {e}") from e
 
-
+# %% ../../nbs/vocoder/checkpoint.ipynb #e2831e7e
 def _find_file(path) -> Path:
     "The weights of a folder."
     if path.is_file():
@@ -194,7 +194,7 @@ def infer_config(
         f"{path}: these sizes belong to no published preset ({', '.join(f'{k}={v}' for k, v in found.items())}); put the config.json it was trained with beside it"
     )
 
-
+# %% ../../nbs/vocoder/checkpoint.ipynb #ef7fc552
 def _kernels(state, pattern) -> list:  # Kernel sizes in the order of the numbers in the names
     found = {int(m[1]): v.shape[-1] for k, v in state.items() if (m := re.fullmatch(pattern, k))}
     return [found[i] for i in sorted(found)]
@@ -216,7 +216,7 @@ def _from_published(values: dict, path) -> tuple:  # (GeneratorConfig, MelConfig
     except ConfigError as e:
         raise CheckpointError(f"{path}: not a configuration of HiFi-GAN: {e}") from e
 
-
+# %% ../../nbs/vocoder/checkpoint.ipynb #ce753647
 def _configs(
     content, state, path
 ) -> tuple:  # (GeneratorConfig, MelConfig or None where nothing says it)
@@ -264,7 +264,7 @@ def load_generator(
         check_mel(heard, mel, path)
     return _filled(found, heard or mel or MelConfig(), state, path)
 
-
+# %% ../../nbs/vocoder/checkpoint.ipynb #f3de5931
 def check_mel(
     found: MelConfig,
     wanted: MelConfig,
@@ -286,7 +286,7 @@ def check_mel(
 def _says(content, path) -> bool:  # Whether a configuration is written anywhere
     return isinstance(content.get("config"), dict) or (path.parent / "config.json").is_file()
 
-
+# %% ../../nbs/vocoder/checkpoint.ipynb #155358e9
 def _check_bytes(path):
     "Compare with the digest that `save_generator` left."
     beside = path.parent / "config.json"
@@ -311,7 +311,7 @@ def _without_scaling(state, path) -> dict:
         )
     return state
 
-
+# %% ../../nbs/vocoder/checkpoint.ipynb #60ef85b9
 def _same_network(found, wanted, path):
     change = [
         f"{k}={v} instead of {getattr(wanted, k)}"
@@ -329,7 +329,7 @@ def _matters(found, wanted, name) -> bool:  # Fields of the kind that neither ha
         found.kind == "hifigan"
     )
 
-
+# %% ../../nbs/vocoder/checkpoint.ipynb #b503d449
 def _filled(cfg, mel, state, path) -> Generator:
     "Build the network and put the weights in, all of them."
     plain = cfg.kind == "hifigan" and "conv_pre.weight" in state

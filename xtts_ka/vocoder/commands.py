@@ -25,7 +25,7 @@ COMMANDS = {  # Name -> module with `add_arguments` and `main`, one line of help
     ),
 }
 
-
+# %% ../../nbs/vocoder/commands.ipynb #9d1b8854
 class _Late(argparse.ArgumentParser):
     "A parser that asks its module for options when it is used."
 
@@ -52,7 +52,7 @@ def add_arguments(
             formatter_class=p.formatter_class,
         ).module = module
 
-
+# %% ../../nbs/vocoder/commands.ipynb #c9085479
 def main(args) -> int:  # Exit status
     "Hand the call to its module."
     return args.vocoder_main(args)

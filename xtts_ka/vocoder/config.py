@@ -28,7 +28,7 @@ MELS = {
     ),  # 24 kHz checkpoints with 100 bands
 }
 
-
+# %% ../../nbs/vocoder/config.ipynb #df1396eb
 @config
 class MelConfig:
     "The front end: natural logarithm of a magnitude mel (Slaney's scale and area norm). Frames lie within the clip: samples // hop_length of them."
@@ -79,7 +79,7 @@ class MelConfig:
         "Names what a vocoder hears: all fields but `fmax_loss`."
         return digest({k: v for k, v in to_dict(self).items() if k != "fmax_loss"})[:16]
 
-
+# %% ../../nbs/vocoder/config.ipynb #9d0cb15f
 def mel_preset(
     name: str,  # A key of `MELS`
 ) -> MelConfig:
@@ -97,6 +97,8 @@ _V1 = dict(
     resblock_kernel_sizes=[3, 7, 11],
     resblock_dilation_sizes=[[1, 3, 5], [1, 3, 5], [1, 3, 5]],
 )
+
+# %% ../../nbs/vocoder/config.ipynb #358c7be6
 HIFIGAN = {  # The names of the fields are those of the published config.json
     "v1": _V1,
     "v2": _V1 | dict(upsample_initial_channel=128),
@@ -118,7 +120,7 @@ HIFIGAN = {  # The names of the fields are those of the published config.json
     ),  # For tests: every kind of layer, no quality
 }
 
-
+# %% ../../nbs/vocoder/config.ipynb #e01bd025
 @config
 class GeneratorConfig:
     "Architecture of a generator. Fields of one kind do not concern the other."
@@ -230,7 +232,7 @@ class DiscriminatorConfig:
         if "mpd" in self.kinds and (not self.periods or min(self.periods) < 1):
             raise ConfigError(f"periods={self.periods}: at least one, all at least 1")
 
-
+# %% ../../nbs/vocoder/config.ipynb #cb9de507
 @config
 class LossConfig:
     "Weights of the generator's losses; 0 leaves one out."
@@ -244,7 +246,7 @@ class LossConfig:
     phase_weight: float = Field(0.0, ge=0)  # Of relative phases
     amplitude_weight: float = Field(0.0, ge=0)  # Of log amplitudes
 
-
+# %% ../../nbs/vocoder/config.ipynb #ca950fab
 @config
 class DataConfig:
     "Recordings to train on."
@@ -296,12 +298,14 @@ class VocoderLoop(LoopConfig):
         if not all(0 <= b < 1 for b in self.betas):
             raise ConfigError(f"betas={list(self.betas)} must lie in [0, 1)")
 
-
+# %% ../../nbs/vocoder/config.ipynb #0504b531
 _PAPER = dict(
     mel=MELS["ljspeech22"],
     loop=dict(batch_size=16, steps=2_500_000, validate_every=5000, save_every=5000, log_every=100),
     data=dict(level="peak"),
 )
+
+# %% ../../nbs/vocoder/config.ipynb #1abbc7aa
 PRESETS = {
     "demo": dict(  # Minutes on a CPU: light generator, no discriminator
         mel=MELS["ljspeech22"],
@@ -323,7 +327,7 @@ PRESETS = {
     "v3": merge(_PAPER, dict(generator=dict(preset="v3"))),
 }
 
-
+# %% ../../nbs/vocoder/config.ipynb #0383d677
 @config
 class VocoderConfig:
     "One experiment."
@@ -401,7 +405,7 @@ def plain_overrides(
         out.append(f"{aliases.get(found[1], found[1])}={found[2]}")
     return out
 
-
+# %% ../../nbs/vocoder/config.ipynb #e57cc878
 def load_vocoder(
     path=None,  # YAML or JSON; None: the preset alone
     overrides=(),  # Strings as people write them

@@ -37,7 +37,7 @@ class Source:
     split: str = ""  # train, val, test, or nobody said
     line: int = 0  # In the manifest; 0: there is none
 
-
+# %% ../../nbs/vocoder/data.ipynb #3eba4428
 def find_sources(
     folder,  # With `metadata.csv`, or recordings and folders of recordings
 ) -> tuple:  # ([Source] sorted by name, [Reject] of the manifest)
@@ -68,7 +68,7 @@ def find_sources(
         )
     return sorted(found, key=lambda s: s.name), rejects
 
-
+# %% ../../nbs/vocoder/data.ipynb #4765f0eb
 def _place(name: str) -> float:  # In [0, 1)
     return int(digest(name)[:8], 16) / 2**32
 
@@ -116,7 +116,7 @@ class VocoderClip:
 class _Refused(XttsKaError):
     "Carries the reason of one clip."
 
-
+# %% ../../nbs/vocoder/data.ipynb #e27342f3
 def _clip(source: Source, mel: MelConfig, cfg: DataConfig, mels, keep: bool) -> VocoderClip:
     "One recording, checked. `_Refused` or `AudioError` when it cannot be used."
     wav, rate = read_audio(source.path, max_seconds=cfg.max_seconds)
@@ -140,7 +140,7 @@ def _clip(source: Source, mel: MelConfig, cfg: DataConfig, mels, keep: bool) -> 
         _given_mel(source, len(wav), mel, mels) if mels else None,
     )
 
-
+# %% ../../nbs/vocoder/data.ipynb #d403276e
 def read_clips(
     sources: list,  # Of `find_sources`
     mel: MelConfig,  # Rate, hop
@@ -247,7 +247,7 @@ class SegmentDataset:
             [[c.source.name, c.samples, round(c.gain, 6), c.mel is not None] for c in self.clips]
         )
 
-
+# %% ../../nbs/vocoder/data.ipynb #e4e0ba65
 def make_training_pair(
     batch: dict,  # wav [B, T + 2 context], perhaps mel [B, n_mels, F]
     log_mel,  # `LogMel`
@@ -273,7 +273,7 @@ def _divided(
         rejects + more,
     )
 
-
+# %% ../../nbs/vocoder/data.ipynb #7fe9929c
 def load_clips(
     mel: MelConfig,
     cfg: DataConfig,

@@ -60,7 +60,7 @@ class PeriodDiscriminator(nn.Module):
             wav.unflatten(-1, (-1, self.period)), self.convs, self.conv_post
         )  # [B, 1, rows, period]
 
-
+# %% ../../nbs/vocoder/discriminators.ipynb #4454566b
 class DiscriminatorEnsemble(nn.Module):
     "Networks side by side, under the name that published checkpoints use."
 
@@ -93,7 +93,7 @@ SCALE_LAYERS = (
     (1024, 5, 1, 1),
 )  # channels, kernel, stride, groups
 
-
+# %% ../../nbs/vocoder/discriminators.ipynb #74c38a17
 class ScaleDiscriminator(nn.Module):
     "Looks at stretches of the waveform."
 
@@ -115,7 +115,7 @@ class ScaleDiscriminator(nn.Module):
             wav[:, None], self.convs, self.conv_post
         )  # [B, T] -> (score [B, n], features)
 
-
+# %% ../../nbs/vocoder/discriminators.ipynb #51e93181
 class MultiScaleDiscriminator(DiscriminatorEnsemble):
     "The waveform, and the same at half and at a quarter of the rate (HiFi-GAN, section 2.3)."
 
@@ -170,7 +170,7 @@ class ResolutionDiscriminator(nn.Module):
             magnitude.mT[:, None], self.convs, self.conv_post
         )  # [B, 1, frames, bins]
 
-
+# %% ../../nbs/vocoder/discriminators.ipynb #ab0e4465
 class MultiResolutionDiscriminator(DiscriminatorEnsemble):
     "Magnitudes at several resolutions (UnivNet, section 2.2)."
 
@@ -194,7 +194,7 @@ KINDS = dict(
     mrd=lambda width, periods: MultiResolutionDiscriminator(channels=max(4, int(32 * width))),
 )
 
-
+# %% ../../nbs/vocoder/discriminators.ipynb #9d95b825
 class Discriminators(nn.ModuleDict):
     "The discriminators of a training, as one."
 
@@ -240,7 +240,7 @@ def modern_keys(
         out[stem + dot + name] = value
     return out
 
-
+# %% ../../nbs/vocoder/discriminators.ipynb #3f17477f
 def load_discriminators(
     path,  # A `do_*` file
     net: Discriminators,  # Filled in place

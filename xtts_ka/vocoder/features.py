@@ -45,7 +45,7 @@ def _mirrored(
     at = np.abs(np.arange(start, end)) % max(1, 2 * (total - 1))
     return np.minimum(at, 2 * (total - 1) - at) if total > 1 else np.zeros(end - start, np.int64)
 
-
+# %% ../../nbs/vocoder/features.ipynb #46c4c4c6
 class Stft(nn.Module):
     "Short-time Fourier transform with frames inside the clip, and its inverse. Always in float32."
 
@@ -128,7 +128,7 @@ def mel_bands(
     fmax = (cfg.fmax_loss or cfg.sample_rate / 2) if loss else cfg.fmax
     return _bands(cfg.sample_rate, cfg.n_fft, cfg.n_mels, cfg.fmin, fmax).clone()
 
-
+# %% ../../nbs/vocoder/features.ipynb #49255e3e
 class LogMel(nn.Module):
     "Clip -> log-mel, bit for bit what HiFi-GAN's published checkpoints hear."
 
@@ -179,7 +179,7 @@ def crop_with_context(
     first = int(at.min())
     return read(first, int(at.max()) + 1 - first)[..., at - first]
 
-
+# %% ../../nbs/vocoder/features.ipynb #2a3c53ce
 def middle(
     wav,  # [..., T + 2 context]
     cfg: MelConfig,
@@ -208,7 +208,7 @@ def mel_amplitude(
     "FreeV's amplitude prior (Lv et al. 2024, section 3.1)."
     return (inverse @ mel.exp()).abs().clamp_min(floor)
 
-
+# %% ../../nbs/vocoder/features.ipynb #432b8e3b
 def match_bands(
     amplitude: Tensor,  # [..., bins, F], positive
     mel: Tensor,  # [..., n_mels, F] log-mel
@@ -240,7 +240,7 @@ def fast_griffin_lim(
         phase, before = step / step.abs().clamp_min(1e-16), now
     return stft.inverse(amplitude * phase)
 
-
+# %% ../../nbs/vocoder/features.ipynb #2431a2c3
 @torch.no_grad()
 def griffin_lim(
     mel: Tensor,  # [..., n_mels, F] log-mel
@@ -283,7 +283,7 @@ def save_mel(
         ),
     )
 
-
+# %% ../../nbs/vocoder/features.ipynb #60f4f3d9
 def load_mel(
     path,  # `.safetensors` by `save_mel`, or `.npy`
     cfg: MelConfig,  # What the vocoder expects
@@ -304,7 +304,7 @@ def load_mel(
         raise CheckpointError(f"{path}: holds NaN or infinity; make it anew")
     return mel
 
-
+# %% ../../nbs/vocoder/features.ipynb #7a8f62d1
 def _bare_mel(path, trust):
     if not trust:
         raise CheckpointError(
@@ -329,7 +329,7 @@ def _own_mel(path):
     except (OSError, SafetensorError, json.JSONDecodeError) as e:
         raise CheckpointError(f"{path}: cannot be read as a mel file: {e}") from e
 
-
+# %% ../../nbs/vocoder/features.ipynb #a677441b
 def _differences(found: dict, wanted: dict) -> str:
     "What is not the same, in words."
     return (

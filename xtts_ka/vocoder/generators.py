@@ -57,7 +57,7 @@ class Generator(nn.Module):
     def wave(self, mel):
         return self(mel)
 
-
+# %% ../../nbs/vocoder/generators.ipynb #e1b186d6
 def checked_mel(
     mel: Tensor,  # [n_mels, F] or [B, n_mels, F]
     cfg: MelConfig,
@@ -101,7 +101,7 @@ class NormConv1d(nn.Conv1d):
     def forward(self, x):
         return self._conv_forward(x, _joined(self), self.bias)
 
-
+# %% ../../nbs/vocoder/generators.ipynb #c9c0220e
 class NormConvTranspose1d(nn.ConvTranspose1d):
     "Transposed convolution with weight norm; its dimension 0 are the channels that come in."
 
@@ -143,7 +143,7 @@ class ResBlock1(nn.Module):
             x = near(F.leaky_relu(wide(F.leaky_relu(x, SLOPE)), SLOPE)) + x
         return x
 
-
+# %% ../../nbs/vocoder/generators.ipynb #17816b51
 class ResBlock2(nn.Module):
     "Two dilated convolutions (V3)."
 
@@ -159,7 +159,7 @@ class ResBlock2(nn.Module):
             x = conv(F.leaky_relu(x, SLOPE)) + x
         return x
 
-
+# %% ../../nbs/vocoder/generators.ipynb #8cea55dc
 class HifiganGenerator(Generator):
     "HiFi-GAN (Kong et al. 2020, figure 1, left). Names of the parameters are those of the published files."
 
@@ -256,7 +256,7 @@ class ConvNeXt(nn.Module):
         h = self.norm(self.frames(x).transpose(1, 2))  # [B, F, C]
         return x + (self.scale * self.down(F.gelu(self.up(h)))).transpose(1, 2)
 
-
+# %% ../../nbs/vocoder/generators.ipynb #ed9f6a6b
 class SpecGenerator(Generator):
     "A mel to log-amplitudes and phases at the frame rate, then one inverse transform."
 
@@ -323,7 +323,7 @@ class SpecGenerator(Generator):
             amplitude, torch.polar(torch.ones_like(phase), phase), self.stft, self.cfg.refine
         )
 
-
+# %% ../../nbs/vocoder/generators.ipynb #181036b2
 LOUDEST = math.log(1e3)  # A bin of a full-scale tone under a Hann window of 1,024 has 256
 
 
@@ -377,7 +377,7 @@ def has_bfloat16(
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
-
+# %% ../../nbs/vocoder/generators.ipynb #3bb3a247
 class FastGenerator:
     "A generator for inference: rearranged weights, long mels in pieces."
 
@@ -437,7 +437,7 @@ class FastGenerator:
             mel.to(self.dtype)[:, :, None].contiguous(memory_format=torch.channels_last)
         ).float()
 
-
+# %% ../../nbs/vocoder/generators.ipynb #297c560e
 def _narrowed(generator, dtype):
     net = copy.deepcopy(generator).eval().requires_grad_(False)
     for part in (net.embed, net.first, net.blocks, net.last):
@@ -457,7 +457,7 @@ def _wide(generator, dtype):
     ).conv_post.float()  # rounding the waveform itself to 8 bits is heard in quiet bands
     return net.to(memory_format=torch.channels_last)
 
-
+# %% ../../nbs/vocoder/generators.ipynb #0c7bdb0a
 def _flat(layer):
     two = nn.ConvTranspose2d if isinstance(layer, nn.ConvTranspose1d) else nn.Conv2d
     new = two(
@@ -505,7 +505,7 @@ class _RealInverse(nn.Module):
         ).clamp_min(1e-8)
         return (wav / envelope)[:, 0, self.side : -self.side or None]
 
-
+# %% ../../nbs/vocoder/generators.ipynb #add36c09
 class _SpecGraph(nn.Module):
     def __init__(self, generator):
         super().__init__()
@@ -515,7 +515,7 @@ class _SpecGraph(nn.Module):
         log_amplitude, phase = self.net.spectrum(mel)
         return self.inverse(log_amplitude.exp(), phase)
 
-
+# %% ../../nbs/vocoder/generators.ipynb #6ac36e9d
 def export_onnx(
     generator: Generator,
     path,  # `.onnx`
@@ -541,7 +541,7 @@ def export_onnx(
         tmp.unlink(missing_ok=True)
     return path
 
-
+# %% ../../nbs/vocoder/generators.ipynb #dba2de32
 def _write_graph(net, bands, path):
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter(
@@ -558,7 +558,7 @@ def _write_graph(net, bands, path):
             dynamic_axes={"mel": {0: "batch", 2: "frames"}, "wav": {0: "batch", 1: "samples"}},
         )
 
-
+# %% ../../nbs/vocoder/generators.ipynb #9092d6aa
 def _same_sound(net, path, bands):
     import onnxruntime as ort
 

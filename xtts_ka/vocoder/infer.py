@@ -143,7 +143,7 @@ class EspeakMel:
         wav = resample(speech.wav, speech.sample_rate, self.mel.sample_rate)
         return self.log_mel(pad_to_hop(torch.from_numpy(wav), self.mel))
 
-
+# %% ../../nbs/vocoder/infer.ipynb #aa32364e
 def sayable(
     text: str,  # As written
 ) -> str:
@@ -217,7 +217,7 @@ class FastSpeech2Mel:
             self.model(input_ids=torch.tensor([ids]), speaker_ids=who).spectrogram[0].T
         )  # [1, F, n_mels] -> [n_mels, F]
 
-
+# %% ../../nbs/vocoder/infer.ipynb #2c1685ff
 _NEEDED = {
     "config.json": "give the folder of a FastSpeech2-conformer of transformers",
     "model.safetensors": "save the model with transformers' save_pretrained",
@@ -257,7 +257,7 @@ class Item:
     name: str  # Of the file to write, without suffix; folders with `/`
     path: Path  # Where it comes from
 
-
+# %% ../../nbs/vocoder/infer.ipynb #7d06389d
 def find_items(
     folder,  # `dataset_path`
     mode: str = "auto",  # audio, text, mel or auto
@@ -306,7 +306,7 @@ def find_items(
         seen[i.name] = i.path
     return mode, items, rejects
 
-
+# %% ../../nbs/vocoder/infer.ipynb #83bf8a27
 _AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 _KINDS = {"audio": _AUDIO, "text": (".txt",), "mel": (".safetensors", ".npy")}
 _WHERE = {
@@ -356,7 +356,7 @@ def _reason(e) -> str:
         return f"{e.reason}: {e.detail}"
     return "not UTF-8" if isinstance(e, UnicodeDecodeError) else str(e).splitlines()[0]
 
-
+# %% ../../nbs/vocoder/infer.ipynb #12091515
 def speaker_of(
     mode: str,  # audio, text or mel
     cfg: GenerateConfig,
@@ -422,7 +422,7 @@ def generate(
     write_json(out / "generated.json", about)
     return about
 
-
+# %% ../../nbs/vocoder/infer.ipynb #1c25bf03
 def _recordings(cfg, mode) -> str:
     "Where the recordings of the spoken files lie, for scoring."
     folder = resolve(cfg.dataset_path)
@@ -443,7 +443,7 @@ def add_arguments(p):
         help="datasets.custom_dataset.dataset_path=DIR checkpoint_path=FILE path_to_save=DIR mode=text acoustic=DIR",
     )
 
-
+# %% ../../nbs/vocoder/infer.ipynb #0f4597a3
 def main(args) -> int:  # 0; 1 when files were left out
     "Speak a folder and say how it went."
     cfg = load(

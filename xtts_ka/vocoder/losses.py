@@ -63,7 +63,7 @@ def spectrum(
     "Short-time Fourier transform, in single precision also under autocast."
     return torch.stft(wav.float(), n_fft, hop, len(window), window, return_complex=True)
 
-
+# %% ../../nbs/vocoder/losses.ipynb #cd4029cf
 def magnitude(
     spec: Tensor,  # Complex
     floor: float = 1e-9,  # Added to the power
@@ -74,7 +74,7 @@ def magnitude(
 
 SCALES = ((512, 128, 40), (1024, 256, 80), (2048, 512, 160))  # n_fft, hop (samples), bands
 
-
+# %% ../../nbs/vocoder/losses.ipynb #42787e5f
 class MultiScaleMel(nn.Module):
     "Distance of log-mels at several resolutions, up to half the sample rate."
 
@@ -126,7 +126,7 @@ def _turn(
     cosine = (f.real * r.real + f.imag * r.imag) / (magnitude(f, tiny) * size)
     return 1 - (weight * cosine).sum() / weight.sum()
 
-
+# %% ../../nbs/vocoder/losses.ipynb #75af3a44
 class RelativePhase(nn.Module):
     "Steps of the phase along time and along frequency; blind to the sign and to a constant phase."
 
@@ -143,7 +143,7 @@ class RelativePhase(nn.Module):
         f, r = (spectrum(w, self.n_fft, self.hop, self.window) for w in (fake, real))
         return _turn(f, r, 1) + _turn(f, r, 2)
 
-
+# %% ../../nbs/vocoder/losses.ipynb #db106f23
 class LogAmplitude(nn.Module):
     "Distance of log amplitudes, bin by bin: sharper than any mel."
 

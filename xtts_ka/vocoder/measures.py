@@ -48,7 +48,7 @@ def _bands(rate: int, n_fft: int = 256) -> np.ndarray:  # [20, n_fft // 2 + 1]
 
     return librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=20, fmin=80, fmax=min(7600, rate / 2))
 
-
+# %% ../../nbs/vocoder/measures.ipynb #46f4bf0a
 def _envelopes(wav, rate: int) -> np.ndarray:  # [20, T // STEP], mean removed
     size = 256
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(wav, size // 2), size)[::STEP]
@@ -94,7 +94,7 @@ def _magnitude(
     spectrum = torch.stft(wav, n_fft, hop, window, torch.hann_window(window), return_complex=True)
     return (spectrum.real**2 + spectrum.imag**2).clamp_min(1e-10).sqrt()
 
-
+# %% ../../nbs/vocoder/measures.ipynb #d138ff5e
 def mrstft(
     reference,  # [T] recording
     generated,  # [T] what is judged
@@ -127,7 +127,7 @@ def _warp() -> np.ndarray:  # [_FFT // 2 + 1, _ORDER + 1]
             out[m] = old[m - 1] + _ALPHA * (old[m] - out[m - 1])
     return out.T
 
-
+# %% ../../nbs/vocoder/measures.ipynb #7015944a
 def mel_cepstrum(
     wav,  # [T] at 16 kHz
     floor: float,  # Magnitude below which nothing is looked at
@@ -140,7 +140,7 @@ def mel_cepstrum(
     cepstrum[:, 1:-1] *= 2  # symmetric -> one-sided
     return cepstrum @ _warp(), 10 * np.log10((magnitude**2).mean(1) + 1e-20)
 
-
+# %% ../../nbs/vocoder/measures.ipynb #d485df21
 def mcd(
     reference,  # [T] recording at 16 kHz
     generated,  # [T'] what is judged, at 16 kHz
@@ -194,7 +194,7 @@ def track_pitch(
     )
     return Pitch(f0, probability)
 
-
+# %% ../../nbs/vocoder/measures.ipynb #39607a14
 def pitch_distances(
     reference: Pitch,  # Of the recording
     generated: Pitch,  # Of what is judged
@@ -236,7 +236,7 @@ def _package(name: str):
 class Undefined(Exception):
     "A number that has no meaning for this pair; the message says why."
 
-
+# %% ../../nbs/vocoder/measures.ipynb #806a205e
 def pesq_wb(
     reference,  # [T] recording at 16 kHz
     generated,  # [T'] what is judged, at 16 kHz
@@ -260,7 +260,7 @@ def _words(error) -> str:
     said = error.args[0] if error.args else type(error).__name__
     return said.decode(errors="replace") if isinstance(said, bytes) else str(said)
 
-
+# %% ../../nbs/vocoder/measures.ipynb #7e60df44
 def stoi(
     reference,  # [T] recording at 16 kHz
     generated,  # [T] what is judged, at 16 kHz
@@ -294,7 +294,7 @@ class Measure:
     about: str  # For a legend
     best: float | None = None  # Of a recording against itself
 
-
+# %% ../../nbs/vocoder/measures.ipynb #0a5d7b4e
 MEASURES = {
     "mel_l1": Measure("", "low", "log-mel distance", 0.0),
     "mel_l1_matched": Measure("", "low", "log-mel distance, levels made equal", 0.0),
@@ -315,7 +315,7 @@ MEASURES = {
 }
 FREE = ("mcd_dtw", "gain_db", "wvmos")  # Keep their meaning when the rhythm is another
 
-
+# %% ../../nbs/vocoder/measures.ipynb #6b96191b
 @dataclass
 class ScoredClip:
     "A waveform, its 16 kHz version and its pitch, each made once."
@@ -337,7 +337,7 @@ class ScoredClip:
             self._kept[name] = make()
         return self._kept[name]
 
-
+# %% ../../nbs/vocoder/measures.ipynb #6bd410d8
 def cut_alike(
     a: ScoredClip,  # The recording
     b: ScoredClip,  # What is judged
@@ -355,7 +355,7 @@ def same_timing(
     seconds = [len(c.wav) / c.rate for c in (reference, generated)]
     return abs(seconds[0] - seconds[1]) < min(0.1, 0.05 * seconds[0])
 
-
+# %% ../../nbs/vocoder/measures.ipynb #f924fc9f
 def _paired(a: ScoredClip, b: ScoredClip, mel: LogMel) -> dict:
     "Measure -> function without arguments, of two clips of the same rhythm. What one pass gives together shares it."
     a, b = cut_alike(a, b)

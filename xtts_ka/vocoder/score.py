@@ -94,7 +94,7 @@ def audio_files(
         raise MissingError(f"{display_path(folder)}: no audio there ({', '.join(SUFFIXES)})")
     return out
 
-
+# %% ../../nbs/vocoder/score.ipynb #08129c54
 def pair_up(
     generated: dict,  # name -> path
     references: dict,  # name -> path
@@ -134,7 +134,7 @@ class Summary:
     n: int  # Files measured
     missing: int  # Files that could not be
 
-
+# %% ../../nbs/vocoder/score.ipynb #16b4cf32
 def summarise(
     values,  # One number or None for each file
     seed: int = 0,
@@ -176,7 +176,7 @@ def _weights(cfg):
     model, sha = load_wvmos(cfg.wvmos_ckpt)
     return model, {"wvmos_sha256": sha}
 
-
+# %% ../../nbs/vocoder/score.ipynb #9812b870
 def _tools(
     cfg: ScoreConfig, with_reference: bool
 ) -> tuple:  # (names, WV-MOS or None, {measure: why not}, about)
@@ -210,7 +210,7 @@ def _read(path, rate: int):
     wav, _ = read_audio(path, rate)
     return ScoredClip(wav, rate)
 
-
+# %% ../../nbs/vocoder/score.ipynb #69e8d38d
 def score_clip(
     generated,  # `ScoredClip`
     reference,  # `ScoredClip` at the same rate, or None
@@ -232,7 +232,7 @@ def score_clip(
         "wvmos: silent or under 0.25 s"
     ] * (not fit)
 
-
+# %% ../../nbs/vocoder/score.ipynb #8b31b300
 def _score_pairs(cfg, pairs, names, wvmos) -> tuple:  # (files, notes, rejects)
     from xtts_ka.vocoder.features import LogMel
 
@@ -271,7 +271,7 @@ def _recordings(place: str, names) -> dict:  # name -> path
     found = audio_files(place)
     return found if names is None else {n: found[n] for n in names if n in found}
 
-
+# %% ../../nbs/vocoder/score.ipynb #68e7931e
 def score_folder(
     path_to_score,  # Folder of generated audio, or a `ScoreConfig` that names it
     reference="",  # Folder of the recordings, with the same names; "none": without
@@ -323,7 +323,7 @@ def score_folder(
         about | {"rate": cfg.mel.sample_rate, "mel": cfg.mel.digest},
     )
 
-
+# %% ../../nbs/vocoder/score.ipynb #db47b797
 def _out(cfg: ScoreConfig) -> Path:
     return resolve(cfg.out) if cfg.out else resolve(cfg.path_to_score) / "scores"
 
@@ -386,7 +386,7 @@ def write_scores(
     atomic_write(out / "scores.png", picture.getvalue())
     return out
 
-
+# %% ../../nbs/vocoder/score.ipynb #7d110b17
 def above_truth(
     scores: Scores,
 ) -> list[str]:  # Sentences; usually none
@@ -440,7 +440,7 @@ def draw_scores(
         ax.set_axis_off()
     return figure
 
-
+# %% ../../nbs/vocoder/score.ipynb #e817dce0
 def _draw_system(ax, at: int, values: list, s: Summary, colour):
     known = [v for v in values if v is not None]
     spread = (np.arange(len(known)) % 7 - 3) * 0.03
@@ -477,7 +477,7 @@ def _cell(s: Summary | None) -> str:
 
     return number(s.mean, 3) + f" ± {number(half, 2)}" * (half > 1e-5 * max(1, abs(s.mean)))
 
-
+# %% ../../nbs/vocoder/score.ipynb #add66e49
 def three_rows(
     copy=None,  # `Scores` of copy-synthesis of held-out clips of the training corpus
     other=None,  # `Scores` of copy-synthesis of another corpus
@@ -498,7 +498,7 @@ def add_arguments(p):
         help="path_to_score=DIR reference=DIR metrics=[pesq,stoi] wvmos_ckpt=FILE out=DIR timing=free",
     )
 
-
+# %% ../../nbs/vocoder/score.ipynb #75b5a6b3
 def main(args) -> int:  # 0; 1 when files were left out
     "Score a folder, write the report, print the table."
     cfg = load(ScoreConfig, args.config and resolve(args.config), plain_overrides(args.overrides))

@@ -32,7 +32,7 @@ NAMES = {
     "stoi": "pystoi",
 }  # Measure -> the package it needs
 
-
+# %% ../../nbs/vocoder/stage.ipynb #c6ea0dc0
 class VocoderStage:
     "The stage, step by step."
 

@@ -40,7 +40,7 @@ def step_once(
         out[phase] = loss.detach()
     return out
 
-
+# %% ../../nbs/vocoder/sweep.ipynb #a77aa9fc
 class KeptBytes:
     "Counts what the backward pass keeps, inside a `with` block."
 
@@ -117,7 +117,7 @@ def measure_steps(
         "memory_mb": round(memory / 2**20, 1),
     }
 
-
+# %% ../../nbs/vocoder/sweep.ipynb #d4159f18
 def sweep(
     cfg: VocoderConfig,
     clips: list,  # Of `data.read_clips`

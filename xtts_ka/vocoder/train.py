@@ -223,7 +223,7 @@ def discriminators_beside(path) -> Path | None:
     beside = resolve(path).with_name(resolve(path).name.replace("g_", "do_", 1)) if path else None
     return beside if beside and resolve(path).name.startswith("g_") and beside.is_file() else None
 
-
+# %% ../../nbs/vocoder/train.ipynb #15791ea8
 def audio_seconds(
     cfg: VocoderConfig,
     steps: int,  # Done
@@ -280,7 +280,7 @@ def draw_mels(
     figure.savefig(file := io.BytesIO(), format="png", dpi=90)
     return file.getvalue()
 
-
+# %% ../../nbs/vocoder/train.ipynb #46ba233d
 class Samples:
     "Audio and spectrograms of validation clips, a folder a step."
 
@@ -375,7 +375,7 @@ class TrainResult:
 def _leads() -> bool:
     return int(os.environ.get("RANK", 0)) == 0  # Of several processes one writes
 
-
+# %% ../../nbs/vocoder/train.ipynb #cd111f02
 def prepare(
     cfg: VocoderConfig,
     out_dir,  # Gets `rejects.csv`
@@ -401,7 +401,7 @@ def export(
         )
     return folder
 
-
+# %% ../../nbs/vocoder/train.ipynb #66d2eab5
 def train(
     cfg,  # `VocoderConfig`, or the path of a YAML file
     out_dir,  # A training that lies there is gone on with
@@ -423,7 +423,7 @@ def train(
         write_json(out / "metrics.json", figures(done, cfg, task))
     return done
 
-
+# %% ../../nbs/vocoder/train.ipynb #cd9a9546
 def changed(
     cfg,  # `VocoderConfig`, or the path of a YAML file
     overrides,  # As people write them
@@ -438,7 +438,7 @@ def changed(
         values = merge(values, value)
     return build(VocoderConfig, values, "override")
 
-
+# %% ../../nbs/vocoder/train.ipynb #f33ada95
 def figures(
     result: TrainResult,
     cfg: VocoderConfig,
@@ -491,7 +491,7 @@ def add_arguments(
         help="e.g. datasets.train.dataset_path=DIR datasets.val.dataset_path=DIR loop.steps=1000",
     )
 
-
+# %% ../../nbs/vocoder/train.ipynb #9620c319
 def main(
     args,  # As parsed
 ) -> int:  # Exit status; of a training that was stopped by a signal 143 or 130

@@ -103,7 +103,7 @@ def _read(path: Path) -> dict:  # name -> tensor
         )
     return tensors
 
-
+# %% ../../nbs/vocoder/wvmos.ipynb #5e525b42
 def _config(tensors: dict):
     "Sizes of the body, read from its weights; whatever they do not tell is as in wav2vec2-base."
     from transformers import Wav2Vec2Config
@@ -131,7 +131,7 @@ def _config(tensors: dict):
         num_conv_pos_embeddings=128,
     )
 
-
+# %% ../../nbs/vocoder/wvmos.ipynb #d12cd158
 def load_wvmos(
     path="",  # File of weights; empty: where `find_weights` looks
 ) -> tuple:  # (WvMos, sha256 of the file)

@@ -43,7 +43,7 @@ class Block(nn.Module):
         y = self.narrow(F.gelu(self.wide(self.norm(y.mT))))  # [B, T, dim]
         return x + (self.scale * y).mT
 
-
+# %% ../../nbs/xtts/acoustic.ipynb #940dd7ce
 class Acoustic(nn.Module):
     "Latents and a voice to a log-mel."
 
@@ -165,7 +165,7 @@ def acoustic_tensors(
         "about": json.dumps(about)
     }
 
-
+# %% ../../nbs/xtts/acoustic.ipynb #f9d880a1
 def load_acoustic(
     folder,  # An export
 ) -> Acoustic | None:  # In evaluation mode; None where there is none

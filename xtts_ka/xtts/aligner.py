@@ -30,7 +30,7 @@ def characters(texts: list) -> str:  # In a fixed order
     "All characters of the texts, in lower case; a recogniser's classes behind the blank."
     return "".join(sorted({c for text in texts for c in text.strip().lower()}))
 
-
+# %% ../../nbs/xtts/aligner.ipynb #6e388419
 class Aligner(nn.Module):
     "Log-mels to the letters in them."
 
@@ -144,7 +144,7 @@ def viterbi(
         at -= int(back[t, at])
     return [tuple(s) for s in spans]
 
-
+# %% ../../nbs/xtts/aligner.ipynb #5ce9999b
 def spread(
     spans: list,  # Of `viterbi`
     text: str,  # Lower case
@@ -180,7 +180,7 @@ def align_clips(
             rejected[name] = str(e)
     return times, rejected
 
-
+# %% ../../nbs/xtts/aligner.ipynb #ddf6a3fc
 def forced_times(
     clips: Clips,
     mels: RaggedArray,  # [frames, 80] log-mels of each clip

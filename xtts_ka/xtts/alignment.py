@@ -38,7 +38,7 @@ def read_alignments(
             ) from e
     return out
 
-
+# %% ../../nbs/xtts/alignment.ipynb #f0894eac
 def letter_times(
     text: str,  # Normalised text
     found: dict,  # Of one clip, from `read_alignments`
@@ -58,7 +58,7 @@ def letter_times(
         out[k] = borders[n], borders[n + 1]
     return _fill_pauses(text, out, begin)
 
-
+# %% ../../nbs/xtts/alignment.ipynb #35056b14
 def _fill_pauses(text: str, times: np.ndarray, begin: float) -> np.ndarray:
     "The gap between two letters belongs to the first mark between them, or to the blank."
     last = begin
@@ -92,7 +92,7 @@ def id_spans(
         at += size
     return spans
 
-
+# %% ../../nbs/xtts/alignment.ipynb #5bd6c6a1
 def soft_path(
     spans: list,  # Of `id_spans`
     times: np.ndarray,  # [characters, 2] of `letter_times`
@@ -140,7 +140,7 @@ def check_heads(
                 f"of {each} heads, counted from 0"
             )
 
-
+# %% ../../nbs/xtts/alignment.ipynb #5b652c26
 def head_scores(
     gpt,  # coqui's GPT
     inputs: tuple,  # [B, L, D] input of each block: `hidden_states` of the transformer
@@ -192,7 +192,7 @@ def diagonal_prior(
 
     return (choose + beta(k + a, n - k + b) - beta(a, b)).float()
 
-
+# %% ../../nbs/xtts/alignment.ipynb #aef1d121
 def forward_sum_loss(
     scores: Tensor,  # [heads, B, m + 1, L]
     text_lengths: Tensor,  # [B] text positions, START and STOP included
@@ -212,7 +212,7 @@ def forward_sum_loss(
         losses.append(_ctc(places, prior, blank) - places.logsumexp(-1).mean())
     return torch.stack(losses).mean() if losses else scores.new_zeros(())
 
-
+# %% ../../nbs/xtts/alignment.ipynb #681d4e2b
 def _ctc(places: Tensor, prior: float, blank: float) -> Tensor:
     heads, steps, n = places.shape
     logp = places.log_softmax(-1)

@@ -105,7 +105,7 @@ def _accept(source: str, home: Path, accepted: bool):
         )
     write_json(record, {"source": source, "licence": CPML, "accepted_by": how})
 
-
+# %% ../../nbs/xtts/base.ipynb #95bec8aa
 def _fetch(source: str, home: Path):
     from huggingface_hub import snapshot_download
 
@@ -132,7 +132,7 @@ class _UnpickleStub:
 
 _KNOWN = ("TTS.", "trainer.", "coqpit.", "numpy.", "_codecs.", "pathlib.")
 
-
+# %% ../../nbs/xtts/base.ipynb #1b061829
 def load_tensors(
     path,  # A `.pth`
 ):  # Its content: tensors and plain values
@@ -234,7 +234,7 @@ def complete_args(
         fixed["gpt_n_heads"] = 16
     return {**args, **fixed, **given}, sorted(k for k in fixed if k not in given)
 
-
+# %% ../../nbs/xtts/base.ipynb #dc74b04f
 def dvae_shape(
     state: dict,  # Of a DVAE
 ) -> dict:  # codes, codebook_dim, hidden, blocks
@@ -467,7 +467,7 @@ def import_checkpoint(
         write_json(Path(tmp) / "converted_from.json", source)
     return Path(folder)
 
-
+# %% ../../nbs/xtts/base.ipynb #94f1ca20
 def _config_of(content: dict, path: Path) -> dict:  # model, model_args, audio, languages
     "What a client needs of the trainer's configuration; the rest is about its training."
     held, beside = content.get("config"), path.parent / "config.json"
@@ -584,7 +584,7 @@ def write_random_base(
         )
     return Path(folder)
 
-
+# %% ../../nbs/xtts/base.ipynb #f2205cdc
 def _random_nets(preset: str, v: Vocabulary, seed: int):  # (GPT, HifiDecoder, DiscreteVAE)
     sizes = PRESETS[preset]
     with torch.random.fork_rng(devices=[]):

@@ -124,7 +124,7 @@ def add_arguments(
         help="exit status 0 although words were left out",
     )
 
-
+# %% ../../nbs/xtts/commands.ipynb #25edb969
 def main(
     args,  # Parsed options
 ) -> int:  # Exit status: 1 when not all of the text was spoken

@@ -72,7 +72,7 @@ class DvaeLoop(LoopConfig):
     validate_every: int = Field(250, ge=1)  # The validation decides which checkpoint is the best
     save_every: int = Field(250, ge=1)
 
-
+# %% ../../nbs/xtts/config.ipynb #8cd66818
 @config
 class DvaeConfig:
     "Size and training of the DVAE. XTTS-v2: 1,024 codes, hidden 512, codebook_dim 512, 3 blocks."
@@ -124,7 +124,7 @@ class LoraConfig:
     alpha: float = Field(16.0, gt=0)  # The update is scaled by alpha / rank
     targets: list[str] = ["c_attn", "c_proj", "c_fc"]  # Matrices of a block
 
-
+# %% ../../nbs/xtts/config.ipynb #57483e35
 @config
 class AlignmentConfig:
     "Attention heads that are taught to point at the letter being spoken, see `xtts.alignment`."
@@ -143,7 +143,7 @@ class AlignmentConfig:
     )  # Share of the training in which the diagonal prior of forward_sum fades
     forced_steps: int = Field(600, ge=1)  # Training steps of the recogniser behind `forced`
 
-
+# %% ../../nbs/xtts/config.ipynb #e843fe38
 @config
 class GptConfig:
     "Size and training of the GPT. XTTS-v2: 30 layers, dim 1,024, 16 heads, 402 text ids, 605 codes."
@@ -208,7 +208,7 @@ class DecoderLoop(LoopConfig):
     validate_every: int = Field(200, ge=1)
     save_every: int = Field(200, ge=1)
 
-
+# %% ../../nbs/xtts/config.ipynb #74d9788f
 @config
 class DecoderConfig:
     "Size and training of the waveform decoder."
@@ -276,7 +276,7 @@ class AcousticConfig:
     crop: int = Field(64, ge=4)  # Training crop, codes of 46.4 ms
     loop: AcousticLoop = AcousticLoop()
 
-
+# %% ../../nbs/xtts/config.ipynb #9ae68919
 @config
 class DecodeConfig:
     "How codes are chosen."
@@ -325,7 +325,7 @@ class SpeakerLoop(LoopConfig):
     save_every: int = Field(50, ge=1)
     precision: Literal["32-true", "bf16-mixed", "auto"] = "auto"
 
-
+# %% ../../nbs/xtts/config.ipynb #812c26c4
 @config
 class SpeakerConfig:
     "The speaker encoder of the export: a narrow ResNet that learns the vectors of the stage speaker_encoder."
@@ -351,7 +351,7 @@ class SpeakerConfig:
                 f"encoder.min_seconds {self.min_seconds:g} is above max_seconds {self.max_seconds:g}"
             )
 
-
+# %% ../../nbs/xtts/config.ipynb #de2474c9
 @config
 class GuestConfig:
     "Voices of espeak-ng that say what Georgian clips of the run say."
@@ -369,7 +369,7 @@ class ReplayConfig:
     path: str = ""  # Folder of segments with a `language` column; empty: none
     share: float = Field(0.2, gt=0, lt=1)  # Of the items of an epoch
 
-
+# %% ../../nbs/xtts/config.ipynb #b7b65e87
 @config
 class InitConfig:
     "Stage xtts_init."
@@ -396,7 +396,7 @@ class InitConfig:
             )
         _fill(self, "dvae")
 
-
+# %% ../../nbs/xtts/config.ipynb #56db5ebc
 @config
 class PretrainConfig:
     "Stage full_pretrain."

@@ -45,7 +45,7 @@ def find_vectors(
         f"--embeddings_dir {display_path(root)}: {why}; make them first: xtts-ka embed --segmented_dir data/segmented --output_dir {display_path(root)}"
     )
 
-
+# %% ../../nbs/xtts/create_metadata_files.ipynb #6adfb02b
 def find_manifest(
     metadata,  # Manifest, or None to look for it
     recordings,  # Paths of recordings; what lies beside or above them is looked at
@@ -79,7 +79,7 @@ def _vector_fault(path) -> str:  # Why a vector cannot be used, or nothing
         else f"damaged vector: {path.name}: {v.dtype} {list(v.shape)}, or NaN"
     )
 
-
+# %% ../../nbs/xtts/create_metadata_files.ipynb #6746ca91
 def match_rows(
     manifest: Manifest,  # Rows with texts
     known: dict,  # Real path of a recording -> vector
@@ -136,7 +136,7 @@ def _put(source, target):
 
 _RECORD = "create_metadata.json"
 
-
+# %% ../../nbs/xtts/create_metadata_files.ipynb #092bc258
 def _check_target(out: Path, manifest: Path):
     "`ConfigError` when the folder holds something else: it is replaced whole."
     if out.is_dir() and any(out.iterdir()) and not (out / _RECORD).is_file():
@@ -148,7 +148,7 @@ def _check_target(out: Path, manifest: Path):
             f"--output_dir {display_path(out)}: the recordings lie in it; give another folder"
         )
 
-
+# %% ../../nbs/xtts/create_metadata_files.ipynb #20f65348
 def create_metadata_files(
     embeddings_dir="data/embeddings",  # Where `xtts-ka embed` put the vectors
     output_dir="data/split",  # New folder; replaced when this function made it
@@ -252,7 +252,7 @@ def add_arguments(
     )
     a("--seed", type=int, default=1, help="decides the parts")
 
-
+# %% ../../nbs/xtts/create_metadata_files.ipynb #4e92d61d
 def main(
     args,  # Namespace with the options of `add_arguments`
 ) -> int:  # Exit status

@@ -43,7 +43,7 @@ class SoundReferences:
         wav = self.clips.wav(i)
         return log_mel(wav, 2048)[:, : 4 * n_codes(len(wav))].T.contiguous().numpy()
 
-
+# %% ../../nbs/xtts/data_loader.ipynb #c0fad133
 class XTTSDataset(Dataset):
     "Samples of one part of a corpus. An item is a function of (seed, epoch, index) and of nothing else."
 
@@ -173,7 +173,7 @@ class CollateFunction:
             [s["text"] for s in samples], [s["codes"] for s in samples], self.tokens, spans
         )
 
-
+# %% ../../nbs/xtts/data_loader.ipynb #713cdeaf
 def _padded(name: str, samples: list) -> dict:  # [B, longest] and lengths [B]
     runs = [s[name] for s in samples]
     return {
@@ -181,7 +181,7 @@ def _padded(name: str, samples: list) -> dict:  # [B, longest] and lengths [B]
         f"{name.removesuffix('s')}_lengths": torch.tensor([len(r) for r in runs]),
     }
 
-
+# %% ../../nbs/xtts/data_loader.ipynb #38545288
 class EpochBatches(Sampler):
     "Batches of an epoch: every item exactly once, of like length together; the same batches as the training loop's."
 
@@ -281,7 +281,7 @@ def counts(self: DataManager) -> dict:  # part -> {clips, hours, speakers}
         if (rows := [r for r in self.clips.rows if r.split == name]) or name == "train"
     }
 
-
+# %% ../../nbs/xtts/data_loader.ipynb #6ab79a66
 @patch
 def report(self: DataManager) -> dict:  # kept, rejected, reasons, parts, speakers, notes
     "Everything worth knowing before hours of training."
@@ -300,7 +300,7 @@ def report(self: DataManager) -> dict:  # kept, rejected, reasons, parts, speake
         "notes": self.notes(),
     }
 
-
+# %% ../../nbs/xtts/data_loader.ipynb #7c584687
 @patch
 def notes(self: DataManager) -> list[str]:
     "What is likely to go wrong with these data; published experience stands behind each."
@@ -332,7 +332,7 @@ def notes(self: DataManager) -> list[str]:
     ]
     return [text for holds, text in said if holds]
 
-
+# %% ../../nbs/xtts/data_loader.ipynb #d3a1087d
 def _counted(found: dict) -> str:
     return ", ".join(f"{n} {why}" for why, n in found.items()) or "none"
 
@@ -368,7 +368,7 @@ def shelves(self: DataManager) -> dict:  # codes, references, stats, codebook; e
         "codebook": codes.index["about"]["codes"],
     }
 
-
+# %% ../../nbs/xtts/data_loader.ipynb #9c550a4c
 @patch
 def dataset(
     self: DataManager,
@@ -383,7 +383,7 @@ def dataset(
     held = {k: v for k, v in self.shelves().items() if k != "codebook"}
     return XTTSDataset(self.clips, self.vocabulary, split, **{"seed": self.seed, **held, **options})
 
-
+# %% ../../nbs/xtts/data_loader.ipynb #4a43587a
 @patch
 def loader(
     self: DataManager,

@@ -48,7 +48,7 @@ def load_clips(
         raise ManifestError(_none_left(manifest.path, rejects))
     return Clips(rows, folder), rejects
 
-
+# %% ../../nbs/xtts/dataset.ipynb #a82c63aa
 def _none_left(path, rejects) -> str:
     counts = ", ".join(f"{n} {why}" for why, n in reasons(rejects).items())
     return f"{path}: no clip is left to train on, all {len(rejects)} were rejected ({counts}); the first, line {rejects[0].line}: {rejects[0].item}: {rejects[0].reason}"

@@ -70,7 +70,7 @@ def _last_layer(
     out[:, :n], out[:, m : m + n] = up @ part[:, :n], up @ part[:, n:]
     return out
 
-
+# %% ../../nbs/xtts/distil.ipynb #bbebecee
 @torch.no_grad()
 def official_encoder(
     narrow: nn.Module,  # From `narrow_encoder`
@@ -91,7 +91,7 @@ def official_encoder(
                 wide[tuple(slice(n) for n in part.shape)] = part
     return net.eval()
 
-
+# %% ../../nbs/xtts/distil.ipynb #fbbae3a6
 @torch.inference_mode()
 def narrow_vectors(
     narrow: nn.Module,  # In evaluation mode
@@ -169,7 +169,7 @@ class SpeakerTask(Task):
             "pairs": pairs.detach(),
         }
 
-
+# %% ../../nbs/xtts/distil.ipynb #a341c90f
 def heard_clips(
     cfg: SpeakerConfig,
     parts,  # `Clips` of the run, and of guests
@@ -184,7 +184,7 @@ def heard_clips(
             out += [Utterance(clips.folder / clips.key(mine[i]), speaker) for i in sorted(kept)]
     return out
 
-
+# %% ../../nbs/xtts/distil.ipynb #6794ce7c
 def distil(
     cfg: SpeakerConfig,
     teacher,  # `speaker.encoders.SpeakerEncoder`

@@ -67,7 +67,7 @@ class DeadCodeReset(nn.Module):
         self.idle[dead] = 0
         return len(dead)
 
-
+# %% ../../nbs/xtts/dvae.ipynb #c7acff78
 @torch.no_grad()
 def init_codebook(
     codebook,  # coqui's Quantize
@@ -104,7 +104,7 @@ class Reader(nn.Module):
         out = self.net(x)  # [B, D, n] -> [B, 2 letters, n]
         return out.mT.unflatten(2, (2, -1)).flatten(1, 2).float().log_softmax(-1)
 
-
+# %% ../../nbs/xtts/dvae.ipynb #f59511b6
 def even_letters(
     ids: Tensor,  # [B, N] letters, padded
     sizes: Tensor,  # [B] letters of each text
@@ -270,7 +270,7 @@ def perplexity(
     p = counts.double() / counts.sum().clamp_min(1)
     return float(torch.exp(-(p * p.clamp_min(1e-12).log()).sum()))
 
-
+# %% ../../nbs/xtts/dvae.ipynb #c8aa2a5d
 def reconstruction(
     dvae: nn.Module,  # Trained DVAE
     mels: list,  # [80, 4 n] normalised log-mels
@@ -299,7 +299,7 @@ def reconstruction(
         "counts": counts,
     }
 
-
+# %% ../../nbs/xtts/dvae.ipynb #0ac2b03c
 def code_shelf(
     dvae: nn.Module,  # Trained DVAE
     task: DvaeTask,  # Gives the normalised mels

@@ -66,7 +66,7 @@ class Reference:
     seconds: float
     cosine: float  # To the speaker's centroid
 
-
+# %% ../../nbs/xtts/embedding_adapter.ipynb #4b3f7925
 def choose_references(
     embeddings_dir,  # A store of `xtts-ka embed`
     clips: int = 8,  # Of a speaker, at most
@@ -96,7 +96,7 @@ def choose_references(
         out[name] = _enough(mine, clips, seconds)
     return out
 
-
+# %% ../../nbs/xtts/embedding_adapter.ipynb #40e90bdf
 def _enough(refs: list, clips: int, seconds: float) -> list:
     taken = []
     for r in refs[:clips]:
@@ -127,7 +127,7 @@ class RidgeMap:
             )
         return unit((unit(vectors) - self.before) @ self.weight + self.after).astype(np.float32)
 
-
+# %% ../../nbs/xtts/embedding_adapter.ipynb #3edb5be4
 def _solve(x, y, strength: float) -> tuple:  # weight, mean of x, mean of y
     mx, my = x.mean(0), y.mean(0)
     a = (x - mx).T @ (x - mx)  # [d, d]
@@ -150,7 +150,7 @@ def _folds(
     at = {s: i % folds for i, s in enumerate(names)}
     return np.array([at[s] for s in speakers])
 
-
+# %% ../../nbs/xtts/embedding_adapter.ipynb #436f9f13
 def _judges(speakers, share: float, seed: int) -> tuple:  # (speakers to judge on, all)
     "A share of those with several recordings, without whom there is no pair of one voice, and of those with one."
     names = sorted(set(speakers), key=lambda s: place(seed, s))
@@ -241,7 +241,7 @@ def _sha(tensors: dict) -> str:
         )
     return h.hexdigest()
 
-
+# %% ../../nbs/xtts/embedding_adapter.ipynb #e98d29c7
 def _read_tensors(path):  # dict, or None when it is not there, damaged or something else
     from safetensors import SafetensorError, safe_open
 
@@ -341,7 +341,7 @@ def voice(
     _write_tensors(path, made)
     return made
 
-
+# %% ../../nbs/xtts/embedding_adapter.ipynb #c5639b6e
 @patch
 def pair_vectors(
     self: EmbeddingAdapter,
@@ -382,7 +382,7 @@ def pair_vectors(
         target.append(held["v"].numpy())
     return emb.matrix[chosen], np.stack(target), [emb.speakers[i] for i in chosen]
 
-
+# %% ../../nbs/xtts/embedding_adapter.ipynb #a786c6d5
 @patch
 def fit(
     self: EmbeddingAdapter,
@@ -406,7 +406,7 @@ def fit(
     )
     return self.map
 
-
+# %% ../../nbs/xtts/embedding_adapter.ipynb #b161766b
 @patch
 def adapt(
     self: EmbeddingAdapter,
@@ -478,7 +478,7 @@ def add_arguments(
         help="change one value, as in pairs=store or model=models/xtts_v2",
     )
 
-
+# %% ../../nbs/xtts/embedding_adapter.ipynb #0b28910d
 def lines(
     about: dict,  # Of `EmbeddingAdapter.run`
     out,  # Where it is
@@ -499,7 +499,7 @@ def lines(
         )
     return said
 
-
+# %% ../../nbs/xtts/embedding_adapter.ipynb #2c1dcf72
 def main(
     args,  # Namespace with the options of `add_arguments`
 ) -> int:  # Exit status

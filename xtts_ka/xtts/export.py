@@ -27,6 +27,8 @@ from .reader import FILE as READER_FILE
 from .reader import reader_tensors
 from .sampling import decode_codes, teacher_latents
 from .vocabulary import CLIENT_LANGUAGES, Vocabulary
+
+# %% ../../nbs/xtts/export.ipynb #679b4862
 from xtts_ka.xtts.waveform_decoder import (
     OFFICIAL_CHANNELS,
     VOICE_DIM,
@@ -81,7 +83,7 @@ def xtts_config(
     )  # clients sample: 0 has no meaning to them
     return config
 
-
+# %% ../../nbs/xtts/export.ipynb #00bd2411
 def model_state(
     gpt,  # Trained GPT
     waveform: dict,  # State of a (narrow) waveform decoder
@@ -154,7 +156,7 @@ def base_note(
     named = base.get("licence") or "CPML"
     return f"- **Base**: {name}\n- **Licence**: {CPML if 'CPML' in named or 'Coqui Public' in named else 'that of the base: ' + named}"
 
-
+# %% ../../nbs/xtts/export.ipynb #c1af5505
 def make_card(
     language: str,  # Of the model
     about: dict,  # What it was made from; `data`, `data_licence` and `base` are shown
@@ -197,7 +199,7 @@ def load_stock(
 
 TIE = 1e-3  # Logits nearer to each other than this count as equal
 
-
+# %% ../../nbs/xtts/export.ipynb #4b74129f
 @torch.inference_mode()
 def same_codes(
     gpt,  # coqui's GPT as its client holds it
@@ -239,13 +241,13 @@ def same_codes(
         )
     return k
 
-
+# %% ../../nbs/xtts/export.ipynb #e08fe07e
 def check_text(vocabulary: Vocabulary) -> str:  # A short text the vocabulary can write
     if vocabulary.language == "ka":
         return "გამარჯობა, როგორ ხარ?"
     return "".join(sorted(t for t in vocabulary.ids if len(t) == 1 and t.isalpha()))[:12]
 
-
+# %% ../../nbs/xtts/export.ipynb #d6a74fb6
 def check_export(
     folder,  # An export
     state: dict,  # The tensors it must hold
@@ -334,7 +336,7 @@ def write_export(
         write_index(Path(tmp), tensors, record)
     return Path(folder)
 
-
+# %% ../../nbs/xtts/export.ipynb #1af232b3
 def shareable(
     about: dict,
 ) -> dict:  # Without the folder in which the base lies here: an export goes to others
@@ -345,7 +347,7 @@ def shareable(
         else about
     )
 
-
+# %% ../../nbs/xtts/export.ipynb #57662066
 def write_weights(folder, name, state, stats, speakers, dvae) -> dict:  # file -> number of tensors
     "All files with tensors. The DVAE and the voices stay in float32: rounded, they would give other codes and another voice."
     from safetensors.torch import save_file
@@ -367,7 +369,7 @@ def write_weights(folder, name, state, stats, speakers, dvae) -> dict:  # file -
         "speakers_xtts.pth": 2 * len(speakers),
     } | ({"dvae.pth": len(dvae)} if dvae is not None else {})
 
-
+# %% ../../nbs/xtts/export.ipynb #7aae7e45
 def own_config(config, vocabulary, about, dtype) -> dict:
     "What a reader of the safetensors file needs: shape, rates, vocabulary, origin."
     plain = config.to_dict()
@@ -388,7 +390,7 @@ def own_config(config, vocabulary, about, dtype) -> dict:
         "about": about,
     }
 
-
+# %% ../../nbs/xtts/export.ipynb #d464fec8
 def write_index(folder, tensors, record):
     "`model_index.json` of all files with content, then `export.json` with the hashes of all, the index among them."
     files = {
@@ -427,7 +429,7 @@ def load_dvae(
     dvae.load_state_dict(read_tensors(Path(folder) / "dvae.pth"))
     return dvae.eval()
 
-
+# %% ../../nbs/xtts/export.ipynb #c9c49041
 def verify_export(
     folder,  # An export
     only=None,  # Names of the files to check; default: all. Of a full-size model each has to be read whole
@@ -448,7 +450,7 @@ def verify_export(
             )
     return record
 
-
+# %% ../../nbs/xtts/export.ipynb #9275a71d
 def add_scores(
     folder,  # An export
     scores: dict,  # name -> number or text

@@ -46,7 +46,7 @@ def vnni() -> bool:  # Whether this processor multiplies bytes without saturatin
         "avx512_vnni", False
     ) or torch.cpu.get_capabilities().get("avx_vnni", False)
 
-
+# %% ../../nbs/xtts/fast.ipynb #34af751d
 def matrix(
     weight: Tensor,  # [in, out]
     bias: Tensor,  # [out]
@@ -282,7 +282,7 @@ def plain_generator(
     )
     return net.eval().requires_grad_(False)
 
-
+# %% ../../nbs/xtts/fast.ipynb #a6f18976
 def _names(net) -> list:
     return [
         f"{n}.{p}"
@@ -297,7 +297,7 @@ def _plain(net, name) -> Tensor:  # Direction and gain multiplied
     module, part = name.rsplit(".", 1)
     return getattr(net.get_submodule(module), part).detach().clone()
 
-
+# %% ../../nbs/xtts/fast.ipynb #02db7032
 def _alive(state: dict, stages: int, blocks: int) -> list:  # [stages + 1]
     "Channels of each stage up to the last that anything writes to or reads from, a multiple of 16."
     used = [set() for _ in range(stages + 1)]
@@ -335,7 +335,7 @@ def _alive(state: dict, stages: int, blocks: int) -> list:  # [stages + 1]
     ]
     return [min(n, 16 * math.ceil((max(u, default=0) + 1) / 16)) for n, u in zip(wide, used)]
 
-
+# %% ../../nbs/xtts/fast.ipynb #2bbee8ee
 def _like(net, channels: list, blocks: list):  # A generator of the same kind without weight norm
     from torch.nn.utils import parametrize
 
@@ -369,7 +369,7 @@ def reach(
         far += max(sides, default=0) / rate
     return math.ceil(far + (generator.conv_post.kernel_size[0] - 1) / 2 / rate)
 
-
+# %% ../../nbs/xtts/fast.ipynb #8627d8cb
 def stretched(
     latents: Tensor,  # [n, D]
     speed: float = 1.0,  # Above 1: sooner said
@@ -391,7 +391,7 @@ def _interpolate(z, scale: float):
         F.pad(z, (0, spare), mode="replicate"), scale_factor=[scale], mode="linear"
     )[:, :, : math.floor(n * scale)]
 
-
+# %% ../../nbs/xtts/fast.ipynb #203955cb
 def _scales(speed) -> list:
     return [
         *([1 / speed] if speed != 1.0 else []),

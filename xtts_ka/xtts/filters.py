@@ -78,7 +78,7 @@ def robust_z(
 def pace(row) -> float:  # Characters a second; nan where the manifest gives no duration
     return len(row.text) / row.duration if row.duration else math.nan
 
-
+# %% ../../nbs/xtts/filters.ipynb #c67c05e0
 def script_share(
     text: str,
     script: str,  # georgian or latin
@@ -133,7 +133,7 @@ def _bounds(row, cfg: FilterConfig) -> str:
         else ""
     )
 
-
+# %% ../../nbs/xtts/filters.ipynb #6de85998
 def _script(row, cfg: FilterConfig, language: str) -> str:
     script = LANGUAGE_SCRIPTS.get(language)
     if not cfg.script_share or not script:
@@ -145,7 +145,7 @@ def _script(row, cfg: FilterConfig, language: str) -> str:
         else ""
     )
 
-
+# %% ../../nbs/xtts/filters.ipynb #11bdce94
 def filter_rows(
     rows,  # `Row`s with duration
     cfg: FilterConfig,
@@ -174,7 +174,7 @@ def filter_rows(
     rejects = [Reject(r.line, r.audio_file, why) for r, why in zip(rows, reasons) if why]
     return [r for r, why in zip(rows, reasons) if not why], rejects
 
-
+# %% ../../nbs/xtts/filters.ipynb #ce7f68c8
 def reasons(
     rejects,  # `Reject`s
 ) -> dict:  # First words of the reason -> how many, most frequent first

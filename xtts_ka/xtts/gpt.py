@@ -22,6 +22,8 @@ from ..core.loop import Task
 from ..core.optim import muon_and_adamw, split_matrices
 from ..core.randomness import rng, seeded_step, torch_rng
 from ..corpus.clips import Clips, RaggedArray
+
+# %% ../../nbs/xtts/gpt.ipynb #a33959d5
 from xtts_ka.xtts.alignment import (
     best_heads,
     check_heads,
@@ -50,7 +52,7 @@ def quiet():
     finally:
         logger.setLevel(level)
 
-
+# %% ../../nbs/xtts/gpt.ipynb #3525f24d
 def make_gpt(
     cfg: GptConfig,
     text_ids: int,  # Size of the vocabulary
@@ -87,7 +89,7 @@ def make_gpt(
             module.p = cfg.dropout
     return gpt
 
-
+# %% ../../nbs/xtts/gpt.ipynb #f33c4db8
 @torch.no_grad()
 def start_from_codebook(
     gpt,  # coqui's GPT, new
@@ -119,7 +121,7 @@ IGNORE = -100  # Target that does not count
 def padded(runs: list, value: int = 0) -> Tensor:  # [n] tensors -> [B, longest]
     return nn.utils.rnn.pad_sequence(runs, batch_first=True, padding_value=value)
 
-
+# %% ../../nbs/xtts/gpt.ipynb #6117cc08
 def sequences(
     text: list,  # [n] ids of each clip
     codes: list,  # [m] codes of each clip
@@ -155,7 +157,7 @@ def sequences(
         "codes_out": padded(codes_out, IGNORE),
     }
 
-
+# %% ../../nbs/xtts/gpt.ipynb #537f9a8f
 @dataclass
 class GptOutput:
     "What one pass gives."
@@ -168,7 +170,7 @@ class GptOutput:
     inputs: tuple  # [B, L, D] input of each block; empty when no head was asked for
     seen: Tensor  # [B, L] False where there is padding between text and codes
 
-
+# %% ../../nbs/xtts/gpt.ipynb #75e97621
 def gpt_forward(
     gpt,  # coqui's GPT
     batch: dict,  # From `sequences`, with `reference` [U, 80, frames] and, where clips share references, `which` [B]
@@ -207,7 +209,7 @@ def gpt_forward(
         seen,
     )
 
-
+# %% ../../nbs/xtts/gpt.ipynb #757b9cda
 def gpt_logits(gpt, batch: dict) -> tuple:  # text [B, n + 2, text ids], codes [B, m + 1, codes + 2]
     "The logits of `gpt_forward` alone."
     out = gpt_forward(gpt, batch)
@@ -247,7 +249,7 @@ class Lora(nn.Module):
     def forward(self, weight):
         return weight + self.scale * (self.a @ self.b)
 
-
+# %% ../../nbs/xtts/gpt.ipynb #7a4016a1
 def adapt(
     gpt: nn.Module,  # coqui's GPT; changed in place
     cfg: GptConfig,  # `freeze`, `lora`, `checkpointing`
@@ -271,7 +273,7 @@ def adapt(
         )
     return gpt
 
-
+# %% ../../nbs/xtts/gpt.ipynb #ccfabcdd
 def _add_lora(gpt, cfg):
     found = [
         (n, m)
@@ -325,7 +327,7 @@ class MelHeads(nn.Module):
         error = sum(((x.float() - mels) ** 2).mean(-1) for x in both)  # [B, m]
         return (error * counts).sum() / (2 * counts.sum()).clamp_min(1)
 
-
+# %% ../../nbs/xtts/gpt.ipynb #ff960278
 class GptTask(Task):
     "Next code given text and a reference of the same speaker, with heads that are taught to read along."
 

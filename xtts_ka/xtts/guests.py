@@ -42,7 +42,7 @@ def cepstra(
 def _shifted(row, by):
     return np.concatenate([np.full(by, np.inf), row[:-by]])  # [m] -> [m]
 
-
+# %% ../../nbs/xtts/guests.ipynb #8ea18f72
 def _steps(cost) -> tuple:  # [n, m] -> cheapest totals [n, m], which step led there [n, m]
     n, m = cost.shape
     total, step = np.full((n, m), np.inf), np.zeros((n, m), np.int8)
@@ -55,7 +55,7 @@ def _steps(cost) -> tuple:  # [n, m] -> cheapest totals [n, m], which step led t
         total[i], step[i] = ways.min(0), ways.argmin(0)
     return total, step
 
-
+# %% ../../nbs/xtts/guests.ipynb #48fce46d
 def time_warp(
     a,  # [n, D] frames of one speaker
     b,  # [m, D] frames of another, who says the same
@@ -96,6 +96,8 @@ MEN = (
     "Storm",
     "grandpa",
 )
+
+# %% ../../nbs/xtts/guests.ipynb #cfbf5c3e
 WOMEN = ("f2", "f5", "Annie", "belinda", "shelby", "anika", "grandma")
 VARIANTS = MEN + 2 * WOMEN
 SIZES = 0.13  # Largest log ratio of a vocal tract to the variant's own
@@ -112,7 +114,7 @@ def guest_voice(
     voice = Voice(f"guest-{k:04}", variant, pitch, rate, span, "f" if variant in WOMEN else "m")
     return voice, float(np.exp(r.uniform(-SIZES, SIZES)))
 
-
+# %% ../../nbs/xtts/guests.ipynb #3999fa47
 def guest_speech(
     synthesizer: Synthesizer,
     text: str,
@@ -164,7 +166,7 @@ class Guests:
     places: RaggedArray  # [codes] of each clip, places among the codes of `of`
     of: list  # The run's clip of each, by number
 
-
+# %% ../../nbs/xtts/guests.ipynb #b71c8304
 def _speak_guests(clips, folder, count, seed) -> int:  # How many there are
     "Write their clips and places; one that is twice as slow as its clip is left out."
     train, speaker, rows, places, of = clips.split("train"), Synthesizer(), [], [], []
@@ -189,7 +191,7 @@ def _speak_guests(clips, folder, count, seed) -> int:  # How many there are
         RaggedArray.write(Path(tmp) / "places", places, sum(map(len, places)), {"of": of})
     return len(rows)
 
-
+# %% ../../nbs/xtts/guests.ipynb #20a22dee
 def make_guests(
     cfg: GuestConfig,
     clips: Clips,  # Of the run
@@ -221,7 +223,7 @@ class _Latents:
         k = (i - self.clips) % len(self.guests.of)
         return at_places(self.own[self.guests.of[k]], self.guests.places[k])
 
-
+# %% ../../nbs/xtts/guests.ipynb #082012d0
 def with_guests(
     clips: Clips,
     latents,  # [n, D] of each clip

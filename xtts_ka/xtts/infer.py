@@ -32,6 +32,8 @@ from .features import OUTPUT_SAMPLE_RATE, SAMPLE_RATE
 from .join import Joiner, join
 from .reader import load_reader
 from .sampling import LengthPrior, Watch, check_heads, decode_best, decode_steps
+
+# %% ../../nbs/xtts/infer.ipynb #bc0f874f
 from .vocabulary import Vocabulary
 from .vocode import open_way
 from .waveform_decoder import voice_vector
@@ -80,7 +82,7 @@ def mix(
     share = [w / sum(weights) for w in weights]
     return tuple(sum(w * part for w, part in zip(share, parts)) for parts in zip(*voices))
 
-
+# %% ../../nbs/xtts/infer.ipynb #94130d9e
 class VoiceCache:
     "Voices made from recordings, by what was in the recordings and by what made them; in memory, and in a folder if one is given."
 
@@ -154,7 +156,7 @@ def require_export(
         verify_export(folder)
     return folder
 
-
+# %% ../../nbs/xtts/infer.ipynb #c4354245
 def read_about(
     folder,  # An export
 ) -> dict:  # Empty where nothing is said
@@ -192,7 +194,7 @@ class Plan:
     pieces: list  # `Piece`s
     warnings: list
 
-
+# %% ../../nbs/xtts/infer.ipynb #af4d63ea
 class KaXtts:
     "An exported XTTS model that speaks."
 
@@ -481,7 +483,7 @@ def offsets(
         at += _width(name)
     return [*out, (len(text), len(text))]
 
-
+# %% ../../nbs/xtts/infer.ipynb #c32edd1e
 def _width(name: str) -> int:
     return 1 if name == "[SPACE]" else len(name)  # Characters of a piece of text
 
@@ -508,7 +510,7 @@ def _speed(speed) -> float:
         raise ConfigError(f"--speed {speed}: give 0.5 (half as fast) to 2 (twice as fast)")
     return float(speed)
 
-
+# %% ../../nbs/xtts/infer.ipynb #f3f2d909
 def _maker(xtts) -> str:  # Digest of the weights that voices are made with
     import hashlib
 
@@ -561,7 +563,7 @@ def check_out(
         raise XttsKaError(f"--out {out}: {why}")
     return out
 
-
+# %% ../../nbs/xtts/infer.ipynb #2482b71c
 def check_folder(
     out,  # Folder that the lines of a file go into
     read=(),  # Files that will be read; none of them may lie in it
@@ -581,7 +583,7 @@ def _same(a, b) -> bool:  # The same place, through links too
     a, b = Path(a).expanduser(), Path(b).expanduser()
     return a.resolve() == b.resolve() or a.exists() and b.exists() and os.path.samefile(a, b)
 
-
+# %% ../../nbs/xtts/infer.ipynb #2469b4db
 def _save(out, wav):
     try:
         write_audio(out, wav, OUTPUT_SAMPLE_RATE)
@@ -624,7 +626,7 @@ class Options:
     way: str = "auto"  # What makes the sound: `decoder`, `vocoder`, or `auto`: the run's vocoder where there is one
     vocoder: str = None  # Folder of a vocoder; default: that of the run
 
-
+# %% ../../nbs/xtts/infer.ipynb #8f263a7d
 @dataclass
 class _Model:
     "A model with a voice and the ways to speak."
@@ -649,7 +651,7 @@ def _open(o: Options, stream: bool = False) -> _Model:
         model, voice, dict(voice=voice, cfg=cfg, seed=o.seed, speaker=name, speed=o.speed)
     )
 
-
+# %% ../../nbs/xtts/infer.ipynb #dad371d9
 def say(
     text: str,  # What to say
     out,  # Where the waveform goes; `-` with `stream`: 16-bit PCM at 24 kHz to standard output
@@ -669,7 +671,7 @@ def say(
     _tell(spoken, out, sys.stderr if str(out) == "-" else None)
     return spoken
 
-
+# %% ../../nbs/xtts/infer.ipynb #180fbde2
 def speak(
     text: str,  # What to say
     checkpoint,  # An export in the official layout
@@ -682,7 +684,7 @@ def speak(
     say(text, out, Options(checkpoint, speaker, **options), stream)
     return Path(out)
 
-
+# %% ../../nbs/xtts/infer.ipynb #df74850c
 def _stream(m: _Model, text, out) -> Spoken:
     "Speak piece by piece, to standard output when `out` is `-`; says when the first sound came."
     began, first, parts = time.monotonic(), 0.0, m.model.stream(text, **m.kwargs)
@@ -722,7 +724,7 @@ def read_lines(
         raise XttsKaError(f"--text_file {path}: the file holds no text")
     return found
 
-
+# %% ../../nbs/xtts/infer.ipynb #d9e69ba7
 def say_lines(
     path,  # Text file, one text a line
     out,  # File, or without .wav or .flac a folder
@@ -749,7 +751,7 @@ def say_lines(
         print(f"{path}:{r.line}: {r.reason}", file=sys.stderr)
     return rejects, partly
 
-
+# %% ../../nbs/xtts/infer.ipynb #acb33e56
 def speak_file(
     path,  # Text file, one text a line
     checkpoint,
@@ -767,7 +769,7 @@ def _unsaid(spoken) -> str:  # Why a line is not whole
         return f"not said: {', '.join(spoken.missing)}"
     return "words said out of turn" if spoken.stopped else "cut by the stop guard"
 
-
+# %% ../../nbs/xtts/infer.ipynb #bba68947
 def _sayable(model, lines) -> tuple:
     fine, rejects = [], []
     for n, text in lines:
@@ -791,7 +793,7 @@ def _into_file(out, numbers, spoken, rejects):
     _save(out, wav)
     print(f"{out}: {len(wav) / OUTPUT_SAMPLE_RATE:.2f} s, {len(spoken)} lines, {_summary(spoken)}")
 
-
+# %% ../../nbs/xtts/infer.ipynb #88f58fbb
 def _into_folder(out, numbers, spoken, rejects):
     width, rows = (
         max(4, len(str(max(numbers)))),

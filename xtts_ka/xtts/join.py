@@ -71,7 +71,7 @@ class Edges:
         self.begun = True
         return said
 
-
+# %% ../../nbs/xtts/join.ipynb #ede8b310
 def _nothing():
     return np.zeros(0, np.float32)
 
@@ -103,7 +103,7 @@ class Joiner:
     def close(self) -> np.ndarray:
         return self.edges.close()
 
-
+# %% ../../nbs/xtts/join.ipynb #804a54e2
 def join(
     wavs: list,  # [T] float32 at 24 kHz each
     pauses: list,  # Seconds of silence after each; the last is not used

@@ -40,7 +40,7 @@ def griffin_lim(
     wav = librosa.griffinlim(linear, n_iter=iterations, hop_length=HOP, n_fft=n_fft, random_state=0)
     return set_level(np.pad(wav, (0, HOP)).astype(np.float32))  # one frame stands for the last hop
 
-
+# %% ../../nbs/xtts/listen.ipynb #c38b4299
 def keep_sample(
     folder,  # Where it goes
     name: str,  # Without suffix

@@ -21,7 +21,7 @@ def sound(spoken):  # IPython's Audio of a `Spoken`
     wav = spoken.wav if len(spoken.wav) else np.zeros(OUTPUT_SAMPLE_RATE // 10, np.float32)
     return Audio(np.clip(wav, -1, 1), rate=OUTPUT_SAMPLE_RATE, normalize=False)
 
-
+# %% ../../nbs/xtts/player.ipynb #8a4ebf85
 class Player:
     "The widgets of one model. `say` is what the button does."
 

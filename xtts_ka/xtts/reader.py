@@ -24,7 +24,7 @@ def spoken_letters(text: str) -> str:  # Lower case
     "What a reader can read of a text: its letters."
     return "".join(c for c in text.lower() if c.isalpha())
 
-
+# %% ../../nbs/xtts/reader.ipynb #23d1b8be
 @dataclass
 class CodeReader:
     "Codes to letters."
@@ -64,7 +64,7 @@ def reader_tensors(
     }
     return tensors | {"vectors": reader.vectors.contiguous().float()}, {"letters": reader.letters}
 
-
+# %% ../../nbs/xtts/reader.ipynb #1b69e936
 def load_reader(
     folder,  # An export
 ) -> CodeReader | None:  # None where it has none: an older export, or a base's DVAE

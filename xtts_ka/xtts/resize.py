@@ -30,7 +30,7 @@ def matched_rows(
     noise = torch.randn(n, table.shape[1], generator=torch_rng(seed, "resize", name)).to(table)
     return table.mean(0) + table.std(0) * noise
 
-
+# %% ../../nbs/xtts/resize.ipynb #9672d180
 def language_model_rows(
     table: Tensor,  # [N, D] old rows
     vectors: Tensor,  # [n, d] vectors of the new tokens
@@ -63,7 +63,7 @@ def latin_ids(
 def _is_tag(piece: str) -> bool:
     return piece[:1] == "[" and len(piece) > 1
 
-
+# %% ../../nbs/xtts/resize.ipynb #51796a62
 def new_rows(
     table: Tensor,  # [N, D] old rows
     method: str,  # One of `METHODS`
@@ -171,7 +171,7 @@ def _with_tables(
     out.text_head.weight, out.text_head.bias = nn.Parameter(head), nn.Parameter(bias.contiguous())
     return out.train(gpt.training)
 
-
+# %% ../../nbs/xtts/resize.ipynb #59b517d0
 def _report(gpt, old, new, method, seed, spelled) -> dict:
     "What was done, for `xtts_init_results.json`."
 

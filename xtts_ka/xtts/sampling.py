@@ -73,7 +73,7 @@ class LengthPrior:
     def most(self, ids: int) -> int:  # Codes that no sane reading exceeds
         return int(self.expected(ids) * math.exp(4 * self.spread)) + 8
 
-
+# %% ../../nbs/xtts/sampling.ipynb #41722641
 def fit_pace(
     ids: list,  # Numbers of text ids, language tag included
     codes: list,  # Numbers of codes of the same clips
@@ -109,7 +109,7 @@ class Watch:
     )
     smooth: int = 3  # Codes over which a head's flicker is smoothed
 
-
+# %% ../../nbs/xtts/sampling.ipynb #107781da
 class _Pointer:
     "Where in the text a sentence is, code by code."
 
@@ -269,7 +269,7 @@ def decode_steps(
         codes, position = [r.codes[-1] for r in living], len(living[0].codes)
         latents = session.step(_code_input(gpt, codes, position))  # [b, 1, D] -> [b, D]
 
-
+# %% ../../nbs/xtts/sampling.ipynb #f94ea7c1
 def _watch(attention, rows, logits):
     "Tell the rows what the heads [b, widest] look at, aligned at the right; no STOP where it is too early."
     at, stop, early = attention.argmax(1).tolist(), rows[0].gpt.stop_audio_token, []
@@ -295,7 +295,7 @@ def check_heads(
             )
     return tuple((int(layer), int(head)) for layer, head in heads)
 
-
+# %% ../../nbs/xtts/sampling.ipynb #8d909318
 def prefix(gpt, cond, ids) -> Tensor:  # [1, 32 + text + 2, D]
     "What stands before the first code."
     text = torch.tensor([[gpt.start_text_token, *ids, gpt.stop_text_token]])
@@ -320,7 +320,7 @@ def decode_codes(
     *_, rows = decode_steps(gpt, [cond], [ids], cfg or DecodeConfig(), [seed], pace, watch)
     return rows[0].decoded()
 
-
+# %% ../../nbs/xtts/sampling.ipynb #9d2677d9
 def decode_batch(
     gpt,  # A FastGPT; coqui's GPT goes one by one
     conds: list,  # Voices, [1, 32, D] each
@@ -369,7 +369,7 @@ def good(
     "Whether it ended and, as far as it was watched and read back, said its text, once."
     return take.stopped and len(take.codes) > 0 and not astray(take) and take.errors <= most_errors
 
-
+# %% ../../nbs/xtts/sampling.ipynb #3898fa8a
 def decode_best(
     gpt,  # coqui's GPT in evaluation mode, or a FastGPT
     conds: list,  # Voices, [1, 32, D] each
@@ -407,7 +407,7 @@ def decode_best(
             speak(bad, again)
     return best
 
-
+# %% ../../nbs/xtts/sampling.ipynb #4fde8011
 def _take_seed(seed: int, take: int) -> int:
     return int(torch_rng(seed, "take", take).initial_seed()) if take else seed
 

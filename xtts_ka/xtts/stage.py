@@ -30,6 +30,8 @@ from .base import Base
 from .config import DecodeConfig, DvaeConfig, PretrainConfig
 from .dataset import load_clips, mel_shelf
 from .distil import distil, heard_clips, narrow_vectors, official_encoder
+
+# %% ../../nbs/xtts/stage.ipynb #ad49b510
 from .dvae import DvaeTask, Reader, code_shelf, make_dvae
 from .export import write_export
 from .features import SAMPLE_RATE, log_mel
@@ -66,7 +68,7 @@ def check_vocabulary(
     if not record.is_file():
         write_json(record, now)
 
-
+# %% ../../nbs/xtts/stage.ipynb #32d190a1
 def chosen(clips: Clips, names: list) -> Clips:  # Those that xtts_init kept, in its order
     rows = {r.audio_file: r for r in clips.rows}
     if gone := [n for n in names if n not in rows]:
@@ -75,7 +77,7 @@ def chosen(clips: Clips, names: list) -> Clips:  # Those that xtts_init kept, in
         )
     return Clips([rows[n] for n in names], clips.folder)
 
-
+# %% ../../nbs/xtts/stage.ipynb #9c1e4ab2
 class Pretrain:
     "The steps of stage full_pretrain, in order: gpt, voices, latents, decoder, export."
 

@@ -48,7 +48,7 @@ def cached(
     write_json(record, {"made_of": key, "result": result})
     return result
 
-
+# %% ../../nbs/xtts/stage_init.ipynb #fd7d400f
 def clips_digest(clips: Clips) -> str:  # Of what the clips are, by name, text, split and size
     "Stands for the clips in records and checkpoints."
     return digest(
@@ -64,7 +64,7 @@ def clips_digest(clips: Clips) -> str:  # Of what the clips are, by name, text, 
         ]
     )
 
-
+# %% ../../nbs/xtts/stage_init.ipynb #6e061183
 def base_digest(folder) -> str:  # Of the files a training depends on
     "Stands for a base in records and checkpoints."
     return digest(

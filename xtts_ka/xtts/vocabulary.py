@@ -27,6 +27,8 @@ SPECIAL = (
     "[UNK]",
     "[SPACE]",
 )  # ids 0 to 3 of a vocabulary from nothing; a base has its own order
+
+# %% ../../nbs/xtts/vocabulary.ipynb #8d8391b1
 # The tags that unmodified coqui-tts clients may send; they are routed, not trained.
 CLIENT_LANGUAGES = (
     "en",
@@ -163,7 +165,7 @@ def make_vocab(
         },
     }
 
-
+# %% ../../nbs/xtts/vocabulary.ipynb #364ff0f2
 def _mode(mode: str, language: str) -> str:
     if mode not in ("characters", "bpe", "romanised"):
         raise ConfigError(f"vocabulary.mode {mode!r}: there are characters, bpe, romanised")
@@ -254,7 +256,7 @@ def _append_merges(
             ids[piece], free, room = free, free + 1, room - 1
         model["merges"].append(" ".join(pair) if as_text else list(pair))
 
-
+# %% ../../nbs/xtts/vocabulary.ipynb #50f11f1e
 def _route(
     out: dict, rules: list, tag: str
 ):  # New rules first, so that the old normaliser sees what it always saw; never twice

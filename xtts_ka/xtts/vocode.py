@@ -73,7 +73,7 @@ class CodeVocoder:
         "A take by its codes."
         return self.speak(take.codes, speed)
 
-
+# %% ../../nbs/xtts/vocode.ipynb #bea7bfd8
 class LatentVocoder:
     "The GPT's latents to a waveform, by the acoustic network of the export and a vocoder: latents know the text, codes do not."
 
@@ -106,7 +106,7 @@ class LatentVocoder:
             mel = F.interpolate(mel[None], scale_factor=[1 / speed], mode="linear")[0]
         return resample(self.vocoder.generate(mel).cpu().numpy(), SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
 
-
+# %% ../../nbs/xtts/vocode.ipynb #7d3bdac4
 def find_vocoder(
     folder,  # An export
 ) -> Path | None:
@@ -114,7 +114,7 @@ def find_vocoder(
     above = Path(folder).resolve().parents[:2]
     return next((p / "vocoder" for p in above if (p / "vocoder" / "generator").is_dir()), None)
 
-
+# %% ../../nbs/xtts/vocode.ipynb #4080214b
 def open_way(
     folder,  # An export
     stats: Tensor,  # [80] its mel_stats

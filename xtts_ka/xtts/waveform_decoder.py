@@ -75,14 +75,14 @@ def widths(
             )
     return found
 
-
+# %% ../../nbs/xtts/waveform_decoder.ipynb #7f8a5363
 class _Through(nn.Module):
     "A residual block whose convolutions are zero."
 
     def forward(self, x):
         return x.clone()  # coqui adds to the first block's output in place
 
-
+# %% ../../nbs/xtts/waveform_decoder.ipynb #bd009669
 def make_generator(
     dim: int,  # Dimension of the GPT's latents
     channels=OFFICIAL_CHANNELS,  # As in `widths`
@@ -170,7 +170,7 @@ def pooled(
     hook.remove()
     return seen[0]
 
-
+# %% ../../nbs/xtts/waveform_decoder.ipynb #045209fa
 @torch.no_grad()
 def whiten_speaker_encoder(
     encoder,  # coqui's ResNetSpeakerEncoder, in evaluation mode
@@ -191,7 +191,7 @@ def whiten_speaker_encoder(
     encoder.fc.weight.copy_(weight.float())
     encoder.fc.bias.copy_(-(weight @ mean).float())
 
-
+# %% ../../nbs/xtts/waveform_decoder.ipynb #a44189a2
 @torch.no_grad()
 def voice_vector(
     encoder,  # coqui's ResNetSpeakerEncoder
@@ -232,7 +232,7 @@ def stft_loss(
         )
     return total / len(RESOLUTIONS)
 
-
+# %% ../../nbs/xtts/waveform_decoder.ipynb #f4346191
 class MelLoss(nn.Module):
     "L1 of log-mels at 24 kHz, 80 bins, hop 256."
 
@@ -275,7 +275,7 @@ def _patches(
 ) -> Tensor:  # [B, K, N] -> [B, K', N'], means of patches that overlap by half
     return F.avg_pool2d(x[:, None], (bins, frames), (max(1, bins // 2), max(1, frames // 2)))[:, 0]
 
-
+# %% ../../nbs/xtts/waveform_decoder.ipynb #5759792d
 def energy_loss(
     fake: Tensor,  # [B, T] at 24 kHz
     real: Tensor,  # [B, T]
@@ -303,7 +303,7 @@ def _coherence(
     size = (mean(a.abs().square()) * mean(b.abs().square()) + 1e-12).sqrt()
     return mean((a * b.conj()).real) / size
 
-
+# %% ../../nbs/xtts/waveform_decoder.ipynb #7a14e5a8
 def repetition_loss(
     fake: Tensor,  # [B, T] at 24 kHz
     real: Tensor,  # [B, T]
@@ -347,7 +347,7 @@ def start_carriers(
                 weight[4 * c + 2 * k, c], weight[4 * c + 2 * k + 1, c] = fade * wave, -fade * wave
         up.weight = weight
 
-
+# %% ../../nbs/xtts/waveform_decoder.ipynb #d88a2eee
 def _start_sources(conv, frequency):
     "Rows in fours: cosine and sine of the alias over the corners of the latents, each with both signs, so that the leaky ReLU between cancels out."
     dim = conv.weight.shape[1]
@@ -381,7 +381,7 @@ def orthogonal(
         y = 3.4445 * y + (-4.7750 * gram + 2.0315 * gram @ gram) @ y
     return (y.T if tall else y).to(x.dtype).reshape(x.shape)
 
-
+# %% ../../nbs/xtts/waveform_decoder.ipynb #7d350952
 class KernelMuon(torch.optim.Optimizer):
     "Muon for convolutions, whose kernels [out, in, k] it takes for matrices of out x (in k); torch's own takes matrices only."
 
@@ -400,7 +400,7 @@ class KernelMuon(torch.optim.Optimizer):
                     update, alpha=-group["lr"] * 0.2 * longer**0.5
                 )  # elements as large as AdamW's
 
-
+# %% ../../nbs/xtts/waveform_decoder.ipynb #2bb2ee0f
 def split_kernels(
     net,  # A generator
 ) -> tuple:  # (kernels of the convolutions between channels, all other parameters)
