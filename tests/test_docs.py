@@ -15,6 +15,7 @@ import gallery
 from test_house import readme_breaches
 
 TUTORIALS = sorted((ROOT / "nbs/tutorials").glob("*.md"))
+GUIDES = sorted((ROOT / "nbs/guides").glob("*.md"))
 
 
 def commands(text):
@@ -55,10 +56,48 @@ def fault(words):
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda p: p.stem)
 def test_tutorials_say_what_works(page):
     text = page.read_text(encoding="utf-8")
-    found = list(commands(text))
-    assert found, "a tutorial without a command"
-    assert [f for words in found if (f := fault(words))] == []
-    assert readme_breaches(text, ROOT) == [] and text.startswith("# ") and "\n> " in text
+    assert list(commands(text)), "a tutorial without a command"
+    assert page_faults(text) == [] and text.startswith("# ") and "\n> " in text
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda p: p.stem)
+def test_guides_say_what_works(page):
+    text = page.read_text(encoding="utf-8")
+    assert page_faults(text) == [] and text.startswith("# ") and "\n> " in text
+
+
+LIMIT = 10_000  # Bytes: README is a door
+
+
+def test_readme_leads_on():
+    "Small; commands that run; links that lead somewhere; sounds one click away."
+    page = ROOT / "README.md"
+    text = page.read_text(encoding="utf-8")
+    assert page.stat().st_size <= LIMIT and page_faults(text) == []
+    assert dead_links(text) == [] and len(set(re.findall(r"\]\((\S+\.ogg)\)", text))) >= 3
+    assert dead_links("[a](nbs/none.ipynb) [b](README.md#speak) [c](README.md#sing)") == [
+        "nbs/none.ipynb",
+        "README.md#sing",
+    ]
+
+
+def dead_links(text):
+    "Links of a page in the root that lead to no file or heading; addresses are not asked."
+    found = [t for t in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:", t)]
+    return [t for t in found if not leads_somewhere(*t.partition("#")[::2])]
+
+
+def leads_somewhere(path, anchor):
+    file = ROOT / (path or "README.md")
+    if not file.is_file():
+        return False
+    heads = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.M) if anchor else [""]
+    return anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in heads]
+
+
+def page_faults(text):
+    "Commands that would be refused, and files and targets that do not exist."
+    return [f for words in commands(text) if (f := fault(words))] + readme_breaches(text, ROOT)
 
 
 def test_wrong_commands_would_be_found():
@@ -70,7 +109,8 @@ def test_wrong_commands_would_be_found():
 
 
 def test_every_tutorial_is_on_the_site_in_the_order_given():
-    assert {p.stem for p in TUTORIALS} == set(docs.TUTORIALS)
+    assert {p.stem for p in TUTORIALS} == set(docs.ORDER["tutorials"])
+    assert {p.stem for p in GUIDES} == set(docs.ORDER["guides"])
     blocks = docs.contents(
         [
             Path("index.ipynb"),
@@ -79,7 +119,7 @@ def test_every_tutorial_is_on_the_site_in_the_order_given():
             *(p.relative_to(ROOT / "nbs") for p in TUTORIALS),
         ]
     ).source
-    places = [blocks.index(f"tutorials/{name}") for name in docs.TUTORIALS]
+    places = [blocks.index(f"tutorials/{name}") for name in docs.ORDER["tutorials"]]
     assert places == sorted(places) and places[-1] < blocks.index("core/a") < blocks.index("cli")
 
 

@@ -23,7 +23,7 @@ import check_docs
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK, SITE = ROOT / "_proc", ROOT / "_docs"
-NBS, MEDIA = ROOT / "nbs", (".png", ".svg", ".jpg", ".wav")
+NBS, MEDIA = ROOT / "nbs", (".png", ".svg", ".jpg", ".wav", ".ogg")
 PAGES = WORK / "pages"  # What Sphinx reads; what it leaves lying about stays in WORK too
 STEPS = [
     procs.populate_language,  # without FrontmatterProc: it drops what stands below the title in the same cell
@@ -38,6 +38,7 @@ STEPS = [
 ]
 FOLDERS = dict(
     tutorials="Tutorials",
+    guides="Guides",
     runs="The stages",
     core="core",
     text="text",
@@ -74,20 +75,36 @@ div.cell_output table { border: 0; border-collapse: collapse; font-size: .9em; }
 div.cell_output td, div.cell_output th { border: 0; border-bottom: 1px solid var(--color-background-border); padding: .25em .7em; text-align: left; }
 """
 
-TUTORIALS = (
-    "first_run",
-    "newcomer",
-    "own_recordings",
-    "common_voice",
-    "several_machines",
-    "another_language",
-)
+ORDER = {  # Pages of a folder in the order in which a newcomer reads them
+    "tutorials": (
+        "first_run",
+        "newcomer",
+        "own_recordings",
+        "common_voice",
+        "several_machines",
+        "another_language",
+        "first_run_ka",
+        "own_recordings_ka",
+    ),
+    "guides": (
+        "running",
+        "speaking",
+        "georgian_text",
+        "voices",
+        "xtts_v2",
+        "vocoder",
+        "sovits2",
+        "demonstration",
+        "tested",
+        "glossary",
+    ),
+}
 
 
-def ORDER(name):
-    return TUTORIALS.index(stem) if (stem := name.rpartition("/")[2]) in TUTORIALS else len(
-        TUTORIALS
-    ), name
+def place(name):  # Of a page in the contents: those that ORDER names first
+    folder, _, stem = name.rpartition("/")
+    order = ORDER.get(folder, ())
+    return order.index(stem) if stem in order else len(order), name
 
 
 def default_exp(source):
@@ -253,7 +270,7 @@ def contents(pages):
     names, blocks = [p.with_suffix("").as_posix() for p in pages], []
     for folder, caption in FOLDERS.items():
         if found := [n for n in names if n.partition("/")[0] == folder and "/" in n]:
-            blocks.append(toctree(caption, sorted(found, key=ORDER)))
+            blocks.append(toctree(caption, sorted(found, key=place)))
     return nbformat.v4.new_markdown_cell(
         "\n\n".join([*blocks, toctree("More", [n for n in names if "/" not in n and n != "index"])])
     )
