@@ -1,4 +1,5 @@
-"""The rules of the house as functions from a tree to a list of breaches, so that each can be shown to fail."""
+"""The rules of the house as functions from a tree to a list of breaches, so that each can be shown
+to fail."""
 
 import ast
 import configparser
@@ -65,9 +66,11 @@ def unequal_settings(root):
         description=(s["description"], p["description"]),
         python=(f"=={s['min_python']}.*", p["requires-python"]),
         scripts=(s["console_scripts"].split(), scripts),
-        pinned=((root / ".python-version").read_text().strip(), s["min_python"])
-        if (root / ".python-version").exists()
-        else (1, 1),
+        pinned=(
+            ((root / ".python-version").read_text().strip(), s["min_python"])
+            if (root / ".python-version").exists()
+            else (1, 1)
+        ),
     )
     return [
         f"{k}: settings.ini {a!r}, pyproject.toml {b!r}" for k, (a, b) in pairs.items() if a != b
@@ -97,7 +100,8 @@ def _bytes(root, folder, pattern):
 
 
 def out_of_step(copy):
-    "Modules that export would change, make or leave without a notebook. Works in `copy`, a tree of its own."
+    """Modules that export would change, make or leave without a notebook. Works in `copy`, a tree
+    of its own."""
     before = _bytes(copy, "xtts_ka", "*.py")
     homes = {f"xtts_ka/{m.as_posix()}" for n in notebooks(copy) if (m := exported_to(n))}
     orphans = [
@@ -215,7 +219,8 @@ _CARRIERS = {"dill", "joblib", "cloudpickle", "shelve"}
 
 
 def _imported(node):
-    "Modules that write or read objects as code. `import pickle` alone is let through: torch.load raises its UnpicklingError."
+    """Modules that write or read objects as code. `import pickle` alone is let through: torch.load
+    raises its UnpicklingError."""
     if isinstance(node, ast.Import):
         return next(
             (
@@ -250,7 +255,8 @@ def _called(node):
 
 
 def _copies(tree):
-    "Both calls of `pickle.loads(pickle.dumps(x))`: a copy in memory, as a data loader's workers make it; nothing is stored."
+    """Both calls of `pickle.loads(pickle.dumps(x))`: a copy in memory, as a data loader's workers
+    make it; nothing is stored."""
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Call)

@@ -1,4 +1,5 @@
-"""The site's own checks find what they are for, and the tutorials name commands, options and files that exist. The site itself is looked at by `make docs`."""
+"""The site's own checks find what they are for, and the tutorials name commands, options and files
+that exist. The site itself is looked at by `make docs`."""
 
 import re
 import shlex
@@ -101,7 +102,10 @@ def page_faults(text):
 
 
 def test_wrong_commands_would_be_found():
-    wrong = "```sh\nxtts-ka run --config configs/demo.yaml corpus.vocies=2\nxtts-ka rnu\ntorchrun --x 1 -m xtts_ka.cli vocoder train --config configs/vocoder/v2.yaml loop.nodes=2\n```"
+    wrong = (
+        "```sh\nxtts-ka run --config configs/demo.yaml corpus.vocies=2\nxtts-ka rnu\ntorchrun --x 1"
+        " -m xtts_ka.cli vocoder train --config configs/vocoder/v2.yaml loop.nodes=2\n```"
+    )
     assert [bool(fault(w)) for w in commands(wrong)] == [True] * 3
     assert [
         fault(w) for w in commands("`xtts-ka run --config configs/demo.yaml corpus.voices=2`")
@@ -126,13 +130,16 @@ def test_every_tutorial_is_on_the_site_in_the_order_given():
 def test_broken_links_are_found(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "index.html").write_text(
-        '<h1 id="top">x</h1><a href="sub/a.html#b">1</a><a href="#top">2</a><a href="https://e.ge">3</a><img src="data:,x"><a href="sub/a%20b.html">4</a>'
+        '<h1 id="top">x</h1><a href="sub/a.html#b">1</a><a href="#top">2</a><a'
+        ' href="https://e.ge">3</a><img src="data:,x"><a href="sub/a%20b.html">4</a>'
     )
     (tmp_path / "sub/a.html").write_text('<p id="b"></p><a href="../index.html#top">1</a>')
     (tmp_path / "sub/a b.html").write_text("")
     assert check_docs.broken(tmp_path) == ([], 6)
     (tmp_path / "sub/a.html").write_text(
-        '<a href="../none.html">1</a><a href="../index.html#bottom">2</a><a href="../../out.html">3</a><script src="../lost.js"></script><a href="javascript:alert(1)">4</a>'
+        '<a href="../none.html">1</a><a href="../index.html#bottom">2</a><a'
+        ' href="../../out.html">3</a><script src="../lost.js"></script><a'
+        ' href="javascript:alert(1)">4</a>'
     )
     found, n = check_docs.broken(tmp_path)
     assert n == 10 and [f.rpartition(": ")[2] for f in found] == [
@@ -147,7 +154,9 @@ def test_broken_links_are_found(tmp_path):
 
 def test_gallery_takes_titles_from_the_pages(tmp_path):
     (tmp_path / "index.html").write_text(
-        '<h1>demo</h1><p class="kicker">Run report</p><p>All stages are done.</p><a href="b.html">b</a><a href="a.html#x">a</a><a href="gone.html">g</a><a href="b.html">again</a>'
+        '<h1>demo</h1><p class="kicker">Run report</p><p>All stages are done.</p><a'
+        ' href="b.html">b</a><a href="a.html#x">a</a><a href="gone.html">g</a><a'
+        ' href="b.html">again</a>'
     )
     for name in "ab":
         (tmp_path / f"{name}.html").touch()
@@ -157,7 +166,8 @@ def test_gallery_takes_titles_from_the_pages(tmp_path):
 
 
 def test_a_site_is_looked_at_in_the_browser(tmp_path):
-    "A page that asks for something elsewhere, and one whose script fails, are complained about; a good one is not."
+    """A page that asks for something elsewhere, and one whose script fails, are complained about; a
+    good one is not."""
     from browser import Browser, chromium
 
     if not chromium():

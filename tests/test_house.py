@@ -1,4 +1,5 @@
-"""The repository keeps its own rules (ARCHITECTURE.md): each rule holds here, and is shown to fail on a bad example."""
+"""The repository keeps its own rules (ARCHITECTURE.md): each rule holds here, and is shown to fail
+on a bad example."""
 
 import json
 import os

@@ -1,10 +1,10 @@
-"""The tools behind README and the docs: figures come from a run, outputs from an execution, pages from notebooks, and none of them by hand."""
+"""The tools behind README and the docs: figures come from a run, outputs from an execution, pages
+from notebooks, and none of them by hand."""
 
 import json
-import shutil
 import subprocess
 import sys
-from datetime import UTC, datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
@@ -25,7 +25,8 @@ def kept():
 
 
 def test_readme_shows_the_figures_of_the_run(root, kept):
-    "Table and picture of README are those of nbs/results/demo.json; figures that miss what is asked for say so."
+    """Table and picture of README are those of nbs/results/demo.json; figures that miss what is
+    asked for say so."""
     text = (root / "README.md").read_text(encoding="utf-8")
     assert all(line in text for line in figures.readme_lines(kept))
     assert figures.table(kept) in figures.GUIDE.read_text(encoding="utf-8")
@@ -97,7 +98,7 @@ def test_every_figure_is_measured_and_a_missed_one_is_marked(kept):
         lines = {}
         for name, metrics in {"good": good, "bad": good | {key: bad}}.items():
             table = figures.results({"stages": kept["stages"] | {"evaluate": {"metrics": metrics}}})
-            lines[name] = [l for l in table.splitlines() if "missed" in l]
+            lines[name] = [line for line in table.splitlines() if "missed" in line]
         assert len(lines["bad"]) == len(lines["good"]) + 1
 
 
@@ -129,8 +130,9 @@ def test_everyday_texts_come_first_where_they_were_spoken(kept):
 
     def run(metrics):
         return kept | {
-            "stages": kept["stages"]
-            | {"evaluate": kept["stages"]["evaluate"] | {"metrics": metrics}}
+            "stages": (
+                kept["stages"] | {"evaluate": kept["stages"]["evaluate"] | {"metrics": metrics}}
+            )
         }
 
     first = figures.headline(run(DAILY | own)).splitlines()
@@ -143,7 +145,7 @@ def test_everyday_texts_come_first_where_they_were_spoken(kept):
     assert "| 10.0 % (9 to 11 %) |  |" in rows["recordings"]
     lines = figures.results(run(DAILY | own)).splitlines()[2:]
     assert lines[0].startswith("| **Everyday texts") and "Everyday" not in figures.results(run(own))
-    missed = {l.split("|")[2].strip() for l in lines if "missed" in l}
+    missed = {line.split("|")[2].strip() for line in lines if "missed" in line}
     assert {"20.0%", "149 of 150", "list, 26.0%"} <= missed and not {
         "11.0%",
         "word, 24.0%",

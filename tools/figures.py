@@ -156,7 +156,8 @@ GROUPS = {
         Figure(
             "evaluate",
             "right voice, XTTS",
-            "closer to its speaker than 95 % of other speakers are (similarity {likeness, XTTS}, others {likeness of different speakers, 95th percentile})",
+            "closer to its speaker than 95 % of other speakers are (similarity {likeness, XTTS},"
+            " others {likeness of different speakers, 95th percentile})",
         ),
         Figure(
             "evaluate",
@@ -199,7 +200,8 @@ GROUPS = {
         Figure(
             "evaluate",
             "right voice, sovits2",
-            "closer to its speaker than 95 % of other speakers are (similarity {likeness, sovits2})",
+            "closer to its speaker than 95 % of other speakers are (similarity {likeness,"
+            " sovits2})",
         ),
     ),
     "Corpus and voices": (
@@ -209,7 +211,8 @@ GROUPS = {
         Figure(
             "speaker_encoder",
             "EER with another channel each, %",
-            "speaker verification, unseen voices, another channel per clip: equal error rate (MFCC: {EER of MFCC with another channel each, %:.1f} %)",
+            "speaker verification, unseen voices, another channel per clip: equal error rate (MFCC:"
+            " {EER of MFCC with another channel each, %:.1f} %)",
             "{:.1f} %",
         ),
         Figure("embeddings", "silhouette", "silhouette of the voice embeddings", "{:.2f}"),
@@ -302,7 +305,8 @@ def take(run_dir):
     stages = json.loads((run_dir / "pretrain_progress.json").read_text(encoding="utf-8"))["stages"]
     if unfinished := [n for n, s in stages.items() if s["status"] not in ("done", "stale")]:
         sys.exit(
-            f"{run_dir}: not finished ({', '.join(unfinished)}); figures are taken from finished runs only"
+            f"{run_dir}: not finished ({', '.join(unfinished)}); figures are taken from finished"
+            " runs only"
         )
     config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
     metrics = {
@@ -388,7 +392,10 @@ def listen(kept):
     for path, name in {"recording": "recordings", **PATHS}.items():
         if f"everyday CER, {path}" not in m:
             continue
-        cer = f"{100 * m[f'everyday CER, {path}']:.1f} % ({span(m[f'everyday CER interval, {path}'])})"
+        cer = (
+            f"{100 * m[f'everyday CER, {path}']:.1f} %"
+            f" ({span(m[f'everyday CER interval, {path}'])})"
+        )
         mos = f"{m[f'everyday MOS, {path}']:.2f}" if f"everyday MOS, {path}" in m else ""
         stopped = m[f"everyday stopped, {path}"] if path != "recording" else ""
         lines.append(f"| {name} | {samples(run, path)} | {cer} | {stopped} | {mos} |")
@@ -429,11 +436,15 @@ def readme_lines(kept):
 def table(kept):
     "The block between the marks, as markdown."
     older = (
-        f" Of these stages the code or the options have changed since: {', '.join(kept['changed_since'])}."
+        " Of these stages the code or the options have changed since:"
+        f" {', '.join(kept['changed_since'])}."
         if kept["changed_since"]
         else ""
     )
-    return f"{BEGIN}\n\nRun `{kept['run']}`, seed {kept['seed']}.{older}\n\n{results(kept)}\n\n{times(kept)}\n\n{END}"
+    return (
+        f"{BEGIN}\n\nRun `{kept['run']}`, seed"
+        f" {kept['seed']}.{older}\n\n{results(kept)}\n\n{times(kept)}\n\n{END}"
+    )
 
 
 def replaced(text, block, begin=BEGIN, end=END):

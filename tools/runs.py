@@ -1,4 +1,5 @@
-"""The run notebooks as they ran: python tools/runs.py outputs/demo takes what the executed notebooks
+"""The run notebooks as they ran: python tools/runs.py outputs/demo takes what the executed
+notebooks
 of a finished run show and keeps it in nbs/runs, so that the hosting site and the docs show it too.
 
 Pictures get 128 colours, sounds become Ogg Vorbis at 16 kHz; of many players the first are kept."""
