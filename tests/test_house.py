@@ -111,10 +111,9 @@ def code_of(root):
     "Every notebook and every written file of code, as (name, source)."
     for n in house.notebooks(root):
         yield from ((n.relative_to(root).as_posix(), c) for c in house.cells(n))
-    for folder in ("xtts_ka", "tests", "tools", "bench"):
+    for folder in ("tests", "tools", "bench"):
         for p in sorted((root / folder).rglob("*.py")):
-            if p.name != "_modidx.py":
-                yield p.relative_to(root).as_posix(), p.read_text(encoding="utf-8")
+            yield p.relative_to(root).as_posix(), p.read_text(encoding="utf-8")
 
 
 def test_lines_are_narrow(root):

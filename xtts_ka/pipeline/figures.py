@@ -9,7 +9,6 @@ __all__ = ['PALETTE', 'INK', 'QUIET', 'IGNORED', 'IGNORED_PREFIXES', 'style', 'p
 
 # %% ../../nbs/pipeline/figures.ipynb #88156f48
 import contextlib
-from pathlib import Path
 
 import numpy as np
 
@@ -120,7 +119,8 @@ def plot_wave(
     rate,  # Sample rate, Hz
     title="",  # Above the plot
 ):
-    "Waveform over seconds; long ones as the envelope of their extremes, so no peak is lost between pixels."
+    """Waveform over seconds; long ones as the envelope of their extremes, so no peak is lost
+    between pixels."""
     wav = _need(wav, 1, "wav", "[T]")
     step = max(1, len(wav) // 2000)
     parts = wav[: len(wav) // step * step].reshape(-1, step)  # [T] -> [about 2000, step]
@@ -227,7 +227,8 @@ def _series(lines, key) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _panel(key) -> str:
-    "`val/mel`, `loss/mel` and `mel` belong in one panel, `mel`; `val_loss`, `train/loss` and `loss` in `loss`."
+    """`val/mel`, `loss/mel` and `mel` belong in one panel, `mel`; `val_loss`, `train/loss` and
+    `loss` in `loss`."""
     if key.startswith("loss/"):
         return key[5:]
     for prefix in ("validation", "valid", "val", "train"):
@@ -323,7 +324,8 @@ def plot_losses(
             panels.setdefault(_panel(key), []).append(key)
     if not panels:
         raise ValueError(
-            f"{metrics_jsonl_path}: no numbers to draw for {keys or 'any name'}; it holds {len(lines)} lines with a step"
+            f"{metrics_jsonl_path}: no numbers to draw for {keys or 'any name'}; it holds"
+            f" {len(lines)} lines with a step"
         )
     cols = min(2, len(panels))
     rows = -(-len(panels) // cols)
@@ -341,7 +343,8 @@ def plot_durations(
     seconds,  # {speaker: [seconds of each clip]}, or one list
     title="",  # Above the plot
 ):
-    "Clip lengths a speaker: every clip a dot, the median a line; who speaks how much is seen at once."
+    """Clip lengths a speaker: every clip a dot, the median a line; who speaks how much is seen at
+    once."""
     groups = seconds if isinstance(seconds, dict) else {"all": seconds}
     groups = {k: _need(v, 1, f"seconds of {k}", "a list of lengths") for k, v in groups.items()}
     jitter = np.random.default_rng(0)
@@ -393,7 +396,10 @@ def plot_code_usage(
         )
         ax.axhline(100 / len(share), color=PALETTE[1], lw=1, ls="--", label="even share")
         ax.legend(loc="upper right")
-        note = f"{np.count_nonzero(counts)} of {len(counts)} codes used, perplexity {perplexity(counts):.0f}"
+        note = (
+            f"{np.count_nonzero(counts)} of {len(counts)} codes used, perplexity"
+            f" {perplexity(counts):.0f}"
+        )
         ax.set(
             title=f"{title}: {note}" if title else note,
             xlabel="code, most used first",
@@ -443,7 +449,8 @@ def plot_alignments(
     columns=4,  # Pictures in a row
     seconds=0.0464,  # Of a step
 ):
-    "Which letter the taught heads look at while each code is chosen: a line from corner to corner is a text that was read once and whole."
+    """Which letter the taught heads look at while each code is chosen: a line from corner to corner
+    is a text that was read once and whole."""
     items = [(text, _need(a, 2, "attention", "[n, text positions]")) for text, a in items]
     rows = -(-len(items) // columns)
     with _canvas(width=2.3 * columns, height=2.1 * rows + 0.4, rows=rows, cols=columns) as (
@@ -567,7 +574,10 @@ def plot_everyday(
         ax.legend(loc="lower right", title="")
         ax.set(
             title="Everyday texts: what the independent recogniser does not understand",
-            xlabel=f"character error rate, % (line: 95 % interval{'; cut at 120' if top > 120 else ''})",
+            xlabel=(
+                "character error rate, % (line: 95 %"
+                f" interval{'; cut at 120' if top > 120 else ''})"
+            ),
             ylabel="",
             xlim=(0, min(120, 1.05 * top)),
             ylim=(len(order) - 0.45, -0.55),

@@ -201,7 +201,8 @@ def notebook_cells(
         return json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
     except FileNotFoundError:
         raise ConfigError(
-            f"{display_path(path)}: no such notebook; run from the repository, or set XTTS_KA_ROOT to it"
+            f"{display_path(path)}: no such notebook; run from the repository, or set XTTS_KA_ROOT"
+            " to it"
         ) from None
     except (ValueError, KeyError, TypeError) as e:
         raise ConfigError(f"{display_path(path)}: not a notebook ({e})") from None

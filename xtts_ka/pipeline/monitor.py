@@ -11,7 +11,6 @@ import csv
 import io
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -46,7 +45,8 @@ class TrainingStatus:
 
 # %% ../../nbs/pipeline/monitor.ipynb #c33a5273
 def _state(t, stage, step_seconds, quiet) -> str:
-    "`quiet` is the time since the log last grew, in seconds. A clock set back makes it negative: then it is taken for none."
+    """`quiet` is the time since the log last grew, in seconds. A clock set back makes it negative:
+    then it is taken for none."""
     if t.done or stage == "done":
         return "done"
     if stage == "failed":
@@ -158,7 +158,9 @@ def _notes(seen, stages) -> list:
             )
         if s.state == "stopped":
             out.append(
-                f"{s.name}: nothing was written for {clock(time.time() - (s.training.folder / 'metrics.jsonl').stat().st_mtime)}; if nobody runs it, the same command goes on"
+                f"{s.name}: nothing was written for"
+                f" {clock(time.time() - (s.training.folder / 'metrics.jsonl').stat().st_mtime)}; if"
+                " nobody runs it, the same command goes on"
             )
     return out
 
@@ -271,7 +273,8 @@ def _parquet(seen) -> bytes:
         ).to_parquet(out, index=False)
     except ImportError as e:
         raise MissingError(
-            f"--export: a .parquet file needs the package pyarrow ({e}); install it with `make setup`, or give a .csv"
+            f"--export: a .parquet file needs the package pyarrow ({e}); install it with `make"
+            " setup`, or give a .csv"
         ) from None
     return out.getvalue()
 
@@ -345,17 +348,25 @@ def plot_training(
 
 # %% ../../nbs/pipeline/monitor.ipynb #d940237f
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ run }}</title>{% if every %}<meta http-equiv="refresh" content="{{ every }}">{% endif %}
+<html lang="en"><head><meta charset="utf-8"><title>{{ run }}</title>
+{% if every %}<meta http-equiv="refresh" content="{{ every }}">{% endif %}
 <style>
-:root { color-scheme: light dark } body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100% } th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #8884 }
-th { font-weight: 600 } th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left } div { overflow-x: auto } img { width: 100%; max-width: 54rem; background: white } p.bad { color: #d55e00; font-weight: 600 }
+:root { color-scheme: light dark }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100% }
+th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #8884 }
+th { font-weight: 600 }
+th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left }
+div { overflow-x: auto }
+img { width: 100%; max-width: 54rem; background: white }
+p.bad { color: #d55e00; font-weight: 600 }
 </style></head><body><h1>{{ run }}</h1>
 <div><table><tr>{% for h in head %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
 {% for note in notes %}<p{% if "DIVERGED" in note %} class="bad"{% endif %}>{{ note }}</p>
-{% endfor %}{% for p in pictures %}<img src="{{ p.name | urlencode }}" alt="Losses of {{ p.training }}">
+{% endfor %}{% for p in pictures %}
+<img src="{{ p.name | urlencode }}" alt="Losses of {{ p.training }}">
 {% endfor %}</body></html>
 """
 
@@ -449,7 +460,8 @@ def cleanup(
     "Delete what is left over, or say what would go."
     found = leftovers(run_dir, keep)
     lines = [
-        f"{'deleted' if delete else 'could go'}: {display_path(f.path)}, {f.bytes / 1e6:.1f} MB ({f.why})"
+        f"{'deleted' if delete else 'could go'}: {display_path(f.path)}, {f.bytes / 1e6:.1f} MB"
+        f" ({f.why})"
         for f in found
     ]
     for f in found if delete else ():
@@ -577,7 +589,10 @@ def add_arguments(
     p.add_argument(
         "--analyze",
         action="store_true",
-        help="say of every training what is to be said: slope, plateau, divergence, validation gap, best step",
+        help=(
+            "say of every training what is to be said: slope, plateau, divergence, validation gap,"
+            " best step"
+        ),
     )
     p.add_argument(
         "--export", metavar="FILE", help="write all numbers into a .csv, .parquet or .json"
@@ -611,7 +626,8 @@ def _folder(args) -> Path:
     "The folder that a call is about."
     if bool(args.config) == bool(args.dir):
         raise ConfigError(
-            "monitor: which run? Give either --config FILE or --dir FOLDER, for example --config configs/demo.yaml"
+            "monitor: which run? Give either --config FILE or --dir FOLDER, for example --config"
+            " configs/demo.yaml"
         )
     if args.dir:
         return Path(args.dir) if Path(args.dir).is_dir() else resolve(args.dir)
@@ -636,18 +652,23 @@ def analysis(
         + (
             f"diverged: {t.diverged}"
             if t.diverged
-            else "on a plateau"
-            if t.plateau
-            else "rising"
-            if t.rising
-            else "falling"
-            if (t.slope or 0) < 0
-            else "too early to say"
+            else (
+                "on a plateau"
+                if t.plateau
+                else (
+                    "rising"
+                    if t.rising
+                    else "falling"
+                    if (t.slope or 0) < 0
+                    else "too early to say"
+                )
+            )
         )
     )
     if t.best_step is not None:
         out.append(
-            f"  validation ({t.score}): best {t.best:.4g} at step {t.best_step:,}, last {t.last_score:.4g}, {t.since_best} validations after the best"
+            f"  validation ({t.score}): best {t.best:.4g} at step {t.best_step:,}, last"
+            f" {t.last_score:.4g}, {t.since_best} validations after the best"
             + ("; overfitting" if t.overfitting else "")
         )
     if t.gap is not None:

@@ -95,7 +95,8 @@ def read_trainings(
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise ConfigError(
-            f"{display_path(run_dir)}: no such folder; give the folder of a run, for example outputs/demo, or start the run first"
+            f"{display_path(run_dir)}: no such folder; give the folder of a run, for example"
+            " outputs/demo, or start the run first"
         )
     found, root = [], run_dir.resolve()
     for path in sorted(run_dir.rglob("metrics.jsonl")):
@@ -153,12 +154,16 @@ def speed(
     return Speed(
         step,
         _median(validations[-recent:]),
-        max(
-            0.0,
-            statistics.median_low([took - n * step for took, n in after_save[-recent:]] or [0.0]),
-        )
-        if steps
-        else 0.0,
+        (
+            max(
+                0.0,
+                statistics.median_low(
+                    [took - n * step for took, n in after_save[-recent:]] or [0.0]
+                ),
+            )
+            if steps
+            else 0.0
+        ),
     )
 
 # %% ../../nbs/pipeline/monitor_read.ipynb #3393a97f

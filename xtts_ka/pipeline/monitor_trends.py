@@ -161,9 +161,15 @@ def _validation(t, out):
 
 def _advice(out) -> str:
     if out.diverged:
-        return "stop it; go on from the checkpoint before with a lower `lr`, a longer `warmup` or a smaller `clip`"
+        return (
+            "stop it; go on from the checkpoint before with a lower `lr`, a longer `warmup` or a"
+            " smaller `clip`"
+        )
     if out.overfitting:
-        return f"validation was best at step {out.best_step}: take those weights (`best`), set `patience`, or give it more data"
+        return (
+            f"validation was best at step {out.best_step}: take those weights (`best`), set"
+            " `patience`, or give it more data"
+        )
     if out.plateau:
         return "little is gained by going on; a lower learning rate or a larger model may"
     return ""

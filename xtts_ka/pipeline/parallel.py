@@ -136,7 +136,9 @@ def execute_apart(
             0.0,
             0.0,
             name="DeadDriver",
-            message=f"the process that drives the notebook ended with exit status {child.returncode}",
+            message=(
+                f"the process that drives the notebook ended with exit status {child.returncode}"
+            ),
         )
     )
 

@@ -94,7 +94,10 @@ class Player:
         )
         words = f"<div>{html.escape(self.text)}</div>" if self.text else ""
         foot = " · ".join(filter(None, (html.escape(self.caption), f"{self.seconds:.1f} s")))
-        return f'<div style="margin:.3em 1em .6em 0">{words}{audio}<div style="opacity:.65;font-size:.85em">{foot}</div></div>'
+        return (
+            f'<div style="margin:.3em 1em .6em 0">{words}{audio}<div'
+            f' style="opacity:.65;font-size:.85em">{foot}</div></div>'
+        )
 
     def __repr__(self):
         return " · ".join(
@@ -117,7 +120,10 @@ class Players:
         return "\n".join(map(repr, self.items))
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        grid = f'<div style="display:flex;flex-wrap:wrap">{"".join(p._html() for p in self.items)}</div>'
+        grid = (
+            "<div"
+            f' style="display:flex;flex-wrap:wrap">{"".join(p._html() for p in self.items)}</div>'
+        )
         return {
             "text/plain": repr(self),
             "text/html": grid,
@@ -173,7 +179,8 @@ class Table:
         self.rows, self.caption = [[_json_value(v) for v in r] for r in self.rows], str(caption)
         if bad := [len(r) for r in self.rows if len(r) != len(self.columns)]:
             raise ValueError(
-                f"a row has {bad[0]} values under {len(self.columns)} columns; give `columns` or dicts"
+                f"a row has {bad[0]} values under {len(self.columns)} columns; give `columns` or"
+                " dicts"
             )
 
     @property
@@ -185,7 +192,9 @@ class Table:
             return "<tr>" + "".join(f"<{tag}>{html.escape(nice(v))}</{tag}>" for v in row) + "</tr>"
 
         head = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
-        return f"<table>{head}<thead>{line('th', self.columns)}</thead><tbody>{''.join(line('td', r) for r in self.rows)}</tbody></table>"
+        body = "".join(line("td", r) for r in self.rows)
+        columns = line("th", self.columns)
+        return f"<table>{head}<thead>{columns}</thead><tbody>{body}</tbody></table>"
 
     def __repr__(self):
         return "\n".join(" | ".join(map(nice, r)) for r in [self.columns, *self.rows])
@@ -398,12 +407,12 @@ def _stage_of(path) -> str:
 
 def markdown(
     text,  # Markdown of a cell
-    pages={},  # Stage -> its page, for links between notebooks
+    pages=None,  # Stage -> its page, for links between notebooks
 ):  # Markup, safe to put into a page
     "Markdown as HTML in which nothing of the text is HTML."
     from markupsafe import Markup
 
-    return Markup(_renderer(pages)(text))
+    return Markup(_renderer(pages or {})(text))
 
 # %% ../../nbs/pipeline/report.ipynb #ffc10551
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
@@ -417,7 +426,8 @@ TAIL, FOLD, TRACE = (
 def plain(
     text,  # Text of a terminal
 ) -> str:
-    "Without colours, and with a line that was overwritten by carriage returns as it stood at the end."
+    """Without colours, and with a line that was overwritten by carriage returns as it stood at the
+    end."""
     lines = _ANSI.sub("", text).replace("\r\n", "\n").split("\n")
     return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in lines).strip("\n")
 
@@ -519,7 +529,8 @@ def _bundle(data, media, stage, alt, pages) -> list[dict]:
             return [image]
     except (KeyError, TypeError, ValueError, IndexError) as e:
         return _text(
-            f"an output of another version cannot be shown ({type(e).__name__}: {e})\n{data.get('text/plain', '')}"
+            f"an output of another version cannot be shown ({type(e).__name__}:"
+            f" {e})\n{data.get('text/plain', '')}"
         )
     if "text/markdown" in data:
         return [{"kind": "prose", "html": markdown(data["text/markdown"], pages)}]
@@ -567,9 +578,10 @@ def blocks(
     nb,  # Executed notebook
     media,  # Where its images and sounds go
     stage,  # Name of the stage
-    pages={},  # Stage -> its page
+    pages=None,  # Stage -> its page
 ) -> list[dict]:
     "What a page shows of a notebook, in order."
+    pages = pages or {}
     head, out = _head(nb)[2], []
     for n, cell in enumerate(nb.cells):
         if "papermill-error-cell-tag" in cell.metadata.get("tags", ()):
@@ -634,7 +646,8 @@ def _when(iso) -> str:
 
 
 def _read_notebook(page):
-    "Fill in what the executed notebook tells; a half-written one is a problem to show, not an error."
+    """Fill in what the executed notebook tells; a half-written one is a problem to show, not an
+    error."""
     import nbformat
 
     try:
@@ -704,7 +717,8 @@ def read_spoken(
     run_dir,  # outputs/<run>
     media,  # Where the sounds go
 ) -> dict:
-    "The spoken sentences of all models, the one that is understood best first, and the lines that could not be read."
+    """The spoken sentences of all models, the one that is understood best first, and the lines that
+    could not be read."""
     items, problems = [], []
     for list_ in ("sovits2/spoken.tsv", "spoken.tsv"):
         path = Path(run_dir) / list_
@@ -714,7 +728,8 @@ def read_spoken(
             else []
         )
         problems += [
-            f"{list_}:{n}: {line.count(chr(9)) + 1} fields instead of 4 (path, text, speaker, made by)"
+            f"{list_}:{n}: {line.count(chr(9)) + 1} fields instead of 4 (path, text, speaker,"
+            " made by)"
             for n, line in enumerate(lines, 1)
             if line and line.count("\t") != 3
         ]
@@ -742,7 +757,8 @@ SPOKEN_BY = {
 
 
 def _error_rates(run_dir) -> dict:
-    "Of each model, the share of letters that the independent recogniser does not understand, as far as it was asked."
+    """Of each model, the share of letters that the independent recogniser does not understand, as
+    far as it was asked."""
     measured = _metrics(Path(run_dir) / "evaluate" / "metrics.json")
     return {
         by: measured[key] for by, key in SPOKEN_BY.items() if isinstance(measured.get(key), float)
@@ -756,11 +772,15 @@ def _spoken_note(items, made, rates) -> str:
         lambda by: sum(i["by"] == by for i in items),
     )
     if len(made) < 2:
-        return f"{len(items)} sentences, {duration(seconds)} of speech{f', made by {made[0]}' if made and made[0] else ''}."
+        return (
+            f"{len(items)} sentences, {duration(seconds)} of"
+            f" speech{f', made by {made[0]}' if made and made[0] else ''}."
+        )
     each = (
         f"{count(by)} made by {by}"
         + (
-            f" (an independent recogniser misunderstands {rates[by]:.0%} of the letters of the held-out sentences)"
+            f" (an independent recogniser misunderstands {rates[by]:.0%} of the letters of the"
+            " held-out sentences)"
             if by in rates
             else ""
         )
@@ -889,12 +909,18 @@ def _everyday_table(summary, rates) -> dict:
 def _everyday_note(held, whole, rates) -> str:
     "One sentence about all paths."
     each = (
-        f"{100 * rate:.1f} % of the letters as {by} speaks them ({100 * whole[by]['low']:.0f} to {100 * whole[by]['high']:.0f} %), {whole[by]['stopped']} of {whole[by]['texts']} ended by themselves"
+        f"{100 * rate:.1f} % of the letters as {by} speaks them ({100 * whole[by]['low']:.0f} to"
+        f" {100 * whole[by]['high']:.0f} %), {whole[by]['stopped']} of {whole[by]['texts']} ended"
+        " by themselves"
         for by, rate in rates.items()
         if by != "recording"
     )
     floor = f"; in the recordings {100 * rates['recording']:.1f} %" if "recording" in rates else ""
-    return f"{held['about']['texts']} texts as people type them, {held['about']['texts with an unseen word']} with a word that training never had. An independent recogniser misunderstands {'; '.join(each)}{floor}."
+    return (
+        f"{held['about']['texts']} texts as people type them,"
+        f" {held['about']['texts with an unseen word']} with a word that training never had. An"
+        f" independent recogniser misunderstands {'; '.join(each)}{floor}."
+    )
 
 # %% ../../nbs/pipeline/report.ipynb #7374d326
 LANGUAGES = {"ka": "Georgian", "en": "English", "ru": "Russian", "tr": "Turkish"}
@@ -914,8 +940,9 @@ def _headline(key, value) -> dict:
     }
 
 # %% ../../nbs/pipeline/report.ipynb #656355f1
-def _headlines(stages, spoken, everyday={}) -> list[dict]:
+def _headlines(stages, spoken, everyday=None) -> list[dict]:
     "What the run came to, in a few numbers: everyday texts first."
+    everyday = everyday or {}
     daily = [
         {
             "label": f"of the letters of everyday texts misunderstood, {by}",

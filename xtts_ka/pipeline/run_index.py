@@ -75,9 +75,9 @@ def _stage(name: str, s: StageState) -> dict:
         "cpu": _number(s.cpu_seconds),
         "error": str(s.error or ""),
         "started": str(s.started or ""),
-        "metrics": {k: _plain(v) for k, v in _flat(s.metrics)}
-        if isinstance(s.metrics, dict)
-        else {},
+        "metrics": (
+            {k: _plain(v) for k, v in _flat(s.metrics)} if isinstance(s.metrics, dict) else {}
+        ),
     }
 
 
@@ -181,7 +181,8 @@ def write_index(
     outputs = resolve(outputs)
     if not outputs.is_dir():
         raise PathError(
-            f"{display_path(outputs)} is not a folder; give the folder that holds the runs, for example outputs"
+            f"{display_path(outputs)} is not a folder; give the folder that holds the runs, for"
+            " example outputs"
         )
     page = outputs / file
     data = {"runs": read_runs(outputs, only, page.parent), "chosen": list(only)}

@@ -52,7 +52,8 @@ def select(
     "The stages a call is about; `ConfigError` for unknown names and empty stretches."
     if only and (from_ or to):
         raise ConfigError(
-            "--only names stages one by one, --from and --to a stretch of them: give one or the other"
+            "--only names stages one by one, --from and --to a stretch of them: give one or the"
+            " other"
         )
     if only:
         return tuple(
@@ -62,7 +63,8 @@ def select(
     last = stages.index(find_stage(to, stages)) if to else len(stages) - 1
     if first > last:
         raise ConfigError(
-            f"--from {from_} comes after --to {to}; the order is {', '.join(s.name for s in stages)}"
+            f"--from {from_} comes after --to {to}; the order is"
+            f" {', '.join(s.name for s in stages)}"
         )
     return tuple(stages[first : last + 1])
 
@@ -94,8 +96,10 @@ class Run:
         )
 
     def above(
-        self, stage
-    ) -> list:  # Names of the stages that it is made from: those it needs, and of those it reads the ones that have run
+        self,
+        stage,
+    ) -> list:  # Names of the stages it is made from
+        "Those it needs, and of those it reads the ones that have run."
         return [
             *stage.needs,
             *(
@@ -162,11 +166,14 @@ def check_above(
         state = run.progress[stage.name]
         if state.status not in ("done", "stale"):
             raise ConfigError(
-                f"stage `{stage.name}` is {state.status} in {display_path(run.dir)}, and {', '.join(s.name for s in chosen if stage.name in s.needs)} needs it; run it first (--only {stage.name}), or leave out --only and --from"
+                f"stage `{stage.name}` is {state.status} in {display_path(run.dir)}, and"
+                f" {', '.join(s.name for s in chosen if stage.name in s.needs)} needs it; run it"
+                f" first (--only {stage.name}), or leave out --only and --from"
             )
         if reason := stage_status(run, stage).reason:
             warnings.append(
-                f"warning: {stage.name} is out of date ({reason}); what runs now is made from its old outputs"
+                f"warning: {stage.name} is out of date ({reason}); what runs now is made from its"
+                " old outputs"
             )
     return warnings
 
@@ -325,7 +332,10 @@ def record(run: Run, stage, outcome, interrupts):
         if missing:
             outcome.name, outcome.message = (
                 "MissingOutput",
-                f"the notebook ended, but did not write {', '.join(display_path(run.dir / o) for o in missing)}",
+                (
+                    "the notebook ended, but did not write"
+                    f" {', '.join(display_path(run.dir / o) for o in missing)}"
+                ),
             )
         else:
             outputs = output_digests(run.dir, stage, run.cache)
@@ -503,12 +513,14 @@ class Call:
         self.say("▶", stage, verdict.reason)
         if verdict.fresh and any((self.run.dir / o).exists() for o in stage.outputs):
             self.screen.say(
-                f"    earlier outputs of {stage.name} are kept in {display_path(self.run.dir / '.old')}"
+                f"    earlier outputs of {stage.name} are kept in"
+                f" {display_path(self.run.dir / '.old')}"
             )
         return begin_stage(self.run, stage, verdict, self.lock)
 
     def ended(self, stage, outcome):
-        "Write down how a stage ended; a failure is told, with how to go on, and gives the exit status."
+        """Write down how a stage ended; a failure is told, with how to go on, and gives the exit
+        status."""
         outcome = record(self.run, stage, outcome, self.interrupts)
         if outcome:
             return self.say(
@@ -559,7 +571,8 @@ def run_stages(call: Call, chosen) -> tuple:  # (exit status, whether anything r
 
 # %% ../../nbs/pipeline/runner.ipynb #07f80b60
 def outdate_report(run: Run) -> bool:  # True
-    "Date the report to 1970: killed before its end, a run writes it again, even when the clock was set back meanwhile."
+    """Date the report to 1970: killed before its end, a run writes it again, even when the clock
+    was set back meanwhile."""
     page = run.dir / "report" / "index.html"
     if page.exists():
         os.utime(page, ns=(0, 0))
@@ -602,7 +615,8 @@ def finish(run: Run, screen, code: int, ran: bool) -> int:  # Exit status
         ) as e:  # Anything: the stages' work stands, but the user must see that the report does not
             why = explained(e) if isinstance(e, OSError) else f"{type(e).__name__}: {e}"
             screen.say(
-                f"the report could not be written ({why}). The outputs of the stages are not touched by that; to try again: xtts-ka report {display_path(run.dir)}"
+                f"the report could not be written ({why}). The outputs of the stages are not"
+                f" touched by that; to try again: xtts-ka report {display_path(run.dir)}"
             )
             if not isinstance(e, (OSError, XttsKaError)):
                 traceback.print_exc()
@@ -611,7 +625,8 @@ def finish(run: Run, screen, code: int, ran: bool) -> int:  # Exit status
     screen.say(f"report: {display_path(page)}")
     if spoken.exists():
         screen.say(
-            f"{len(spoken.read_text(encoding='utf-8').splitlines())} spoken sentences: {display_path(spoken)}"
+            f"{len(spoken.read_text(encoding='utf-8').splitlines())} spoken sentences:"
+            f" {display_path(spoken)}"
         )
     return code
 
@@ -627,7 +642,9 @@ def renew_index(
         write_index(outputs)
     except Exception as e:  # Anything: it reads what other runs left
         screen.say(
-            f"the page of all runs could not be written ({explained(e) if isinstance(e, OSError) else f'{type(e).__name__}: {e}'}); to try again: xtts-ka index {display_path(outputs)}"
+            "the page of all runs could not be written"
+            f" ({explained(e) if isinstance(e, OSError) else f'{type(e).__name__}: {e}'}); to try"
+            f" again: xtts-ka index {display_path(outputs)}"
         )
 
 

@@ -99,14 +99,18 @@ class Progress:
         )
 
     def _read(self):
-        mend = f"Delete {display_path(self.path)} to run every stage again; files of the stages are then kept aside, not lost."
+        mend = (
+            f"Delete {display_path(self.path)} to run every stage again; files of the stages are"
+            " then kept aside, not lost."
+        )
         try:
             data = read_json(self.path)
         except (ValueError, OSError) as e:
             raise ConfigError(f"{display_path(self.path)}: not readable ({e}). {mend}") from e
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             raise ConfigError(
-                f"{display_path(self.path)}: written by another version (schema {data.get('schema') if isinstance(data, dict) else '?'}, here {SCHEMA}). {mend}"
+                f"{display_path(self.path)}: written by another version (schema"
+                f" {data.get('schema') if isinstance(data, dict) else '?'}, here {SCHEMA}). {mend}"
             )
         try:
             self.stages = {n: StageState(**s) for n, s in data["stages"].items()}
@@ -137,7 +141,9 @@ class RunLock:
     def __init__(
         self,
         run_dir,  # Folder of the run, must exist
-        patience: float = 60.0,  # Seconds to wait for the kernel of a runner that was killed: on a busy machine it is still importing, and notices late
+        # Seconds to wait for the kernel of a runner that was killed: on a busy machine it is still
+        # importing, and notices late
+        patience: float = 60.0,
     ):
         self.path, self.patience, self.fd = Path(run_dir) / ".lock", patience, None
 
@@ -193,5 +199,6 @@ class RunLock:
             else "another process"
         )
         raise LockedError(
-            f"{display_path(self.path.parent)}: {who} is running in this folder. Wait for it, stop it, or give this run another name with run=NAME."
+            f"{display_path(self.path.parent)}: {who} is running in this folder. Wait for it, stop"
+            " it, or give this run another name with run=NAME."
         )

@@ -55,7 +55,8 @@ from .state import LockedError, Progress, RunLock
 def split_values(
     text: str,  # What stands behind `=`
 ) -> list:  # Texts, at least one
-    "Split at the commas outside of brackets and quotes; `ConfigError` for a gap between two commas."
+    """Split at the commas outside of brackets and quotes; `ConfigError` for a gap between two
+    commas."""
     found, depth, quote = [""], 0, ""
     for c in text:
         before = found[-1].rstrip()
@@ -71,7 +72,8 @@ def split_values(
             found[-1] += c
     if len(found) > 1 and not all(v.strip() for v in found):
         raise ConfigError(
-            f"{text!r}: a value is missing beside a comma; write null for none, '' for an empty text"
+            f"{text!r}: a value is missing beside a comma; write null for none, '' for an empty"
+            " text"
         )
     return [v.strip() for v in found]
 
@@ -121,11 +123,13 @@ def read_trials(
     swept = [k for k, v in given.items() if len(v) > 1]
     if not swept:
         raise ConfigError(
-            "no key has several values; write key=a,b,c, for example seed=1,2,3. For a single run: xtts-ka run"
+            "no key has several values; write key=a,b,c, for example seed=1,2,3. For a single run:"
+            " xtts-ka run"
         )
     if "run" in swept:
         raise ConfigError(
-            "`run` names what all runs of a sweep begin with, so it has one value; the runs are told apart by their values"
+            "`run` names what all runs of a sweep begin with, so it has one value; the runs are"
+            " told apart by their values"
         )
     base, short, out = (
         run_name(config, [f"run={v[0]}" for k, v in given.items() if k == "run"]),
@@ -195,11 +199,11 @@ def renamed(
     old: str,  # Folder of a run as its files name it, `outputs/a`
     new: str,  # That of another
 ) -> bytes:
-    "The text with one run's folder named for the other's; `outputs/ab` is another folder than `outputs/a`."
+    """The text with one run's folder named for the other's; `outputs/ab` is another folder than
+    `outputs/a`."""
     for a, b in {old: new, json.dumps(old)[1:-1]: json.dumps(new)[1:-1]}.items():
-        text = re.sub(
-            re.escape(a.encode()) + rb"(?![\w.\-\x80-\xff]|\\u)", lambda _: b.encode(), text
-        )
+        name = re.escape(a.encode()) + rb"(?![\w.\-\x80-\xff]|\\u)"
+        text = re.sub(name, b.encode().replace(b"\\", rb"\\"), text)
     return text
 
 # %% ../../nbs/pipeline/sweep.ipynb #3cc99927
@@ -323,7 +327,9 @@ def reuse_stage(
                 continue
             if not (verdict := stage_status(run, stage)).reason:
                 continue
-            if lender := next((l for l in lenders if lends(l, stage, verdict.parts)), None):
+            if lender := next(
+                (line for line in lenders if lends(line, stage, verdict.parts)), None
+            ):
                 link_outputs(lender, run, stage)
                 taken[stage.name] = lender.cfg.run
         if taken:
@@ -520,7 +526,8 @@ class Processes:
             if process.returncode:
                 self.over(
                     job,
-                    f"{what_failed(self.folder(job), self.log(job))}; all it said: {display_path(self.log(job))}",
+                    f"{what_failed(self.folder(job), self.log(job))}; all it said:"
+                    f" {display_path(self.log(job))}",
                     begin,
                 )
             else:
@@ -547,7 +554,8 @@ class WorkerPool(Processes):
         waiting: list,  # `Job`s
         jobs: int,  # Processes at a time
     ):
-        "Begin what may begin, until nothing is left or somebody stops us; what runs then is waited for."
+        """Begin what may begin, until nothing is left or somebody stops us; what runs then is
+        waited for."""
         waiting = list(waiting)
         try:
             while self.running or waiting and not self.interrupts.signum:
@@ -567,7 +575,8 @@ class WorkerPool(Processes):
             raise
 
     def stop(self):
-        "Let all save and stop, and wait for it; those that were told already are not told twice, which would mean at once."
+        """Let all save and stop, and wait for it; those that were told already are not told twice,
+        which would mean at once."""
         for process in self.running:
             self.interrupts.signum or process.send_signal(signal.SIGINT)
         for process in self.running:
@@ -608,6 +617,10 @@ def how_it_went(
     )
 
 # %% ../../nbs/pipeline/sweep.ipynb #681a3ff1
+def _spent(stages: dict, key: str) -> float:  # Seconds
+    return round(sum(getattr(s, key) or 0 for s in stages.values()), 3)
+
+
 def results(
     trials: list,  # `SweepRun`s
     chosen: tuple,  # Stages that the sweep is about
@@ -619,10 +632,7 @@ def results(
     out = []
     for t in trials:
         run = Run(t.cfg, stages)
-        found, spent = (
-            run.progress.stages,
-            lambda key: round(sum(getattr(s, key) or 0 for s in found.values()), 3),
-        )
+        found = run.progress.stages
         figures = {
             f"{s.name}: {k}": v
             for s in stages
@@ -635,8 +645,8 @@ def results(
                 "run": t.name,
                 **t.swept,
                 "status": how_it_went(run, chosen),
-                "seconds": spent("seconds"),
-                "CPU seconds": spent("cpu_seconds"),
+                "seconds": _spent(found, "seconds"),
+                "CPU seconds": _spent(found, "cpu_seconds"),
                 **figures,
             }
         )
@@ -739,7 +749,8 @@ def sweep(
     from_: str = "",
     to: str = "",  # As `run`
     jobs: int = 0,  # Processes at a time; 0: as many as there are cores for
-    name: str = "",  # Of the sweep, for its page; default: made of the run's name and the swept keys
+    # Of the sweep, for its page; default: made of the run's name and the swept keys
+    name: str = "",
     dry_run: bool = False,  # Only show what would run
     stages: tuple | None = None,  # Default: `STAGES`
     program: tuple = PROGRAM,  # Takes the words of `xtts-ka`
@@ -801,7 +812,8 @@ def sweep_name(name: str, config, words, trials: list) -> str:
     )
     if slug(found) != found:
         raise ConfigError(
-            f"--name {name}: it becomes the name of files: letters, digits, `-`, `_` and `.` only; for example --name {slug(name)}"
+            f"--name {name}: it becomes the name of files: letters, digits, `-`, `_` and `.` only;"
+            f" for example --name {slug(name)}"
         )
     return found
 
@@ -885,7 +897,10 @@ def add_arguments(p):  # `argparse.ArgumentParser`
         "--name",
         metavar="NAME",
         default="",
-        help="of the page, the table and the plot in outputs/sweeps; by default the run's name and the swept keys",
+        help=(
+            "of the page, the table and the plot in outputs/sweeps; by default the run's name and"
+            " the swept keys"
+        ),
     )
     p.add_argument("--dry-run", action="store_true", help="show what would run, run nothing")
     p.add_argument(
