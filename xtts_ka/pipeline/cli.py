@@ -11,6 +11,7 @@ import difflib
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 
 from .. import __version__
 from ..core.errors import ConfigError, guarded
@@ -79,7 +80,7 @@ def _phonemize(args) -> int:
 
 # %% ../../nbs/pipeline/cli.ipynb #0f5e1bce
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    "Shows a default where there is one to show."
+    "Help with the default of each option that has one."
 
     def _get_help_string(self, action):
         return (
@@ -275,7 +276,7 @@ def _parsers_modules(sub, words):
 
 # %% ../../nbs/pipeline/cli.ipynb #eec47e9e
 def parser(
-    words: list = (),  # The words of the call: which command is used
+    words: Sequence = (),  # The words of the call: which command is used
 ) -> argparse.ArgumentParser:
     "The command line of `xtts-ka`."
     p = argparse.ArgumentParser(

@@ -25,7 +25,7 @@ from .signals import Interrupts
 
 # %% ../../nbs/pipeline/execute.ipynb #9f1d6781
 class Watch:
-    "What a client reports; the default reports nothing."
+    "Callbacks of a running notebook; these do nothing."
 
     def started(self, pid: int):
         "The kernel is up, as this process."
@@ -88,7 +88,7 @@ class LiveClient(NotebookClient):
         return cell.metadata.papermill["status"] == self.manager.COMPLETED
 
     def _died(self, cell, index: int):
-        process = getattr(self.km.provisioner, "process", None)
+        process = getattr(getattr(self.km, "provisioner", None), "process", None)
         code = process.poll() if process else None
         how = (
             f"by signal {-code} ({signal.Signals(-code).name})"
@@ -126,7 +126,7 @@ class LiveClient(NotebookClient):
 
 # %% ../../nbs/pipeline/execute.ipynb #e5bf1432
 class LiveEngine(Engine):
-    "papermill's way to a client of one's own."
+    "A papermill engine that uses our notebook client."
 
     @classmethod
     def execute_managed_notebook(
@@ -149,7 +149,7 @@ class LiveEngine(Engine):
 # %% ../../nbs/pipeline/execute.ipynb #764afb4e
 @dataclass
 class Outcome:
-    "How a notebook ended."
+    "The result of a notebook: times, and the error if there was one."
 
     seconds: float  # Wall time, kernel start included
     cpu_seconds: float  # CPU time of the kernel and its workers

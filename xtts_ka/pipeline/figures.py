@@ -88,7 +88,7 @@ def _canvas(
     cols=1,  # Grid of axes
     **kw,  # For `plt.subplots`
 ):
-    "A figure and its axes in house style, let go by pyplot at the end."
+    "A figure and its axes in house style; closed in pyplot at the end."
     with style():
         import matplotlib.pyplot as plt
 
@@ -223,7 +223,8 @@ def _series(lines, key) -> tuple[np.ndarray, np.ndarray]:
         for x in lines
         if isinstance(x.get(key), (int, float)) and np.isfinite(x[key])
     ]
-    return tuple(np.array(pairs, dtype=float).reshape(-1, 2).T)
+    steps, values = np.array(pairs, dtype=float).reshape(-1, 2).T
+    return steps, values
 
 
 def _panel(key) -> str:
@@ -270,7 +271,7 @@ def _draw_curve(ax, steps, y, key, colour, points):
 
 
 def _wants_log(curves) -> bool:
-    "Positive, spanning more than a factor of ten, and falling: a loss, not an accuracy."
+    "True for positive falling values over more than a factor of ten: a loss, not an accuracy."
     y = np.concatenate(curves)
     return (
         y.min() > 0 and y.max() > 10 * y.min() and all(c[-1] < c[0] for c in curves if len(c) > 1)
@@ -278,7 +279,7 @@ def _wants_log(curves) -> bool:
 
 # %% ../../nbs/pipeline/figures.ipynb #b9b04a36
 def _log_axis(ax):
-    "Logarithmic, with the ticks 1, 2, 5 written as plain numbers."
+    "Make the axis logarithmic, with plain tick labels 1, 2, 5."
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     ax.set_yscale("log")
@@ -289,7 +290,7 @@ def _log_axis(ax):
 
 # %% ../../nbs/pipeline/figures.ipynb #eb47da18
 def _draw_panel(ax, lines, name, keys):
-    "All curves of one quantity; a logarithmic axis where the values ask for one."
+    "All curves of one quantity; the axis is logarithmic for losses over several decades."
     everything = []
     for key, colour in zip(keys, PALETTE * len(keys)):
         steps, y = _series(lines, key)
@@ -316,7 +317,7 @@ def plot_losses(
     keys=None,  # Names to draw; None for every number that is not bookkeeping
     title="",  # Above all panels
 ):
-    "Training and validation curves, a panel a quantity."
+    "Training and validation curves, one panel per quantity."
     lines = [x for x in read_jsonl(metrics_jsonl_path) if "step" in x]
     panels = {}
     for key in keys or _names(lines):

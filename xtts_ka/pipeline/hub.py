@@ -48,7 +48,7 @@ _TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}")
 def unfit(
     path,  # A file with one of `SUFFIXES`
 ) -> str:  # Why it does not travel, or ""
-    "Look into a file. Nothing of it is run."
+    "Inspect a file without executing anything in it."
     import numpy as np
     from safetensors import SafetensorError, safe_open
 
@@ -75,7 +75,7 @@ def unfit(
 def kind_fault(
     name: str,  # Path in the repository, with `/`
 ) -> str:  # Why a file of this name does not travel, or ""
-    "What the name alone tells."
+    "The kind of a file by its name alone."
     if any(part.startswith(".") for part in name.split("/")):
         return "hidden"
     return (
@@ -108,7 +108,7 @@ def walk(
 def choose_files(
     folder,  # A model
 ) -> tuple:  # ({name: path} of what travels, {name: reason} of what stays)
-    "Sort the files of a folder."
+    "Decide for each file of a folder whether it is transferred."
     goes, stays = {}, {}
     for name, p in walk(folder):
         if name == RECORD:
@@ -160,7 +160,7 @@ LICENCES = (
 def licence_head(
     licence: str,  # One of `LICENCES`, `cpml`, or `other:NAME`
 ) -> dict:  # What the head of a card says
-    "The hub's own words. `ConfigError` for a licence that it does not know."
+    "The hub's licence identifier. `ConfigError` for an unknown licence."
     if licence == "cpml":
         return {
             "license": "other",
@@ -196,7 +196,7 @@ def check_licence(
     licence: str,
     about: dict,  # From `origin`
 ) -> dict:  # The head's lines
-    "`ConfigError` when the base's terms are others."
+    "`ConfigError` if the licence differs from that of the base model."
     head = licence_head(licence)
     if licence == "cpml" or not about.get("base"):
         return head
@@ -213,14 +213,15 @@ def check_licence(
 def run_metrics(
     folder,  # A model in `outputs/RUN/...`
 ) -> dict:  # name -> number or short text
-    "What `metrics.json` of its run says; {} outside of a run."
+    "`metrics.json` of the run that holds the folder; {} outside of a run."
     from xtts_ka.pipeline.state import Progress
 
     folder = Path(folder).resolve()
     run = next((p for p in folder.parents if (p / Progress.FILE).is_file()), None)
     if run is None:
         return {}
-    stage, out = folder.relative_to(run).parts[0], {}
+    stage = folder.relative_to(run).parts[0]
+    out: dict = {}
     for name in dict.fromkeys(
         (stage if stage != "xtts" else "full_pretrain", "evaluate")
     ):  # `full_pretrain` writes the folder xtts
@@ -310,7 +311,7 @@ def make_card(
 
 # %% ../../nbs/pipeline/hub.ipynb #7eadd1d5
 def _made_of(about, base):
-    "Rows for what a reader can take in at a glance."
+    "The metrics that a model card shows, as rows."
     yield "base model", base or "none, it was trained from nothing"
     yield from _flat(
         {
@@ -325,7 +326,7 @@ def card_fault(
     text: str,  # README.md that is there already
     head: dict,  # From `check_licence`
 ) -> str:  # Why it contradicts the licence, or ""
-    "A card of one's own goes as it is, and its head must say the same licence."
+    "Keep a card that is already there; its header must name the same licence."
     found = re.match(r"---\n(.*?)\n---", text, re.S)
     try:
         said = (yaml.safe_load(found[1]) or {}) if found else {}
@@ -345,7 +346,7 @@ def card_fault(
 # %% ../../nbs/pipeline/hub.ipynb #b0658f1f
 @dataclass
 class Held:
-    "A file in a place."
+    "A file of a repository: name, size and hashes."
 
     name: str  # With `/`
     size: int  # Bytes
@@ -430,7 +431,7 @@ LOGIN = (
 
 @contextlib.contextmanager
 def explained(repo: str, doing: str):
-    "Errors of the hub's library as ours."
+    "Translate errors of huggingface_hub into ours."
     from huggingface_hub import errors as e
 
     try:
@@ -491,18 +492,19 @@ class HubPlace:
 
     def revision(self, wanted) -> str:  # A commit, so that what follows is of one state
         with explained(self.name, "reading"):
-            return self.api.repo_info(self.name, revision=wanted or None).sha
+            return self.api.repo_info(self.name, revision=wanted or None).sha or ""
 
     def files(self, revision="") -> list:
-        "All files of a state."
+        "All files of a revision."
+        from huggingface_hub.hf_api import RepoFile
+
         with explained(self.name, "reading"):
-            tree = list(
-                self.api.list_repo_tree(self.name, recursive=True, revision=revision or None)
-            )
+            state = revision or None
+            tree = list(self.api.list_repo_tree(self.name, recursive=True, revision=state))
         return [
             Held(f.path, f.size, (f.lfs.sha256 if f.lfs else "") or "", f.blob_id)
             for f in tree
-            if hasattr(f, "blob_id")
+            if isinstance(f, RepoFile)
         ]
 
     def fetch(
@@ -545,7 +547,7 @@ def place_of(
     # `OWNER/NAME` on the hub, `file:///...`, an absolute path, or a folder that is there
     repo_id: str,
 ):  # `FolderPlace` or `HubPlace`
-    "What a name means. `ConfigError` for one that means nothing."
+    "The repository or folder of a name. `ConfigError` if it is neither."
     text = os.fspath(repo_id)
     if text.startswith("file://"):
         return FolderPlace(Path(text.removeprefix("file://")))
@@ -561,7 +563,7 @@ def place_of(
 # %% ../../nbs/pipeline/hub.ipynb #8fec1f52
 @dataclass
 class TransferReport:
-    "What `push` or `pull` did."
+    "The result of `push` or `pull`."
 
     where: str  # Address, or folder
     files: dict  # name -> bytes
@@ -577,7 +579,7 @@ def check_model(
     folder,  # A model
     goes=None,  # Names that travel
 ):
-    "An XTTS export must be whole, and travel whole. `CheckpointError` otherwise."
+    "Refuse an incomplete XTTS export (`CheckpointError`)."
     if not (Path(folder) / "export.json").is_file():
         return
     from xtts_ka.xtts.export import verify_export
@@ -597,9 +599,9 @@ def push(
     private=True,  # When the repository is made: for you alone
     message: str = "",  # Of the commit
     dry_run=False,  # Only say what would go; asks nobody
-    metrics: dict = None,  # For the card; None: those of the run in which the folder lies
+    metrics: dict | None = None,  # For the card; None: those of the run in which the folder lies
 ) -> TransferReport:
-    "Give a model away. `MissingError` without a network or a token says what to do."
+    "Upload a model. `MissingError` without a network or a token says what to do."
     folder = resolve(folder)
     if not folder.is_dir():
         raise MissingError(
@@ -641,7 +643,7 @@ def _sizes(files) -> dict:
 
 # %% ../../nbs/pipeline/hub.ipynb #4d429d6a
 def _commit(place, goes, aside, licence, message, private, notes) -> str:
-    "Files, card and record in one change."
+    "Upload files, card and record in one commit."
     known = place.exists()
     state = place.revision("") if known else ""
     there = {h.name: h for h in place.files(state)} if known else {}
@@ -707,7 +709,7 @@ def check_room(
 def choose_there(
     held: list,  # `Held`s
 ) -> tuple:  # ({name: Held} to fetch, {name: reason} of the others)
-    "Sort the files of a place by their names. `PathError` for one that leads out."
+    "Decide which remote files are downloaded. `PathError` for a path outside the folder."
     goes, stays = {}, {}
     for h in held:
         if why := outside(h.name):
@@ -726,7 +728,7 @@ def pull(
     to,  # New or empty folder, or that of an earlier pull
     revision: str = "",  # Commit, branch or tag on the hub
 ) -> TransferReport:
-    "Bring a model here, whole and checked, or not at all."
+    "Download a model completely and verified, or not at all."
     place, to = place_of(repo_id), resolve(to)
     check_room(to)
     state = place.revision(revision)
@@ -752,7 +754,7 @@ def _take(place, held, state, new):
 
 # %% ../../nbs/pipeline/hub.ipynb #82acd5ad
 def _check_pulled(name, new, got) -> dict:  # name -> bytes, sha256
-    "Against the record of who pushed it, and an export against its own."
+    "Verify the files against the uploader's record, and an export against its own."
     files = {
         n: {"bytes": (new / n).stat().st_size, "sha256": sha256_file(new / n)}
         for n in got
@@ -842,7 +844,7 @@ def _pull(args) -> TransferReport:
 
 
 def main(args) -> int:  # Exit status
-    "Do it and say what was done."
+    "Run the command and print its result."
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     done = args.hub_main(args)
     for name, size in done.files.items():

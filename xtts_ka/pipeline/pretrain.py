@@ -20,7 +20,7 @@ PRETRAIN_STAGES = ("embeddings", "phonemes", "language", "xtts_init", "full_pret
 
 
 class PretrainPipeline:
-    "Pretraining of a configuration. Stopped at any moment, the next call goes on."
+    "Pretraining of a configuration. After an interruption the next call resumes."
 
     def __init__(
         self,

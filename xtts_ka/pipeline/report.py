@@ -206,7 +206,7 @@ class Table:
 def nice(
     value,  # Any plain value
 ) -> str:
-    "A value as a reader wants it."
+    "A value formatted for reading."
     if value is None or value == "":
         return "–"
     if isinstance(value, bool):
@@ -368,6 +368,7 @@ def _image(data, media, stage, alt) -> dict | None:
             "alt": alt,
             "width": None,
         }
+    return None
 
 # %% ../../nbs/pipeline/report.ipynb #0b63f2c8
 def _renderer(pages):
@@ -409,7 +410,7 @@ def markdown(
     text,  # Markdown of a cell
     pages=None,  # Stage -> its page, for links between notebooks
 ):  # Markup, safe to put into a page
-    "Markdown as HTML in which nothing of the text is HTML."
+    "Markdown as HTML; HTML in the text is escaped."
     from markupsafe import Markup
 
     return Markup(_renderer(pages or {})(text))
@@ -540,8 +541,8 @@ def _bundle(data, media, stage, alt, pages) -> list[dict]:
 def _outputs(cell, media, stage, alt, pages) -> list[dict]:
     "All outputs of a cell; neighbouring prints become one text."
     blocks = []
-    for kind, group in itertools.groupby(cell.outputs, key=lambda o: o.output_type):
-        group = list(group)
+    for kind, found in itertools.groupby(cell.outputs, key=lambda o: o.output_type):
+        group = list(found)
         if kind == "stream":
             blocks += _text("".join(o.text for o in group))
         elif kind == "error":
@@ -580,7 +581,7 @@ def blocks(
     stage,  # Name of the stage
     pages=None,  # Stage -> its page
 ) -> list[dict]:
-    "What a page shows of a notebook, in order."
+    "The blocks of a notebook's page, in order."
     pages = pages or {}
     head, out = _head(nb)[2], []
     for n, cell in enumerate(nb.cells):
@@ -603,7 +604,7 @@ def blocks(
 # %% ../../nbs/pipeline/report.ipynb #04ce1225
 @dataclass
 class StagePage:
-    "What the report knows of a stage."
+    "The data of a stage in the report."
 
     name: str  # Name of the stage
     status: str = "pending"  # As in `pretrain_progress.json`
@@ -635,7 +636,7 @@ class StagePage:
 
 # %% ../../nbs/pipeline/report.ipynb #cd777fd1
 def _when(iso) -> str:
-    "A moment as a reader wants it."
+    "A date and time formatted for reading."
     try:
         t = datetime.fromisoformat(iso)
     except (TypeError, ValueError):
@@ -766,7 +767,7 @@ def _error_rates(run_dir) -> dict:
 
 # %% ../../nbs/pipeline/report.ipynb #29519417
 def _spoken_note(items, made, rates) -> str:
-    "One sentence about all sentences."
+    "A summary of the synthesized sentences."
     seconds, count = (
         sum(i["seconds"] or 0 for i in items),
         lambda by: sum(i["by"] == by for i in items),
@@ -855,7 +856,7 @@ def read_everyday(
     run_dir,  # outputs/<run>
     media,  # Where the sounds go
 ) -> dict:
-    "Table, sounds and a sentence; empty where the set was not spoken."
+    "Table, players and summary of the everyday set; empty if it was not synthesized."
     path = Path(run_dir) / "evaluate" / "everyday.json"
     if not path.exists():
         return {}
@@ -868,7 +869,7 @@ def read_everyday(
 
 # %% ../../nbs/pipeline/report.ipynb #b56abd02
 def _everyday(held, run_dir, media) -> dict:
-    "What the first page shows of `everyday.json`."
+    "The everyday figures of the first page, from `everyday.json`."
     whole = {s["path"]: s for s in held["summary"] if s["kind"] == "all"}
     rates = dict(
         sorted(
@@ -897,7 +898,7 @@ def _everyday(held, run_dir, media) -> dict:
 
 # %% ../../nbs/pipeline/report.ipynb #b9ab7530
 def _everyday_table(summary, rates) -> dict:
-    "A row a kind, a column a path."
+    "One row per kind of text, one column per chain."
     cer = {(s["kind"], s["path"]): round(100 * float(s["CER"]), 1) for s in summary}
     kinds = dict.fromkeys(s["kind"] for s in summary)
     rows = [[kind, *(cer.get((kind, p)) for p in rates)] for kind in kinds]
@@ -907,7 +908,7 @@ def _everyday_table(summary, rates) -> dict:
 
 
 def _everyday_note(held, whole, rates) -> str:
-    "One sentence about all paths."
+    "A summary of all synthesis chains."
     each = (
         f"{100 * rate:.1f} % of the letters as {by} speaks them ({100 * whole[by]['low']:.0f} to"
         f" {100 * whole[by]['high']:.0f} %), {whole[by]['stopped']} of {whole[by]['texts']} ended"
@@ -929,7 +930,7 @@ HEADLINES, PLOTS = 6, 4  # How many numbers and plots the first page shows
 
 
 def _headline(key, value) -> dict:
-    "A number with its name in words and its unit apart."
+    "A number, its label and its unit."
     words = re.split(r"[_./]", key)
     unit = UNITS.get(words[-1].lower(), "")
     label = " ".join(words[:-1] if unit and len(words) > 1 else words)
@@ -941,7 +942,7 @@ def _headline(key, value) -> dict:
 
 # %% ../../nbs/pipeline/report.ipynb #656355f1
 def _headlines(stages, spoken, everyday=None) -> list[dict]:
-    "What the run came to, in a few numbers: everyday texts first."
+    "The main figures of the run; everyday texts first."
     everyday = everyday or {}
     daily = [
         {
@@ -963,7 +964,7 @@ def _headlines(stages, spoken, everyday=None) -> list[dict]:
         }
         for by, rate in spoken["rates"].items()
     ]
-    measured = next((s.metrics for s in reversed(stages) if s.metrics), {})
+    measured: dict = next((s.metrics for s in reversed(stages) if s.metrics), {})
     short = [
         (k, v)
         for k, v in measured.items()
@@ -981,7 +982,7 @@ def _plots(pages) -> list[dict]:
 
 # %% ../../nbs/pipeline/report.ipynb #e55a6ca0
 def _sentence(stages, spoken) -> str:
-    "How the run went, in one or two sentences."
+    "The state of the run in one or two sentences."
     done, bad = (
         [s for s in stages if s.status == "done"],
         [s.name for s in stages if s.status == "failed"],
@@ -1015,7 +1016,7 @@ def _about(run_dir, stages, spoken, tree) -> dict:
     )
     source = f"{corpus['source']} corpus" if corpus.get("source") else ""
     facts = [
-        LANGUAGES.get(language, language),
+        LANGUAGES.get(language or "", language),
         source,
         f"seed {tree['seed']}" if "seed" in tree else "",
         _when(started),
@@ -1030,7 +1031,7 @@ def _about(run_dir, stages, spoken, tree) -> dict:
 
 # %% ../../nbs/pipeline/report.ipynb #f75c54cb
 def _environment():
-    "jinja2 with everything escaped and nothing silently empty."
+    "A jinja2 environment that escapes everything and refuses undefined names."
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -1057,7 +1058,7 @@ def _templates() -> Path:
 
 # %% ../../nbs/pipeline/report.ipynb #7985b24a
 def _parameters(page, tree) -> list:
-    "What the notebook was run with; of a stage that never ran, its section of the configuration."
+    "The parameters of the notebook; for a stage that never ran, its section of the configuration."
     given = page.nb.metadata.get("papermill", {}).get("parameters", {}) if page.nb else {}
     section = tree.get(page.name)
     return list(_flat(given or (section if isinstance(section, dict) else {})))

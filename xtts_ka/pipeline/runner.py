@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def select(
 
 # %% ../../nbs/pipeline/runner.ipynb #8da4e517
 class Run:
-    "A run on the disk, with what is known about it."
+    "A run on the disk: configuration, stages, progress."
 
     def __init__(
         self,
@@ -120,7 +121,7 @@ class Run:
 # %% ../../nbs/pipeline/runner.ipynb #d5b3aeb8
 @dataclass
 class StageDecision:
-    "What is to be done about a stage, and why."
+    "Whether a stage has to run, and why."
 
     parts: dict  # Fingerprint parts as they are now
     reason: str = ""  # Why it must run; empty: up to date
@@ -131,9 +132,9 @@ def stage_status(
     run: Run,
     stage,  # `Stage`
     force: bool = False,  # Run it in any case
-    rerunning: tuple = (),  # Stages that will run before it (for a dry run)
+    rerunning: Collection = (),  # Stages that will run before it (for a dry run)
 ) -> StageDecision:
-    "Compare a stage's record with the present."
+    "Compare a stage's recorded fingerprints with the current ones."
     state, new = run.progress[stage.name], run.parts(stage)
     diff, ended = changed(state.fingerprint_parts, new), state.status in ("done", "stale")
     verdict = functools.partial(StageDecision, new)
@@ -192,7 +193,7 @@ def mark_stale(
 
 # %% ../../nbs/pipeline/runner.ipynb #65678003
 class Screen:
-    "Lines for whoever watches, and in a terminal one live line below them."
+    "Progress lines, and in a terminal one live line below them."
 
     def __init__(
         self,
@@ -276,7 +277,7 @@ def begin_stage(
     verdict: StageDecision,  # From `stage_status`
     lock=None,  # `RunLock`, inherited by the kernel
 ):  # Function (execute, watch, interrupts) -> `Outcome`
-    "Make room and write down that a stage begins; what is returned runs its notebook."
+    "Move old outputs away and record the start of a stage; returns the notebook job."
     from xtts_ka.pipeline.execute import Outcome, kernel_env
 
     before, values = run.progress[stage.name], run.parameters(stage)
@@ -322,7 +323,7 @@ def begin_stage(
 
 # %% ../../nbs/pipeline/runner.ipynb #13aa73d3
 def record(run: Run, stage, outcome, interrupts):
-    "Write down how a notebook ended; one that left an output out has failed."
+    "Record the result of a notebook; a missing output is a failure."
     times = dict(
         ended=now(), seconds=round(outcome.seconds, 3), cpu_seconds=round(outcome.cpu_seconds, 3)
     )
@@ -370,7 +371,7 @@ def run(
     dry_run: bool = False,  # Show what would run, run nothing
     stages: tuple | None = None,  # Default: `STAGES`
 ) -> int:  # Exit status
-    "Bring the stages of a configuration up to date."
+    "Run the stages of a configuration that are out of date."
     stages = STAGES if stages is None else stages
     chosen = select(stages, only, from_, to)
     screen = Screen()
@@ -418,7 +419,7 @@ def _stages_at_once(run: Run):  # `run_stages`, or the same for several stages a
 
 
 def resolve_config(path) -> Path:
-    "A configuration as the shell means it, or else from the repository's root."
+    "The path of a configuration, relative to the shell's folder or to the repository's root."
     return (
         Path(path)
         if Path(path).exists()
@@ -466,7 +467,7 @@ def block(
 
 # %% ../../nbs/pipeline/runner.ipynb #c64ef8d0
 class Call:
-    "One call of `run`: which stages are due, how each begins and ends."
+    "One call of `run`: which stages are due, and how each starts and ends."
 
     def __init__(
         self,
@@ -544,7 +545,7 @@ class Call:
 
 # %% ../../nbs/pipeline/runner.ipynb #7159c9d4
 def run_stages(call: Call, chosen) -> tuple:  # (exit status, whether anything ran)
-    "Judge and run each chosen stage in turn."
+    "Check and run each chosen stage in turn."
     for stage in chosen:
         call.interrupts.check()
         if not (verdict := call.due(stage)):
@@ -600,7 +601,7 @@ def gather_rejects(
 
 # %% ../../nbs/pipeline/runner.ipynb #7fbf7888
 def finish(run: Run, screen, code: int, ran: bool) -> int:  # Exit status
-    "Gather, report, and say where things lie."
+    "Collect rejects, write the report, and print its path."
     rejected = gather_rejects(run.dir, run.stages)
     if rejected:
         screen.say(f"{rejected} rejected items: {display_path(run.dir / 'rejects.csv')}")
@@ -635,7 +636,7 @@ def renew_index(
     outputs,  # Folder that holds the runs
     screen,  # `Screen`
 ):
-    "Write the page of all runs again; that it cannot be written is no failure of this run."
+    "Write the page of all runs; an error here does not fail the run."
     from xtts_ka.pipeline.run_index import write_index
 
     try:
@@ -683,10 +684,10 @@ def show_list(stages: tuple, name: str, screen: Screen) -> int:  # 0
 
 # %% ../../nbs/pipeline/runner.ipynb #83f05195
 def show_plan(run: Run, chosen: tuple, force: bool, screen: Screen) -> int:  # 0
-    "What a call would do, in its order."
+    "The stages that a call would run, in order."
     for line in check_above(run, chosen):
         screen.say(line)
-    rerunning = []
+    rerunning: list = []
     for stage in chosen:
         run.parameters(stage)
         if why := left_out(run, stage):

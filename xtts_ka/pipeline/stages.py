@@ -42,7 +42,7 @@ class Stage:
 
 
 def _import(dotted: str):
-    "The object at a dotted path."
+    "The object of a dotted path."
     module, _, name = dotted.rpartition(".")
     return getattr(importlib.import_module(module), name)
 

@@ -22,7 +22,7 @@ STATUSES = ("pending", "running", "done", "failed", "blocked", "stale")
 
 @dataclass
 class StageState:
-    "What is known about one stage of one run."
+    "The record of one stage of one run."
 
     status: str = "pending"  # One of `STATUSES`
     attempt: int = 0  # Executions since it was last asked for anew
@@ -47,7 +47,7 @@ def now() -> str:  # UTC, to the second
 def covered(
     spans,  # (start, end) in seconds, in any order
 ) -> float:  # Seconds in which at least one of them was open
-    "The time by the wall clock of stages that run side by side, and rest in between."
+    "Wall-clock time covered by possibly overlapping intervals."
     total, last = 0.0, float("-inf")
     for start, end in sorted(spans):
         total, last = total + max(0.0, end - max(start, last)), max(last, end)
@@ -123,7 +123,7 @@ class LockedError(XttsKaError):
 
 
 def _alive(holder: dict) -> bool:
-    "Whether the process written into a lock still runs (a process of another host is taken to)."
+    "Whether the lock's process is still alive (one of another host counts as alive)."
     if holder.get("host") != os.uname().nodename or not holder.get("pid"):
         return True
     try:
@@ -191,7 +191,8 @@ class RunLock:
         )
 
     def _refuse(self, holder: dict):
-        os.close(self.fd)
+        if self.fd is not None:
+            os.close(self.fd)
         self.fd = None
         who = (
             f"process {holder['pid']} on {holder['host']} since {holder['started']}"

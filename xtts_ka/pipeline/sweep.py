@@ -149,7 +149,7 @@ def read_trials(
 
 # %% ../../nbs/pipeline/sweep.ipynb #412fe4c7
 def _all_different(trials: list) -> list:
-    seen = {}
+    seen: dict = {}
     for t in trials:
         what = ", ".join(f"{k}={v}" for k, v in t.swept.items())
         for mark in (
@@ -165,8 +165,8 @@ def _all_different(trials: list) -> list:
 def stage_keys(
     run: Run,
 ) -> dict:  # Stage -> digest; without those that are left out
-    "For each stage, what it will be made of."
-    keys = {}
+    "The inputs of each stage, as digests."
+    keys: dict = {}
     for stage in run.stages:
         if left_out(run, stage):
             continue
@@ -234,7 +234,7 @@ def copy_stage(
     old: str,
     new: str,  # As `take_file`
 ):
-    "Take over a whole output."
+    "Link or copy a complete output."
     if not source.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
         take_file(
@@ -269,7 +269,7 @@ def lends(
     stage,  # `Stage`
     parts: dict,  # Of the stage, as another run would make it
 ) -> bool:
-    "Whether a run has just what another would make of a stage."
+    "Whether a run already has the outputs that another run needs."
     state = lender.progress[stage.name]
     return (
         state.status in ("done", "stale")
@@ -283,7 +283,7 @@ def link_outputs(
     taker: Run,  # Locked by the caller
     stage,  # `Stage`
 ):
-    "Give a run the stage of another, as if it had made it itself."
+    "Copy a finished stage from one run to another."
     old, new = display_path(lender.dir), display_path(taker.dir)
     set_aside(taker, stage)
     taker.progress.update(
@@ -313,7 +313,7 @@ def reuse_stage(
     wanted: tuple,  # Stages, in the order they run
     stages: tuple,  # All
 ) -> dict:  # Stage -> name of the run it was taken from
-    "Give a run whatever others have ready for it."
+    "Reuse all finished stages of other runs."
     taken, lenders = {}, [Run(o.cfg, stages) for o in others if o is not trial]
     folder = Run(trial.cfg, stages).dir
     folder.mkdir(parents=True, exist_ok=True)
@@ -350,8 +350,8 @@ def due(
     run: Run,
     chosen: tuple,  # Stages, in the order they run
 ) -> list:  # Names
-    "The stages that would run now."
-    names = []
+    "The stages that are due."
+    names: list = []
     for stage in chosen:
         if not left_out(run, stage) and stage_status(run, stage, rerunning=names).reason:
             names.append(stage.name)
@@ -363,8 +363,10 @@ def plan_jobs(
     chosen: tuple,  # Stages, in the order they run
     stages: tuple,  # All
 ) -> list:  # `Job`s, what others wait for first
-    "Split the work so that nothing is made twice."
-    makers, makes, waits = {}, {t.name: [] for t in trials}, {t.name: set() for t in trials}
+    "Assign stages to runs so that shared ones run once."
+    makers: dict = {}
+    makes: dict = {t.name: [] for t in trials}
+    waits: dict = {t.name: set() for t in trials}
     for t in trials:
         keys = stage_keys(run := Run(t.cfg, stages))
         for name in due(run, chosen):
@@ -413,7 +415,7 @@ def what_failed(
     folder: Path,  # Of a run
     log: Path,  # What it printed
 ) -> str:  # One line
-    "Why a run ended badly, from its record, or else from the last it said."
+    "Why a run failed, from its record or its last output."
     failed = [
         f"{name}: {s.error}"
         for name, s in Progress(folder).stages.items()
@@ -436,13 +438,13 @@ def say_taken(
     who: str,  # Took it
     screen: Screen,
 ):
-    "Say what a run took over, and from whom."
+    "Report which stages were reused, and from which run."
     for run in dict.fromkeys(taken.values()):
         screen.say(f"  {who}  takes {', '.join(s for s in taken if taken[s] == run)} from {run}")
 
 # %% ../../nbs/pipeline/sweep.ipynb #6f7f5c0e
 class Processes:
-    "Begins and ends the processes of a sweep, and says so."
+    "Starts and stops the processes of a sweep."
 
     def __init__(
         self,
@@ -461,11 +463,10 @@ class Processes:
             screen,
             interrupts,
         )
-        self.running, self.logs = (
-            {},
-            set(),
-        )  # Process -> (job, when it began); runs whose log was begun
-        self.failed, self.lost = {}, set()  # Run -> why; runs whose shared stages will not come
+        self.running: dict = {}  # Process -> (job, when it began)
+        self.logs: set = set()  # Runs whose log was begun
+        self.failed: dict = {}  # Run -> why
+        self.lost: set = set()  # Runs whose shared stages will not come
 
     def title(self, job) -> str:
         return f"{self.trials.index(job.trial) + 1}/{len(self.trials)} {job.trial.name}"
@@ -547,7 +548,7 @@ class Processes:
 
 # %% ../../nbs/pipeline/sweep.ipynb #b9636812
 class WorkerPool(Processes):
-    "So many processes at a time, each when what it waits for has come."
+    "Run a limited number of processes, each after those it depends on."
 
     def work(
         self,
@@ -606,7 +607,7 @@ def how_it_went(
     run: Run,
     chosen: tuple,  # Stages
 ) -> str:  # `done`, or the first stage that is not and its status
-    "The state of a run in a word or two."
+    "The state of a run, in short."
     return next(
         (
             f"{s.name} {run.progress[s.name].status}"
@@ -626,7 +627,7 @@ def results(
     chosen: tuple,  # Stages that the sweep is about
     stages: tuple,  # All
 ) -> list:  # A dict for each run
-    "The swept values and what they led to."
+    "The swept values and the resulting metrics."
     from xtts_ka.pipeline.report import _flat
 
     out = []
@@ -656,7 +657,7 @@ def results(
 def as_csv(
     rows: list,  # Dicts
 ) -> str:
-    "A table in which no column of any row is lost."
+    "A table with the columns of all rows."
     writer = csv.DictWriter(
         text := io.StringIO(), list(dict.fromkeys(k for r in rows for k in r)), lineterminator="\n"
     )
@@ -805,7 +806,7 @@ def cores() -> int:  # That this process may use
 
 
 def sweep_name(name: str, config, words, trials: list) -> str:
-    "What the files of a sweep are called."
+    "The common file name of a sweep."
     base = next((v[0] for k, v in read_words(words).items() if k == "run"), None)
     found = name or slug(
         "-".join([base or run_name(config), *short_names(list(trials[0].swept)).values()]), 90
@@ -819,7 +820,7 @@ def sweep_name(name: str, config, words, trials: list) -> str:
 
 # %% ../../nbs/pipeline/sweep.ipynb #63e37a79
 def already_there(t: SweepRun, trials: list, chosen: tuple, stages: tuple, screen: Screen):
-    "What one run of an earlier sweep has, the others need not make."
+    "Reuse stages of runs from an earlier sweep."
     if any(
         (repo_root() / "outputs" / o.name / Progress.FILE).exists() for o in trials if o is not t
     ):
@@ -830,7 +831,7 @@ def already_there(t: SweepRun, trials: list, chosen: tuple, stages: tuple, scree
 
 # %% ../../nbs/pipeline/sweep.ipynb #63ae062d
 def show_sweep(jobs: list, trials: list, chosen: tuple, stages: tuple, screen: Screen) -> int:  # 0
-    "What a sweep would do."
+    "The plan of a sweep, as text."
     for job in jobs:
         if job.only:
             screen.say(f"▶ {job.trial.name}: first {', '.join(job.only)}, for others too")
