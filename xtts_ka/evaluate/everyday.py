@@ -259,26 +259,27 @@ def open_xtts(
     model = KaXtts(folder, precision="float32", way="auto")
     return {"XTTS": own} if model.by_codes is None else {"XTTS, by the vocoder": model, "XTTS": own}
 
-# %% ../../nbs/evaluate/everyday.ipynb #0ed2841e
+# %% ../../nbs/evaluate/everyday.ipynb #44f6da1d
 def say_xtts(
     path: str,
     model,  # `KaXtts`
     jobs: list,  # Of `turns`
     cfg,  # `DecodeConfig`
     seed: int,
+    planned: dict
+    | None = None,  # (seed, speaker, its texts) -> what the GPT said, of this export; filled
 ) -> list:  # of `Take`, in the order of the jobs
-    "All texts, speaker by speaker."
+    "All texts, speaker by speaker. The ways of one export say the same codes: with `planned` the GPT speaks once."
     from xtts_ka.xtts.features import OUTPUT_SAMPLE_RATE
 
-    out = {}
+    out, planned = {}, {} if planned is None else planned
     for speaker in dict.fromkeys(s for _, s in jobs):
         mine = [k for k, (_, s) in enumerate(jobs) if s == speaker]
-        voice = model.voice(speaker)
-
-        def speak(texts):
-            return model.speak_many(texts, voice, cfg, seed, speaker)
-
-        for k, spoken in zip(mine, attempts(speak, [jobs[k][0].text for k in mine])):
+        voice, texts = model.voice(speaker), tuple(jobs[k][0].text for k in mine)
+        if (key := (seed, speaker, texts)) not in planned:
+            planned[key] = attempts(lambda some: model.plan_takes(some, voice, cfg, seed), texts)
+        for k, said in zip(mine, planned[key]):
+            spoken = said if isinstance(said, Exception) else model.render(*said, voice, speaker)
             out[k] = take(path, jobs[k], spoken, OUTPUT_SAMPLE_RATE)
     return [out[k] for k in range(len(jobs))]
 
@@ -524,9 +525,10 @@ class EverydayTest:
         out = {}
         if len(self.recorded) == len(self.speakers):
             out["recording"] = self.say_recordings
+        planned = {}
         for path, model in open_xtts(self.run / "xtts").items():
             out[path] = lambda path=path, model=model: say_xtts(
-                path, model, self.jobs, self.cfg.decode, self.seed
+                path, model, self.jobs, self.cfg.decode, self.seed, planned
             )
         if (self.run / "sovits2/model/config.json").is_file():
             out["sovits2"] = self.say_sovits
