@@ -267,7 +267,7 @@ def test_a_mistake_of_ours_begins_with_a_line_that_says_what_holds(monkeypatch, 
     assert cli.main(["run", "--config", "configs/smoke.yaml"]) == 1
     first, second, *_ = capsys.readouterr().err.splitlines()
     assert (
-        first.startswith("xtts-ka: a mistake of the program (ZeroDivisionError")
+        first.startswith("xtts-ka: internal error (ZeroDivisionError")
         and "What is finished is kept, and the same command goes on" in first
         and second.startswith("Traceback")
     )
