@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['sha256_file', 'digest', 'atomic_write', 'write_json', 'read_json', 'append_jsonl', 'read_jsonl', 'reserve',
-           'fresh_dir', 'sweep', 'DigestCache', 'tree_digest']
+           'fresh_dir', 'cached', 'sweep', 'DigestCache', 'tree_digest']
 
 # %% ../../nbs/core/files.ipynb #b48f2edb
 import contextlib
@@ -234,6 +234,22 @@ def fresh_dir(
         shutil.rmtree(tmp, ignore_errors=True)
         raise
     _fsync_dir(path.parent)
+
+# %% ../../nbs/core/files.ipynb #c0fi0002
+def cached(
+    record,  # JSON file that shows that the step is done
+    made_of,  # Everything that the result depends on
+    make,  # () -> JSON-able result; writes the files
+):
+    "The result from the record where `made_of` is unchanged, else of a new call of `make`."
+    key = digest(made_of)
+    if Path(record).is_file():
+        held = read_json(record)
+        if held.get("made_of") == key:
+            return held["result"]
+    result = make()
+    write_json(record, {"made_of": key, "result": result})
+    return result
 
 # %% ../../nbs/core/files.ipynb #4f7adb44
 def _alive(pid: int) -> bool:
