@@ -313,7 +313,7 @@ def write_manifest(
         if why := _unwritable(row, columns, values, seen):
             raise ManifestError(
                 f"{display_path(path)}: row {n} ({row.audio_file!r}) cannot be written: {why}; "
-                "mend the row first"
+                "correct the row first"
             )
         seen.add(posixpath.normpath(row.audio_file))
         lines.append("|".join(values))

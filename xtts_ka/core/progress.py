@@ -182,7 +182,8 @@ def bar(
 ) -> Bar:  # Iterate over it, or `update`, `note` and `close` it
     "A progress bar that fits the output: terminal, live notebook or log."
     if isinstance(items, int):
-        items, total = None, items
+        total = items
+        items = None
     elif total is None and hasattr(items, "__len__"):
         total = len(items)
     kind = display_mode()

@@ -264,7 +264,11 @@ def clause(
     "One statement: time, subject, object or place, manner, verb."
     verb = c.pick(c.lexicon.verbs)
     forms = verb.third if subject else verb.first
-    time, manner, no, who, what = [], [], [], [], []
+    time: list[str] = []
+    manner: list[str] = []
+    no: list[str] = []
+    who: list[str] = []
+    what: list[str] = []
     if c.maybe(0.3):
         time = [c.pick(c.lexicon.adverbs[tense])]
     if verb.kind != "feel" and c.maybe(0.15):

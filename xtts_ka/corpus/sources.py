@@ -236,7 +236,8 @@ def _speak_all(cfg: CorpusConfig, folder: Path, seed: int) -> tuple[list[Row], l
 def _clip_name(row: Row, taken: set) -> str:
     "A safe and unused path for a clip."
     stem = f"wavs/{slug(row.speaker_name)}/{slug(Path(row.audio_file).stem)}"
-    name, i = f"{stem}.wav", 1
+    name = f"{stem}.wav"
+    i = 1
     while name.lower() in taken:
         i += 1
         name = f"{stem}-{i}.wav"

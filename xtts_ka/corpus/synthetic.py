@@ -177,7 +177,8 @@ def _setup(lib, voice: Voice):
 # %% ../../nbs/corpus/synthetic.ipynb #b31d623b
 def _synthesize(lib, text: str):
     "Synthesize a text: chunks of int16 samples, and phoneme events `(name, sample)`."
-    chunks, events = [], []
+    chunks: list[np.ndarray] = []
+    events: list[tuple[str, int]] = []
 
     def receive(wav, n, event):
         if wav and n > 0:
