@@ -130,6 +130,6 @@ def test_edits_is_a_distance(a, b, c):
 def test_g2p_needs_no_torch(root):
     import subprocess
 
-    code = "import sys, xtts_ka.text.g2p, xtts_ka.text.g2p_config; print([m for m in ('torch', 'pandas', 'hypothesis') if m in sys.modules])"
+    code = "import sys, xtts_ka.text.g2p, xtts_ka.text.config; print([m for m in ('torch', 'pandas', 'hypothesis') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert run.stdout.strip() == "[]", run.stderr

@@ -19,7 +19,7 @@ from ..core.errors import MissingError, XttsKaError
 from ..core.files import atomic_write, digest, read_json, sha256_file, write_json
 from ..core.loop import Task, fit, load_models
 from ..core.randomness import rng, seeded_step
-from .g2p_config import NeuralG2PConfig
+from .config import NeuralG2PConfig
 from .letters import LETTERS, to_mkhedruli
 from xtts_ka.text.phoneme_inventory import (
     PhonemeVocab,

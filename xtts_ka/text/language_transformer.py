@@ -19,7 +19,7 @@ from ..core.errors import MissingError, XttsKaError
 from ..core.files import atomic_write, digest
 from ..core.loop import Task
 from ..core.randomness import permutation, seeded_step
-from .language_config import TransformerConfig
+from .config import TransformerConfig
 from .language_model import Alphabet, bits_per_character
 
 # %% ../../nbs/text/language_transformer.ipynb #a9734a9f
