@@ -14,8 +14,8 @@ from ..core.errors import XttsKaError
 
 # %% ../../nbs/text/numbers.ipynb #8a158cf1
 _ONES = (
-    "ნული ერთი ორი სამი ოთხი ხუთი ექვსი შვიდი რვა ცხრა ათი თერთმეტი თორმეტი ცამეტი თოთხმეტი თხუთმეტი "
-    "თექვსმეტი ჩვიდმეტი თვრამეტი ცხრამეტი"
+    "ნული ერთი ორი სამი ოთხი ხუთი ექვსი შვიდი რვა ცხრა ათი "
+    "თერთმეტი თორმეტი ცამეტი თოთხმეტი თხუთმეტი თექვსმეტი ჩვიდმეტი თვრამეტი ცხრამეტი"
 ).split()
 _TWENTIES = ("", "ოც", "ორმოც", "სამოც", "ოთხმოც")
 
@@ -23,14 +23,18 @@ _TWENTIES = ("", "ოც", "ორმოც", "სამოც", "ოთხმ�
 def _below_thousand(n: int) -> str:
     hundred, rest = divmod(n, 100)
     twenty, one = divmod(rest, 20)
-    tail = _ONES[rest] if rest < 20 else _TWENTIES[twenty] + ("და" + _ONES[one] if one else "ი")
+    if rest < 20:
+        tail = _ONES[rest]
+    else:
+        tail = _TWENTIES[twenty] + ("და" + _ONES[one] if one else "ი")
     if not hundred:
         return tail
-    head = ("" if hundred == 1 else _ONES[hundred] if hundred > 7 else _ONES[hundred][:-1]) + "ას"
+    digit = "" if hundred == 1 else _ONES[hundred]
+    head = (digit if hundred > 7 else digit[:-1]) + "ას"  # რვა, ცხრა keep their vowel
     return f"{head} {tail}" if rest else head + "ი"
 
 
-_WORDS = tuple(map(_below_thousand, range(1000)))  # Numbers of any size are put together from these
+_WORDS = tuple(map(_below_thousand, range(1000)))  # Parts of all larger numbers
 
 # %% ../../nbs/text/numbers.ipynb #3616f237
 _UNITS = (
@@ -54,7 +58,7 @@ def cardinal(
         return "მინუს " + cardinal(-n)
     if n > LIMIT:
         raise XttsKaError(
-            f"{n} is beyond the numbers that are read as one (up to 10^15); read it digit by digit"
+            f"{n} is too large to be read as one number (up to 10^15); read it digit by digit"
         )
     words = []
     for size, stem in _UNITS:
@@ -89,14 +93,16 @@ def _word_value(word: str) -> int:
 def parse_cardinal(
     words: str,  # A cardinal in words, nominative, as `cardinal` writes it
 ) -> int:
-    "The number that the words say. Error: XttsKaError naming the word that is none."
-    total, part, (first, *rest) = 0, 0, words.split() or [""]
+    "The value of the words. Error: XttsKaError naming the first unknown word."
+    first, *rest = words.split() or [""]
     if first == "მინუს":
         return -parse_cardinal(" ".join(rest))
+    total = part = 0
     for word in (first, *rest):
         many = _MANY.get(word.removesuffix("ი"))
         if many:
-            total, part = total + (part or 1) * many, 0
+            total += (part or 1) * many
+            part = 0
         else:
             try:
                 part += _word_value(word)
@@ -115,9 +121,8 @@ def ordinal(
         return ("ნულოვანი", "პირველი")[n]
     *head, last = cardinal(n).split()
     twenty, _, rest = last.partition("და")
-    return " ".join(
-        [*head, f"{twenty}დამე{rest[:-1]}ე" if twenty in _TWENTIES else f"მე{last[:-1]}ე"]
-    )
+    last = f"{twenty}დამე{rest[:-1]}ე" if twenty in _TWENTIES else f"მე{last[:-1]}ე"
+    return " ".join([*head, last])
 
 # %% ../../nbs/text/numbers.ipynb #f7f57b4e
 _PARTS = ("", "მეათედი", "მეასედი", "მეათასედი", "მეათიათასედი")  # Tenths and on
@@ -134,11 +139,10 @@ def whole(
     digits: str,  # 0-9 only
 ) -> str:
     "Digits as one number; one by one with a leading zero or beyond 15 places."
-    return (
-        spell_digits(digits)
-        if len(digits) > 15 or digits[0] == "0" and len(digits) > 1
-        else cardinal(int(digits))
-    )
+    leading_zero = digits[0] == "0" and len(digits) > 1
+    if leading_zero or len(digits) > 15:
+        return spell_digits(digits)
+    return cardinal(int(digits))
 
 # %% ../../nbs/text/numbers.ipynb #1edb5e32
 def decimal(
@@ -148,10 +152,11 @@ def decimal(
     if not re.fullmatch(r"[0-9]+[.,][0-9]+", number):
         raise XttsKaError(f"{number!r} is no decimal number such as 3,14")
     first, places = re.split("[.,]", number)
-    part = len(places) < len(_PARTS) and int(places) > 0
-    return f"{whole(first)} მთელი " + (
-        f"{cardinal(int(places))} {_PARTS[len(places)]}" if part else spell_digits(places)
-    )
+    if len(places) < len(_PARTS) and int(places) > 0:
+        part = f"{cardinal(int(places))} {_PARTS[len(places)]}"
+    else:
+        part = spell_digits(places)
+    return f"{whole(first)} მთელი {part}"
 
 
 def fraction(
@@ -168,7 +173,7 @@ _ROMAN_VALUES = dict(I=1, V=5, X=10, L=50, C=100, D=500, M=1000)
 
 def roman(
     text: str,  # Capital letters I V X L C D M
-) -> "int|None":
+) -> int | None:
     "Value of a Roman numeral in its one right spelling (1 to 3999), else None."
     if not text or not _ROMAN.fullmatch(text):
         return None
@@ -200,18 +205,12 @@ CASES = {  # Case or postposition -> what follows the stem of ხუთ(ი), �
 }
 
 # %% ../../nbs/text/numbers.ipynb #6ddef226
-DATIVE = {
-    "dat",
-    "on",
-    "in",
-    "with",
-    "times",
-    "like",
-}  # A word before such a noun, that belongs to it, has lost its -ი
-ADVERBIAL = {"adv", "until"}  # So has one before these
+# Cases before which an attribute loses its -ი
+DATIVE = {"dat", "on", "in", "with", "times", "like"}
+ADVERBIAL = {"adv", "until"}
 
 
-def _stem(word: str) -> tuple:
+def _stem(word: str) -> tuple[str, int]:
     "(stem, column of CASES)."
     kind = {"ი": 0, "ა": 1, "ე": 2}.get(word[-1:], 3)
     return (word if kind == 3 else word[:-1]), kind
@@ -241,56 +240,38 @@ _SPELLINGS = {
 }
 
 # %% ../../nbs/text/numbers.ipynb #ba01931c
-def _particles(spelling: str) -> dict:
-    "An ending with the particles that may follow it -> the particle as it is said."
-    if spelling[-1] in "აეიო":
-        return {
-            spelling: "",
-            spelling + "ც": "ც",
-            spelling + "ა": "ა",
-            spelling + "აც": "აც",
-            spelling + "ვე": "ვე",
-        }
-    return {
-        spelling: "",
-        spelling + "ა": "ა",
-        spelling + "აც": "აც",
-        spelling + "აა": "აა",
-        spelling + "ვე": "ვე",
-        spelling + "ავე": "ავე",
-    }
+def _particles(spelling: str) -> dict[str, str]:
+    "An ending with the particles that may follow it -> the particle."
+    vowel = spelling[-1] in "აეიო"
+    particles = ("", "ც", "ა", "აც", "ვე") if vowel else ("", "ა", "აც", "აა", "ვე", "ავე")
+    return {spelling + particle: particle for particle in particles}
+
+
+# Endings that are a particle alone, or a vowel and a particle
+_BARE_ENDINGS = {
+    "ო": ("voc", ""),
+    "იო": ("nom", "ო"),
+    "ა": ("nom", "ა"),
+    "ია": ("nom", "ა"),
+    "აა": ("nom", "ა"),
+    "ც": ("nom", "ც"),
+    "იც": ("nom", "ც"),
+    "აც": ("nom", "ც"),
+    "ვე": ("nom", "ვე"),
+    "ივე": ("nom", "ვე"),
+}
 
 # %% ../../nbs/text/numbers.ipynb #0e3e7f8a
-def _endings() -> dict:
-    "Written ending -> (case, particle)."
-    bare = {
-        "ო": ("voc", ""),
-        "იო": ("nom", "ო"),
-        "ა": ("nom", "ა"),
-        "ია": ("nom", "ა"),
-        "აა": ("nom", "ა"),
-        "ც": ("nom", "ც"),
-        "იც": ("nom", "ც"),
-        "აც": ("nom", "ც"),
-        "ვე": ("nom", "ვე"),
-        "ივე": ("nom", "ვე"),
-    }
-    spelled = sorted(
-        ((s, case) for case, spellings in _SPELLINGS.items() for s in spellings.split()),
-        key=lambda pair: len(pair[0]),
-    )  # `მა` and `ც` before `მ` and `აც`
-    full = {
-        written: (case, particle)
-        for s, case in spelled
-        for written, particle in _particles(s).items()
-    }
-    return (
-        full
-        | bare
-        | {s: (case, "") for case, spellings in _SPELLINGS.items() for s in spellings.split()}
-    )
+def _endings() -> dict[str, tuple[str, str]]:
+    "Written ending -> (case, particle). Without a particle takes precedence."
+    plain = {s: (case, "") for case, spellings in _SPELLINGS.items() for s in spellings.split()}
+    full = {}
+    for spelling in sorted(plain, key=len):  # `მა` and `ც` before `მ` and `აც`
+        case = plain[spelling][0]
+        full |= {written: (case, p) for written, p in _particles(spelling).items()}
+    return full | _BARE_ENDINGS | plain
 
-# %% ../../nbs/text/numbers.ipynb #df53e353
+
 ENDINGS = _endings()  # Every ending that can follow a number and a hyphen -> (case, particle)
 
 # %% ../../nbs/text/numbers.ipynb #dccb75fc
@@ -313,8 +294,8 @@ def decline(
     words: str,  # A number or noun in words, nominative; only the last word takes the case
     ending: str,  # As written after a hyphen, e.g. `ზე`, `იდანაც`
     modifiers=(),  # Words of it that agree with the last one
-) -> "str|None":
-    "The words in that case, or None for an ending that is none."
+) -> str | None:
+    "The words in that case, or None for an unknown ending."
     if ending not in ENDINGS:
         return None
     case, particle = ENDINGS[ending]
@@ -322,27 +303,28 @@ def decline(
     stem, kind = _stem(last)
     if stem in _NOUNS and head:
         modifiers = [head[-1]]
-    return " ".join(
-        [agree(w, case) if w in modifiers else w for w in head]
-        + [stem + CASES[case][kind] + particle]
-    )
+    head = [agree(w, case) if w in modifiers else w for w in head]
+    return " ".join([*head, stem + CASES[case][kind] + particle])
 
 # %% ../../nbs/text/numbers.ipynb #c32e3493
 _COMPOUND = re.compile(
-    "(?:იან|ებ|ეულ|მაგ|ი?ოდე|ჯერად).*|ნი|თა|.{2,}იან(?:ი|მა|ს|ის|ით|ად|ო|ზე|ში|ებ.*|ა|ია|ივე|ისთვის|იდან|ამდე|თან|ისგან|ც|იც)?"
+    "(?:იან|ებ|ეულ|მაგ|ი?ოდე|ჯერად).*|ნი|თა|.{2,}იან"
+    "(?:ი|მა|ს|ის|ით|ად|ო|ზე|ში|ებ.*|ა|ია|ივე|ისთვის|იდან|ამდე|თან|ისგან|ც|იც)?"
 )
 
 
 def _glue(words: str, tail: str) -> str:
     "`ოცი` + `წლიანი` -> `ოცწლიანი`; `რვა` + `იანი` -> `რვიანი`."
     words = words.removesuffix("ი")
-    return (words[:-1] if words.endswith("ა") and tail[0] in "იეო" else words) + tail
+    if words.endswith("ა") and tail[0] in "იეო":
+        words = words[:-1]
+    return words + tail
 
 
 def inflect_ordinal(
     words: str,  # An ordinal in words, nominative
     ending: str,  # As written: `ე`, `ეს`, `ლი`, `ში`, ...
-) -> "str|None":
+) -> str | None:
     "An ordinal in the case of the ending, or None."
     first = words.endswith("ი")
     for mark in ("ელ", "ლ") if first else ("ე",):
@@ -354,7 +336,7 @@ def inflect_ordinal(
     return decline(words, ending)
 
 # %% ../../nbs/text/numbers.ipynb #e8633050
-def _irregular(words: str, ending: str) -> "str|None":
+def _irregular(words: str, ending: str) -> str | None:
     "Once; `-ვე` with a case of its own (`ორივეს`); `-ღა`; compounds."
     if words == "ერთი" and ending in ("ჯერ", "ხელ"):
         return "ერთხელ"
@@ -366,23 +348,22 @@ def _irregular(words: str, ending: str) -> "str|None":
 
 # %% ../../nbs/text/numbers.ipynb #d7192f92
 def inflect(
-    n: "int|str",  # A number, or its words in the nominative
+    n: int | str,  # A number, or its words in the nominative
     ending: str,  # What stands after the hyphen
     ordinal_number: bool = False,  # Read `n` as an ordinal, as after `მე-`
 ) -> str:
-    "The number in words with that ending. Error: XttsKaError for an ending that is none."
-    words = n if isinstance(n, str) else ordinal(n) if ordinal_number else cardinal(n)
+    "The number in words with that ending. Error: XttsKaError for an unknown ending."
+    if isinstance(n, str):
+        words = n
+    else:
+        words = ordinal(n) if ordinal_number else cardinal(n)
     if ordinal_number:
         said = inflect_ordinal(words, ending)
     else:
         said = _irregular(words, ending) or decline(words, ending)
-    if (
-        said is None
-        and isinstance(n, int)
-        and n > 0
-        and (ending[:1] == "ე" or n == 1 and ending[:1] == "ლ")
-    ):
-        said = inflect_ordinal(ordinal(n), ending)
+    if said is None and isinstance(n, int) and n > 0:
+        if ending[:1] == "ე" or n == 1 and ending[:1] == "ლ":  # 5-ე, 1-ლი
+            said = inflect_ordinal(ordinal(n), ending)
     if said is None:
         raise XttsKaError(f"{ending!r} is no ending that can follow a number")
     return said
