@@ -265,7 +265,7 @@ _BARE_ENDINGS = {
 def _endings() -> dict[str, tuple[str, str]]:
     "Written ending -> (case, particle). Without a particle takes precedence."
     plain = {s: (case, "") for case, spellings in _SPELLINGS.items() for s in spellings.split()}
-    full = {}
+    full: dict[str, tuple[str, str]] = {}
     for spelling in sorted(plain, key=len):  # `მა` and `ც` before `მ` and `აც`
         case = plain[spelling][0]
         full |= {written: (case, p) for written, p in _particles(spelling).items()}

@@ -167,7 +167,7 @@ class _Texts:
 class _Models(_Texts):
     "Training and comparing the models."
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, **kwargs) -> None:  # Parameters of `_Texts`
         super().__init__(*args, **kwargs)
         self.curve: list[dict] = []  # A row for each vocabulary size
         self.recommended: int
@@ -226,7 +226,7 @@ class _Models(_Texts):
 class LanguageModelProcessor(_Models):
     "The stage: read, tokenizer, baselines, transformer, compare, odd, balanced, finish."
 
-    def __init__(self, *args, **kwargs):  # Those of `_Texts`
+    def __init__(self, *args, **kwargs) -> None:  # Parameters of `_Texts`
         super().__init__(*args, **kwargs)
         self.flagged: list[Judged] = []
         self.picked: list[str] = []

@@ -115,7 +115,7 @@ def errors(
 ) -> dict:  # Rounded, for a report
     "Number of words, WER and PER in per cent."
     pairs = list(pairs)
-    rates = {"words": len(pairs)}
+    rates: dict[str, float] = {"words": len(pairs)}
     if pairs:
         rates["wer"] = round(word_error_rate(pairs), 3)
         rates["per"] = round(phoneme_error_rate(pairs), 3)
@@ -237,7 +237,7 @@ _RULES = "held-out Latin words, letter-to-sound rules"
 class PhonemeModelProcessor(_Words):
     "The stage: dictionary, words, network, latin, benchmarks, finish."
 
-    def __init__(self, *args, **kwargs):  # Those of `_Words`
+    def __init__(self, *args, **kwargs) -> None:  # Parameters of `_Words`
         super().__init__(*args, **kwargs)
         self.net: NeuralG2P | None = None  # The trained network
         self.rows: list[tuple] = []  # (word, reference, network, rules), phones

@@ -59,7 +59,7 @@ class _Shape(NamedTuple):
     "How to take the text out of a line."
 
     mark: str | None  # Separator; None: the line is the text
-    index: int  # Of the text column
+    column: int  # Index of the text
     fields: int  # Number of columns
 
 
@@ -91,7 +91,7 @@ def _field(text: str, shape: _Shape) -> str:
     parts = text.split(shape.mark)
     if len(parts) != shape.fields:
         raise ValueError(f"wrong number of fields: {len(parts)}, the first line has {shape.fields}")
-    return parts[shape.index]
+    return parts[shape.column]
 
 # %% ../../nbs/text/texts.ipynb #055f4a59
 @dataclass
