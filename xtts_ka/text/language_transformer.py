@@ -271,16 +271,7 @@ class TransformerLM:
 
     def save(self, path):
         "One safetensors file: weights, and configuration and alphabet as JSON in its header."
-        from safetensors.torch import save as to_bytes
-
-        about = {
-            "format": 1,
-            "characters": self.alphabet.characters,
-            "transformer": to_dict(self.cfg),
-        }
-        head = json.dumps(about, ensure_ascii=False)
-        state = {k: v.contiguous() for k, v in self.net.state_dict().items()}
-        return atomic_write(path, to_bytes(state, {"language_model": head}))
+        return atomic_write(path, _packed(self))
 
     @classmethod
     def load(
@@ -288,24 +279,43 @@ class TransformerLM:
         path,  # A `language_model.safetensors`
     ) -> "TransformerLM":
         "Read a model back. MissingError for no file, XttsKaError for another or a damaged one."
-        from safetensors import SafetensorError, safe_open
+        return cls(*_unpacked(path))
 
-        if not Path(path).is_file():
-            raise MissingError(f"{path}: no language model here; the stage language writes it")
-        try:
-            with safe_open(path, "pt") as f:
-                head = json.loads(f.metadata()["language_model"])
-                state = {k: f.get_tensor(k) for k in f.keys()}
-            cfg = build(TransformerConfig, head["transformer"])
-            alphabet = Alphabet(head["characters"])
-            net = Network(cfg, len(alphabet))
-            net.load_state_dict(state)
-        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
-            why = f"{type(e).__name__} {str(e)[:200]}"
-            raise XttsKaError(
-                f"{path}: not a whole language model ({why}); run the stage language again"
-            ) from e
-        return cls(cfg, alphabet, net.eval())
+# %% ../../nbs/text/language_transformer.ipynb #257cc77a
+def _packed(model: TransformerLM) -> bytes:
+    "Content of the file of a model."
+    from safetensors.torch import save as to_bytes
+
+    about = {
+        "format": 1,
+        "characters": model.alphabet.characters,
+        "transformer": to_dict(model.cfg),
+    }
+    head = json.dumps(about, ensure_ascii=False)
+    state = {k: v.contiguous() for k, v in model.net.state_dict().items()}
+    return to_bytes(state, {"language_model": head})
+
+
+def _unpacked(path) -> tuple[TransformerConfig, Alphabet, Network]:
+    "The parts of a model from its file."
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise MissingError(f"{path}: no language model here; the stage language writes it")
+    try:
+        with safe_open(path, "pt") as f:
+            head = json.loads(f.metadata()["language_model"])
+            state = {k: f.get_tensor(k) for k in f.keys()}
+        cfg = build(TransformerConfig, head["transformer"])
+        alphabet = Alphabet(head["characters"])
+        net = Network(cfg, len(alphabet))
+        net.load_state_dict(state)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as e:
+        why = f"{type(e).__name__} {str(e)[:200]}"
+        raise XttsKaError(
+            f"{path}: not a whole language model ({why}); run the stage language again"
+        ) from e
+    return cfg, alphabet, net.eval()
 
 # %% ../../nbs/text/language_transformer.ipynb #89088226
 def token_vectors(

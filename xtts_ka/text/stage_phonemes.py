@@ -279,36 +279,12 @@ class PhonemeModelProcessor(_Words):
 
     def benchmarks(self) -> list:  # A row for each configured benchmark
         "Rules and network against reference pronunciations; a missing file is reported as absent."
-        self.bench = [self._benchmark(b) for b in self.cfg.benchmarks]
+        self.bench = []
+        for b in self.cfg.benchmarks:
+            row, seconds = _benchmark(b, self.net)
+            self.bench.append(row)
+            self.seconds[row["benchmark"]] = seconds
         return self.bench
-
-    def _benchmark(self, b: Benchmark) -> dict:
-        path = resolve(b.path)
-        row: dict = {"benchmark": Path(b.path).stem, "mode": b.mode, "convention": b.convention}
-        if not path.is_file():
-            return row | {"present": False}
-        g2p = GraphemeToPhoneme(b.mode, b.convention)
-        known = set(inventory(b.mode, b.convention))
-        entries = read_pronunciations(path)
-        words, references = _columns(entries.pairs)
-        start = time.process_time()
-        results = [g2p(word) for word in words]
-        self.seconds[row["benchmark"]] = time.process_time() - start
-        pairs = list(zip(references, results))
-        wrong = [[w, " ".join(a), " ".join(r)] for w, (a, r) in zip(words, pairs) if a != r]
-        row |= {
-            "present": True,
-            "sha256": sha256_file(path),
-            **errors(pairs),
-            "in the notation": errors(p for p in pairs if set(p[0]) <= known),
-            "wrong": wrong[:50],
-            "rejects": len(entries.rejects),
-        }
-        if b.mode == "broad" and self.net is not None:
-            neural = GraphemeToPhoneme("neural", b.convention, model=self.net)
-            read = map(neural._written, self.net.read(words[:1000]))
-            row["network"] = errors(zip(references, read))
-        return row
 
     def finish(self) -> dict:  # Content of metrics.json
         "Write `phoneme_model_results.json` (without times), `rejects.csv` and `metrics.json`."
@@ -326,6 +302,36 @@ class PhonemeModelProcessor(_Words):
         self.latin()
         self.benchmarks()
         return self.finish()
+
+# %% ../../nbs/text/stage_phonemes.ipynb #a922913a
+def _benchmark(b: Benchmark, net: "NeuralG2P | None") -> tuple[dict, float]:
+    "(a row of the report, CPU seconds of the rules)."
+    path = resolve(b.path)
+    row: dict = {"benchmark": Path(b.path).stem, "mode": b.mode, "convention": b.convention}
+    if not path.is_file():
+        return row | {"present": False}, 0.0
+    g2p = GraphemeToPhoneme(b.mode, b.convention)
+    known = set(inventory(b.mode, b.convention))
+    entries = read_pronunciations(path)
+    words, references = _columns(entries.pairs)
+    start = time.process_time()
+    results = [g2p(word) for word in words]
+    seconds = time.process_time() - start
+    pairs = list(zip(references, results))
+    wrong = [[w, " ".join(a), " ".join(r)] for w, (a, r) in zip(words, pairs) if a != r]
+    row |= {
+        "present": True,
+        "sha256": sha256_file(path),
+        **errors(pairs),
+        "in the notation": errors(p for p in pairs if set(p[0]) <= known),
+        "wrong": wrong[:50],
+        "rejects": len(entries.rejects),
+    }
+    if b.mode == "broad" and net is not None:
+        neural = GraphemeToPhoneme("neural", b.convention, model=net)
+        read = map(neural._written, net.read(words[:1000]))
+        row["network"] = errors(zip(references, read))
+    return row, seconds
 
 # %% ../../nbs/text/stage_phonemes.ipynb #929da539
 def _columns(pairs) -> tuple[list, list]:
