@@ -30,7 +30,6 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from smoke import Home
 from test_report import Page, pages  # noqa: F401, a fixture
-from test_report import run as report_run
 from test_runner import shelf, toys  # noqa: F401, fixtures
 
 FULL, SEED = (
@@ -613,8 +612,8 @@ def carriers():
     from xtts_ka.core.checkpoint import read_tensors
     from xtts_ka.corpus.clips import RaggedArray
     from xtts_ka.speaker.create_speaker_embeddings import load_vector
+    from xtts_ka.speaker.ecapa import load_speechbrain
     from xtts_ka.speaker.embedding_visualization import _vector
-    from xtts_ka.speaker.encoders import load_speechbrain
     from xtts_ka.vocoder.checkpoint import load_generator
     from xtts_ka.vocoder.config import MelConfig
     from xtts_ka.vocoder.discriminators import load_discriminators

@@ -15,7 +15,7 @@ from pydantic import Field
 from ..core.config import config
 from ..core.errors import ConfigError
 from ..core.loop import LoopConfig
-from ..speaker.train_config import AugmentConfig
+from ..speaker.config import AugmentConfig
 from .filters import FilterConfig
 
 # %% ../../nbs/xtts/config.ipynb #f7dc9a60
