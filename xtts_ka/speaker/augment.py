@@ -174,7 +174,7 @@ def made_room(
     return (h / np.linalg.norm(h)).astype(np.float32)
 
 
-def _late_tail(t, seconds: float, early: float, r):
+def _late_tail(t, seconds: float, early, r):
     "Decaying noise from 10 ms on, at up to the energy of the `early` reflections."
     decay = 10 ** (-3 * t / seconds)  # -60 dB at `seconds`
     bright = r.standard_normal(len(t)) * decay
@@ -272,9 +272,8 @@ class Augmenter:
         self.cfg = cfg or AugmentConfig()
         self.rate = sample_rate
         longest = self.cfg.max_bank_seconds
-        self.noise, bad_noise = read_bank(noise_paths, sample_rate, longest, seed)
-        if self.noise is None:
-            self.noise = noise_bank(sample_rate, seed)
+        noise, bad_noise = read_bank(noise_paths, sample_rate, longest, seed)
+        self.noise = noise_bank(sample_rate, seed) if noise is None else noise
         self.music, bad_music = read_bank(music_paths, sample_rate, longest, seed)
         self.rooms, bad_rooms = responses(reverb_paths, self.cfg, sample_rate, seed)
         self.left_out = [*bad_noise, *bad_music, *bad_rooms]  # (path, reason)

@@ -395,7 +395,7 @@ def loop_config(
     accumulate = average_every(cfg) if cfg.accumalate_gradient_every_scheduler else 1
     batches = (cfg.num_epochs or 0) * epoch_steps(recordings, speakers, cfg.utterances_per_speaker)
     numbers = device_numbers(cfg)
-    accelerator = {"best": "auto", "cpu": "cpu"}.get(cfg.device, "cuda")
+    known: dict[str, Literal["auto", "cpu", "cuda"]] = {"best": "auto", "cpu": "cpu"}
     return SpeakerLoop(
         steps=cfg.steps or max(1, batches // accumulate),
         accumulate=accumulate,
@@ -412,7 +412,7 @@ def loop_config(
         devices=max(1, len(numbers)),
         num_nodes=cfg.num_nodes,
         strategy="ddp" if len(numbers) * cfg.num_nodes > 1 else "auto",
-        accelerator=accelerator,
+        accelerator=known.get(cfg.device, "cuda"),
         workers=cfg.num_workers,
         tensorboard=cfg.tensorboard,
     )

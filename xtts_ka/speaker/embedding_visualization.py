@@ -10,6 +10,7 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from .projections import pca_2d, tsne_2d, umap_2d
 class Voices:
     "Vectors with names, speakers and recordings; every list has n items."
 
-    vectors: np.ndarray | None  # [n, D] float32; None where only a map is known
+    vectors: Any  # [n, D] float32; None where only a map is known
     names: list  # Of the utterances
     speakers: list  # "" where unknown
     audio: list  # Path of the recording, None where unknown
@@ -121,7 +122,7 @@ def _with_loaded(
             return list(given)
         return [empty] * len(names) if rows is None else [known[i] for i in rows]
 
-    if embeddings is None and rows is not None:
+    if embeddings is None and loaded and rows is not None:
         embeddings = loaded.vectors[rows]
     speakers = choose(speakers, loaded and loaded.speakers, "")
     audio = choose(audio, loaded and loaded.audio, None)

@@ -61,6 +61,9 @@ def mel_filters(
 class MelFeatures(nn.Module):
     "Waveform -> mean-normalised log-mel."
 
+    window: Tensor  # [n_fft]
+    filters: Tensor  # [n_fft // 2 + 1, mels]
+
     def __init__(
         self,
         mels: int = 80,

@@ -79,7 +79,7 @@ def count_clips(
     speakers: int = 0,
 ) -> dict:  # As of `voice_numbers`
     "The numbers of clips of which nothing but their count is known."
-    unknown = dict(silhouette=None, eer=None, outliers=None, points=[])
+    unknown: dict = dict(silhouette=None, eer=None, outliers=None, points=[])
     return dict(clips=n, speakers=speakers) | unknown
 
 

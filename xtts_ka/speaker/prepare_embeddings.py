@@ -261,12 +261,17 @@ def draw_maps(
 ) -> tuple:  # (files written, numbers of all clips, figures by name of the map)
     "A PNG per projection and one page that plays, in `visualizations/`."
     from xtts_ka.core.randomness import rng
-    from xtts_ka.speaker.embedding_visualization import PROJECTIONS, EmbeddingVisualizer
+    from xtts_ka.speaker.embedding_visualization import (
+        PROJECTIONS,
+        EmbeddingVisualizer,
+        load_voices,
+    )
     from xtts_ka.speaker.map_figure import voice_numbers
 
     folder = resolve(output_dir) / "visualizations"
     v = EmbeddingVisualizer(folder, seed, perplexity, neighbors)
-    vectors, names = v.load_embeddings(output_dir)
+    voices = v.voices = load_voices(output_dir)
+    vectors, names = voices.vectors, voices.names
     if center and len(names) > 1:  # equal clips become zeros, which maps and numbers accept
         vectors = vectors - vectors.mean(0)
     drawn = sorted(rng(seed, "map").permutation(len(names))[:max_points].tolist())
@@ -279,7 +284,7 @@ def draw_maps(
         what = f"{title} · {m}"
         figures[m] = v.visualize_embeddings(xy, some, title=what, path=png[m], embeddings=shown)
     html = v.visualize_embeddings_interactive(maps, some, title=title, embeddings=shown, **page)
-    numbers = voice_numbers(vectors, v.voices.speakers, names, seed)
+    numbers = voice_numbers(vectors, voices.speakers, names, seed)
     return [*(v.output_dir / png[m] for m in maps), html], numbers, figures
 
 # %% ../../nbs/speaker/prepare_embeddings.ipynb #4c7a5d87

@@ -72,13 +72,12 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     files = ["config.json", "preprocessor_config.json", *WEIGHTS]
-    wanted = dict(repo_id=name, allow_patterns=files)
     try:
-        return Path(snapshot_download(**wanted, local_files_only=True))
+        return Path(snapshot_download(name, allow_patterns=files, local_files_only=True))
     except OSError:
         pass  # not in the cache, so ask
     try:
-        return Path(snapshot_download(**wanted))
+        return Path(snapshot_download(name, allow_patterns=files))
     except (OSError, ValueError, HTTPError) as e:
         reason = (str(e) or type(e).__name__).strip().splitlines()[0]
         why = f"the hub could not be asked ({reason})"

@@ -10,6 +10,7 @@ __all__ = ['Gathered', 'choose_test_names', 'limit_clips', 'gather_recordings', 
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -124,7 +125,7 @@ class Verified:
 
     utterances: list  # [n] of the test clips
     sounds: dict  # condition -> n of [T] float32
-    trials: object  # `Trials`: indices of the clips
+    trials: Any  # `Trials`: indices of the clips
     vectors: dict = field(default_factory=dict)  # encoder -> condition -> [n, D]
     scores: dict = field(default_factory=dict)  # encoder -> condition -> (same, different)
 

@@ -15,6 +15,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -85,7 +86,9 @@ def read_index(
         if n == 1 and tuple(row) == _FIELDS:
             continue
         try:
-            entries.append(Entry(*row[:4], float(row[4]), int(row[5]), *row[6:]))
+            values: list[Any] = list(row)
+            values[4], values[5] = float(row[4]), int(row[5])
+            entries.append(Entry(*values))
         except (TypeError, ValueError, IndexError):
             raise XttsKaError(
                 f"{path}:{n}: not a line of this index; "

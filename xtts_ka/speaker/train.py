@@ -42,7 +42,9 @@ from xtts_ka.speaker.config import (
     without_key,
 )
 from xtts_ka.speaker.data import (
+    FileShelf,
     SpeakerBatchSampler,
+    Waves,
     at_speeds,
     crops,
     held_out_speakers,
@@ -111,6 +113,7 @@ def load_recordings(
 ) -> Recordings:
     "Read the audio, or only its headers when `preload` is off."
     utterances = at_speeds(utterances, speeds)
+    waves: Waves | FileShelf
     if cfg.preload:
         used, waves = keep_waves(utterances, cfg.model_sample_rate, cache)
     else:
@@ -158,9 +161,9 @@ def _initial(cfg: TrainConfig) -> Ecapa | WavLMEncoder:
     if is_untrained(name):
         new = new_ecapa if plain_name(name) == "ecapa" else new_wavlm
         return new(spec, cfg.seed)
-    options = dict(layer=spec.layer, pooling=spec.pooling, train=True)
+    layer, pooling = spec.layer, spec.pooling
     try:
-        return build_encoder(name, device="cpu", **options).module
+        return build_encoder(name, device="cpu", layer=layer, pooling=pooling, train=True).module
     except MissingError as e:
         way_out = f"To train from random weights: model_name: {plain_name(name)}-untrained"
         raise MissingError(f"{e}\n{way_out}") from None

@@ -69,7 +69,7 @@ def _keep_layers(wavlm, cfg: EncoderConfig, c, head):
     layer = cfg.layer
     if layer in (-1, "mean", "weighted", c.num_hidden_layers) or head:
         return
-    if not 0 <= layer < c.num_hidden_layers:
+    if not (isinstance(layer, int) and 0 <= layer < c.num_hidden_layers):
         raise ConfigError(
             f"layer={layer}: {cfg.name} has layers 0 to {c.num_hidden_layers}, "
             "-1 for the last, mean and weighted"
@@ -251,7 +251,7 @@ def _with_weights(hf: dict, head: bool, weights: Path):
     from transformers import WavLMConfig, WavLMForXVector, WavLMModel
 
     kind = WavLMForXVector if head else WavLMModel
-    model, info = kind.from_pretrained(
+    model, info = kind.from_pretrained(  # type: ignore[misc]  # a pair with loading info
         None,
         config=WavLMConfig.from_dict(hf),
         state_dict=read_state(weights),
