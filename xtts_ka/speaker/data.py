@@ -7,7 +7,6 @@ __all__ = ['SUFFIXES', 'LAYOUTS', 'Utterance', 'scan_folder', 'at_speeds', 'Wave
            'SpeakerBatchSampler', 'crop', 'fill', 'crops', 'spread_crops', 'held_out_speakers']
 
 # %% ../../nbs/speaker/data.ipynb #05679c66
-import json
 import os
 from collections import Counter
 from dataclasses import dataclass, replace
