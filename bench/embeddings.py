@@ -117,9 +117,9 @@ def contenders(folder, files):
     "Name -> () -> vectors; ours under their backends' names."
     import torch
 
-    from xtts_ka.speaker.embedding_config import BACKENDS
+    from xtts_ka.speaker.config import BACKENDS
+    from xtts_ka.speaker.infer import VoiceEmbeddingGenerator
     from xtts_ka.speaker.segments import plan_segments
-    from xtts_ka.speaker.voice_embedding import VoiceEmbeddingGenerator
 
     torch.set_num_threads(1)
     script, size = (
@@ -216,8 +216,8 @@ def _row(least, n=6):
     from compare import cpu as seconds
 
     from xtts_ka.speaker.backends import choose_backend
+    from xtts_ka.speaker.infer import VoiceEmbeddingGenerator
     from xtts_ka.speaker.segments import plan_segments
-    from xtts_ka.speaker.voice_embedding import VoiceEmbeddingGenerator
 
     torch.set_num_threads(1)
     tmp = tempfile.TemporaryDirectory()

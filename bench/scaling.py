@@ -83,8 +83,9 @@ def mels(hours, tmp):
 def embeddings(hours, tmp):
     "Hours, to voice embeddings by an ECAPA-TDNN of the demonstration's size."
     from xtts_ka.core.config import build
-    from xtts_ka.speaker.encoder_config import EncoderConfig
-    from xtts_ka.speaker.encoders import new_ecapa, save_encoder
+    from xtts_ka.speaker.config import EncoderConfig
+    from xtts_ka.speaker.ecapa import new_ecapa
+    from xtts_ka.speaker.encoders import save_encoder
     from xtts_ka.speaker.prepare_embeddings import prepare_embeddings
 
     folder = clips(tmp / "in", hours)

@@ -31,10 +31,10 @@ PRESETS = {"short": [], "long": ["steps=2000"]}
 
 def train(preset, seed, folder, overrides=()):
     "The encoder, the steps and the CPU seconds of all of it."
+    from xtts_ka.speaker.config import load_train_config
     from xtts_ka.speaker.data import scan_folder
     from xtts_ka.speaker.encoders import SpeakerEncoder
-    from xtts_ka.speaker.train_config import load_train_config
-    from xtts_ka.speaker.train_encoder import load_recordings, train_encoder
+    from xtts_ka.speaker.train import load_recordings, train_encoder
 
     cfg = load_train_config(CONFIG, [*PRESETS[preset], f"seed={seed}", *overrides])
     start = time.process_time()
@@ -66,7 +66,8 @@ def contenders(encoder):
     "Name -> (list of wavs -> [n, D])."
     import numpy as np
 
-    from xtts_ka.speaker.encoders import SpeakerEncoder, new_ecapa
+    from xtts_ka.speaker.ecapa import new_ecapa
+    from xtts_ka.speaker.encoders import SpeakerEncoder
     from xtts_ka.speaker.verification import logmel_embedding, mfcc_embedding
 
     def each(f):

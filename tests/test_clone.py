@@ -69,8 +69,9 @@ def test_without_a_trained_encoder_the_placeholder_says_so(run, capsys):
 
 
 def test_the_export_hears_what_the_run_hears(run):
-    from xtts_ka.speaker.encoder_config import EncoderConfig
-    from xtts_ka.speaker.encoders import new_ecapa, save_encoder
+    from xtts_ka.speaker.config import EncoderConfig
+    from xtts_ka.speaker.ecapa import new_ecapa
+    from xtts_ka.speaker.encoders import save_encoder
     from xtts_ka.xtts.distil import narrow_vectors
     from xtts_ka.xtts.export import load_stock
 

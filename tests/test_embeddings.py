@@ -16,10 +16,10 @@ from xtts_ka.core.audio import write_audio
 from xtts_ka.speaker.store import load_matrix, load_speakers, read_index
 
 CALL = """import argparse, sys
-from xtts_ka.speaker.prepare_embeddings import add_arguments, main_embed
+from xtts_ka.speaker.commands import EMBED
 parser = argparse.ArgumentParser()
-add_arguments(parser)
-sys.exit(main_embed(parser.parse_args()))"""
+EMBED.add_arguments(parser)
+sys.exit(EMBED.run(parser.parse_args()))"""
 BAD = {
     "ცარიელი.wav": (b"", "too_short"),
     "not sound.wav": (b"x" * 500, "unreadable"),
@@ -31,7 +31,9 @@ BAD = {
 def home(tmp_path_factory):
     """A root with an untrained encoder (what is compared is files, not voices) and 40 clips of four
     speakers, three of them useless."""
-    from xtts_ka.speaker.encoders import EncoderConfig, new_ecapa, save_encoder
+    from xtts_ka.speaker.config import EncoderConfig
+    from xtts_ka.speaker.ecapa import new_ecapa
+    from xtts_ka.speaker.encoders import save_encoder
 
     root = tmp_path_factory.mktemp("ხმები და embeddings")
     save_encoder(root / "encoder", new_ecapa(EncoderConfig(channels=16, dim=24)))

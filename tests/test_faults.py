@@ -628,8 +628,8 @@ def carriers():
     from xtts_ka.core.checkpoint import read_tensors
     from xtts_ka.core.ragged import RaggedArray
     from xtts_ka.speaker.create_speaker_embeddings import load_vector
+    from xtts_ka.speaker.ecapa import load_speechbrain
     from xtts_ka.speaker.embedding_visualization import _vector
-    from xtts_ka.speaker.encoders import load_speechbrain
     from xtts_ka.vocoder.checkpoint import load_generator
     from xtts_ka.vocoder.config import MelConfig
     from xtts_ka.vocoder.discriminators import load_discriminators

@@ -11,13 +11,9 @@ from browser import Browser, chromium
 
 from xtts_ka.core.audio import write_audio
 from xtts_ka.core.errors import MissingError, XttsKaError
-from xtts_ka.speaker.embedding_visualization import (
-    PROJECTIONS,
-    EmbeddingVisualizer,
-    tsne_2d,
-    umap_2d,
-    voice_numbers,
-)
+from xtts_ka.speaker.embedding_visualization import PROJECTIONS, EmbeddingVisualizer
+from xtts_ka.speaker.map_figure import voice_numbers
+from xtts_ka.speaker.projections import tsne_2d, umap_2d
 
 EVIL = '<img src=x onerror="window.bad=1"></script>'
 SPEAKERS = ["ნინო", "გიორგი ბერიძე", f"ქეთი {EVIL}"]

@@ -17,7 +17,7 @@ from xtts_ka.core.randomness import rng
 # A process of its own for every training, forked from a server that has loaded the libraries once
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(
-    ["torch", "lightning_fabric", "sklearn.metrics", "xtts_ka.speaker.train_encoder"]
+    ["torch", "lightning_fabric", "sklearn.metrics", "xtts_ka.speaker.train"]
 )
 TINY = dict(
     model_name="ecapa-untrained",
@@ -80,8 +80,8 @@ def train(values, out):
         import torch
 
         from xtts_ka.core.config import build
-        from xtts_ka.speaker.train_config import TrainConfig
-        from xtts_ka.speaker.train_encoder import train_encoder
+        from xtts_ka.speaker.config import TrainConfig
+        from xtts_ka.speaker.train import train_encoder
 
         torch.set_num_threads(1)
         train_encoder(build(TrainConfig, values), out)
@@ -154,7 +154,7 @@ def test_killed_training_ends_in_the_same_bits(tmp_path):
 def test_shipped_configuration(root):
     """Every key has arrived with the value that stands in the file; defaults differ from it where
     the documentation says so, and nowhere else."""
-    from xtts_ka.speaker.train_config import TrainConfig, load_train_config
+    from xtts_ka.speaker.config import TrainConfig, load_train_config
 
     path = root / "configs/speaker/train_config.json"
     written, cfg, default = json.loads(path.read_text()), load_train_config(path), TrainConfig()

@@ -201,18 +201,18 @@ _MODULES = {  # Command -> module with `add_arguments`, function, help
         "speak a sentence with a trained voice into a WAV file",
     ),
     "embed": (
-        "xtts_ka.speaker.prepare_embeddings",
-        "main_embed",
+        "xtts_ka.speaker.generate_embeddings",
+        "run",
         "voice embeddings of a folder, with maps to click and hear",
     ),
     "train-speaker": (
         "xtts_ka.speaker.train_encoder",
-        "main_train",
+        "run",
         "train a speaker encoder (GE2E)",
     ),
     "create-speaker-embeddings": (
-        "xtts_ka.speaker.create_speaker_embeddings",
-        "main_create",
+        "xtts_ka.speaker.create_speaker_emb_dataset",
+        "run",
         "a vector beside each recording of VCTK, LibriTTS or a folder",
     ),
     "vocoder": (

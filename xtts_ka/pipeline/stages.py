@@ -69,7 +69,7 @@ STAGES = (
     Stage(
         "speaker_encoder",
         "nbs/runs/30_speaker_encoder.ipynb",
-        "xtts_ka.speaker.stage_config.SpeakerEncoderConfig",
+        "xtts_ka.speaker.config.SpeakerEncoderConfig",
         needs=("segments",),
         outputs=("speaker_encoder",),
         inputs=("data", "checkpoint", "noise_paths", "music_paths", "reverb_paths"),
@@ -79,7 +79,7 @@ STAGES = (
     Stage(
         "embeddings",
         "nbs/runs/40_embeddings.ipynb",
-        "xtts_ka.speaker.embedding_config.EmbeddingsConfig",
+        "xtts_ka.speaker.config.EmbeddingsConfig",
         needs=("segments", "speaker_encoder"),
         outputs=("embeddings",),
         inputs=("checkpoint",),

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['THRESHOLDS', 'WINDOW', 'trim_silence', 'file_label', 'embedding_path', 'average_path', 'save_vector', 'load_vector',
-           'load_sound', 'embed_all', 'EmbedReport', 'create_speaker_embeddings', 'add_arguments', 'main_create']
+           'load_sound', 'embed_all', 'EmbedReport', 'create_speaker_embeddings']
 
 # %% ../../nbs/speaker/create_speaker_embeddings.ipynb #53659821
 import io
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,15 +27,15 @@ from .data import Utterance, scan_folder
 THRESHOLDS = {
     "VCTK": (0.01, 0.05),
     "LibriTTS": (1e-4, 1e-4),
-}  # Of the peak, at the beginning and at the end; other layouts: not trimmed
+}  # Relative to the peak, at the beginning and at the end; other layouts are not trimmed
 
 
 def trim_silence(
     wav,  # [T] float32
-    start: float,  # Threshold at the beginning, as a part of the peak
+    start: float,  # Threshold at the beginning, relative to the peak
     end: float,  # Threshold at the end
 ) -> np.ndarray:  # [<= T] from the first sample above `start` to the last one above `end`
-    "Cut the quiet edges; what has no peak stays as it is."
+    "Cut the quiet edges; a recording without a peak stays as it is."
     loud = np.abs(peak_normalize(wav, 1.0))
     begins, ends = np.flatnonzero(loud > start), np.flatnonzero(loud > end)
     return wav[begins[0] : ends[-1] + 1] if len(begins) and len(ends) else wav
@@ -43,12 +44,13 @@ def trim_silence(
 def file_label(
     model_name: str,  # As given to `build_encoder`
 ) -> str:  # Without a slash
-    "The `modelName` in file names: `microsoft/wavlm-large` is `wavlm-large`, `ecapa:outputs/a` is `ecapa`."
+    "`modelName` in file names: `wavlm-large` for `microsoft/wavlm-large`, `ecapa` for `ecapa:a/b`."
     return slug(model_name.partition(":")[0].rstrip("/").rpartition("/")[2])
 
 
 def embedding_path(utterance: Utterance, label: str) -> Path:
-    return utterance.path.with_suffix(f".{label}_embedding")  # `audioName.modelName_embedding`
+    "`audioName.modelName_embedding`."
+    return utterance.path.with_suffix(f".{label}_embedding")
 
 
 def average_path(
@@ -64,7 +66,7 @@ def save_vector(
     path,
     vector,  # [D] float32
 ):
-    "A tensor [1, D] on the CPU, whole or not at all."
+    "Write a tensor [1, D] on the CPU, atomically."
     import torch
 
     buffer = io.BytesIO()
@@ -75,7 +77,7 @@ def save_vector(
 def load_vector(
     path,  # A file of `save_vector`
 ) -> np.ndarray:  # [D] float32
-    "Read a vector back; nothing is run that the file might hold."
+    "Read a vector back; no code in the file is run."
     return read_tensors(path).numpy()[0]
 
 # %% ../../nbs/speaker/create_speaker_embeddings.ipynb #8fb0a2c7
@@ -84,7 +86,7 @@ def load_sound(
     encoder,  # From `build_encoder`
     thresholds,  # (start, end) or None
 ) -> tuple:  # ([T] float32 or None, status)
-    "The recording as the encoder hears it, or why not: `unreadable`, `silent`, `too_short`."
+    "The encoder's input, or why there is none: `unreadable`, `silent`, `too_short`."
     try:
         wav, _ = read_audio(utterance.path, encoder.sample_rate)
     except AudioError as e:
@@ -96,29 +98,34 @@ def load_sound(
     return (wav, "ok") if len(wav) >= encoder.min_samples else (None, "too_short")
 
 # %% ../../nbs/speaker/create_speaker_embeddings.ipynb #b827dc63
-WINDOW = 20.0  # seconds of the longest piece an encoder is given
+WINDOW = 20.0  # Seconds of the longest window
+
+
+def _windows(n: int, length: int) -> list:
+    "Windows of at most `length` samples that share a fifth."
+    from xtts_ka.speaker.segments import plan_segments
+
+    return [(0, n)] if n <= length else plan_segments(n, length, length // 5)
 
 
 def embed_all(
     encoder,  # From `build_encoder`
     sounds,  # {name: [T] float32}
-    batch_seconds: float = 40.0,  # Sound a batch
+    batch_seconds: float = 40.0,  # Audio per batch
 ) -> dict:  # name -> [D] float32, unit length
     "Vectors of recordings of any length."
-    from xtts_ka.speaker.segments import plan_segments, pool_segments
+    from xtts_ka.speaker.segments import pool_segments
 
     length = int(WINDOW * encoder.sample_rate)
-    pieces = [
-        (name, wav[a:b])
-        for name, wav in sounds.items()
-        for a, b in (
-            [(0, len(wav))] if len(wav) <= length else plan_segments(len(wav), length, length // 5)
-        )
-    ]
-    if not pieces:
+    names, windows = [], []
+    for name, wav in sounds.items():
+        for a, b in _windows(len(wav), length):
+            names.append(name)
+            windows.append(wav[a:b])
+    if not windows:
         return {}
-    found = {}
-    for (name, _), v in zip(pieces, encoder.embed([w for _, w in pieces], batch_seconds)):
+    found: dict = {}
+    for name, v in zip(names, encoder.embed(windows, batch_seconds)):
         found.setdefault(name, []).append(v)
     return {
         name: pool_segments(np.stack(vs)) if len(vs) > 1 else vs[0] for name, vs in found.items()
@@ -129,67 +136,93 @@ def embed_all(
 class EmbedReport:
     "What a call did."
 
-    statuses: Counter  # ok, too_short, silent, unreadable; `kept` were there from before
+    statuses: Counter  # ok, too_short, silent, unreadable; `kept`: made before and still valid
     speakers: int  # With an averaged vector
     log: Path  # A line for each recording
 
 
 def _stamp(u: Utterance, digest: str) -> dict:
+    "Changed when the recording or the encoder was."
     s = u.path.stat()
     return {"bytes": s.st_size, "mtime_ns": s.st_mtime_ns, "encoder": digest}
 
 # %% ../../nbs/speaker/create_speaker_embeddings.ipynb #2fb53bfc
-def _speaker(
-    encoder, utterances: list, label: str, thresholds, log: Path, before: dict, root: Path
-) -> tuple:  # (Counter, whether there is an average)
-    "Make what is missing of one speaker, and the average."
-    counts, sounds, stamps = Counter(), {}, {}
-    for u in utterances:
-        stamp, held = _stamp(u, encoder.digest), before.get(display_path(u.path))
-        if (
-            held
-            and {k: held[k] for k in stamp} == stamp
-            and (held["status"] != "ok" or embedding_path(u, label).is_file())
-        ):
-            counts["kept" if held["status"] == "ok" else held["status"]] += 1
-            continue
-        wav, status = load_sound(u, encoder, thresholds)
-        if wav is not None:
-            sounds[u] = wav
-            stamps[u] = stamp
-        else:
-            append_jsonl(
-                log,
-                {"audio": display_path(u.path), "speaker": u.speaker, "status": status, **stamp},
-            )
+@dataclass
+class _Job:
+    "One call: its encoder, log and earlier results."
+
+    encoder: Any
+    label: str  # In file names
+    thresholds: tuple | None
+    root: Path  # Of the data set
+    log: Path
+    before: dict  # display path -> row of the log of earlier calls
+
+    def kept(self, u: Utterance, stamp: dict) -> str:  # Status, "" when it must be made
+        "The status of an earlier call that is still valid."
+        row = self.before.get(display_path(u.path))
+        if not row or {k: row[k] for k in stamp} != stamp:
+            return ""
+        if row["status"] != "ok":
+            return row["status"]
+        return "kept" if embedding_path(u, self.label).is_file() else ""
+
+    def write(self, u: Utterance, status: str, stamp: dict):
+        "A line of the log."
+        row = {"audio": display_path(u.path), "speaker": u.speaker, "status": status}
+        append_jsonl(self.log, row | stamp)
+
+    def speaker(self, utterances: list) -> tuple[Counter, bool]:  # (statuses, has an average)
+        "Make the missing vectors of one speaker, and the average."
+        counts, made = self.vectors(utterances)
+        vectors = []
+        for u in utterances:
+            if (path := embedding_path(u, self.label)).is_file():
+                vectors.append(load_vector(path))
+        folder = utterances[0].folder or self.root
+        target = average_path(folder, utterances[0].speaker, self.label)
+        if not vectors:
+            target.unlink(missing_ok=True)
+            return counts, False
+        mean = np.mean(vectors, 0)
+        if made or not target.is_file():
+            save_vector(target, mean / max(np.linalg.norm(mean), 1e-12))
+        return counts, True
+
+    def vectors(self, utterances: list) -> tuple[Counter, bool]:  # (statuses, any made now)
+        "Make the missing vectors of one speaker."
+        counts: Counter = Counter()
+        sounds, stamps = {}, {}
+        for u in utterances:
+            stamp = _stamp(u, self.encoder.digest)
+            if status := self.kept(u, stamp):
+                counts[status] += 1
+                continue
+            wav, status = load_sound(u, self.encoder, self.thresholds)
+            if wav is not None:
+                sounds[u], stamps[u] = wav, stamp
+                continue
+            self.write(u, status, stamp)
             counts[status] += 1
-            embedding_path(u, label).unlink(missing_ok=True)
-    for u, vector in embed_all(encoder, sounds).items():
-        save_vector(embedding_path(u, label), vector)
-        append_jsonl(
-            log, {"audio": display_path(u.path), "speaker": u.speaker, "status": "ok", **stamps[u]}
-        )
-        counts["ok"] += 1
-    vectors = [load_vector(p) for u in utterances if (p := embedding_path(u, label)).is_file()]
-    target = average_path(utterances[0].folder or root, utterances[0].speaker, label)
-    if not vectors:
-        target.unlink(missing_ok=True)
-        return counts, False
-    mean = np.mean(vectors, 0)
-    if sounds or not target.is_file():
-        save_vector(target, mean / max(np.linalg.norm(mean), 1e-12))
-    return counts, True
+            embedding_path(u, self.label).unlink(missing_ok=True)
+        for u, vector in embed_all(self.encoder, sounds).items():
+            save_vector(embedding_path(u, self.label), vector)
+            self.write(u, "ok", stamps[u])
+            counts["ok"] += 1
+        return counts, bool(sounds)
 
 # %% ../../nbs/speaker/create_speaker_embeddings.ipynb #e6945e2f
 def create_speaker_embeddings(
     model_name: str,  # ecapa, a wavlm name, a local folder, `ecapa:<folder of a trained encoder>`
-    dataset_name: str,  # VCTK, LibriTTS, folder or metadata: how the data set is laid out
+    dataset_name: str,  # VCTK, LibriTTS, folder or metadata: layout of the data set
     dataset_dir,  # Its root
     model_device: str = "cpu",  # cpu or cuda
     checkpoint=None,  # Weights to use instead of the pretrained ones; must fit the architecture
     encoder=None,  # An encoder already built
 ) -> EmbedReport:
-    "Write a vector beside each recording and one for each speaker. `MissingError` when the model or the data set is not there; a bad recording is a status."
+    """Write a vector beside each recording and one for each speaker.
+
+    `MissingError` when the model or the data set is not there; a bad recording is a status."""
     from xtts_ka.speaker.encoders import build_encoder
 
     root = resolve(dataset_dir)
@@ -198,54 +231,25 @@ def create_speaker_embeddings(
     label = file_label(model_name)
     log = root / f"{label}_embeddings.jsonl"
     before = {row["audio"]: row for row in read_jsonl(log)}
-    by_speaker, taken, counts, averages = {}, set(), Counter(), 0
-    for u in utterances:
-        if (target := embedding_path(u, label)) in taken:
-            counts["same_name"] += 1
-            continue  # 1.wav and 1.flac would write one file
-        taken.add(target)
-        by_speaker.setdefault((u.speaker, u.folder), []).append(u)
-    for (speaker, _), group in bar(by_speaker.items(), "embedding", total=len(by_speaker)):
-        made, has = _speaker(encoder, group, label, THRESHOLDS.get(dataset_name), log, before, root)
+    job = _Job(encoder, label, THRESHOLDS.get(dataset_name), root, log, before)
+    groups, counts = _by_speaker(utterances, label)
+    averages = 0
+    for group in bar(groups, "embedding", total=len(groups)):
+        made, has = job.speaker(group)
         counts += made
         averages += has
     return EmbedReport(counts, averages, log)
 
-# %% ../../nbs/speaker/create_speaker_embeddings.ipynb #9156d4cd
-def add_arguments(
-    parser,  # argparse parser of the command
-):
-    "The options."
-    parser.add_argument(
-        "--model_name",
-        required=True,
-        help="ecapa, wavlm-base-plus-sv, wavlm-large, wavlm-base, wavlm-base-sv, a local folder, or ecapa:FOLDER of a trained encoder",
-    )
-    parser.add_argument(
-        "--dataset_name",
-        required=True,
-        choices=("VCTK", "LibriTTS", "folder", "metadata"),
-        help="how the data set is laid out: a folder for each speaker, or metadata.csv",
-    )
-    parser.add_argument(
-        "--dataset_dir", required=True, help="root of the data set; the vectors are written into it"
-    )
-    parser.add_argument("--model_device", default="cpu", help="cpu or cuda")
-    parser.add_argument(
-        "--checkpoint", default=None, help="weights of your own; they must fit the model_name"
-    )
 
-# %% ../../nbs/speaker/create_speaker_embeddings.ipynb #94210875
-def main_create(
-    args,  # As parsed
-) -> int:  # Exit status
-    "`xtts-ka create-speaker-embeddings`."
-    made = create_speaker_embeddings(
-        args.model_name, args.dataset_name, args.dataset_dir, args.model_device, args.checkpoint
-    )
-    print(
-        f"{display_path(made.log.parent)}: "
-        + ", ".join(f"{n} {s}" for s, n in sorted(made.statuses.items()))
-        + f"; {made.speakers} speakers"
-    )
-    return 0 if made.speakers else 1
+def _by_speaker(utterances, label) -> tuple[list, Counter]:  # (utterances of each, `same_name`)
+    "Groups by speaker; 1.wav and 1.flac would write one file, so the second is left out."
+    groups: dict[tuple, list] = {}
+    taken: set[Path] = set()
+    counts: Counter = Counter()
+    for u in utterances:
+        if (target := embedding_path(u, label)) in taken:
+            counts["same_name"] += 1
+            continue
+        taken.add(target)
+        groups.setdefault((u.speaker, u.folder), []).append(u)
+    return list(groups.values()), counts

@@ -13,22 +13,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import XttsKaError
+from ..core.randomness import torch_rng
 
 # %% ../../nbs/speaker/ge2e.ipynb #339c60df
-EPS = 1e-6  # A centroid shorter than this (opposite utterances) has no direction: its cosines fade to 0 instead of being noise
+# A centroid shorter than this (opposite utterances) has no direction: cosines fade to 0, not noise
+EPS = 1e-6
 
 
 def _checked(emb: Tensor) -> Tensor:
-    "GE2E needs others to compare with, of one's own speaker and of another."
+    "GE2E needs other utterances to compare with, of the own speaker and of another."
     if emb.dim() != 3 or emb.shape[0] < 2 or emb.shape[1] < 2:
         raise XttsKaError(
-            f"embeddings of shape {list(emb.shape)}: at least [2 speakers, 2 utterances, dim] are needed"
+            f"embeddings of shape {list(emb.shape)}: "
+            "at least [2 speakers, 2 utterances, dim] are needed"
         )
     return emb
 
 # %% ../../nbs/speaker/ge2e.ipynb #285d3442
 class _Similarity(torch.autograd.Function):
-    "Equations 5 and 9 with their derivative written out, which takes half the time of what autograd makes of twenty small operations."
+    "Equations 5 and 9 with a written-out derivative, in half the time of autograd's."
 
     @staticmethod
     def forward(ctx, emb, w, b):  # -> own [N, M], others [N, M, N] with -inf at the own speaker
@@ -51,46 +54,43 @@ class _Similarity(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(
-        ctx, own_grad, grad
-    ):  # [N, M], [N, M, N] -> [N, M, D]; d(x/|x|) takes away the part along x and divides by |x|
+    def backward(ctx, own_grad, grad):  # [N, M], [N, M, N] -> [N, M, D], for w, for b
+        "d(x / |x|) removes the part along x and divides by |x|."
         w, e, size, c, span, u, length, own, cos = ctx.saved_tensors
         N, M, D = e.shape
         pull = (grad * cos).sum((0, 1))  # [N]
         to_w = pull.sum() + (own_grad * own).sum()
-        pairs, own_grad, own = (w * grad).view(N * M, N), w * own_grad[..., None], own[..., None]
+        pairs = (w * grad).view(N * M, N)
+        own_grad = w * own_grad[..., None]  # [N, M, 1]
+        own = own[..., None]  # [N, M, 1]
         to_rest = (e - own * u) * (own_grad / length)  # [N, M, D]
         to_total = (pairs.T @ e.view(N * M, D) - w * pull[:, None] * c) / span + to_rest.sum(1)
         to_e = (pairs @ c).view(N, M, D) + own_grad * u - to_rest + to_total[:, None]
-        return (
-            (to_e - torch.linalg.vecdot(e, to_e)[..., None] * e) / size,
-            to_w,
-            grad.sum() + own_grad.sum() / w,
-        )
+        along = torch.linalg.vecdot(e, to_e)[..., None] * e  # [N, M, D]
+        to_b = grad.sum() + own_grad.sum() / w
+        return (to_e - along) / size, to_w, to_b
 
 # %% ../../nbs/speaker/ge2e.ipynb #09d61f99
 def _similarity(emb, w, b):
-    "Half precision and autocast are left at the door: cosines near 1 need their digits."
+    "In float32 also under autocast: cosines near 1 need their digits."
     emb = _checked(emb)
     if emb.dtype in (torch.bfloat16, torch.float16):
         emb = emb.float()
     with torch.autocast(emb.device.type, enabled=False):
         return _Similarity.apply(emb.contiguous(), w, b)
 
-
+# %% ../../nbs/speaker/ge2e.ipynb #f645c7f9
 def ge2e_similarity(
     emb: Tensor,  # [N speakers, M utterances, D], of any length
     w: Tensor | float = 1.0,  # Scale, > 0
     b: Tensor | float = 0.0,  # Offset
-) -> Tensor:  # [N, M, N] float32 (float64 for float64); [j, i, k] compares utterance i of speaker j with speaker k
+) -> Tensor:  # [N, M, N] float32 (float64 for float64): utterance i of speaker j, speaker k
     "Scaled cosines with every centroid, and with the own one without the utterance."
-    own, others = _similarity(
-        emb,
-        *(
-            x if isinstance(x, Tensor) else torch.tensor(float(x), device=emb.device)
-            for x in (w, b)
-        ),
-    )
+    if not isinstance(w, Tensor):
+        w = torch.tensor(float(w), device=emb.device)
+    if not isinstance(b, Tensor):
+        b = torch.tensor(float(b), device=emb.device)
+    own, others = _similarity(emb, w, b)
     return others.diagonal_scatter(own.T, dim1=0, dim2=2)
 
 # %% ../../nbs/speaker/ge2e.ipynb #7dde6cd5
@@ -101,7 +101,7 @@ class GE2ELoss(nn.Module):
         self,
         variant: str = "softmax",  # `softmax` (equation 6) or `contrast` (equation 7)
         init_w: float = 10.0,  # Scale of the cosines at the start, > 0
-        init_b: float = -5.0,  # Their offset; the softmax does not feel it
+        init_b: float = -5.0,  # Their offset; has no effect on the softmax
     ):
         super().__init__()
         if variant not in ("softmax", "contrast"):
@@ -109,14 +109,14 @@ class GE2ELoss(nn.Module):
         if init_w <= EPS:
             raise XttsKaError(f"init_w={init_w}: the scale is positive")
         self.variant = variant
-        self.raw_w = nn.Parameter(
-            torch.tensor(init_w + math.log(-math.expm1(EPS - init_w)) - EPS)
-        )  # so that w is init_w
+        raw_w = init_w + math.log(-math.expm1(EPS - init_w)) - EPS  # so that w is init_w
+        self.raw_w = nn.Parameter(torch.tensor(raw_w))
         self.b = nn.Parameter(torch.tensor(float(init_b)))
 
     @property
     def w(self) -> Tensor:
-        return F.softplus(self.raw_w) + EPS  # Scale, > 0 however small the first part gets
+        "The scale, > 0 however small the first part gets."
+        return F.softplus(self.raw_w) + EPS
 
     def forward(
         self,
@@ -125,13 +125,12 @@ class GE2ELoss(nn.Module):
         own, others = _similarity(emb, self.w, self.b)  # [N, M], [N, M, N]
         if self.variant == "softmax":
             return F.softplus(others.logsumexp(2) - own).mean()  # log(1 + sum_k e^(S_k - S_j))
-        return (
-            torch.sigmoid(-own) + torch.sigmoid(others.amax(2))
-        ).mean()  # 1 - sigmoid(x) = sigmoid(-x)
+        wrong = torch.sigmoid(others.amax(2))  # [N, M]
+        return (torch.sigmoid(-own) + wrong).mean()  # 1 - sigmoid(x) = sigmoid(-x)
 
 # %% ../../nbs/speaker/ge2e.ipynb #7e82dfdb
 class AngularPrototypicalLoss(nn.Module):
-    "The last utterance of each speaker finds its speaker among the centroids of the others."
+    "Classifies the last utterance of each speaker among the centroids of the others."
 
     def __init__(
         self,
@@ -159,16 +158,14 @@ class AAMSoftmaxLoss(nn.Module):
         dim: int,  # D of the embeddings
         speakers: int,  # Classes
         scale: float = 30.0,
-        margin: float = 0.2,  # Radians, >= 0; may be set anew while training, to ramp it up
+        margin: float = 0.2,  # Radians, >= 0; may be changed during training, to ramp it up
         seed: int = 0,  # Of the class vectors
     ):
         super().__init__()
-        from xtts_ka.core.randomness import torch_rng
-
-        self.scale, self.margin = scale, margin
-        self.centres = nn.Parameter(
-            torch.randn(speakers, dim, generator=torch_rng(seed, "aam")) / dim**0.5
-        )
+        centres = torch.randn(speakers, dim, generator=torch_rng(seed, "aam")) / dim**0.5
+        self.scale = scale
+        self.margin = margin
+        self.centres = nn.Parameter(centres)
 
     def forward(
         self,
@@ -176,11 +173,12 @@ class AAMSoftmaxLoss(nn.Module):
         labels: Tensor,  # [B] or [N] int64 classes
     ) -> Tensor:  # Scalar
         if emb.dim() == 3:
-            emb, labels = emb.flatten(0, 1), labels.repeat_interleave(emb.shape[1])
+            labels = labels.repeat_interleave(emb.shape[1])  # [N] -> [N M]
+            emb = emb.flatten(0, 1)  # [N, M, D] -> [N M, D]
         cos = F.normalize(emb, dim=1, eps=EPS) @ F.normalize(self.centres, dim=1).T  # [B, speakers]
         own = cos.gather(1, labels[:, None])  # [B, 1]
         sin = (1 - own.square()).clamp_min(1e-7).sqrt()
         moved = own * math.cos(self.margin) - sin * math.sin(self.margin)  # cos(angle + margin)
-        beyond = own - self.margin * math.sin(self.margin)  # where that would turn back
+        beyond = own - self.margin * math.sin(self.margin)  # where cos would rise again
         moved = torch.where(own > -math.cos(self.margin), moved, beyond)
         return F.cross_entropy(self.scale * cos.scatter(1, labels[:, None], moved), labels)

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from ..core.config import config
 from ..core.errors import ConfigError
 from ..core.loop import LoopConfig
-from ..speaker.train_config import AugmentConfig
+from ..speaker.config import AugmentConfig
 from ..text.config import romanized_spelling
 from .filters import FilterConfig
 
