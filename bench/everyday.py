@@ -17,7 +17,7 @@ from compare import commit
 def evaluate(run, texts, mos_clips, seed):
     "The test after it has spoken, and the flat metrics."
     from xtts_ka.core.config import build
-    from xtts_ka.evaluate.chains import Voices
+    from xtts_ka.evaluate.chains import SpeakerSimilarity
     from xtts_ka.evaluate.config import EvaluateConfig
     from xtts_ka.evaluate.everyday import EverydayTest, run_options
     from xtts_ka.xtts.dataset import load_clips
@@ -28,7 +28,7 @@ def evaluate(run, texts, mos_clips, seed):
     options = {"decode": run_options(run).get("evaluate", {}).get("decode", {})}
     cfg = build(EvaluateConfig, options | {"everyday": texts, "mos_clips": mos_clips})
     voices = (
-        Voices(run / "speaker_encoder", clips, seed)
+        SpeakerSimilarity(run / "speaker_encoder", clips, seed)
         if (run / "speaker_encoder/encoder.json").is_file()
         else None
     )
