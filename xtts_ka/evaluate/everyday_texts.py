@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'EXCLUDED', 'EverydayText', 'load_everyday', 'lexicon_forms', 'training_texts', 'unseen_words',
            'unseen_share']
 
-# %% ../../nbs/evaluate/everyday_texts.ipynb #91481f28
+# %% ../../nbs/evaluate/everyday_texts.ipynb #07b3aed1
 import re
 from dataclasses import dataclass
 from importlib.resources import files

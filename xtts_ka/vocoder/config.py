@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MELS', 'HIFIGAN', 'PRESETS', 'ALIASES', 'MelConfig', 'mel_preset', 'GeneratorConfig', 'DiscriminatorConfig',
-           'LossConfig', 'DataConfig', 'VocoderLoop', 'VocoderConfig', 'plain_overrides', 'load_vocoder']
+           'LossConfig', 'DataConfig', 'VocoderLoop', 'VocoderConfig', 'plain_overrides', 'load_vocoder_config']
 
 # %% ../../nbs/vocoder/config.ipynb #62b08975
 import math
@@ -13,70 +13,72 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ..core.config import config, load, merge, to_dict
+from ..core.config import build, config, load, merge, to_dict
 from ..core.errors import ConfigError
 from ..core.files import digest
 from ..core.loop import LoopConfig
 
 # %% ../../nbs/vocoder/config.ipynb #d52f8830
 MELS = {
-    "ljspeech22": dict(
-        sample_rate=22050, n_mels=80, fmax=8000.0
-    ),  # HiFi-GAN's published checkpoints, and this project's XTTS side
-    "libritts24": dict(
-        sample_rate=24000, n_mels=100, fmax=12000.0
-    ),  # 24 kHz checkpoints with 100 bands
+    # HiFi-GAN's published checkpoints, and the XTTS side of this project
+    "ljspeech22": dict(sample_rate=22050, n_mels=80, fmax=8000.0),
+    # 24 kHz checkpoints with 100 bands
+    "libritts24": dict(sample_rate=24000, n_mels=100, fmax=12000.0),
 }
 
 # %% ../../nbs/vocoder/config.ipynb #df1396eb
 @config
 class MelConfig:
-    "The front end: natural logarithm of a magnitude mel (Slaney's scale and area norm). Frames lie within the clip: samples // hop_length of them."
+    """The front end: natural logarithm of a magnitude mel (Slaney's scale and area norm).
+
+    A clip has samples // hop_length frames, all inside the clip."""
 
     sample_rate: int = Field(22050, ge=8000, le=48000)  # Hz
-    n_fft: int = Field(1024, ge=64)  # Samples of a transform
+    n_fft: int = Field(1024, ge=64)  # Samples per transform
     win_length: int = Field(1024, ge=64)  # Samples of the Hann window
     hop_length: int = Field(256, ge=16)  # Samples between frames
     n_mels: int = Field(80, ge=8)  # Bands
     fmin: float = Field(0.0, ge=0)  # Hz, lower edge
-    fmax: float = Field(8000.0, gt=0)  # Hz, upper edge of what the vocoder hears
-    fmax_loss: float | None = Field(
-        None, gt=0
-    )  # Hz, upper edge of what training compares; null: half the sample rate
-    eps: float = Field(1e-9, ge=0)  # Added under the root of the magnitude
+    fmax: float = Field(8000.0, gt=0)  # Hz, upper edge of the vocoder's input
+    fmax_loss: float | None = Field(None, gt=0)  # Hz, upper edge of the mel loss; null: Nyquist
+    eps: float = Field(1e-9, ge=0)  # Added to the power under the root
     clamp: float = Field(1e-5, gt=0)  # Floor of a band before the logarithm
 
     def __post_init__(self):
-        half = self.sample_rate / 2
-        for name, value in (("fmax", self.fmax), ("fmax_loss", self.fmax_loss or half)):
-            if not self.fmin < value <= half:
+        self._check_edges()
+        n_fft, win, hop = self.n_fft, self.win_length, self.hop_length
+        if win > n_fft:
+            raise ConfigError(f"win_length={win} is above n_fft={n_fft}")
+        if hop > win:
+            raise ConfigError(
+                f"hop_length={hop} is above win_length={win}: samples between frames would be lost"
+            )
+        if (n_fft - hop) % 2:
+            raise ConfigError(
+                f"n_fft={n_fft} minus hop_length={hop} must be even: "
+                "half of it is the context on each side of a clip"
+            )
+
+    def _check_edges(self):
+        nyquist = self.sample_rate / 2
+        for name, value in (("fmax", self.fmax), ("fmax_loss", self.fmax_loss or nyquist)):
+            if not self.fmin < value <= nyquist:
                 raise ConfigError(
-                    f"{name}={value:g}: must lie above fmin={self.fmin:g} and at most at half the sample rate, {half:g}"
+                    f"{name}={value:g}: must be above fmin={self.fmin:g} "
+                    f"and at most half the sample rate, {nyquist:g}"
                 )
-        if self.win_length > self.n_fft:
-            raise ConfigError(f"win_length={self.win_length} is above n_fft={self.n_fft}")
-        if self.hop_length > self.win_length:
-            raise ConfigError(
-                f"hop_length={self.hop_length} is above win_length={self.win_length}: samples between frames would be lost"
-            )
-        if (self.n_fft - self.hop_length) % 2:
-            raise ConfigError(
-                f"n_fft={self.n_fft} minus hop_length={self.hop_length} must be even: it is the context on both sides of a clip"
-            )
 
     @property
-    def context(self) -> int:
-        return (
-            self.n_fft - self.hop_length
-        ) // 2  # Samples that the first and the last frame see beyond the clip
+    def context(self) -> int:  # Samples beyond the clip in its first and in its last frame
+        return (self.n_fft - self.hop_length) // 2
 
     @property
-    def bins(self) -> int:
-        return self.n_fft // 2 + 1  # Of a spectrum
+    def bins(self) -> int:  # Of a spectrum
+        return self.n_fft // 2 + 1
 
     @property
     def digest(self) -> str:  # 16 hex digits
-        "Names what a vocoder hears: all fields but `fmax_loss`."
+        "Digest of all fields but `fmax_loss`."
         return digest({k: v for k, v in to_dict(self).items() if k != "fmax_loss"})[:16]
 
 # %% ../../nbs/vocoder/config.ipynb #9d0cb15f
@@ -85,8 +87,8 @@ def mel_preset(
 ) -> MelConfig:
     "A front end by name."
     if name not in MELS:
-        raise ConfigError(f"mel preset {name!r}: there are {', '.join(MELS)}")
-    return MelConfig(**MELS[name])
+        raise ConfigError(f"mel preset {name!r} is unknown; there are {', '.join(MELS)}")
+    return build(MelConfig, MELS[name])
 
 # %% ../../nbs/vocoder/config.ipynb #35c31b50
 _V1 = dict(
@@ -99,7 +101,7 @@ _V1 = dict(
 )
 
 # %% ../../nbs/vocoder/config.ipynb #358c7be6
-HIFIGAN = {  # The names of the fields are those of the published config.json
+HIFIGAN = {  # Fields are named as in the published config.json
     "v1": _V1,
     "v2": _V1 | dict(upsample_initial_channel=128),
     "v3": dict(
@@ -110,6 +112,7 @@ HIFIGAN = {  # The names of the fields are those of the published config.json
         resblock_kernel_sizes=[3, 5, 7],
         resblock_dilation_sizes=[[1, 2], [2, 6], [3, 12]],
     ),
+    # For tests: every kind of layer, poor quality
     "tiny": dict(
         upsample_rates=[8, 8, 4],
         upsample_kernel_sizes=[16, 16, 8],
@@ -117,7 +120,7 @@ HIFIGAN = {  # The names of the fields are those of the published config.json
         resblock="2",
         resblock_kernel_sizes=[3, 5],
         resblock_dilation_sizes=[[1, 2], [2, 6]],
-    ),  # For tests: every kind of layer, no quality
+    ),
 }
 
 # %% ../../nbs/vocoder/config.ipynb #e01bd025
@@ -126,105 +129,90 @@ class GeneratorConfig:
     "Architecture of a generator. Fields of one kind do not concern the other."
 
     kind: Literal["hifigan", "spec"] = "hifigan"
-    preset: Literal["v1", "v2", "v3", "tiny", ""] = (
-        ""  # hifigan: sizes by name; empty: the six fields below, all of them
-    )
-    upsample_rates: list[int] = []  # hifigan: factors whose product is the hop
-    upsample_kernel_sizes: list[
-        int
-    ] = []  # hifigan: of the transposed convolutions; minus the rate an even number
-    upsample_initial_channel: int = Field(
-        0, ge=0
-    )  # hifigan: channels before the first doubling of the rate; each stage halves them
-    resblock: Literal["1", "2", ""] = ""  # hifigan: residual block, with 3 x 2 convolutions or 2
-    resblock_kernel_sizes: list[int] = []  # hifigan: of the blocks whose outputs are averaged; odd
-    resblock_dilation_sizes: list[list[int]] = []  # hifigan: a list for each of them
-    padding: Literal["zeros", "reflect"] = (
-        "zeros"  # hifigan: beyond the ends of a clip; SpeechBrain's checkpoints need `reflect`
-    )
+    preset: Literal["v1", "v2", "v3", "tiny", ""] = ""  # hifigan: sizes by name; empty: all below
+    upsample_rates: list[int] = []  # hifigan: factors; their product is the hop
+    upsample_kernel_sizes: list[int] = []  # hifigan: transposed convolutions; kernel - rate is even
+    upsample_initial_channel: int = Field(0, ge=0)  # hifigan: channels, halved at each upsampling
+    resblock: Literal["1", "2", ""] = ""  # hifigan: residual block with 3 x 2 or 2 convolutions
+    resblock_kernel_sizes: list[int] = []  # hifigan: of the blocks that are averaged; odd
+    resblock_dilation_sizes: list[list[int]] = []  # hifigan: a list for each of these blocks
+    padding: Literal["zeros", "reflect"] = "zeros"  # hifigan: SpeechBrain's files need `reflect`
     dim: int = Field(256, ge=8)  # spec: channels
     inter: int = Field(768, ge=8)  # spec: channels inside a block
     layers: int = Field(6, ge=1)  # spec: blocks
-    kernel: int = Field(7, ge=1)  # spec: frames that a block sees; odd
-    prior: Literal["pinv", "none"] = (
-        "pinv"  # spec: amplitude that the network corrects; pinv: the least-norm spectrum of the mel; none: it starts from nothing
-    )
-    match: int = Field(
-        0, ge=0, le=20
-    )  # spec: rounds that bring the prior's bands to those of the mel
-    refine: int = Field(
-        0, ge=0, le=200
-    )  # spec: Griffin-Lim iterations that `generate` adds, from the network's own phase
-    told: float = Field(
-        1.0, ge=0, le=1
-    )  # spec, with refine: share of the amplitudes that the mel itself tells (a geometric mean); the rest is the network's
+    kernel: int = Field(7, ge=1)  # spec: kernel of a block in frames; odd
+    prior: Literal["pinv", "none"] = "pinv"  # spec: pinv: correct the mel's least-norm spectrum
+    match: int = Field(0, ge=0, le=20)  # spec: rounds that fit the prior to the bands of the mel
+    refine: int = Field(0, ge=0, le=200)  # spec: Griffin-Lim rounds in `generate`, from its phase
+    told: float = Field(1.0, ge=0, le=1)  # spec, with refine: weight of the mel's own amplitudes
 
     def __post_init__(self):
         if self.kernel % 2 == 0:
-            raise ConfigError(
-                f"kernel={self.kernel} must be odd, so that a block looks to both sides alike"
-            )
+            raise ConfigError(f"kernel={self.kernel} must be odd, so that a block is symmetric")
         if self.kind == "spec":
             return
         for name, value in HIFIGAN.get(self.preset, {}).items():
             self._preset_value(name, value)
-        self._check_hifigan()
+        _check_hifigan(self)
 
     def _preset_value(self, name, value):
         given = getattr(self, name)
         if given and given != value:
             raise ConfigError(
-                f"{name}={given} contradicts preset {self.preset!r}, which has {value}; leave it out, or write preset: '' and all sizes"
+                f"{name}={given} contradicts preset {self.preset!r}, which has {value}; "
+                "leave it out, or write preset: '' and all sizes"
             )
         setattr(self, name, value)
 
-    def _check_hifigan(self):
-        for name in HIFIGAN["v1"]:
-            if not getattr(self, name):
-                raise ConfigError(
-                    f"{name} is needed; write preset: v1, v2 or v3, or give all sizes"
-                )
-        rates, kernels = self.upsample_rates, self.upsample_kernel_sizes
-        if len(rates) != len(kernels) or any(
-            r < 1 or k < r or (k - r) % 2 for r, k in zip(rates, kernels)
-        ):
-            raise ConfigError(
-                f"upsample_kernel_sizes={kernels}: as many as upsample_rates={rates}, each at least its rate and by an even number"
-            )
-        if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
-            raise ConfigError(
-                f"resblock_dilation_sizes: one list for each of resblock_kernel_sizes={self.resblock_kernel_sizes}"
-            )
-        if any(k < 1 or k % 2 == 0 for k in self.resblock_kernel_sizes):
-            raise ConfigError(f"resblock_kernel_sizes={self.resblock_kernel_sizes} must be odd")
-        want = 3 if self.resblock == "1" else 2  # So many dilations has a block
-        if any(len(d) != want or min(d) < 1 for d in self.resblock_dilation_sizes):
-            raise ConfigError(
-                f"resblock_dilation_sizes={self.resblock_dilation_sizes}: resblock {self.resblock!r} has {want} dilations in each list, all at least 1"
-            )
-        if self.upsample_initial_channel % 2 ** len(rates):
-            raise ConfigError(
-                f"upsample_initial_channel={self.upsample_initial_channel} is halved {len(rates)} times; give a multiple of {2 ** len(rates)}"
-            )
-
     @property
-    def hop(self) -> int:
-        return math.prod(self.upsample_rates)  # hifigan: samples a frame
+    def hop(self) -> int:  # hifigan: samples per frame
+        return math.prod(self.upsample_rates)
+
+# %% ../../nbs/vocoder/config.ipynb #71f966c5
+def _check_hifigan(cfg: GeneratorConfig):
+    "`ConfigError` for sizes that do not fit together."
+    for name in HIFIGAN["v1"]:
+        if not getattr(cfg, name):
+            raise ConfigError(f"{name} is needed; write preset: v1, v2 or v3, or give all sizes")
+    rates, kernels = cfg.upsample_rates, cfg.upsample_kernel_sizes
+    fits = [r >= 1 and k >= r and (k - r) % 2 == 0 for r, k in zip(rates, kernels)]
+    if len(rates) != len(kernels) or not all(fits):
+        raise ConfigError(
+            f"upsample_kernel_sizes={kernels}: as many as upsample_rates={rates}, "
+            "each at least its rate and by an even number"
+        )
+    if cfg.upsample_initial_channel % 2 ** len(rates):
+        raise ConfigError(
+            f"upsample_initial_channel={cfg.upsample_initial_channel} is halved {len(rates)} "
+            f"times; give a multiple of {2 ** len(rates)}"
+        )
+    _check_resblocks(cfg)
+
+
+def _check_resblocks(cfg: GeneratorConfig):
+    kernels, dilations = cfg.resblock_kernel_sizes, cfg.resblock_dilation_sizes
+    if len(kernels) != len(dilations):
+        raise ConfigError(
+            f"resblock_dilation_sizes: one list for each of resblock_kernel_sizes={kernels}"
+        )
+    if any(k < 1 or k % 2 == 0 for k in kernels):
+        raise ConfigError(f"resblock_kernel_sizes={kernels} must be odd")
+    count = 3 if cfg.resblock == "1" else 2  # dilations per block
+    if any(len(d) != count or min(d) < 1 for d in dilations):
+        raise ConfigError(
+            f"resblock_dilation_sizes={dilations}: resblock {cfg.resblock!r} has "
+            f"{count} dilations in each list, all at least 1"
+        )
 
 # %% ../../nbs/vocoder/config.ipynb #f98584de
 @config
 class DiscriminatorConfig:
-    "Who judges the waveform. Without any kind training is plain regression, which is what a CPU can afford."
+    "The discriminators. Without any kind, training is plain regression, as a CPU can afford it."
 
-    kinds: list[Literal["mpd", "msd", "mrd"]] = [
-        "mpd",
-        "msd",
-    ]  # Multi-period, multi-scale, multi-resolution
-    width: float = Field(
-        1.0, gt=0, le=1
-    )  # Factor on all channels; 1 is the paper's, 0.25 a light one
+    kinds: list[Literal["mpd", "msd", "mrd"]] = ["mpd", "msd"]  # Multi-period, -scale, -resolution
+    width: float = Field(1.0, gt=0, le=1)  # Factor on all channels; 1: the paper's, 0.25: light
     periods: list[int] = [2, 3, 5, 7, 11]  # Samples, of the multi-period discriminator
-    start_step: int = Field(0, ge=0)  # Step from which they train and count
+    start_step: int = Field(0, ge=0)  # Step from which they are trained and used
 
     def __post_init__(self):
         if len(set(self.kinds)) < len(self.kinds):
@@ -237,14 +225,12 @@ class DiscriminatorConfig:
 class LossConfig:
     "Weights of the generator's losses; 0 leaves one out."
 
-    adversarial_weight: float = Field(
-        1.0, ge=0
-    )  # Of the least-squares adversarial loss (paper, eq. 2)
-    feature_weight: float = Field(2.0, ge=0)  # Of feature matching (eq. 4)
-    mel_weight: float = Field(45.0, ge=0)  # Of the mel loss (eq. 3)
+    adversarial_weight: float = Field(1.0, ge=0)  # Least-squares adversarial loss (paper, eq. 2)
+    feature_weight: float = Field(2.0, ge=0)  # Feature matching (eq. 4)
+    mel_weight: float = Field(45.0, ge=0)  # Mel loss (eq. 3)
     mel: Literal["single", "multi"] = "single"  # One resolution as in the paper, or several
-    phase_weight: float = Field(0.0, ge=0)  # Of relative phases
-    amplitude_weight: float = Field(0.0, ge=0)  # Of log amplitudes
+    phase_weight: float = Field(0.0, ge=0)  # Relative phase
+    amplitude_weight: float = Field(0.0, ge=0)  # Log amplitude
 
 # %% ../../nbs/vocoder/config.ipynb #ca950fab
 @config
@@ -252,28 +238,16 @@ class DataConfig:
     "Recordings to train on."
 
     train: str = ""  # Folder of audio files, or folder with metadata.csv
-    val: str = (
-        ""  # The same for validation; empty: rows of split `val`, or `val_fraction` of `train`
-    )
-    val_fraction: float = Field(
-        0.05, ge=0, lt=1
-    )  # Share of `train` kept for validation, chosen by the files' names, where no split is given
-    mels: str = ""  # Folder of mels by an acoustic model (teacher-forced), named as the clips: fine-tuning; empty: mels of the recordings
-    segment_size: int = Field(
-        8192, ge=256
-    )  # Samples of a training segment, a multiple of the hop. The paper's 8192 are 0.37 s; longer ones cost in proportion and gain little
-    level: Literal["none", "peak"] = (
-        "none"  # peak: every clip scaled to peak 0.95, as the published models were trained; a vocoder then wants such mels
-    )
-    min_seconds: float = Field(
-        0.0, ge=0
-    )  # Shorter clips are rejected; those shorter than a segment always are
+    val: str = ""  # The same for validation; empty: split `val`, or `val_fraction` of `train`
+    val_fraction: float = Field(0.05, ge=0, lt=1)  # Held out by file name, where no split is given
+    mels: str = ""  # Folder of mels of an acoustic model, for fine-tuning; empty: recordings' mels
+    segment_size: int = Field(8192, ge=256)  # Samples per training segment, a multiple of the hop
+    level: Literal["none", "peak"] = "none"  # peak: clips scaled to peak 0.95, as the paper's
+    min_seconds: float = Field(0.0, ge=0)  # Shorter clips, or shorter than a segment, are rejected
     max_seconds: float = Field(60.0, gt=0)  # Longer clips are rejected
-    silence_db: float = Field(
-        -60.0, le=0
-    )  # dBFS (RMS) below which a clip counts as silent and is rejected
-    preload: bool = True  # Keep recordings in memory; false reads each segment from its file
-    max_val: int = Field(8, ge=1)  # Clips of a validation
+    silence_db: float = Field(-60.0, le=0)  # Clips with an RMS level below this, dBFS, are rejected
+    preload: bool = True  # Keep recordings in memory; false: read each segment from its file
+    max_val: int = Field(8, ge=1)  # Clips per validation
 
 # %% ../../nbs/vocoder/config.ipynb #4c80aeb5
 @config
@@ -285,10 +259,8 @@ class VocoderLoop(LoopConfig):
     lr: float = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.8, 0.99)  # Of AdamW
     weight_decay: float = Field(0.01, ge=0)  # Of AdamW
-    schedule: Literal["cosine", "constant", "exponential"] = (
-        "exponential"  # exponential: times `lr_decay` after each epoch, the paper's
-    )
-    lr_decay: float = Field(0.999, gt=0, le=1)
+    schedule: Literal["cosine", "constant", "exponential"] = "exponential"  # type: ignore[assignment]  # one more
+    lr_decay: float = Field(0.999, gt=0, le=1)  # exponential: factor after each epoch
     clip: float = Field(0.0, ge=0)  # The paper does not clip
     validate_every: int = Field(500, ge=0)
     save_every: int = Field(500, ge=1)
@@ -332,9 +304,7 @@ PRESETS = {
 class VocoderConfig:
     "One experiment."
 
-    preset: Literal["demo", "v1", "v2", "v3", ""] = (
-        "demo"  # Values that hold where nothing is given; empty: the defaults of each part
-    )
+    preset: Literal["demo", "v1", "v2", "v3", ""] = "demo"  # Defaults of all parts, by name
     mel: MelConfig = MelConfig()
     generator: GeneratorConfig = GeneratorConfig(kind="spec")
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
@@ -342,34 +312,33 @@ class VocoderConfig:
     data: DataConfig = DataConfig()
     loop: VocoderLoop = VocoderLoop()
     checkpoint_path: str = ""  # Generator to start from; empty: random weights
-    samples_every: int = Field(
-        500, ge=0
-    )  # Steps between audio and spectrograms of validation clips; 0: never
-    samples: int = Field(2, ge=0)  # How many clips
+    samples_every: int = Field(500, ge=0)  # Steps between samples of validation clips; 0: never
+    samples: int = Field(2, ge=0)  # Clips per sample
 
     @model_validator(mode="before")
     @classmethod
     def _under(cls, values):
-        "The preset's values, under the given ones."
+        "Fill in the values of the preset."
         given = getattr(values, "kwargs", values)  # pydantic wraps arguments of a call
         if not (given is None or isinstance(given, dict)) or getattr(values, "args", None):
             return values
         name = (given or {}).get("preset", "demo")
-        return (
-            merge(PRESETS[name], given or {})
-            if isinstance(name, str) and name in PRESETS
-            else values
-        )
+        known = isinstance(name, str) and name in PRESETS
+        return merge(PRESETS[name], given or {}) if known else values
 
     def __post_init__(self):
         hop, size = self.mel.hop_length, self.data.segment_size
-        if self.generator.kind == "hifigan" and self.generator.hop != hop:
+        net = self.generator
+        if net.kind == "hifigan" and net.hop != hop:
             raise ConfigError(
-                f"generator.upsample_rates={self.generator.upsample_rates} make {self.generator.hop} samples a frame, but mel.hop_length={hop}"
+                f"generator.upsample_rates={net.upsample_rates} make {net.hop} samples a frame, "
+                f"but mel.hop_length={hop}"
             )
         if size % hop:
+            nearest = max(1, round(size / hop)) * hop
             raise ConfigError(
-                f"data.segment_size={size} is no multiple of mel.hop_length={hop}; nearest: {max(1, round(size / hop)) * hop}"
+                f"data.segment_size={size} is no multiple of mel.hop_length={hop}; "
+                f"nearest: {nearest}"
             )
 
 # %% ../../nbs/vocoder/config.ipynb #02d0c4a3
@@ -385,17 +354,15 @@ def plain_overrides(
     words: list,  # Words of a command line that are no options
     aliases=ALIASES,  # Other name -> key
 ) -> list:  # `key=value` strings
-    "Understand `k=v`, `k = v`, `k =v`, `k: v`, `k:v` and `k='v'`. `ConfigError` names a word that is none of them."
+    """Parse `k=v`, `k = v`, `k =v`, `k: v`, `k:v` and `k='v'`.
+
+    `ConfigError` names a word that is none of them."""
     out, rest = [], list(words)
     while rest:
         word = rest.pop(0).strip()
         if re.fullmatch(_NAME, word) and rest and rest[0].lstrip()[:1] in ("=", ":"):
             word += rest.pop(0).strip()  # `k =v`, `k = v`
-        if (
-            re.fullmatch(rf"{_NAME}\s*[=:]", word)
-            and rest
-            and not re.match(rf"\s*{_NAME}\s*=", rest[0])
-        ):
+        if _ends_open(word) and rest and not re.match(rf"\s*{_NAME}\s*=", rest[0]):
             word += rest.pop(0)  # `k= v`, `k: v`
         found = re.fullmatch(rf"({_NAME})\s*[=:]\s*(.*?)\s*", word, re.S)
         if not found:
@@ -405,10 +372,14 @@ def plain_overrides(
         out.append(f"{aliases.get(found[1], found[1])}={found[2]}")
     return out
 
+
+def _ends_open(word: str) -> bool:  # `k=` or `k:`
+    return bool(re.fullmatch(rf"{_NAME}\s*[=:]", word))
+
 # %% ../../nbs/vocoder/config.ipynb #e57cc878
-def load_vocoder(
+def load_vocoder_config(
     path=None,  # YAML or JSON; None: the preset alone
-    overrides=(),  # Strings as people write them
+    overrides=(),  # Strings in any of the forms above
 ) -> VocoderConfig:
-    "File, then overrides, then the check. The preset that an override names takes the place of the file's."
+    "Read a file, apply overrides, validate. A preset among the overrides replaces the file's."
     return load(VocoderConfig, path, plain_overrides(list(overrides)))
