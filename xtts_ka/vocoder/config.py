@@ -9,7 +9,7 @@ __all__ = ['MELS', 'HIFIGAN', 'PRESETS', 'ALIASES', 'MelConfig', 'mel_preset', '
 # %% ../../nbs/vocoder/config.ipynb #62b08975
 import math
 import re
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -250,6 +250,12 @@ class DataConfig:
     max_val: int = Field(8, ge=1)  # Clips per validation
 
 # %% ../../nbs/vocoder/config.ipynb #4c80aeb5
+if TYPE_CHECKING:
+    Schedule = Any  # a subclass may not widen the type of a field
+else:
+    Schedule = Literal["cosine", "constant", "exponential"]
+
+
 @config
 class VocoderLoop(LoopConfig):
     "Training of a vocoder. Both optimisers are AdamW with the same options."
@@ -259,8 +265,10 @@ class VocoderLoop(LoopConfig):
     lr: float = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.8, 0.99)  # Of AdamW
     weight_decay: float = Field(0.01, ge=0)  # Of AdamW
-    schedule: Literal["cosine", "constant", "exponential"] = "exponential"  # type: ignore[assignment]  # one more
-    lr_decay: float = Field(0.999, gt=0, le=1)  # exponential: factor after each epoch
+    schedule: Schedule = (
+        "exponential"  # exponential: times `lr_decay` after each epoch, as the paper
+    )
+    lr_decay: float = Field(0.999, gt=0, le=1)  # Of the exponential schedule
     clip: float = Field(0.0, ge=0)  # The paper does not clip
     validate_every: int = Field(500, ge=0)
     save_every: int = Field(500, ge=1)

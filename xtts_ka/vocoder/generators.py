@@ -81,6 +81,10 @@ def n_parameters(
     "Number of parameters."
     return sum(p.numel() for p in module.parameters())
 
+
+def _parameter(module: nn.Module) -> nn.Parameter:  # One of them, for device and type
+    return next(module.parameters())
+
 # %% ../../nbs/vocoder/generators.ipynb #4d47233d
 class NormConv1d(nn.Conv1d):
     "Convolution with weight norm."
@@ -207,7 +211,7 @@ class HifiganGenerator(Generator):
             x = up(F.leaky_relu(x, SLOPE))  # [B, C, T] -> [B, C / 2, T * rate]
             blocks = self.resblocks[i * n : (i + 1) * n]
             x = reduce(add, (block(x) for block in blocks)) / n
-        x = F.leaky_relu(x).to(self.conv_post.bias.dtype)  # in `FastGenerator`, to float32
+        x = F.leaky_relu(x).to(_parameter(self.conv_post).dtype)  # in `FastGenerator`, to float32
         return torch.tanh(self.conv_post(x)).flatten(1)  # [B, C, F * hop] -> [B, F * hop]
 
     def _check_length(self, mel: Tensor):
@@ -243,7 +247,7 @@ def remove_weight_norm(
     plain = HifiganGenerator(generator.cfg, generator.mel, weight_norm=False)
     state = {k: v.detach().cpu() for k, v in generator.state_dict().items()}
     plain.load_state_dict(folded_state(state))
-    return plain.eval().requires_grad_(False).to(generator.conv_post.bias.device)
+    return plain.eval().requires_grad_(False).to(_parameter(generator.conv_post).device)
 
 # %% ../../nbs/vocoder/generators.ipynb #fd84545d
 class ConvNeXt(nn.Module):
@@ -399,7 +403,7 @@ class FastGenerator:
             raise ConfigError(f"precision={precision!r}: give one of {', '.join(PRECISIONS)}")
         if chunk < 0:
             raise ConfigError(f"chunk={chunk}: frames of a chunk, or 0 for all at once")
-        device = next(generator.parameters()).device
+        device = _parameter(generator).device
         half = precision == "bfloat16" or precision == "auto" and has_bfloat16(device)
         self.dtype = torch.bfloat16 if half else torch.float32
         self.cfg = generator.cfg
@@ -457,7 +461,7 @@ def _as_conv2d(generator: HifiganGenerator, dtype) -> HifiganGenerator:
             net.set_submodule(name, _conv2d(layer))
     net.to(dtype)
     net.conv_post.float()  # rounding the waveform itself to 8 bits is audible in quiet bands
-    return net.to(memory_format=torch.channels_last)
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # no stub
 
 # %% ../../nbs/vocoder/generators.ipynb #0c7bdb0a
 def _conv2d(layer):

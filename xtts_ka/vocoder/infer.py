@@ -213,12 +213,13 @@ def _load_fastspeech2(folder: Path):
 
     place = display_path(folder)
     try:
-        model, info = FastSpeech2ConformerModel.from_pretrained(
+        loaded: Any = FastSpeech2ConformerModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         reason = str(e).splitlines()[0][:200]
         raise CheckpointError(f"{place}: not a FastSpeech2-conformer: {reason}") from e
+    model, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise CheckpointError(
             f"{place}: {len(missing)} weights are missing, e.g. {missing[0]}; "

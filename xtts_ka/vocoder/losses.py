@@ -44,7 +44,7 @@ def feature_matching(
 
 
 def _total(terms) -> Tensor:
-    return sum(terms)  # type: ignore[return-value]  # there is at least one network
+    return sum(terms)
 
 # %% ../../nbs/vocoder/losses.ipynb #8ca38bd4
 class MelL1(nn.Module):

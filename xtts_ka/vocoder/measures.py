@@ -187,8 +187,10 @@ def track_pitch(
     "pYIN between 65 and 500 Hz."
     import librosa
 
-    options = dict(fmin=65, fmax=500, sr=SAMPLE_RATE, frame_length=1024, hop_length=160)
-    f0, _, probability = librosa.pyin(np.asarray(wav, np.float32), **options)
+    wav = np.asarray(wav, np.float32)
+    f0, _, probability = librosa.pyin(
+        wav, fmin=65, fmax=500, sr=SAMPLE_RATE, frame_length=1024, hop_length=160
+    )
     return Pitch(f0, probability)
 
 # %% ../../nbs/vocoder/measures.ipynb #39607a14
