@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 unexport PYTHONDONTWRITEBYTECODE # each stage is a process: modules compiled anew in each would cost it seconds
-.PHONY: help setup run test lab docs bench clean
+.PHONY: help setup run test lint lab docs bench clean
 
 CONFIG ?= configs/demo.yaml
 ARGS   ?=
@@ -20,10 +20,18 @@ setup: ## install the locked packages into .venv (the other targets do it themse
 run: ## run the pipeline into outputs/: make run [CONFIG=configs/demo.yaml] [ARGS="--list key=value ..."]
 	@$(UV) run --frozen xtts-ka run --config "$(CONFIG)" $(ARGS)
 
-test: ## pytest in two processes, then the tests inside the notebooks
+test: ## ruff, pytest in two processes, then the tests inside the notebooks
 	@$(UV) sync --frozen --quiet # without the peers of bench/: speechbrain's lazy modules break hypothesis
+	@$(UV) run --frozen ruff format --check --quiet
+	@$(UV) run --frozen ruff check --quiet
 	@$(UV) run --frozen pytest -n 2 --dist loadgroup $(ARGS)
 	@$(UV) run --frozen python tools/test_notebooks.py
+
+lint: ## say what ruff and mypy find in notebooks, package, tests, tools and bench
+	@$(UV) sync --frozen --quiet
+	@$(UV) run --frozen ruff format --check
+	@$(UV) run --frozen ruff check
+	@$(UV) run --frozen mypy
 
 lab: ## open the notebooks in JupyterLab
 	@$(UV) run --frozen jupyter lab nbs $(ARGS)

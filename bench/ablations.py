@@ -1,8 +1,13 @@
-"""What is worth doing when XTTS learns Georgian, at tiny scale: `python bench/ablations.py` (about half an hour on one core) writes nbs/results/ablations.json, which nbs/xtts/ablations.ipynb draws.
+"""What is worth doing when XTTS learns Georgian, at tiny scale: `python bench/ablations.py` (about
+half an hour on one core) writes nbs/results/ablations.json, which nbs/xtts/ablations.ipynb
+draws.
 
-Everything is made here: a base that speaks English (espeak-ng voices), extended to Georgian in four ways of starting new rows and three ways of writing text; with and without
-replay and LoRA against forgetting; references and masks from nothing; a codebook with and without revival. Two seeds each; losses in nats a code on clips that were not trained on.
-The numbers compare ways of one scale with each other. They do not say how good a full-size model becomes."""
+Everything is made here: a base that speaks English (espeak-ng voices), extended to Georgian in four
+ways of starting new rows and three ways of writing text; with and without
+replay and LoRA against forgetting; references and masks from nothing; a codebook with and without
+revival. Two seeds each; losses in nats a code on clips that were not trained on.
+The numbers compare ways of one scale with each other. They do not say how good a full-size model
+becomes."""
 
 import argparse
 import itertools
@@ -20,19 +25,23 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "nbs/results/ablations.json"
 
 # An English of few words: enough for a base to learn what letters sound like
-SUBJECTS = "the old man,a young woman,my brother,our teacher,the little girl,his friend,a tall boy,the driver,her mother,the doctor,that singer's cat,the baker".split(
-    ","
+SUBJECTS = (
+    "the old man,a young woman,my brother,our teacher,the little girl,his friend,a tall boy,the"
+    " driver,her mother,the doctor,that singer's cat,the baker".split(",")
 )
 VERBS = (
     "opens,finds,carries,paints,washes,brings,follows,remembers,hides,watches,mends,sells".split(
         ","
     )
 )
-OBJECTS = "the red door,a heavy box,the broken chair,an empty bottle,the green boat,a warm coat,the long letter,two white horses,the kitchen table,a silver ring,the garden gate,three small stones".split(
-    ","
+OBJECTS = (
+    "the red door,a heavy box,the broken chair,an empty bottle,the green boat,a warm coat,the long"
+    " letter,two white horses,the kitchen table,a silver ring,the garden gate,three small"
+    " stones".split(",")
 )
-ENDS = "today,in the morning,near the river,without a word,after dinner,by the window,every summer,with great care".split(
-    ","
+ENDS = (
+    "today,in the morning,near the river,without a word,after dinner,by the window,every"
+    " summer,with great care".split(",")
 )
 
 

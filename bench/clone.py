@@ -1,14 +1,21 @@
-"""How alike the voices of an export and of recordings are that nothing in a run has heard, as unmodified coqui-tts clones them.
+"""How alike the voices of an export and of recordings are that nothing in a run has heard, as
+unmodified coqui-tts clones them.
 
     python bench/clone.py outputs/before outputs/after [--json FILE]
 
-The voices are timbres of espeak-ng that neither the corpus nor the guests nor the speaker encoder have (those of the recogniser). coqui-tts
-takes latents and vector of three recordings of each (`get_conditioning_latents`) and speaks three sentences (`inference`). Likeness is the
-cosine of a clip's vector to the mean vector of the recordings, by the ECAPA-TDNN of the last run named and, independent of all runs, by
-Resemblyzer where it is installed. `own` are other recordings of the voice, `others` those of the other voices: no clone can be expected above
-the one, and one without any ear lies near the other. With two runs the last line says how much of the way from the first to `own` the second goes.
+The voices are timbres of espeak-ng that neither the corpus nor the guests nor the speaker encoder
+have (those of the recogniser). coqui-tts
+takes latents and vector of three recordings of each (`get_conditioning_latents`) and speaks three
+sentences (`inference`). Likeness is the
+cosine of a clip's vector to the mean vector of the recordings, by the ECAPA-TDNN of the last run
+named and, independent of all runs, by
+Resemblyzer where it is installed. `own` are other recordings of the voice, `others` those of the
+other voices: no clone can be expected above
+the one, and one without any ear lies near the other. With two runs the last line says how much of
+the way from the first to `own` the second goes.
 
-coqui-tts reads files by torchcodec, which needs FFmpeg; here soundfile reads them, and nothing else of it is changed."""
+coqui-tts reads files by torchcodec, which needs FFmpeg; here soundfile reads them, and nothing else
+of it is changed."""
 
 import argparse
 import json
@@ -137,7 +144,8 @@ def measured(runs, names=VOICES):
 
 
 def table(judge, rows, runs):
-    "Print the likeness of every voice; returns the share of the way that the last run goes, or None."
+    """Print the likeness of every voice; returns the share of the way that the last run goes, or
+    None."""
     names, mean = (
         list(next(iter(rows.values()))),
         lambda row: float(np.mean(list(rows[row].values()))),
@@ -150,7 +158,8 @@ def table(judge, rows, runs):
     first, last = mean(runs[0].name), mean(runs[-1].name)
     way = (last - first) / (mean("own") - first)
     print(
-        f"{runs[-1].name} goes {100 * way:.0f} % of the way from {runs[0].name} to the voices' own recordings"
+        f"{runs[-1].name} goes {100 * way:.0f} % of the way from {runs[0].name} to the voices' own"
+        " recordings"
     )
     return way
 

@@ -1,4 +1,5 @@
-"""What a comparison is and how it is measured: a `Row` holds our way, the peers' ways and the promised ratios; `main` measures rows, prints a table and keeps a record.
+"""What a comparison is and how it is measured: a `Row` holds our way, the peers' ways and the
+promised ratios; `main` measures rows, prints a table and keeps a record.
 
 Contenders take turns, round after round, so that a busy machine slows all of them alike."""
 
@@ -91,9 +92,10 @@ def report(name, row, times, colour):
             + (f"\033[31m{text}\033[0m" if missed and colour else text)
         )
     print(f"  {row.notes}")
-    return dict(
-        row=name, what=row.what, seconds=times, ratios=ratios, targets=row.targets, kept=fine
-    ), fine
+    return (
+        dict(row=name, what=row.what, seconds=times, ratios=ratios, targets=row.targets, kept=fine),
+        fine,
+    )
 
 
 def made(make, name):
@@ -105,7 +107,8 @@ def made(make, name):
         if package == "xtts_ka":
             raise
         print(
-            f"\n{name}: not measured, for {package} is not here; the peers are the dependency group bench: uv sync --group bench"
+            f"\n{name}: not measured, for {package} is not here; the peers are the dependency group"
+            " bench: uv sync --group bench"
         )
         return package
 

@@ -1,10 +1,14 @@
-"""The everyday texts by unmodified coqui-tts from an export, beside our own decoding through the same decoder.
+"""The everyday texts by unmodified coqui-tts from an export, beside our own decoding through the
+same decoder.
 
     python bench/coqui.py outputs/demo [--texts 60] [--json FILE]
 
-Both get the same pieces of text in words, the same stored voices and sampling options; coqui draws from torch's global generator, seeded for
-each text, so its takes are other takes. Ours is judged twice: as first takes, which is the comparison, and with what `speak` adds (the end
-decided by the alignment, pieces that lost words spoken again). The recogniser is the built-in one."""
+Both get the same pieces of text in words, the same stored voices and sampling options; coqui draws
+from torch's global generator, seeded for
+each text, so its takes are other takes. Ours is judged twice: as first takes, which is the
+comparison, and with what `speak` adds (the end
+decided by the alignment, pieces that lost words spoken again). The recogniser is the built-in
+one."""
 
 import argparse
 import json
@@ -102,7 +106,8 @@ def main():
             "cpu_seconds": round(seconds[name], 1),
         }
         print(
-            f"{name:18} {rate:.1%} ({low:.1%} to {high:.1%}) of the letters misunderstood, {seconds[name]:.0f} CPU s"
+            f"{name:18} {rate:.1%} ({low:.1%} to {high:.1%}) of the letters misunderstood,"
+            f" {seconds[name]:.0f} CPU s"
         )
     if args.json:
         args.json.write_text(json.dumps(out, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -1,8 +1,11 @@
-"""What is lost between a recording and the sound of its codes: by the vocoder, and by XTTS's own decoder; words, hum and, where it is installed, DistillMOS, voice by voice.
+"""What is lost between a recording and the sound of its codes: by the vocoder, and by XTTS's own
+decoder; words, hum and, where it is installed, DistillMOS, voice by voice.
 
-    python bench/decoder.py before=outputs/demo after=outputs/new     finished runs; entries of nbs/results/decoder.json that are not named stay
+python bench/decoder.py before=outputs/demo after=outputs/new     finished runs; entries of
+nbs/results/decoder.json that are not named stay
 
-The clips are those of the validation split, which no training saw. DistillMOS comes from the package `distillmos` (MIT); without it that column stays empty."""
+The clips are those of the validation split, which no training saw. DistillMOS comes from the
+package `distillmos` (MIT); without it that column stays empty."""
 
 import argparse
 import functools

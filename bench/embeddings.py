@@ -1,9 +1,16 @@
-"""Voice embeddings: audio seconds a CPU second, against the file-by-file loop of the usual script: `python bench/embeddings.py --rounds 3`.
+"""Voice embeddings: audio seconds a CPU second, against the file-by-file loop of the usual script:
+`python bench/embeddings.py --rounds 3`.
 
-The model has WavLM base-plus's architecture and random weights: speed and agreement do not depend on what a model has learned, and nothing else here is ever made of random weights.
-The usual script reads a file with librosa, cuts windows of 5 s every 4 s, gives each alone to transformers' extractor and model, and averages. Promised, on one thread and with the same windows on both sides:
-1.6 times its speed at cosine 0.99999, 2.2 times at 0.999. Where the script leaves the rest at the end as short as it is, instead of moving the last window back, it has less to compute; that way is timed, too, and printed
-without a promise (ours does the same with tail=short). Contenders take turns, round after round. Exit code 1 when a promise is missed."""
+The model has WavLM base-plus's architecture and random weights: speed and agreement do not depend
+on what a model has learned, and nothing else here is ever made of random weights.
+The usual script reads a file with librosa, cuts windows of 5 s every 4 s, gives each alone to
+transformers' extractor and model, and averages. Promised, on one thread and with the same windows
+on both sides:
+1.6 times its speed at cosine 0.99999, 2.2 times at 0.999. Where the script leaves the rest at the
+end as short as it is, instead of moving the last window back, it has less to compute; that way is
+timed, too, and printed
+without a promise (ours does the same with tail=short). Contenders take turns, round after round.
+Exit code 1 when a promise is missed."""
 
 import argparse
 import json
@@ -94,7 +101,10 @@ def cpu(call):
 
 def main():
     ap = argparse.ArgumentParser(
-        description="Audio seconds a CPU second of every backend; exit code 1 when a promised ratio is missed."
+        description=(
+            "Audio seconds a CPU second of every backend; exit code 1 when a promised ratio is"
+            " missed."
+        )
     )
     ap.add_argument("--rounds", type=int, default=3, help="how often each contender runs (3)")
     ap.add_argument("--files", type=int, default=6, help="recordings (6)")
@@ -159,14 +169,16 @@ def run(args, folder):
         for name, v in vectors.items()
     }
     print(
-        f"\n{len(files)} files, {sound:.0f} s, windows of {LENGTH:g} s that share {OVERLAP:g} s, one thread, {args.rounds} rounds"
+        f"\n{len(files)} files, {sound:.0f} s, windows of {LENGTH:g} s that share {OVERLAP:g} s,"
+        f" one thread, {args.rounds} rounds"
     )
     print(
         f"{'':26}{'audio s / CPU s':>16}{'times usual':>13}{'short rest':>12}{'least cosine':>14}"
     )
     for name in ways:
         print(
-            f"{name:26}{speed[name]:16.2f}{speed[name] / speed['usual script']:13.2f}{speed[name] / speed['usual script, short rest']:12.2f}{cosine[name]:14.6f}"
+            f"{name:26}{speed[name]:16.2f}{speed[name] / speed['usual script']:13.2f}"
+            f"{speed[name] / speed['usual script, short rest']:12.2f}{cosine[name]:14.6f}"
         )
     fine = kept(speed, cosine)
     out = ROOT / "bench/results" / time.strftime("%Y%m%d-%H%M%S-embeddings.json")
@@ -195,7 +207,8 @@ def run(args, folder):
 
 
 def _row(least, n=6):
-    "A row for bench/run.py: the backend that `auto` takes for an agreement, against the usual script."
+    """A row for bench/run.py: the backend that `auto` takes for an agreement, against the usual
+    script."""
     import numpy as np
     import soundfile as sf
     import torch
@@ -225,11 +238,13 @@ def _row(least, n=6):
     agreement = float(min((np.asarray(a) * b).sum() for a, b in zip(run(), whole())))
     assert agreement >= least, f"{ours.backend.name}: cosine {agreement:.7f}"
     return Row(
-        f"voice embeddings at cosine {least:g}, WavLM base-plus (random weights), {n} files, {sum(sf.info(f).duration for f in files):.0f} s of sound",
+        f"voice embeddings at cosine {least:g}, WavLM base-plus (random weights), {n} files,"
+        f" {sum(sf.info(f).duration for f in files):.0f} s of sound",
         lambda: seconds(run),
         {"usual script": lambda: seconds(whole), "short rest": lambda: seconds(short)},
         {"usual script": 1 / PROMISED[least]},
-        f"one thread; `auto` took {ours.backend.name}, least cosine {agreement:.6f}; short rest: the usual script with less to compute; transformers {version('transformers')}",
+        f"one thread; `auto` took {ours.backend.name}, least cosine {agreement:.6f}; short rest:"
+        f" the usual script with less to compute; transformers {version('transformers')}",
         [tmp],
     )
 
@@ -254,8 +269,8 @@ def kept(speed, cosine):
         ratio = good[best] / speed["usual script"]
         fine &= ratio >= times
         print(
-            f"at cosine {least:g}: {best} is {ratio:.2f} times as fast as the usual script (promised: {times:g})"
-            + ("" if ratio >= times else "  MISSED")
+            f"at cosine {least:g}: {best} is {ratio:.2f} times as fast as the usual script"
+            f" (promised: {times:g})" + ("" if ratio >= times else "  MISSED")
         )
     return fine
 

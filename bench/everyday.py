@@ -1,7 +1,10 @@
-"""The everyday set spoken by a finished run, as the stage `evaluate` does it, without running the stage: by kind and path, what is not understood.
+"""The everyday set spoken by a finished run, as the stage `evaluate` does it, without running the
+stage: by kind and path, what is not understood.
 
-python bench/everyday.py outputs/demo                              speak, judge, print; nothing in the run is changed
-python bench/everyday.py outputs/demo --out nbs/results/x.json     keep the summary there, with the commit
+python bench/everyday.py outputs/demo                              speak, judge, print; nothing in
+the run is changed
+python bench/everyday.py outputs/demo --out nbs/results/x.json     keep the summary there, with the
+commit
 python bench/everyday.py outputs/demo --texts 30 --mos_clips 0     fewer texts, no DistillMOS"""
 
 import argparse
@@ -41,7 +44,8 @@ def evaluate(run, texts, mos_clips, seed):
 
 
 def kept(test, metrics, run, seconds):
-    "What is written down: summary, how it was made, and what was heard of the texts that lost most."
+    """What is written down: summary, how it was made, and what was heard of the texts that lost
+    most."""
     fields = ("path", "kind", "text", "heard", "stopped")
     worst = {}
     for path in dict.fromkeys(r["path"] for r in test.rows):
@@ -86,7 +90,8 @@ def main():
     seconds = time.process_time() - began
     print(
         test.note(),
-        f"{seconds:.0f} CPU seconds, {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB at most",
+        f"{seconds:.0f} CPU seconds, {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB"
+        " at most",
     )
     if args.out:
         args.out.write_text(

@@ -1,8 +1,11 @@
 """Georgian grapheme-to-phoneme, ours beside espeak-ng: `python bench/g2p.py`.
 
-Errors on collections of reference pronunciations (SIGMORPHON 2021 and WikiPron, beside the repository when they are at hand), and words per CPU second as a ratio to our table.
-espeak-ng writes other symbols, so they are mapped to Wiktionary's first: what is counted is a wrong sound, not another notation. The network is trained here, on SIGMORPHON's training
-part alone, to show what learning the table from examples gives; on Georgian words it can at best be as good as the table."""
+Errors on collections of reference pronunciations (SIGMORPHON 2021 and WikiPron, beside the
+repository when they are at hand), and words per CPU second as a ratio to our table.
+espeak-ng writes other symbols, so they are mapped to Wiktionary's first: what is counted is a wrong
+sound, not another notation. The network is trained here, on SIGMORPHON's training
+part alone, to show what learning the table from examples gives; on Georgian words it can at best be
+as good as the table."""
 
 import argparse
 import contextlib
@@ -41,7 +44,8 @@ def pairs(name):
 
 @contextlib.contextmanager
 def espeak():
-    "espeak-ng's own transcription of a word as a function; Georgian, one symbol a phoneme, stress marks off."
+    """espeak-ng's own transcription of a word as a function; Georgian, one symbol a phoneme, stress
+    marks off."""
     from xtts_ka.corpus.synthetic import _espeak
 
     with _espeak() as lib:
@@ -50,7 +54,9 @@ def espeak():
         lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
         lib.espeak_Info.restype = ctypes.c_char_p
 
-        def read(word, ipa_with_separator=2 | ord("_") << 8, utf8=1):
+        ipa_with_separator = 2 | ord("_") << 8
+
+        def read(word, utf8=1):
             rest, out = ctypes.c_char_p(word.encode()), []
             while rest.value is not None:
                 out.append(
@@ -67,7 +73,8 @@ def espeak():
 
 
 def network(folder=None):
-    "A trained network, or one trained now on SIGMORPHON's training part; and the CPU seconds of that."
+    """A trained network, or one trained now on SIGMORPHON's training part; and the CPU seconds of
+    that."""
     from xtts_ka.text.g2p_config import NeuralG2PConfig
     from xtts_ka.text.g2p_neural import load_g2p, train_g2p
     from xtts_ka.text.phoneme_inventory import CONVENTIONS

@@ -1,9 +1,14 @@
-"""What teaches XTTS's GPT to read: `python bench/reading.py RUN` (for example outputs/demo; about a quarter of an hour on one core) writes
-nbs/results/reading.json, which nbs/xtts/reading.ipynb draws. `--recordings DIR` does the same for recordings, `--cost` measures a step.
+"""What teaches XTTS's GPT to read: `python bench/reading.py RUN` (for example outputs/demo; about a
+quarter of an hour on one core) writes
+nbs/results/reading.json, which nbs/xtts/reading.ipynb draws. `--recordings DIR` does the same for
+recordings, `--cost` measures a step.
 
-One GPT is trained on the clips of RUN with all parts, and once more with each part left out: taught heads, given times against a recogniser's
-against none, corrupted inputs, mel heads, the start from the codebook, Muon. The same steps, seed and batches each; then unseen texts are
-spoken by greedy decoding and read by the built-in recogniser from the codes through the DVAE and the run's vocoder. The figures compare
+One GPT is trained on the clips of RUN with all parts, and once more with each part left out: taught
+heads, given times against a recogniser's
+against none, corrupted inputs, mel heads, the start from the codebook, Muon. The same steps, seed
+and batches each; then unseen texts are
+spoken by greedy decoding and read by the built-in recogniser from the codes through the DVAE and
+the run's vocoder. The figures compare
 variants of one short training with each other; they do not say how good a full training becomes."""
 
 import argparse
@@ -58,7 +63,8 @@ def curve(path, keys):
 
 
 def attention(stage, i):
-    "Attention of the taught heads over the text of a clip, [codes, text positions], mean of the heads."
+    """Attention of the taught heads over the text of a clip, [codes, text positions], mean of the
+    heads."""
     import torch
 
     from xtts_ka.xtts.alignment import default_heads
@@ -151,7 +157,8 @@ def measure(run, name, changes, args, work):
 
 
 def recordings(folder, language, steps, seed, work):
-    "Real recordings, whose letter times nobody knows: a recogniser of their own finds them, and heads learn to point there."
+    """Real recordings, whose letter times nobody knows: a recogniser of their own finds them, and
+    heads learn to point there."""
     import torch
 
     from xtts_ka.core.config import build
@@ -228,13 +235,15 @@ def recordings(folder, language, steps, seed, work):
         for part in (align["loss/align"], align["loss/align"][::-1])
     )
     print(
-        f"{row['clips']} recordings, {row['aligned']} aligned: alignment loss {first_loss:.2f} to {last_loss:.2f} nats a code, heads point at the letter in {seen:.0%} of the codes"
+        f"{row['clips']} recordings, {row['aligned']} aligned: alignment loss {first_loss:.2f} to"
+        f" {last_loss:.2f} nats a code, heads point at the letter in {seen:.0%} of the codes"
     )
     return row
 
 
 def cost(preset="full", batch=2, codes=120, letters=60, rounds=4):
-    "CPU seconds and peak memory of a training step with and without taught heads, random weights, interleaved."
+    """CPU seconds and peak memory of a training step with and without taught heads, random weights,
+    interleaved."""
     import torch
 
     from xtts_ka.xtts.alignment import default_heads, given_loss
@@ -316,7 +325,10 @@ def main():
     p.add_argument(
         "--recordings",
         metavar="DIR",
-        help="instead: a folder of recordings with a list, for example of LJSpeech, through forced alignment",
+        help=(
+            "instead: a folder of recordings with a list, for example of LJSpeech, through forced"
+            " alignment"
+        ),
     )
     p.add_argument("--language", default="en", help="of the recordings (default: en)")
     p.add_argument(

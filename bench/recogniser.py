@@ -1,5 +1,7 @@
-"""The independent recogniser: `python bench/recogniser.py train OUT` trains it (about half an hour of CPU) and writes xtts_ka/data/recogniser_ka/;
-`python bench/recogniser.py test` prints its errors on the voices that synthesis learns from, voice by voice."""
+"""The independent recogniser: `python bench/recogniser.py train OUT` trains it (about half an hour
+of CPU) and writes xtts_ka/data/recogniser_ka/;
+`python bench/recogniser.py test` prints its errors on the voices that synthesis learns from, voice
+by voice."""
 
 import sys
 from pathlib import Path
@@ -14,7 +16,8 @@ def train(out):
 
     torch.set_num_threads(1)
     tokenizer = train_recogniser(out)
-    tokenizer.net.half().float()  # The file is in half precision, so that it is small: the errors printed are those of the file
+    # The file is in half precision, so that it is small: the errors printed are those of the file
+    tokenizer.net.half().float()
     from safetensors.torch import load_file, save_file
 
     tokenizer.save(ROOT / "xtts_ka/data/recogniser_ka")

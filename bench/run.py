@@ -1,8 +1,11 @@
 """Side by side with named peers: `make bench`, or `make bench ARGS="manifest audio --rounds 9"`.
 
-A row is a function that returns a `Row`: our way, the peers' ways, and the ratio (ours / peer) we promise for each. Every contender is a callable that returns the CPU seconds
-of one go; they take turns, round after round, so that a busy machine slows all of them alike. The table shows medians with minimum and maximum, and the ratio of medians;
-a missed promise is red and makes the exit code 1. A peer that is not installed is named, and its row left out. All figures go to bench/results/."""
+A row is a function that returns a `Row`: our way, the peers' ways, and the ratio (ours / peer) we
+promise for each. Every contender is a callable that returns the CPU seconds
+of one go; they take turns, round after round, so that a busy machine slows all of them alike. The
+table shows medians with minimum and maximum, and the ratio of medians;
+a missed promise is red and makes the exit code 1. A peer that is not installed is named, and its
+row left out. All figures go to bench/results/."""
 
 import csv
 import functools
@@ -32,7 +35,8 @@ def manifest():
     n, tmp = 20000, tempfile.TemporaryDirectory()
     path = Path(tmp.name) / "metadata.csv"
     lines = [
-        f"wavs/speaker{i % 40}/clip{i:06}.wav|წინადადება ნომერი {i}, რომელსაც მძღოლი კითხულობს.|speaker{i % 40}\n"
+        f"wavs/speaker{i % 40}/clip{i:06}.wav|წინადადება ნომერი {i}, რომელსაც მძღოლი"
+        f" კითხულობს.|speaker{i % 40}\n"
         for i in range(n)
     ]
     path.write_text("audio_file|text|speaker_name\n" + "".join(lines), encoding="utf-8")
@@ -91,7 +95,9 @@ def audio():
             "soundfile and torchaudio": lambda: cpu(by_torchaudio),
         },
         {"librosa.load": 1.3},
-        f"ours also checks that the file is whole (MD5 of FLAC), finite and in range; librosa {version('librosa')}, both soxr HQ; torchaudio {version('torchaudio')}, a shorter filter",
+        "ours also checks that the file is whole (MD5 of FLAC), finite and in range; librosa"
+        f" {version('librosa')}, both soxr HQ; torchaudio {version('torchaudio')}, a shorter"
+        " filter",
         [tmp],
     )
 
@@ -115,7 +121,8 @@ def _recordings():
 
 
 def loop():
-    "The cost of a training step around the model, against a loop written by hand. Two lengths are run, so that set-up and saving drop out."
+    """The cost of a training step around the model, against a loop written by hand. Two lengths are
+    run, so that set-up and saving drop out."""
     import torch
     from torch import nn
 
@@ -169,7 +176,7 @@ def loop():
         opt = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
         def run():
-            for step in range(steps):
+            for _step in range(steps):
                 batch = torch.stack([data[i] for i in torch.randint(512, (16,)).tolist()])
                 loss = nn.functional.mse_loss(model(batch), batch)
                 opt.zero_grad(set_to_none=True)
@@ -197,13 +204,21 @@ from xtts_ka.pipeline.stages import Stage
 @config
 class Toy:
     n: int = 1 # A number
-TOYS = tuple(Stage(f"toy{i}", f"nbs/runs/{i}0_toy.ipynb", "toys.Toy", needs=(f"toy{i - 1}",) if i > 1 else (), outputs=(f"toy{i}",)) for i in (1, 2, 3))
+def toy(i):
+    needs = (f"toy{i - 1}",) if i > 1 else ()
+    file = f"nbs/runs/{i}0_toy.ipynb"
+    return Stage(f"toy{i}", file, "toys.Toy", needs=needs, outputs=(f"toy{i}",))
+TOYS = tuple(map(toy, (1, 2, 3)))
 """
-DRIVE = "import sys; from toys import TOYS; from xtts_ka.pipeline.runner import run; sys.exit(run('c.yaml', [f'run={sys.argv[1]}'], stages=TOYS))"
+DRIVE = (
+    "import sys; from toys import TOYS; from xtts_ka.pipeline.runner import run;"
+    " sys.exit(run('c.yaml', [f'run={sys.argv[1]}'], stages=TOYS))"
+)
 
 
 def runner():
-    "A run of three notebooks that do nothing, with its records and its report, against a papermill call for each."
+    """A run of three notebooks that do nothing, with its records and its report, against a
+    papermill call for each."""
     import resource
     import subprocess
 
@@ -223,7 +238,8 @@ def runner():
                 "n = 1\nrun_dir = ''\nseed = 1\nthreads = 1", metadata={"tags": ["parameters"]}
             ),
             new_code_cell(
-                f"from pathlib import Path\nfolder = Path(run_dir or 'plain')/'toy{i}'\nfolder.mkdir(parents=True, exist_ok=True)"
+                "from pathlib import Path\nfolder = Path(run_dir or"
+                f" 'plain')/'toy{i}'\nfolder.mkdir(parents=True, exist_ok=True)"
             ),
         ]
         nbformat.write(new_notebook(cells=cells, metadata=kernel), path)
@@ -248,14 +264,16 @@ def runner():
             )
         },
         {"papermill, a call each": 1.0},
-        f"ours also keeps records, fingerprints and outputs' digests and writes a report; papermill {version('papermill')}",
+        "ours also keeps records, fingerprints and outputs' digests and writes a report; papermill"
+        f" {version('papermill')}",
         [tmp],
     )
 
 
 @functools.lru_cache(1)
 def espeak_reader():
-    "espeak-ng's phonemes of a text as a function, for the rest of this process: the library allows one at a time."
+    """espeak-ng's phonemes of a text as a function, for the rest of this process: the library
+    allows one at a time."""
     from g2p import espeak
 
     held.append(espeak())
@@ -266,7 +284,8 @@ held = []  # what must live as long as the process
 
 
 def numbers():
-    "Numbers in words. The peers know no ordinals and no case endings; ICU and CLDR (unicode-rbnf) write 18 wrongly."
+    """Numbers in words. The peers know no ordinals and no case endings; ICU and CLDR (unicode-rbnf)
+    write 18 wrongly."""
     import icu
     import unicode_rbnf
 
@@ -309,13 +328,16 @@ def numbers():
             ),
         },
         {"ICU": 1.0, "unicode-rbnf": 0.1},
-        f"{len(values) / per[0]:,.0f} a second without the cache, {len(values) / per[1]:,.0f} with it, {len(values) / with_endings:,.0f} with a case ending; ICU {icu.ICU_VERSION} "
-        f"misspells {eighteen} of these ({eighteen / len(values):.1%}); unicode-rbnf {version('unicode-rbnf')} ran {len(few)} of them",
+        f"{len(values) / per[0]:,.0f} a second without the cache, {len(values) / per[1]:,.0f} with"
+        f" it, {len(values) / with_endings:,.0f} with a case ending; ICU {icu.ICU_VERSION}"
+        f" misspells {eighteen} of these ({eighteen / len(values):.1%}); unicode-rbnf"
+        f" {version('unicode-rbnf')} ran {len(few)} of them",
     )
 
 
 def normalize():
-    "Sentences of a Wikipedia-like text in words, against espeak-ng, which goes on to phonemes but reads many of them wrongly."
+    """Sentences of a Wikipedia-like text in words, against espeak-ng, which goes on to phonemes but
+    reads many of them wrongly."""
     from xtts_ka.text.normalize import KaNormalizer
 
     sentences = _sentences()
@@ -335,7 +357,9 @@ def normalize():
         lambda: cpu(ours),
         {"espeak-ng": lambda: cpu(lambda: [read(s) for s in sentences])},
         {"espeak-ng": 3.0},
-        f"{size / 1e6 / seconds * 60:.0f} MB a minute on one core; {changed} sentences ({changed / len(sentences):.0%}) have something to be read; espeak-ng {read.version.split()[0]} makes phonemes, too",
+        f"{size / 1e6 / seconds * 60:.0f} MB a minute on one core; {changed} sentences"
+        f" ({changed / len(sentences):.0%}) have something to be read; espeak-ng"
+        f" {read.version.split()[0]} makes phonemes, too",
     )
 
 
@@ -365,7 +389,8 @@ def g2p():
             "phonemizer": lambda: cpu(wrapped.phonemize, few) * len(words) / len(few),
         },
         {"espeak-ng": 1.0, "epitran": 1.0, "phonemizer": 1.0},
-        f"errors: python bench/g2p.py; espeak-ng {read.version.split()[0]}; epitran {version('epitran')} and phonemizer {version('phonemizer')} read every tenth",
+        f"errors: python bench/g2p.py; espeak-ng {read.version.split()[0]}; epitran"
+        f" {version('epitran')} and phonemizer {version('phonemizer')} read every tenth",
         [rules, wrapped],
     )
 
@@ -409,7 +434,8 @@ def bpe():
         lambda: cpu(ours),
         {"sentencepiece": lambda: cpu(theirs)},
         {"sentencepiece": 6.0},
-        f"{count(ours()):,} ids, sentencepiece {version('sentencepiece')} {count(theirs()):,}; ours splits by a Unicode pattern first, with the library tokenizers {version('tokenizers')}",
+        f"{count(ours()):,} ids, sentencepiece {version('sentencepiece')} {count(theirs()):,}; ours"
+        f" splits by a Unicode pattern first, with the library tokenizers {version('tokenizers')}",
     )
 
 

@@ -1,8 +1,12 @@
-"""How time and memory grow: `python bench/scaling.py [OUT]` measures the parts of a run on more and more of the same, each in a process of its own, and writes nbs/results/scaling.json;
+"""How time and memory grow: `python bench/scaling.py [OUT]` measures the parts of a run on more and
+more of the same, each in a process of its own, and writes nbs/results/scaling.json;
 nbs/scaling.ipynb draws it and says what 1,000 and 100,000 hours would need.
 
-What grows: clips of a manifest, hours of audio for mels, for what training reads of them and for voice embeddings, sentences for the reader and the n-gram model, speakers for the comparison of voices, rejected clips for a report.
-The recordings are one synthetic sentence again and again: what a part costs does not depend on what is said."""
+What grows: clips of a manifest, hours of audio for mels, for what training reads of them and for
+voice embeddings, sentences for the reader and the n-gram model, speakers for the comparison of
+voices, rejected clips for a report.
+The recordings are one synthetic sentence again and again: what a part costs does not depend on what
+is said."""
 
 import json
 import os
@@ -64,7 +68,8 @@ def manifest(n, tmp):
 
 
 def mels(hours, tmp):
-    "Hours, through the cache of GPT-SoVITS2's log-mels (reading, resampling, transforming, writing)."
+    """Hours, through the cache of GPT-SoVITS2's log-mels (reading, resampling, transforming,
+    writing)."""
     from xtts_ka.core.manifest import read_manifest
     from xtts_ka.corpus.clips import Clips
     from xtts_ka.sovits.data import mel_shelf
@@ -203,7 +208,7 @@ def growth(rows):
     "Exponent between the two largest: 1 is proportion."
     import math
 
-    (a, b) = rows[-2:]
+    a, b = rows[-2:]
     return math.log(b["CPU seconds"] / a["CPU seconds"]) / math.log(b["size"] / a["size"])
 
 
@@ -223,7 +228,8 @@ def main(names):
                 sys.exit(f"{name}, {size}: {p.stderr[-2000:]}")
             rows.append(json.loads(p.stdout.splitlines()[-1]))
             print(
-                f"{name:12} {size:>10,} {unit:10} {rows[-1]['CPU seconds']:9.3f} CPU s {rows[-1]['MB']:8.1f} MB",
+                f"{name:12} {size:>10,} {unit:10} {rows[-1]['CPU seconds']:9.3f} CPU s"
+                f" {rows[-1]['MB']:8.1f} MB",
                 flush=True,
             )
         held[name] = {

@@ -1,10 +1,20 @@
 """GPT-SoVITS2: a row of `make bench` (writing tokens with and without a cache), and what is no row.
 
-`python bench/sovits.py tokenizer SEGMENTS OUT [KEY=VALUE ...]`: trains the tokenizer and prints its errors on seen voices and strangers, use of codes and CPU seconds.
-`python bench/sovits.py written SEGMENTS OUT CONFIG [KEY=VALUE ...]`: trains tokenizer and autoregressive model as CONFIG says (configs/sovits/demo_long.yaml, say; what `xtts-ka sovits train-ar` has left in OUT is taken), lets it write the held-out sentences, and adds a row to nbs/results/sovits.json.
-`python bench/sovits.py compare SEGMENTS OUT`: layouts, codebook counts and the way codes enter, each trained alike; writes nbs/results/sovits.json, which nbs/sovits/compare.ipynb shows.
-`python bench/sovits.py fusion RUN_DIR`: mixes two voices of a finished run (stages speaker_encoder and sovits2) and adds the curve to that file.
-`python bench/sovits.py decoder RUN_DIR [LABEL=MODEL ...]`: lets decoders speak eight validation clips of each voice from the recordings' own tokens (*prior*) and from the recordings themselves (*posterior*), listens to both, and adds the rows to that file and a sentence of each to nbs/results/audio/decoder. Without LABEL=MODEL it takes RUN_DIR's own model as `now`. Wants `pip install --no-deps distillmos xls-r-sqa` for DistillMOS.
+`python bench/sovits.py tokenizer SEGMENTS OUT [KEY=VALUE ...]`: trains the tokenizer and prints its
+errors on seen voices and strangers, use of codes and CPU seconds.
+`python bench/sovits.py written SEGMENTS OUT CONFIG [KEY=VALUE ...]`: trains tokenizer and
+autoregressive model as CONFIG says (configs/sovits/demo_long.yaml, say; what `xtts-ka sovits
+train-ar` has left in OUT is taken), lets it write the held-out sentences, and adds a row to
+nbs/results/sovits.json.
+`python bench/sovits.py compare SEGMENTS OUT`: layouts, codebook counts and the way codes enter,
+each trained alike; writes nbs/results/sovits.json, which nbs/sovits/compare.ipynb shows.
+`python bench/sovits.py fusion RUN_DIR`: mixes two voices of a finished run (stages speaker_encoder
+and sovits2) and adds the curve to that file.
+`python bench/sovits.py decoder RUN_DIR [LABEL=MODEL ...]`: lets decoders speak eight validation
+clips of each voice from the recordings' own tokens (*prior*) and from the recordings themselves
+(*posterior*), listens to both, and adds the rows to that file and a sentence of each to
+nbs/results/audio/decoder. Without LABEL=MODEL it takes RUN_DIR's own model as `now`. Wants `pip
+install --no-deps distillmos xls-r-sqa` for DistillMOS.
 SEGMENTS is a folder as the stage `segments` leaves it, for example outputs/demo/segments."""
 
 import json
@@ -20,7 +30,8 @@ TOKENS = 500
 
 
 def cache():
-    "An untrained model of the demonstration's size writes 500 tokens; the cache changes none of them (tests/test_sovits.py)."
+    """An untrained model of the demonstration's size writes 500 tokens; the cache changes none of
+    them (tests/test_sovits.py)."""
     import torch
     from compare import Row, cpu
 
@@ -47,7 +58,8 @@ def cache():
 
     assert len(go(True)[0].codes) == TOKENS
     return Row(
-        f"writing {TOKENS} tokens, {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M parameters",
+        f"writing {TOKENS} tokens, {sum(p.numel() for p in net.parameters()) / 1e6:.1f} M"
+        " parameters",
         lambda: cpu(go, True),
         {"without a cache": lambda: cpu(go, False)},
         {"without a cache": 1 / 5},
@@ -90,7 +102,8 @@ def tokenizer(segments, out, overrides):
 
 
 def freely(s, sampling):
-    "What a stage's model writes for the held-out sentences of the seen voices, and what its tokenizer reads in it."
+    """What a stage's model writes for the held-out sentences of the seen voices, and what its
+    tokenizer reads in it."""
     from xtts_ka.sovits.semantic import normalize_transcript
     from xtts_ka.sovits.train_semantic import char_error_rate
 

@@ -1,11 +1,13 @@
-"""Rows for bench/run.py: the GE2E loss and the equal error rate, beside the libraries that people train and test speaker encoders with.
+"""Rows for bench/run.py: the GE2E loss and the equal error rate, beside the libraries that people
+train and test speaker encoders with.
 Alone: `python bench/speaker.py`, or `python bench/speaker.py eer --rounds 3`."""
 
 from importlib.metadata import version
 
 
 def _batch(N, M, D):
-    "Unit vectors of N speakers, all cosines positive, so that coqui's clamp does nothing and both losses must agree."
+    """Unit vectors of N speakers, all cosines positive, so that coqui's clamp does nothing and both
+    losses must agree."""
     import torch
 
     from xtts_ka.core.randomness import torch_rng
@@ -91,7 +93,8 @@ def eer():
         lambda: cpu(lambda: [ours(same, different) for _ in range(20)]) / 20,
         {"speechbrain": lambda: cpu(EER, a, b)},
         {"speechbrain": 1 / 100},
-        f"they differ by {gap:.0e} (SpeechBrain takes the nearest threshold); speechbrain {version('speechbrain')}",
+        f"they differ by {gap:.0e} (SpeechBrain takes the nearest threshold); speechbrain"
+        f" {version('speechbrain')}",
     )
 
 

@@ -1,9 +1,15 @@
-"""Voice or microphone? A small ECAPA trained with GE2E on 80 real speakers, beside MFCC and log-mel averages: `python bench/speaker_encoder.py`.
+"""Voice or microphone? A small ECAPA trained with GE2E on 80 real speakers, beside MFCC and log-mel
+averages: `python bench/speaker_encoder.py`.
 
-Trains on `librispeech_mini/single` (one clip of each speaker, beside the repository), a fixed number of steps and one seed, on one CPU thread; tests on the pairs of `librispeech_mini/trials.csv`,
-whose speakers were never heard. Equal error rates on the clips as they are, with a channel of its own for each clip (equaliser and noise), and through rooms and codecs, which the training
-does not know. `fsdd_mini` (half-second digits of four men at 8 kHz, all pairs of every 4th clip) is reported, not aimed at: there the channel tells the speakers apart.
-Exits with 1 when a promise is missed: 3 CPU minutes, 10 % raw and 20 % perturbed on the trials. `--preset long` takes four times as many steps and says how far that leads."""
+Trains on `librispeech_mini/single` (one clip of each speaker, beside the repository), a fixed
+number of steps and one seed, on one CPU thread; tests on the pairs of
+`librispeech_mini/trials.csv`,
+whose speakers were never heard. Equal error rates on the clips as they are, with a channel of its
+own for each clip (equaliser and noise), and through rooms and codecs, which the training
+does not know. `fsdd_mini` (half-second digits of four men at 8 kHz, all pairs of every 4th clip) is
+reported, not aimed at: there the channel tells the speakers apart.
+Exits with 1 when a promise is missed: 3 CPU minutes, 10 % raw and 20 % perturbed on the trials.
+`--preset long` takes four times as many steps and says how far that leads."""
 
 import argparse
 import json
@@ -148,7 +154,8 @@ def main():
     table = {name: rates(embed, sets) for name, embed in contenders(encoder).items()}
     columns = list(next(iter(table.values())))
     print(
-        f"{steps} steps, {cpu:.0f} CPU seconds on one thread (data, augmentation and saving included), seed {args.seed}; equal error rates in %"
+        f"{steps} steps, {cpu:.0f} CPU seconds on one thread (data, augmentation and saving"
+        f" included), seed {args.seed}; equal error rates in %"
     )
     print(" " * 28 + "".join(f"{c:>28}" for c in columns))
     for name, row in table.items():

@@ -1,10 +1,17 @@
-"""Rows for bench/run.py: training steps and inference of the vocoders beside the published order of work, coqui-tts and Griffin-Lim.
-Alone: `python bench/vocoder.py`, or `python bench/vocoder.py vocoder_step_bf16 vocoder_v1 --rounds 3`. Two further words measure what is no row:
+"""Rows for bench/run.py: training steps and inference of the vocoders beside the published order of
+work, coqui-tts and Griffin-Lim.
+Alone: `python bench/vocoder.py`, or `python bench/vocoder.py vocoder_step_bf16 vocoder_v1 --rounds
+3`. Two further words measure what is no row:
 
-`python bench/vocoder.py gpu`: steps a second of V1, batch 16 x 8192, in bf16 and fp32 against the published order; needs CUDA.
-`python bench/vocoder.py quality [KEY=VALUE ...]`: trains configs/vocoder/demo.yaml on 20 real clips (`ljspeech_mini`, beside the repository) and scores 4 others beside Griffin-Lim.
-`python bench/vocoder.py quality SEGMENTS OUT [--long] [KEY=VALUE ...]`: the same on the clips of a run, for example outputs/demo/segments, with --long by configs/vocoder/demo_long.yaml; scored are those of the split `test`, with several numbers of
-refining rounds, and the table goes to nbs/results/vocoder.json. Exits with 1 when a promise is missed."""
+`python bench/vocoder.py gpu`: steps a second of V1, batch 16 x 8192, in bf16 and fp32 against the
+published order; needs CUDA.
+`python bench/vocoder.py quality [KEY=VALUE ...]`: trains configs/vocoder/demo.yaml on 20 real clips
+(`ljspeech_mini`, beside the repository) and scores 4 others beside Griffin-Lim.
+`python bench/vocoder.py quality SEGMENTS OUT [--long] [KEY=VALUE ...]`: the same on the clips of a
+run, for example outputs/demo/segments, with --long by configs/vocoder/demo_long.yaml; scored are
+those of the split `test`, with several numbers of
+refining rounds, and the table goes to nbs/results/vocoder.json. Exits with 1 when a promise is
+missed."""
 
 import sys
 import tempfile
@@ -230,7 +237,9 @@ def _inference(preset):
             "the same in float32": lambda: cpu(exact.generate, mel),
         },
         {"coqui": 1 / 1.7, "speechbrain": 1 / 1.7},
-        f"{fast.dtype}; mel distance to fp32 {apart:.4f}; one thread; coqui-tts {version('coqui-tts')}, which generates 10 frames more; speechbrain {version('speechbrain')}",
+        f"{fast.dtype}; mel distance to fp32 {apart:.4f}; one thread; coqui-tts"
+        f" {version('coqui-tts')}, which generates 10 frames more; speechbrain"
+        f" {version('speechbrain')}",
         [net, fast, exact, peer, other],
     )
 
@@ -279,7 +288,8 @@ def light():
             "Griffin-Lim, 60 rounds (librosa)": lambda: cpu(lim),
         },
         {"V1": 1 / 10, "Griffin-Lim, 60 rounds (librosa)": 1 / 10},
-        f"{spec.dtype} inside ours; one thread; librosa {version('librosa')}; vocos {version('vocos')}, 13.5 M parameters",
+        f"{spec.dtype} inside ours; one thread; librosa {version('librosa')}; vocos"
+        f" {version('vocos')}, 13.5 M parameters",
         [spec, big, peer],
     )
 
@@ -319,7 +329,8 @@ def gpu(steps=20):
             torch.cuda.synchronize()
             rates[name] = steps / (time.monotonic() - start)
             print(
-                f"{precision:10} {name:8} {rates[name]:6.2f} steps/s, {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+                f"{precision:10} {name:8} {rates[name]:6.2f} steps/s,"
+                f" {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
             )
             del step, go
         print(f"{precision:10} ours / original {rates['ours'] / rates['original']:.2f}")
@@ -351,7 +362,7 @@ ASKED = {
 }
 
 
-def judged(scores, result, limit, asked={}):
+def judged(scores, result, limit, asked=None):
     "Every method a line; the promises of both tables."
     from xtts_ka.vocoder.stage import METHODS
 
@@ -363,7 +374,7 @@ def judged(scores, result, limit, asked={}):
     )
     missed += [
         f"{k} {words} {v}"
-        for k, (words, v) in asked.items()
+        for k, (words, v) in (asked or {}).items()
         if (ours[k] > v if words == "at most" else ours[k] < v)
     ]
     if asked and ours["mrstft"] > lim["mrstft"] / 2:

@@ -1,7 +1,10 @@
-"""Rows for bench/run.py: speech by xtts_ka beside coqui-tts, same weights, same greedy tokens. What counts is CPU seconds for a second of audio.
-The full shape has random weights (30 layers of 1,024): speed does not depend on their values. Alone: `python bench/xtts.py`, or `python bench/xtts.py xtts_full_int8 --rounds 3`.
+"""Rows for bench/run.py: speech by xtts_ka beside coqui-tts, same weights, same greedy tokens. What
+counts is CPU seconds for a second of audio.
+The full shape has random weights (30 layers of 1,024): speed does not depend on their values.
+Alone: `python bench/xtts.py`, or `python bench/xtts.py xtts_full_int8 --rounds 3`.
 
-coqui: `Xtts.inference` part by part: tokens by `GPT.generate`, latents by a second pass, waveform. Ours: tokens and latents from one pass, waveform without weight norm."""
+coqui: `Xtts.inference` part by part: tokens by `GPT.generate`, latents by a second pass, waveform.
+Ours: tokens and latents from one pass, waveform without weight norm."""
 
 import functools
 from importlib.metadata import version
@@ -132,11 +135,14 @@ def _row(what, case, precision, batch, target):
     assert gap < 1e-4 and cosine > 0.999, (gap, cosine)
     seconds = case.codes * 1024 / 22050
     return Row(
-        f"{what}, {precision}, batch {batch}: CPU seconds a second of audio ({case.codes} codes, {TEXT} text ids)",
+        f"{what}, {precision}, batch {batch}: CPU seconds a second of audio ({case.codes} codes,"
+        f" {TEXT} text ids)",
         lambda: cpu(case.ours, engine, wave, batch) / seconds / batch,
         {"coqui": lambda: cpu(case.coqui) / seconds},
         {"coqui": target},
-        f"float32 tokens equal coqui's, latents within {gap:.0e} of its second pass; {precision} latents' cosine at least {cosine:.5f}; one thread, random weights; coqui-tts {version('coqui-tts')}",
+        f"float32 tokens equal coqui's, latents within {gap:.0e} of its second pass; {precision}"
+        f" latents' cosine at least {cosine:.5f}; one thread, random weights; coqui-tts"
+        f" {version('coqui-tts')}",
         [case],
     )
 
@@ -179,7 +185,8 @@ def first_sound():
         lambda: cpu(lambda: next(pieces())),
         {"whole": lambda: cpu(lambda: list(pieces()))},
         {"whole": 1 / 4},
-        "the pieces together are the waveform of the whole to 1e-4 (tests/test_decode.py); one thread",
+        "the pieces together are the waveform of the whole to 1e-4 (tests/test_decode.py); one"
+        " thread",
         [case],
     )
 

@@ -1,4 +1,5 @@
-"""A headless Chromium for the tests, driven over its DevTools protocol through a pipe: no port, no package, a real mouse."""
+"""A headless Chromium for the tests, driven over its DevTools protocol through a pipe: no port, no
+package, a real mouse."""
 
 import base64
 import json
@@ -11,7 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-# Chromium reads commands from file 3 and answers on file 4; the numbers are given in a process of its own, where nothing else uses them.
+# Chromium reads commands from file 3 and answers on file 4; the numbers are given in a process of
+# its own, where nothing else uses them.
 _START = """import fcntl, os, sys
 r, w = (fcntl.fcntl(int(n), fcntl.F_DUPFD, 10) for n in sys.argv[1:3])
 os.dup2(r, 3); os.dup2(w, 4); os.execv(sys.argv[3], sys.argv[3:])"""

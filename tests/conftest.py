@@ -1,4 +1,5 @@
-"""What every test shares: the repository's root, a copy of it in which tools may write, and one finished smoke run."""
+"""What every test shares: the repository's root, a copy of it in which tools may write, and one
+finished smoke run."""
 
 import os
 import shutil
@@ -14,7 +15,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two workers on two cores
 
 @pytest.hookimpl(tryfirst=True)  # Before xdist reads the marks
 def pytest_collection_modifyitems(items):
-    "With several workers (`-n 2 --dist loadgroup`): the tests that look at the smoke run stay together, so that there is one; the others stay together by file."
+    """With several workers (`-n 2 --dist loadgroup`): the tests that look at the smoke run stay
+    together, so that there is one; the others stay together by file."""
     for item in items:
         together = "smoke" if "smoke" in getattr(item, "fixturenames", ()) else item.path.name
         item.add_marker(pytest.mark.xdist_group(together))
@@ -43,7 +45,8 @@ def root():
 
 @pytest.fixture
 def workshop(tmp_path):
-    "Notebooks, package and settings in a folder of their own, so that export and clean change nothing here."
+    """Notebooks, package and settings in a folder of their own, so that export and clean change
+    nothing here."""
     ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "_proc")
     for name in ("nbs", "xtts_ka"):
         shutil.copytree(ROOT / name, tmp_path / "copy" / name, ignore=ignore)
@@ -54,7 +57,8 @@ def workshop(tmp_path):
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory, request):
-    "The smoke run from nothing to speech, once for all tests that look at it; nobody may change its files."
+    """The smoke run from nothing to speech, once for all tests that look at it; nobody may change
+    its files."""
     from smoke import Home
 
     home = Home(tmp_path_factory.mktemp("smoke"))

@@ -1,4 +1,5 @@
-"""Ways in which the world goes wrong: full and read-only disks, a clock that goes back, sound files that lie, paths that lead out, files that carry code."""
+"""Ways in which the world goes wrong: full and read-only disks, a clock that goes back, sound files
+that lie, paths that lead out, files that carry code."""
 
 import contextlib
 import os
@@ -24,7 +25,8 @@ def _mount(*words):
 
 
 class Disk:
-    "A file system of a few bytes at `path`: a tmpfs where we may mount one; else a limit on the size of each file this process writes, which gives another number but the same kind of error."
+    """A file system of a few bytes at `path`: a tmpfs where we may mount one; else a limit on the
+    size of each file this process writes, which gives another number but the same kind of error."""
 
     def __init__(self, path, size: int):
         self.path, self.size = Path(path), size
@@ -79,15 +81,19 @@ def read_only(path):
 
 # ---- a clock that goes back
 
-BACK = '''"""Every process finds the clock an hour behind the one that started before it, and half an hour more after five seconds. Files keep the system's dates, so they lie in the future."""
+BACK = '''"""Every process finds the clock an hour behind the one that started before it,
+and half an hour more after five seconds. Files keep the system's dates, so they lie in the
+future."""
 import os, time
 from pathlib import Path
 fd = os.open(Path(__file__).with_name("processes"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 os.write(fd, b".")
-behind, clock, nanoseconds, steady, begin = 3600*os.fstat(fd).st_size, time.time, time.time_ns, time.monotonic, time.monotonic()
+behind, begin = 3600*os.fstat(fd).st_size, time.monotonic()
+clock, nanoseconds, steady = time.time, time.time_ns, time.monotonic
 os.close(fd)
 def now_behind(): return behind + 1800*(steady() - begin > 5)
-time.time, time.time_ns = (lambda: clock() - now_behind()), (lambda: nanoseconds() - now_behind()*10**9)
+time.time = lambda: clock() - now_behind()
+time.time_ns = lambda: nanoseconds() - now_behind()*10**9
 '''
 
 
@@ -151,7 +157,8 @@ class Ways:
         return f"kill -9 of {'the runner alone' if alone else 'runner and kernel'}"
 
     def damaging(self, process):
-        "A kill as soon as a training of the stage that runs has two checkpoints; then the newer one is spoiled."
+        """A kill as soon as a training of the stage that runs has two checkpoints; then the newer
+        one is spoiled."""
         if self.kernel(process) is None:
             return self.late(process)
         stage = self.at()
@@ -213,7 +220,8 @@ class Ways:
         return [tuple(found[:2]) for r in roots if len(found := checkpoints(r)) > 1]
 
     def damage(self):
-        "Spoil the newest checkpoint of a stage that is not done, where an older one is whole; how many."
+        """Spoil the newest checkpoint of a stage that is not done, where an older one is whole; how
+        many."""
         from test_resume import damage
 
         from xtts_ka.core.checkpoint import refusal
@@ -274,7 +282,8 @@ def _floats(folder, wav):
 
 
 def malformed(folder, draw, n):
-    "Yield (name, bytes, must be refused) of `n` sound files; the others may be readable, and then have to be sound."
+    """Yield (name, bytes, must be refused) of `n` sound files; the others may be readable, and then
+    have to be sound."""
     good = {s: _bytes(folder, s) for s in (".wav", ".flac", ".ogg", ".mp3", ".aiff")}
     wav, flac = good[".wav"], good[".flac"]
 
@@ -316,9 +325,9 @@ def malformed(folder, draw, n):
         "noise.wav": lambda: (draw.randbytes(draw.randrange(13, 20000)), True),
         "text.mp3": lambda: ("ეს ხმა არ არის. ".encode() * draw.randint(1, 200), True),
         **{
-            f"cut{s}": (lambda s=s: (cut(s), s != ".mp3")) for s in good
+            f"cut{s}": lambda s=s: (cut(s), s != ".mp3") for s in good
         },  # An MP3 that ends between two frames is a shorter MP3
-        **{f"flipped{s}": (lambda s=s: (flipped(s), False)) for s in good},
+        **{f"flipped{s}": lambda s=s: (flipped(s), False) for s in good},
         "header.wav": lambda: (wav[:12] + draw.randbytes(32) + wav[44:], False),
         "header.flac": lambda: (flac[:8] + draw.randbytes(34) + flac[42:], False),
     }
@@ -332,7 +341,8 @@ def malformed(folder, draw, n):
 
 
 def attacks(draw, n, secret):
-    "`n` names for a file that lies outside: `secret`, as an absolute path, and things that some program takes for a way up."
+    """`n` names for a file that lies outside: `secret`, as an absolute path, and things that some
+    program takes for a way up."""
     ups = [
         "../",
         "..\\",

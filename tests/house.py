@@ -1,4 +1,5 @@
-"""The rules of the house as functions from a tree to a list of breaches, so that each can be shown to fail."""
+"""The rules of the house as functions from a tree to a list of breaches, so that each can be shown
+to fail."""
 
 import ast
 import configparser
@@ -65,9 +66,11 @@ def unequal_settings(root):
         description=(s["description"], p["description"]),
         python=(f"=={s['min_python']}.*", p["requires-python"]),
         scripts=(s["console_scripts"].split(), scripts),
-        pinned=((root / ".python-version").read_text().strip(), s["min_python"])
-        if (root / ".python-version").exists()
-        else (1, 1),
+        pinned=(
+            ((root / ".python-version").read_text().strip(), s["min_python"])
+            if (root / ".python-version").exists()
+            else (1, 1)
+        ),
     )
     return [
         f"{k}: settings.ini {a!r}, pyproject.toml {b!r}" for k, (a, b) in pairs.items() if a != b
@@ -97,7 +100,8 @@ def _bytes(root, folder, pattern):
 
 
 def out_of_step(copy):
-    "Modules that export would change, make or leave without a notebook. Works in `copy`, a tree of its own."
+    """Modules that export would change, make or leave without a notebook. Works in `copy`, a tree
+    of its own."""
     before = _bytes(copy, "xtts_ka", "*.py")
     homes = {f"xtts_ka/{m.as_posix()}" for n in notebooks(copy) if (m := exported_to(n))}
     orphans = [
@@ -215,7 +219,8 @@ _CARRIERS = {"dill", "joblib", "cloudpickle", "shelve"}
 
 
 def _imported(node):
-    "Modules that write or read objects as code. `import pickle` alone is let through: torch.load raises its UnpicklingError."
+    """Modules that write or read objects as code. `import pickle` alone is let through: torch.load
+    raises its UnpicklingError."""
     if isinstance(node, ast.Import):
         return next(
             (
@@ -250,7 +255,8 @@ def _called(node):
 
 
 def _copies(tree):
-    "Both calls of `pickle.loads(pickle.dumps(x))`: a copy in memory, as a data loader's workers make it; nothing is stored."
+    """Both calls of `pickle.loads(pickle.dumps(x))`: a copy in memory, as a data loader's workers
+    make it; nothing is stored."""
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Call)
@@ -263,7 +269,85 @@ def _copies(tree):
 def notebook_source(notebook):
     "All code cells of a notebook that are Python; lines of magics are left out."
     keep = [c for c in cells(notebook) if not c.lstrip().startswith("%%")]
-    return "\n".join(re.sub(r"^(\s*)[%!].*", r"\1pass", c, flags=re.M) for c in keep)
+    return "\n".join(re.sub(r"^(\s*)(?:%(?! )|!(?!=)).*", r"\1pass", c, flags=re.M) for c in keep)
+
+
+# form: width of lines, size of cells, outputs, one floor plan
+WIDEST = (
+    100  # Characters of a line of code; lines of a table and those with an address may be longer
+)
+
+
+def wide_lines(source, name=""):
+    "Lines of code that are too wide, as `name:number`."
+    lines = enumerate(source.splitlines(), 1)
+    return [f"{name}:{n}" for n, line in lines if len(line) > WIDEST and not exempt(line)]
+
+
+def exempt(line):
+    "Rows of a table, and addresses."
+    return bool(re.match(r"\s*[\"']?\|.*\|", line) or re.search(r"https?://\S{40}", line))
+
+
+def body_lines(notebook):
+    "Lines of exported cells without directives, blank lines and indentation."
+    lines = "\n".join(exported_cells(notebook)).splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#|")]
+
+
+def exported_cells(notebook):
+    return [c for c in cells(notebook) if re.match(r"#\|\s*exports?i?\b", c)]
+
+
+def cell_sizes(notebook):
+    "Lines of each exported cell, directives and blank lines left out."
+    sizes = []
+    for source in exported_cells(notebook):
+        lines = [line for line in source.splitlines() if line.strip()]
+        sizes.append(sum(not line.startswith("#|") for line in lines))
+    return [size for size in sizes if size]
+
+
+def quantiles(numbers):
+    "Median and 90th percentile."
+    ordered = sorted(numbers)
+    return statistics.median(ordered), ordered[int(0.9 * (len(ordered) - 1))]
+
+
+def outputs_of(notebook):
+    found = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [output for cell in found for output in cell.get("outputs", [])]
+
+
+def silent(notebooks):
+    "Library notebooks that show nothing."
+    return [n.name for n in notebooks if exported_to(n) and not outputs_of(n)]
+
+
+def illustrated(notebook):
+    "Does it show a picture or a player?"
+    text = json.dumps(outputs_of(notebook))
+    return any(kind in text for kind in ("image/png", "image/svg+xml", "<audio"))
+
+
+FLOOR_PLAN = re.compile(r"<!-- floor plan.*?-->(.*?)<!-- end of floor plan -->", re.S)
+
+
+def floor_plan(text):
+    "Family -> role -> modules, from the table of ARCHITECTURE.md."
+    rows = [line for line in FLOOR_PLAN.search(text)[1].splitlines() if line.startswith("|")]
+    table = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    families = [re.sub("`", "", f) for f in table[0][1:]]
+    return {
+        family: {row[0]: re.findall(r"`(\w+)`", row[k]) for row in table[2:]}
+        for k, family in enumerate(families, 1)
+    }
+
+
+def rooms_missing(plan, package):
+    "Modules that the floor plan names and the package lacks."
+    named = [(f, m) for f, roles in plan.items() for ms in roles.values() for m in ms]
+    return [f"{f}/{m}" for f, m in named if not (package / f / f"{m}.py").is_file()]
 
 
 # an output tree holds nothing that could carry code

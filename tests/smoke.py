@@ -1,4 +1,5 @@
-"""The smoke pipeline in a repository of its own: a copy of the sources, so that neither outputs/ is touched nor an edit can reach a run half-way."""
+"""The smoke pipeline in a repository of its own: a copy of the sources, so that neither outputs/ is
+touched nor an edit can reach a run half-way."""
 
 import json
 import os
@@ -11,7 +12,8 @@ from pathlib import Path
 
 ROOT, BIN = Path(__file__).resolve().parents[1], Path(sys.executable).parent
 RUN = "smoke-test"
-# configs/smoke.yaml, smaller still: fewer steps, and speech that is cut early (nobody listens to it)
+# configs/smoke.yaml, smaller still: fewer steps, and speech that is cut early (nobody listens to
+# it)
 TINY = (
     f"run={RUN}",
     "threads=1",

@@ -1,7 +1,7 @@
-"""Bad input: a mistake in a file costs one row or names its file and line, and never ends in a traceback.
+"""Bad input: a mistake in a file costs one row or names its file and line, and never ends in a
+traceback.
 
-The list is the one of the README: each case says what the user would have to read.
-"""
+The list is the one of the README: each case says what the user would have to read."""
 
 import os
 import re
@@ -66,7 +66,10 @@ def only_reject(path, **options):
     [
         (
             "",
-            r"metadata\.csv: the file is empty; the first line must be audio_file\|text\|speaker_name",
+            (
+                r"metadata\.csv: the file is empty; the first line must be"
+                r" audio_file\|text\|speaker_name"
+            ),
         ),
         ("\n \n", r"metadata\.csv: the file is empty"),
         (HEAD + "\n", r"metadata\.csv: no rows after the header"),
@@ -169,7 +172,7 @@ def test_bytes_that_are_no_utf8_cost_their_line(corpus):
 
 
 def test_quotes_and_na_are_text(corpus):
-    for n, text in enumerate(['he said "never', "NA", "null", "a\u2028b"]):
+    for n, _text in enumerate(['he said "never', "NA", "null", "a\u2028b"]):
         write_audio(corpus.folder / f"wavs/{n}.wav", TONE, RATE)
     texts = ['he said "never', "NA", "null", "a\u2028b"]
     m = read_manifest(corpus(*(f"wavs/{n}.wav|{t}|007" for n, t in enumerate(texts))))

@@ -1,4 +1,5 @@
-"""The command line as a user meets it: help, mistakes, exit statuses. Each call is a process of its own."""
+"""The command line as a user meets it: help, mistakes, exit statuses. Each call is a process of its
+own."""
 
 import json
 import os
@@ -125,7 +126,11 @@ def test_wrong_overrides(tmp_path):
 
 
 def test_list_is_quick_and_imports_no_stage(tmp_path):
-    code = "import sys; from xtts_ka.pipeline.cli import main; r = main(['run', '--list']); print([m for m in ('torch', 'numpy', 'papermill', 'xtts_ka.corpus') if m in sys.modules]); sys.exit(r)"
+    code = (
+        "import sys; from xtts_ka.pipeline.cli import main; r = main(['run', '--list']); print([m"
+        " for m in ('torch', 'numpy', 'papermill', 'xtts_ka.corpus') if m in sys.modules]);"
+        " sys.exit(r)"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

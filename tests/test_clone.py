@@ -1,4 +1,5 @@
-"""The export's speaker encoder is the run's own in XTTS's form, and the decoder learns from guests; without a trained encoder there is a placeholder, and it says so."""
+"""The export's speaker encoder is the run's own in XTTS's form, and the decoder learns from guests;
+without a trained encoder there is a placeholder, and it says so."""
 
 import numpy as np
 import pytest

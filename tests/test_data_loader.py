@@ -1,4 +1,5 @@
-"""Data for XTTS: nothing is lost in silence, every clip is seen exactly once an epoch, and training sees the same samples as the classes give."""
+"""Data for XTTS: nothing is lost in silence, every clip is seen exactly once an epoch, and training
+sees the same samples as the classes give."""
 
 import subprocess
 import sys
@@ -24,7 +25,8 @@ WORDS = "დილა საღამო წყალი მზე მთვა�
 
 
 def segments(folder, n=30, speakers=("ნინო", "gio"), **change):
-    "Tones with texts, as the segments stage leaves them; `change` maps a clip to what is wrong with it."
+    """Tones with texts, as the segments stage leaves them; `change` maps a clip to what is wrong
+    with it."""
     rows = []
     for i in range(n):
         samples = 8000 + 1500 * (i * 7 % 11)
@@ -208,7 +210,8 @@ def test_a_speaker_with_one_clip_is_announced(tmp_path):
 
 
 def test_prompt_mask_of_every_row(run):
-    "coqui masks the last row only, at four times the place, and wipes its STOP (reference: coqui #3388)."
+    """coqui masks the last row only, at four times the place, and wipes its STOP (reference: coqui
+    #3388)."""
     data = manager(run)
     batch = next(iter(data.loader("train", 8, frames=40, own_reference=True, prompt_mask=True)))
     for out, (a, b), n in zip(
@@ -306,8 +309,12 @@ def test_little_data_and_no_validation_are_announced(tmp_path):
 
 
 def test_import_leaves_torch_alone():
-    "Importing coqui's data set sets torch's threads to one for the whole process, and patches transformers."
-    code = "import torch; n = torch.get_num_threads(); import sys, xtts_ka.xtts.data_loader; assert torch.get_num_threads() == n and 'TTS' not in sys.modules"
+    """Importing coqui's data set sets torch's threads to one for the whole process, and patches
+    transformers."""
+    code = (
+        "import torch; n = torch.get_num_threads(); import sys, xtts_ka.xtts.data_loader; assert"
+        " torch.get_num_threads() == n and 'TTS' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -330,7 +337,8 @@ def test_create_metadata_with_defaults_says_what_is_missing(tmp_path, monkeypatc
 
 
 def test_create_metadata_with_defaults(tmp_path, monkeypatch):
-    "From `data/segmented` by a store in `data/embeddings` to `data/split`, without an option; what comes out feeds a DataManager."
+    """From `data/segmented` by a store in `data/embeddings` to `data/split`, without an option;
+    what comes out feeds a DataManager."""
     from argparse import ArgumentParser
 
     from xtts_ka.speaker.store import EmbeddingStore, Entry

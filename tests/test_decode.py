@@ -1,4 +1,5 @@
-"""Decoding against coqui's own: the same greedy tokens, the same latents; batches, precisions, streams and the guard against babble."""
+"""Decoding against coqui's own: the same greedy tokens, the same latents; batches, precisions,
+streams and the guard against babble."""
 
 import argparse
 import math
@@ -94,14 +95,17 @@ def by_coqui(gpt, cond, ids, penalty, most):
         full = torch.cat([said, torch.tensor([gpt.stop_audio_token])])[
             None
         ]  # so that no latent is cut off
-        return said, gpt(
-            torch.tensor([ids]),
-            torch.tensor([len(ids)]),
-            full,
-            torch.tensor([full.shape[1] * 1024]),
-            cond_latents=cond,
-            return_latent=True,
-        )[0]
+        return (
+            said,
+            gpt(
+                torch.tensor([ids]),
+                torch.tensor([len(ids)]),
+                full,
+                torch.tensor([full.shape[1] * 1024]),
+                cond_latents=cond,
+                return_latent=True,
+            )[0],
+        )
 
 
 def same_as_coqui(gpt, engines, sentences, most):
@@ -369,7 +373,7 @@ def by_a_full_pass(gpt, cond, ids, codes, heads):
     gpt.gpt.config._attn_implementation, before = "eager", gpt.gpt.config._attn_implementation
     layers = gpt.gpt(inputs_embeds=x, output_attentions=True, return_dict=True).attentions
     gpt.gpt.config._attn_implementation = before
-    text = torch.stack([layers[l][0, h, -len(codes) :, 32 : 34 + len(ids)] for l, h in heads])
+    text = torch.stack([layers[line][0, h, -len(codes) :, 32 : 34 + len(ids)] for line, h in heads])
     return (text / text.sum(-1, keepdim=True)).mean(0)
 
 
@@ -656,7 +660,8 @@ def test_no_file_is_read_and_overwritten(export, tmp_path, monkeypatch):
 
 
 def test_the_vocoder_speaks_where_there_is_one(spelling, tmp_path, capsys):
-    "With Griffin-Lim in its place: what matters is which way is taken and that the length is right."
+    """With Griffin-Lim in its place: what matters is which way is taken and that the length is
+    right."""
     from xtts_ka.vocoder.config import MelConfig
     from xtts_ka.vocoder.infer import GriffinLim
     from xtts_ka.xtts.config import DvaeConfig

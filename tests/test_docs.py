@@ -1,4 +1,5 @@
-"""The site's own checks find what they are for, and the tutorials name commands, options and files that exist. The site itself is looked at by `make docs`."""
+"""The site's own checks find what they are for, and the tutorials name commands, options and files
+that exist. The site itself is looked at by `make docs`."""
 
 import re
 import shlex
@@ -15,6 +16,7 @@ import gallery
 from test_house import readme_breaches
 
 TUTORIALS = sorted((ROOT / "nbs/tutorials").glob("*.md"))
+GUIDES = sorted((ROOT / "nbs/guides").glob("*.md"))
 
 
 def commands(text):
@@ -55,14 +57,55 @@ def fault(words):
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda p: p.stem)
 def test_tutorials_say_what_works(page):
     text = page.read_text(encoding="utf-8")
-    found = list(commands(text))
-    assert found, "a tutorial without a command"
-    assert [f for words in found if (f := fault(words))] == []
-    assert readme_breaches(text, ROOT) == [] and text.startswith("# ") and "\n> " in text
+    assert list(commands(text)), "a tutorial without a command"
+    assert page_faults(text) == [] and text.startswith("# ") and "\n> " in text
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda p: p.stem)
+def test_guides_say_what_works(page):
+    text = page.read_text(encoding="utf-8")
+    assert page_faults(text) == [] and text.startswith("# ") and "\n> " in text
+
+
+LIMIT = 10_000  # Bytes: README is a door
+
+
+def test_readme_leads_on():
+    "Small; commands that run; links that lead somewhere; sounds one click away."
+    page = ROOT / "README.md"
+    text = page.read_text(encoding="utf-8")
+    assert page.stat().st_size <= LIMIT and page_faults(text) == []
+    assert dead_links(text) == [] and len(set(re.findall(r"\]\((\S+\.ogg)\)", text))) >= 3
+    assert dead_links("[a](nbs/none.ipynb) [b](README.md#speak) [c](README.md#sing)") == [
+        "nbs/none.ipynb",
+        "README.md#sing",
+    ]
+
+
+def dead_links(text):
+    "Links of a page in the root that lead to no file or heading; addresses are not asked."
+    found = [t for t in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:", t)]
+    return [t for t in found if not leads_somewhere(*t.partition("#")[::2])]
+
+
+def leads_somewhere(path, anchor):
+    file = ROOT / (path or "README.md")
+    if not file.is_file():
+        return False
+    heads = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.M) if anchor else [""]
+    return anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in heads]
+
+
+def page_faults(text):
+    "Commands that would be refused, and files and targets that do not exist."
+    return [f for words in commands(text) if (f := fault(words))] + readme_breaches(text, ROOT)
 
 
 def test_wrong_commands_would_be_found():
-    wrong = "```sh\nxtts-ka run --config configs/demo.yaml corpus.vocies=2\nxtts-ka rnu\ntorchrun --x 1 -m xtts_ka.cli vocoder train --config configs/vocoder/v2.yaml loop.nodes=2\n```"
+    wrong = (
+        "```sh\nxtts-ka run --config configs/demo.yaml corpus.vocies=2\nxtts-ka rnu\ntorchrun --x 1"
+        " -m xtts_ka.cli vocoder train --config configs/vocoder/v2.yaml loop.nodes=2\n```"
+    )
     assert [bool(fault(w)) for w in commands(wrong)] == [True] * 3
     assert [
         fault(w) for w in commands("`xtts-ka run --config configs/demo.yaml corpus.voices=2`")
@@ -70,7 +113,8 @@ def test_wrong_commands_would_be_found():
 
 
 def test_every_tutorial_is_on_the_site_in_the_order_given():
-    assert {p.stem for p in TUTORIALS} == set(docs.TUTORIALS)
+    assert {p.stem for p in TUTORIALS} == set(docs.ORDER["tutorials"])
+    assert {p.stem for p in GUIDES} == set(docs.ORDER["guides"])
     blocks = docs.contents(
         [
             Path("index.ipynb"),
@@ -79,20 +123,23 @@ def test_every_tutorial_is_on_the_site_in_the_order_given():
             *(p.relative_to(ROOT / "nbs") for p in TUTORIALS),
         ]
     ).source
-    places = [blocks.index(f"tutorials/{name}") for name in docs.TUTORIALS]
+    places = [blocks.index(f"tutorials/{name}") for name in docs.ORDER["tutorials"]]
     assert places == sorted(places) and places[-1] < blocks.index("core/a") < blocks.index("cli")
 
 
 def test_broken_links_are_found(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "index.html").write_text(
-        '<h1 id="top">x</h1><a href="sub/a.html#b">1</a><a href="#top">2</a><a href="https://e.ge">3</a><img src="data:,x"><a href="sub/a%20b.html">4</a>'
+        '<h1 id="top">x</h1><a href="sub/a.html#b">1</a><a href="#top">2</a><a'
+        ' href="https://e.ge">3</a><img src="data:,x"><a href="sub/a%20b.html">4</a>'
     )
     (tmp_path / "sub/a.html").write_text('<p id="b"></p><a href="../index.html#top">1</a>')
     (tmp_path / "sub/a b.html").write_text("")
     assert check_docs.broken(tmp_path) == ([], 6)
     (tmp_path / "sub/a.html").write_text(
-        '<a href="../none.html">1</a><a href="../index.html#bottom">2</a><a href="../../out.html">3</a><script src="../lost.js"></script><a href="javascript:alert(1)">4</a>'
+        '<a href="../none.html">1</a><a href="../index.html#bottom">2</a><a'
+        ' href="../../out.html">3</a><script src="../lost.js"></script><a'
+        ' href="javascript:alert(1)">4</a>'
     )
     found, n = check_docs.broken(tmp_path)
     assert n == 10 and [f.rpartition(": ")[2] for f in found] == [
@@ -107,7 +154,9 @@ def test_broken_links_are_found(tmp_path):
 
 def test_gallery_takes_titles_from_the_pages(tmp_path):
     (tmp_path / "index.html").write_text(
-        '<h1>demo</h1><p class="kicker">Run report</p><p>All stages are done.</p><a href="b.html">b</a><a href="a.html#x">a</a><a href="gone.html">g</a><a href="b.html">again</a>'
+        '<h1>demo</h1><p class="kicker">Run report</p><p>All stages are done.</p><a'
+        ' href="b.html">b</a><a href="a.html#x">a</a><a href="gone.html">g</a><a'
+        ' href="b.html">again</a>'
     )
     for name in "ab":
         (tmp_path / f"{name}.html").touch()
@@ -117,7 +166,8 @@ def test_gallery_takes_titles_from_the_pages(tmp_path):
 
 
 def test_a_site_is_looked_at_in_the_browser(tmp_path):
-    "A page that asks for something elsewhere, and one whose script fails, are complained about; a good one is not."
+    """A page that asks for something elsewhere, and one whose script fails, are complained about; a
+    good one is not."""
     from browser import Browser, chromium
 
     if not chromium():

@@ -1,4 +1,5 @@
-"""`xtts-ka embed` in several processes, killed and resumed, leaves the files of one process that nothing disturbed."""
+"""`xtts-ka embed` in several processes, killed and resumed, leaves the files of one process that
+nothing disturbed."""
 
 import hashlib
 import os
@@ -28,7 +29,8 @@ BAD = {
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    "A root with an untrained encoder (what is compared is files, not voices) and 40 clips of four speakers, three of them useless."
+    """A root with an untrained encoder (what is compared is files, not voices) and 40 clips of four
+    speakers, three of them useless."""
     from xtts_ka.speaker.encoders import EncoderConfig, new_ecapa, save_encoder
 
     root = tmp_path_factory.mktemp("ხმები და embeddings")

@@ -1,12 +1,15 @@
-"""Faults that a long run meets sooner or later, each with a count below the results: nothing is lost, nothing is silently wrong, and the first line says what to do.
+"""Faults that a long run meets sooner or later, each with a count below the results: nothing is
+lost, nothing is silently wrong, and the first line says what to do.
 
     pytest tests/test_faults.py                                                    the short form
-    XTTS_KA_FAULTS=full pytest tests/test_faults.py -n 2 --dist loadgroup          all: twelve minutes on two cores
+XTTS_KA_FAULTS=full pytest tests/test_faults.py -n 2 --dist loadgroup          all: twelve minutes
+on two cores
 
-Not repeated here: a training killed at any step, 200 damages to its checkpoints and a pickle with a manifest that fits (`test_resume.py`; more with XTTS_KA_KILLS
-and XTTS_KA_DAMAGES), toy stages that die, hang and are stopped (`test_runner.py`), two kills of a whole run (`test_kill.py`), bad rows through the stages (`test_run_bad_input.py`).
-`XTTS_KA_FAULT_SEED` draws other moments, bytes and names.
-"""
+Not repeated here: a training killed at any step, 200 damages to its checkpoints and a pickle with a
+manifest that fits (`test_resume.py`; more with XTTS_KA_KILLS
+and XTTS_KA_DAMAGES), toy stages that die, hang and are stopped (`test_runner.py`), two kills of a
+whole run (`test_kill.py`), bad rows through the stages (`test_run_bad_input.py`).
+`XTTS_KA_FAULT_SEED` draws other moments, bytes and names."""
 
 import json
 import os
@@ -30,7 +33,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from smoke import Home
 from test_report import Page, pages  # noqa: F401, a fixture
-from test_report import run as report_run
+from test_report import run as report_run  # noqa: F401 a fixture
 from test_runner import shelf, toys  # noqa: F401, fixtures
 
 FULL, SEED = (
@@ -58,7 +61,8 @@ def one_line(capsys, code, *words):
 
 
 def disturbed_home(folder, whole, number, kills, ways):
-    "A home whose run is stopped all the time, until it ends like the undisturbed one; what was done to it."
+    """A home whose run is stopped all the time, until it ends like the undisturbed one; what was
+    done to it."""
     home = Home(folder, whole.root)
     if number:
         (home.root / "sitecustomize.py").write_text(BACK, encoding="utf-8")
@@ -81,7 +85,9 @@ def disturbed_home(folder, whole, number, kills, ways):
 @long
 @pytest.mark.timeout(1800)
 def test_stopped_in_every_stage_in_every_way(smoke, tmp_path_factory, counted):
-    "Two runs side by side: 100 kills at random moments, one in each training whose newest checkpoint is then damaged, and a dead kernel, SIGTERM and SIGINT in each stage; for one of them the clock goes back."
+    """Two runs side by side: 100 kills at random moments, one in each training whose newest
+    checkpoint is then damaged, and a dead kernel, SIGTERM and SIGINT in each stage; for one of
+    them the clock goes back."""
     from xtts_ka.pipeline.stages import STAGES
 
     jobs = [
@@ -91,7 +97,7 @@ def test_stopped_in_every_stage_in_every_way(smoke, tmp_path_factory, counted):
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda job: disturbed_home(*job), jobs))
     count = sum((c for c, _ in results), Counter())
-    for c, said in results:
+    for _c, said in results:
         counted(said)
     for name in ("kernel died in", "SIGTERM in", "SIGINT in"):
         found = {k.rpartition(" ")[2]: count.pop(k) for k in list(count) if k.startswith(name)}
@@ -108,7 +114,8 @@ def test_stopped_in_every_stage_in_every_way(smoke, tmp_path_factory, counted):
 @long
 @pytest.mark.timeout(900)
 def test_a_disk_that_fills_up_again_and_again(smoke, tmp_path, counted):
-    "A run on a disk that is too small, made a little larger after each failure, ends in the files of a run that had room."
+    """A run on a disk that is too small, made a little larger after each failure, ends in the files
+    of a run that had room."""
     home, draw, ended = Home(tmp_path / "home", smoke.root), random.Random(SEED), []
     (home.root / "outputs").mkdir()
     with Disk(home.root / "outputs", 1 << 20) as disk:
@@ -139,7 +146,8 @@ def test_a_disk_that_fills_up_again_and_again(smoke, tmp_path, counted):
 
 
 def test_disk_full_while_a_checkpoint_is_written(tmp_path, counted):
-    "At whatever byte it fills up: an error that says what to do, the older checkpoints whole, no debris; with room again, it goes on."
+    """At whatever byte it fills up: an error that says what to do, the older checkpoints whole, no
+    debris; with room again, it goes on."""
     import torch
 
     from xtts_ka.core.checkpoint import checkpoints, load_checkpoint, refusal, save_checkpoint
@@ -189,7 +197,7 @@ def test_disk_full_while_a_report_is_written(report_run, tmp_path, monkeypatch, 
             {p: p.read_bytes() for p in (run / "report").rglob("*") if p.is_file()},
             sum(p.stat().st_size for p in (run / "report").rglob("*")),
         )
-        for trial in range(many(6, 30)):
+        for trial in range(many(6, 30)):  # noqa: B007, counted below
             disk.resize(
                 disk.used + draw.randrange(0, need * 8 // 10)
                 if disk.mounted
@@ -277,7 +285,8 @@ def test_a_mistake_of_ours_begins_with_a_line_that_says_what_holds(monkeypatch, 
 
 
 def test_of_many_that_start_at_once_one_runs(tmp_path, counted):
-    "Processes that all want the lock of a folder in the same moment: one gets it, the others are told whom to wait for."
+    """Processes that all want the lock of a folder in the same moment: one gets it, the others are
+    told whom to wait for."""
     code = (
         "import os, sys, time\nfrom xtts_ka.pipeline.state import LockedError, RunLock\n"
         "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
@@ -287,19 +296,20 @@ def test_of_many_that_start_at_once_one_runs(tmp_path, counted):
         "    except LockedError as e: os._exit(2 if 'is running in this folder' in str(e) else 3)\n"
         "print([os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(int(sys.argv[3]))])"
     )
-    for round in range(many(2, 10)):
+    for trial in range(many(2, 10)):  # noqa: B007, counted below
         start = [sys.executable, "-c", code, str(tmp_path), str(time.time() + 2), "5"]
         two = [subprocess.Popen(start, stdout=subprocess.PIPE, text=True) for _ in range(2)]
         codes = Counter(c for p in two for c in json.loads(p.communicate()[0]))
         assert codes == {0: 1, 2: 9}, codes
-    counted(f"{10 * (round + 1)} processes, {round + 1} ran")
+    counted(f"{10 * (trial + 1)} processes, {trial + 1} ran")
 
 
 # ---- the clock
 
 
 def test_a_clock_that_goes_back_hides_nothing(toys, monkeypatch, capsys, counted):  # noqa: F811
-    "Files from the future: what is done stays done, what changed is seen, and a report from before the last stage is written again."
+    """Files from the future: what is done stays done, what changed is seen, and a report from
+    before the last stage is written again."""
     from xtts_ka.pipeline import runner
 
     page, made = toys.dir / "report/index.html", []
@@ -460,7 +470,8 @@ def check_rows(folder, raws):
 
 
 def test_malformed_rows(tmp_path, counted):
-    "No row is lost, none changes its meaning: neither in our manifest nor in the tables of coqui, LJSpeech, FLEURS and Common Voice."
+    """No row is lost, none changes its meaning: neither in our manifest nor in the tables of coqui,
+    LJSpeech, FLEURS and Common Voice."""
     ROWS.clear()
     KEPT.clear()
     check_rows(tmp_path)
@@ -468,7 +479,8 @@ def test_malformed_rows(tmp_path, counted):
         sum(ROWS.values()) >= 5000 and len(ROWS) == 5 and all(0 < KEPT[k] < ROWS[k] for k in ROWS)
     ), (ROWS, KEPT)
     counted(
-        f"{sum(ROWS.values())} rows in tables of five kinds: {sum(KEPT.values())} kept, {sum(ROWS.values()) - sum(KEPT.values())} rejected, each with its line and reason"
+        f"{sum(ROWS.values())} rows in tables of five kinds: {sum(KEPT.values())} kept,"
+        f" {sum(ROWS.values()) - sum(KEPT.values())} rejected, each with its line and reason"
     )
 
 
@@ -476,7 +488,8 @@ def test_malformed_rows(tmp_path, counted):
 
 
 def read_all(folder):
-    "Read every file of a folder; print what came of each, and the memory used. Run in a process of its own: a crash would be seen."
+    """Read every file of a folder; print what came of each, and the memory used. Run in a process
+    of its own: a crash would be seen."""
     from xtts_ka.core.audio import AudioError, check_audio, read_audio
 
     before, found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, {}
@@ -539,7 +552,8 @@ def test_malformed_sounds(tmp_path, counted):
     assert slowest < 1 and said["kilobytes"] < 200_000
     tally = Counter(word for word, *_ in said["found"].values())
     counted(
-        f"{len(made)} files: {', '.join(f'{n} {w}' for w, n in tally.most_common())}; slowest {slowest * 1000:.0f} ms of CPU, {said['kilobytes'] / 1000:.0f} MB more memory"
+        f"{len(made)} files: {', '.join(f'{n} {w}' for w, n in tally.most_common())}; slowest"
+        f" {slowest * 1000:.0f} ms of CPU, {said['kilobytes'] / 1000:.0f} MB more memory"
     )
 
 
@@ -547,7 +561,8 @@ def test_malformed_sounds(tmp_path, counted):
 
 
 def test_paths_that_lead_out(tmp_path, counted):
-    "Neither a manifest nor a release of another form reaches a file outside of its folder; and nothing here unpacks archives."
+    """Neither a manifest nor a release of another form reaches a file outside of its folder; and
+    nothing here unpacks archives."""
     from xtts_ka.core.audio import write_audio
     from xtts_ka.core.errors import PathError
     from xtts_ka.core.manifest import read_manifest
@@ -674,7 +689,8 @@ def test_files_that_carry_code(tmp_path, counted):
 
 
 def test_html_in_names_and_texts_is_shown_as_text(report_run, counted):
-    "Whatever stands in speakers, sentences, file names, rejects and errors, the pages hold no tag and no attribute of it."
+    """Whatever stands in speakers, sentences, file names, rejects and errors, the pages hold no tag
+    and no attribute of it."""
     import soundfile
 
     from xtts_ka.pipeline.report import write_report

@@ -1,7 +1,8 @@
-"""The official size of XTTS-v2: the recipe for it, and the whole way there and back with random weights.
+"""The official size of XTTS-v2: the recipe for it, and the whole way there and back with random
+weights.
 
-What takes minutes, 14 GB of memory and 11 GB of disk runs only when it is asked for: pytest -m slow tests/test_full_size.py
-"""
+What takes minutes, 14 GB of memory and 11 GB of disk runs only when it is asked for: pytest -m slow
+tests/test_full_size.py"""
 
 import json
 import re
@@ -149,7 +150,8 @@ def common_voice(folder, wav, language, parts):
 
 @pytest.fixture
 def releases(tmp_path):
-    "Common Voice and FLEURS as they are unpacked, with a few clips of espeak-ng's, where the recipe looks for them."
+    """Common Voice and FLEURS as they are unpacked, with a few clips of espeak-ng's, where the
+    recipe looks for them."""
     from xtts_ka.corpus.synthetic import Synthesizer
 
     wav = Synthesizer().speak("გამარჯობა, როგორ ხარ", "nino").wav
@@ -210,7 +212,8 @@ def test_its_further_corpora_become_what_they_are_for(root, releases, text, monk
 
 
 def test_it_runs_on_a_small_base(root, releases, text, monkeypatch):
-    "The recipe with all its options, from unpacked releases to an export, on a base of random weights; smaller are only the base and the number of steps."
+    """The recipe with all its options, from unpacked releases to an export, on a base of random
+    weights; smaller are only the base and the number of steps."""
     from xtts_ka.core.files import read_json, read_jsonl
     from xtts_ka.corpus.segment import segment_corpus
     from xtts_ka.corpus.sources import build_corpus
@@ -367,7 +370,8 @@ def test_full_size_there_and_back(full):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_full_size_by_the_tts_command(full, tmp_path):
-    "The unmodified command of coqui-tts, which says `en`. Noise does not end by itself: the model's own limit, 602 codes, ends it after minutes."
+    """The unmodified command of coqui-tts, which says `en`. Noise does not end by itself: the
+    model's own limit, 602 codes, ends it after minutes."""
     folder, out = full / "xtts", tmp_path / "tts.wav"
     speaker = json.loads((folder / "export.json").read_text(encoding="utf-8"))["speakers"][0]
     run = subprocess.run(

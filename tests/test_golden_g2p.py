@@ -1,4 +1,4 @@
-"""Narrow transcriptions worked out by hand from the six rules, and what a phonemiser may never do."""
+"""Narrow transcriptions worked out by hand from the six rules, and what a G2P may never do."""
 
 import sys
 from collections import Counter
@@ -23,7 +23,8 @@ def rows():
 
 
 def test_golden_table_is_what_it_says():
-    "At least 120 words, each once, every rule with words for it and words against it, no symbol outside the inventory."
+    """At least 120 words, each once, every rule with words for it and words against it, no symbol
+    outside the inventory."""
     words, kinds = Counter(r[0] for r in rows()), Counter(r[2] for r in rows())
     assert len(words) == len(rows()) >= 120
     assert all(
@@ -130,6 +131,9 @@ def test_edits_is_a_distance(a, b, c):
 def test_g2p_needs_no_torch(root):
     import subprocess
 
-    code = "import sys, xtts_ka.text.g2p, xtts_ka.text.g2p_config; print([m for m in ('torch', 'pandas', 'hypothesis') if m in sys.modules])"
+    code = (
+        "import sys, xtts_ka.text.g2p, xtts_ka.text.g2p_config; print([m for m in ('torch',"
+        " 'pandas', 'hypothesis') if m in sys.modules])"
+    )
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert run.stdout.strip() == "[]", run.stderr

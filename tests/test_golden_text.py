@@ -1,4 +1,5 @@
-"""Tables of readings, reasoned out row by row from the grammar, not from the code: what a Georgian newsreader would say."""
+"""Tables of readings, reasoned out row by row from the grammar, not from the code: what a Georgian
+newsreader would say."""
 
 import re
 from pathlib import Path
@@ -64,7 +65,8 @@ def test_real_sentences_leave_nothing_unread():
 
 
 def test_cardinals_against_icu():
-    "ICU spells eighteen wrongly and writes soft hyphens; apart from that it must agree on every number."
+    """ICU spells eighteen wrongly and writes soft hyphens; apart from that it must agree on every
+    number."""
     icu = pytest.importorskip(
         "icu", reason="ICU is in the `bench` group: uv run --group bench pytest"
     )
@@ -88,7 +90,8 @@ def test_cardinals_come_back_as_numbers():
 
 
 def test_any_string_is_read_and_reading_is_a_fixed_point():
-    "10,000 strings: pieces of Georgian text put together at random, letters and signs, anything in Unicode, lone surrogates."
+    """10,000 strings: pieces of Georgian text put together at random, letters and signs, anything
+    in Unicode, lone surrogates."""
     from hypothesis import HealthCheck, given, settings
     from hypothesis import strategies as st
 

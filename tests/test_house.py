@@ -1,4 +1,5 @@
-"""The repository keeps its own rules (see HOUSE in the docs): each rule holds here, and is shown to fail on a bad example."""
+"""The repository keeps its own rules (ARCHITECTURE.md): each rule holds here, and is shown to fail
+on a bad example."""
 
 import json
 import os
@@ -104,6 +105,80 @@ def test_functions_are_short(root, tmp_path, record_property):
     long = tmp_path / "long.py"
     long.write_text("def f():\n" + "    x = 1\n" * 100)
     assert house.function_lengths([long])[-1][0] == 101
+
+
+def code_of(root):
+    "Every notebook and every written file of code, as (name, source)."
+    for n in house.notebooks(root):
+        yield from ((n.relative_to(root).as_posix(), c) for c in house.cells(n))
+    for folder in ("tests", "tools", "bench"):
+        for p in sorted((root / folder).rglob("*.py")):
+            yield p.relative_to(root).as_posix(), p.read_text(encoding="utf-8")
+
+
+def test_lines_are_narrow(root):
+    assert [w for name, source in code_of(root) for w in house.wide_lines(source, name)] == []
+    assert house.wide_lines("x = 1\n" + "y" * 101, "bad.py") == ["bad.py:2"]
+    assert house.wide_lines(f"| {'a' * 120} |\n# https://{'b' * 120}") == []
+
+
+def test_lines_of_a_body_are_short(root):
+    lengths = [len(line) for n in house.notebooks(root) for line in house.body_lines(n)]
+    assert house.quantiles(lengths)[0] <= 45, house.quantiles(lengths)
+
+
+def notebook_file(path, *cells):
+    "A notebook with code cells, each a source and its outputs."
+    found = [
+        {"cell_type": "code", "metadata": {}, "source": s, "outputs": o, "execution_count": None}
+        for s, o in cells
+    ]
+    path.write_text(json.dumps({"cells": found, "metadata": {}, "nbformat": 4}), encoding="utf-8")
+    return path
+
+
+def test_cells_are_small(root, tmp_path):
+    sizes = [size for n in house.notebooks(root) for size in house.cell_sizes(n)]
+    median, most = house.quantiles(sizes)
+    print(f"\nexported cells: {len(sizes)}, median {median}, 90th percentile {most}")
+    assert median <= 22 and most <= 45
+    bad = notebook_file(tmp_path / "a.ipynb", ("#| export\n" + "x = 1\n\n" * 46, []))
+    assert house.cell_sizes(bad) == [46]
+
+
+PICTURE = {"output_type": "display_data", "data": {"image/png": ""}, "metadata": {}}
+
+
+def test_notebooks_show_something(root, tmp_path):
+    notebooks = house.notebooks(root)
+    assert house.silent(notebooks) == []
+    shown = [n.name for n in notebooks if house.illustrated(n)]
+    print(f"\n{len(shown)} notebooks show a picture or play a sound")
+    assert len(shown) >= 60
+    head = ("#| default_exp a", [])
+    mute = notebook_file(tmp_path / "mute.ipynb", head, ("x = 1", []))
+    loud = notebook_file(tmp_path / "loud.ipynb", head, ("x", [PICTURE]))
+    assert house.silent([mute, loud]) == ["mute.ipynb"]
+    assert [house.illustrated(n) for n in (mute, loud)] == [False, True]
+
+
+def test_every_family_has_the_same_floor_plan(root):
+    plan = house.floor_plan((root / "ARCHITECTURE.md").read_text(encoding="utf-8"))
+    assert set(plan) == {"speaker", "vocoder", "xtts", "sovits"}
+    assert all(modules for roles in plan.values() for modules in roles.values())
+    assert house.rooms_missing(plan, root / "xtts_ka") == []
+    assert house.rooms_missing({"xtts": {"options": ["konfig"]}}, root / "xtts_ka") == [
+        "xtts/konfig"
+    ]
+
+
+def test_old_paths_of_modules_still_work():
+    code = "import warnings; warnings.simplefilter('error'); import xtts_ka.xtts.speak"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "FutureWarning: xtts_ka.xtts.speak is now xtts_ka.xtts.infer" in run.stderr
+    code = "from xtts_ka.xtts.speak import KaXtts; print(KaXtts.__module__)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.strip() == "xtts_ka.xtts.infer", run.stderr
 
 
 def test_nothing_forbidden(root):
@@ -296,6 +371,13 @@ def test_files_of_the_repository(root):
         "LICENSE",
         "Makefile",
         "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "CITATION.cff",
+        ".pre-commit-config.yaml",
+        ".github/workflows/ci.yml",
+        "xtts_ka/py.typed",
         "configs/demo.yaml",
         "configs/smoke.yaml",
         "outputs/README.md",
@@ -320,6 +402,6 @@ def test_make_help_lists_the_targets(root):
     text = subprocess.run(
         ["make", "help"], cwd=root, capture_output=True, text=True, check=True
     ).stdout
-    assert {"run", "test", "lab", "docs", "bench", "clean"} <= set(
+    assert {"run", "test", "lint", "lab", "docs", "bench", "clean"} <= set(
         re.findall(r"make (\w+) ", text)
     ), text

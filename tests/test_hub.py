@@ -1,4 +1,6 @@
-"""Models to the hub and back: what a machine pulls is what another pushed, byte for byte, and speaks the same; nothing that could carry code travels. The hub is one of our own, on this machine."""
+"""Models to the hub and back: what a machine pulls is what another pushed, byte for byte, and
+speaks the same; nothing that could carry code travels. The hub is one of our own, on this
+machine."""
 
 import base64
 import hashlib
@@ -14,7 +16,7 @@ import pytest
 import torch
 from test_cli import call, refused
 from test_decode import call as speak  # noqa: F401 a tiny XTTS export, as a fixture
-from test_decode import export
+from test_decode import export  # noqa: F401 a fixture
 
 from xtts_ka.core.errors import CheckpointError, ConfigError, PathError
 from xtts_ka.core.files import sha256_file
@@ -23,7 +25,8 @@ from xtts_ka.pipeline.hub import pull, push
 
 
 class Handler(BaseHTTPRequestHandler):
-    "The hub's protocol as far as a push and a pull need it: LFS for weights, commits for the rest, a token for writing."
+    """The hub's protocol as far as a push and a pull need it: LFS for weights, commits for the
+    rest, a token for writing."""
 
     protocol_version = "HTTP/1.1"
 
@@ -101,9 +104,11 @@ class Handler(BaseHTTPRequestHandler):
                     "files": [
                         {
                             "path": f["path"],
-                            "uploadMode": "lfs"
-                            if Path(f["path"]).suffix in (".pth", ".safetensors")
-                            else "regular",
+                            "uploadMode": (
+                                "lfs"
+                                if Path(f["path"]).suffix in (".pth", ".safetensors")
+                                else "regular"
+                            ),
                             "shouldIgnore": False,
                         }
                         for f in json.loads(body)["files"]
@@ -147,7 +152,7 @@ class Hub:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def commit(self, lines):
-        for key, value in ((l["key"], l["value"]) for l in lines[1:]):
+        for key, value in ((line["key"], line["value"]) for line in lines[1:]):
             if key == "file":
                 self.files[value["path"]] = base64.b64decode(value["content"])
             elif key == "lfsFile":
@@ -232,7 +237,8 @@ def digests(folder):
 
 
 def test_an_export_goes_to_the_hub_and_back(export, hub, there, tmp_path):
-    "By the library's own client: made private, weights by LFS; what comes back is equal; a second push changes what changed."
+    """By the library's own client: made private, weights by LFS; what comes back is equal; a second
+    push changes what changed."""
     model = tmp_path / "model"
     shutil.copytree(export, model)
     (model / "train.py").write_text("import os")

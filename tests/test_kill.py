@@ -1,8 +1,10 @@
-"""A smoke run killed with -9 at random moments, and resumed each time, ends in the same files as one that nothing disturbed.
+"""A smoke run killed with -9 at random moments, and resumed each time, ends in the same files as
+one that nothing disturbed.
 
-Moments are drawn evenly over the time the run takes. By default two, in a run that takes over what lies before the training of XTTS; `XTTS_KA_KILLS=10` kills more often
-and from the first stage on, for about a quarter of a minute more each; `XTTS_KA_KILL_SEED` draws other moments.
-"""
+Moments are drawn evenly over the time the run takes. By default two, in a run that takes over what
+lies before the training of XTTS; `XTTS_KA_KILLS=10` kills more often
+and from the first stage on, for about a quarter of a minute more each; `XTTS_KA_KILL_SEED` draws
+other moments."""
 
 import hashlib
 import json
@@ -66,7 +68,8 @@ class Clock:
         self.total, self.folder = whole.first.seconds, whole.dir
 
     def sooner(self, moment, most=10.0):
-        "A moment of the same stage, in its first `most` seconds: where a stage is killed often, the next attempt goes on from a checkpoint, and so later parts have their turn."
+        """A moment of the same stage, in its first `most` seconds: where a stage is killed often,
+        the next attempt goes on from a checkpoint, and so later parts have their turn."""
         begin = 0.0
         for length in self.lengths.values():
             if moment < begin + length:
@@ -88,7 +91,8 @@ class Clock:
 
 
 def kill(process, alone: bool):
-    "Kill the runner, and with it (not `alone`) everything it started; kernels have a process group of their own. What it had said."
+    """Kill the runner, and with it (not `alone`) everything it started; kernels have a process
+    group of their own. What it had said."""
     runner = psutil.Process(process.pid)
     runner.suspend()  # so that it starts nothing while we look
     family = [] if alone else runner.children(recursive=True)
@@ -124,7 +128,8 @@ def until(clock, process, moment, draw):
 
 
 def disturbed(home, clock, draw, plan):
-    """Disturb a run at each `(moment, way)` of a sorted plan, or at fewer when it is faster than the clock and over too soon: [(moment, stage, what was done)].
+    """Disturb a run at each `(moment, way)` of a sorted plan, or at fewer when it is faster than
+    the clock and over too soon: [(moment, stage, what was done)].
     A way is called with the runner's process, ends it, and says what it did."""
     table = []
     for moment, way in plan:
@@ -148,7 +153,8 @@ def kills(clock, draw, n, begin=0.0):
 
 
 def begun(home, whole, first):
-    "Take over from a whole run what lies before a stage, as if it had just ended there; the names of what was taken."
+    """Take over from a whole run what lies before a stage, as if it had just ended there; the names
+    of what was taken."""
     from xtts_ka.pipeline.stages import STAGES
 
     at = [s.name for s in STAGES].index(first)
@@ -264,7 +270,10 @@ def ended_the_same(home, whole, times):
     assert (home.dir / "report/index.html").stat().st_mtime_ns >= (
         home.dir / "pretrain_progress.json"
     ).stat().st_mtime_ns
-    said = f"stopped {times} times, {sum(s['attempt'] for s in states.values())} attempts of {len(states)} stages: {len(names)} files the same to the bit"
+    said = (
+        f"stopped {times} times, {sum(s['attempt'] for s in states.values())} attempts of"
+        f" {len(states)} stages: {len(names)} files the same to the bit"
+    )
     print(f"  {said}")
     return said
 

@@ -1,4 +1,5 @@
-"""Corpora as they are published: each form ends as clips of one form, and every line that does not is named with its reason."""
+"""Corpora as they are published: each form ends as clips of one form, and every line that does not
+is named with its reason."""
 
 import ast
 import json
@@ -15,7 +16,10 @@ from xtts_ka.corpus.loaders import FORMATS, find_format, read_corpus
 from xtts_ka.corpus.sources import CorpusConfig, build_corpus
 
 KA = ["დილა მშვიდობისა.", "ხვალ წავალთ.", "მოვიდა 5 კაცი.", "რა ამინდია?"]
-CV_HEAD = "client_id\tpath\tsentence_id\tsentence\tsentence_domain\tup_votes\tdown_votes\tage\tgender\taccents\tvariant\tlocale\tsegment"
+CV_HEAD = "\t".join(
+    "client_id path sentence_id sentence sentence_domain up_votes down_votes age gender accents"
+    " variant locale segment".split()
+)
 
 
 def tone(path, rate=16000, seconds=0.3):
@@ -25,11 +29,12 @@ def tone(path, rate=16000, seconds=0.3):
 
 def write(path, *lines, newline="\n"):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes("".join(l + newline for l in lines).encode())
+    path.write_bytes("".join(line + newline for line in lines).encode())
 
 
 def cv_line(client, file, text, up=2, down=0, locale="ka"):
-    return f"{client}\t{file}\t{'0' * 64}\t{text}\t\t{up}\t{down}\tthirties\tmale_masculine\tქართული|თბილისი\t\t{locale}\t"
+    speaker = "thirties\tmale_masculine\tქართული|თბილისი"
+    return f"{client}\t{file}\t{'0' * 64}\t{text}\t\t{up}\t{down}\t{speaker}\t\t{locale}\t"
 
 
 def common_voice(root):
@@ -149,7 +154,8 @@ def test_every_format_has_its_release_here():
 
 @pytest.mark.parametrize("name", RELEASES)
 def test_a_release_becomes_a_corpus(name, tmp_path):
-    "Four recordings and one line that cannot be used, whatever the form; recognised without being named."
+    """Four recordings and one line that cannot be used, whatever the form; recognised without being
+    named."""
     path, lines = RELEASES[name](tmp_path / "in")
     assert find_format(path, "ka")[0] == name
     for form in ("auto", name):
@@ -227,7 +233,8 @@ def test_bad_lines_cost_themselves_alone(tmp_path):
     path, _ = ljspeech(tmp_path)
     with open(path / "metadata.csv", "ab") as f:
         f.write(
-            b'LJ001-0|again|again\nLJ001-1|\xff\xfe|x\n\nbare\nLJ001-2|"unbalanced|Latin only\n../LJ001-3|'
+            b'LJ001-0|again|again\nLJ001-1|\xff\xfe|x\n\nbare\nLJ001-2|"unbalanced|Latin'
+            b" only\n../LJ001-3|"
             + KA[0].encode()
             + b"|"
             + KA[0].encode()

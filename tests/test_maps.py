@@ -1,4 +1,5 @@
-"""Maps of voices as a reader meets them: for any number of clips, and in a real browser, where a click must be heard."""
+"""Maps of voices as a reader meets them: for any number of clips, and in a real browser, where a
+click must be heard."""
 
 import json
 import re
@@ -135,7 +136,8 @@ def test_numbers_that_cannot_be_said():
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    "A page of 24 clips: one has the wrong label, one has no sound, one is damaged; and the sounds are gone when it is opened."
+    """A page of 24 clips: one has the wrong label, one has no sound, one is damaged; and the sounds
+    are gone when it is opened."""
     folder = tmp_path_factory.mktemp("maps")
     x, who = crowd(24)
     who[5] = (who[5] + 1) % 3
@@ -165,10 +167,18 @@ def home(tmp_path_factory):
     return page, names, speakers
 
 
-PLACE = """(i => { const gd = document.getElementById("map"), box = gd.getBoundingClientRect(), {xaxis, yaxis} = gd._fullLayout;
-  const [x, y] = gd.data.flatMap(t => t.customdata ? t.customdata.map((j, k) => [j, t.x[k], t.y[k]]) : []).find(p => p[0] === i).slice(1);
-  return [box.left + gd.clientLeft + xaxis._offset + xaxis.d2p(x), box.top + gd.clientTop + yaxis._offset + yaxis.d2p(y)]; })"""
-SOUND = "(() => { const a = document.getElementById('audio'); return {time: a.currentTime, paused: a.paused, error: a.error && a.error.message, kind: a.src.slice(0, 16)}; })()"
+PLACE = """(i => {
+  const gd = document.getElementById("map"), box = gd.getBoundingClientRect();
+  const {xaxis, yaxis} = gd._fullLayout;
+  const points = gd.data.flatMap(
+    t => t.customdata ? t.customdata.map((j, k) => [j, t.x[k], t.y[k]]) : []);
+  const [x, y] = points.find(p => p[0] === i).slice(1);
+  return [box.left + gd.clientLeft + xaxis._offset + xaxis.d2p(x),
+          box.top + gd.clientTop + yaxis._offset + yaxis.d2p(y)]; })"""
+SOUND = (
+    "(() => { const a = document.getElementById('audio'); return {time: a.currentTime, paused:"
+    " a.paused, error: a.error && a.error.message, kind: a.src.slice(0, 16)}; })()"
+)
 
 
 def point(b, i):
@@ -226,7 +236,8 @@ def test_outliers_are_listed_and_play(home, window):
     )
     window.click(
         *window.run(
-            "(r => [r.left + r.width/2, r.top + r.height/2])(document.querySelector('.go').getBoundingClientRect())"
+            "(r => [r.left + r.width/2, r.top +"
+            " r.height/2])(document.querySelector('.go').getBoundingClientRect())"
         )
     )
     window.wait("document.getElementById('audio').currentTime > 0.2")
@@ -254,7 +265,10 @@ def test_a_ring_does_not_move_the_map(window):
 
 @needs_browser
 def test_speakers_and_projections_switch(home, window):
-    visible = "document.getElementById('map').data.map(t => t.customdata && t.visible ? t.customdata.length : 0).reduce((a, b) => a + b)"
+    visible = (
+        "document.getElementById('map').data.map(t => t.customdata && t.visible ?"
+        " t.customdata.length : 0).reduce((a, b) => a + b)"
+    )
     assert window.run(visible) == 24
     window.run("document.querySelector('#who button').click()")
     window.wait(f"{visible} < 24")
@@ -285,7 +299,8 @@ def test_an_outside_address_would_be_found(home, tmp_path):
     with Browser() as b:
         b.open(home[0])
         b.run(
-            "document.body.append(Object.assign(new Image(), {src: 'http://outside.invalid/a.png'}))"
+            "document.body.append(Object.assign(new Image(), {src:"
+            " 'http://outside.invalid/a.png'}))"
         )
         b.wait("new Promise(r => setTimeout(() => r(true), 300))")
         assert any(
@@ -338,17 +353,21 @@ NOTEBOOK = [
 from xtts_ka.core.audio import write_audio
 from xtts_ka.speaker.embedding_visualization import EmbeddingVisualizer
 x = np.random.default_rng(0).normal(size=(6, 8))
-for i in range(5): write_audio(f"{i}.wav", (.1*np.sin(np.arange(8000)*.3)).astype(np.float32), 16000)
+tone = (.1*np.sin(np.arange(8000)*.3)).astype(np.float32)
+for i in range(5): write_audio(f"{i}.wav", tone, 16000)
 show = EmbeddingVisualizer(".")
-view = show.widget(show.project(x, ("tsne", "pca")), list("აბგდევ"), ["ნინო", "გია"]*3, [f"{i}.wav" for i in range(5)] + [None])
+files = [f"{i}.wav" for i in range(5)] + [None]
+view = show.widget(show.project(x, ("tsne", "pca")), list("აბგდევ"), ["ნინო", "გია"]*3, files)
 view""",
     """from types import SimpleNamespace
 m = view.map
 before = [list(t.x) for t in m.figure.data]
 m.projection.value, m.chosen.value = "PCA", ("გია",)
-m.figure.data[0]._dispatch_on_click(SimpleNamespace(point_inds=[1], xs=[], ys=[], trace_name="", trace_index=0), None)
+click = SimpleNamespace(point_inds=[1], xs=[], ys=[], trace_name="", trace_index=0)
+m.figure.data[0]._dispatch_on_click(click, None)
 moved = [list(t.x) for t in m.figure.data] != before
-print([t.name for t in m.figure.data], [t.visible for t in m.figure.data], moved, m.said.value, len(m.player.value) > 500, m.player.layout.visibility)""",
+print([t.name for t in m.figure.data], [t.visible for t in m.figure.data], moved, m.said.value,
+      len(m.player.value) > 500, m.player.layout.visibility)""",
 ]
 
 

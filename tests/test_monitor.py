@@ -1,4 +1,5 @@
-"""The monitor beside a training that runs, in the hands of a shell, and against its promise to keep what is needed."""
+"""The monitor beside a training that runs, in the hands of a shell, and against its promise to keep
+what is needed."""
 
 import json
 import os
@@ -6,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -34,12 +34,14 @@ class Line(Task):
     def validate(self): return {"score": float(self.m.weight.norm())}
 class Task_(Line):
     def models(self): self.m = torch.nn.Linear(4, 1); return {"m": self.m}
-fit(Task_(), LoopConfig(steps=400, batch_size=8, log_every=5, save_every=50, validate_every=100), sys.argv[1])
+cfg = LoopConfig(steps=400, batch_size=8, log_every=5, save_every=50, validate_every=100)
+fit(Task_(), cfg, sys.argv[1])
 """
 
 
 def test_beside_a_training(tmp_path):
-    "It reads while another process writes, ends by itself when that is done, and the time left is about right half-way."
+    """It reads while another process writes, ends by itself when that is done, and the time left is
+    about right half-way."""
     child = subprocess.Popen(
         [sys.executable, "-c", TRAINING, str(tmp_path / "run/gpt")],
         stdout=subprocess.DEVNULL,
@@ -56,7 +58,6 @@ def test_beside_a_training(tmp_path):
         from xtts_ka.pipeline.monitor import scan_run
 
         (seen,), _ = scan_run(tmp_path / "run")
-        began = time.monotonic()
         done = monitor("--dir", tmp_path / "run", "--watch", "--interval", 1)
         assert done.returncode == 0, done.stderr
         assert child.wait(60) == 0
@@ -157,7 +158,8 @@ def test_names_are_text(run):
     twice=st.booleans(),
 )
 def test_cleanup_keeps_what_is_needed(tmp_path_factory, steps, torn, best, torn_best, keep, twice):
-    "Whatever lies there: the newest whole checkpoint and a whole best one stay, and what stays is enough to go on from the same step."
+    """Whatever lies there: the newest whole checkpoint and a whole best one stay, and what stays is
+    enough to go on from the same step."""
     import torch
 
     from xtts_ka.core.checkpoint import checkpoints, refusal, save_checkpoint

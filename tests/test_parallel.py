@@ -1,6 +1,6 @@
-"""Stages at the same time: they really overlap, keep their order where one needs the other, fail and stop together, and leave what one after the other leaves."""
+"""Stages at the same time: they really overlap, keep their order where one needs the other, fail
+and stop together, and leave what one after the other leaves."""
 
-import json
 import signal
 import sys
 from pathlib import Path
@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_runner import COMMON, START, Toys, shelf, write_notebook  # noqa: F401, the fixture `shelf`
+from test_runner import (
+    COMMON,
+    START,
+    Toys,
+    shelf,  # noqa: F401, a fixture
+    write_notebook,
+)
 
 CONFIGS = """
 from xtts_ka.core.config import config
@@ -18,15 +24,19 @@ from xtts_ka.pipeline.stages import Stage
 class Toy:
     mode: str = "good" # What the notebook is to do
 
-def stage(name, **kw): return Stage(name, f"nbs/runs/{name}.ipynb", "toy_stages.Toy", outputs=(name,), doc=name, **kw)
-TOYS = (stage("root"), stage("left", needs=("root",)), stage("right", needs=("root",), cost=5), stage("late", needs=("left",), cost=2), stage("end", needs=("late",), reads=("right",)))
+def stage(name, **kw):
+    return Stage(name, f"nbs/runs/{name}.ipynb", "toy_stages.Toy", outputs=(name,), doc=name, **kw)
+TOYS = (
+    stage("root"), stage("left", needs=("root",)), stage("right", needs=("root",), cost=5),
+    stage("late", needs=("left",), cost=2), stage("end", needs=("late",), reads=("right",)),
+)
 """
 WORK = (
-    "import time\nbegin = time.time()\n"
-    "if mode == 'bad': raise ValueError('no luck')\n"
-    "if mode == 'slow':\n    try:\n        (here/'begun').touch(); time.sleep(60)\n    except KeyboardInterrupt: (here/'saved').touch(); raise\n"
-    "if mode == 'wait': time.sleep(4)\n"
-    "(here/'out.json').write_text(json.dumps([begin, time.time()])); (here/'metrics.json').write_text('{}')"
+    "import time\nbegin = time.time()\nif mode == 'bad': raise ValueError('no luck')\nif mode =="
+    " 'slow':\n    try:\n        (here/'begun').touch(); time.sleep(60)\n    except"
+    " KeyboardInterrupt: (here/'saved').touch(); raise\nif mode == 'wait':"
+    " time.sleep(4)\n(here/'out.json').write_text(json.dumps([begin, time.time()]));"
+    " (here/'metrics.json').write_text('{}')"
 )
 
 

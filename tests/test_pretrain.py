@@ -1,7 +1,8 @@
-"""XTTS taught a second language: a base trained from nothing on tones for Latin letters, extended to Georgian ones, adapted with LoRA and replay, exported, read by unmodified coqui-tts.
+"""XTTS taught a second language: a base trained from nothing on tones for Latin letters, extended
+to Georgian ones, adapted with LoRA and replay, exported, read by unmodified coqui-tts.
 
-The last test kills that training with -9 at drawn moments and compares every file with an undisturbed one; `XTTS_KA_KILLS=20` kills more often.
-"""
+The last test kills that training with -9 at drawn moments and compares every file with an
+undisturbed one; `XTTS_KA_KILLS=20` kills more often."""
 
 import hashlib
 import json
@@ -180,7 +181,8 @@ def test_old_ids_stay_and_new_ones_speak(taught):
 
 
 def test_lora_and_freezing_leave_the_rest_alone(taught):
-    "Frozen parts are those of the base to the bit; the transformer's change has the rank of the update."
+    """Frozen parts are those of the base to the bit; the transformer's change has the rank of the
+    update."""
     from xtts_ka.xtts.base import Base
 
     root, stage = taught
@@ -201,8 +203,8 @@ def test_lora_and_freezing_leave_the_rest_alone(taught):
 def test_free_running_check_and_samples(taught):
     root, stage = taught
     rows = [
-        json.loads(l)
-        for l in (root / "done/full_pretrain/gpt/metrics.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (root / "done/full_pretrain/gpt/metrics.jsonl").read_text().splitlines()
     ]
     val = [r for r in rows if r["kind"] == "val"]
     assert val and all(
@@ -257,7 +259,7 @@ def test_what_cannot_be_is_said(taught, tmp_path, more, error, said):
         lines = (root / "ka/metadata.csv").read_text(encoding="utf-8").splitlines()
         shutil.copytree(root / "ka", tmp_path / "ka_plain")
         (tmp_path / "ka_plain/metadata.csv").write_text(
-            "\n".join(l.rsplit("|", 1)[0] for l in lines) + "\n", encoding="utf-8"
+            "\n".join(line.rsplit("|", 1)[0] for line in lines) + "\n", encoding="utf-8"
         )
         more = dict(replay=dict(path=str(tmp_path / "ka_plain")))
     with pytest.raises(error, match=said):
@@ -290,7 +292,8 @@ def sums(folder):
 
 @pytest.mark.timeout(300 + 90 * KILLS)
 def test_killed_in_any_step_and_resumed_is_the_same(taught, tmp_path):
-    "A kill falls after a drawn file has appeared, so that moments lie in every step whatever the machine's speed."
+    """A kill falls after a drawn file has appeared, so that moments lie in every step whatever the
+    machine's speed."""
     root, _ = taught
     whole, out, draw = sums(root / "done"), tmp_path / "killed", random.Random(SEED)
     order = [
@@ -299,7 +302,10 @@ def test_killed_in_any_step_and_resumed_is_the_same(taught, tmp_path):
         if "checkpoints" in n or n.endswith((".json", ".npy", ".pth"))
     ]
     marks = sorted(draw.sample(range(len(order)), min(KILLS, len(order))))
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pathlib import Path; from test_pretrain import adapt; adapt(Path({str(root)!r}), Path({str(out)!r}))"
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pathlib import Path;"
+        f" from test_pretrain import adapt; adapt(Path({str(root)!r}), Path({str(out)!r}))"
+    )
 
     def start():
         return subprocess.Popen(

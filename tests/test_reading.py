@@ -1,4 +1,5 @@
-"""XTTS's GPT learns to read: taught heads point after a short training, and a training that was broken off ends in the same bits."""
+"""XTTS's GPT learns to read: taught heads point after a short training, and a training that was
+broken off ends in the same bits."""
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ LETTERS, CODES, A_LETTER = "აბგდევზთ", 24, 2
 
 
 def speech(tmp_path, clips=24):
-    "Clips whose codes spell their letters: two codes a letter, one of three variants each. Times are known."
+    """Clips whose codes spell their letters: two codes a letter, one of three variants each. Times
+    are known."""
     rng = np.random.default_rng(0)
     rows, codes, times = [], [], {}
     for k in range(clips):

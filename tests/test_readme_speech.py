@@ -1,4 +1,5 @@
-"""Every sentence that README speaks, spoken by the run that is here: the demonstration's, else the smoke run's."""
+"""Every sentence that README speaks, spoken by the run that is here: the demonstration's, else the
+smoke run's."""
 
 import shlex
 from pathlib import Path
@@ -72,12 +73,14 @@ def run():
         ).is_file():
             return folder
     pytest.skip(
-        "no run has finished here: `make run` makes outputs/demo, and these sentences are spoken with it"
+        "no run has finished here: `make run` makes outputs/demo, and these sentences are spoken"
+        " with it"
     )
 
 
 def references(run, names):
-    "Options for a call: a clip of a speaker of the run for each recording that README names, with its weight."
+    """Options for a call: a clip of a speaker of the run for each recording that README names, with
+    its weight."""
     manifest = read_manifest(run / "segments", check_audio=False)
     clip = {
         r.speaker_name: manifest.audio_path(r)
@@ -148,6 +151,7 @@ def test_the_demonstration_is_understood(said, run, counted):
         ]
         lost = error_rate(pairs, draws=0)[0]
         counted(
-            f"{model}: {100 * lost:.0f} % of the letters of README's {len(pairs)} sentences are lost"
+            f"{model}: {100 * lost:.0f} % of the letters of README's {len(pairs)} sentences are"
+            " lost"
         )
         assert lost <= LOST, (model, pairs)

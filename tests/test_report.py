@@ -1,4 +1,5 @@
-"""The report of a run: whole, escaped, without an address outside of its folder, for finished and for failed runs."""
+"""The report of a run: whole, escaped, without an address outside of its folder, for finished and
+for failed runs."""
 
 import json
 import re
@@ -83,7 +84,8 @@ def run(tmp_path, monkeypatch):
     write_notebook(
         folder / "notebooks/10_corpus.ipynb",
         new_markdown_cell(
-            f"# Corpus\n> Recordings.\n\nSee [the paper](https://example.org/a) and [segments](20_segments.ipynb). {EVIL}"
+            "# Corpus\n> Recordings.\n\nSee [the paper](https://example.org/a) and"
+            f" [segments](20_segments.ipynb). {EVIL}"
         ),
         new_code_cell("voices = 2", metadata={"tags": ["parameters"]}),
         new_code_cell(
@@ -353,7 +355,10 @@ def test_live_notebook_carries_both_forms(run):
     from execnb.shell import CaptureShell
 
     wav = next((run / "evaluate").glob("0_*.wav"))
-    code = f"from xtts_ka.pipeline.report import *\nplayer({str(wav)!r}, 'nino', 'მზე')\nplayers([{str(wav)!r}]*2)\ntable([[1]], ['n'])"
+    code = (
+        f"from xtts_ka.pipeline.report import *\nplayer({str(wav)!r}, 'nino',"
+        f" 'მზე')\nplayers([{str(wav)!r}]*2)\ntable([[1]], ['n'])"
+    )
     one, two, rows = [
         o["data"] for o in CaptureShell(run).run(code) if o["output_type"] == "display_data"
     ]

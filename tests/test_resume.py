@@ -1,8 +1,9 @@
 """Killed, stopped, damaged: a training goes on to the same bits, or says why it does not.
 
-The trainings run in processes of their own. Importing torch takes seconds, so one helper process imports it once and
-forks a child for each training; the child is what gets killed. `XTTS_KA_KILLS=50` makes the main test longer.
-"""
+The trainings run in processes of their own. Importing torch takes seconds, so one helper process
+imports it once and
+forks a child for each training; the child is what gets killed. `XTTS_KA_KILLS=50` makes the main
+test longer."""
 
 import hashlib
 import json
@@ -25,7 +26,8 @@ STEPS, KILLS, DAMAGES = (
 )
 
 
-# ---- what is trained -------------------------------------------------------------------------------------------------
+# ---- what is trained
+# ------------------------------------------------------------------------------------------
 
 
 def make_task():
@@ -122,12 +124,13 @@ def train(out, **options):
 
 
 def serve():
-    "Import once, then fork a training for each line of JSON; answer with pids, then with exit codes."
-    import lightning_fabric
+    """Import once, then fork a training for each line of JSON; answer with pids, then with exit
+    codes."""
+    import lightning_fabric  # noqa: F401, what a training imports
     import torch
     import torch._dynamo  # noqa: F401, what a training imports
 
-    import xtts_ka.core.loop
+    import xtts_ka.core.loop  # noqa: F401
 
     for line in sys.stdin:
         jobs, pids = json.loads(line), []
@@ -192,7 +195,8 @@ def whole(tmp_path_factory):
     return out
 
 
-# ---- looking at a run ------------------------------------------------------------------------------------------------
+# ---- looking at a run
+# ------------------------------------------------------------------------------------------
 
 
 def reached(out):
@@ -236,7 +240,8 @@ def assert_same(out, whole):
     assert not list(Path(out).rglob(".tmp-*")), "a temporary file was left"
 
 
-# ---- (1) kill -9 -----------------------------------------------------------------------------------------------------
+# ---- (1) kill -9
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers, kills", [(0, KILLS), (2, max(1, KILLS // 2))])
@@ -310,7 +315,8 @@ def free_port():
         return s.getsockname()[1]
 
 
-# ---- (2) asked to stop -----------------------------------------------------------------------------------------------
+# ---- (2) asked to stop
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("signum, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -338,7 +344,8 @@ def test_finished_run_does_nothing_and_other_options_are_refused(trainer, whole)
     assert log(whole)[-1]["step"] == STEPS
 
 
-# ---- (3) damage ------------------------------------------------------------------------------------------------------
+# ---- (3) damage
+# ------------------------------------------------------------------------------------------
 
 
 def damage(draw, path, older):
@@ -415,7 +422,8 @@ def test_training_goes_on_from_the_checkpoint_before(trainer, whole, tmp_path, k
     )
 
 
-# ---- (4) nothing that could run --------------------------------------------------------------------------------------
+# ---- (4) nothing that could run
+# --------------------------------------------------------------------------------------
 
 
 def test_every_file_loads_without_running_anything(whole):

@@ -1,5 +1,7 @@
-"""A folder with every kind of broken recording and row, through the real stages `corpus` and `segments`: what is good is kept,
-what is bad is named with its line and reason, and a manifest that is wrong as a whole ends the run with one clear line."""
+"""A folder with every kind of broken recording and row, through the real stages `corpus` and
+`segments`: what is good is kept,
+what is bad is named with its line and reason, and a manifest that is wrong as a whole ends the run
+with one clear line."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""The page of all runs: whole and escaped whatever a run is called or says, broken runs included; and in a browser, from a file, asking nobody."""
+"""The page of all runs: whole and escaped whatever a run is called or says, broken runs included;
+and in a browser, from a file, asking nobody."""
 
 import json
 import re
@@ -14,7 +15,7 @@ from browser import Browser, chromium
 from test_runner import shelf, toys  # noqa: F401, fixtures
 
 from xtts_ka.core.audio import write_audio
-from xtts_ka.pipeline import cli, run_index, runner
+from xtts_ka.pipeline import cli, run_index
 from xtts_ka.pipeline.run_index import read_runs, write_index
 from xtts_ka.pipeline.state import Progress
 
@@ -71,7 +72,10 @@ def outputs(tmp_path, monkeypatch):
     for name, text in {
         "torn": "{",
         "other version": '{"schema": 99}',
-        "odd": '{"schema": 1, "run": "odd", "stages": {"gpt": {"status": 7, "seconds": "x", "metrics": 3}}}',
+        "odd": (
+            '{"schema": 1, "run": "odd", "stages": {"gpt": {"status": 7, "seconds": "x", "metrics":'
+            " 3}}}"
+        ),
     }.items():
         (folder / name).mkdir()
         (folder / name / Progress.FILE).write_text(text)
@@ -213,7 +217,8 @@ def test_in_a_browser(outputs):
 
         def tick(name):
             return b.run(
-                f"[...document.querySelectorAll('#runs input')].find(i => i.value === {json.dumps(name)}).click()"
+                "[...document.querySelectorAll('#runs input')].find(i => i.value ==="
+                f" {json.dumps(name)}).click()"
             )
 
         assert b.run("document.querySelectorAll('#runs tbody tr').length") == 6 and b.run(
@@ -237,13 +242,15 @@ def test_in_a_browser(outputs):
         )
         assert (
             b.run(
-                "[...document.querySelectorAll('#sounds th')].find(e => e.textContent.startsWith('გამარჯობა')).lang"
+                "[...document.querySelectorAll('#sounds th')].find(e =>"
+                " e.textContent.startsWith('გამარჯობა')).lang"
             )
             == "ka"
         )
         assert b.run("document.querySelectorAll('#sounds audio').length") == 3
         x, y = b.run(
-            "(() => { const a = document.querySelector('audio'); a.scrollIntoView(); const r = a.getBoundingClientRect(); return [r.x + 20, r.y + r.height/2] })()"
+            "(() => { const a = document.querySelector('audio'); a.scrollIntoView(); const r ="
+            " a.getBoundingClientRect(); return [r.x + 20, r.y + r.height/2] })()"
         )
         b.click(x, y)
         b.wait("document.querySelector('audio').currentTime > 0")

@@ -1,4 +1,5 @@
-"""Restart-and-Run-All in JupyterLab, for every run notebook in turn, with the values that stand in it: `pytest tests/test_run_notebooks.py -m slow`."""
+"""Restart-and-Run-All in JupyterLab, for every run notebook in turn, with the values that stand in
+it: `pytest tests/test_run_notebooks.py -m slow`."""
 
 import os
 import shutil
@@ -26,7 +27,8 @@ def lab(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_restart_and_run_all(lab, path, counted):
-    "From the notebook's own folder, in a new kernel; the outputs of the notebooks before it are there."
+    """From the notebook's own folder, in a new kernel; the outputs of the notebooks before it are
+    there."""
     import nbformat
     from nbclient import NotebookClient
 

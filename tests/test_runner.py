@@ -1,4 +1,5 @@
-"""A run of toy stages: what is skipped, what runs again, how failures, kills and interrupts end. Kernels are real, the work in them is not."""
+"""A run of toy stages: what is skipped, what runs again, how failures, kills and interrupts end.
+Kernels are real, the work in them is not."""
 
 import json
 import os
@@ -33,22 +34,41 @@ class Second:
 class Third:
     words: list = ["გამარჯობა"] # What to say
 
-TOYS = (Stage("first", "nbs/runs/10_first.ipynb", "toy_stages.First", outputs=("first",), inputs=("path",), doc="counts"),
-        Stage("second", "nbs/runs/20_second.ipynb", "toy_stages.Second", needs=("first",), outputs=("second",), doc="multiplies"),
-        Stage("third", "nbs/runs/30_third.ipynb", "toy_stages.Third", needs=("second",), outputs=("third", "spoken.tsv"), doc="speaks"))
+TOYS = (Stage("first", "nbs/runs/10_first.ipynb", "toy_stages.First",
+               outputs=("first",), inputs=("path",), doc="counts"),
+        Stage("second", "nbs/runs/20_second.ipynb", "toy_stages.Second",
+               needs=("first",), outputs=("second",), doc="multiplies"),
+        Stage("third", "nbs/runs/30_third.ipynb", "toy_stages.Third",
+               needs=("second",), outputs=("third", "spoken.tsv"), doc="speaks"))
 """
 COMMON = "run_dir = 'outputs/smoke'\nseed = 1\nthreads = 2\n"
-START = "from pathlib import Path\nimport json, os, signal, time\nrun = Path(run_dir)\nhere = run/STAGE\nhere.mkdir(exist_ok=True)\nwith open('ran.log', 'a') as f: print(STAGE, file=f)\nprint('running', STAGE)"
+START = (
+    "from pathlib import Path\nimport json, os, signal, time\nrun = Path(run_dir)\nhere ="
+    " run/STAGE\nhere.mkdir(exist_ok=True)\nwith open('ran.log', 'a') as f: print(STAGE,"
+    " file=f)\nprint('running', STAGE)"
+)
 NOTEBOOKS = {
     "10_first": (
         "n = 1\npath = None\nmode = 'good'\n" + COMMON,
         START.replace("STAGE", "'first'"),
-        "if mode == 'bad': raise ValueError('no luck\\nat all')\n"
-        "if mode == 'die': os.kill(os.getpid(), signal.SIGKILL)\n"
-        "if mode == 'silent': os._exit(0)\n"
-        "if mode == 'slow' and not (here/'saved').exists():\n    try:\n        for i in range(600): print('step', i, flush=True); (here/'begun').touch(); time.sleep(.1)\n    except KeyboardInterrupt: (here/'saved').write_text('x'); raise",
-        "if mode == 'slow': (here/'holds').write_text(str(any(os.path.realpath(f'/proc/self/fd/{f}') == str((run/'.lock').resolve()) for f in os.listdir('/proc/self/fd'))))",
-        "(here/'out.json').write_text(json.dumps(n))\n(here/'metrics.json').write_text(json.dumps({'n': n}))\n(here/'rejects.csv').write_text('stage|file|line|item|reason\\nfirst|m.csv|2|a.wav|empty\\n')",
+        (
+            "if mode == 'bad': raise ValueError('no luck\\nat all')\nif mode == 'die':"
+            " os.kill(os.getpid(), signal.SIGKILL)\nif mode == 'silent': os._exit(0)\nif mode =="
+            " 'slow' and not (here/'saved').exists():\n    try:\n        for i in range(600):"
+            " print('step', i, flush=True); (here/'begun').touch(); time.sleep(.1)\n    except"
+            " KeyboardInterrupt: (here/'saved').write_text('x'); raise"
+        ),
+        (
+            "if mode == 'slow':"
+            " (here/'holds').write_text(str(any(os.path.realpath(f'/proc/self/fd/{f}') =="
+            " str((run/'.lock').resolve()) for f in os.listdir('/proc/self/fd'))))"
+        ),
+        (
+            "(here/'out.json').write_text(json.dumps(n))\n"
+            "(here/'metrics.json').write_text(json.dumps({'n': n}))\n"
+            "(here/'rejects.csv').write_text("
+            "'stage|file|line|item|reason\\nfirst|m.csv|2|a.wav|empty\\n')"
+        ),
     ),
     "20_second": (
         "scale = 1.0\ndeep = dict(a=1)\n" + COMMON,
@@ -58,7 +78,10 @@ NOTEBOOKS = {
     "30_third": (
         "words = []\nlanguage = 'ka'\n" + COMMON,
         START.replace("STAGE", "'third'"),
-        "(run/'spoken.tsv').write_text(''.join(f'a.wav\\t{w}\\tx\\ty\\n' for w in words)); (here/'language').write_text(language)",
+        (
+            "(run/'spoken.tsv').write_text(''.join(f'a.wav\\t{w}\\tx\\ty\\n' for w in words));"
+            " (here/'language').write_text(language)"
+        ),
     ),
 }
 
@@ -97,8 +120,10 @@ class Toys:
         (root / "toy_stages.py").write_text(CONFIGS)
         (root / "c.yaml").write_text("run: t\nthreads: 1\nfirst:\n  n: 3\n")
         (root / "drive.py").write_text(
-            "import sys\nfrom toy_stages import TOYS\nfrom xtts_ka.pipeline import runner\nrunner.make_report = lambda d: d/'report'/'index.html'\n"
-            "code = runner.run('c.yaml', sys.argv[1:], stages=TOYS)\nprint('papermill' in sys.modules, file=sys.stderr)\nsys.exit(code)"
+            "import sys\nfrom toy_stages import TOYS\nfrom xtts_ka.pipeline import"
+            " runner\nrunner.make_report = lambda d: d/'report'/'index.html'\ncode ="
+            " runner.run('c.yaml', sys.argv[1:], stages=TOYS)\nprint('papermill' in sys.modules,"
+            " file=sys.stderr)\nsys.exit(code)"
         )
         for name, sources in NOTEBOOKS.items():
             write_notebook(root, name, sources)
@@ -375,7 +400,10 @@ def test_an_interrupt_reaches_the_kernel_and_the_stage_goes_on_later(toys, signu
 
 
 def test_a_second_signal_stops_at_once(toys):
-    deaf = "import time\nhere.joinpath('begun').touch()\nfor _ in range(600):\n    try: time.sleep(.1)\n    except KeyboardInterrupt: pass"
+    deaf = (
+        "import time\nhere.joinpath('begun').touch()\nfor _ in range(600):\n    try:"
+        " time.sleep(.1)\n    except KeyboardInterrupt: pass"
+    )
     write_notebook(toys.root, "10_first", NOTEBOOKS["10_first"][:2] + (deaf,))
     p = toys.start()
     toys.until("first/begun")

@@ -1,7 +1,7 @@
-"""From an empty folder to spoken Georgian, end to end: what the smoke pipeline leaves behind, and what can be done with it.
+"""From an empty folder to spoken Georgian, end to end: what the smoke pipeline leaves behind, and
+what can be done with it.
 
-One small run is made for all tests here and in test_kill.py, in a copy of the repository.
-"""
+One small run is made for all tests here and in test_kill.py, in a copy of the repository."""
 
 import json
 import math
@@ -58,7 +58,8 @@ def test_every_stage_is_done(smoke):
         and f"spoken sentences: outputs/{RUN}/spoken.tsv" in smoke.first.stdout
     )
     print(
-        f"\nsmoke run: {smoke.first.seconds:.0f} s, CPU of the stages {sum(s['cpu_seconds'] for s in stages.values()):.0f} s"
+        f"\nsmoke run: {smoke.first.seconds:.0f} s, CPU of the stages"
+        f" {sum(s['cpu_seconds'] for s in stages.values()):.0f} s"
     )
 
 
@@ -141,7 +142,8 @@ def test_spoken_sentences(smoke):
 
 
 def test_everyday_texts_are_spoken_by_every_path(smoke):
-    "One text of each kind by the recordings' voices, XTTS and GPT-SoVITS2; the figures come first in the report and lie flat in metrics.json."
+    """One text of each kind by the recordings' voices, XTTS and GPT-SoVITS2; the figures come first
+    in the report and lie flat in metrics.json."""
     from xtts_ka.evaluate.everyday import KINDS, load_everyday, summarise
 
     held = json.loads((smoke.dir / "evaluate/everyday.json").read_text(encoding="utf-8"))
@@ -202,9 +204,11 @@ def test_no_file_could_carry_code(smoke):
     assert house.walk_outputs(smoke.dir) == []
     kinds = {
         Path(n).suffix
-        for n in files(smoke.dir / "full_pretrain")
-        + files(smoke.dir / "xtts")
-        + files(smoke.dir / "xtts_init")
+        for n in (
+            files(smoke.dir / "full_pretrain")
+            + files(smoke.dir / "xtts")
+            + files(smoke.dir / "xtts_init")
+        )
     }
     assert kinds == {
         ".safetensors",
@@ -226,7 +230,8 @@ def test_no_file_could_carry_code(smoke):
 
 
 def greedy(stock, cond, ids, codes_per_id=2):
-    "Our greedy codes of a text, after a check that coqui's are the same, and that its second pass has our latents."
+    """Our greedy codes of a text, after a check that coqui's are the same, and that its second pass
+    has our latents."""
     import torch
 
     from xtts_ka.xtts.config import DecodeConfig
@@ -279,9 +284,10 @@ def test_unmodified_coqui_reads_the_export_and_chooses_the_same_codes(smoke):
             text
         )  # an unmodified client says `en`; vocab.json routes it to [ka]
     voices, head = stock.speaker_manager.speakers, stock.gpt.mel_head
-    for (name, voice), text in zip(voices.items(), texts):
+    for (_name, voice), text in zip(voices.items(), texts):
         first = greedy(stock, voice["gpt_cond_latent"], vocabulary.encode(text))
-    # A model trained for seconds says one code for ever. Without its average preference it says many, and equality says more.
+    # A model trained for seconds says one code for ever. Without its average preference it says
+    # many, and equality says more.
     head.bias.data.copy_(-(head.weight.data @ first.latents.mean(0)))
     found = [
         greedy(stock, voice["gpt_cond_latent"], vocabulary.encode(text)).codes.tolist()
@@ -289,7 +295,8 @@ def test_unmodified_coqui_reads_the_export_and_chooses_the_same_codes(smoke):
     ]
     said = {c for codes in found for c in codes}
     print(
-        f"\ngreedy codes equal to coqui's in {len(found)} sentences of {[len(c) for c in found]} codes, {len(said)} different"
+        f"\ngreedy codes equal to coqui's in {len(found)} sentences of {[len(c) for c in found]}"
+        f" codes, {len(said)} different"
     )
     assert len(found) == 4 and len(said) > 4
 
@@ -359,7 +366,8 @@ def test_speak(smoke, say, tmp_path):
 def one_line(found, *words):
     "Exit status 2 and a single line that says what is wrong."
     code, _, err = found
-    lines = [l for l in err.splitlines() if l.strip() and not l.startswith("[transformers]")]
+    lines = [line for line in err.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("[transformers]")]
     assert code == 2 and len(lines) == 1 and lines[0].startswith("xtts-ka: "), err
     for w in words:
         assert w in lines[0], f"{w!r} is not in {lines[0]}"

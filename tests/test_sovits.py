@@ -1,6 +1,6 @@
-"""GPT-SoVITS2: the models learn what they must, write the same with and without a cache, and refuse what they cannot use."""
+"""GPT-SoVITS2: the models learn what they must, write the same with and without a cache, and refuse
+what they cannot use."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -12,18 +12,17 @@ import torch
 
 from xtts_ka.core.audio import write_audio
 from xtts_ka.core.errors import AudioError, CheckpointError, ConfigError, MissingError, XttsKaError
-from xtts_ka.core.loop import LoopConfig, fit
+from xtts_ka.core.loop import fit
 from xtts_ka.core.manifest import Row
 from xtts_ka.core.randomness import rng, seeded_step, torch_rng
 from xtts_ka.corpus.clips import Clips, RaggedArray
-from xtts_ka.sovits.ar import ArModel, Segment, collate, pointer_positions, to_grid
+from xtts_ka.sovits.ar import Segment, collate, pointer_positions, to_grid
 from xtts_ka.sovits.config import (
     ArConfig,
     ArLoop,
     QuantizerConfig,
     SamplingConfig,
     SemanticConfig,
-    SemanticLoop,
     TextConfig,
 )
 from xtts_ka.sovits.infer import Reference, Sovits, load_model, proportioned
@@ -31,7 +30,7 @@ from xtts_ka.sovits.sampling import generate
 from xtts_ka.sovits.semantic import CharVocabulary, SemanticNet
 from xtts_ka.sovits.text_encoder import Bpe
 from xtts_ka.sovits.train_ar import ArTask, load_ar, save_ar
-from xtts_ka.sovits.train_semantic import SemanticTask, SemanticTokenizer, char_error_rate
+from xtts_ka.sovits.train_semantic import SemanticTokenizer
 
 TEXTS = [
     "დილა მშვიდობისა",
@@ -184,7 +183,8 @@ def test_cache_equals_no_cache_at_length(tmp_path):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_every_letter_gets_its_tokens_in_order(seed):
-    "An alignment goes through all pieces that can be heard, never back; too few tokens are spread evenly."
+    """An alignment goes through all pieces that can be heard, never back; too few tokens are spread
+    evenly."""
     tok, bpe = tokenizer(levels=[4, 4, 4]), Bpe.train(TEXTS, TEXT)
     for text in TEXTS:
         for spoken in (f"{text}.", f"«{text}», {text}"):
@@ -199,7 +199,8 @@ def test_every_letter_gets_its_tokens_in_order(seed):
 
 
 def test_pointer_in_training_and_in_use():
-    "The pointer begins at the first piece and ends at the last, in each pattern; a jump is learned as far as it can be told."
+    """The pointer begins at the first piece and ends at the last, in each pattern; a jump is
+    learned as far as it can be told."""
     codes = torch.arange(8).view(4, 2)
     assert pointer_positions([1, 1, 3, 4], 6, to_grid(codes, "parallel", 16)) == [0, 1, 3, 4, 5]
     assert pointer_positions([1, 1, 3, 4], 6, to_grid(codes, "delay", 16)) == [
@@ -262,7 +263,8 @@ def test_references_of_any_rate_and_length(speaker, tmp_path):
 
 @pytest.mark.parametrize("wanted", [[0.25, 0.75], [0.5, 0.5], [0.1, 0.9], [0.2, 0.3, 0.5]])
 def test_mixtures_are_heard_in_proportion_where_the_decoder_is_steep(wanted):
-    "An ear to which the heavier voice drowns the lighter one; the weights make up for it. Voices that are the same stay as they are."
+    """An ear to which the heavier voice drowns the lighter one; the weights make up for it. Voices
+    that are the same stay as they are."""
     wanted, voices = torch.tensor(wanted), torch.eye(len(wanted), 7)
 
     def heard(weights):
@@ -360,5 +362,6 @@ def test_full_shapes_take_a_step(tmp_path):
         out = bge(torch.randint(5, 250000, (1, 30))).last_hidden_state
     assert out.shape == (1, 30, 1024) and 560e6 < sum(p.numel() for p in bge.parameters()) < 570e6
     print(
-        f"\nQwen2-0.5B's sizes: {n / 1e6:.0f} M parameters; BGE-M3's 568 M; peak of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
+        f"\nQwen2-0.5B's sizes: {n / 1e6:.0f} M parameters; BGE-M3's 568 M; peak of the process"
+        f" {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
     )

@@ -1,4 +1,5 @@
-"""The three trainings of GPT-SoVITS2, killed with -9 at random moments and started again, end in the same bits; the decoder's full size takes a step."""
+"""The three trainings of GPT-SoVITS2, killed with -9 at random moments and started again, end in
+the same bits; the decoder's full size takes a step."""
 
 import multiprocessing
 import os
@@ -97,7 +98,7 @@ def make(kind, folder):
         loop=SemanticLoop(**LOOP),
     )
     if kind == "tokenizer":
-        from xtts_ka.corpus.clips import Clips, RaggedArray
+        from xtts_ka.corpus.clips import RaggedArray
         from xtts_ka.sovits.train_semantic import SemanticTask
 
         mels = RaggedArray.write(
@@ -218,7 +219,7 @@ def test_full_decoder_takes_a_step(tmp_path, preset):
     from xtts_ka.core.loop import fit
     from xtts_ka.corpus.clips import Clips
     from xtts_ka.sovits.config import QuantizerConfig, TextConfig
-    from xtts_ka.sovits.decoder_config import DecoderConfig, DecoderLoop
+    from xtts_ka.sovits.decoder_config import DecoderConfig
     from xtts_ka.sovits.quantize import Quantizer
     from xtts_ka.sovits.text_encoder import Bpe, TextEncoder
     from xtts_ka.sovits.train_decoder import SovitsDecoderTask
@@ -257,5 +258,6 @@ def test_full_decoder_takes_a_step(tmp_path, preset):
     print(
         f"\n{preset}: "
         + ", ".join(f"{n} {v:.1f} M parameters" for n, v in sizes.items())
-        + f"; peak of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
+        + "; peak of the process"
+        f" {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
     )

@@ -64,7 +64,8 @@ def swayed(end: float, stay: float):
 
 @pytest.mark.parametrize("end,stay", [(50.0, 50.0), (50.0, -50.0), (-50.0, 50.0), (-50.0, -50.0)])
 def test_the_pointer_decides_about_the_end(end, stay):
-    "Whatever the network wants: never before the last letter, never long after it, and no drone on the way."
+    """Whatever the network wants: never before the last letter, never long after it, and no drone
+    on the way."""
     limits, n = Limits(stay=5, tail=7, after=2, pace=20.0), 9
 
     def go(limits):
@@ -123,7 +124,8 @@ def corner(
 
 
 def speller() -> SemanticTokenizer:
-    "A tokenizer whose corner n spells letter n, so that what is written can be read without errors."
+    """A tokenizer whose corner n spells letter n, so that what is written can be read without
+    errors."""
     letters = CharVocabulary.of(TEXTS)
     cfg = SemanticConfig(
         dim=32, heads=2, before=0, after=0, kernel=5, quantizer=QuantizerConfig(levels=[3] * 6)
@@ -217,7 +219,8 @@ def voice(tmp_path):
 
 
 def test_all_of_a_text_is_said(model, voice):
-    "What the old way lost: no mark at the end, words behind a comma, a second sentence, a single word."
+    """What the old way lost: no mark at the end, words behind a comma, a second sentence, a single
+    word."""
     texts = [
         "დილა მშვიდობისა, როგორ ხარ",
         "წვიმს",

@@ -1,4 +1,5 @@
-"""A speaker encoder's training, killed with -9 and started again, ends in the same loss curve and the same files as one that nobody disturbed."""
+"""A speaker encoder's training, killed with -9 and started again, ends in the same loss curve and
+the same files as one that nobody disturbed."""
 
 import json
 import multiprocessing
@@ -151,7 +152,8 @@ def test_killed_training_ends_in_the_same_bits(tmp_path):
 
 
 def test_shipped_configuration(root):
-    "Every key has arrived with the value that stands in the file; defaults differ from it where the documentation says so, and nowhere else."
+    """Every key has arrived with the value that stands in the file; defaults differ from it where
+    the documentation says so, and nowhere else."""
     from xtts_ka.speaker.train_config import TrainConfig, load_train_config
 
     path = root / "configs/speaker/train_config.json"

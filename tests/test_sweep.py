@@ -1,4 +1,5 @@
-"""Sweeps of toy stages: what is shared is made once, the rest at the same time; failures, signals and kills; and the command line on the real stages."""
+"""Sweeps of toy stages: what is shared is made once, the rest at the same time; failures, signals
+and kills; and the command line on the real stages."""
 
 import csv
 import json
@@ -29,8 +30,10 @@ class Corpus:
 class Model:
     size: int = 1 # What is swept
 
-TOYS = (Stage("corpus", "nbs/runs/corpus.ipynb", "toy_stages.Corpus", outputs=("corpus", "said.tsv"), doc="shared"),
-        Stage("model", "nbs/runs/model.ipynb", "toy_stages.Model", needs=("corpus",), outputs=("model",), doc="swept"))
+TOYS = (Stage("corpus", "nbs/runs/corpus.ipynb", "toy_stages.Corpus",
+               outputs=("corpus", "said.tsv"), doc="shared"),
+        Stage("model", "nbs/runs/model.ipynb", "toy_stages.Model",
+               needs=("corpus",), outputs=("model",), doc="swept"))
 """
 CHILD = """
 import sys
@@ -54,13 +57,20 @@ sys.exit(sweep("c.yaml", sys.argv[2:], jobs=2, stages=TOYS, program=(sys.executa
 CORPUS = (
     "clips = 1\n" + COMMON,
     START.replace("STAGE", "'corpus'"),
-    "(here/'clips.bin').write_bytes(b'x'*clips)\n(here/'log.jsonl').write_text('{}\\n')\n(run/'said.tsv').write_text(f'{run_dir}/corpus/a.wav\\tა\\tb\\tc\\n')\n(here/'metrics.json').write_text(json.dumps({'clips': clips}))",
+    (
+        "(here/'clips.bin').write_bytes(b'x'*clips)\n(here/'log.jsonl').write_text('{}\\n')\n(run/'said.tsv').write_text(f'{run_dir}/corpus/a.wav\\tა\\tb\\tc\\n')\n(here/'metrics.json').write_text(json.dumps({'clips':"
+        " clips}))"
+    ),
 )
 MODEL = (
     "size = 1\n" + COMMON,
     START.replace("STAGE", "'model'"),
-    "begin = time.time()\nif size == 13: raise ValueError('no luck with 13')\n"
-    "time.sleep(1)\n(here/'out.json').write_text(json.dumps([begin, time.time()]))\n(here/'metrics.json').write_text(json.dumps({'loss': 10/size, 'size': size}))",
+    (
+        "begin = time.time()\nif size == 13: raise ValueError('no luck with"
+        " 13')\ntime.sleep(1)\n(here/'out.json').write_text(json.dumps([begin,"
+        " time.time()]))\n(here/'metrics.json').write_text(json.dumps({'loss': 10/size, 'size':"
+        " size}))"
+    ),
 )
 
 
@@ -152,12 +162,14 @@ def test_shared_once_the_rest_at_the_same_time_and_on_again(field):
         and (field.outputs / "index.html").exists()
     )
     assert (field.outputs / "sweeps/t-size.png").read_bytes()[:4] == b"\x89PNG"
-    # Another value, which fails; what is done is not done again, and the corpus comes from an earlier run
+    # Another value, which fails; what is done is not done again, and the corpus comes from an
+    # earlier run
     (field.outputs / "t-size-13").mkdir()
     said, code = field.sweep("model.size=13,1,2")
     assert code == 1 and field.ran() == ["model"] and said.count("up to date") == 2, said
     assert re.search(
-        r"✗ 1/3 t-size-13  failed after 0:\d\d: model: ValueError: no luck with 13; all it said: outputs/t-size-13/sweep.log",
+        r"✗ 1/3 t-size-13  failed after 0:\d\d: model: ValueError: no luck with 13; all it said:"
+        r" outputs/t-size-13/sweep.log",
         said,
     ), said
     assert "ValueError: no luck with 13" in (field.outputs / "t-size-13/sweep.log").read_text()
@@ -166,7 +178,8 @@ def test_shared_once_the_rest_at_the_same_time_and_on_again(field):
     )
 
 
-# Runs that are no runs: they hold the lock, wait for a signal, save for a moment; the next time they have nothing to do.
+# Runs that are no runs: they hold the lock, wait for a signal, save for a moment; the next time
+# they have nothing to do.
 OBEDIENT = """
 import os, signal, sys, time
 from pathlib import Path
@@ -175,7 +188,10 @@ from xtts_ka.pipeline.sweep import stop_with_parent
 run = Path("outputs")/sys.argv[-1].partition("=")[2]
 run.mkdir(parents=True, exist_ok=True)
 if (run/"saved").exists(): (run/"went on").touch(); sys.exit(0)
-def stop(signum, frame): time.sleep(1); (run/"saved").write_text(signal.Signals(signum).name); sys.exit(128 + signum)
+def stop(signum, frame):
+    time.sleep(1)
+    (run/"saved").write_text(signal.Signals(signum).name)
+    sys.exit(128 + signum)
 for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, stop)
 stop_with_parent()
 with RunLock(run): (run/"begun").touch(); time.sleep(60)

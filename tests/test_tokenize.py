@@ -1,4 +1,5 @@
-"""`xtts-ka sovits tokenize` under torchrun, as jobs of an array, killed and resumed, leaves the files of one process that nothing disturbed."""
+"""`xtts-ka sovits tokenize` under torchrun, as jobs of an array, killed and resumed, leaves the
+files of one process that nothing disturbed."""
 
 import os
 import re
@@ -45,8 +46,8 @@ ENV = dict(OMP_NUM_THREADS="1", XTTS_KA_PROGRESS="off")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    "An untrained tokenizer (what is compared is files, not letters) and thirty clips of all lengths, beside five of no use and half a line."
-    import torch
+    """An untrained tokenizer (what is compared is files, not letters) and thirty clips of all
+    lengths, beside five of no use and half a line."""
 
     from xtts_ka.core.randomness import seeded_step
     from xtts_ka.sovits.config import SemanticConfig
@@ -81,7 +82,8 @@ def home(tmp_path_factory):
 
 
 def start(home, out, *more, program=(sys.executable, "-m", "xtts_ka.cli")):
-    "A process of its own: they take seconds to import, so one is started where it must be killed, or find its place by torchrun."
+    """A process of its own: they take seconds to import, so one is started where it must be killed,
+    or find its place by torchrun."""
     return subprocess.Popen(
         [*program, *WORDS, "--out", out, *more],
         env=os.environ | ENV | dict(XTTS_KA_ROOT=str(home)),

@@ -1,4 +1,6 @@
-"""Training by torchrun: two processes with half the batch each take the steps of one with all of it, up to rounding. That holds where a loss is a mean over items of equal weight and nothing draws by place; here it does."""
+"""Training by torchrun: two processes with half the batch each take the steps of one with all of
+it, up to rounding. That holds where a loss is a mean over items of equal weight and nothing
+draws by place; here it does."""
 
 import os
 import subprocess

@@ -1,4 +1,5 @@
-"""Old languages keep their ids when Georgian is appended, the grown model opens in unmodified coqui-tts, and checkpoints of coqui's own trainer are read."""
+"""Old languages keep their ids when Georgian is appended, the grown model opens in unmodified
+coqui-tts, and checkpoints of coqui's own trainer are read."""
 
 import json
 from pathlib import Path
@@ -24,11 +25,12 @@ def georgian():
 
 @pytest.fixture(scope="module")
 def official():
-    "A multilingual vocabulary of the official form (START and the tags after the first letters, no normaliser), its pieces learned from the 200 sentences."
+    """A multilingual vocabulary of the official form (START and the tags after the first letters,
+    no normaliser), its pieces learned from the 200 sentences."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     rows = sentences()
-    tags = [f"[{l}]" for l in dict.fromkeys(l for l, _ in rows)]
+    tags = [f"[{line}]" for line in dict.fromkeys(line for line, _ in rows)]
     t = Tokenizer(models.BPE(unk_token="[UNK]"))
     t.pre_tokenizer = pre_tokenizers.Whitespace()
     t.train_from_iterator(
@@ -59,7 +61,7 @@ def test_the_list_is_two_hundred_sentences_of_sixteen_languages():
     rows = sentences()
     assert (
         len(set(rows)) == 200
-        and len({l for l, _ in rows}) == 16
+        and len({line for line, _ in rows}) == 16
         and not any(c in LETTERS for _, t in rows for c in t)
     )
 
@@ -72,7 +74,7 @@ def test_no_id_of_an_old_language_changes(official, mode, size):
         Vocabulary(official, "en"),
         Vocabulary(extend_vocab(official, georgian(), "ka", mode, size), "ka"),
     )
-    changed = [(l, t) for l, t in sentences() if new.encode(t, l) != old.encode(t, l)]
+    changed = [(line, t) for line, t in sentences() if new.encode(t, line) != old.encode(t, line)]
     assert not changed and old.ids.items() <= new.ids.items()
     assert (
         old.content["model"]["merges"]
@@ -84,14 +86,15 @@ def test_no_id_of_an_old_language_changes(official, mode, size):
 
 
 def test_merges_learned_on_raw_text_would_change_them(official):
-    "What the peers do: merges of Latin words in the training text are appended too. The list would notice."
+    """What the peers do: merges of Latin words in the training text are appended too. The list
+    would notice."""
     from xtts_ka.xtts.vocabulary import _append_merges, learn_merges, settled
 
-    raw = [t.lower() for l, t in sentences() if l in ("en", "de")] * 2
+    raw = [t.lower() for line, t in sentences() if line in ("en", "de")] * 2
     content = settled(official)
     _append_merges(content["model"], learn_merges(raw, "abcdefghijklmnopqrstuvwxyz", 2000), 2000)
     old, new = Vocabulary(official, "en"), Vocabulary(content, "en")
-    assert sum(new.encode(t, l) != old.encode(t, l) for l, t in sentences()) > 10
+    assert sum(new.encode(t, line) != old.encode(t, line) for line, t in sentences()) > 10
 
 
 @pytest.mark.parametrize("mode", ["bpe", "characters", "romanised"])
@@ -129,7 +132,8 @@ def base(tmp_path_factory):
 
 
 def test_a_grown_base_opens_in_unmodified_coqui(base, tmp_path):
-    "The size mismatch of every fork: vocabulary and rows grow in one step, and what is written agrees with itself."
+    """The size mismatch of every fork: vocabulary and rows grow in one step, and what is written
+    agrees with itself."""
     import torch
 
     from xtts_ka.xtts.base import Base
@@ -179,7 +183,8 @@ def test_a_grown_base_opens_in_unmodified_coqui(base, tmp_path):
 
 
 def test_a_checkpoint_of_coquis_trainer_is_a_base(base, tmp_path, monkeypatch):
-    "GPTTrainer, saved by coqui's own function: `xtts.gpt.gpt.` keeps its inner `gpt.`, the optimiser is left out, and coqui opens the folder made of it."
+    """GPTTrainer, saved by coqui's own function: `xtts.gpt.gpt.` keeps its inner `gpt.`, the
+    optimiser is left out, and coqui opens the folder made of it."""
     import shutil
 
     import torch

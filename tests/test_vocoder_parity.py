@@ -1,4 +1,5 @@
-"""The vocoder's generators against the libraries whose checkpoints they read: coqui-tts, transformers, and SpeechBrain where it is installed."""
+"""The vocoder's generators against the libraries whose checkpoints they read: coqui-tts,
+transformers, and SpeechBrain where it is installed."""
 
 import warnings
 
@@ -83,7 +84,8 @@ def test_round_trip_is_exact(preset, tmp_path):
 
 
 def test_published_initialisation_has_no_effect():
-    "Drawing from N(0, 0.01) after weight norm was put on, as the published code does, leaves the layer as it was."
+    """Drawing from N(0, 0.01) after weight norm was put on, as the published code does, leaves the
+    layer as it was."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         layer = torch.nn.utils.weight_norm(torch.nn.Conv1d(8, 8, 3))

@@ -1,4 +1,5 @@
-"""Speech from a vocoder and its scores: the measures react as they should, folders keep their names, nothing is made up and nothing is fetched."""
+"""Speech from a vocoder and its scores: the measures react as they should, folders keep their
+names, nothing is made up and nothing is fetched."""
 
 import argparse
 import csv
@@ -138,7 +139,8 @@ def test_level_and_place_are_named_not_punished(degraded):
 
 
 def test_what_is_above_the_mel_counts_once(degraded):
-    "A low-pass at 4 kHz ruins the spectrum, and Griffin-Lim from a mel to 8 kHz has nothing above it: MCD looks at neither's upper end alone."
+    """A low-pass at 4 kHz ruins the spectrum, and Griffin-Lim from a mel to 8 kHz has nothing above
+    it: MCD looks at neither's upper end alone."""
     assert (
         degraded["griffin-lim"]["mcd"] < degraded["low-pass"]["mcd"]
         and degraded["griffin-lim"]["mel_l1"] < degraded["low-pass"]["mel_l1"]
@@ -146,7 +148,8 @@ def test_what_is_above_the_mel_counts_once(degraded):
 
 
 def test_lag_of_another_phase(recordings):
-    "Griffin-Lim's phases are its own; a shift is found all the same, to about a period of the voice."
+    """Griffin-Lim's phases are its own; a shift is found all the same, to about a period of the
+    voice."""
     from xtts_ka.vocoder.measures import find_lag
 
     wav = next(iter(recordings.values()))
@@ -179,7 +182,8 @@ def test_pesq_and_stoi(recordings):
 
 
 def test_there_and_back_and_scored(home, capsys):
-    "generate, then score: the recordings are found again, all names are kept, and the same call gives the same bytes."
+    """generate, then score: the recordings are found again, all names are kept, and the same call
+    gives the same bytes."""
     for turn in ("first", "second"):
         out = home / turn
         assert (
@@ -239,7 +243,8 @@ def test_lengths_are_exact(home, recordings):
 
 
 def test_texts_with_their_own_rhythm(home):
-    "Another voice has another rhythm: frame-by-frame measures are left out with a reason, the others are there."
+    """Another voice has another rhythm: frame-by-frame measures are left out with a reason, the
+    others are there."""
     out = home / "spoken"
     assert (
         xtts_ka_vocoder(

@@ -1,4 +1,5 @@
-"""A vocoder's training, killed with -9 and started again, ends in the same curve and the same files as one that nobody disturbed; all gradients flow; shipped configurations are whole."""
+"""A vocoder's training, killed with -9 and started again, ends in the same curve and the same files
+as one that nobody disturbed; all gradients flow; shipped configurations are whole."""
 
 import multiprocessing
 import os

@@ -1,6 +1,8 @@
-"""Look at the documentation site as a visitor does: every link and anchor, and in a headless Chromium every page, the search and the dark mode.
+"""Look at the documentation site as a visitor does: every link and anchor, and in a headless
+Chromium every page, the search and the dark mode.
 
-python tools/check_docs.py            after `make docs`, which calls it; without Chromium the browser's part is skipped, and says so"""
+python tools/check_docs.py            after `make docs`, which calls it; without Chromium the
+browser's part is skipped, and says so"""
 
 import functools
 import http.server
@@ -68,7 +70,8 @@ def fault(site, here, address):
 
 
 def broken(site):
-    "Links, anchors and files of the pages that are not there: ([lines], how many addresses were looked at)."
+    """Links, anchors and files of the pages that are not there: ([lines], how many addresses were
+    looked at)."""
     found, n = [], 0
     page.cache_clear()
     for here in sorted(site.rglob("*.html")):
@@ -98,7 +101,8 @@ def visit(browser, address):
     browser.events.clear()
     browser.call("Page.navigate", url=address)
     browser.wait(
-        f"location.href.startsWith({address.partition('#')[0]!r}) && document.readyState === 'complete'",
+        f"location.href.startsWith({address.partition('#')[0]!r}) && document.readyState ==="
+        " 'complete'",
         60,
     )
 
@@ -114,7 +118,8 @@ def searched(browser, base, word):
     "Titles that the search finds for a word."
     visit(browser, f"{base}search.html?q={quote(word)}")
     browser.wait(
-        "document.querySelector('#search-results .search-summary')?.innerText.length > 12 && !/Searching/.test(document.querySelector('#search-results h2')?.innerText)",
+        "document.querySelector('#search-results .search-summary')?.innerText.length > 12 &&"
+        " !/Searching/.test(document.querySelector('#search-results h2')?.innerText)",
         60,
     )
     return browser.run(
@@ -128,7 +133,8 @@ def toggled(browser, base):
     seen = [browser.run(DARK)]
     for _ in range(2):
         browser.run(
-            "[...document.querySelectorAll('button.theme-toggle')].find(b => b.offsetParent).click()"
+            "[...document.querySelectorAll('button.theme-toggle')].find(b =>"
+            " b.offsetParent).click()"
         )
         seen.append(browser.run(DARK))
     browser.run("localStorage.clear()")
@@ -162,7 +168,10 @@ def looked_at(site):
     server.shutdown()
     return (
         wrong,
-        f"{len(pages)} pages without a complaint or a request elsewhere; found: {', '.join(f'{w} {len(t)}' for w, t in found.items())}; dark mode toggles",
+        (
+            f"{len(pages)} pages without a complaint or a request elsewhere; found:"
+            f" {', '.join(f'{w} {len(t)}' for w, t in found.items())}; dark mode toggles"
+        ),
     )
 
 

@@ -1,6 +1,8 @@
-"""Build the documentation site from the notebooks and tutorials into _docs/: nbdev prepares the pages, Sphinx renders them, check_docs looks at them. Nothing is fetched, Quarto is not needed.
+"""Build the documentation site from the notebooks and tutorials into _docs/: nbdev prepares the
+pages, Sphinx renders them, check_docs looks at them. Nothing is fetched, Quarto is not needed.
 
-nbdev's own `proc_nbs` would run every cell that holds an import to fill `show_doc`; here the names are taken from the exported module instead,
+nbdev's own `proc_nbs` would run every cell that holds an import to fill `show_doc`; here the names
+are taken from the exported module instead,
 so a page needs no test to run, and all pages are made in one process."""
 
 import importlib
@@ -23,10 +25,11 @@ import check_docs
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK, SITE = ROOT / "_proc", ROOT / "_docs"
-NBS, MEDIA = ROOT / "nbs", (".png", ".svg", ".jpg", ".wav")
+NBS, MEDIA = ROOT / "nbs", (".png", ".svg", ".jpg", ".wav", ".ogg")
 PAGES = WORK / "pages"  # What Sphinx reads; what it leaves lying about stays in WORK too
 STEPS = [
-    procs.populate_language,  # without FrontmatterProc: it drops what stands below the title in the same cell
+    # without FrontmatterProc: it drops what stands below the title in the same cell
+    procs.populate_language,
     procs.add_show_docs,
     procs.strip_ansi,
     procs.hide_line,
@@ -38,6 +41,7 @@ STEPS = [
 ]
 FOLDERS = dict(
     tutorials="Tutorials",
+    guides="Guides",
     runs="The stages",
     core="core",
     text="text",
@@ -52,7 +56,8 @@ FOLDERS = dict(
 CONF = """
 project, author, html_title = {title!r}, {author!r}, {title!r}
 extensions = ["myst_nb"]
-html_theme, html_show_sphinx, html_show_copyright, html_copy_source, html_show_sourcelink = "furo", False, False, False, False
+html_theme = "furo"
+html_show_sphinx = html_show_copyright = html_copy_source = html_show_sourcelink = False
 nb_execution_mode, nb_merge_streams = "off", True
 myst_heading_anchors, myst_enable_extensions = 4, []   # no math: MathJax would come from outside
 html_static_path, html_css_files, html_js_files = ["_static"], ["house.css"], ["house.js"]
@@ -62,32 +67,56 @@ suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "misc.highlighti
 """
 
 CSS = """
-:root { --font-stack: system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Noto Sans Georgian", "DejaVu Sans", Sylfaen, sans-serif; }
-article h1 { font-size: 2em; } article h2 { font-size: 1.5em; } article h3 { font-size: 1.15em; } article h4 { font-size: 1em; }
-article h3 code.literal, article h4 code.literal { background: none; border: 0; padding: 0; font-size: 1em; }
-.sidebar-tree .caption, .toc-title { text-transform: none !important; } /* capitals would make Mtavruli of Mkhedruli */
-div.highlight pre, div.cell_output pre { white-space: pre-wrap; overflow-wrap: anywhere; } /* lines of code here are longer than a page is wide */
+:root { --font-stack: system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans",
+  "Noto Sans Georgian", "DejaVu Sans", Sylfaen, sans-serif; }
+article h1 { font-size: 2em; }
+article h2 { font-size: 1.5em; }
+article h3 { font-size: 1.15em; }
+article h4 { font-size: 1em; }
+article h3 code.literal,
+article h4 code.literal { background: none; border: 0; padding: 0; font-size: 1em; }
+/* capitals would make Mtavruli of Mkhedruli */
+.sidebar-tree .caption, .toc-title { text-transform: none !important; }
+div.highlight pre, div.cell_output pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 div.cell div.cell_input { border-left: 3px solid var(--color-brand-primary); }
 article img { border-radius: 4px; } div.cell_output img { background: white; padding: 4px; }
 article table td, article table th { vertical-align: top; }
-div.cell_output table { border: 0; border-collapse: collapse; font-size: .9em; } /* those of pandas */
-div.cell_output td, div.cell_output th { border: 0; border-bottom: 1px solid var(--color-background-border); padding: .25em .7em; text-align: left; }
+/* tables of pandas */
+div.cell_output table { border: 0; border-collapse: collapse; font-size: .9em; }
+div.cell_output td, div.cell_output th { border: 0; padding: .25em .7em; text-align: left;
+  border-bottom: 1px solid var(--color-background-border); }
 """
 
-TUTORIALS = (
-    "first_run",
-    "newcomer",
-    "own_recordings",
-    "common_voice",
-    "several_machines",
-    "another_language",
-)
+ORDER = {  # Pages of a folder in the order in which a newcomer reads them
+    "tutorials": (
+        "first_run",
+        "newcomer",
+        "own_recordings",
+        "common_voice",
+        "several_machines",
+        "another_language",
+        "first_run_ka",
+        "own_recordings_ka",
+    ),
+    "guides": (
+        "running",
+        "speaking",
+        "georgian_text",
+        "voices",
+        "xtts_v2",
+        "vocoder",
+        "sovits2",
+        "demonstration",
+        "tested",
+        "glossary",
+    ),
+}
 
 
-def ORDER(name):
-    return TUTORIALS.index(stem) if (stem := name.rpartition("/")[2]) in TUTORIALS else len(
-        TUTORIALS
-    ), name
+def place(name):  # Of a page in the contents: those that ORDER names first
+    folder, _, stem = name.rpartition("/")
+    order = ORDER.get(folder, ())
+    return order.index(stem) if stem in order else len(order), name
 
 
 def default_exp(source):
@@ -148,7 +177,8 @@ def value(default):
 
 
 def options(cls):
-    "A configuration class as a table of its options; those of other classes it holds or extends stand in their own tables."
+    """A configuration class as a table of its options; those of other classes it holds or extends
+    stand in their own tables."""
     from fastcore.docments import docments
 
     from xtts_ka.core.config import describe
@@ -181,7 +211,8 @@ def options(cls):
 
 
 def documented(call, module):
-    "What `show_doc(name)` shows, as markdown; configurations get a table of their options, classes their methods."
+    """What `show_doc(name)` shows, as markdown; configurations get a table of their options,
+    classes their methods."""
     obj = importlib.import_module(f"{get_config().lib_name}.{module}")
     for part in re.match(r"show_doc\(([\w.]+)", call)[1].split("."):
         obj = getattr(obj, part)
@@ -193,7 +224,8 @@ def documented(call, module):
 
 
 def relinked(text, page, here):
-    "Addresses of the future site as paths between pages, so that the site works from any folder; links to files that are not on the site as their names."
+    """Addresses of the future site as paths between pages, so that the site works from any folder;
+    links to files that are not on the site as their names."""
     cfg, up = get_config(), "../" * (len(page.parts) - 1)
     text = re.sub(
         rf"\]\({re.escape(cfg.doc_host + cfg.doc_baseurl)}/([^)#\s]*?)\.html(#[^)\s]*)?\)",
@@ -214,7 +246,8 @@ def relinked(text, page, here):
 
 
 def page_cells(notebook, page):
-    "The cells of a page: prose, documented names, and cells that show something, with their saved outputs."
+    """The cells of a page: prose, documented names, and cells that show something, with their saved
+    outputs."""
     module = next(
         filter(
             None,
@@ -231,17 +264,21 @@ def page_cells(notebook, page):
         elif source.startswith("show_doc("):
             yield nbformat.v4.new_markdown_cell(documented(source, module))
         else:
-            lines = "\n".join(l for l in source.splitlines() if not l.startswith("#|"))
+            lines = "\n".join(line for line in source.splitlines() if not line.startswith("#|"))
             yield nbformat.v4.new_code_cell(
                 lines, outputs=[nbformat.from_dict(o) for o in cell.get("outputs", [])]
             )
 
 
-JS = """// A page opened from a folder may not fetch others, so the excerpts below search results are for sites that a server gives out.
+JS = """// A page opened from a folder may not fetch others, so the excerpts below search results
+// are for sites that a server gives out.
 if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 """
 
-ICON = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><path d="M1 8h2l2-5 3 11 3-9 1 3h3" fill="none" stroke="#1c5d6b" stroke-width="1.6"/></svg>\n'
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><path d="M1 8h2l2-5 3 11 3-9 1'
+    ' 3h3" fill="none" stroke="#1c5d6b" stroke-width="1.6"/></svg>\n'
+)
 
 
 def toctree(caption, names):
@@ -249,11 +286,12 @@ def toctree(caption, names):
 
 
 def contents(pages):
-    "Tables of contents for the first page, one a folder, the tutorials in the order that their page gives."
+    """Tables of contents for the first page, one a folder, the tutorials in the order that their
+    page gives."""
     names, blocks = [p.with_suffix("").as_posix() for p in pages], []
     for folder, caption in FOLDERS.items():
         if found := [n for n in names if n.partition("/")[0] == folder and "/" in n]:
-            blocks.append(toctree(caption, sorted(found, key=ORDER)))
+            blocks.append(toctree(caption, sorted(found, key=place)))
     return nbformat.v4.new_markdown_cell(
         "\n\n".join([*blocks, toctree("More", [n for n in names if "/" not in n and n != "index"])])
     )
@@ -268,9 +306,16 @@ def write_gallery(nbs):  # Whether there is one
     lines = [
         "# A report, page by page",
         "",
-        f"> What a run leaves to read: the pages of `outputs/{found['run']}/report`, as a browser shows them.",
+        (
+            f"> What a run leaves to read: the pages of `outputs/{found['run']}/report`, as a"
+            " browser shows them."
+        ),
         "",
-        f"The pictures are of the run `{found['run']}` (seed {found['seed']}), taken by `tools/gallery.py outputs/{found['run']}`. In the report itself every sentence and every clip can be heard, and nothing is loaded from outside its folder.",
+        (
+            f"The pictures are of the run `{found['run']}` (seed {found['seed']}), taken by"
+            f" `tools/gallery.py outputs/{found['run']}`. In the report itself every sentence and"
+            " every clip can be heard, and nothing is loaded from outside its folder."
+        ),
     ]
     for page in found["pages"]:
         lines += [

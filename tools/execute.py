@@ -1,9 +1,11 @@
 """Run library notebooks and keep what their cells show, so that GitHub and the docs show it too.
 
-    python tools/execute.py                          all notebooks but nbs/runs (their outputs belong to a run)
+python tools/execute.py                          all notebooks but nbs/runs (their outputs belong to
+a run)
     python tools/execute.py nbs/core/audio.ipynb     some of them
 
-Kept is what stays the same from one execution to the next: warnings, counters, widgets, timings, addresses and paths of this machine are left out."""
+Kept is what stays the same from one execution to the next: warnings, counters, widgets, timings,
+addresses and paths of this machine are left out."""
 
 import base64
 import io
@@ -36,7 +38,8 @@ CLOCK = re.compile(
     r"\b(process_time|perf_counter|monotonic|thread_time|time\.time|seconds_of)\w*\("
 )
 TIMING = re.compile(
-    r"(?<![\w.:])\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?(?=\s?(?:s|ms|µs|us|ns|min|seconds?|minutes?|times faster)\b)"
+    r"(?<![\w.:])\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?(?=\s?(?:s|ms|µs|us|ns|min|seconds?|minutes?|times"
+    r" faster)\b)"
 )
 
 
@@ -147,7 +150,8 @@ def run(nb):
         resources={"metadata": {"path": str(ROOT)}},
     )
     client.km = client.create_kernel_manager()
-    client.km.transport_encryption = "auto"  # as the pipeline does: other users of the machine could read what kernel and client say
+    # as the pipeline does: other users of the machine could read what kernel and client say
+    client.km.transport_encryption = "auto"
     with client.setup_kernel(env=kernel_env(), cwd=str(ROOT)):
         for i, cell in enumerate(nb.cells):
             if cell.cell_type == "code" and not skipped(cell.source):
@@ -168,7 +172,8 @@ def saved(nb):
 
 
 def execute(path):
-    "Execute one notebook in place; returns notes on what was left out. When a cell fails, the file stays as it was."
+    """Execute one notebook in place; returns notes on what was left out. When a cell fails, the
+    file stays as it was."""
     nb, notes = nbformat.read(path, as_version=4), []
     try:
         run(nb)
@@ -194,7 +199,8 @@ def main(args):
         notes = execute(path)
         change = "as before" if path.read_bytes() == before else "changed"
         print(
-            f"{path.relative_to(ROOT)}: {change}, {path.stat().st_size / 1000:.0f} kB, {time.monotonic() - start:.0f} s",
+            f"{path.relative_to(ROOT)}: {change}, {path.stat().st_size / 1000:.0f} kB,"
+            f" {time.monotonic() - start:.0f} s",
             *notes,
             sep="; ",
             flush=True,

@@ -1,4 +1,5 @@
-"""The measured figures of README: taken from a finished run, kept in nbs/results/, shown in nbs/index.ipynb. None is typed by hand.
+"""The measured figures of README and of the demonstration's page: taken from a finished run,
+kept in nbs/results/. None is typed by hand.
 
 python tools/figures.py outputs/demo    take them from a run, then show them
 python tools/figures.py                 show again what nbs/results/demo.json says
@@ -13,10 +14,12 @@ from pathlib import Path
 import readme
 import yaml
 
+from xtts_ka.core.paths import slug
 from xtts_ka.pipeline.state import covered
 
 ROOT = Path(__file__).resolve().parents[1]
-KEPT, INDEX = ROOT / "nbs/results/demo.json", ROOT / "nbs/index.ipynb"
+KEPT, RESULTS = ROOT / "nbs/results/demo.json", ROOT / "nbs/results/results.json"
+INDEX, GUIDE = ROOT / "nbs/index.ipynb", ROOT / "nbs/guides/demonstration.md"
 BEGIN, END = "<!-- figures: made by tools/figures.py, do not edit -->", "<!-- end of figures -->"
 HEAD, TAIL = "<!-- result: made by tools/figures.py, do not edit -->", "<!-- end of result -->"
 
@@ -41,9 +44,9 @@ def share(text):  # "19 of 20" -> 0.95, "word, 31.2%" -> 0.312
 
 
 PATHS = {
-    "XTTS": "XTTS",
     "XTTS, by the vocoder": "XTTS with the vocoder",
     "sovits2": "GPT-SoVITS2",
+    "XTTS": "XTTS with its own decoder",
 }  # Ways from text to sound
 ASKED = {
     "XTTS": 0.18,
@@ -53,17 +56,12 @@ ASKED = {
 
 
 def daily(path):
-    "The everyday figures of one path."
-    name, asked = PATHS.get(path, f"the {path}s"), ASKED.get(path)
-
-    def most(limit, value):
-        return (
-            (f"at most {100 * limit:.0f} %", lambda v, m: value(v) <= limit)
-            if asked
-            else ("", None)
-        )
-
-    all_ = ("all", lambda v, m: share(v) == 1) if asked else ("", None)
+    "The everyday figures of one chain."
+    asked = ASKED.get(path)
+    at_most = (f"at most {100 * asked:.0f} %", lambda v, m: v <= asked) if asked else ()
+    worst = ("at most 25 %", lambda v, m: share(v) <= 0.25) if asked else ()
+    every = ("all", lambda v, m: share(v) == 1) if asked else ()
+    most = ("at least 95 %", lambda v, m: share(v) >= 0.95) if asked else ()
     mos = (
         ("at least 2.3", lambda v, m: v >= 2.3)
         if path == "XTTS"
@@ -73,229 +71,226 @@ def daily(path):
         )
     )
     return (
-        Figure(
-            "evaluate",
-            f"everyday CER, {path}",
-            f"everyday texts ({{everyday texts}}, {{everyday texts with an unseen word}} with a word never trained on), letters misunderstood: {name}",
-            "{:.1%}",
-            *most(asked, lambda v: v),
-        ),
+        Figure("evaluate", f"everyday CER, {path}", "CER", "{:.1%}", *at_most),
         Figure(
             "evaluate",
             f"everyday worst kind, {path}",
-            "the same, the kind of text that fares worst",
+            "CER of the worst kind of text",
             "{}",
-            *most(0.25, share),
+            *worst,
         ),
         Figure(
-            "evaluate", f"everyday stopped, {path}", "of them, ended by themselves", "{}", *all_
+            "evaluate", f"everyday stopped, {path}", "texts ended by the model itself", "{}", *every
         ),
         Figure(
             "evaluate",
             f"everyday complete, {path}",
-            "of them, spoken in all by the model's own alignment",
+            "texts spoken completely, by the model's own alignment",
             "{}",
-            *all_,
+            *every,
         ),
         Figure(
             "evaluate",
             f"everyday length in range, {path}",
-            "of them, length 0.75 to 1.3 of the recording",
+            "texts of 0.75 to 1.3 of the recording's length",
             "{}",
-            *(("at least 95 %", lambda v, m: share(v) >= 0.95) if asked else ("", None)),
+            *most,
         ),
-        Figure("evaluate", f"everyday skipped words, {path}", "words of which nothing is heard"),
+        Figure("evaluate", f"everyday skipped words, {path}", "words missing from the transcript"),
         Figure(
-            "evaluate",
-            f"everyday MOS, {path}",
-            "DistillMOS, 1 to 5 (learned from mostly English speech: compare with the recordings)",
-            "{:.2f}",
-            *(mos if asked else ("", None)),
+            "evaluate", f"everyday MOS, {path}", "DistillMOS", "{:.2f}", *(mos if asked else ())
         ),
     )
 
 
-SHOWN = (
-    *(f for path in ("XTTS", "XTTS, by the vocoder", "sovits2", "recording") for f in daily(path)),
-    Figure("corpus", "clips", "clips", "{:,}"),
-    Figure("segments", "minutes", "speech, minutes", "{:.0f}"),
-    Figure("corpus", "speakers", "voices"),
-    Figure(
-        "speaker_encoder",
-        "EER with another channel each, %",
-        "voices never heard: equal error rate, another channel for each clip (MFCC: {EER of MFCC with another channel each, %:.1f} %)",
-        "{:.1f} %",
+GROUPS = {
+    "Everyday texts, XTTS with the vocoder": daily("XTTS, by the vocoder"),
+    "Everyday texts, XTTS with its own decoder": daily("XTTS"),
+    "Everyday texts, GPT-SoVITS2": daily("sovits2"),
+    "Everyday texts, recordings": daily("recording"),
+    "Held-out sentences, CER with an independent recogniser": (
+        Figure("evaluate", "CER, recording", "recordings", "{:.1%}"),
+        Figure("evaluate", "CER, vocoder copy", "recordings through the vocoder", "{:.1%}"),
+        Figure("evaluate", "CER, XTTS, by the vocoder", "XTTS with the vocoder", "{:.1%}"),
+        Figure("evaluate", "CER, XTTS", "XTTS with its own decoder", "{:.1%}"),
+        Figure(
+            "evaluate",
+            "CER, sovits2",
+            "GPT-SoVITS2 (target: best of the three)",
+            "{:.1%}",
+            "at most 20 %",
+            lambda v, m: min(v, m["CER, XTTS"], m.get("CER, XTTS, by the vocoder", 1)) <= 0.2,
+        ),
     ),
-    Figure(
-        "embeddings",
-        "silhouette",
-        "voice embeddings of the corpus: silhouette of its voices",
-        "{:.2f}",
+    "Held-out sentences, XTTS": (
+        Figure(
+            "evaluate",
+            "nearest to its own recording",
+            "generated mel nearest to its own recording",
+            "{}",
+            "at least 90 %",
+            lambda v, m: share(v) >= 0.9,
+        ),
+        Figure("evaluate", "nearest, by its sound", "waveform nearest to its own recording"),
+        Figure(
+            "evaluate",
+            "stopped by itself",
+            "sentences ended by the model itself",
+            "{}",
+            "at least 95 %",
+            lambda v, m: share(v) >= 0.95,
+        ),
+        Figure(
+            "evaluate",
+            "mean length ratio",
+            "mean length ratio to the recording",
+            "{:.2f}",
+            "0.8 to 1.2",
+            lambda v, m: 0.8 <= v <= 1.2,
+        ),
+        Figure(
+            "evaluate",
+            "codes echoed from the reference",
+            "4-gram overlap of generated codes with the prompt; by chance, with other clips",
+        ),
+        Figure(
+            "evaluate",
+            "right voice, XTTS",
+            "closer to its speaker than 95 % of other speakers are (similarity {likeness, XTTS},"
+            " others {likeness of different speakers, 95th percentile})",
+        ),
+        Figure(
+            "evaluate",
+            "CPU seconds a second of speech",
+            "CPU seconds per second of speech",
+            "{:.2f}",
+        ),
     ),
-    Figure(
-        "phonemes",
-        "PER of Latin words, rules (%)",
-        "foreign words not in the lexicon, wrong phonemes: the normaliser's rules",
-        "{:.1f} %",
+    "GPT-SoVITS2": (
+        Figure(
+            "sovits2",
+            "CER of tokens, seen voices",
+            "CER of text decoded from tokens, held-out sentences",
+            "{:.1%}",
+        ),
+        Figure("sovits2", "CER of tokens, strangers", "the same, unseen voices", "{:.1%}"),
+        Figure(
+            "sovits2",
+            "CER, tokens written",
+            "CER of text decoded from generated tokens",
+            "{:.1%}",
+            "at most 40 %",
+            lambda v, m: v <= 0.4,
+        ),
+        Figure(
+            "sovits2",
+            "CER, copy synthesis",
+            "CER of the recordings' tokens through the decoder (recordings: {CER, recording:.1%})",
+            "{:.1%}",
+        ),
+        Figure("sovits2", "CER, spoken", "CER of speech from text", "{:.1%}"),
+        Figure(
+            "sovits2",
+            "stopped by itself",
+            "sentences ended by the model itself",
+            "{}",
+            "at least 95 %",
+            lambda v, m: share(v) >= 0.95,
+        ),
+        Figure(
+            "evaluate",
+            "right voice, sovits2",
+            "closer to its speaker than 95 % of other speakers are (similarity {likeness,"
+            " sovits2})",
+        ),
     ),
-    Figure(
-        "phonemes",
-        "PER of Latin words, network (%)",
-        "the same: the small network, trained on {Latin words learned from:,} words",
-        "{:.1f} %",
+    "Corpus and voices": (
+        Figure("corpus", "clips", "clips", "{:,}"),
+        Figure("segments", "minutes", "minutes of speech", "{:.0f}"),
+        Figure("corpus", "speakers", "voices"),
+        Figure(
+            "speaker_encoder",
+            "EER with another channel each, %",
+            "speaker verification, unseen voices, another channel per clip: equal error rate (MFCC:"
+            " {EER of MFCC with another channel each, %:.1f} %)",
+            "{:.1f} %",
+        ),
+        Figure("embeddings", "silhouette", "silhouette of the voice embeddings", "{:.2f}"),
     ),
-    Figure(
-        "language",
-        "bits per character, Kneser-Ney",
-        "letters of held-out sentences, bits each: counting, order {Kneser-Ney order}",
-        "{:.2f}",
+    "Text": (
+        Figure(
+            "phonemes",
+            "PER of Latin words, rules (%)",
+            "phoneme error rate on foreign words outside the lexicon: rules",
+            "{:.1f} %",
+        ),
+        Figure(
+            "phonemes",
+            "PER of Latin words, network (%)",
+            "the same: small network, trained on {Latin words learned from:,} words",
+            "{:.1f} %",
+        ),
+        Figure(
+            "language",
+            "bits per character, Kneser-Ney",
+            "Kneser-Ney {Kneser-Ney order}-gram, bits per character",
+            "{:.2f}",
+        ),
+        Figure(
+            "language",
+            "bits per character, Transformer",
+            "small Transformer, bits per character",
+            "{:.2f}",
+        ),
     ),
-    Figure(
-        "language", "bits per character, Transformer", "the same: a small Transformer", "{:.2f}"
+    "Models": (
+        Figure(
+            "xtts_init",
+            "DVAE error, share of variance",
+            "DVAE: error as a share of the variance",
+            "{:.1%}",
+            "at most 10 %",
+            lambda v, m: v <= 0.10,
+        ),
+        Figure(
+            "xtts_init",
+            "codebook perplexity",
+            "DVAE: perplexity of a codebook of {codebook size}",
+            "{:.0f}",
+            "at least half",
+            lambda v, m: v >= m["codebook size"] / 2,
+        ),
+        Figure("full_pretrain", "GPT parameters", "GPT: parameters", "{:,}"),
+        Figure(
+            "full_pretrain",
+            "GPT loss, nats a code",
+            "GPT: validation loss, nats per code (unigram entropy: {unigram, nats a code:.2f})",
+            "{:.2f}",
+            "below that",
+            lambda v, m: v < m["unigram, nats a code"],
+        ),
+        Figure(
+            "full_pretrain",
+            "acoustic mel L1",
+            "acoustic network, latents to the vocoder's mel: L1 of the log-mel",
+            "{:.2f}",
+        ),
+        Figure("full_pretrain", "decoder mel L1", "waveform decoder: L1 of the log-mel", "{:.2f}"),
+        Figure(
+            "vocoder",
+            "stoi",
+            "vocoder, held-out clips: STOI (Griffin-Lim, 60 iterations: {griffin_lim_stoi:.3f})",
+            "{:.3f}",
+        ),
+        Figure(
+            "vocoder",
+            "mrstft",
+            "vocoder: multi-resolution STFT distance (Griffin-Lim: {griffin_lim_mrstft:.2f})",
+            "{:.2f}",
+        ),
     ),
-    Figure(
-        "xtts_init",
-        "DVAE error, share of variance",
-        "codes: error as a share of the variance",
-        "{:.1%}",
-        "at most 10 %",
-        lambda v, m: v <= 0.10,
-    ),
-    Figure(
-        "xtts_init",
-        "codebook perplexity",
-        "codes: perplexity of a codebook of {codebook size}",
-        "{:.0f}",
-        "at least half",
-        lambda v, m: v >= m["codebook size"] / 2,
-    ),
-    Figure("full_pretrain", "GPT parameters", "GPT: parameters", "{:,}"),
-    Figure(
-        "full_pretrain",
-        "GPT loss, nats a code",
-        "GPT: validation loss, nats a code; knowing only how frequent codes are: {unigram, nats a code:.2f}",
-        "{:.2f}",
-        "below that",
-        lambda v, m: v < m["unigram, nats a code"],
-    ),
-    Figure(
-        "full_pretrain",
-        "acoustic mel L1",
-        "from latents to the vocoder's mel: mean error of the log-mel",
-        "{:.2f}",
-    ),
-    Figure(
-        "full_pretrain", "decoder mel L1", "waveform decoder: mean error of the log-mel", "{:.2f}"
-    ),
-    Figure(
-        "vocoder",
-        "stoi",
-        "vocoder, held-out clips: STOI (Griffin-Lim, 60 rounds: {griffin_lim_stoi:.3f})",
-        "{:.3f}",
-    ),
-    Figure(
-        "vocoder",
-        "mrstft",
-        "the same: distance of spectra (Griffin-Lim: {griffin_lim_mrstft:.2f})",
-        "{:.2f}",
-    ),
-    Figure(
-        "sovits2",
-        "CER of tokens, seen voices",
-        "GPT-SoVITS2: letters read wrong in the tokens of held-out sentences",
-        "{:.1%}",
-    ),
-    Figure("sovits2", "CER of tokens, strangers", "the same, voices never heard", "{:.1%}"),
-    Figure(
-        "sovits2",
-        "CER, tokens written",
-        "the same, tokens written for their texts",
-        "{:.1%}",
-        "at most 40 %",
-        lambda v, m: v <= 0.4,
-    ),
-    Figure(
-        "sovits2",
-        "CER, copy synthesis",
-        "the same, tokens of recordings spoken by the decoder (the recordings: {CER, recording:.1%})",
-        "{:.1%}",
-    ),
-    Figure("sovits2", "CER, spoken", "the same, spoken from text", "{:.1%}"),
-    Figure(
-        "sovits2",
-        "stopped by itself",
-        "of them, stopped by themselves",
-        "{}",
-        "at least 95 %",
-        lambda v, m: share(v) >= 0.95,
-    ),
-    Figure(
-        "evaluate",
-        "nearest to its own recording",
-        "held-out sentences, spoken freely: generated mel nearest to their own recording",
-        "{}",
-        "at least 90 %",
-        lambda v, m: share(v) >= 0.9,
-    ),
-    Figure("evaluate", "nearest, by its sound", "the same judged by the waveform", "{}"),
-    Figure(
-        "evaluate",
-        "stopped by itself",
-        "of them, stopped by themselves",
-        "{}",
-        "at least 95 %",
-        lambda v, m: share(v) >= 0.95,
-    ),
-    Figure(
-        "evaluate",
-        "mean length ratio",
-        "of them, length spoken to length recorded, mean",
-        "{:.2f}",
-        "0.8 to 1.2",
-        lambda v, m: 0.8 <= v <= 1.2,
-    ),
-    Figure(
-        "evaluate",
-        "codes echoed from the reference",
-        "runs of four codes spoken that also stand in the voice's reference; by chance, in other clips",
-    ),
-    Figure(
-        "evaluate",
-        "CER, recording",
-        "an independent recogniser, letters misunderstood: the recordings",
-        "{:.1%}",
-    ),
-    Figure("evaluate", "CER, vocoder copy", "the same: recordings through the vocoder", "{:.1%}"),
-    Figure("evaluate", "CER, XTTS", "the same: XTTS, through its waveform decoder", "{:.1%}"),
-    Figure(
-        "evaluate",
-        "CER, XTTS, by the vocoder",
-        "the same: XTTS, by the vocoder, as `speak` sounds",
-        "{:.1%}",
-    ),
-    Figure(
-        "evaluate",
-        "CER, sovits2",
-        "the same: GPT-SoVITS2 (the best of the three is asked for)",
-        "{:.1%}",
-        "at most 20 %",
-        lambda v, m: min(v, m["CER, XTTS"], m.get("CER, XTTS, by the vocoder", 1)) <= 0.2,
-    ),
-    Figure(
-        "evaluate",
-        "right voice, XTTS",
-        "XTTS, nearer to its speaker than 95 % of other speakers are (likeness {likeness, XTTS}, others {likeness of different speakers, 95th percentile})",
-    ),
-    Figure(
-        "evaluate", "right voice, sovits2", "the same: GPT-SoVITS2 (likeness {likeness, sovits2})"
-    ),
-    Figure(
-        "evaluate",
-        "CPU seconds a second of speech",
-        "CPU seconds for one second of speech",
-        "{:.2f}",
-    ),
-)
+}
+SHOWN = tuple(f for group in GROUPS.values() for f in group)
 
 
 def moment(iso):
@@ -310,7 +305,8 @@ def take(run_dir):
     stages = json.loads((run_dir / "pretrain_progress.json").read_text(encoding="utf-8"))["stages"]
     if unfinished := [n for n, s in stages.items() if s["status"] not in ("done", "stale")]:
         sys.exit(
-            f"{run_dir}: not finished ({', '.join(unfinished)}); figures are taken from finished runs only"
+            f"{run_dir}: not finished ({', '.join(unfinished)}); figures are taken from finished"
+            " runs only"
         )
     config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
     metrics = {
@@ -354,34 +350,28 @@ def times(kept):
 
 def results(kept):
     "What came out; a figure that misses what is asked for says so."
-    lines = ["| measured | | asked for |", "|---|--:|---|"]
-    for f in SHOWN:
-        metrics = kept["stages"].get(f.stage, {}).get("metrics", {})  # A run may skip stages
-        if f.key not in metrics:
-            continue  # A run without held-out sentences has nothing to compare
-        missed = "" if f.reached is None or f.reached(metrics[f.key], metrics) else ": **missed**"
-        lines.append(
-            f"| {f.label.format_map(metrics)} | {f.form.format(metrics[f.key])} | {f.wanted}{missed} |"
-        )
+    lines = ["| measured | | target |", "|---|--:|---|"]
+    for title, group in GROUPS.items():
+        rows = [row for f in group if (row := line(f, kept["stages"]))]
+        lines += [f"| **{title}** | | |", *rows] if rows else []
     return "\n".join(lines)
 
 
-def longer():
-    "What the patient run reached, in a sentence; nothing where it is not in nbs/results/results.json."
-    held = json.loads((ROOT / "nbs/results/results.json").read_text(encoding="utf-8")).get(
-        "demo_long"
-    )
-    if not held:
+def line(f, stages):
+    "A row of the table; empty where a run has not measured the figure."
+    metrics = stages.get(f.stage, {}).get("metrics", {})
+    if f.key not in metrics:
         return ""
-    rows = [r for r in held.get("everyday", ()) if r["kind"] == "all"]
-    if not rows:
-        return ""  # measured before there was the everyday set: not to be compared with it
-    best = min((r for r in rows if r["path"] in PATHS), key=lambda r: r["CER"])
-    return f" With more sentences and longer training, {round(held['cpu_seconds'] / 60)} CPU minutes (`make run CONFIG=configs/demo_long.yaml`), {100 * best['CER']:.1f} % ({100 * best['low']:.0f} to {100 * best['high']:.0f} %) are misunderstood."
+    value = metrics[f.key]
+    missed = "" if f.reached is None or f.reached(value, metrics) else ": **missed**"
+    return f"| {f.label.format_map(metrics)} | {f.form.format(value)} | {f.wanted}{missed} |"
 
 
-def start(kept):  # How the sentence of the first screen begins
-    return f"**From nothing to a voice in {round(kept['wall_seconds'] / 60)} minutes**, with {kept['jobs'] * kept['threads']} CPU cores and no download of recordings or weights: "
+def longer():
+    "The everyday results of the long run; empty where it has not been measured."
+    held = json.loads(RESULTS.read_text(encoding="utf-8")).get("demo_long", {})
+    rows = {r["path"]: r for r in held.get("everyday", ()) if r["kind"] == "all"}
+    return {"minutes": round(held["cpu_seconds"] / 60), "rows": rows} if rows else {}
 
 
 def span(interval):  # "0.124 to 0.187" -> "12 to 19 %"
@@ -389,54 +379,72 @@ def span(interval):  # "0.124 to 0.187" -> "12 to 19 %"
     return f"{low} to {high} %"
 
 
-def twenty(kept):
-    "What became of the held-out sentences."
-    m = kept["stages"]["evaluate"]["metrics"]
-    best = min((k for k in PATHS if f"CER, {k}" in m), key=lambda k: m[f"CER, {k}"])
-    return best, (
-        f"{100 * m[f'CER, {best}']:.1f} % of the letters ({span(m[f'CER interval, {best}'])}) in sentences that {PATHS[best]} never saw, and {100 * m['CER, recording']:.1f} % in the recordings themselves; "
-        f"{m[f'stopped, {best}']} sentences end by themselves, and {m[f'right voice, {best}']} are in the right voice"
-    )
+def samples(run, path):
+    "Links to the voices of a chain: the sounds that tools/results.py has kept."
+    files = sorted((ROOT / "nbs/results/audio" / run).glob(f"[0-9]-{slug(path)}.ogg"))
+    return " · ".join(f"[▶ {n}](results/audio/{run}/{f.name})" for n, f in enumerate(files, 1))
 
 
-def everyday(m):
-    "What became of the everyday texts, path by path, the best first."
-    known = sorted(
-        (k for k in PATHS if f"everyday CER, {k}" in m), key=lambda k: m[f"everyday CER, {k}"]
-    )
-    each = [
-        f"{100 * m[f'everyday CER, {k}']:.1f} % of the letters ({span(m[f'everyday CER interval, {k}'])}) as {PATHS[k]} speaks them, {m[f'everyday stopped, {k}']} to their end"
-        for k in known
-    ]
-    return "; ".join(each) + (
-        f"; {100 * m['everyday CER, recording']:.1f} % in the recordings"
-        if "everyday CER, recording" in m
-        else ""
-    )
+def listen(kept):
+    "The first table of README: what can be heard, and how much of it is understood."
+    m, run, patient = kept["stages"]["evaluate"]["metrics"], kept["run"], longer()
+    lines = ["| | listen | CER | ended by itself | DistillMOS |", "|---|---|--:|--:|--:|"]
+    for path, name in {"recording": "recordings", **PATHS}.items():
+        if f"everyday CER, {path}" not in m:
+            continue
+        cer = (
+            f"{100 * m[f'everyday CER, {path}']:.1f} %"
+            f" ({span(m[f'everyday CER interval, {path}'])})"
+        )
+        mos = f"{m[f'everyday MOS, {path}']:.2f}" if f"everyday MOS, {path}" in m else ""
+        stopped = m[f"everyday stopped, {path}"] if path != "recording" else ""
+        lines.append(f"| {name} | {samples(run, path)} | {cer} | {stopped} | {mos} |")
+        row = patient.get("rows", {}).get(path) if path != "recording" else None
+        if row:
+            interval = span(f"{row['low']} to {row['high']}")
+            cer = f"{100 * row['CER']:.1f} % ({interval})"
+            mos = f"{row['MOS']:.2f}" if row["MOS"] else ""
+            ended = f"{row['stopped']} of {row['texts']}"
+            name = f"{name}, after {patient['minutes']} CPU minutes (`demo_long`)"
+            lines.append(f"| {name} | {samples('demo_long', path)} | {cer} | {ended} | {mos} |")
+    return "\n".join(lines)
 
 
 def headline(kept):
-    "The result in a sentence or two, for the first screen: everyday texts, then the held-out sentences as a second row; a run that spoke no everyday text has only these."
+    "The result on the first screen: what was measured, and the table to listen to."
     m = kept["stages"]["evaluate"]["metrics"]
-    best, held = twenty(kept)
-    if "everyday texts" in m:
-        words = (
-            f"{start(kept)}of {m['everyday texts']} texts as people type them, from single words to paragraphs, an independent recogniser misunderstands {everyday(m)}.{longer()}\n\n"
-            f"Of {m[f'stopped, {best}'].split(' of ')[1]} short held-out sentences, made of words it was trained on, it misunderstands {held}."
-        )
-    else:
-        words = f"{start(kept)}an independent recogniser misunderstands {held}.{longer()}"
-    return f"{HEAD}\n{words}\n{TAIL}"
+    if "everyday texts" not in m:
+        sys.exit(f"run {kept['run']} spoke no everyday texts; README shows those")
+    spent = (
+        f"{round(kept['wall_seconds'] / 60)} minutes on {kept['jobs'] * kept['threads']} CPU cores"
+    )
+    unseen = m["everyday texts with an unseen word"].split(" of ")[0]
+    words = (
+        f"**From nothing to a voice in {spent}**, without downloading recordings or weights. "
+        f"{m['everyday texts']} texts as people type them, from single words to paragraphs, "
+        f"{unseen} of them with a word never trained on; "
+        "character error rate (CER) by an independent recogniser, with its 95 % interval:"
+    )
+    return f"{HEAD}\n{words}\n\n{listen(kept)}\n{TAIL}"
+
+
+def readme_lines(kept):
+    "The headline as README has it, whose links count from the root."
+    return readme.relink(headline(kept)).splitlines()
 
 
 def table(kept):
     "The block between the marks, as markdown."
     older = (
-        f" Of these stages the code or the options have changed since: {', '.join(kept['changed_since'])}."
+        " Of these stages the code or the options have changed since:"
+        f" {', '.join(kept['changed_since'])}."
         if kept["changed_since"]
         else ""
     )
-    return f"{BEGIN}\n\nRun `{kept['run']}`, seed {kept['seed']}.{older}\n\n{results(kept)}\n\n{times(kept)}\n\n{END}"
+    return (
+        f"{BEGIN}\n\nRun `{kept['run']}`, seed"
+        f" {kept['seed']}.{older}\n\n{results(kept)}\n\n{times(kept)}\n\n{END}"
+    )
 
 
 def replaced(text, block, begin=BEGIN, end=END):
@@ -447,42 +455,41 @@ def replaced(text, block, begin=BEGIN, end=END):
 
 
 def show(notebook, kept):
-    "The notebook's text with the result and the table in their places."
+    "The text of the first page's notebook with the result in its place."
     nb = json.loads(notebook.read_text(encoding="utf-8"))
-    for block, begin, end in ((headline(kept), HEAD, TAIL), (table(kept), BEGIN, END)):
-        cell = next(
-            (
-                c
-                for c in nb["cells"]
-                if c["cell_type"] == "markdown" and begin in "".join(c["source"])
-            ),
-            None,
-        )
-        if cell is None:
-            sys.exit(f"{notebook.name}: no cell holds `{begin}`")
-        cell["source"] = replaced("".join(cell["source"]), block, begin, end).splitlines(
-            keepends=True
-        )
+    prose = [c for c in nb["cells"] if c["cell_type"] == "markdown"]
+    cell = next((c for c in prose if HEAD in "".join(c["source"])), None)
+    if cell is None:
+        sys.exit(f"{notebook.name}: no cell holds `{HEAD}`")
+    text = replaced("".join(cell["source"]), headline(kept), HEAD, TAIL)
+    cell["source"] = text.splitlines(keepends=True)
     return json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+
+
+def pages(kept):
+    "Path -> text of what shows the figures: the first page, and the page of the demonstration."
+    guide = replaced(GUIDE.read_text(encoding="utf-8"), table(kept))
+    return {INDEX: show(INDEX, kept), GUIDE: guide}
 
 
 def main(args):
     runs = [a for a in args if not a.startswith("-")]
     if runs:
-        KEPT.write_text(
-            json.dumps(take(runs[0]), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        text = json.dumps(take(runs[0]), indent=1, ensure_ascii=False) + "\n"
+        KEPT.write_text(text, encoding="utf-8")
     kept = json.loads(KEPT.read_text(encoding="utf-8"))
-    new = show(INDEX, kept)
-    if "--check" in args:
-        if new != INDEX.read_text(encoding="utf-8"):
+    for path, text in pages(kept).items():
+        if "--check" not in args:
+            path.write_text(text, encoding="utf-8")
+        elif text != path.read_text(encoding="utf-8"):
+            name = path.relative_to(ROOT)
             sys.exit(
-                "the figures in nbs/index.ipynb are not those of nbs/results/demo.json; run: uv run python tools/figures.py"
+                f"the figures in {name} are not those of nbs/results/demo.json; "
+                "run: uv run python tools/figures.py"
             )
-        return
-    INDEX.write_text(new, encoding="utf-8")
-    readme.main([])
-    print(headline(kept), table(kept), sep="\n\n")
+    if "--check" not in args:
+        readme.main([])
+        print(headline(kept), table(kept), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Pictures of the pages of a run's report for the documentation. Needs chromium or chrome, which nothing else here does.
+"""Pictures of the pages of a run's report for the documentation. Needs chromium or chrome, which
+nothing else here does.
 
 python tools/gallery.py outputs/demo    writes nbs/images/gallery/*.png and gallery.json"""
 
@@ -118,7 +119,9 @@ def main(args):
         encoding="utf-8",
     )
     print(
-        f"{len(pages)} pictures of the report of {config['run']}: {sum(p.stat().st_size for p in SHELF.iterdir()) / 1000:.0f} kB in {SHELF.relative_to(ROOT)}"
+        f"{len(pages)} pictures of the report of {config['run']}:"
+        f" {sum(p.stat().st_size for p in SHELF.iterdir()) / 1000:.0f} kB in"
+        f" {SHELF.relative_to(ROOT)}"
     )
 
 

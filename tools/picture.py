@@ -1,4 +1,5 @@
-"""The picture in README: the first page of a run's report, as a browser shows it. Needs chromium or chrome, which nothing else here does.
+"""The picture in README: the first page of a run's report, as a browser shows it. Needs chromium or
+chrome, which nothing else here does.
 
 python tools/picture.py outputs/demo    writes nbs/images/report.png"""
 

@@ -1,4 +1,5 @@
-"""Render README.md from nbs/index.ipynb (`--check` only compares). Hidden cells are left out, links count from the root."""
+"""Render README.md from nbs/index.ipynb (`--check` only compares). Hidden cells are left out, links
+count from the root."""
 
 import os
 import re
@@ -14,7 +15,8 @@ NOTE = "<!-- Rendered from nbs/index.ipynb by tools/readme.py: edit the notebook
 
 
 def relink(text):
-    "Links of a notebook in nbs/ as links of a page in the root; addresses, anchors and absolute paths stay."
+    """Links of a notebook in nbs/ as links of a page in the root; addresses, anchors and absolute
+    paths stay."""
 
     def moved(m):
         if re.match(r"[a-z]+:|#|/", m[2]):
@@ -33,7 +35,8 @@ def render(notebook):
     nb.cells = [c for c in nb.cells if c.source.strip() and not HIDDEN.search(c.source)]
     for c in nb.cells:
         if c.cell_type == "code":
-            c.source = "\n".join(l for l in c.source.splitlines() if not l.startswith("#|"))
+            lines = c.source.splitlines()
+            c.source = "\n".join(line for line in lines if not line.startswith("#|"))
         else:
             c.source = relink(c.source)
     text, _ = MarkdownExporter().from_notebook_node(nb)
@@ -46,7 +49,8 @@ def main(args):
         readme.write_text(text, encoding="utf-8")
     elif readme.read_text(encoding="utf-8") != text:
         sys.exit(
-            "README.md differs from nbs/index.ipynb: edit the notebook, then run: uv run python tools/readme.py"
+            "README.md differs from nbs/index.ipynb: edit the notebook, then run: uv run python"
+            " tools/readme.py"
         )
 
 

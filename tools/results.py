@@ -1,9 +1,13 @@
-"""The results page of the docs: what finished runs and the newest `make bench` measured, with sounds, and the commits they came from.
+"""The results page of the docs: what finished runs and the newest `make bench` measured, with
+sounds, and the commits they came from.
 
-    python tools/results.py outputs/demo outputs/demo_long    take figures and sounds from runs and from bench/results, then execute nbs/results.ipynb
-    python tools/results.py outputs/demo@COMMIT               the same of a run that was made from another commit than the present one
+python tools/results.py outputs/demo outputs/demo_long    take figures and sounds from runs and from
+bench/results, then execute nbs/results.ipynb
+python tools/results.py outputs/demo@COMMIT               the same of a run that was made from
+another commit than the present one
 
-Figures go to nbs/results/results.json, an entry a run (those not named stay), and to bench.json; sounds to nbs/results/audio/<run>/ (Ogg, a few kilobytes each)."""
+Figures go to nbs/results/results.json, an entry a run (those not named stay), and to bench.json;
+sounds to nbs/results/audio/<run>/ (Ogg, a few kilobytes each)."""
 
 import json
 import shutil
@@ -78,7 +82,8 @@ def sounds(run):
 
 
 def newest_bench():
-    "The last record of each row of bench/run.py, with its time and its commit, without its single rounds."
+    """The last record of each row of bench/run.py, with its time and its commit, without its single
+    rounds."""
     found, rows = sorted((ROOT / "bench/results").glob("*.json")), {}
     for path in found:
         held = json.loads(path.read_text(encoding="utf-8"))
@@ -127,7 +132,8 @@ def main(args):
         write("bench.json", newest_bench())
     else:
         print(
-            "bench/results: no record lies there (make bench); the table of the peers stays as it is"
+            "bench/results: no record lies there (make bench); the table of the peers stays as"
+            " it is"
         )
     write("results.json", held)
     print(*execute.execute(ROOT / "nbs/results.ipynb"), sep="\n")

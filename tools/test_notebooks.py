@@ -1,4 +1,5 @@
-"""Run the notebooks' own tests, two at a time, and name the slow ones. Arguments: notebooks, else all but nbs/runs (the pipeline runs those)."""
+"""Run the notebooks' own tests, two at a time, and name the slow ones. Arguments: notebooks, else
+all but nbs/runs (the pipeline runs those)."""
 
 import subprocess
 import sys
@@ -19,7 +20,7 @@ def main(paths):
     ]
     codes = [
         subprocess.run([*command, *args], cwd=ROOT).returncode
-        for args in ([["--path", p] for p in paths] or [[]])
+        for args in [["--path", p] for p in paths] or [[]]
     ]
     sys.exit(max(codes))
 

@@ -1,1 +1,6 @@
 __version__ = "0.1.0"
+
+from .moved import install
+
+install()
+del install

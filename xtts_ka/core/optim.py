@@ -58,7 +58,9 @@ def muon_and_adamw(
         )
         parts.append(muon)
     if others:
-        parts.append(torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=weight_decay))
+        parts.append(
+            torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+        )
     return Together(*parts)
 
 # %% ../../nbs/core/optim.ipynb #a30b0c0d

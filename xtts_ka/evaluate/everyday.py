@@ -160,19 +160,26 @@ def say_xtts(
     jobs: list,  # Of `turns`
     cfg,  # `DecodeConfig`
     seed: int,
+    planned: dict | None = None,  # (seed, speaker, texts) -> takes of the GPT; is filled
 ) -> list:  # of `Take`, in the order of the jobs
-    "All texts, speaker by speaker."
+    """All texts, speaker by speaker.
+
+    The paths of one export have the same codes: with `planned` the GPT runs once for all."""
     from xtts_ka.xtts.features import OUTPUT_SAMPLE_RATE
 
+    planned = {} if planned is None else planned
     out = {}
     for speaker in dict.fromkeys(s for _, s in jobs):
         mine = [k for k, (_, s) in enumerate(jobs) if s == speaker]
-        voice = model.voice(speaker)
+        voice, texts = model.voice(speaker), tuple(jobs[k][0].text for k in mine)
+        if (key := (seed, speaker, texts)) not in planned:
 
-        def speak(texts, voice=voice, speaker=speaker):
-            return model.speak_many(texts, voice, cfg, seed, speaker)
+            def plan(some, voice=voice):
+                return model.plan_takes(some, voice, cfg, seed)
 
-        for k, spoken in zip(mine, attempts(speak, [jobs[k][0].text for k in mine])):
+            planned[key] = attempts(plan, list(texts))
+        for k, said in zip(mine, planned[key]):
+            spoken = said if isinstance(said, Exception) else model.render(*said, voice, speaker)
             out[k] = take(path, jobs[k], spoken, OUTPUT_SAMPLE_RATE)
     return [out[k] for k in range(len(jobs))]
 
@@ -261,9 +268,10 @@ class EverydayTest:
         out: dict[str, Callable] = {}
         if len(self.recorded) == len(self.speakers):
             out["recording"] = self.say_recordings
+        planned: dict = {}
         for path, model in open_xtts(self.run / "xtts").items():
             out[path] = lambda path=path, model=model: say_xtts(
-                path, model, self.jobs, self.cfg.decode, self.seed
+                path, model, self.jobs, self.cfg.decode, self.seed, planned
             )
         if (self.run / "sovits2/model/config.json").is_file():
             out["sovits2"] = self.say_sovits

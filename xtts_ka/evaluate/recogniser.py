@@ -41,13 +41,13 @@ TRAINING_VOICES = {
 
 # %% ../../nbs/evaluate/recogniser.ipynb #d6ffeb95
 def recogniser_config(
-    steps: int = 3000,
+    steps: int = 4000,
     seed: int = 90,
 ):  # `SemanticConfig`
     "Network and training: stronger augmentation than for a tokenizer, as its input is distorted."
     from xtts_ka.sovits.config import QuantizerConfig, SemanticConfig, SemanticLoop
 
-    loop = SemanticLoop(steps=steps, seed=seed, validate_every=500, save_every=250)
+    loop = SemanticLoop(steps=steps, seed=seed, muon_lr=5e-3, validate_every=500, save_every=250)
     return SemanticConfig(
         dim=160,
         before=3,
@@ -63,19 +63,22 @@ def recogniser_config(
 # %% ../../nbs/evaluate/recogniser.ipynb #a9bce02b
 def build_training_clips(
     out,  # Gets `voices/`
-    clips: int = 80,  # Sentences of each voice
-    seed: int = 90,  # Of the sentences
+    clips: int = 120,  # Texts per voice
+    seed: int = 90,  # Of the texts
 ):  # `Clips` with the splits train and val
-    "Sentences by the thirty voices, each with its own; the last two of each are for validation."
+    "Thirty voices with texts of their own; the last two of each are for validation."
     from xtts_ka.core.manifest import read_manifest
     from xtts_ka.corpus.clips import Clips
+    from xtts_ka.corpus.compose import compose
     from xtts_ka.corpus.sentences import recombine
     from xtts_ka.corpus.voices import speak_voices
 
-    texts = iter(
-        recombine(len(TRAINING_VOICES) * clips, seed, min_words=2, max_words=7, made_up=0.5)
-    )
-    said = {name: [next(texts) for _ in range(clips)] for name in sorted(TRAINING_VOICES)}
+    voices = sorted(TRAINING_VOICES)
+    total = len(voices) * clips
+    texts = recombine(total // 3, seed, min_words=2, max_words=7, made_up=0.5)
+    texts += compose(total - len(texts), seed, max_words=9, made_up=0.5)
+    rng(seed, "ears").shuffle(texts)
+    said = {name: texts[k :: len(voices)] for k, name in enumerate(voices)}
     folder = speak_voices(
         Path(out) / "voices", said, level_db=-23.0, split="train", voices=TRAINING_VOICES
     ).parent
@@ -89,8 +92,8 @@ def build_training_clips(
 # %% ../../nbs/evaluate/recogniser.ipynb #63f5a0a4
 def train_recogniser(
     out,  # Folder of the training; a training in it is resumed
-    steps: int = 3000,
-    clips: int = 80,  # Sentences of each voice
+    steps: int = 4000,
+    clips: int = 120,  # Texts per voice
     seed: int = 90,
 ):  # `SemanticTokenizer`
     "Synthesize the training clips, then train."

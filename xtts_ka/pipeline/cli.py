@@ -11,6 +11,7 @@ import difflib
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 
 from .. import __version__
 from ..core.errors import ConfigError, guarded
@@ -51,7 +52,8 @@ def _report(args) -> int:
 
     if not os.path.exists(os.path.join(args.run_dir, Progress.FILE)):
         raise ConfigError(
-            f"{args.run_dir}: no {Progress.FILE} there; give the folder of a run, for example outputs/demo"
+            f"{args.run_dir}: no {Progress.FILE} there; give the folder of a run, for example"
+            " outputs/demo"
         )
     print(display_path(write_report(args.run_dir)))
     return 0
@@ -78,7 +80,7 @@ def _phonemize(args) -> int:
 
 # %% ../../nbs/pipeline/cli.ipynb #0f5e1bce
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    "Shows a default where there is one to show."
+    "Help with the default of each option that has one."
 
     def _get_help_string(self, action):
         return (
@@ -102,7 +104,10 @@ def _parser_run(sub):
         "run",
         help="run the stages of a configuration",
         formatter_class=_Help,
-        description="Run the stages of a configuration into outputs/<run>. What is done and unchanged is skipped; what failed or was stopped goes on.",
+        description=(
+            "Run the stages of a configuration into outputs/<run>. What is done and unchanged is"
+            " skipped; what failed or was stopped goes on."
+        ),
     )
     p.add_argument(
         "--config",
@@ -137,13 +142,20 @@ def _parsers_text(sub):
         "normalize",
         help="Georgian text in words",
         formatter_class=_Help,
-        description="Write digits, abbreviations, foreign words and signs of Georgian text in words. One line in, one line out; exit status 1 when a line could not be said.",
+        description=(
+            "Write digits, abbreviations, foreign words and signs of Georgian text in words. One"
+            " line in, one line out; exit status 1 when a line could not be said."
+        ),
     )
     g = sub.add_parser(
         "phonemize",
         help="Georgian text in phonemes",
         formatter_class=_Help,
-        description="Georgian text in IPA phonemes, normalised first: spaces between phonemes, ` | ` between words. One line in, one line out; exit status 1 when a line could not be said.",
+        description=(
+            "Georgian text in IPA phonemes, normalised first: spaces between phonemes, ` | `"
+            " between words. One line in, one line out; exit status 1 when a line could not be"
+            " said."
+        ),
     )
     for p in (n, g):
         p.add_argument(
@@ -264,7 +276,7 @@ def _parsers_modules(sub, words):
 
 # %% ../../nbs/pipeline/cli.ipynb #eec47e9e
 def parser(
-    words: list = (),  # The words of the call: which command is used
+    words: Sequence = (),  # The words of the call: which command is used
 ) -> argparse.ArgumentParser:
     "The command line of `xtts-ka`."
     p = argparse.ArgumentParser(
@@ -280,7 +292,9 @@ def parser(
     r = sub.add_parser(
         "report",
         help="write the report of a run again",
-        description="Write outputs/<run>/report/index.html again from what lies in the run's folder.",
+        description=(
+            "Write outputs/<run>/report/index.html again from what lies in the run's folder."
+        ),
     )
     r.add_argument("run_dir", metavar="RUN_DIR", help="folder of a run, for example outputs/demo")
     r.set_defaults(do=_report)

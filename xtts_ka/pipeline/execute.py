@@ -25,7 +25,7 @@ from .signals import Interrupts
 
 # %% ../../nbs/pipeline/execute.ipynb #9f1d6781
 class Watch:
-    "What a client reports; the default reports nothing."
+    "Callbacks of a running notebook; these do nothing."
 
     def started(self, pid: int):
         "The kernel is up, as this process."
@@ -38,7 +38,8 @@ class Watch:
 
 # %% ../../nbs/pipeline/execute.ipynb #807b229a
 class LiveClient(NotebookClient):
-    "Runs the cells of a papermill manager's notebook, and tells a `Watch` and `Interrupts` about it."
+    """Runs the cells of a papermill manager's notebook, and tells a `Watch` and `Interrupts` about
+    it."""
 
     def __init__(self, manager, watch, interrupts, **kw):
         super().__init__(
@@ -47,7 +48,8 @@ class LiveClient(NotebookClient):
         self.manager, self.watch, self.interrupts = manager, watch, interrupts
 
     def create_kernel_manager(self):
-        "Messages between runner and kernel are encrypted where ZeroMQ can: other users of the machine could read them."
+        """Messages between runner and kernel are encrypted where ZeroMQ can: other users of the
+        machine could read them."""
         manager = super().create_kernel_manager()
         manager.transport_encryption = "auto"
         return manager
@@ -86,7 +88,7 @@ class LiveClient(NotebookClient):
         return cell.metadata.papermill["status"] == self.manager.COMPLETED
 
     def _died(self, cell, index: int):
-        process = getattr(self.km.provisioner, "process", None)
+        process = getattr(getattr(self.km, "provisioner", None), "process", None)
         code = process.poll() if process else None
         how = (
             f"by signal {-code} ({signal.Signals(-code).name})"
@@ -96,7 +98,10 @@ class LiveClient(NotebookClient):
         if code == -signal.SIGKILL and not self.interrupts.signum:
             how += "; the system does this when memory runs out"
         if code == -signal.SIGBUS:
-            how += "; the system does this when a file that is mapped into memory was cut, or the disk is full"
+            how += (
+                "; the system does this when a file that is mapped into memory was cut, or the disk"
+                " is full"
+            )
         from nbformat.v4 import new_output
 
         cell.outputs.append(
@@ -121,7 +126,7 @@ class LiveClient(NotebookClient):
 
 # %% ../../nbs/pipeline/execute.ipynb #e5bf1432
 class LiveEngine(Engine):
-    "papermill's way to a client of one's own."
+    "A papermill engine that uses our notebook client."
 
     @classmethod
     def execute_managed_notebook(
@@ -144,7 +149,7 @@ class LiveEngine(Engine):
 # %% ../../nbs/pipeline/execute.ipynb #764afb4e
 @dataclass
 class Outcome:
-    "How a notebook ended."
+    "The result of a notebook: times, and the error if there was one."
 
     seconds: float  # Wall time, kernel start included
     cpu_seconds: float  # CPU time of the kernel and its workers
@@ -161,9 +166,12 @@ def kernel_env(
     threads: int,  # CPU threads
     root,  # Repository's root
 ) -> dict:  # Environment of a kernel
-    """Threads bounded in every numeric library, hashing fixed, progress as plain lines, plots into the notebook whatever the shell says
-    (many servers set MPLBACKEND=agg, which would leave the report without pictures). Idle threads sleep instead of
-    spinning: on two cores with a third busy process a training step of the DVAE took 0.12 to 0.16 s so, 1.6 to 2.4 s otherwise."""
+    """Threads bounded in every numeric library, hashing fixed, progress as plain lines, plots into
+    the notebook whatever the shell says
+    (many servers set MPLBACKEND=agg, which would leave the report without pictures). Idle threads
+    sleep instead of
+    spinning: on two cores with a third busy process a training step of the DVAE took 0.12 to 0.16 s
+    so, 1.6 to 2.4 s otherwise."""
     pools = ("OMP", "MKL", "OPENBLAS", "NUMEXPR")
     fixed = {
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -191,7 +199,8 @@ def execute(
     interrupts: Interrupts | None = None,  # Told which process to interrupt
     pass_fds=(),  # File descriptors the kernel inherits
 ) -> Outcome:
-    "Execute with papermill in this interpreter; failures of the notebook are an `Outcome`, not an exception."
+    """Execute with papermill in this interpreter; failures of the notebook are an `Outcome`, not an
+    exception."""
     import papermill
     from jupyter_client.kernelspec import NoSuchKernel
 
@@ -223,7 +232,7 @@ def execute(
             pass_fds=pass_fds,
         )
     except PapermillExecutionError as e:
-        lines = [l for l in e.source.splitlines() if l.strip()] or [""]
+        lines = [line for line in e.source.splitlines() if line.strip()] or [""]
         return Outcome(
             **spent(),
             cell=e.exec_count or 0,

@@ -9,7 +9,6 @@ __all__ = ['PALETTE', 'INK', 'QUIET', 'IGNORED', 'IGNORED_PREFIXES', 'style', 'p
 
 # %% ../../nbs/pipeline/figures.ipynb #88156f48
 import contextlib
-from pathlib import Path
 
 import numpy as np
 
@@ -89,7 +88,7 @@ def _canvas(
     cols=1,  # Grid of axes
     **kw,  # For `plt.subplots`
 ):
-    "A figure and its axes in house style, let go by pyplot at the end."
+    "A figure and its axes in house style; closed in pyplot at the end."
     with style():
         import matplotlib.pyplot as plt
 
@@ -120,7 +119,8 @@ def plot_wave(
     rate,  # Sample rate, Hz
     title="",  # Above the plot
 ):
-    "Waveform over seconds; long ones as the envelope of their extremes, so no peak is lost between pixels."
+    """Waveform over seconds; long ones as the envelope of their extremes, so no peak is lost
+    between pixels."""
     wav = _need(wav, 1, "wav", "[T]")
     step = max(1, len(wav) // 2000)
     parts = wav[: len(wav) // step * step].reshape(-1, step)  # [T] -> [about 2000, step]
@@ -223,11 +223,13 @@ def _series(lines, key) -> tuple[np.ndarray, np.ndarray]:
         for x in lines
         if isinstance(x.get(key), (int, float)) and np.isfinite(x[key])
     ]
-    return tuple(np.array(pairs, dtype=float).reshape(-1, 2).T)
+    steps, values = np.array(pairs, dtype=float).reshape(-1, 2).T
+    return steps, values
 
 
 def _panel(key) -> str:
-    "`val/mel`, `loss/mel` and `mel` belong in one panel, `mel`; `val_loss`, `train/loss` and `loss` in `loss`."
+    """`val/mel`, `loss/mel` and `mel` belong in one panel, `mel`; `val_loss`, `train/loss` and
+    `loss` in `loss`."""
     if key.startswith("loss/"):
         return key[5:]
     for prefix in ("validation", "valid", "val", "train"):
@@ -269,7 +271,7 @@ def _draw_curve(ax, steps, y, key, colour, points):
 
 
 def _wants_log(curves) -> bool:
-    "Positive, spanning more than a factor of ten, and falling: a loss, not an accuracy."
+    "True for positive falling values over more than a factor of ten: a loss, not an accuracy."
     y = np.concatenate(curves)
     return (
         y.min() > 0 and y.max() > 10 * y.min() and all(c[-1] < c[0] for c in curves if len(c) > 1)
@@ -277,7 +279,7 @@ def _wants_log(curves) -> bool:
 
 # %% ../../nbs/pipeline/figures.ipynb #b9b04a36
 def _log_axis(ax):
-    "Logarithmic, with the ticks 1, 2, 5 written as plain numbers."
+    "Make the axis logarithmic, with plain tick labels 1, 2, 5."
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     ax.set_yscale("log")
@@ -288,7 +290,7 @@ def _log_axis(ax):
 
 # %% ../../nbs/pipeline/figures.ipynb #eb47da18
 def _draw_panel(ax, lines, name, keys):
-    "All curves of one quantity; a logarithmic axis where the values ask for one."
+    "All curves of one quantity; the axis is logarithmic for losses over several decades."
     everything = []
     for key, colour in zip(keys, PALETTE * len(keys)):
         steps, y = _series(lines, key)
@@ -315,7 +317,7 @@ def plot_losses(
     keys=None,  # Names to draw; None for every number that is not bookkeeping
     title="",  # Above all panels
 ):
-    "Training and validation curves, a panel a quantity."
+    "Training and validation curves, one panel per quantity."
     lines = [x for x in read_jsonl(metrics_jsonl_path) if "step" in x]
     panels = {}
     for key in keys or _names(lines):
@@ -323,7 +325,8 @@ def plot_losses(
             panels.setdefault(_panel(key), []).append(key)
     if not panels:
         raise ValueError(
-            f"{metrics_jsonl_path}: no numbers to draw for {keys or 'any name'}; it holds {len(lines)} lines with a step"
+            f"{metrics_jsonl_path}: no numbers to draw for {keys or 'any name'}; it holds"
+            f" {len(lines)} lines with a step"
         )
     cols = min(2, len(panels))
     rows = -(-len(panels) // cols)
@@ -341,7 +344,8 @@ def plot_durations(
     seconds,  # {speaker: [seconds of each clip]}, or one list
     title="",  # Above the plot
 ):
-    "Clip lengths a speaker: every clip a dot, the median a line; who speaks how much is seen at once."
+    """Clip lengths a speaker: every clip a dot, the median a line; who speaks how much is seen at
+    once."""
     groups = seconds if isinstance(seconds, dict) else {"all": seconds}
     groups = {k: _need(v, 1, f"seconds of {k}", "a list of lengths") for k, v in groups.items()}
     jitter = np.random.default_rng(0)
@@ -393,7 +397,10 @@ def plot_code_usage(
         )
         ax.axhline(100 / len(share), color=PALETTE[1], lw=1, ls="--", label="even share")
         ax.legend(loc="upper right")
-        note = f"{np.count_nonzero(counts)} of {len(counts)} codes used, perplexity {perplexity(counts):.0f}"
+        note = (
+            f"{np.count_nonzero(counts)} of {len(counts)} codes used, perplexity"
+            f" {perplexity(counts):.0f}"
+        )
         ax.set(
             title=f"{title}: {note}" if title else note,
             xlabel="code, most used first",
@@ -443,7 +450,8 @@ def plot_alignments(
     columns=4,  # Pictures in a row
     seconds=0.0464,  # Of a step
 ):
-    "Which letter the taught heads look at while each code is chosen: a line from corner to corner is a text that was read once and whole."
+    """Which letter the taught heads look at while each code is chosen: a line from corner to corner
+    is a text that was read once and whole."""
     items = [(text, _need(a, 2, "attention", "[n, text positions]")) for text, a in items]
     rows = -(-len(items) // columns)
     with _canvas(width=2.3 * columns, height=2.1 * rows + 0.4, rows=rows, cols=columns) as (
@@ -567,7 +575,10 @@ def plot_everyday(
         ax.legend(loc="lower right", title="")
         ax.set(
             title="Everyday texts: what the independent recogniser does not understand",
-            xlabel=f"character error rate, % (line: 95 % interval{'; cut at 120' if top > 120 else ''})",
+            xlabel=(
+                "character error rate, % (line: 95 %"
+                f" interval{'; cut at 120' if top > 120 else ''})"
+            ),
             ylabel="",
             xlim=(0, min(120, 1.05 * top)),
             ylim=(len(order) - 0.45, -0.55),

@@ -28,7 +28,7 @@ APART = ("xtts_ka.pipeline",)  # Rooms whose code does not change a stage's resu
 def bare_code(
     source: str,  # Python, perhaps with IPython's `%` and `!` lines
 ) -> str:  # The same without comments and layout
-    "Source reduced to what it does; text that is not Python stays as it is."
+    "Python source without comments and layout; other text is unchanged."
     plain = re.sub(r"^\s*[%!].*$", "pass", source, flags=re.M)
     try:
         return ast.unparse(ast.parse(plain))
@@ -54,7 +54,7 @@ def imported(
     return found
 
 # %% ../../nbs/pipeline/fingerprint.ipynb #a09c24d4
-def _module(root: Path, name: str) -> tuple:  # (its code without comments, all it imports) or None
+def _module(root: Path, name: str) -> tuple | None:  # (code without comments, what it imports)
     "One module of the package."
     path = root.joinpath(*name.split("."))
     file = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
@@ -77,7 +77,7 @@ def used_modules(
     root: Path,  # Folder that holds the package
     package: str = "xtts_ka",  # Only its modules are followed
 ) -> dict:  # Module -> its code without comments
-    "The modules of the package that these names reach."
+    "The modules of the package that these names import, directly or indirectly."
     used, todo = {}, list(names)
     while todo:
         name = todo.pop()
@@ -157,7 +157,7 @@ def parts(
     above: dict,  # Stage it needs -> its `StageState`
     cache,  # `DigestCache`
 ) -> dict:  # parameters, code, inputs, upstream -> sha256
-    "What the outputs of a stage follow from, each as one digest."
+    "Digests of everything that the outputs of a stage depend on."
     section = getattr(cfg, stage.name)
     outside = {
         f: [input_digest(path, cache) for path in named_paths(value)]
@@ -187,7 +187,7 @@ def output_digests(
     stage,  # `Stage`
     cache,  # `DigestCache`
 ) -> dict:  # Output -> sha256, "" for one that is not there
-    "What a stage left on the disk."
+    "Digests of the outputs of a stage."
     return {
         o: tree_digest(run_dir / o, cache) if (run_dir / o).exists() else "" for o in stage.outputs
     }
@@ -201,7 +201,8 @@ def notebook_cells(
         return json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
     except FileNotFoundError:
         raise ConfigError(
-            f"{display_path(path)}: no such notebook; run from the repository, or set XTTS_KA_ROOT to it"
+            f"{display_path(path)}: no such notebook; run from the repository, or set XTTS_KA_ROOT"
+            " to it"
         ) from None
     except (ValueError, KeyError, TypeError) as e:
         raise ConfigError(f"{display_path(path)}: not a notebook ({e})") from None

@@ -48,7 +48,7 @@ _TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{30,}")
 def unfit(
     path,  # A file with one of `SUFFIXES`
 ) -> str:  # Why it does not travel, or ""
-    "Look into a file. Nothing of it is run."
+    "Inspect a file without executing anything in it."
     import numpy as np
     from safetensors import SafetensorError, safe_open
 
@@ -75,7 +75,7 @@ def unfit(
 def kind_fault(
     name: str,  # Path in the repository, with `/`
 ) -> str:  # Why a file of this name does not travel, or ""
-    "What the name alone tells."
+    "The kind of a file by its name alone."
     if any(part.startswith(".") for part in name.split("/")):
         return "hidden"
     return (
@@ -99,7 +99,8 @@ def walk(
             name = p.relative_to(root).as_posix()
             if p.is_symlink() and not p.resolve().is_relative_to(root):
                 raise PathError(
-                    f"{display_path(root)}/{name}: a link that leads out of the folder; copy the file in, or remove the link"
+                    f"{display_path(root)}/{name}: a link that leads out of the folder; copy the"
+                    " file in, or remove the link"
                 )
             yield name, p
 
@@ -107,7 +108,7 @@ def walk(
 def choose_files(
     folder,  # A model
 ) -> tuple:  # ({name: path} of what travels, {name: reason} of what stays)
-    "Sort the files of a folder."
+    "Decide for each file of a folder whether it is transferred."
     goes, stays = {}, {}
     for name, p in walk(folder):
         if name == RECORD:
@@ -125,7 +126,8 @@ def choose_files(
 def places_named(
     files: dict,  # name -> path
 ) -> list:  # (name, folder)
-    "Texts that tell the folders of this machine: no harm to the model, but perhaps nobody else's business."
+    """Texts that tell the folders of this machine: no harm to the model, but perhaps nobody else's
+    business."""
     seen = {str(p) for p in (Path.home(), repo_root()) if len(p.parts) > 1}
     return [
         (name, s)
@@ -158,7 +160,7 @@ LICENCES = (
 def licence_head(
     licence: str,  # One of `LICENCES`, `cpml`, or `other:NAME`
 ) -> dict:  # What the head of a card says
-    "The hub's own words. `ConfigError` for a licence that it does not know."
+    "The hub's licence identifier. `ConfigError` for an unknown licence."
     if licence == "cpml":
         return {
             "license": "other",
@@ -174,7 +176,8 @@ def licence_head(
     raise ConfigError(
         f"--licence {licence!r} is not known"
         + (f"; did you mean {near[0]}?" if near else "")
-        + f" Give one of {', '.join(LICENCES)}, cpml (Coqui's, for what came from XTTS-v2), or other:NAME with the text in the folder"
+        + f" Give one of {', '.join(LICENCES)}, cpml (Coqui's, for what came from XTTS-v2), or"
+        " other:NAME with the text in the folder"
     )
 
 # %% ../../nbs/pipeline/hub.ipynb #4bea7160
@@ -193,7 +196,7 @@ def check_licence(
     licence: str,
     about: dict,  # From `origin`
 ) -> dict:  # The head's lines
-    "`ConfigError` when the base's terms are others."
+    "`ConfigError` if the licence differs from that of the base model."
     head = licence_head(licence)
     if licence == "cpml" or not about.get("base"):
         return head
@@ -201,7 +204,8 @@ def check_licence(
 
     if "CPML" in base_note(about["base"]):
         raise ConfigError(
-            f"--licence {licence}: the model came from Coqui's XTTS-v2, whose licence binds whoever passes it on; give --licence cpml"
+            f"--licence {licence}: the model came from Coqui's XTTS-v2, whose licence binds whoever"
+            " passes it on; give --licence cpml"
         )
     return head
 
@@ -209,14 +213,15 @@ def check_licence(
 def run_metrics(
     folder,  # A model in `outputs/RUN/...`
 ) -> dict:  # name -> number or short text
-    "What `metrics.json` of its run says; {} outside of a run."
+    "`metrics.json` of the run that holds the folder; {} outside of a run."
     from xtts_ka.pipeline.state import Progress
 
     folder = Path(folder).resolve()
     run = next((p for p in folder.parents if (p / Progress.FILE).is_file()), None)
     if run is None:
         return {}
-    stage, out = folder.relative_to(run).parts[0], {}
+    stage = folder.relative_to(run).parts[0]
+    out: dict = {}
     for name in dict.fromkeys(
         (stage if stage != "xtts" else "full_pretrain", "evaluate")
     ):  # `full_pretrain` writes the folder xtts
@@ -255,7 +260,8 @@ def make_card(
     about: dict,  # From `origin`
     metrics: dict,  # name -> number or text
 ) -> str:  # Text of README.md
-    "A card in the hub's form: a head of YAML, then what it is, what it was made from, what was measured."
+    """A card in the hub's form: a head of YAML, then what it is, what it was made from, what was
+    measured."""
     base = about.get("base") or {}
     base = base if isinstance(base, str) else base.get("name") or base.get("folder") or ""
     head = {
@@ -270,14 +276,18 @@ def make_card(
     use = (
         'xtts-ka speak "გამარჯობა" --checkpoint FOLDER'
         if (folder / "model.pth").is_file()
-        else 'xtts-ka sovits speak --model FOLDER --reference VOICE.wav --text "გამარჯობა"'
-        if (folder / "semantic.json").is_file()
-        else ""
+        else (
+            'xtts-ka sovits speak --model FOLDER --reference VOICE.wav --text "გამარჯობა"'
+            if (folder / "semantic.json").is_file()
+            else ""
+        )
     )
     parts = [
-        own.read_text(encoding="utf-8").strip()
-        if own.is_file()
-        else f"# {name}\n\nGeorgian text-to-speech, made by xtts_ka {__version__}."
+        (
+            own.read_text(encoding="utf-8").strip()
+            if own.is_file()
+            else f"# {name}\n\nGeorgian text-to-speech, made by xtts_ka {__version__}."
+        )
     ]
     if use:
         parts.append(f"## Use\n\n```sh\nxtts-ka hub pull REPOSITORY FOLDER\n{use}\n```")
@@ -301,7 +311,7 @@ def make_card(
 
 # %% ../../nbs/pipeline/hub.ipynb #7eadd1d5
 def _made_of(about, base):
-    "Rows for what a reader can take in at a glance."
+    "The metrics that a model card shows, as rows."
     yield "base model", base or "none, it was trained from nothing"
     yield from _flat(
         {
@@ -316,14 +326,17 @@ def card_fault(
     text: str,  # README.md that is there already
     head: dict,  # From `check_licence`
 ) -> str:  # Why it contradicts the licence, or ""
-    "A card of one's own goes as it is, and its head must say the same licence."
+    "Keep a card that is already there; its header must name the same licence."
     found = re.match(r"---\n(.*?)\n---", text, re.S)
     try:
         said = (yaml.safe_load(found[1]) or {}) if found else {}
     except yaml.YAMLError:
         return "its head is not YAML"
     if not isinstance(said, dict) or "license" not in said:
-        return f"it names no licence; put `license: {head['license']}` into its head, between two lines `---`"
+        return (
+            f"it names no licence; put `license: {head['license']}` into its head, between two"
+            " lines `---`"
+        )
     return (
         ""
         if all(said.get(k) == v for k, v in head.items() if k != "license_link")
@@ -333,7 +346,7 @@ def card_fault(
 # %% ../../nbs/pipeline/hub.ipynb #b0658f1f
 @dataclass
 class Held:
-    "A file in a place."
+    "A file of a repository: name, size and hashes."
 
     name: str  # With `/`
     size: int  # Bytes
@@ -368,7 +381,8 @@ class FolderPlace:
     def revision(self, wanted) -> str:
         if wanted:
             raise ConfigError(
-                f"--revision {wanted}: {self.name} is a folder and has only its present state; leave the option out"
+                f"--revision {wanted}: {self.name} is a folder and has only its present state;"
+                " leave the option out"
             )
         if not self.path.is_dir():
             raise MissingError(f"{self.name}: no such folder; push a model there first")
@@ -387,14 +401,16 @@ class FolderPlace:
             and not (self.path / RECORD).is_file()
         ):
             raise ConfigError(
-                f"{self.name}: is there, and no model was pushed to it; give a new or an empty folder"
+                f"{self.name}: is there, and no model was pushed to it; give a new or an empty"
+                " folder"
             )
         return (self.path / RECORD).is_file()
 
     def commit(
         self, adds: dict, gone: list, message: str, private: bool, after: str = ""
     ) -> str:  # Where it lies
-        "Copies beside the folder, then one exchange of names; others see the old state or the new one."
+        """Copies beside the folder, then one exchange of names; others see the old state or the new
+        one."""
         kept = (
             {h.name: self.path / h.name for h in self.files() if h.name not in gone}
             if self.path.is_dir()
@@ -407,12 +423,15 @@ class FolderPlace:
         return self.name
 
 # %% ../../nbs/pipeline/hub.ipynb #e88a513c
-LOGIN = "log in with `hf auth login`, or set HF_TOKEN to a token from https://huggingface.co/settings/tokens"
+LOGIN = (
+    "log in with `hf auth login`, or set HF_TOKEN to a token from"
+    " https://huggingface.co/settings/tokens"
+)
 
 
 @contextlib.contextmanager
 def explained(repo: str, doing: str):
-    "Errors of the hub's library as ours."
+    "Translate errors of huggingface_hub into ours."
     from huggingface_hub import errors as e
 
     try:
@@ -425,7 +444,8 @@ def explained(repo: str, doing: str):
         ) from x
     except e.RevisionNotFoundError as x:
         raise MissingError(
-            f"{repo}: no such revision; look at https://huggingface.co/{repo}/commits/main, or leave --revision out"
+            f"{repo}: no such revision; look at https://huggingface.co/{repo}/commits/main, or"
+            " leave --revision out"
         ) from x
     except e.RepositoryNotFoundError as x:
         raise MissingError(
@@ -442,7 +462,8 @@ def explained(repo: str, doing: str):
         )
         if status in (401, 403):
             raise MissingError(
-                f"{repo}: the hub refuses {doing} ({status}: {why}); {LOGIN}, with a token that may write there"
+                f"{repo}: the hub refuses {doing} ({status}: {why}); {LOGIN}, with a token that may"
+                " write there"
             ) from x
         if status == 412:
             raise MissingError(
@@ -455,7 +476,9 @@ def explained(repo: str, doing: str):
         if advice(str(x)):
             raise
         raise MissingError(
-            f"{repo}: the hub cannot be reached for {doing} ({type(x).__name__}: {why}). Look at the network, HF_ENDPOINT and HF_HUB_OFFLINE, or give a folder on a shared disk instead: file:///..."
+            f"{repo}: the hub cannot be reached for {doing} ({type(x).__name__}: {why}). Look at"
+            " the network, HF_ENDPOINT and HF_HUB_OFFLINE, or give a folder on a shared disk"
+            " instead: file:///..."
         ) from x
 
 # %% ../../nbs/pipeline/hub.ipynb #60b27599
@@ -469,18 +492,19 @@ class HubPlace:
 
     def revision(self, wanted) -> str:  # A commit, so that what follows is of one state
         with explained(self.name, "reading"):
-            return self.api.repo_info(self.name, revision=wanted or None).sha
+            return self.api.repo_info(self.name, revision=wanted or None).sha or ""
 
     def files(self, revision="") -> list:
-        "All files of a state."
+        "All files of a revision."
+        from huggingface_hub.hf_api import RepoFile
+
         with explained(self.name, "reading"):
-            tree = list(
-                self.api.list_repo_tree(self.name, recursive=True, revision=revision or None)
-            )
+            state = revision or None
+            tree = list(self.api.list_repo_tree(self.name, recursive=True, revision=state))
         return [
             Held(f.path, f.size, (f.lfs.sha256 if f.lfs else "") or "", f.blob_id)
             for f in tree
-            if hasattr(f, "blob_id")
+            if isinstance(f, RepoFile)
         ]
 
     def fetch(
@@ -503,7 +527,8 @@ class HubPlace:
     def commit(
         self, adds: dict, gone: list, message: str, private: bool, after: str = ""
     ) -> str:  # Address
-        "One commit with everything, on top of the state `after`; the repository is made when absent."
+        """One commit with everything, on top of the state `after`; the repository is made when
+        absent."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         with explained(self.name, "writing"):
@@ -519,9 +544,10 @@ class HubPlace:
 
 # %% ../../nbs/pipeline/hub.ipynb #c152274c
 def place_of(
-    repo_id: str,  # `OWNER/NAME` on the hub, `file:///...`, an absolute path, or a folder that is there
+    # `OWNER/NAME` on the hub, `file:///...`, an absolute path, or a folder that is there
+    repo_id: str,
 ):  # `FolderPlace` or `HubPlace`
-    "What a name means. `ConfigError` for one that means nothing."
+    "The repository or folder of a name. `ConfigError` if it is neither."
     text = os.fspath(repo_id)
     if text.startswith("file://"):
         return FolderPlace(Path(text.removeprefix("file://")))
@@ -530,13 +556,14 @@ def place_of(
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text):
         return HubPlace(text)
     raise ConfigError(
-        f"{text!r} names no place: give OWNER/NAME for a model on the hub, or file:///FOLDER for one on a shared disk"
+        f"{text!r} names no place: give OWNER/NAME for a model on the hub, or file:///FOLDER for"
+        " one on a shared disk"
     )
 
 # %% ../../nbs/pipeline/hub.ipynb #8fec1f52
 @dataclass
 class TransferReport:
-    "What `push` or `pull` did."
+    "The result of `push` or `pull`."
 
     where: str  # Address, or folder
     files: dict  # name -> bytes
@@ -552,7 +579,7 @@ def check_model(
     folder,  # A model
     goes=None,  # Names that travel
 ):
-    "An XTTS export must be whole, and travel whole. `CheckpointError` otherwise."
+    "Refuse an incomplete XTTS export (`CheckpointError`)."
     if not (Path(folder) / "export.json").is_file():
         return
     from xtts_ka.xtts.export import verify_export
@@ -560,7 +587,8 @@ def check_model(
     listed = verify_export(folder)["sha256"]
     if goes is not None and (lost := sorted(set(listed) - set(goes))):
         raise CheckpointError(
-            f"{display_path(folder)}: {', '.join(lost)} belong to the export and cannot travel; export again (xtts-ka run --only full_pretrain --force)"
+            f"{display_path(folder)}: {', '.join(lost)} belong to the export and cannot travel;"
+            " export again (xtts-ka run --only full_pretrain --force)"
         )
 
 # %% ../../nbs/pipeline/hub.ipynb #a4181711
@@ -571,19 +599,21 @@ def push(
     private=True,  # When the repository is made: for you alone
     message: str = "",  # Of the commit
     dry_run=False,  # Only say what would go; asks nobody
-    metrics: dict = None,  # For the card; None: those of the run in which the folder lies
+    metrics: dict | None = None,  # For the card; None: those of the run in which the folder lies
 ) -> TransferReport:
-    "Give a model away. `MissingError` without a network or a token says what to do."
+    "Upload a model. `MissingError` without a network or a token says what to do."
     folder = resolve(folder)
     if not folder.is_dir():
         raise MissingError(
-            f"{display_path(folder)}: no such folder; give that of a model, for example outputs/demo/xtts"
+            f"{display_path(folder)}: no such folder; give that of a model, for example"
+            " outputs/demo/xtts"
         )
     place, about = place_of(repo_id), origin(folder)
     head, (goes, stays) = check_licence(licence, about), choose_files(folder)
     if not goes:
         raise MissingError(
-            f"{display_path(folder)}: no file in it may travel; give the folder of a model, for example outputs/demo/xtts"
+            f"{display_path(folder)}: no file in it may travel; give the folder of a model, for"
+            " example outputs/demo/xtts"
         )
     check_model(folder, goes)
     if CARD in goes and (why := card_fault(goes[CARD].read_text(encoding="utf-8"), head)):
@@ -613,7 +643,7 @@ def _sizes(files) -> dict:
 
 # %% ../../nbs/pipeline/hub.ipynb #4d429d6a
 def _commit(place, goes, aside, licence, message, private, notes) -> str:
-    "Files, card and record in one change."
+    "Upload files, card and record in one commit."
     known = place.exists()
     state = place.revision("") if known else ""
     there = {h.name: h for h in place.files(state)} if known else {}
@@ -625,7 +655,8 @@ def _commit(place, goes, aside, licence, message, private, notes) -> str:
     ):
         if why := card_fault(kept.read_text(encoding="utf-8"), licence_head(licence)):
             raise ConfigError(
-                f"{place.name}/{CARD} was edited there, and {why}; --licence says {licence}. Mend it there, or put a card into the folder"
+                f"{place.name}/{CARD} was edited there, and {why}; --licence says {licence}. Mend"
+                " it there, or put a card into the folder"
             )
         del goes[CARD]  # theirs from now on, and not in our record
         notes[-1] = f"{CARD} was edited there; it stays as it is"
@@ -650,7 +681,8 @@ def _commit(place, goes, aside, licence, message, private, notes) -> str:
 def check_room(
     to,  # Where a pull should go
 ):
-    "`ConfigError` when something lies there that would be lost: only what an earlier pull left as it came is replaced."
+    """`ConfigError` when something lies there that would be lost: only what an earlier pull left as
+    it came is replaced."""
     to = Path(to)
     if to.exists() and not to.is_dir():
         raise ConfigError(f"{display_path(to)}: is a file; give a folder")
@@ -659,7 +691,8 @@ def check_room(
     known = read_json(to / RECORD).get("files", {}) if (to / RECORD).is_file() else None
     if known is None:
         raise ConfigError(
-            f"{display_path(to)}: is not empty, and nothing was pulled into it before; give a new or an empty folder"
+            f"{display_path(to)}: is not empty, and nothing was pulled into it before; give a new"
+            " or an empty folder"
         )
     changed = [
         n
@@ -668,14 +701,15 @@ def check_room(
     ]
     if changed:
         raise ConfigError(
-            f"{display_path(to)}: {', '.join(changed[:5])} changed since it was pulled; keep them elsewhere, or give another folder"
+            f"{display_path(to)}: {', '.join(changed[:5])} changed since it was pulled; keep them"
+            " elsewhere, or give another folder"
         )
 
 # %% ../../nbs/pipeline/hub.ipynb #ed007f49
 def choose_there(
     held: list,  # `Held`s
 ) -> tuple:  # ({name: Held} to fetch, {name: reason} of the others)
-    "Sort the files of a place by their names. `PathError` for one that leads out."
+    "Decide which remote files are downloaded. `PathError` for a path outside the folder."
     goes, stays = {}, {}
     for h in held:
         if why := outside(h.name):
@@ -694,7 +728,7 @@ def pull(
     to,  # New or empty folder, or that of an earlier pull
     revision: str = "",  # Commit, branch or tag on the hub
 ) -> TransferReport:
-    "Bring a model here, whole and checked, or not at all."
+    "Download a model completely and verified, or not at all."
     place, to = place_of(repo_id), resolve(to)
     check_room(to)
     state = place.revision(revision)
@@ -702,7 +736,7 @@ def pull(
     if not goes:
         raise MissingError(f"{place.name}: no file in it may be fetched; is it a model?")
     with fresh_dir(to) as new:
-        for name, held in bar(goes.items(), "pulling"):
+        for held in bar(list(goes.values()), "pulling"):
             _take(place, held, state, new)
         files = _check_pulled(place.name, new, sorted(goes))
         write_json(
@@ -720,7 +754,7 @@ def _take(place, held, state, new):
 
 # %% ../../nbs/pipeline/hub.ipynb #82acd5ad
 def _check_pulled(name, new, got) -> dict:  # name -> bytes, sha256
-    "Against the record of who pushed it, and an export against its own."
+    "Verify the files against the uploader's record, and an export against its own."
     files = {
         n: {"bytes": (new / n).stat().st_size, "sha256": sha256_file(new / n)}
         for n in got
@@ -730,7 +764,8 @@ def _check_pulled(name, new, got) -> dict:  # name -> bytes, sha256
     wrong = sorted(n for n, f in record.items() if files.get(n) != f)
     if wrong:
         raise CheckpointError(
-            f"{name}: {', '.join(wrong[:5])} missing, or not as pushed (hub.json); nothing was kept. Push the model again"
+            f"{name}: {', '.join(wrong[:5])} missing, or not as pushed (hub.json); nothing was"
+            " kept. Push the model again"
         )
     try:
         check_model(new)
@@ -749,7 +784,10 @@ def add_arguments(
     a = sub.add_parser(
         "push",
         help="give a model away",
-        description="Send a model to the Hugging Face Hub or into a folder on a shared disk: only files that carry no code.",
+        description=(
+            "Send a model to the Hugging Face Hub or into a folder on a shared disk: only files"
+            " that carry no code."
+        ),
         formatter_class=p.formatter_class,
     )
     a.add_argument("folder", metavar="FOLDER", help="of a model, for example outputs/demo/xtts")
@@ -759,12 +797,18 @@ def add_arguments(
         metavar="NAME",
         required=True,
         default=argparse.SUPPRESS,
-        help="under which the model goes: apache-2.0, cc-by-4.0, ..., cpml for what came from XTTS-v2, or other:NAME",
+        help=(
+            "under which the model goes: apache-2.0, cc-by-4.0, ..., cpml for what came from"
+            " XTTS-v2, or other:NAME"
+        ),
     )
     a.add_argument(
         "--public",
         action="store_true",
-        help="a repository made by this call can be seen by everybody; one that is there stays as it is",
+        help=(
+            "a repository made by this call can be seen by everybody; one that is there stays as"
+            " it is"
+        ),
     )
     a.add_argument("--message", metavar="TEXT", default="", help="of the commit")
     a.add_argument(
@@ -774,7 +818,10 @@ def add_arguments(
     b = sub.add_parser(
         "pull",
         help="bring a model here",
-        description="Bring a model from the Hugging Face Hub or a folder, checked; files that could carry code are not fetched.",
+        description=(
+            "Bring a model from the Hugging Face Hub or a folder, checked; files that could carry"
+            " code are not fetched."
+        ),
         formatter_class=p.formatter_class,
     )
     b.add_argument("repo", metavar="REPO", help="OWNER/NAME on the hub, or file:///FOLDER")
@@ -797,7 +844,7 @@ def _pull(args) -> TransferReport:
 
 
 def main(args) -> int:  # Exit status
-    "Do it and say what was done."
+    "Run the command and print its result."
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     done = args.hub_main(args)
     for name, size in done.files.items():

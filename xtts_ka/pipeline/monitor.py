@@ -11,7 +11,6 @@ import csv
 import io
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -30,7 +29,7 @@ from .state import Progress
 # %% ../../nbs/pipeline/monitor.ipynb #ca519b4b
 @dataclass
 class TrainingStatus:
-    "A training, and what is to be said about it."
+    "The status of one training."
 
     training: Training
     trend: Trend
@@ -46,7 +45,8 @@ class TrainingStatus:
 
 # %% ../../nbs/pipeline/monitor.ipynb #c33a5273
 def _state(t, stage, step_seconds, quiet) -> str:
-    "`quiet` is the time since the log last grew, in seconds. A clock set back makes it negative: then it is taken for none."
+    """`quiet` is the time since the log last grew, in seconds. A clock set back makes it negative:
+    then it is taken for none."""
     if t.done or stage == "done":
         return "done"
     if stage == "failed":
@@ -65,7 +65,7 @@ def _newest(root, tag):
 def scan_run(
     run_dir,  # Folder of a run, or of one training
 ) -> tuple[list[TrainingStatus], dict]:  # (its trainings, stage -> (status, error) as recorded)
-    "Read everything once."
+    "The status of all trainings of a run."
     run_dir = Path(run_dir)
     found = read_trainings(run_dir)
     stages = {n: (s.status, s.error or "") for n, s in Progress(run_dir).stages.items()}
@@ -82,7 +82,7 @@ def _seen(t, stage) -> TrainingStatus:
         trend(t),
         state,
         0.0 if state == "done" else eta(t),
-        fast and fast.step,
+        fast.step if fast else None,
         _newest(root, "latest"),
         _newest(root, "best"),
     )
@@ -92,7 +92,7 @@ def diverged(
     seen: list,
     stages: dict,  # Of `scan_run`
 ) -> dict:  # Name of the training or stage -> why
-    "What has left the path; empty when all is well."
+    "Trainings that diverged, and why; empty when all is well."
     out = {s.name: s.trend.diverged for s in seen if s.trend.diverged and s.state != "done"}
     for name, (status, error) in stages.items():
         if status == "failed" and error.startswith("TrainingDiverged"):
@@ -146,7 +146,7 @@ def _cells(s: TrainingStatus) -> tuple:
 
 # %% ../../nbs/pipeline/monitor.ipynb #0ccf7a9e
 def _notes(seen, stages) -> list:
-    "Sentences below the table."
+    "Notes below the table."
     out = [f"{name}: DIVERGED: {why}" for name, why in diverged(seen, stages).items()]
     for s in seen:
         what = "overfitting" if s.trend.overfitting else "on a plateau" if s.trend.plateau else ""
@@ -158,7 +158,9 @@ def _notes(seen, stages) -> list:
             )
         if s.state == "stopped":
             out.append(
-                f"{s.name}: nothing was written for {clock(time.time() - (s.training.folder / 'metrics.jsonl').stat().st_mtime)}; if nobody runs it, the same command goes on"
+                f"{s.name}: nothing was written for"
+                f" {clock(time.time() - (s.training.folder / 'metrics.jsonl').stat().st_mtime)}; if"
+                " nobody runs it, the same command goes on"
             )
     return out
 
@@ -167,7 +169,7 @@ def table(
     seen: list,
     stages: dict,  # Of `scan_run`
 ) -> list[str]:  # Lines
-    "What there is to say, for a terminal; long names are not cut."
+    "Table and notes as text for a terminal; long names are not cut."
     rows = [_HEAD, *(_cells(s) for s in seen)]
     wide = [max(len(r[i]) for r in rows) for i in range(len(_HEAD))]
     text = [
@@ -176,7 +178,7 @@ def table(
         ).rstrip()
         for r in rows
     ]
-    counts = {}
+    counts: dict = {}
     for status, _ in stages.values():
         counts[status] = counts.get(status, 0) + 1
     head = (
@@ -195,7 +197,7 @@ def table(
 def long_rows(
     seen: list,  # Of `scan_run`
 ) -> list[dict]:
-    "Every number, a row each."
+    "Every logged number, one row each."
     skip = ("kind", "step", "seconds")
     return [
         dict(
@@ -217,7 +219,7 @@ def summary(
     seen: list,
     stages: dict,  # Of `scan_run`
 ) -> dict:  # Plain JSON
-    "What the table says, for programs."
+    "The table as plain values."
 
     def one(s):
         return {
@@ -271,7 +273,8 @@ def _parquet(seen) -> bytes:
         ).to_parquet(out, index=False)
     except ImportError as e:
         raise MissingError(
-            f"--export: a .parquet file needs the package pyarrow ({e}); install it with `make setup`, or give a .csv"
+            f"--export: a .parquet file needs the package pyarrow ({e}); install it with `make"
+            " setup`, or give a .csv"
         ) from None
     return out.getvalue()
 
@@ -345,17 +348,25 @@ def plot_training(
 
 # %% ../../nbs/pipeline/monitor.ipynb #d940237f
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ run }}</title>{% if every %}<meta http-equiv="refresh" content="{{ every }}">{% endif %}
+<html lang="en"><head><meta charset="utf-8"><title>{{ run }}</title>
+{% if every %}<meta http-equiv="refresh" content="{{ every }}">{% endif %}
 <style>
-:root { color-scheme: light dark } body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100% } th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #8884 }
-th { font-weight: 600 } th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left } div { overflow-x: auto } img { width: 100%; max-width: 54rem; background: white } p.bad { color: #d55e00; font-weight: 600 }
+:root { color-scheme: light dark }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100% }
+th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #8884 }
+th { font-weight: 600 }
+th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left }
+div { overflow-x: auto }
+img { width: 100%; max-width: 54rem; background: white }
+p.bad { color: #d55e00; font-weight: 600 }
 </style></head><body><h1>{{ run }}</h1>
 <div><table><tr>{% for h in head %}<th>{{ h }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
 {% for note in notes %}<p{% if "DIVERGED" in note %} class="bad"{% endif %}>{{ note }}</p>
-{% endfor %}{% for p in pictures %}<img src="{{ p.name | urlencode }}" alt="Losses of {{ p.training }}">
+{% endfor %}{% for p in pictures %}
+<img src="{{ p.name | urlencode }}" alt="Losses of {{ p.training }}">
 {% endfor %}</body></html>
 """
 
@@ -367,7 +378,7 @@ def page(
     pictures=(),  # [{name, training}], beside the page
     every: int = 0,  # Seconds after which it reloads; 0: never
 ) -> str:  # HTML
-    "The table and the pictures as a page; whatever stands in names is text."
+    "Table and pictures as an HTML page; names are escaped."
     from jinja2 import Environment, StrictUndefined
 
     env = Environment(autoescape=True, undefined=StrictUndefined)
@@ -402,7 +413,7 @@ def plot(
 # %% ../../nbs/pipeline/monitor.ipynb #19a5b809
 @dataclass
 class Leftover:
-    "A checkpoint that could go."
+    "A checkpoint that could be deleted."
 
     path: Path
     bytes: int
@@ -446,10 +457,11 @@ def cleanup(
     keep: int = 2,  # Whole numbered checkpoints of a training that stay
     delete: bool = False,  # Do it; otherwise only say what could go
 ) -> list[str]:  # Lines
-    "Delete what is left over, or say what would go."
+    "Delete superfluous checkpoints, or list them."
     found = leftovers(run_dir, keep)
     lines = [
-        f"{'deleted' if delete else 'could go'}: {display_path(f.path)}, {f.bytes / 1e6:.1f} MB ({f.why})"
+        f"{'deleted' if delete else 'could go'}: {display_path(f.path)}, {f.bytes / 1e6:.1f} MB"
+        f" ({f.why})"
         for f in found
     ]
     for f in found if delete else ():
@@ -468,7 +480,7 @@ def cleanup(
 
 # %% ../../nbs/pipeline/monitor.ipynb #157875f4
 def _redraw(lines, before: int, out):
-    "Over the lines drawn before."
+    "Redraw over the lines drawn before."
     width = shutil.get_terminal_size().columns
     out.write(
         (f"\x1b[{before}F" if before else "")
@@ -479,7 +491,7 @@ def _redraw(lines, before: int, out):
 
 # %% ../../nbs/pipeline/monitor.ipynb #122e2f29
 def _news(seen, told: dict) -> list[str]:
-    "A line a training that has come further since."
+    "One line per training that has advanced since."
     out = []
     for s in seen:
         if told.get(s.name) == (now := (s.training.step, s.state)):
@@ -496,7 +508,7 @@ def _news(seen, told: dict) -> list[str]:
 
 
 def _over(seen, stages) -> bool:
-    "Nothing more will come."
+    "True when every training has ended."
     if stages:
         return all(status in ("done", "blocked", "failed") for status, _ in stages.values())
     return bool(seen) and all(s.state == "done" for s in seen)
@@ -509,8 +521,9 @@ def watch(
     out=None,  # Text stream; default: stdout
     turns: int = 0,  # Looks; 0: until it is over
 ) -> int:  # Exit status
-    "Look again and again."
-    out, before, told, turn = out or sys.stdout, 0, {}, 0
+    "Poll until every training has ended."
+    out, before, turn = out or sys.stdout, 0, 0
+    told: dict = {}
     tty = out.isatty()
     try:
         while True:
@@ -577,7 +590,10 @@ def add_arguments(
     p.add_argument(
         "--analyze",
         action="store_true",
-        help="say of every training what is to be said: slope, plateau, divergence, validation gap, best step",
+        help=(
+            "say of every training what is to be said: slope, plateau, divergence, validation gap,"
+            " best step"
+        ),
     )
     p.add_argument(
         "--export", metavar="FILE", help="write all numbers into a .csv, .parquet or .json"
@@ -608,10 +624,11 @@ def add_arguments(
 
 # %% ../../nbs/pipeline/monitor.ipynb #c5a1514f
 def _folder(args) -> Path:
-    "The folder that a call is about."
+    "The run's folder, from --dir or --config."
     if bool(args.config) == bool(args.dir):
         raise ConfigError(
-            "monitor: which run? Give either --config FILE or --dir FOLDER, for example --config configs/demo.yaml"
+            "monitor: which run? Give either --config FILE or --dir FOLDER, for example --config"
+            " configs/demo.yaml"
         )
     if args.dir:
         return Path(args.dir) if Path(args.dir).is_dir() else resolve(args.dir)
@@ -624,7 +641,7 @@ def _folder(args) -> Path:
 def analysis(
     s: TrainingStatus,
 ) -> list[str]:  # Lines
-    "All that is known about one training, in sentences."
+    "The analysis of one training, in sentences."
     t, out = s.trend, [s.name]
     if t.loss and t.last is not None:
         out.append(
@@ -636,18 +653,23 @@ def analysis(
         + (
             f"diverged: {t.diverged}"
             if t.diverged
-            else "on a plateau"
-            if t.plateau
-            else "rising"
-            if t.rising
-            else "falling"
-            if (t.slope or 0) < 0
-            else "too early to say"
+            else (
+                "on a plateau"
+                if t.plateau
+                else (
+                    "rising"
+                    if t.rising
+                    else "falling"
+                    if (t.slope or 0) < 0
+                    else "too early to say"
+                )
+            )
         )
     )
     if t.best_step is not None:
         out.append(
-            f"  validation ({t.score}): best {t.best:.4g} at step {t.best_step:,}, last {t.last_score:.4g}, {t.since_best} validations after the best"
+            f"  validation ({t.score}): best {t.best:.4g} at step {t.best_step:,}, last"
+            f" {t.last_score:.4g}, {t.since_best} validations after the best"
             + ("; overfitting" if t.overfitting else "")
         )
     if t.gap is not None:

@@ -8,15 +8,17 @@ __all__ = ['table_html', 'MonitorDashboard']
 # %% ../../nbs/pipeline/monitor_dashboard.ipynb #e305b197
 import asyncio
 import io
-from pathlib import Path
 
 from ..core.paths import resolve
 from ..core.progress import display_mode
 from .monitor import _HEAD, _cells, _notes, plot_training, scan_run
 
 # %% ../../nbs/pipeline/monitor_dashboard.ipynb #61c09566
-_TABLE = """<div lang="en"><table style="font-variant-numeric: tabular-nums"><tr>{% for h in head %}<th>{{ h }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr>{% for c in row %}<td style="text-align: {{ 'left' if loop.index < 3 else 'right' }}">{{ c }}</td>{% endfor %}</tr>{% endfor %}</table>
+_TABLE = """<div lang="en"><table style="font-variant-numeric: tabular-nums">
+<tr>{% for h in head %}<th>{{ h }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>
+{% for c in row %}<td style="text-align: {{ 'left' if loop.index < 3 else 'right' }}">{{ c }}</td>
+{% endfor %}</tr>{% endfor %}</table>
 {% for note in notes %}<p>{{ note }}</p>{% endfor %}</div>"""
 
 

@@ -7,6 +7,7 @@ __all__ = ['read_log', 'Training', 'read_trainings', 'Speed', 'speed', 'eta']
 
 # %% ../../nbs/pipeline/monitor_read.ipynb #8ae839bb
 import json
+import math
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +19,9 @@ from ..core.paths import display_path
 def read_log(
     path,  # `metrics.jsonl`; it may be growing
 ) -> tuple[list, int]:  # (rows in the order of their steps, damaged lines)
-    "All whole rows that have a kind and a step; an absent file has none."
-    path, rows, bad = Path(path), [], 0
+    "All complete rows with a kind and a step; none if the file is missing."
+    path, bad = Path(path), 0
+    rows: list = []
     if not path.is_file():
         return [], 0
     for line in path.read_bytes().split(b"\n")[
@@ -48,7 +50,7 @@ def read_log(
 # %% ../../nbs/pipeline/monitor_read.ipynb #b239cdc0
 @dataclass
 class Training:
-    "One training as it stands."
+    "The log of one training."
 
     name: str  # Its folder, from the run's folder; the folder's own name when it is the run
     folder: Path
@@ -76,11 +78,11 @@ class Training:
 
     @property
     def done(self) -> bool:
-        return bool(self.steps) and self.step >= self.steps
+        return self.step >= (self.steps or math.inf)
 
 # %% ../../nbs/pipeline/monitor_read.ipynb #924199fe
 def _plan(folder) -> dict:
-    "The plan's whole numbers; a damaged or absent file is no plan."
+    "The integers of plan.json; {} if it is damaged or missing."
     try:
         data = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -95,7 +97,8 @@ def read_trainings(
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise ConfigError(
-            f"{display_path(run_dir)}: no such folder; give the folder of a run, for example outputs/demo, or start the run first"
+            f"{display_path(run_dir)}: no such folder; give the folder of a run, for example"
+            " outputs/demo, or start the run first"
         )
     found, root = [], run_dir.resolve()
     for path in sorted(run_dir.rglob("metrics.jsonl")):
@@ -117,7 +120,7 @@ def read_trainings(
 # %% ../../nbs/pipeline/monitor_read.ipynb #d8b57668
 @dataclass
 class Speed:
-    "Seconds of what a training does."
+    "Seconds per step, validation and checkpoint."
 
     step: float  # A step
     validation: float = 0.0  # A validation
@@ -132,8 +135,11 @@ def speed(
     t: Training,
     recent: int = 60,  # Intervals that count
 ) -> Speed | None:  # None before the third line
-    "How fast a training has lately been."
-    steps, validations, after_save, last = [], [], [], None
+    "The recent speed of a training."
+    steps: list = []
+    validations: list = []
+    after_save: list = []
+    last = None
     every = t.plan.get("save_every", 0)
     for row in t.rows:
         if not isinstance(row.get("seconds"), (int, float)):
@@ -153,24 +159,28 @@ def speed(
     return Speed(
         step,
         _median(validations[-recent:]),
-        max(
-            0.0,
-            statistics.median_low([took - n * step for took, n in after_save[-recent:]] or [0.0]),
-        )
-        if steps
-        else 0.0,
+        (
+            max(
+                0.0,
+                statistics.median_low(
+                    [took - n * step for took, n in after_save[-recent:]] or [0.0]
+                ),
+            )
+            if steps
+            else 0.0
+        ),
     )
 
 # %% ../../nbs/pipeline/monitor_read.ipynb #3393a97f
 def _times(every, after: int, steps: int) -> int:
-    "How often something is due from step `after` + 1 to the last, which counts in any case."
+    "How many times something is due after step `after`; the last step always counts."
     return steps // every - after // every + (steps % every > 0) if every else 0
 
 
 def eta(
     t: Training,
 ) -> float | None:  # Seconds; 0 when it is done, None when it cannot be known yet
-    "How long a training will yet take, if it goes on as it has lately."
+    "Seconds left at the recent speed."
     if t.done:
         return 0.0
     now = speed(t)

@@ -15,14 +15,14 @@ from .monitor_read import Training
 def loss_key(
     t: Training,
 ) -> str | None:
-    "The name of the loss that tells how training goes."
+    "The name of the main training loss."
     return next((k for r in t.train for k in r if k.startswith("loss/")), None)
 
 
 def score_key(
     t: Training,
 ) -> str | None:
-    "The name of the validation's number that counts; lower is better."
+    "The name of the main validation metric; lower is better."
     keys = {k: None for r in t.val for k in r}
     return "score" if "score" in keys else next((k for k in keys if k.startswith("val/")), None)
 
@@ -79,7 +79,7 @@ def slope(
 # %% ../../nbs/pipeline/monitor_trends.ipynb #35106696
 @dataclass
 class Trend:
-    "Where a training is going."
+    "The trend of a training."
 
     loss: str | None = None  # Name of the loss
     first: float | None = None  # Median of its first tenth
@@ -118,7 +118,7 @@ def _bad_end(t, key) -> str:
 
 
 def _ran_away(values, now, rising) -> str:
-    "A loss that has left its beginning upwards."
+    "A loss that has risen far above its start."
     if len(values) < 20 or not rising:
         return ""
     start = values[: max(5, len(values) // 10)]
@@ -147,7 +147,7 @@ def _gap(t) -> float | None:
 
 # %% ../../nbs/pipeline/monitor_trends.ipynb #e8ec5cf2
 def _validation(t, out):
-    "Best, last, and how long ago the best was."
+    "Best and last value, and the steps since the best."
     out.score = score_key(t)
     steps, values = series(t.val, out.score) if out.score else ([], [])
     if not values:
@@ -161,9 +161,15 @@ def _validation(t, out):
 
 def _advice(out) -> str:
     if out.diverged:
-        return "stop it; go on from the checkpoint before with a lower `lr`, a longer `warmup` or a smaller `clip`"
+        return (
+            "stop it; go on from the checkpoint before with a lower `lr`, a longer `warmup` or a"
+            " smaller `clip`"
+        )
     if out.overfitting:
-        return f"validation was best at step {out.best_step}: take those weights (`best`), set `patience`, or give it more data"
+        return (
+            f"validation was best at step {out.best_step}: take those weights (`best`), set"
+            " `patience`, or give it more data"
+        )
     if out.plateau:
         return "little is gained by going on; a lower learning rate or a larger model may"
     return ""
@@ -172,7 +178,7 @@ def _advice(out) -> str:
 def trend(
     t: Training,
 ) -> Trend:
-    "Look at a training's numbers."
+    "Analyse the logged numbers of a training."
     out = Trend(loss=loss_key(t), gap=_gap(t))
     steps, values = series(t.train, out.loss) if out.loss else ([], [])
     if values:
@@ -185,7 +191,7 @@ def trend(
             out.plateau = (
                 len(values) >= 12
                 and not out.rising
-                and (found[1] <= 0 <= found[2] or abs(way) < 0.005 * abs(out.last))
+                and (found[1] <= 0 <= found[2] or abs(way) < 0.005 * abs(out.last or 0.0))
             )
     out.diverged = _bad_end(t, out.loss) or _ran_away(values, out.last, out.rising)
     if out.diverged:

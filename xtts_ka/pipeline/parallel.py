@@ -47,7 +47,7 @@ class _Tell(Watch):
 
 
 def _end_with(stdin):
-    "Wait for the end of the input; then nobody listens any more."
+    "Wait for the end of stdin: the parent has gone."
     stdin.read()
     os._exit(1)
 
@@ -55,7 +55,7 @@ def _end_with(stdin):
 def drive(
     stdin=None,  # Text stream with the job in its first line; default: standard input
 ) -> int:  # Exit status
-    "Run one notebook and tell about it."
+    "Run one notebook and stream its events."
     stdin, out = stdin or sys.stdin, os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # Whatever else is printed is no event
     tell, job = _teller(out), json.loads(stdin.readline())
@@ -111,6 +111,7 @@ def execute_apart(
     if interrupts is not None:
         interrupts.also(child.pid)
     outcome = None
+    assert child.stdin and child.stdout  # pipes
     try:
         child.stdin.write(json.dumps(job) + "\n")
         child.stdin.flush()
@@ -136,7 +137,9 @@ def execute_apart(
             0.0,
             0.0,
             name="DeadDriver",
-            message=f"the process that drives the notebook ended with exit status {child.returncode}",
+            message=(
+                f"the process that drives the notebook ended with exit status {child.returncode}"
+            ),
         )
     )
 
@@ -144,8 +147,8 @@ def execute_apart(
 def critical_path_cost(
     stages: tuple,  # In the order they run
 ) -> dict:  # Name -> cost of it and of the longest chain behind it
-    "How much hangs on each stage."
-    out = {}
+    "Cost of the critical path from each stage to the end."
+    out: dict = {}
     for s in reversed(stages):
         out[s.name] = s.cost + max(
             (out[t.name] for t in stages if s.name in (*t.needs, *t.reads) and t.name in out),
@@ -158,7 +161,7 @@ def ready(
     waiting: list,  # Stages that have not begun
     open_: set,  # Names that have not ended, begun or not
 ) -> list:  # The most urgent first
-    "Stages whose time has come."
+    "Stages whose dependencies are done."
     weight = critical_path_cost(tuple(waiting))
     return sorted(
         (s for s in waiting if not {*s.needs, *s.reads} & open_), key=lambda s: -weight[s.name]
@@ -166,7 +169,7 @@ def ready(
 
 # %% ../../nbs/pipeline/parallel.ipynb #776fc6df
 class _Watcher(Watch):
-    "One stage's part of the screen."
+    "The lines of one stage on the screen."
 
     def __init__(self, screen, name, states):
         self.screen, self.name, self.states, self.rest, self.begin = (
@@ -210,7 +213,7 @@ def run_parallel(
     chosen,  # Stages
     jobs: int,  # Stages at a time
 ) -> tuple:  # (exit status, whether anything ran)
-    "Bring stages up to date, several at a time."
+    "Run stages that are out of date, several at a time."
     team, over = _Workers(call, jobs), threading.Event()
     threading.Thread(target=_status, args=(call.screen, team.states, over), daemon=True).start()
     try:
@@ -222,7 +225,7 @@ def run_parallel(
 
 # %% ../../nbs/pipeline/parallel.ipynb #26627b00
 class _Workers:
-    "What runs and what waits."
+    "The running and the waiting stages."
 
     def __init__(self, call, jobs):
         self.call, self.jobs, self.states, self.busy = call, jobs, {}, {}

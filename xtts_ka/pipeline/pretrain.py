@@ -13,14 +13,14 @@ from ..core.errors import ConfigError, guarded
 from ..core.files import read_json
 from ..core.paths import resolve
 from .runner import resolve_config, run
-from .stages import STAGES, find_stage, load_run
+from .stages import find_stage, load_run
 
 # %% ../../nbs/pipeline/pretrain.ipynb #2795f810
 PRETRAIN_STAGES = ("embeddings", "phonemes", "language", "xtts_init", "full_pretrain")
 
 
 class PretrainPipeline:
-    "Pretraining of a configuration. Stopped at any moment, the next call goes on."
+    "Pretraining of a configuration. After an interruption the next call resumes."
 
     def __init__(
         self,
@@ -38,7 +38,8 @@ class PretrainPipeline:
     ) -> int:  # Exit status, 0 when all went well
         if only and only not in PRETRAIN_STAGES:
             raise ConfigError(
-                f"--only {only}: the stages of pretraining are {', '.join(PRETRAIN_STAGES)}; for others use xtts-ka run --only"
+                f"--only {only}: the stages of pretraining are {', '.join(PRETRAIN_STAGES)}; for"
+                " others use xtts-ka run --only"
             )
         return run(
             self.config, self.overrides, only, "", "" if only else PRETRAIN_STAGES[-1], force

@@ -94,7 +94,10 @@ class Player:
         )
         words = f"<div>{html.escape(self.text)}</div>" if self.text else ""
         foot = " · ".join(filter(None, (html.escape(self.caption), f"{self.seconds:.1f} s")))
-        return f'<div style="margin:.3em 1em .6em 0">{words}{audio}<div style="opacity:.65;font-size:.85em">{foot}</div></div>'
+        return (
+            f'<div style="margin:.3em 1em .6em 0">{words}{audio}<div'
+            f' style="opacity:.65;font-size:.85em">{foot}</div></div>'
+        )
 
     def __repr__(self):
         return " · ".join(
@@ -117,7 +120,10 @@ class Players:
         return "\n".join(map(repr, self.items))
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        grid = f'<div style="display:flex;flex-wrap:wrap">{"".join(p._html() for p in self.items)}</div>'
+        grid = (
+            "<div"
+            f' style="display:flex;flex-wrap:wrap">{"".join(p._html() for p in self.items)}</div>'
+        )
         return {
             "text/plain": repr(self),
             "text/html": grid,
@@ -173,7 +179,8 @@ class Table:
         self.rows, self.caption = [[_json_value(v) for v in r] for r in self.rows], str(caption)
         if bad := [len(r) for r in self.rows if len(r) != len(self.columns)]:
             raise ValueError(
-                f"a row has {bad[0]} values under {len(self.columns)} columns; give `columns` or dicts"
+                f"a row has {bad[0]} values under {len(self.columns)} columns; give `columns` or"
+                " dicts"
             )
 
     @property
@@ -185,7 +192,9 @@ class Table:
             return "<tr>" + "".join(f"<{tag}>{html.escape(nice(v))}</{tag}>" for v in row) + "</tr>"
 
         head = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
-        return f"<table>{head}<thead>{line('th', self.columns)}</thead><tbody>{''.join(line('td', r) for r in self.rows)}</tbody></table>"
+        body = "".join(line("td", r) for r in self.rows)
+        columns = line("th", self.columns)
+        return f"<table>{head}<thead>{columns}</thead><tbody>{body}</tbody></table>"
 
     def __repr__(self):
         return "\n".join(" | ".join(map(nice, r)) for r in [self.columns, *self.rows])
@@ -197,7 +206,7 @@ class Table:
 def nice(
     value,  # Any plain value
 ) -> str:
-    "A value as a reader wants it."
+    "A value formatted for reading."
     if value is None or value == "":
         return "–"
     if isinstance(value, bool):
@@ -359,6 +368,7 @@ def _image(data, media, stage, alt) -> dict | None:
             "alt": alt,
             "width": None,
         }
+    return None
 
 # %% ../../nbs/pipeline/report.ipynb #0b63f2c8
 def _renderer(pages):
@@ -398,12 +408,12 @@ def _stage_of(path) -> str:
 
 def markdown(
     text,  # Markdown of a cell
-    pages={},  # Stage -> its page, for links between notebooks
+    pages=None,  # Stage -> its page, for links between notebooks
 ):  # Markup, safe to put into a page
-    "Markdown as HTML in which nothing of the text is HTML."
+    "Markdown as HTML; HTML in the text is escaped."
     from markupsafe import Markup
 
-    return Markup(_renderer(pages)(text))
+    return Markup(_renderer(pages or {})(text))
 
 # %% ../../nbs/pipeline/report.ipynb #ffc10551
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
@@ -417,7 +427,8 @@ TAIL, FOLD, TRACE = (
 def plain(
     text,  # Text of a terminal
 ) -> str:
-    "Without colours, and with a line that was overwritten by carriage returns as it stood at the end."
+    """Without colours, and with a line that was overwritten by carriage returns as it stood at the
+    end."""
     lines = _ANSI.sub("", text).replace("\r\n", "\n").split("\n")
     return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in lines).strip("\n")
 
@@ -519,7 +530,8 @@ def _bundle(data, media, stage, alt, pages) -> list[dict]:
             return [image]
     except (KeyError, TypeError, ValueError, IndexError) as e:
         return _text(
-            f"an output of another version cannot be shown ({type(e).__name__}: {e})\n{data.get('text/plain', '')}"
+            f"an output of another version cannot be shown ({type(e).__name__}:"
+            f" {e})\n{data.get('text/plain', '')}"
         )
     if "text/markdown" in data:
         return [{"kind": "prose", "html": markdown(data["text/markdown"], pages)}]
@@ -529,8 +541,8 @@ def _bundle(data, media, stage, alt, pages) -> list[dict]:
 def _outputs(cell, media, stage, alt, pages) -> list[dict]:
     "All outputs of a cell; neighbouring prints become one text."
     blocks = []
-    for kind, group in itertools.groupby(cell.outputs, key=lambda o: o.output_type):
-        group = list(group)
+    for kind, found in itertools.groupby(cell.outputs, key=lambda o: o.output_type):
+        group = list(found)
         if kind == "stream":
             blocks += _text("".join(o.text for o in group))
         elif kind == "error":
@@ -567,9 +579,10 @@ def blocks(
     nb,  # Executed notebook
     media,  # Where its images and sounds go
     stage,  # Name of the stage
-    pages={},  # Stage -> its page
+    pages=None,  # Stage -> its page
 ) -> list[dict]:
-    "What a page shows of a notebook, in order."
+    "The blocks of a notebook's page, in order."
+    pages = pages or {}
     head, out = _head(nb)[2], []
     for n, cell in enumerate(nb.cells):
         if "papermill-error-cell-tag" in cell.metadata.get("tags", ()):
@@ -591,7 +604,7 @@ def blocks(
 # %% ../../nbs/pipeline/report.ipynb #04ce1225
 @dataclass
 class StagePage:
-    "What the report knows of a stage."
+    "The data of a stage in the report."
 
     name: str  # Name of the stage
     status: str = "pending"  # As in `pretrain_progress.json`
@@ -623,7 +636,7 @@ class StagePage:
 
 # %% ../../nbs/pipeline/report.ipynb #cd777fd1
 def _when(iso) -> str:
-    "A moment as a reader wants it."
+    "A date and time formatted for reading."
     try:
         t = datetime.fromisoformat(iso)
     except (TypeError, ValueError):
@@ -634,7 +647,8 @@ def _when(iso) -> str:
 
 
 def _read_notebook(page):
-    "Fill in what the executed notebook tells; a half-written one is a problem to show, not an error."
+    """Fill in what the executed notebook tells; a half-written one is a problem to show, not an
+    error."""
     import nbformat
 
     try:
@@ -704,7 +718,8 @@ def read_spoken(
     run_dir,  # outputs/<run>
     media,  # Where the sounds go
 ) -> dict:
-    "The spoken sentences of all models, the one that is understood best first, and the lines that could not be read."
+    """The spoken sentences of all models, the one that is understood best first, and the lines that
+    could not be read."""
     items, problems = [], []
     for list_ in ("sovits2/spoken.tsv", "spoken.tsv"):
         path = Path(run_dir) / list_
@@ -714,7 +729,8 @@ def read_spoken(
             else []
         )
         problems += [
-            f"{list_}:{n}: {line.count(chr(9)) + 1} fields instead of 4 (path, text, speaker, made by)"
+            f"{list_}:{n}: {line.count(chr(9)) + 1} fields instead of 4 (path, text, speaker,"
+            " made by)"
             for n, line in enumerate(lines, 1)
             if line and line.count("\t") != 3
         ]
@@ -742,7 +758,8 @@ SPOKEN_BY = {
 
 
 def _error_rates(run_dir) -> dict:
-    "Of each model, the share of letters that the independent recogniser does not understand, as far as it was asked."
+    """Of each model, the share of letters that the independent recogniser does not understand, as
+    far as it was asked."""
     measured = _metrics(Path(run_dir) / "evaluate" / "metrics.json")
     return {
         by: measured[key] for by, key in SPOKEN_BY.items() if isinstance(measured.get(key), float)
@@ -750,17 +767,21 @@ def _error_rates(run_dir) -> dict:
 
 # %% ../../nbs/pipeline/report.ipynb #29519417
 def _spoken_note(items, made, rates) -> str:
-    "One sentence about all sentences."
+    "A summary of the synthesized sentences."
     seconds, count = (
         sum(i["seconds"] or 0 for i in items),
         lambda by: sum(i["by"] == by for i in items),
     )
     if len(made) < 2:
-        return f"{len(items)} sentences, {duration(seconds)} of speech{f', made by {made[0]}' if made and made[0] else ''}."
+        return (
+            f"{len(items)} sentences, {duration(seconds)} of"
+            f" speech{f', made by {made[0]}' if made and made[0] else ''}."
+        )
     each = (
         f"{count(by)} made by {by}"
         + (
-            f" (an independent recogniser misunderstands {rates[by]:.0%} of the letters of the held-out sentences)"
+            f" (an independent recogniser misunderstands {rates[by]:.0%} of the letters of the"
+            " held-out sentences)"
             if by in rates
             else ""
         )
@@ -835,7 +856,7 @@ def read_everyday(
     run_dir,  # outputs/<run>
     media,  # Where the sounds go
 ) -> dict:
-    "Table, sounds and a sentence; empty where the set was not spoken."
+    "Table, players and summary of the everyday set; empty if it was not synthesized."
     path = Path(run_dir) / "evaluate" / "everyday.json"
     if not path.exists():
         return {}
@@ -848,7 +869,7 @@ def read_everyday(
 
 # %% ../../nbs/pipeline/report.ipynb #b56abd02
 def _everyday(held, run_dir, media) -> dict:
-    "What the first page shows of `everyday.json`."
+    "The everyday figures of the first page, from `everyday.json`."
     whole = {s["path"]: s for s in held["summary"] if s["kind"] == "all"}
     rates = dict(
         sorted(
@@ -877,7 +898,7 @@ def _everyday(held, run_dir, media) -> dict:
 
 # %% ../../nbs/pipeline/report.ipynb #b9ab7530
 def _everyday_table(summary, rates) -> dict:
-    "A row a kind, a column a path."
+    "One row per kind of text, one column per chain."
     cer = {(s["kind"], s["path"]): round(100 * float(s["CER"]), 1) for s in summary}
     kinds = dict.fromkeys(s["kind"] for s in summary)
     rows = [[kind, *(cer.get((kind, p)) for p in rates)] for kind in kinds]
@@ -887,14 +908,20 @@ def _everyday_table(summary, rates) -> dict:
 
 
 def _everyday_note(held, whole, rates) -> str:
-    "One sentence about all paths."
+    "A summary of all synthesis chains."
     each = (
-        f"{100 * rate:.1f} % of the letters as {by} speaks them ({100 * whole[by]['low']:.0f} to {100 * whole[by]['high']:.0f} %), {whole[by]['stopped']} of {whole[by]['texts']} ended by themselves"
+        f"{100 * rate:.1f} % of the letters as {by} speaks them ({100 * whole[by]['low']:.0f} to"
+        f" {100 * whole[by]['high']:.0f} %), {whole[by]['stopped']} of {whole[by]['texts']} ended"
+        " by themselves"
         for by, rate in rates.items()
         if by != "recording"
     )
     floor = f"; in the recordings {100 * rates['recording']:.1f} %" if "recording" in rates else ""
-    return f"{held['about']['texts']} texts as people type them, {held['about']['texts with an unseen word']} with a word that training never had. An independent recogniser misunderstands {'; '.join(each)}{floor}."
+    return (
+        f"{held['about']['texts']} texts as people type them,"
+        f" {held['about']['texts with an unseen word']} with a word that training never had. An"
+        f" independent recogniser misunderstands {'; '.join(each)}{floor}."
+    )
 
 # %% ../../nbs/pipeline/report.ipynb #7374d326
 LANGUAGES = {"ka": "Georgian", "en": "English", "ru": "Russian", "tr": "Turkish"}
@@ -903,7 +930,7 @@ HEADLINES, PLOTS = 6, 4  # How many numbers and plots the first page shows
 
 
 def _headline(key, value) -> dict:
-    "A number with its name in words and its unit apart."
+    "A number, its label and its unit."
     words = re.split(r"[_./]", key)
     unit = UNITS.get(words[-1].lower(), "")
     label = " ".join(words[:-1] if unit and len(words) > 1 else words)
@@ -914,8 +941,9 @@ def _headline(key, value) -> dict:
     }
 
 # %% ../../nbs/pipeline/report.ipynb #656355f1
-def _headlines(stages, spoken, everyday={}) -> list[dict]:
-    "What the run came to, in a few numbers: everyday texts first."
+def _headlines(stages, spoken, everyday=None) -> list[dict]:
+    "The main figures of the run; everyday texts first."
+    everyday = everyday or {}
     daily = [
         {
             "label": f"of the letters of everyday texts misunderstood, {by}",
@@ -936,7 +964,7 @@ def _headlines(stages, spoken, everyday={}) -> list[dict]:
         }
         for by, rate in spoken["rates"].items()
     ]
-    measured = next((s.metrics for s in reversed(stages) if s.metrics), {})
+    measured: dict = next((s.metrics for s in reversed(stages) if s.metrics), {})
     short = [
         (k, v)
         for k, v in measured.items()
@@ -954,7 +982,7 @@ def _plots(pages) -> list[dict]:
 
 # %% ../../nbs/pipeline/report.ipynb #e55a6ca0
 def _sentence(stages, spoken) -> str:
-    "How the run went, in one or two sentences."
+    "The state of the run in one or two sentences."
     done, bad = (
         [s for s in stages if s.status == "done"],
         [s.name for s in stages if s.status == "failed"],
@@ -988,7 +1016,7 @@ def _about(run_dir, stages, spoken, tree) -> dict:
     )
     source = f"{corpus['source']} corpus" if corpus.get("source") else ""
     facts = [
-        LANGUAGES.get(language, language),
+        LANGUAGES.get(language or "", language),
         source,
         f"seed {tree['seed']}" if "seed" in tree else "",
         _when(started),
@@ -1003,7 +1031,7 @@ def _about(run_dir, stages, spoken, tree) -> dict:
 
 # %% ../../nbs/pipeline/report.ipynb #f75c54cb
 def _environment():
-    "jinja2 with everything escaped and nothing silently empty."
+    "A jinja2 environment that escapes everything and refuses undefined names."
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -1030,7 +1058,7 @@ def _templates() -> Path:
 
 # %% ../../nbs/pipeline/report.ipynb #7985b24a
 def _parameters(page, tree) -> list:
-    "What the notebook was run with; of a stage that never ran, its section of the configuration."
+    "The parameters of the notebook; for a stage that never ran, its section of the configuration."
     given = page.nb.metadata.get("papermill", {}).get("parameters", {}) if page.nb else {}
     section = tree.get(page.name)
     return list(_flat(given or (section if isinstance(section, dict) else {})))

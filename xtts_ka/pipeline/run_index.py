@@ -38,7 +38,7 @@ def find_sound(
     run: Path,  # Folder of the run
     said: str,  # Path as `spoken.tsv` has it, from the repository's root
 ) -> Path | None:  # The file; None: there is none to play
-    "A spoken sentence on the disk, inside its run or at least among the runs."
+    "The path of a synthesized sentence; it must lie inside the runs' folder."
     if outside(said.lstrip("/")):
         return None
     parts, home = Path(said).parts, os.path.realpath(run.parent)
@@ -75,9 +75,9 @@ def _stage(name: str, s: StageState) -> dict:
         "cpu": _number(s.cpu_seconds),
         "error": str(s.error or ""),
         "started": str(s.started or ""),
-        "metrics": {k: _plain(v) for k, v in _flat(s.metrics)}
-        if isinstance(s.metrics, dict)
-        else {},
+        "metrics": (
+            {k: _plain(v) for k, v in _flat(s.metrics)} if isinstance(s.metrics, dict) else {}
+        ),
     }
 
 
@@ -116,7 +116,8 @@ def read_run(
 ) -> dict:  # Plain values
     "All the page shows of one run; `problems` says what could not be read."
     run = Path(run)
-    here, problems = Path(here or run.parent), []
+    here = Path(here or run.parent)
+    problems: list = []
     stages = _read(
         problems, Progress.FILE, lambda: [_stage(n, s) for n, s in Progress(run).stages.items()], []
     )
@@ -181,7 +182,8 @@ def write_index(
     outputs = resolve(outputs)
     if not outputs.is_dir():
         raise PathError(
-            f"{display_path(outputs)} is not a folder; give the folder that holds the runs, for example outputs"
+            f"{display_path(outputs)} is not a folder; give the folder that holds the runs, for"
+            " example outputs"
         )
     page = outputs / file
     data = {"runs": read_runs(outputs, only, page.parent), "chosen": list(only)}

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def select(
     "The stages a call is about; `ConfigError` for unknown names and empty stretches."
     if only and (from_ or to):
         raise ConfigError(
-            "--only names stages one by one, --from and --to a stretch of them: give one or the other"
+            "--only names stages one by one, --from and --to a stretch of them: give one or the"
+            " other"
         )
     if only:
         return tuple(
@@ -62,13 +64,14 @@ def select(
     last = stages.index(find_stage(to, stages)) if to else len(stages) - 1
     if first > last:
         raise ConfigError(
-            f"--from {from_} comes after --to {to}; the order is {', '.join(s.name for s in stages)}"
+            f"--from {from_} comes after --to {to}; the order is"
+            f" {', '.join(s.name for s in stages)}"
         )
     return tuple(stages[first : last + 1])
 
 # %% ../../nbs/pipeline/runner.ipynb #8da4e517
 class Run:
-    "A run on the disk, with what is known about it."
+    "A run on the disk: configuration, stages, progress."
 
     def __init__(
         self,
@@ -94,8 +97,10 @@ class Run:
         )
 
     def above(
-        self, stage
-    ) -> list:  # Names of the stages that it is made from: those it needs, and of those it reads the ones that have run
+        self,
+        stage,
+    ) -> list:  # Names of the stages it is made from
+        "Those it needs, and of those it reads the ones that have run."
         return [
             *stage.needs,
             *(
@@ -116,7 +121,7 @@ class Run:
 # %% ../../nbs/pipeline/runner.ipynb #d5b3aeb8
 @dataclass
 class StageDecision:
-    "What is to be done about a stage, and why."
+    "Whether a stage has to run, and why."
 
     parts: dict  # Fingerprint parts as they are now
     reason: str = ""  # Why it must run; empty: up to date
@@ -127,9 +132,9 @@ def stage_status(
     run: Run,
     stage,  # `Stage`
     force: bool = False,  # Run it in any case
-    rerunning: tuple = (),  # Stages that will run before it (for a dry run)
+    rerunning: Collection = (),  # Stages that will run before it (for a dry run)
 ) -> StageDecision:
-    "Compare a stage's record with the present."
+    "Compare a stage's recorded fingerprints with the current ones."
     state, new = run.progress[stage.name], run.parts(stage)
     diff, ended = changed(state.fingerprint_parts, new), state.status in ("done", "stale")
     verdict = functools.partial(StageDecision, new)
@@ -162,11 +167,14 @@ def check_above(
         state = run.progress[stage.name]
         if state.status not in ("done", "stale"):
             raise ConfigError(
-                f"stage `{stage.name}` is {state.status} in {display_path(run.dir)}, and {', '.join(s.name for s in chosen if stage.name in s.needs)} needs it; run it first (--only {stage.name}), or leave out --only and --from"
+                f"stage `{stage.name}` is {state.status} in {display_path(run.dir)}, and"
+                f" {', '.join(s.name for s in chosen if stage.name in s.needs)} needs it; run it"
+                f" first (--only {stage.name}), or leave out --only and --from"
             )
         if reason := stage_status(run, stage).reason:
             warnings.append(
-                f"warning: {stage.name} is out of date ({reason}); what runs now is made from its old outputs"
+                f"warning: {stage.name} is out of date ({reason}); what runs now is made from its"
+                " old outputs"
             )
     return warnings
 
@@ -185,7 +193,7 @@ def mark_stale(
 
 # %% ../../nbs/pipeline/runner.ipynb #65678003
 class Screen:
-    "Lines for whoever watches, and in a terminal one live line below them."
+    "Progress lines, and in a terminal one live line below them."
 
     def __init__(
         self,
@@ -269,7 +277,7 @@ def begin_stage(
     verdict: StageDecision,  # From `stage_status`
     lock=None,  # `RunLock`, inherited by the kernel
 ):  # Function (execute, watch, interrupts) -> `Outcome`
-    "Make room and write down that a stage begins; what is returned runs its notebook."
+    "Move old outputs away and record the start of a stage; returns the notebook job."
     from xtts_ka.pipeline.execute import Outcome, kernel_env
 
     before, values = run.progress[stage.name], run.parameters(stage)
@@ -315,7 +323,7 @@ def begin_stage(
 
 # %% ../../nbs/pipeline/runner.ipynb #13aa73d3
 def record(run: Run, stage, outcome, interrupts):
-    "Write down how a notebook ended; one that left an output out has failed."
+    "Record the result of a notebook; a missing output is a failure."
     times = dict(
         ended=now(), seconds=round(outcome.seconds, 3), cpu_seconds=round(outcome.cpu_seconds, 3)
     )
@@ -325,7 +333,10 @@ def record(run: Run, stage, outcome, interrupts):
         if missing:
             outcome.name, outcome.message = (
                 "MissingOutput",
-                f"the notebook ended, but did not write {', '.join(display_path(run.dir / o) for o in missing)}",
+                (
+                    "the notebook ended, but did not write"
+                    f" {', '.join(display_path(run.dir / o) for o in missing)}"
+                ),
             )
         else:
             outputs = output_digests(run.dir, stage, run.cache)
@@ -360,7 +371,7 @@ def run(
     dry_run: bool = False,  # Show what would run, run nothing
     stages: tuple | None = None,  # Default: `STAGES`
 ) -> int:  # Exit status
-    "Bring the stages of a configuration up to date."
+    "Run the stages of a configuration that are out of date."
     stages = STAGES if stages is None else stages
     chosen = select(stages, only, from_, to)
     screen = Screen()
@@ -408,7 +419,7 @@ def _stages_at_once(run: Run):  # `run_stages`, or the same for several stages a
 
 
 def resolve_config(path) -> Path:
-    "A configuration as the shell means it, or else from the repository's root."
+    "The path of a configuration, relative to the shell's folder or to the repository's root."
     return (
         Path(path)
         if Path(path).exists()
@@ -456,7 +467,7 @@ def block(
 
 # %% ../../nbs/pipeline/runner.ipynb #c64ef8d0
 class Call:
-    "One call of `run`: which stages are due, how each begins and ends."
+    "One call of `run`: which stages are due, and how each starts and ends."
 
     def __init__(
         self,
@@ -503,12 +514,14 @@ class Call:
         self.say("▶", stage, verdict.reason)
         if verdict.fresh and any((self.run.dir / o).exists() for o in stage.outputs):
             self.screen.say(
-                f"    earlier outputs of {stage.name} are kept in {display_path(self.run.dir / '.old')}"
+                f"    earlier outputs of {stage.name} are kept in"
+                f" {display_path(self.run.dir / '.old')}"
             )
         return begin_stage(self.run, stage, verdict, self.lock)
 
     def ended(self, stage, outcome):
-        "Write down how a stage ended; a failure is told, with how to go on, and gives the exit status."
+        """Write down how a stage ended; a failure is told, with how to go on, and gives the exit
+        status."""
         outcome = record(self.run, stage, outcome, self.interrupts)
         if outcome:
             return self.say(
@@ -532,7 +545,7 @@ class Call:
 
 # %% ../../nbs/pipeline/runner.ipynb #7159c9d4
 def run_stages(call: Call, chosen) -> tuple:  # (exit status, whether anything ran)
-    "Judge and run each chosen stage in turn."
+    "Check and run each chosen stage in turn."
     for stage in chosen:
         call.interrupts.check()
         if not (verdict := call.due(stage)):
@@ -559,7 +572,8 @@ def run_stages(call: Call, chosen) -> tuple:  # (exit status, whether anything r
 
 # %% ../../nbs/pipeline/runner.ipynb #07f80b60
 def outdate_report(run: Run) -> bool:  # True
-    "Date the report to 1970: killed before its end, a run writes it again, even when the clock was set back meanwhile."
+    """Date the report to 1970: killed before its end, a run writes it again, even when the clock
+    was set back meanwhile."""
     page = run.dir / "report" / "index.html"
     if page.exists():
         os.utime(page, ns=(0, 0))
@@ -587,7 +601,7 @@ def gather_rejects(
 
 # %% ../../nbs/pipeline/runner.ipynb #7fbf7888
 def finish(run: Run, screen, code: int, ran: bool) -> int:  # Exit status
-    "Gather, report, and say where things lie."
+    "Collect rejects, write the report, and print its path."
     rejected = gather_rejects(run.dir, run.stages)
     if rejected:
         screen.say(f"{rejected} rejected items: {display_path(run.dir / 'rejects.csv')}")
@@ -602,7 +616,8 @@ def finish(run: Run, screen, code: int, ran: bool) -> int:  # Exit status
         ) as e:  # Anything: the stages' work stands, but the user must see that the report does not
             why = explained(e) if isinstance(e, OSError) else f"{type(e).__name__}: {e}"
             screen.say(
-                f"the report could not be written ({why}). The outputs of the stages are not touched by that; to try again: xtts-ka report {display_path(run.dir)}"
+                f"the report could not be written ({why}). The outputs of the stages are not"
+                f" touched by that; to try again: xtts-ka report {display_path(run.dir)}"
             )
             if not isinstance(e, (OSError, XttsKaError)):
                 traceback.print_exc()
@@ -611,7 +626,8 @@ def finish(run: Run, screen, code: int, ran: bool) -> int:  # Exit status
     screen.say(f"report: {display_path(page)}")
     if spoken.exists():
         screen.say(
-            f"{len(spoken.read_text(encoding='utf-8').splitlines())} spoken sentences: {display_path(spoken)}"
+            f"{len(spoken.read_text(encoding='utf-8').splitlines())} spoken sentences:"
+            f" {display_path(spoken)}"
         )
     return code
 
@@ -620,14 +636,16 @@ def renew_index(
     outputs,  # Folder that holds the runs
     screen,  # `Screen`
 ):
-    "Write the page of all runs again; that it cannot be written is no failure of this run."
+    "Write the page of all runs; an error here does not fail the run."
     from xtts_ka.pipeline.run_index import write_index
 
     try:
         write_index(outputs)
     except Exception as e:  # Anything: it reads what other runs left
         screen.say(
-            f"the page of all runs could not be written ({explained(e) if isinstance(e, OSError) else f'{type(e).__name__}: {e}'}); to try again: xtts-ka index {display_path(outputs)}"
+            "the page of all runs could not be written"
+            f" ({explained(e) if isinstance(e, OSError) else f'{type(e).__name__}: {e}'}); to try"
+            f" again: xtts-ka index {display_path(outputs)}"
         )
 
 
@@ -666,10 +684,10 @@ def show_list(stages: tuple, name: str, screen: Screen) -> int:  # 0
 
 # %% ../../nbs/pipeline/runner.ipynb #83f05195
 def show_plan(run: Run, chosen: tuple, force: bool, screen: Screen) -> int:  # 0
-    "What a call would do, in its order."
+    "The stages that a call would run, in order."
     for line in check_above(run, chosen):
         screen.say(line)
-    rerunning = []
+    rerunning: list = []
     for stage in chosen:
         run.parameters(stage)
         if why := left_out(run, stage):

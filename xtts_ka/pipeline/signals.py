@@ -30,7 +30,9 @@ class Interrupts:
 
     def __init__(
         self,
-        say=None,  # Prints a line for the user; default: straight to stderr, the only print that is safe in a handler
+        # Prints a line for the user; default: straight to stderr, the only print that is safe in a
+        # handler
+        say=None,
     ):
         self.say = say or (lambda line: os.write(2, f"\n{line}\n".encode()))
         self.signum, self.at, self.pid, self.sent, self.drivers = 0, 0.0, None, False, set()

@@ -31,8 +31,10 @@ class Stage:
     outputs: tuple = ()  # Paths in the run's folder that it writes
     inputs: tuple = ()  # Fields of its configuration that name files or folders outside the run
     doc: str = ""  # One line for `--list`
-    languages: tuple = ()  # Languages it is made for; empty: any. For others it is left out, status `blocked`
-    cost: int = 1  # CPU seconds in the demonstration, about: what takes longest begins first when several run at a time
+    languages: tuple = ()  # Languages it is for; empty: any. For others its status is `blocked`
+    # CPU seconds in the demonstration, about: what takes longest begins first when several run at a
+    # time
+    cost: int = 1
 
     @property
     def config_cls(self):
@@ -40,7 +42,7 @@ class Stage:
 
 
 def _import(dotted: str):
-    "The object at a dotted path."
+    "The object of a dotted path."
     module, _, name = dotted.rpartition(".")
     return getattr(importlib.import_module(module), name)
 
@@ -183,7 +185,8 @@ def check_stages(
     for s in stages:
         if s.name in seen or outputs & set(s.outputs):
             raise ConfigError(
-                f"stage `{s.name}`: its name or one of its outputs {s.outputs} is taken by an earlier stage"
+                f"stage `{s.name}`: its name or one of its outputs {s.outputs} is taken by an"
+                " earlier stage"
             )
         if missing := {*s.needs, *s.reads} - seen:
             raise ConfigError(
@@ -206,7 +209,8 @@ class Shared:
     def __post_init__(self):
         if slug(self.run) != self.run:
             raise ConfigError(
-                f"`run` becomes the name of a folder: letters, digits, `-`, `_` and `.` only, got {self.run!r}; for example run={slug(self.run)}"
+                "`run` becomes the name of a folder: letters, digits, `-`, `_` and `.` only, got"
+                f" {self.run!r}; for example run={slug(self.run)}"
             )
         for name in self.skip:
             find_stage(name)
@@ -313,10 +317,12 @@ def fit_parameters(
     optional = {"language"}
     if unknown := [n for n in names if n not in values]:
         raise ConfigError(
-            f"{where}: declares parameters {unknown} which the stage's configuration does not have; add them there or remove them here"
+            f"{where}: declares parameters {unknown} which the stage's configuration does not have;"
+            " add them there or remove them here"
         )
     if unused := [v for v in values if v not in names and v not in optional]:
         raise ConfigError(
-            f"{where}: does not declare {unused}, so their values would be ignored; add them to the cell tagged `parameters`"
+            f"{where}: does not declare {unused}, so their values would be ignored; add them to the"
+            " cell tagged `parameters`"
         )
     return {n: values[n] for n in names}

@@ -22,7 +22,7 @@ STATUSES = ("pending", "running", "done", "failed", "blocked", "stale")
 
 @dataclass
 class StageState:
-    "What is known about one stage of one run."
+    "The record of one stage of one run."
 
     status: str = "pending"  # One of `STATUSES`
     attempt: int = 0  # Executions since it was last asked for anew
@@ -47,7 +47,7 @@ def now() -> str:  # UTC, to the second
 def covered(
     spans,  # (start, end) in seconds, in any order
 ) -> float:  # Seconds in which at least one of them was open
-    "The time by the wall clock of stages that run side by side, and rest in between."
+    "Wall-clock time covered by possibly overlapping intervals."
     total, last = 0.0, float("-inf")
     for start, end in sorted(spans):
         total, last = total + max(0.0, end - max(start, last)), max(last, end)
@@ -99,14 +99,18 @@ class Progress:
         )
 
     def _read(self):
-        mend = f"Delete {display_path(self.path)} to run every stage again; files of the stages are then kept aside, not lost."
+        mend = (
+            f"Delete {display_path(self.path)} to run every stage again; files of the stages are"
+            " then kept aside, not lost."
+        )
         try:
             data = read_json(self.path)
         except (ValueError, OSError) as e:
             raise ConfigError(f"{display_path(self.path)}: not readable ({e}). {mend}") from e
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             raise ConfigError(
-                f"{display_path(self.path)}: written by another version (schema {data.get('schema') if isinstance(data, dict) else '?'}, here {SCHEMA}). {mend}"
+                f"{display_path(self.path)}: written by another version (schema"
+                f" {data.get('schema') if isinstance(data, dict) else '?'}, here {SCHEMA}). {mend}"
             )
         try:
             self.stages = {n: StageState(**s) for n, s in data["stages"].items()}
@@ -119,7 +123,7 @@ class LockedError(XttsKaError):
 
 
 def _alive(holder: dict) -> bool:
-    "Whether the process written into a lock still runs (a process of another host is taken to)."
+    "Whether the lock's process is still alive (one of another host counts as alive)."
     if holder.get("host") != os.uname().nodename or not holder.get("pid"):
         return True
     try:
@@ -137,7 +141,9 @@ class RunLock:
     def __init__(
         self,
         run_dir,  # Folder of the run, must exist
-        patience: float = 60.0,  # Seconds to wait for the kernel of a runner that was killed: on a busy machine it is still importing, and notices late
+        # Seconds to wait for the kernel of a runner that was killed: on a busy machine it is still
+        # importing, and notices late
+        patience: float = 60.0,
     ):
         self.path, self.patience, self.fd = Path(run_dir) / ".lock", patience, None
 
@@ -185,7 +191,8 @@ class RunLock:
         )
 
     def _refuse(self, holder: dict):
-        os.close(self.fd)
+        if self.fd is not None:
+            os.close(self.fd)
         self.fd = None
         who = (
             f"process {holder['pid']} on {holder['host']} since {holder['started']}"
@@ -193,5 +200,6 @@ class RunLock:
             else "another process"
         )
         raise LockedError(
-            f"{display_path(self.path.parent)}: {who} is running in this folder. Wait for it, stop it, or give this run another name with run=NAME."
+            f"{display_path(self.path.parent)}: {who} is running in this folder. Wait for it, stop"
+            " it, or give this run another name with run=NAME."
         )

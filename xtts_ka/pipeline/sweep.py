@@ -55,7 +55,8 @@ from .state import LockedError, Progress, RunLock
 def split_values(
     text: str,  # What stands behind `=`
 ) -> list:  # Texts, at least one
-    "Split at the commas outside of brackets and quotes; `ConfigError` for a gap between two commas."
+    """Split at the commas outside of brackets and quotes; `ConfigError` for a gap between two
+    commas."""
     found, depth, quote = [""], 0, ""
     for c in text:
         before = found[-1].rstrip()
@@ -71,7 +72,8 @@ def split_values(
             found[-1] += c
     if len(found) > 1 and not all(v.strip() for v in found):
         raise ConfigError(
-            f"{text!r}: a value is missing beside a comma; write null for none, '' for an empty text"
+            f"{text!r}: a value is missing beside a comma; write null for none, '' for an empty"
+            " text"
         )
     return [v.strip() for v in found]
 
@@ -121,11 +123,13 @@ def read_trials(
     swept = [k for k, v in given.items() if len(v) > 1]
     if not swept:
         raise ConfigError(
-            "no key has several values; write key=a,b,c, for example seed=1,2,3. For a single run: xtts-ka run"
+            "no key has several values; write key=a,b,c, for example seed=1,2,3. For a single run:"
+            " xtts-ka run"
         )
     if "run" in swept:
         raise ConfigError(
-            "`run` names what all runs of a sweep begin with, so it has one value; the runs are told apart by their values"
+            "`run` names what all runs of a sweep begin with, so it has one value; the runs are"
+            " told apart by their values"
         )
     base, short, out = (
         run_name(config, [f"run={v[0]}" for k, v in given.items() if k == "run"]),
@@ -145,7 +149,7 @@ def read_trials(
 
 # %% ../../nbs/pipeline/sweep.ipynb #412fe4c7
 def _all_different(trials: list) -> list:
-    seen = {}
+    seen: dict = {}
     for t in trials:
         what = ", ".join(f"{k}={v}" for k, v in t.swept.items())
         for mark in (
@@ -161,8 +165,8 @@ def _all_different(trials: list) -> list:
 def stage_keys(
     run: Run,
 ) -> dict:  # Stage -> digest; without those that are left out
-    "For each stage, what it will be made of."
-    keys = {}
+    "The inputs of each stage, as digests."
+    keys: dict = {}
     for stage in run.stages:
         if left_out(run, stage):
             continue
@@ -195,11 +199,11 @@ def renamed(
     old: str,  # Folder of a run as its files name it, `outputs/a`
     new: str,  # That of another
 ) -> bytes:
-    "The text with one run's folder named for the other's; `outputs/ab` is another folder than `outputs/a`."
+    """The text with one run's folder named for the other's; `outputs/ab` is another folder than
+    `outputs/a`."""
     for a, b in {old: new, json.dumps(old)[1:-1]: json.dumps(new)[1:-1]}.items():
-        text = re.sub(
-            re.escape(a.encode()) + rb"(?![\w.\-\x80-\xff]|\\u)", lambda _: b.encode(), text
-        )
+        name = re.escape(a.encode()) + rb"(?![\w.\-\x80-\xff]|\\u)"
+        text = re.sub(name, b.encode().replace(b"\\", rb"\\"), text)
     return text
 
 # %% ../../nbs/pipeline/sweep.ipynb #3cc99927
@@ -230,7 +234,7 @@ def copy_stage(
     old: str,
     new: str,  # As `take_file`
 ):
-    "Take over a whole output."
+    "Link or copy a complete output."
     if not source.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
         take_file(
@@ -265,7 +269,7 @@ def lends(
     stage,  # `Stage`
     parts: dict,  # Of the stage, as another run would make it
 ) -> bool:
-    "Whether a run has just what another would make of a stage."
+    "Whether a run already has the outputs that another run needs."
     state = lender.progress[stage.name]
     return (
         state.status in ("done", "stale")
@@ -279,7 +283,7 @@ def link_outputs(
     taker: Run,  # Locked by the caller
     stage,  # `Stage`
 ):
-    "Give a run the stage of another, as if it had made it itself."
+    "Copy a finished stage from one run to another."
     old, new = display_path(lender.dir), display_path(taker.dir)
     set_aside(taker, stage)
     taker.progress.update(
@@ -309,7 +313,7 @@ def reuse_stage(
     wanted: tuple,  # Stages, in the order they run
     stages: tuple,  # All
 ) -> dict:  # Stage -> name of the run it was taken from
-    "Give a run whatever others have ready for it."
+    "Reuse all finished stages of other runs."
     taken, lenders = {}, [Run(o.cfg, stages) for o in others if o is not trial]
     folder = Run(trial.cfg, stages).dir
     folder.mkdir(parents=True, exist_ok=True)
@@ -323,7 +327,9 @@ def reuse_stage(
                 continue
             if not (verdict := stage_status(run, stage)).reason:
                 continue
-            if lender := next((l for l in lenders if lends(l, stage, verdict.parts)), None):
+            if lender := next(
+                (line for line in lenders if lends(line, stage, verdict.parts)), None
+            ):
                 link_outputs(lender, run, stage)
                 taken[stage.name] = lender.cfg.run
         if taken:
@@ -344,8 +350,8 @@ def due(
     run: Run,
     chosen: tuple,  # Stages, in the order they run
 ) -> list:  # Names
-    "The stages that would run now."
-    names = []
+    "The stages that are due."
+    names: list = []
     for stage in chosen:
         if not left_out(run, stage) and stage_status(run, stage, rerunning=names).reason:
             names.append(stage.name)
@@ -357,8 +363,10 @@ def plan_jobs(
     chosen: tuple,  # Stages, in the order they run
     stages: tuple,  # All
 ) -> list:  # `Job`s, what others wait for first
-    "Split the work so that nothing is made twice."
-    makers, makes, waits = {}, {t.name: [] for t in trials}, {t.name: set() for t in trials}
+    "Assign stages to runs so that shared ones run once."
+    makers: dict = {}
+    makes: dict = {t.name: [] for t in trials}
+    waits: dict = {t.name: set() for t in trials}
     for t in trials:
         keys = stage_keys(run := Run(t.cfg, stages))
         for name in due(run, chosen):
@@ -407,7 +415,7 @@ def what_failed(
     folder: Path,  # Of a run
     log: Path,  # What it printed
 ) -> str:  # One line
-    "Why a run ended badly, from its record, or else from the last it said."
+    "Why a run failed, from its record or its last output."
     failed = [
         f"{name}: {s.error}"
         for name, s in Progress(folder).stages.items()
@@ -430,13 +438,13 @@ def say_taken(
     who: str,  # Took it
     screen: Screen,
 ):
-    "Say what a run took over, and from whom."
+    "Report which stages were reused, and from which run."
     for run in dict.fromkeys(taken.values()):
         screen.say(f"  {who}  takes {', '.join(s for s in taken if taken[s] == run)} from {run}")
 
 # %% ../../nbs/pipeline/sweep.ipynb #6f7f5c0e
 class Processes:
-    "Begins and ends the processes of a sweep, and says so."
+    "Starts and stops the processes of a sweep."
 
     def __init__(
         self,
@@ -455,11 +463,10 @@ class Processes:
             screen,
             interrupts,
         )
-        self.running, self.logs = (
-            {},
-            set(),
-        )  # Process -> (job, when it began); runs whose log was begun
-        self.failed, self.lost = {}, set()  # Run -> why; runs whose shared stages will not come
+        self.running: dict = {}  # Process -> (job, when it began)
+        self.logs: set = set()  # Runs whose log was begun
+        self.failed: dict = {}  # Run -> why
+        self.lost: set = set()  # Runs whose shared stages will not come
 
     def title(self, job) -> str:
         return f"{self.trials.index(job.trial) + 1}/{len(self.trials)} {job.trial.name}"
@@ -520,7 +527,8 @@ class Processes:
             if process.returncode:
                 self.over(
                     job,
-                    f"{what_failed(self.folder(job), self.log(job))}; all it said: {display_path(self.log(job))}",
+                    f"{what_failed(self.folder(job), self.log(job))}; all it said:"
+                    f" {display_path(self.log(job))}",
                     begin,
                 )
             else:
@@ -540,14 +548,15 @@ class Processes:
 
 # %% ../../nbs/pipeline/sweep.ipynb #b9636812
 class WorkerPool(Processes):
-    "So many processes at a time, each when what it waits for has come."
+    "Run a limited number of processes, each after those it depends on."
 
     def work(
         self,
         waiting: list,  # `Job`s
         jobs: int,  # Processes at a time
     ):
-        "Begin what may begin, until nothing is left or somebody stops us; what runs then is waited for."
+        """Begin what may begin, until nothing is left or somebody stops us; what runs then is
+        waited for."""
         waiting = list(waiting)
         try:
             while self.running or waiting and not self.interrupts.signum:
@@ -567,7 +576,8 @@ class WorkerPool(Processes):
             raise
 
     def stop(self):
-        "Let all save and stop, and wait for it; those that were told already are not told twice, which would mean at once."
+        """Let all save and stop, and wait for it; those that were told already are not told twice,
+        which would mean at once."""
         for process in self.running:
             self.interrupts.signum or process.send_signal(signal.SIGINT)
         for process in self.running:
@@ -597,7 +607,7 @@ def how_it_went(
     run: Run,
     chosen: tuple,  # Stages
 ) -> str:  # `done`, or the first stage that is not and its status
-    "The state of a run in a word or two."
+    "The state of a run, in short."
     return next(
         (
             f"{s.name} {run.progress[s.name].status}"
@@ -608,21 +618,22 @@ def how_it_went(
     )
 
 # %% ../../nbs/pipeline/sweep.ipynb #681a3ff1
+def _spent(stages: dict, key: str) -> float:  # Seconds
+    return round(sum(getattr(s, key) or 0 for s in stages.values()), 3)
+
+
 def results(
     trials: list,  # `SweepRun`s
     chosen: tuple,  # Stages that the sweep is about
     stages: tuple,  # All
 ) -> list:  # A dict for each run
-    "The swept values and what they led to."
+    "The swept values and the resulting metrics."
     from xtts_ka.pipeline.report import _flat
 
     out = []
     for t in trials:
         run = Run(t.cfg, stages)
-        found, spent = (
-            run.progress.stages,
-            lambda key: round(sum(getattr(s, key) or 0 for s in found.values()), 3),
-        )
+        found = run.progress.stages
         figures = {
             f"{s.name}: {k}": v
             for s in stages
@@ -635,8 +646,8 @@ def results(
                 "run": t.name,
                 **t.swept,
                 "status": how_it_went(run, chosen),
-                "seconds": spent("seconds"),
-                "CPU seconds": spent("cpu_seconds"),
+                "seconds": _spent(found, "seconds"),
+                "CPU seconds": _spent(found, "cpu_seconds"),
                 **figures,
             }
         )
@@ -646,7 +657,7 @@ def results(
 def as_csv(
     rows: list,  # Dicts
 ) -> str:
-    "A table in which no column of any row is lost."
+    "A table with the columns of all rows."
     writer = csv.DictWriter(
         text := io.StringIO(), list(dict.fromkeys(k for r in rows for k in r)), lineterminator="\n"
     )
@@ -739,7 +750,8 @@ def sweep(
     from_: str = "",
     to: str = "",  # As `run`
     jobs: int = 0,  # Processes at a time; 0: as many as there are cores for
-    name: str = "",  # Of the sweep, for its page; default: made of the run's name and the swept keys
+    # Of the sweep, for its page; default: made of the run's name and the swept keys
+    name: str = "",
     dry_run: bool = False,  # Only show what would run
     stages: tuple | None = None,  # Default: `STAGES`
     program: tuple = PROGRAM,  # Takes the words of `xtts-ka`
@@ -794,20 +806,21 @@ def cores() -> int:  # That this process may use
 
 
 def sweep_name(name: str, config, words, trials: list) -> str:
-    "What the files of a sweep are called."
+    "The common file name of a sweep."
     base = next((v[0] for k, v in read_words(words).items() if k == "run"), None)
     found = name or slug(
         "-".join([base or run_name(config), *short_names(list(trials[0].swept)).values()]), 90
     )
     if slug(found) != found:
         raise ConfigError(
-            f"--name {name}: it becomes the name of files: letters, digits, `-`, `_` and `.` only; for example --name {slug(name)}"
+            f"--name {name}: it becomes the name of files: letters, digits, `-`, `_` and `.` only;"
+            f" for example --name {slug(name)}"
         )
     return found
 
 # %% ../../nbs/pipeline/sweep.ipynb #63e37a79
 def already_there(t: SweepRun, trials: list, chosen: tuple, stages: tuple, screen: Screen):
-    "What one run of an earlier sweep has, the others need not make."
+    "Reuse stages of runs from an earlier sweep."
     if any(
         (repo_root() / "outputs" / o.name / Progress.FILE).exists() for o in trials if o is not t
     ):
@@ -818,7 +831,7 @@ def already_there(t: SweepRun, trials: list, chosen: tuple, stages: tuple, scree
 
 # %% ../../nbs/pipeline/sweep.ipynb #63ae062d
 def show_sweep(jobs: list, trials: list, chosen: tuple, stages: tuple, screen: Screen) -> int:  # 0
-    "What a sweep would do."
+    "The plan of a sweep, as text."
     for job in jobs:
         if job.only:
             screen.say(f"▶ {job.trial.name}: first {', '.join(job.only)}, for others too")
@@ -885,7 +898,10 @@ def add_arguments(p):  # `argparse.ArgumentParser`
         "--name",
         metavar="NAME",
         default="",
-        help="of the page, the table and the plot in outputs/sweeps; by default the run's name and the swept keys",
+        help=(
+            "of the page, the table and the plot in outputs/sweeps; by default the run's name and"
+            " the swept keys"
+        ),
     )
     p.add_argument("--dry-run", action="store_true", help="show what would run, run nothing")
     p.add_argument(

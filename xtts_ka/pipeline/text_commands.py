@@ -18,7 +18,7 @@ def read_lines(
     texts: list,  # Texts given on the command line
     path: str = "",  # Else a file, `-` for standard input
 ):  # Yields lines without their end
-    "The lines to work on. Error: MissingError naming the file that is not there."
+    "The input lines. `MissingError` names a missing file."
     if texts:
         yield from (line for text in texts for line in text.splitlines() or [""])
     elif path in ("", "-"):
@@ -46,10 +46,10 @@ def normalize_lines(
     as_json: bool = False,  # One JSON object a line, with spans and warnings
     verbose: bool = False,  # Warnings of lines that could be read, too
 ):  # Yields (output line, could anything be said?)
-    "Every line in words."
+    "Normalize every line."
     from xtts_ka.text.normalize import KaNormalizer, NormConfig
 
-    normalizer = KaNormalizer(NormConfig(latin=latin))
+    normalizer = KaNormalizer(NormConfig(latin=latin))  # type: ignore[arg-type]  # pydantic checks it
     for number, line in enumerate(lines, 1):
         result = normalizer.normalize(line)
         said = any(c.isalpha() for c in result.text)
@@ -76,7 +76,7 @@ def phonemize_lines(
     mode: str = "broad",  # Or `narrow`
     as_json: bool = False,  # One JSON object a line, with words and their places
 ):  # Yields (output line, could anything be said?)
-    "Every line in phonemes: normalised first."
+    "Normalize every line and transcribe it to phonemes."
     from xtts_ka.text.g2p import GraphemeToPhoneme, PhonemeProcessor
 
     processor = PhonemeProcessor(GraphemeToPhoneme(mode=mode))
@@ -105,7 +105,7 @@ def run_lines(
     results,  # From one of the above
     out: str = "",  # File to write; standard output when empty
 ) -> int:  # Exit status: 0, or 1 when some line could not be said
-    "Write the lines as they come; say at the end how many could not be said."
+    "Write the lines; report at the end how many could not be read."
     lost = total = 0
     stream = open(out, "w", encoding="utf-8", newline="\n") if out else sys.stdout
     try:

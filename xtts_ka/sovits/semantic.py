@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.layers import Depthwise, Dropout
 from .config import SemanticConfig
 from .features import N_MELS
 from .quantize import Quantizer
@@ -36,7 +37,7 @@ def apply_rotary(
     cos, sin = (t.to(x) for t in at)
     return x * cos + torch.cat([-b, a], -1) * sin
 
-# %% ../../nbs/sovits/semantic.ipynb #54736804
+# %% ../../nbs/sovits/semantic.ipynb #db791509
 class Block(nn.Module):
     "Attention, depthwise convolution, feed-forward, each behind a LayerNorm and added to what came in."
 
@@ -48,18 +49,12 @@ class Block(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.heads, self.drop = heads, nn.Dropout(dropout)
+        self.heads, self.drop = heads, Dropout(dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3 if kernel else 2))
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.wide, self.narrow = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
         self.mix = (
-            nn.ModuleList(
-                [
-                    nn.Linear(dim, 2 * dim),
-                    nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim),
-                    nn.Linear(dim, dim),
-                ]
-            )
+            nn.ModuleList([nn.Linear(dim, 2 * dim), Depthwise(dim, kernel), nn.Linear(dim, dim)])
             if kernel
             else None
         )

@@ -85,7 +85,7 @@ def everyday(
         out.append(forms[n % len(forms)])
     return out
 
-# %% ../../nbs/sovits/train_ar.ipynb #dc5c7205
+# %% ../../nbs/sovits/train_ar.ipynb #25b15f3d
 class ArTask(Task):
     "The next token, given text and references."
 
@@ -142,6 +142,7 @@ class ArTask(Task):
                 ],
                 lr=cfg.lr,
                 betas=(0.9, 0.96),
+                fused=True,
             )
         }
 

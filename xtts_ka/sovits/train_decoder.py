@@ -201,7 +201,7 @@ def tune_losses(
     errors = (tune[:, 1:] - heard[:, 1:]).square().mean(1)  # [B, F]
     return {"pitch": octaves, "periodic": (errors * mask[:, 0]).sum() / mask.sum()}
 
-# %% ../../nbs/sovits/train_decoder.ipynb #cf60cb15
+# %% ../../nbs/sovits/train_decoder.ipynb #de3c9a36
 class SovitsDecoderTask(Task):
     "VITS2 on clips; discriminators where there are any."
 
@@ -243,6 +243,7 @@ class SovitsDecoderTask(Task):
                 lr=cfg.lr,
                 betas=cfg.betas,
                 weight_decay=cfg.weight_decay,
+                fused=True,
             )
 
         return {"g": adam(self.net, self.text)} | (

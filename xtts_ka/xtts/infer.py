@@ -194,7 +194,7 @@ class Plan:
     pieces: list  # `Piece`s
     warnings: list
 
-# %% ../../nbs/xtts/infer.ipynb #af4d63ea
+# %% ../../nbs/xtts/infer.ipynb #0dd36a30
 class KaXtts:
     "An exported XTTS model that speaks."
 
@@ -343,14 +343,26 @@ class KaXtts:
         size: int = 8,  # Pieces decoded at once
     ) -> list[Spoken]:  # In the order given
         "Many texts; the same speech as one by one, sooner."
-        (cond, vector), speed = voice or self.voice(), _speed(speed)
+        voice = voice or self.voice()
+        planned = self.plan_takes(texts, voice, cfg, seed, size)
+        return [self.render(plan, takes, voice, speaker, speed) for plan, takes in planned]
+
+    def plan_takes(
+        self,
+        texts: list,  # Any texts
+        voice: tuple,  # From `voice` or `clone`
+        cfg: DecodeConfig = None,
+        seed: int = 1,
+        size: int = 8,  # As `speak_many`
+    ) -> list[tuple]:  # (`Plan`, a `Decoded` each piece)
+        "What the GPT says of texts, before it is made sound."
         plans = [self.plan(t) for t in texts]
         jobs = [piece.text for plan in plans for piece in plan.pieces]
         ids, seeds = [self.vocabulary.encode(p) for p in jobs], [_named(seed, p) for p in jobs]
         done = iter(
             decode_best(
                 self.engine,
-                [cond] * len(jobs),
+                [voice[0]] * len(jobs),
                 ids,
                 cfg,
                 seeds,
@@ -360,11 +372,20 @@ class KaXtts:
                 self._read_back(jobs),
             )
         )
-        takes = [[next(done) for _ in plan.pieces] for plan in plans]
-        return [
-            self._spoken(p, t, self._joined(p, t, vector, speed), speaker, self.way)
-            for p, t in zip(plans, takes)
-        ]
+        return [(plan, [next(done) for _ in plan.pieces]) for plan in plans]
+
+    def render(
+        self,
+        plan: Plan,
+        takes: list,  # From `plan_takes`, of this object or another of the same export
+        voice: tuple,
+        speaker: str = "",
+        speed: float = 1.0,  # As `speak`
+    ) -> Spoken:
+        "Takes as sound."
+        return self._spoken(
+            plan, takes, self._joined(plan, takes, voice[1], _speed(speed)), speaker, self.way
+        )
 
     def _read_back(
         self, texts: list
@@ -821,6 +842,3 @@ def _into_folder(out, numbers, spoken, rejects):
     write_rejects(out / "rejects.csv", rejects, "speak")
     seconds = sum(len(s.wav) for s in spoken) / OUTPUT_SAMPLE_RATE
     print(f"{out}: {len(spoken)} files, {seconds:.2f} s, {_summary(spoken)}, list in spoken.tsv")
-
-# %% ../../nbs/xtts/infer.ipynb #cb5b7e28
-#| export
