@@ -25,7 +25,7 @@ from ..core.files import read_json, write_json
 from ..core.manifest import Reject, read_manifest, write_rejects
 from ..core.paths import display_path, resolve
 from ..core.progress import bar
-from .config import MelConfig, plain_overrides
+from .config import AUDIO_SUFFIXES, MelConfig, plain_overrides
 from .features import LogMel, griffin_lim, load_mel, pad_to_hop
 
 # %% ../../nbs/vocoder/infer.ipynb #197caafa
@@ -305,7 +305,7 @@ def _find_mode(folder: Path, mode: str) -> str:  # audio, text or mel
     "The mode that the folder allows."
     audio = (folder / "audio").is_dir() or (folder / "metadata.csv").is_file()
     has = {
-        "audio": audio or bool(_below(folder, _AUDIO, False)),
+        "audio": audio or bool(_below(folder, AUDIO_SUFFIXES, False)),
         "text": (folder / "transcriptions").is_dir(),
         "mel": (folder / "mels").is_dir(),
     }
@@ -336,9 +336,8 @@ def _check_names(items: list):
         seen[item.name] = item.path
 
 # %% ../../nbs/vocoder/infer.ipynb #83bf8a27
-_AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 _FOLDERS = {"audio": "audio", "text": "transcriptions", "mel": "mels"}
-_KINDS = {"audio": _AUDIO, "text": (".txt",), "mel": (".safetensors", ".npy")}
+_KINDS = {"audio": AUDIO_SUFFIXES, "text": (".txt",), "mel": (".safetensors", ".npy")}
 _WHERE = {
     "audio": "a folder audio/, metadata.csv or audio files",
     "text": "a folder transcriptions/ with a .txt file for each sentence",
