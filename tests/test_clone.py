@@ -37,7 +37,7 @@ def trained(run, name):
 
     cfg = dict(
         gpt=dict(**GPT, loop=dict(steps=2, lr=2e-3, **LOOP)),
-        decoder=DECODER,
+        decoder=DECODER | dict(voice_parts=3),
         encoder=ENCODER,
         guests=dict(voices=4),
         voice_seconds=2.0,
@@ -91,6 +91,16 @@ def test_the_export_hears_what_the_run_hears(run):
     )
     stage.decoder()
     stock = load_stock(stage.export(run / "xtts", "two voices"))
+    z, _, told = stage.decoder_task.pair(
+        0
+    )  # the voice as components, where the export takes the vector
+    vector = stage.speakers[stage.clips.rows[0].speaker_name]["speaker_embedding"]
+    with torch.inference_mode():
+        ours, stocks = (
+            stage.decoder_task.net(z[None], g=told[None]),
+            stock.hifigan_decoder.waveform_decoder(z[None], g=vector),
+        )
+    assert stage.decoder_task.space is not None and torch.allclose(ours, stocks, atol=1e-5)
     wav = stage.clips.wav(0)
     theirs = stock.get_speaker_embedding(wav[None], 22050)
     assert (

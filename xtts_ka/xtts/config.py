@@ -208,7 +208,7 @@ class DecoderLoop(LoopConfig):
     validate_every: int = Field(200, ge=1)
     save_every: int = Field(200, ge=1)
 
-# %% ../../nbs/xtts/config.ipynb #74d9788f
+# %% ../../nbs/xtts/config.ipynb #96e15477
 @config
 class DecoderConfig:
     "Size and training of the waveform decoder."
@@ -229,12 +229,18 @@ class DecoderConfig:
     repetition_weight: float = Field(
         0.0, ge=0
     )  # Weight of repeating oneself after a frame more than the recording does
+    periodicity_weight: float = Field(
+        0.0, ge=0
+    )  # Weight of the autocorrelation of frames: pitch and voicing, whatever the phases
     phase_weight: float = Field(0.0, ge=0)  # Weight of the steps of the phase in time and frequency
     judge_from: float = Field(
         1.0, ge=0, le=1
     )  # Share of the training after which a multi-period discriminator joins; 1: never
     judge_width: float = Field(0.125, gt=0)  # Factor on its channels; HiFi-GAN: 1
     judge_periods: list[int] = [3, 5, 7, 64, 256]  # Samples
+    judge_gain: float = Field(
+        1.0, gt=0
+    )  # Factor on the waveforms it hears; speech of -23 dB is too quiet for a small one to learn anything by gain 1
     judge_lr: float = Field(1e-3, gt=0)  # Its learning rate
     adversarial_weight: float = Field(1.0, ge=0)  # Weight of being taken for a recording (LSGAN)
     feature_weight: float = Field(
@@ -244,10 +250,26 @@ class DecoderConfig:
         "adamw"  # muon: for the kernels of the convolutions, with AdamW for the rest
     )
     muon_lr: float = Field(1e-2, gt=0)  # Learning rate of Muon
+    voice_parts: int = Field(
+        0, ge=0
+    )  # Principal components of the training voices, all of like variance, that a new decoder is told where there are more voices than that; 0: the vectors as they are
+    voice_rates: list[float] = [
+        8.0,
+        6.0,
+        2.0,
+        1.0,
+        1.0,
+    ]  # With them: factors on the learning rate of the five layers by which voices go in
     start: Literal["new", "base", "keep"] = (
         "new"  # From nothing, from the base's weights, or the base's as it is
     )
     loop: DecoderLoop = DecoderLoop()
+
+    def __post_init__(self):
+        if len(self.voice_rates) != 5 or min(self.voice_rates) <= 0:
+            raise ConfigError(
+                f"decoder.voice_rates {self.voice_rates}: five factors above 0, one for each layer by which voices go in"
+            )
 
 # %% ../../nbs/xtts/config.ipynb #b16777e1
 @config

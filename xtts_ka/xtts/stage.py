@@ -77,7 +77,7 @@ def chosen(clips: Clips, names: list) -> Clips:  # Those that xtts_init kept, in
         )
     return Clips([rows[n] for n in names], clips.folder)
 
-# %% ../../nbs/xtts/stage.ipynb #9c1e4ab2
+# %% ../../nbs/xtts/stage.ipynb #79572518
 class Pretrain:
     "The steps of stage full_pretrain, in order: gpt, voices, latents, decoder, export."
 
@@ -437,7 +437,11 @@ class Pretrain:
         "Train the network from latents to the vocoder's mel."
         if not self.cfg.acoustic.train:
             return None
-        clips, latents, vectors = self.decoder_data()
+        clips, latents = (
+            self.clips,
+            RaggedArray(self.out / "latents"),
+        )  # no guests: a minute is for the run's own voices
+        vectors = {s: v["speaker_embedding"] for s, v in self.speakers.items()}
         task = AcousticTask(self.cfg.acoustic, clips, latents, vectors, MelConfig())
         result = fit(task, self.cfg.acoustic.loop, self.out / "acoustic", "acoustic")
         load_models(self.out / "acoustic", {"acoustic": task.net}, "latest")
@@ -458,7 +462,7 @@ class Pretrain:
         )
         result = fit(self.decoder_task, self.cfg.decoder.loop, self.out / "decoder", "decoder")
         load_models(self.out / "decoder", {"decoder": self.decoder_task.net}, "latest")
-        self.waveform = self.decoder_task.net.eval().state_dict()
+        self.waveform = self.decoder_task.state()
         return result
 
     def export(
