@@ -24,7 +24,7 @@ import torch
 from compare import commit
 
 from xtts_ka.core.randomness import seeded_step
-from xtts_ka.evaluate.everyday import load_everyday
+from xtts_ka.evaluate.everyday_texts import load_everyday
 from xtts_ka.evaluate.recogniser import Recogniser, error_rate
 from xtts_ka.xtts.config import DecodeConfig
 from xtts_ka.xtts.export import load_stock

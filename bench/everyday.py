@@ -83,7 +83,7 @@ def main():
     test, metrics = evaluate(args.run, args.texts, args.mos_clips, args.seed)
     if test.left_out:
         return print(test.left_out)
-    from xtts_ka.evaluate.everyday import everyday_row
+    from xtts_ka.evaluate.everyday_scores import everyday_row
 
     for s in test.summary:
         print("  ".join(f"{v}" for v in everyday_row(s).values()))
