@@ -21,10 +21,12 @@ from ..core.errors import XttsKaError
 from ..core.files import write_json
 from ..core.paths import slug
 from ..core.progress import bar
+from ..corpus.clips import Clips
 from ..corpus.segment import SegmentConfig, cut_padded, speech_edges
 from ..corpus.sentences import recombine
 from ..corpus.sources import CorpusConfig
 from ..corpus.synthetic import SAMPLE_RATE, VOICES, Synthesizer
+from .config import EvaluateConfig
 from .everyday_scores import Take, everyday_metrics, score_row, summarise
 from .everyday_texts import KINDS, EverydayText, load_everyday, unseen_share
 from .recogniser import Recogniser
@@ -219,49 +221,19 @@ def say_sovits(
         take(path, job, synthesize(*job), model.sample_rate) for job in bar(jobs, "GPT-SoVITS2")
     ]
 
-# %% ../../nbs/evaluate/everyday.ipynb #9815a920
-SPEAKERS = 12  # Speakers that take turns, at most
-EMBEDDED = 8.0  # Seconds of a take that the speaker encoder takes
+# %% ../../nbs/evaluate/everyday.ipynb #91f0609b
+class _EverydaySynthesis:
+    "The synthesis of the set by every path of a run; `EverydayTest` sets the attributes."
 
-
-class EverydayTest:
-    "Synthesize the set by every path of a run, and score it."
-
-    def __init__(
-        self,
-        cfg,  # `EvaluateConfig`
-        run,  # Folder of the run
-        clips,  # `Clips` of the run
-        out,  # Gets `everyday.json` and `everyday/`
-        language: str,  # Of the run
-        voices=None,  # `evaluate.chains.SpeakerSimilarity`; None: likeness is left out
-        seed: int = 1,
-    ):
-        self.cfg = cfg
-        self.run = Path(run)
-        self.clips = clips
-        self.out = Path(out)
-        self.voices = voices
-        self.seed = seed
-        self.language = language
-        self.options = run_options(run)
-        self.speakers = clips.speakers[:SPEAKERS]
-        self.jobs = turns(load_everyday(cfg.everyday), self.speakers) if not self.left_out else []
-        self.recorded = corpus_voices(self.options, self.speakers)
-        self.lengths: dict[str, float] = {}  # Text -> seconds of its recording
-        self.rows: list[dict] = []  # Of `score_row`
-        self.summary: list[dict] = []  # Of `summarise`
-
-    @property
-    def left_out(self) -> str:
-        "The reason why the set is not spoken; empty if it is."
-        if not self.cfg.everyday:
-            return "evaluate.everyday=0: the everyday set is left out"
-        if self.language != "ka":
-            return (
-                f"the everyday set is Georgian, this run speaks {self.language!r}: it is left out"
-            )
-        return ""
+    cfg: EvaluateConfig
+    run: Path  # Folder of the run
+    clips: Clips  # Of the run
+    out: Path  # Gets `everyday/references/`
+    seed: int
+    options: dict  # Of the run
+    speakers: list  # Names
+    jobs: list  # Of `turns`
+    recorded: dict  # Speaker -> `Voice`, of a synthetic corpus
 
     def paths(self) -> dict:  # Path -> function that returns its takes
         "The paths of this run: the recordings' voices, XTTS, GPT-SoVITS2."
@@ -316,6 +288,50 @@ class EverydayTest:
             write_audio(path, wav.clip(-1, 1), SAMPLE_RATE)
             out[speaker] = Reference(path, text=text)
         return out
+
+# %% ../../nbs/evaluate/everyday.ipynb #9815a920
+SPEAKERS = 12  # Speakers that take turns, at most
+EMBEDDED = 8.0  # Seconds of a take that the speaker encoder takes
+
+
+class EverydayTest(_EverydaySynthesis):
+    "Synthesize the set by every path of a run, and score it."
+
+    def __init__(
+        self,
+        cfg,  # `EvaluateConfig`
+        run,  # Folder of the run
+        clips,  # `Clips` of the run
+        out,  # Gets `everyday.json` and `everyday/`
+        language: str,  # Of the run
+        voices=None,  # `evaluate.chains.SpeakerSimilarity`; None: likeness is left out
+        seed: int = 1,
+    ):
+        self.cfg = cfg
+        self.run = Path(run)
+        self.clips = clips
+        self.out = Path(out)
+        self.voices = voices
+        self.seed = seed
+        self.language = language
+        self.options = run_options(run)
+        self.speakers = clips.speakers[:SPEAKERS]
+        self.jobs = turns(load_everyday(cfg.everyday), self.speakers) if not self.left_out else []
+        self.recorded = corpus_voices(self.options, self.speakers)
+        self.lengths: dict[str, float] = {}  # Text -> seconds of its recording
+        self.rows: list[dict] = []  # Of `score_row`
+        self.summary: list[dict] = []  # Of `summarise`
+
+    @property
+    def left_out(self) -> str:
+        "The reason why the set is not spoken; empty if it is."
+        if not self.cfg.everyday:
+            return "evaluate.everyday=0: the everyday set is left out"
+        if self.language != "ka":
+            return (
+                f"the everyday set is Georgian, this run speaks {self.language!r}: it is left out"
+            )
+        return ""
 
     def speak(self) -> list:  # Rows of `score_row`
         "Every path: synthesize, transcribe, score, keep a few audio files."

@@ -122,8 +122,75 @@ def comparison_metrics(
         metrics["codes echoed from the reference"] = f"{share:.1%} (chance {chance:.1%})"
     return metrics
 
+# %% ../../nbs/evaluate/stage.ipynb #dcb64aff
+class _Comparison:
+    "Mels and codes of recordings and utterances; `Evaluation` sets the attributes."
+
+    model: KaXtts
+    stats: torch.Tensor  # [80]
+    clips: Clips
+    chosen: list[int]  # Clips of the held-out sentences
+    dvae: torch.nn.Module
+
+    def mel(self, wav: np.ndarray, rate: int) -> np.ndarray:  # [80, T] normalised log-mel
+        "Mel of a waveform at a level of -23 dB, so that loudness does not count."
+        wav = resample(wav, rate, SAMPLE_RATE) if rate != SAMPLE_RATE else wav
+        gain = 10 ** ((-23.0 - rms_db(wav)) / 20) if np.any(wav) else 1.0
+        level = torch.from_numpy(np.ascontiguousarray(wav * gain, dtype=np.float32))
+        return (code_mel(level) / self.stats[:, None]).numpy()
+
+    def code_mel(self, u: Utterance) -> np.ndarray:  # [80, 4 n] normalised log-mel
+        "Mel that the model generated: its codes through the DVAE of the export."
+        return decode(self.dvae, u.codes).numpy() if len(u.codes) else np.zeros((80, 0), np.float32)
+
+    def _reference_mels(self) -> list:  # [N][N] mels
+        "For each held-out sentence, the recordings that it is compared with."
+        against = distractors(self.clips, self.chosen)
+        used = {j for js in against for j in js}
+        mels = {j: self.mel(self.clips.wav(j).numpy(), SAMPLE_RATE) for j in used}
+        return [[mels[j] for j in js] for js in against]
+
+    def _length_ratio(self, u: Utterance) -> float:
+        assert u.clip is not None  # a held-out sentence
+        recorded = self.clips.samples(u.clip) / SAMPLE_RATE
+        return len(u.wav) / OUTPUT_SAMPLE_RATE / recorded
+
+    def leakage(self, held: list) -> tuple | None:  # (of the reference clips, of other clips)
+        """Mean share of the generated 4-grams that occur in the reference clips of the voice.
+
+        As many other clips of the speaker give the share that is expected by chance. None where
+        the export does not name the reference clips."""
+        file = self.model.folder / "export.json"
+        about = read_json(file).get("about") if file.is_file() else None
+        named = (about or {}).get("voices")
+        if not named or not held:
+            return None
+        voices = {s: self._reference_codes(s, named[s]) for s in {u.speaker for u in held}}
+        shares = [
+            [prompt_leakage(u.codes.tolist(), codes) for codes in voices[u.speaker]] for u in held
+        ]
+        reference, chance = zip(*shares)
+        return float(np.mean(reference)), float(np.mean(chance))
+
+    def _reference_codes(self, speaker: str, named: list) -> tuple:  # ([code], [code])
+        "Codes of the reference clips of a speaker, and of as many other training clips."
+        others = [
+            r.audio_file
+            for r in self.clips.rows
+            if r.speaker_name == speaker and r.split == "train" and r.audio_file not in named
+        ]
+        return self._codes(named), self._codes(others[: len(named)])
+
+    def _codes(self, names: list) -> list:  # Codes of clips, by their names; of all in a row
+        index = {r.audio_file: i for i, r in enumerate(self.clips.rows)}
+        codes = [torch.zeros(0, dtype=torch.long)]
+        for i in (index[name] for name in names if name in index):
+            mel = code_mel(self.clips.wav(i)) / self.stats[:, None]  # [80, T]
+            codes.append(encode(self.dvae, mel))
+        return torch.cat(codes).tolist()
+
 # %% ../../nbs/evaluate/stage.ipynb #c4a84f04
-class Evaluation:
+class Evaluation(_Comparison):
     "The steps of stage `evaluate`, in order: speak, compare, finish."
 
     def __init__(
@@ -203,17 +270,6 @@ class Evaluation:
             )
         return speakable
 
-    def mel(self, wav: np.ndarray, rate: int) -> np.ndarray:  # [80, T] normalised log-mel
-        "Mel of a waveform at a level of -23 dB, so that loudness does not count."
-        wav = resample(wav, rate, SAMPLE_RATE) if rate != SAMPLE_RATE else wav
-        gain = 10 ** ((-23.0 - rms_db(wav)) / 20) if np.any(wav) else 1.0
-        level = torch.from_numpy(np.ascontiguousarray(wav * gain, dtype=np.float32))
-        return (code_mel(level) / self.stats[:, None]).numpy()
-
-    def code_mel(self, u: Utterance) -> np.ndarray:  # [80, 4 n] normalised log-mel
-        "Mel that the model generated: its codes through the DVAE of the export."
-        return decode(self.dvae, u.codes).numpy() if len(u.codes) else np.zeros((80, 0), np.float32)
-
     def compare(self) -> dict:
         """Compare with the recordings of the N held-out sentences.
 
@@ -234,51 +290,6 @@ class Evaluation:
             "echo": self.leakage(held),
         }
         return self.result
-
-    def _reference_mels(self) -> list:  # [N][N] mels
-        "For each held-out sentence, the recordings that it is compared with."
-        against = distractors(self.clips, self.chosen)
-        used = {j for js in against for j in js}
-        mels = {j: self.mel(self.clips.wav(j).numpy(), SAMPLE_RATE) for j in used}
-        return [[mels[j] for j in js] for js in against]
-
-    def _length_ratio(self, u: Utterance) -> float:
-        recorded = self.clips.samples(u.clip) / SAMPLE_RATE
-        return len(u.wav) / OUTPUT_SAMPLE_RATE / recorded
-
-    def leakage(self, held: list) -> tuple | None:  # (of the reference clips, of other clips)
-        """Mean share of the generated 4-grams that occur in the reference clips of the voice.
-
-        As many other clips of the speaker give the share that is expected by chance. None where
-        the export does not name the reference clips."""
-        file = self.model.folder / "export.json"
-        about = read_json(file).get("about") if file.is_file() else None
-        named = (about or {}).get("voices")
-        if not named or not held:
-            return None
-        voices = {s: self._reference_codes(s, named[s]) for s in {u.speaker for u in held}}
-        shares = [
-            [prompt_leakage(u.codes.tolist(), codes) for codes in voices[u.speaker]] for u in held
-        ]
-        reference, chance = zip(*shares)
-        return float(np.mean(reference)), float(np.mean(chance))
-
-    def _reference_codes(self, speaker: str, named: list) -> tuple:  # ([code], [code])
-        "Codes of the reference clips of a speaker, and of as many other training clips."
-        others = [
-            r.audio_file
-            for r in self.clips.rows
-            if r.speaker_name == speaker and r.split == "train" and r.audio_file not in named
-        ]
-        return self._codes(named), self._codes(others[: len(named)])
-
-    def _codes(self, names: list) -> list:  # Codes of clips, by their names; of all in a row
-        index = {r.audio_file: i for i, r in enumerate(self.clips.rows)}
-        codes = [torch.zeros(0, dtype=torch.long)]
-        for i in (index[name] for name in names if name in index):
-            mel = code_mel(self.clips.wav(i)) / self.stats[:, None]  # [80, T]
-            codes.append(encode(self.dvae, mel))
-        return torch.cat(codes).tolist()
 
     def finish(
         self,
