@@ -98,7 +98,7 @@ def shelves(hours, tmp):
     "Hours of log-mels: written, opened, and 2,000 clips read, as so many steps of training would."
     import numpy as np
 
-    from xtts_ka.corpus.clips import RaggedArray
+    from xtts_ka.core.ragged import RaggedArray
 
     n, rows = round(hours * 3600 / SECONDS), round(SECONDS * 100)
     drawn = np.random.default_rng(0).integers(0, n, 2000)

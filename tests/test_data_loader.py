@@ -13,7 +13,7 @@ from xtts_ka.core.audio import write_audio
 from xtts_ka.core.errors import ConfigError, ManifestError, MissingError
 from xtts_ka.core.loop import Batches
 from xtts_ka.core.manifest import Row, read_manifest, write_manifest
-from xtts_ka.corpus.clips import RaggedArray
+from xtts_ka.core.ragged import RaggedArray
 from xtts_ka.xtts.config import AlignmentConfig, GptConfig
 from xtts_ka.xtts.data_loader import CollateFunction, DataManager, EpochBatches, XTTSDataset
 from xtts_ka.xtts.dataset import mel_shelf

@@ -216,7 +216,7 @@ def test_disk_full_while_a_report_is_written(report_run, tmp_path, monkeypatch, 
 
 def test_a_mapped_file_claims_its_space(tmp_path):
     "A page of a mapped file that finds no room would end the process with SIGBUS."
-    from xtts_ka.corpus.clips import RaggedArray
+    from xtts_ka.core.ragged import RaggedArray
 
     with Disk(tmp_path / "small", 200_000) as disk:
         with pytest.raises(OSError, match="No space left|File too large"):
@@ -275,7 +275,7 @@ def test_a_mistake_of_ours_begins_with_a_line_that_says_what_holds(monkeypatch, 
     assert cli.main(["run", "--config", "configs/smoke.yaml"]) == 1
     first, second, *_ = capsys.readouterr().err.splitlines()
     assert (
-        first.startswith("xtts-ka: a mistake of the program (ZeroDivisionError")
+        first.startswith("xtts-ka: internal error (ZeroDivisionError")
         and "What is finished is kept, and the same command goes on" in first
         and second.startswith("Traceback")
     )
@@ -626,7 +626,7 @@ def test_paths_that_lead_out(tmp_path, counted):
 def carriers():
     "Every function that reads tensors or arrays from a file: (name of the file, how to read it)."
     from xtts_ka.core.checkpoint import read_tensors
-    from xtts_ka.corpus.clips import RaggedArray
+    from xtts_ka.core.ragged import RaggedArray
     from xtts_ka.speaker.create_speaker_embeddings import load_vector
     from xtts_ka.speaker.embedding_visualization import _vector
     from xtts_ka.speaker.encoders import load_speechbrain

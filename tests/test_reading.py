@@ -7,7 +7,8 @@ import torch
 
 from xtts_ka.core.loop import fit
 from xtts_ka.core.manifest import Row
-from xtts_ka.corpus.clips import Clips, RaggedArray
+from xtts_ka.core.ragged import RaggedArray
+from xtts_ka.corpus.clips import Clips
 from xtts_ka.xtts.config import AlignmentConfig, GptConfig
 from xtts_ka.xtts.gpt import GptTask, start_from_codebook
 from xtts_ka.xtts.vocabulary import Vocabulary, make_vocab

@@ -14,8 +14,9 @@ from xtts_ka.core.audio import write_audio
 from xtts_ka.core.errors import AudioError, CheckpointError, ConfigError, MissingError, XttsKaError
 from xtts_ka.core.loop import fit
 from xtts_ka.core.manifest import Row
+from xtts_ka.core.ragged import RaggedArray
 from xtts_ka.core.randomness import rng, seeded_step, torch_rng
-from xtts_ka.corpus.clips import Clips, RaggedArray
+from xtts_ka.corpus.clips import Clips
 from xtts_ka.sovits.ar import Segment, collate, pointer_positions, to_grid
 from xtts_ka.sovits.config import (
     ArConfig,

@@ -52,7 +52,8 @@ LOOP = dict(
 
 def material(folder):
     "Eight clips of two voices that hum their tokens."
-    from xtts_ka.corpus.clips import Clips, RaggedArray
+    from xtts_ka.core.ragged import RaggedArray
+    from xtts_ka.corpus.clips import Clips
 
     codes = [rng(0, "codes", k).integers(0, 16, (12 + k, 1)).astype(np.int16) for k in range(8)]
     for k, c in enumerate(codes):
@@ -98,7 +99,7 @@ def make(kind, folder):
         loop=SemanticLoop(**LOOP),
     )
     if kind == "tokenizer":
-        from xtts_ka.corpus.clips import RaggedArray
+        from xtts_ka.core.ragged import RaggedArray
         from xtts_ka.sovits.train_semantic import SemanticTask
 
         mels = RaggedArray.write(

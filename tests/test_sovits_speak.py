@@ -11,8 +11,9 @@ from xtts_ka.core.audio import read_audio, write_audio
 from xtts_ka.core.errors import ConfigError
 from xtts_ka.core.loop import fit
 from xtts_ka.core.manifest import Row
+from xtts_ka.core.ragged import RaggedArray
 from xtts_ka.core.randomness import seeded_step, torch_rng
-from xtts_ka.corpus.clips import Clips, RaggedArray
+from xtts_ka.corpus.clips import Clips
 from xtts_ka.sovits import commands
 from xtts_ka.sovits.ar import ArModel, Segment
 from xtts_ka.sovits.config import (

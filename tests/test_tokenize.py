@@ -16,7 +16,7 @@ from test_cli import refused
 from xtts_ka.core.audio import write_audio
 from xtts_ka.core.files import sha256_file
 from xtts_ka.core.manifest import read_rejects
-from xtts_ka.corpus.clips import RaggedArray
+from xtts_ka.core.ragged import RaggedArray
 from xtts_ka.pipeline.cli import main
 
 CLIPS, BAD = (

@@ -18,7 +18,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -26,7 +26,7 @@ from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, set_aside
 from .config import config, to_dict
 from .errors import CheckpointError, ConfigError, MissingError, XttsKaError
 from .files import atomic_write, digest, read_jsonl, sweep, write_json
-from .progress import Bar, bar
+from .progress import Count, bar
 from .randomness import permutation, rng, seeded_step, torch_rng
 
 # %% ../../nbs/core/loop.ipynb #68442e56
@@ -35,40 +35,33 @@ class LoopConfig:
     "How a model is trained; the model and the data have their own configurations."
 
     steps: int = Field(1000, ge=1)  # Optimiser steps of the whole run
-    batch_size: int = Field(16, ge=1)  # Items a micro-batch and process
-    accumulate: int = Field(
-        1, ge=1
-    )  # Micro-batches a step; a step sees batch_size * accumulate * processes items
+    batch_size: int = Field(16, ge=1)  # Items per micro-batch and process
+    accumulate: int = Field(1, ge=1)  # Micro-batches per step
     lr: float = Field(1e-3, gt=0)  # Peak learning rate of the default optimiser
     warmup: int = Field(0, ge=0)  # Steps over which the rate rises from 0
     schedule: Literal["cosine", "constant"] = "cosine"  # After the warm-up
-    final_lr: float = Field(0.1, ge=0, le=1)  # Where the cosine ends, as a fraction of the peak
-    clip: float = Field(1.0, ge=0)  # Largest norm of a phase's gradient; 0 leaves it
-    ema: float = Field(0.0, ge=0, lt=1)  # Decay of the weights' moving average; 0 for none
-    seed: int = 0  # Names every random draw
-    validate_every: int = Field(0, ge=0)  # Steps; also after the last one; 0 for never
-    patience: int = Field(
-        0, ge=0
-    )  # Validations in a row without a better score after which training ends early; 0 for never
+    final_lr: float = Field(0.1, ge=0, le=1)  # End of the cosine, as a fraction of the peak
+    clip: float = Field(1.0, ge=0)  # Maximum norm of a phase's gradient; 0: no clipping
+    ema: float = Field(0.0, ge=0, lt=1)  # Decay of the weights' moving average; 0: none
+    seed: int = 0  # Of every random draw
+    validate_every: int = Field(0, ge=0)  # Steps; also after the last one; 0: never
+    patience: int = Field(0, ge=0)  # Validations without a better score before an early end; 0: off
     save_every: int = Field(500, ge=1)  # Steps between checkpoints; also after the last one
-    save_minutes: float = Field(5.0, gt=0)  # And at least this often
+    save_minutes: float = Field(5.0, gt=0)  # Maximum minutes between checkpoints
     keep: int = Field(2, ge=1)  # Newest checkpoints kept, beside the best
-    log_every: int = Field(10, ge=1)  # Steps a line of metrics.jsonl
-    precision: Literal["32-true", "bf16-mixed", "auto"] = (
-        "32-true"  # auto: bf16-mixed where the processor multiplies in it, else 32-true; fp16 is not offered: these models overflow in it
-    )
-    devices: int = Field(1, ge=1)  # Processes a machine
+    log_every: int = Field(10, ge=1)  # Steps per line of metrics.jsonl
+    precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true"  # auto: bf16 where it is fast
+    devices: int = Field(1, ge=1)  # Processes per machine
     num_nodes: int = Field(1, ge=1)  # Machines; start one process each with torchrun or Slurm
     strategy: Literal["auto", "ddp"] = "auto"  # How processes share a step
-    accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"  # Where to run
-    workers: int = Field(0, ge=0)  # Processes that prepare batches; 0 prepares them in line
-    bucket: bool = False  # Batches of items of like length (the task gives `lengths`)
-    max_nonfinite: int = Field(
-        0, ge=0
-    )  # Steps in a row that may be skipped for a non-finite gradient
+    accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"  # Device to train on
+    workers: int = Field(0, ge=0)  # Processes that prepare batches; 0: the main process does
+    bucket: bool = False  # Batches of items of similar length (the task gives `lengths`)
+    max_nonfinite: int = Field(0, ge=0)  # Skipped steps in a row allowed for a non-finite gradient
     tensorboard: bool = False  # Also write TensorBoard files
 
 # %% ../../nbs/core/loop.ipynb #e98392b4
+# Options that may change when a run is resumed
 _FREE = {
     "validate_every",
     "save_every",
@@ -83,7 +76,7 @@ _FREE = {
 
 
 def _resume_options(cfg) -> dict:
-    "The options that decide what the weights become: a run can only go on with the same ones."
+    "The options that decide the weights: a run can only be resumed with the same ones."
     values = {k: v for k, v in to_dict(cfg).items() if k not in _FREE}
     values["processes"] = values.pop("devices") * values.pop("num_nodes")
     if cfg.schedule == "constant":
@@ -95,36 +88,67 @@ def lr_scale(
     step: int,  # Steps done before this one
     cfg: LoopConfig,
 ) -> float:  # Factor on every optimiser's own rate
-    "Linear warm-up, then constant or half a cosine (Loshchilov and Hutter 2017, eq. 5, without restarts)."
+    """Linear warm-up, then constant or half a cosine.
+    Source: Loshchilov and Hutter 2017, eq. 5, without restarts."""
     if step < cfg.warmup:
         return (step + 1) / (cfg.warmup + 1)
     if cfg.schedule == "constant":
         return 1.0
     done = (step - cfg.warmup) / max(1, cfg.steps - 1 - cfg.warmup)
-    return cfg.final_lr + (1 - cfg.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    cosine = math.cos(math.pi * min(1.0, done))
+    return cfg.final_lr + (1 - cfg.final_lr) * 0.5 * (1 + cosine)
 
 # %% ../../nbs/core/loop.ipynb #6c1c1582
-class Task(ABC):
-    "What `fit` trains. Models, items, collate and loss are the task's; order, devices, saving and logging are not."
+class _TaskHooks:
+    "Methods of a `Task` that may be overridden; by default they do nothing."
 
-    phases = ("main",)  # Names of the optimisers, in the order in which a step runs them
+    def validate(self) -> dict:
+        "Name -> number. `score` (lower is better) selects the best checkpoint."
+        return {}
+
+    def averaged(self) -> tuple | None:
+        "Names of the models that EMA averages; None for all."
+        return None
+
+    def before_fit(self, resumed: bool):
+        "Once, before the first step: data-dependent initialisation (not when resumed)."
+        return None
+
+    def after_step(self, step: int):
+        "After the optimisers; `step` counts this one. Global generators are set by step."
+        return None
+
+    def extra_state(self) -> dict:
+        "Further state for the checkpoint: plain JSON."
+        return {}
+
+    def load_extra(self, state: dict):
+        "Restore the value of `extra_state`."
+        return None
+
+# %% ../../nbs/core/loop.ipynb #c0lo0002
+class Task(_TaskHooks, ABC):
+    "Models, items, collation and loss of a training."
+
+    phases: tuple = ("main",)  # Names of the optimisers, in the order in which a step runs them
     lengths = None  # [items] numbers, for `bucket`: seconds, frames or tokens
 
     @abstractmethod
     def models(self) -> dict:
-        "Name -> module. Called once; build the modules under `seeded_step` so that a start is reproducible."
+        "Name -> module. Called once, under `seeded_step`, so that a start is reproducible."
 
     @abstractmethod
     def __len__(self):
-        "How many items an epoch has."
+        "Number of items per epoch."
 
     @abstractmethod
     def item(self, index: int, epoch: int):
-        "One sample. What it draws comes from `rng(seed, epoch, index)`."
+        "One sample. Its random draws come from `rng(seed, epoch, index)`."
 
     @abstractmethod
     def loss(self, phase: str, batch, step: int):
-        "`(scalar tensor, {name: number or 0-d tensor})`; `step` counts those done before. `(None, {})` leaves the phase out."
+        """`(scalar tensor, {name: number or 0-d tensor})`; `(None, {})` skips the phase.
+        `step` counts the steps done before."""
 
     def collate(self, samples: list):
         "Samples -> batch."
@@ -133,37 +157,17 @@ class Task(ABC):
         return default_collate(samples)
 
     def optimizers(self, models: dict, cfg: LoopConfig) -> dict:
-        "Phase -> optimiser. By default AdamW over all that is trainable."
+        "Phase -> optimiser. By default AdamW over all trainable parameters."
         from torch.optim import AdamW
 
-        return {
-            "main": AdamW(
-                [p for m in models.values() for p in m.parameters() if p.requires_grad], lr=cfg.lr
-            )
-        }
+        every = [p for m in models.values() for p in m.parameters()]
+        return {"main": AdamW([p for p in every if p.requires_grad], lr=cfg.lr)}
 
     def lr_scale(self, step: int, cfg: LoopConfig) -> float:
         return lr_scale(step, cfg)
 
-    def averaged(self) -> tuple | None:
-        "Names of the models that EMA averages; None for all."
-
-    def validate(self) -> dict:
-        return {}
-
-    def before_fit(self, resumed: bool):
-        "Once, before the first step: data-dependent initialisation (not when resumed)."
-
-    def after_step(self, step: int):
-        "After the optimisers; `step` counts this one. Global generators are set by step."
-
-    def extra_state(self) -> dict:
-        return {}
-
-    def load_extra(self, state: dict):
-        "Take back what `extra_state` gave: plain JSON."
-
     def fingerprint(self) -> dict:
+        "Must be equal when a run is resumed."
         return {"class": type(self).__qualname__, "items": len(self)}
 
 # %% ../../nbs/core/loop.ipynb #f20167ad
@@ -172,7 +176,7 @@ class TrainingDiverged(XttsKaError):
 
 
 class Interrupted(XttsKaError):
-    "Stopped by a signal after saving; the same call goes on."
+    "Stopped by a signal after saving; the same call resumes."
 
     def __init__(
         self,
@@ -180,10 +184,14 @@ class Interrupted(XttsKaError):
         step: int,  # Step saved
         where="",  # Folder of the checkpoints
     ):
+        name = signal.Signals(signum).name
         super().__init__(
-            f"{where}: stopped by {signal.Signals(signum).name} after step {step}, which is saved; run the same command to go on"
+            f"{where}: stopped by {name} after step {step}, which is saved; "
+            "run the same command to go on"
         )
-        self.signum, self.step, self.exit_code = signum, step, 128 + signum
+        self.signum = signum
+        self.step = step
+        self.exit_code = 128 + signum
 
 # %% ../../nbs/core/loop.ipynb #3a050837
 class Batches:
@@ -194,79 +202,93 @@ class Batches:
         task,  # Gives `item`, `collate`, `lengths`
         cfg: LoopConfig,
         rank: int = 0,  # This process
-        world: int = 1,  # All processes
+        world: int = 1,  # Number of processes
         window: int = 50,  # Batches sorted together by `bucket`
     ):
-        self.task, self.cfg, self.rank, self.world, self.window = task, cfg, rank, world, window
-        self.n, self.size = len(task), cfg.batch_size * world
+        self.task = task
+        self.cfg = cfg
+        self.rank = rank
+        self.world = world
+        self.window = window
+        self.n = len(task)
+        self.size = cfg.batch_size * world  # Items per micro-batch of all processes
         if self.n == 0:
             raise ConfigError(
-                "the task has no items to train on; look at the rejects and at the splits of its data"
+                "the task has no items to train on; look at the rejects and the splits of its data"
             )
         if cfg.bucket and task.lengths is None:
             raise ConfigError("`bucket: true` needs a task with `lengths`; set it to false")
-        self.per_epoch, self._epoch, self._order = -(-self.n // self.size), -1, None
+        self.per_epoch = -(-self.n // self.size)
+        self._epoch = -1  # Whose order is cached
+        self._order: list = []
 
     def order(self, epoch: int) -> list:  # of arrays of indices
         "All batches of an epoch, over all processes."
-        if epoch == self._epoch:
-            return self._order
-        items = permutation(self.cfg.seed, epoch, self.n)
-        if self.cfg.bucket:
-            items = self._by_length(items)
-        out = [items[i : i + self.size] for i in range(0, self.n, self.size)]
-        if self.cfg.bucket:
-            out = [out[i] for i in rng(self.cfg.seed, "buckets", epoch).permutation(len(out))]
-        self._epoch, self._order = epoch, out
-        return out
-
-    def _by_length(self, items):
-        "Sorted within windows; equal lengths stay in the order of the permutation."
-        import numpy as np
-
-        lengths, span = np.asarray(self.task.lengths), self.window * self.size
-        parts = [items[i : i + span] for i in range(0, self.n, span)]
-        return np.concatenate([p[np.argsort(lengths[p], kind="stable")] for p in parts])
+        if epoch != self._epoch:
+            self._order = _epoch_order(self, epoch)
+            self._epoch = epoch
+        return self._order
 
     def whole(self, m: int):
+        "Items of micro-batch `m` of all processes."
         return self.order(m // self.per_epoch)[m % self.per_epoch]
 
     def indices(self, m: int) -> list[int]:
         "This process's items of micro-batch `m`."
-        batch = self.whole(m)
-        short = self.world - len(batch)
-        batch = batch.tolist()
-        return (batch + (batch * short)[: max(0, short)])[self.rank :: self.world]
+        batch = self.whole(m).tolist()
+        missing = max(0, self.world - len(batch))
+        batch += (batch * missing)[:missing]
+        return batch[self.rank :: self.world]
 
     def __getitem__(self, m: int):
-        "Prepared micro-batch `m`. Even an item that draws from the global generators draws the same again."
+        "Prepared micro-batch `m`; draws from the global generators are repeatable too."
         seeded_step(self.cfg.seed, "batch", m, self.rank)
-        return self.task.collate([self.task.item(i, m // self.per_epoch) for i in self.indices(m)])
+        epoch = m // self.per_epoch
+        return self.task.collate([self.task.item(i, epoch) for i in self.indices(m)])
+
+# %% ../../nbs/core/loop.ipynb #c0lo0003
+def _epoch_order(b: Batches, epoch: int) -> list:  # of arrays of indices
+    "All batches of an epoch; with `bucket` of similar length."
+    items = permutation(b.cfg.seed, epoch, b.n)
+    if not b.cfg.bucket:
+        return [items[i : i + b.size] for i in range(0, b.n, b.size)]
+    items = _sort_windows(items, b.task.lengths, b.window * b.size)
+    batches = [items[i : i + b.size] for i in range(0, b.n, b.size)]
+    shuffled = rng(b.cfg.seed, "buckets", epoch).permutation(len(batches))
+    return [batches[i] for i in shuffled]
+
+
+def _sort_windows(items, lengths, span: int):
+    "Sort by length within windows of `span` items; equal lengths keep their order."
+    import numpy as np
+
+    lengths = np.asarray(lengths)
+    windows = [items[i : i + span] for i in range(0, len(items), span)]
+    return np.concatenate([w[np.argsort(lengths[w], kind="stable")] for w in windows])
 
 # %% ../../nbs/core/loop.ipynb #aef0913a
 def _ignore_signals(_):
-    "Workers leave signals to the parent, and end with it."
+    "Workers ignore SIGINT and SIGTERM and exit with the parent."
     for s in (signal.SIGINT, signal.SIGTERM):
         signal.signal(s, signal.SIG_IGN)
 
 
 def _stream(batches: Batches, first: int, last: int, pin: bool):
-    "Micro-batches `first` to `last - 1`, in line or by workers."
+    "Micro-batches `first` to `last - 1`, prepared by this process or by workers."
     if not batches.cfg.workers:
         return (batches[m] for m in range(first, last))
     from torch.utils.data import DataLoader
 
-    return iter(
-        DataLoader(
-            batches,
-            batch_size=None,
-            sampler=range(first, last),
-            num_workers=batches.cfg.workers,
-            worker_init_fn=_ignore_signals,
-            generator=torch_rng(batches.cfg.seed, "loader"),
-            pin_memory=pin,
-        )
+    loader: DataLoader = DataLoader(
+        batches,  # type: ignore[arg-type]  # any object with `__getitem__` is accepted
+        batch_size=None,
+        sampler=range(first, last),
+        num_workers=batches.cfg.workers,
+        worker_init_fn=_ignore_signals,
+        generator=torch_rng(batches.cfg.seed, "loader"),
+        pin_memory=pin,
     )
+    return iter(loader)
 
 # %% ../../nbs/core/loop.ipynb #9c844600
 def _numbers(values: list) -> list[float]:
@@ -282,21 +304,47 @@ def _numbers(values: list) -> list[float]:
 
 def _jsonable(values: dict) -> dict:
     "JSON has no NaN: a non-finite number becomes null."
-    return {
-        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()
-    }
+    bad = {k for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)}
+    return {k: None if k in bad else v for k, v in values.items()}
 
 # %% ../../nbs/core/loop.ipynb #9da98cc1
-class _Log:
-    "metrics.jsonl, and TensorBoard where asked."
+class _Means:
+    "Values of the micro-batches since the last line of the log."
+
+    def __init__(self):
+        self.pending: dict[str, list] = {}
+
+    def add(self, values: dict):
+        "Collect values of a micro-batch."
+        for k, v in values.items():
+            self.pending.setdefault(k, []).append(v)
+
+    def read(self) -> dict:
+        "The pending values as floats: part of the checkpoint."
+        self.pending = {k: _numbers(v) for k, v in self.pending.items()}
+        return self.pending
+
+    def means(self) -> dict:
+        """Means of the pending values, which are then dropped.
+        `fsum` is exact, so the moment of reading does not matter."""
+        out = {k: math.fsum(v) / len(v) for k, v in self.read().items()}
+        self.pending = {}
+        return out
+
+# %% ../../nbs/core/loop.ipynb #c0lo0005
+class _Log(_Means):
+    "metrics.jsonl, and TensorBoard on request."
 
     def __init__(self, path, step: int, cfg, write: bool):
-        self.path, self.pending, self.sink, self.file = Path(path), {}, None, None
+        super().__init__()
+        self.path = Path(path)
+        self.sink: Any = None  # Of TensorBoard
+        self.file: Any = None
         rows = [r for r in read_jsonl(path) if r["step"] <= step]
-        self.seconds, self.cpu = (
-            (rows[-1]["seconds"], rows[-1]["cpu_seconds"]) if rows else (0.0, 0.0)
-        )
-        self.wall0, self.cpu0 = time.monotonic(), time.process_time()
+        self.seconds = rows[-1]["seconds"] if rows else 0.0
+        self.cpu = rows[-1]["cpu_seconds"] if rows else 0.0
+        self.wall0 = time.monotonic()
+        self.cpu0 = time.process_time()
         if not write:
             return
         atomic_write(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
@@ -307,27 +355,11 @@ class _Log:
             self.sink = SummaryWriter(self.path.parent / "tensorboard", purge_step=step + 1)
 
     def times(self) -> dict:
-        "Seconds of this run over all its sessions, on the clock and of the processor."
+        "Wall and CPU seconds of this run over all its sessions."
         return {
             "seconds": round(self.seconds + time.monotonic() - self.wall0, 3),
             "cpu_seconds": round(self.cpu + time.process_time() - self.cpu0, 3),
         }
-
-    def add(self, values: dict):
-        "Remember values of a micro-batch."
-        for k, v in values.items():
-            self.pending.setdefault(k, []).append(v)
-
-    def means(self) -> dict:
-        "Means of what is pending, and forget it. The sum is exact, so it does not matter when values were read."
-        out = {k: math.fsum(v) / len(v) for k, v in self.read().items()}
-        self.pending = {}
-        return out
-
-    def read(self) -> dict:
-        "What is pending, as floats: goes into the checkpoint."
-        self.pending = {k: _numbers(v) for k, v in self.pending.items()}
-        return self.pending
 
     def line(self, row: dict):
         "Write a line, and send its numbers to the sink."
@@ -335,14 +367,11 @@ class _Log:
             return
         self.file.write(json.dumps(_jsonable(row), ensure_ascii=False) + "\n")
         self.file.flush()
-        if self.sink is None:
-            return
-        for k, v in row.items():
-            if isinstance(v, (int, float)) and k != "step":
-                self.sink.add_scalar(f"{row['kind']}/{k}", v, row["step"])
+        if self.sink is not None:
+            _send(self.sink, row)
 
     def sync(self):
-        "Onto the disk, before the checkpoint that relies on it."
+        "Flush to the disk, before the checkpoint that relies on it."
         if self.file is not None:
             os.fsync(self.file.fileno())
 
@@ -352,33 +381,44 @@ class _Log:
         if self.sink is not None:
             self.sink.close()
 
+
+def _send(sink, row: dict):
+    for k, v in row.items():
+        if isinstance(v, (int, float)) and k != "step":
+            sink.add_scalar(f"{row['kind']}/{k}", v, row["step"])
+
 # %% ../../nbs/core/loop.ipynb #f3c7adb9
+def _copies(models: dict) -> dict:  # Name -> state_dict of clones
+    return {
+        n: {k: v.detach().clone() for k, v in m.state_dict().items()} for n, m in models.items()
+    }
+
+
 class _Average:
     "Exponential moving average of some models' parameters, as state_dicts."
 
     def __init__(self, models: dict, decay: float):
-        self.models, self.decay = models, decay
-        self.state = {
-            n: {k: v.detach().clone() for k, v in m.state_dict().items()} for n, m in models.items()
-        }
-        self.smooth = {
-            n: {k for k, _ in m.named_parameters(remove_duplicate=False)} for n, m in models.items()
-        }
+        self.models = models
+        self.decay = decay
+        self.state = _copies(models)
+        self.smooth = {}  # Name -> keys that are averaged
+        for name, m in models.items():
+            self.smooth[name] = {k for k, _ in m.named_parameters(remove_duplicate=False)}
 
     def update(self, step: int):
         "One step of the average; `step` counts this one."
         import torch
 
-        keep = min(self.decay, (1 + step) / (10 + step))
+        decay = min(self.decay, (1 + step) / (10 + step))
         for name, model in self.models.items():
             mine, now = self.state[name], model.state_dict()
             keys = [k for k in now if k in self.smooth[name] and now[k].is_floating_point()]
-            torch._foreach_lerp_([mine[k] for k in keys], [now[k] for k in keys], 1 - keep)
+            torch._foreach_lerp_([mine[k] for k in keys], [now[k] for k in keys], 1 - decay)
             for k in now.keys() - set(keys):
                 mine[k].copy_(now[k])
 
     def load(self, states: dict):
-        "Take back saved averages."
+        "Restore saved averages."
         for name, state in states.items():
             for k, v in state.items():
                 self.state[name][k].copy_(v)
@@ -386,10 +426,7 @@ class _Average:
     @contextlib.contextmanager
     def in_place(self):
         "The models hold the averages inside the block, and exactly their own weights after it."
-        own = {
-            n: {k: v.detach().clone() for k, v in m.state_dict().items()}
-            for n, m in self.models.items()
-        }
+        own = _copies(self.models)
         for n, m in self.models.items():
             m.load_state_dict(self.state[n])
         try:
@@ -403,7 +440,8 @@ class _Signals:
     "A flag set by SIGTERM or SIGINT inside the `with` block."
 
     def __init__(self):
-        self.got, self.old = 0, {}
+        self.got = 0
+        self.old: dict = {}  # Handlers before the block
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
@@ -411,7 +449,7 @@ class _Signals:
         return self
 
     def note(self, signum, frame):
-        "Remember the signal; a second Ctrl-C does what it does elsewhere."
+        "Store the signal; a second Ctrl-C raises KeyboardInterrupt."
         if self.got and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.got = signum
@@ -423,7 +461,8 @@ class _Signals:
 # %% ../../nbs/core/loop.ipynb #1fb628e9
 @contextlib.contextmanager
 def _lock(folder):
-    "One training a folder. A POSIX record lock goes with this process, however it ends; `flock` would live on in its data workers."
+    """Only one training per folder.
+    A POSIX record lock ends with this process; `flock` would live on in its data workers."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a") as f:
         try:
@@ -435,14 +474,31 @@ def _lock(folder):
         yield
 
 # %% ../../nbs/core/loop.ipynb #2406b889
+def _all_reduce_mean(tensors: list, world: int, limit: int = 1 << 25):
+    "Mean over the processes, in place, in flat buffers of about `limit` elements."
+    import numpy as np
+    import torch
+    import torch.distributed as dist
+
+    while tensors:
+        sizes = [t.numel() for t in tensors]
+        n = int(np.searchsorted(np.cumsum(sizes), limit)) + 1
+        part, tensors = tensors[:n], tensors[n:]
+        flat = torch.cat([t.reshape(-1) for t in part])
+        dist.all_reduce(flat)
+        for t, mean in zip(part, (flat / world).split(sizes[:n])):
+            t.copy_(mean.view_as(t))
+
+# %% ../../nbs/core/loop.ipynb #c0lo0006
 class _Distributed:
-    "What processes do together; alone it does nothing."
+    "Collective operations; with one process they do nothing."
 
     def __init__(self, fabric):
-        self.fabric, self.size = fabric, fabric.world_size
+        self.fabric = fabric
+        self.size = fabric.world_size
 
     def same_start(self, models: dict):
-        "Everybody takes the weights of process 0."
+        "Copy the weights of process 0 to all."
         if self.size == 1:
             return
         import torch.distributed as dist
@@ -451,21 +507,10 @@ class _Distributed:
             for t in m.state_dict().values():
                 dist.broadcast(t, 0)
 
-    def average(self, tensors: list, limit: int = 1 << 25):
-        "Mean over the processes, in place, in flat buffers of about `limit` elements."
-        if self.size == 1:
-            return
-        import numpy as np
-        import torch
-        import torch.distributed as dist
-
-        while tensors:
-            n = int(np.searchsorted(np.cumsum([t.numel() for t in tensors]), limit)) + 1
-            part, tensors = tensors[:n], tensors[n:]
-            flat = torch.cat([t.reshape(-1) for t in part])
-            dist.all_reduce(flat)
-            for t, mean in zip(part, (flat / self.size).split([t.numel() for t in part])):
-                t.copy_(mean.view_as(t))
+    def average(self, tensors: list):
+        "Mean over the processes, in place."
+        if self.size > 1:
+            _all_reduce_mean(tensors, self.size)
 
     def gradients(self, params: list):
         "Average the gradients; a parameter that this process did not use counts as zero."
@@ -478,7 +523,7 @@ class _Distributed:
         self.average([p.grad for p in params])
 
     def most(self, *values: float) -> list[float]:
-        "The largest of each number over the processes."
+        "Maximum of each number over the processes."
         if self.size == 1 or not values:
             return list(values)
         import torch
@@ -500,80 +545,91 @@ class FitResult:
     step: int  # Steps done
     best_step: int | None  # Step of the best validation
     best_score: float | None  # Its score, lower is better
-    seconds: float  # On the clock, over all sessions
+    seconds: float  # Wall time, over all sessions
     cpu_seconds: float  # Of this process, over all sessions
     resumed_from: int | None  # Step of the checkpoint that this call began with
     log_path: Path  # metrics.jsonl
 
 # %% ../../nbs/core/loop.ipynb #9770098b
-class _Run:
-    "The state of one `fit` call."
+class _Phases:
+    "Optimisers, their learning rates, and the parameters that each phase trains."
 
-    def __init__(self, task, cfg: LoopConfig, out_dir, fabric):
-        self.task, self.cfg, self.fabric, self.team = task, cfg, fabric, _Distributed(fabric)
-        self.root, self.path = Path(out_dir) / "checkpoints", Path(out_dir) / "metrics.jsonl"
-        self.step, self.items, self.bad, self.doubts = 0, 0, {}, []
-        self.best, self.best_step, self.pending = None, None, {}
-        seeded_step(cfg.seed, "models")
-        self.models = task.models()
-        for m in self.models.values():
-            m.to(fabric.device).train()
-        self.setup_phases()
-        self.batches = Batches(task, cfg, fabric.global_rank, fabric.world_size)
-        self.eager = fabric.device.type == "cpu" or cfg.max_nonfinite > 0
-        self.identity = _identity(task, cfg)  # Once: a fingerprint may read files
-        self.hook = type(task).after_step is not Task.after_step
-
-    def setup_phases(self):
-        "Optimisers, their own rates, and which parameters each phase trains."
-        task = self.task
-        self.optimizers = task.optimizers(self.models, self.cfg)
+    def __init__(self, task, models: dict, cfg: LoopConfig):
+        name = type(task).__name__
+        self.optimizers = task.optimizers(models, cfg)
         if set(self.optimizers) != set(task.phases):
             raise ConfigError(
-                f"{type(task).__name__}: phases {sorted(task.phases)} and optimisers {sorted(self.optimizers)} differ; name one for each"
+                f"{name}: phases {sorted(task.phases)} and optimisers {sorted(self.optimizers)} "
+                "differ; name one for each"
             )
-        self.rates = {n: [g["lr"] for g in o.param_groups] for n, o in self.optimizers.items()}
-        self.params = {
-            n: [p for g in o.param_groups for p in g["params"] if p.requires_grad]
-            for n, o in self.optimizers.items()
-        }
-        self.trainable = [
-            p for m in self.models.values() for p in m.parameters() if p.requires_grad
-        ]
-        if sum(map(len, self.params.values())) != len(
-            {id(p) for ps in self.params.values() for p in ps}
-        ):
+        self.rates = {}  # Phase -> own rate of each parameter group
+        self.params = {}  # Phase -> trainable parameters
+        for phase, o in self.optimizers.items():
+            self.rates[phase] = [g["lr"] for g in o.param_groups]
+            held = [p for g in o.param_groups for p in g["params"]]
+            self.params[phase] = [p for p in held if p.requires_grad]
+        every = [p for m in models.values() for p in m.parameters()]
+        self.trainable = [p for p in every if p.requires_grad]
+        held = [id(p) for params in self.params.values() for p in params]
+        if len(held) != len(set(held)):
             raise ConfigError(
-                f"{type(task).__name__}: a parameter is in two optimisers; give each parameter to one"
+                f"{name}: a parameter is in two optimisers; give each parameter to one"
             )
-        self.phase = None
+        self.active: str | None = None
 
-    def only(self, phase):
-        "Just the parameters of this phase require a gradient."
-        if phase == self.phase:
+    def only(self, phase: str):
+        "Only the parameters of this phase require a gradient."
+        if phase == self.active:
             return
         for p in self.trainable:
             p.requires_grad_(False)
         for p in self.params.get(phase, ()):
             p.requires_grad_(True)
-        self.phase = phase
+        self.active = phase
+
+# %% ../../nbs/core/loop.ipynb #c0lo0007
+class _Run:
+    "The state of one `fit` call."
+
+    def __init__(self, task, cfg: LoopConfig, out_dir, fabric):
+        self.task = task
+        self.cfg = cfg
+        self.fabric = fabric
+        self.team = _Distributed(fabric)
+        self.root = Path(out_dir) / "checkpoints"
+        self.path = Path(out_dir) / "metrics.jsonl"
+        self.step = 0  # Steps done
+        self.items = 0  # Items seen
+        self.bad: dict[str, int] = {}  # Non-finite steps in a row of each phase
+        self.checks: list[tuple] = []  # (step, phase, loss + norm), not yet checked
+        self.best: float | None = None  # Score
+        self.best_step: int | None = None
+        self.saved = time.monotonic()  # Time of the last checkpoint
+        self.saved_step: int | None = None
+        self.average: _Average | None = None
+        self.log: Any = None  # `_Log`, from `_begin` on
+        self.bar: Any = None  # `Bar`, from `_train` on
+        seeded_step(cfg.seed, "models")
+        self.models = task.models()
+        for m in self.models.values():
+            m.to(fabric.device).train()
+        self.phases = _Phases(task, self.models, cfg)
+        self.batches = Batches(task, cfg, fabric.global_rank, fabric.world_size)
+        self.eager = fabric.device.type == "cpu" or cfg.max_nonfinite > 0
+        self.identity = _identity(task, cfg)  # Once: a fingerprint may read files
+        self.hook = type(task).after_step is not Task.after_step
 
 # %% ../../nbs/core/loop.ipynb #a127dab0
 def _differences(old: dict, new: dict) -> str:
     "`lr was 0.001, is 0.002`, for every key that differs."
-    return ", ".join(
-        f"{k} was {old.get(k)}, is {new.get(k)}"
-        for k in sorted(old.keys() | new.keys())
-        if old.get(k) != new.get(k)
-    )
+    keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
+    return ", ".join(f"{k} was {old.get(k)}, is {new.get(k)}" for k in keys)
 
 
 def _identity(task, cfg) -> dict:
-    "What a checkpoint must agree with: options, and a digest of each entry of the task's fingerprint."
-    return {
-        **_resume_options(cfg),
-        **{f"task.{k}": digest(v)[:16] for k, v in task.fingerprint().items()},
-    }
+    "Options and digests of the task's fingerprint, which a checkpoint must agree with."
+    digests = {f"task.{k}": digest(v)[:16] for k, v in task.fingerprint().items()}
+    return {**_resume_options(cfg), **digests}
 
 # %% ../../nbs/core/loop.ipynb #a824c02e
 def _checked(task, cfg, root) -> Checkpoint | None:
@@ -583,13 +639,14 @@ def _checked(task, cfg, root) -> Checkpoint | None:
         return None
     if diff := _differences(found.state["identity"], _identity(task, cfg)):
         raise CheckpointError(
-            f"{found.path}: made with other options ({diff}); put them back, or train into a new folder"
+            f"{found.path}: made with other options ({diff}); "
+            "put them back, or train into a new folder"
         )
     return found
 
 # %% ../../nbs/core/loop.ipynb #bb77eb9b
 def _load_weights(models: dict, found: Checkpoint, suffix: str = ""):
-    "Saved weights into modules; a misfit is an error that names the keys."
+    "Load saved weights into modules; `CheckpointError` names keys that do not fit."
     for name, model in models.items():
         state = found.models.get(name + suffix, found.models.get(name))
         if state is None:
@@ -600,41 +657,42 @@ def _load_weights(models: dict, found: Checkpoint, suffix: str = ""):
             model.load_state_dict(state)
         except RuntimeError as e:
             raise CheckpointError(
-                f"{found.path}: weights of {name!r} do not fit this model ({e}); use the code and options it was made with"
+                f"{found.path}: weights of {name!r} do not fit this model ({e}); "
+                "use the code and options it was made with"
             ) from e
 
 # %% ../../nbs/core/loop.ipynb #4e74d75b
-def _average_of(run):
-    "The averaged models, if any are asked for."
+def _average_of(run) -> _Average | None:
+    "The moving average, where the options ask for one."
     if not run.cfg.ema:
         return None
     names = run.task.averaged() or tuple(run.models)
     return _Average({n: run.models[n] for n in names}, run.cfg.ema)
 
 
-_PLAN = (
-    "steps",
-    "log_every",
-    "validate_every",
-    "save_every",
-)  # For whoever watches: a log alone does not say where it will end
+def _restore(run, found: Checkpoint):
+    "Weights, optimisers and counters of a checkpoint."
+    state = found.state
+    _load_weights(run.models, found)
+    for name, o in run.phases.optimizers.items():
+        o.load_state_dict(found.optimizers[name])
+    run.step = state["step"]
+    run.items = state["items"]
+    run.bad = state["bad"]
+    run.best = state["best_score"]
+    run.best_step = state["best_step"]
+    run.saved_step = run.step
+    run.task.load_extra(state["extra"])
 
 # %% ../../nbs/core/loop.ipynb #1a2f4a78
+# Written to training.json for the monitor: the log alone does not tell the last step
+_PLAN = ("steps", "log_every", "validate_every", "save_every")
+
+
 def _begin(run, found: Checkpoint | None):
-    "Bring a run to where the checkpoint left it, or to its start."
+    "Restore a checkpoint, or prepare the start of a run."
     if found is not None:
-        state = found.state
-        _load_weights(run.models, found)
-        for name, o in run.optimizers.items():
-            o.load_state_dict(found.optimizers[name])
-        run.step, run.items, run.bad, run.pending = (
-            state["step"],
-            state["items"],
-            state["bad"],
-            state["pending"],
-        )
-        run.best, run.best_step = state["best_score"], state["best_step"]
-        run.task.load_extra(state["extra"])
+        _restore(run, found)
     seeded_step(run.cfg.seed, "before_fit")
     run.task.before_fit(found is not None)
     run.team.same_start(run.models)
@@ -645,17 +703,22 @@ def _begin(run, found: Checkpoint | None):
     if found is not None and lead:
         set_aside(run.root, run.step)
     run.log = _Log(run.path, run.step, run.cfg, lead)
-    run.log.pending = {k: list(v) for k, v in run.pending.items()}
+    if found is not None:
+        run.log.pending = {k: list(v) for k, v in found.state["pending"].items()}
     if lead:
-        write_json(run.path.with_name("training.json"), {k: getattr(run.cfg, k) for k in _PLAN})
-    run.saved, run.saved_step = time.monotonic(), run.step if found is not None else None
+        plan = {k: getattr(run.cfg, k) for k in _PLAN}
+        write_json(run.path.with_name("training.json"), plan)
+    run.saved = time.monotonic()
     run.team.wait()
 
 # %% ../../nbs/core/loop.ipynb #8545e50d
 def _phase(run, name: str, micro: list, scale: float):
     "One optimiser's part of a step."
-    cfg, optimizer, total = run.cfg, run.optimizers[name], 0.0
-    run.only(name)
+    cfg = run.cfg
+    optimizer = run.phases.optimizers[name]
+    params = run.phases.params[name]
+    total = 0.0
+    run.phases.only(name)
     optimizer.zero_grad(set_to_none=True)
     for k, batch in enumerate(micro):
         seeded_step(cfg.seed, run.step, name, k, run.fabric.global_rank)
@@ -666,10 +729,10 @@ def _phase(run, name: str, micro: list, scale: float):
         run.fabric.backward(loss / len(micro) if len(micro) > 1 else loss)
         total = total + loss.detach()
         run.log.add({name: loss.detach(), **logs})
-    run.team.gradients(run.params[name])
-    norm = _clip(run.params[name], cfg.clip)
+    run.team.gradients(params)
+    norm = _clip(params, cfg.clip)
     run.log.add({f"grad/{name}": norm})
-    for group, rate in zip(optimizer.param_groups, run.rates[name]):
+    for group, rate in zip(optimizer.param_groups, run.phases.rates[name]):
         group["lr"] = rate * scale
     if _is_finite(run, name, total + norm):
         optimizer.step()
@@ -679,44 +742,46 @@ def _clip(params: list, limit: float):
     "Norm of a phase's gradient, before it is clipped to `limit` (0: not at all)."
     from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-    return (
-        clip_grad_norm_(params, limit)
-        if limit
-        else get_total_norm([p.grad for p in params if p.grad is not None])
-    )
+    if limit:
+        return clip_grad_norm_(params, limit)
+    return get_total_norm([p.grad for p in params if p.grad is not None])
 
 
 def _is_finite(run, phase: str, value) -> bool:
-    "Whether to step. `value` is loss + norm: finite if both are."
-    run.doubts.append((run.step, phase, value))
+    "Whether to step. `value` is loss + norm: finite if both are. On a GPU it is checked later."
+    run.checks.append((run.step, phase, value))
     return not run.eager or _check_finite(run)
 
 
 def _check_finite(run) -> bool:
-    "Look at the values collected; raise after more than `max_nonfinite` bad steps of a phase in a row."
-    doubts, run.doubts = run.doubts, []
-    values = _numbers([v for *_, v in doubts])
+    """Check the collected values.
+    Raise after more than `max_nonfinite` bad steps of a phase in a row."""
+    checks, run.checks = run.checks, []
+    values = _numbers([v for *_, v in checks])
     bad = run.team.most(*(float(not math.isfinite(v)) for v in values))
-    for (step, phase, _), value, is_bad in zip(doubts, values, bad):
+    for (step, phase, _), value, is_bad in zip(checks, values, bad):
         run.bad[phase] = run.bad.get(phase, 0) + 1 if is_bad else 0
         if run.bad[phase] > run.cfg.max_nonfinite:
-            raise TrainingDiverged(_why(run, step, phase, value))
+            raise TrainingDiverged(_describe_nonfinite(run, step, phase, value))
     return not any(bad)
 
 # %% ../../nbs/core/loop.ipynb #a977fdad
-def _why(run, step, phase, value) -> str:
-    "What went wrong, with which items, and what helps."
+def _describe_nonfinite(run, step, phase, value) -> str:
+    "What is not finite, in which step and items, and the way out."
     a = run.cfg.accumulate
     items = [i for m in range(step * a, (step + 1) * a) for i in run.batches.indices(m)]
     return (
-        f"{run.root}: loss or gradient of phase {phase!r} is {value} in step {step + 1} (items {items[:32]}); the last checkpoint is from before. "
-        "Try a lower `lr`, a longer `warmup`, a smaller `clip`, `precision: 32-true`, or look at these items; `max_nonfinite` lets single steps pass"
+        f"{run.root}: loss or gradient of phase {phase!r} is {value} in step {step + 1} "
+        f"(items {items[:32]}); the last checkpoint is from before. "
+        "Try a lower `lr`, a longer `warmup`, a smaller `clip`, `precision: 32-true`, "
+        "or look at these items; `max_nonfinite` lets single steps pass"
     )
 
 # %% ../../nbs/core/loop.ipynb #69b888e9
 def _one_step(run, stream):
     "A whole optimiser step: phases, hook, average."
-    cfg, micro = run.cfg, []
+    cfg = run.cfg
+    micro = []
     for k in range(cfg.accumulate):
         micro.append(run.fabric.to_device(next(stream)))
         run.items += len(run.batches.whole(run.step * cfg.accumulate + k))
@@ -741,38 +806,28 @@ def _write_line(run):
         values = torch.tensor(list(means.values()), device=run.fabric.device)
         run.team.average([values])
         means = dict(zip(means, values.tolist()))
-    lr = next(iter(run.optimizers.values())).param_groups[0]["lr"]
+    lr = next(iter(run.phases.optimizers.values())).param_groups[0]["lr"]
     losses = {k if "/" in k else f"loss/{k}": v for k, v in means.items()}
     epoch = run.step * run.cfg.accumulate / run.batches.per_epoch
-    run.log.line(
-        {
-            "kind": "train",
-            "step": run.step,
-            "epoch": round(epoch, 4),
-            "lr": lr,
-            **losses,
-            "items": run.items,
-            **run.log.times(),
-        }
-    )
-    if losses:
-        run.bar.note(**{next(iter(losses)): next(iter(losses.values()))})
+    row = {"kind": "train", "step": run.step, "epoch": round(epoch, 4), "lr": lr}
+    run.log.line({**row, **losses, "items": run.items, **run.log.times()})
+    for name in list(losses)[:1]:
+        run.bar.note(**{name: losses[name]})
 
 # %% ../../nbs/core/loop.ipynb #d047921b
 def _scored(run) -> dict:
-    "The task's validation: averaged weights if there are any, evaluation mode, no gradients, draws named by step."
+    """The task's validation, in evaluation mode and without gradients.
+    The models hold the averaged weights, if any; random draws are named by the step."""
     import torch
 
     modes = [(m, m.training) for model in run.models.values() for m in model.modules()]
     for model in run.models.values():
         model.eval()
     seeded_step(run.cfg.seed, run.step, "validate")
-    with (
-        torch.no_grad(),
-        run.fabric.autocast(),
-        run.average.in_place() if run.average else contextlib.nullcontext(),
-    ):
-        values = {k: v.item() if hasattr(v, "item") else v for k, v in run.task.validate().items()}
+    weights = run.average.in_place() if run.average else contextlib.nullcontext()
+    with torch.no_grad(), run.fabric.autocast(), weights:
+        values = run.task.validate()
+        values = {k: v.item() if hasattr(v, "item") else v for k, v in values.items()}
     for m, mode in modes:
         m.training = mode
     return values
@@ -785,18 +840,23 @@ def _validate(run):
     row = {k if "/" in k or k == "score" else f"val/{k}": v for k, v in values.items()}
     run.log.line({"kind": "val", "step": run.step, **row, "items": run.items, **run.log.times()})
     score = values.get("score")
-    if score is None or not math.isfinite(score) or (run.best is not None and score >= run.best):
+    if score is None or not math.isfinite(score):
         return
-    run.best, run.best_step = score, run.step
+    if run.best is not None and score >= run.best:
+        return
+    run.best = score
+    run.best_step = run.step
     _save(run, tag="best")
 
 
 def _weights(run, best: bool) -> dict:
-    "State dicts to save: under its name what was scored (best), or the raw weights and `name_ema` (latest)."
-    own = {n: m.state_dict() for n, m in run.models.items()}
-    if run.average is None:
-        return own
-    return {**own, **{n if best else f"{n}_ema": s for n, s in run.average.state.items()}}
+    """State dicts to save. The best checkpoint holds the scored (averaged) weights under the
+    models' names; the latest one holds the raw weights and the averages as `name_ema`."""
+    weights = {n: m.state_dict() for n, m in run.models.items()}
+    if run.average is not None:
+        for name, state in run.average.state.items():
+            weights[name if best else f"{name}_ema"] = state
+    return weights
 
 # %% ../../nbs/core/loop.ipynb #66fa9d13
 def _save(run, tag=None):
@@ -814,23 +874,23 @@ def _save(run, tag=None):
         "extra": run.task.extra_state(),
     }
     if run.fabric.global_rank == 0:
-        optimizers = {} if tag else {n: o.state_dict() for n, o in run.optimizers.items()}
-        save_checkpoint(
-            run.root, run.step, _weights(run, bool(tag)), optimizers, state, run.cfg.keep, tag
-        )
+        optimizers = {}
+        if not tag:
+            optimizers = {n: o.state_dict() for n, o in run.phases.optimizers.items()}
+        weights = _weights(run, bool(tag))
+        save_checkpoint(run.root, run.step, weights, optimizers, state, run.cfg.keep, tag)
     if not tag:
-        run.saved, run.saved_step = time.monotonic(), run.step
+        run.saved = time.monotonic()
+        run.saved_step = run.step
     run.team.wait()
 
 # %% ../../nbs/core/loop.ipynb #32fa9fbc
 def _stale(cfg, step: int, best_step) -> bool:
-    "Whether the last `patience` validations all failed to better the score."
-    return bool(
-        cfg.patience
-        and cfg.validate_every
-        and best_step is not None
-        and step // cfg.validate_every - best_step // cfg.validate_every >= cfg.patience
-    )
+    "Whether none of the last `patience` validations improved the score."
+    if not cfg.patience or not cfg.validate_every or best_step is None:
+        return False
+    since = step // cfg.validate_every - best_step // cfg.validate_every
+    return since >= cfg.patience
 
 
 def _due(every: int, step: int, steps: int) -> bool:
@@ -838,7 +898,7 @@ def _due(every: int, step: int, steps: int) -> bool:
 
 # %% ../../nbs/core/loop.ipynb #74c057a7
 def _after(run, signals):
-    "What is due after a step: a line, a validation, a checkpoint, the end."
+    "After a step: log line, validation and checkpoint where they are due; stop on a signal."
     cfg, step = run.cfg, run.step
     if _due(cfg.log_every, step, cfg.steps):
         _write_line(run)
@@ -853,20 +913,16 @@ def _after(run, signals):
 
 # %% ../../nbs/core/loop.ipynb #70a6efa6
 def _train(run, title):
-    "All steps that are left."
+    "All remaining steps."
     cfg = run.cfg
-    stream = _stream(
-        run.batches,
-        run.step * cfg.accumulate,
-        cfg.steps * cfg.accumulate,
-        run.fabric.device.type == "cuda",
-    )
-    shown = (
-        bar(cfg.steps, title, start=run.step)
-        if run.fabric.global_rank == 0
-        else Bar(draw=lambda line: None)
-    )
-    with _Signals() as signals, shown as run.bar:
+    first = run.step * cfg.accumulate
+    last = cfg.steps * cfg.accumulate
+    stream = _stream(run.batches, first, last, pin=run.fabric.device.type == "cuda")
+    if run.fabric.global_rank == 0:
+        run.bar = bar(cfg.steps, title, start=run.step)
+    else:
+        run.bar = Count()  # nothing is drawn
+    with _Signals() as signals, run.bar:
         while run.step < cfg.steps and not _stale(cfg, run.step, run.best_step):
             _one_step(run, stream)
             run.bar.update(1)
@@ -878,7 +934,8 @@ def _train(run, title):
 def has_bf16(
     accelerator: str = "auto",  # As in `LoopConfig`
 ) -> bool:
-    "Whether the device that would train multiplies bfloat16 in its own units; where it only emulates it, bf16 is slower than float32."
+    """Whether the training device multiplies bfloat16 in hardware.
+    Where it only emulates it, bf16 is slower than float32."""
     import torch
 
     if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
@@ -889,7 +946,7 @@ def has_bf16(
 
 
 def _fabric(cfg):
-    "Fabric for these options. Imported here: it takes seconds, and only a training needs it."
+    "Fabric for these options. The import takes seconds, so only a training does it."
     from lightning_fabric import Fabric
 
     fabric = Fabric(
@@ -903,41 +960,46 @@ def _fabric(cfg):
     return fabric
 
 # %% ../../nbs/core/loop.ipynb #a042c759
-def _already(task, cfg, out_dir, found) -> FitResult:
-    "The result of a training that is complete; its weights go into the task's models."
+def _if_complete(task, cfg, out_dir) -> FitResult | None:
+    """The result of a training that is complete; its weights go into the task's models.
+    None with several processes, without a checkpoint or where steps are left."""
+    if int(os.environ.get("WORLD_SIZE", 1)) * cfg.devices != 1:
+        return None
+    found = _checked(task, cfg, Path(out_dir) / "checkpoints")
+    if found is None:
+        return None
+    if found.step < cfg.steps and not _stale(cfg, found.step, found.state["best_step"]):
+        return None
     _load_weights(task.models(), found)
-    rows = read_jsonl(path := Path(out_dir) / "metrics.jsonl")
+    path = Path(out_dir) / "metrics.jsonl"
+    rows = read_jsonl(path)
     times = rows[-1] if rows else {"seconds": 0.0, "cpu_seconds": 0.0}
     task.load_extra(found.state["extra"])
     return FitResult(
-        found.step,
-        found.state["best_step"],
-        found.state["best_score"],
-        times["seconds"],
-        times["cpu_seconds"],
-        found.step,
-        path,
+        step=found.step,
+        best_step=found.state["best_step"],
+        best_score=found.state["best_score"],
+        seconds=times["seconds"],
+        cpu_seconds=times["cpu_seconds"],
+        resumed_from=found.step,
+        log_path=path,
     )
 
 # %% ../../nbs/core/loop.ipynb #bb31d52c
 def fit(
     task: Task,  # Models, items and loss
     cfg: LoopConfig,  # How to train
-    out_dir,  # Gets `metrics.jsonl`, `training.json` and `checkpoints/`; what lies there is gone on with
+    out_dir,  # Gets `metrics.jsonl`, `training.json` and `checkpoints/`; a run there is resumed
     title: str = "",  # In front of the progress bar
-) -> FitResult:  # The task's models then hold the last weights; `load_models` gets the best
-    "Train until `cfg.steps`. Raises `Interrupted` (saved), `TrainingDiverged` (nothing overwritten), `CheckpointError`."
+) -> FitResult:  # The task's models hold the last weights; `load_models` gets the best
+    """Train until `cfg.steps`.
+    Raises `Interrupted` (saved), `TrainingDiverged` (nothing overwritten), `CheckpointError`."""
     if cfg.precision == "auto":
-        cfg = dataclasses.replace(
-            cfg, precision="bf16-mixed" if has_bf16(cfg.accelerator) else "32-true"
-        )
-    root, fabric = Path(out_dir) / "checkpoints", None
-    if (
-        int(os.environ.get("WORLD_SIZE", 1)) * cfg.devices == 1
-        and (found := _checked(task, cfg, root))
-        and (found.step >= cfg.steps or _stale(cfg, found.step, found.state["best_step"]))
-    ):
-        return _already(task, cfg, out_dir, found)
+        precision: Any = "bf16-mixed" if has_bf16(cfg.accelerator) else "32-true"
+        cfg = dataclasses.replace(cfg, precision=precision)
+    if complete := _if_complete(task, cfg, out_dir):
+        return complete
+    root = Path(out_dir) / "checkpoints"
     fabric = _fabric(cfg)
     with _lock(root) if fabric.global_rank == 0 else contextlib.nullcontext():
         if fabric.global_rank == 0:
@@ -948,15 +1010,15 @@ def fit(
         try:
             _train(run, title)
         finally:
-            for p in run.trainable:
+            for p in run.phases.trainable:
                 p.requires_grad_(True)
             run.log.close()
     return FitResult(
-        run.step,
-        run.best_step,
-        run.best,
+        step=run.step,
+        best_step=run.best_step,
+        best_score=run.best,
         **run.log.times(),
-        resumed_from=found and found.step,
+        resumed_from=found.step if found else None,
         log_path=run.path,
     )
 
@@ -967,11 +1029,13 @@ def load_models(
     tag: str = "best",  # `best` holds the weights that were scored, `latest` the last ones
     ema: bool = True,  # Of `latest`, take the moving average where there is one
 ) -> Checkpoint:
-    "Load trained weights. There is no falling back from `best` to `latest`: a missing one is an error."
-    found = load_checkpoint(root := Path(out_dir) / "checkpoints", tag)
+    "Load trained weights; `MissingError` where there is no checkpoint of this tag."
+    root = Path(out_dir) / "checkpoints"
+    found = load_checkpoint(root, tag)
     if found is None:
         raise MissingError(
-            f"{root}: no checkpoint {tag!r}; train first, or ask for another tag (`best` needs a validation with a score)"
+            f"{root}: no checkpoint {tag!r}; train first, or ask for another tag "
+            "(`best` needs a validation with a score)"
         )
     _load_weights(models, found, "_ema" if ema and tag == "latest" else "")
     return found

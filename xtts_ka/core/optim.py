@@ -11,12 +11,12 @@ from torch import nn
 
 # %% ../../nbs/core/optim.ipynb #a5a70dbf
 class Together(torch.optim.Optimizer):
-    "Several optimisers, each of its own parameters, behind the interface of one."
+    "Several optimisers, each with its own parameters, behind the interface of one."
 
     def __init__(self, *parts):
         self.parts = parts
         super().__init__([p for part in parts for g in part.param_groups for p in g["params"]], {})
-        # the groups themselves, not copies: who sets a rate here sets it there
+        # the groups themselves, not copies: a learning rate set here is set in the part
         self.param_groups = [g for part in parts for g in part.param_groups]
 
     def step(self, closure=None):
@@ -45,8 +45,9 @@ def muon_and_adamw(
     betas=(0.9, 0.96),
     weight_decay: float = 0.01,
 ) -> torch.optim.Optimizer:
-    "Muon with momentum 0.95 (Nesterov), five Newton-Schulz rounds and updates scaled by 0.2 sqrt(longer side); AdamW for the rest."
-    parts = []
+    """Muon with momentum 0.95 (Nesterov), five Newton-Schulz rounds and updates scaled by
+    0.2 sqrt(longer side); AdamW for the rest."""
+    parts: list[torch.optim.Optimizer] = []
     if matrices:
         muon = torch.optim.Muon(
             matrices,
@@ -66,14 +67,16 @@ def muon_and_adamw(
 # %% ../../nbs/core/optim.ipynb #a30b0c0d
 def split_matrices(
     net: nn.Module,
-    inside: tuple,  # Beginnings of the names of the parts whose matrices Muon takes
-    smallest: int = 64,  # Of either side; narrower matrices have few directions to even out
+    inside: tuple,  # Prefixes of the parameter names whose matrices Muon trains
+    smallest: int = 64,  # Least length of either side; a narrow matrix gains little
 ) -> tuple:  # (matrices, others), trainable parameters only
     "Which parameters go to which optimiser."
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, p in net.named_parameters():
         if not p.requires_grad:
             continue
-        wide = p.dim() == 2 and min(p.shape) >= smallest and name.startswith(inside)
-        (matrices if wide else others).append(p)
+        wide = p.dim() == 2 and min(p.shape) >= smallest
+        group = matrices if wide and name.startswith(inside) else others
+        group.append(p)
     return matrices, others

@@ -30,36 +30,42 @@ class Voice:
     name: str  # Speaker name in the manifest
     variant: str  # espeak-ng voice variant, e.g. `f2`
     pitch: int  # espeak pitch 0..99 (50 is the variant's own)
-    rate: int  # Words a minute as espeak counts them (175 is its default)
+    rate: int  # Words per minute as espeak counts them (175 is its default)
     range: int  # espeak pitch range 0..99 (50 is the variant's own)
     gender: str  # `f` or `m`
-    language: str = (
-        "ka"  # espeak-ng language; the corpus is Georgian, tests and ablations need others
-    )
+    language: str = "ka"  # espeak-ng language; tests and ablations use others
 
 # %% ../../nbs/corpus/synthetic.ipynb #4df1caa9
-VOICES = {
-    v.name: v
-    for v in (
-        Voice("nino", "f2", 50, 150, 55, "f"),
-        Voice("giorgi", "m3", 50, 150, 50, "m"),
-        Voice("tamar", "Annie", 58, 170, 50, "f"),
-        Voice("davit", "david", 45, 132, 40, "m"),
-        Voice("ketevan", "shelby", 45, 138, 35, "f"),
-        Voice("sandro", "travis", 64, 170, 50, "m"),
-        Voice("mariam", "anika", 35, 122, 60, "f"),
-        Voice("levan", "m7", 56, 175, 65, "m"),
-        Voice("elene", "belinda", 55, 150, 45, "f"),
-        Voice("zurab", "quincy", 30, 125, 60, "m"),
-        Voice("salome", "f5", 66, 160, 45, "f"),
-        Voice("vakhtang", "boris", 60, 150, 35, "m"),
-    )
-}
+_VOICES = (
+    Voice("nino", "f2", 50, 150, 55, "f"),
+    Voice("giorgi", "m3", 50, 150, 50, "m"),
+    Voice("tamar", "Annie", 58, 170, 50, "f"),
+    Voice("davit", "david", 45, 132, 40, "m"),
+    Voice("ketevan", "shelby", 45, 138, 35, "f"),
+    Voice("sandro", "travis", 64, 170, 50, "m"),
+    Voice("mariam", "anika", 35, 122, 60, "f"),
+    Voice("levan", "m7", 56, 175, 65, "m"),
+    Voice("elene", "belinda", 55, 150, 45, "f"),
+    Voice("zurab", "quincy", 30, 125, 60, "m"),
+    Voice("salome", "f5", 66, 160, 45, "f"),
+    Voice("vakhtang", "boris", 60, 150, 35, "m"),
+)
+VOICES = {v.name: v for v in _VOICES}
 
 # %% ../../nbs/corpus/synthetic.ipynb #51e924cf
-_PHONEME, _SYNCHRONOUS, _UTF8 = 7, 2, 1  # constants of speak_lib.h
-_EVENTS, _IPA, _DONT_EXIT = 1, 2, 0x8000  # options of espeak_Initialize
-_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4  # espeak_PARAMETER
+# Constants of speak_lib.h
+_PHONEME = 7  # Type of an event
+_SYNCHRONOUS = 2
+_UTF8 = 1
+# Options of espeak_Initialize
+_EVENTS = 1
+_IPA = 2
+_DONT_EXIT = 0x8000
+# espeak_PARAMETER
+_RATE = 1
+_VOLUME = 2
+_PITCH = 3
+_RANGE = 4
 
 
 class _Id(ctypes.Union):
@@ -79,35 +85,39 @@ class _Event(ctypes.Structure):
     ]
 
 
-_Callback = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
-)
+_Samples = ctypes.POINTER(ctypes.c_short)
+_Events = ctypes.POINTER(_Event)
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, _Samples, ctypes.c_int, _Events)
 
 # %% ../../nbs/corpus/synthetic.ipynb #b7c969bd
 def _wheel() -> tuple[str, str]:
-    "Paths of espeak-ng's library and data in the `espeakng-loader` wheel. MissingError when it is not there."
-    how = "run `uv sync` (or `pip install espeakng-loader`), or use recordings: corpus.source=folder corpus.path=FOLDER"
+    "Paths of espeak-ng's library and data in the wheel `espeakng-loader`; MissingError without it."
+    way_out = (
+        "run `uv sync` (or `pip install espeakng-loader`), "
+        "or use recordings: corpus.source=folder corpus.path=FOLDER"
+    )
     try:
         import espeakng_loader
 
-        lib, data = espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
+        lib = espeakng_loader.get_library_path()
+        data = espeakng_loader.get_data_path()
     except (ImportError, RuntimeError) as e:
         raise MissingError(
-            f"the synthetic corpus needs the package espeakng-loader ({e}); {how}"
+            f"the synthetic corpus needs the package espeakng-loader ({e}); {way_out}"
         ) from e
-    if not os.path.exists(os.path.join(data, "ka_dict")):
-        raise MissingError(
-            f"espeak-ng's data has no Georgian (no {os.path.join(data, 'ka_dict')}); {how}"
-        )
+    georgian = os.path.join(data, "ka_dict")
+    if not os.path.exists(georgian):
+        raise MissingError(f"espeak-ng's data has no Georgian (no {georgian}); {way_out}")
     return lib, data
 
 # %% ../../nbs/corpus/synthetic.ipynb #bd7c085c
 def _unload(lib: ctypes.CDLL):
-    getattr(_ctypes, "dlclose", getattr(_ctypes, "FreeLibrary", None))(lib._handle)
+    name = "dlclose" if hasattr(_ctypes, "dlclose") else "FreeLibrary"
+    getattr(_ctypes, name)(lib._handle)
 
 
 def _load(path: str) -> ctypes.CDLL:
-    "Load a library that nobody else in this process holds. MissingError when it does not load."
+    "Load a library that is not loaded in this process yet; MissingError when that fails."
     noload = getattr(os, "RTLD_NOLOAD", None)
     if noload is not None:
         try:
@@ -116,8 +126,8 @@ def _load(path: str) -> ctypes.CDLL:
             pass  # not loaded yet, as it should be
         else:
             raise MissingError(
-                f"{path} is already loaded by other code in this process, so its speech would depend on "
-                "what that code did; build the corpus in a process of its own"
+                f"{path} is already loaded by other code in this process, so its speech would "
+                "depend on what that code did; build the corpus in a process of its own"
             )
     try:
         return ctypes.CDLL(path)
@@ -138,16 +148,14 @@ def _espeak():
     with _lock:
         lib = _load(path)
         try:
-            rate = lib.espeak_Initialize(
-                _SYNCHRONOUS, 0, data.encode(), _EVENTS | _IPA | _DONT_EXIT
-            )
+            options = _EVENTS | _IPA | _DONT_EXIT
+            rate = lib.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), options)
             if rate != SAMPLE_RATE:
                 raise MissingError(
                     f"espeak-ng did not start with its data in {data} (it returned {rate})"
                 )
-            lib.espeak_ng_SetRandSeed(
-                ctypes.c_long(1)
-            )  # breath noise; espeak seeds it by the clock
+            # Breath noise; espeak seeds it by the clock
+            lib.espeak_ng_SetRandSeed(ctypes.c_long(1))
             yield lib
         finally:
             lib.espeak_Terminate()
@@ -155,24 +163,22 @@ def _espeak():
 
 # %% ../../nbs/corpus/synthetic.ipynb #6cdd3a32
 def _setup(lib, voice: Voice):
-    "Select variant, rate, pitch and range. MissingError for a variant the wheel does not have (espeak itself would ignore it)."
+    "Select variant, rate, pitch and range; MissingError for an unknown variant."
+    name = f"{voice.language}+{voice.variant}"
+    # espeak itself would ignore a variant that the wheel does not have
     known = os.path.exists(os.path.join(_wheel()[1], "voices", "!v", voice.variant))
-    if not known or lib.espeak_SetVoiceByName(f"{voice.language}+{voice.variant}".encode()):
-        raise MissingError(
-            f"espeak-ng has no voice {voice.language}+{voice.variant} (voice {voice.name})"
-        )
-    for parameter, value in (
-        (_RATE, voice.rate),
-        (_VOLUME, VOLUME),
-        (_PITCH, voice.pitch),
-        (_RANGE, voice.range),
-    ):
-        lib.espeak_SetParameter(parameter, value, 0)
+    if not known or lib.espeak_SetVoiceByName(name.encode()):
+        raise MissingError(f"espeak-ng has no voice {name} (voice {voice.name})")
+    lib.espeak_SetParameter(_RATE, voice.rate, 0)
+    lib.espeak_SetParameter(_VOLUME, VOLUME, 0)
+    lib.espeak_SetParameter(_PITCH, voice.pitch, 0)
+    lib.espeak_SetParameter(_RANGE, voice.range, 0)
 
 # %% ../../nbs/corpus/synthetic.ipynb #b31d623b
 def _synthesize(lib, text: str):
-    "Run one synthesis. Returns the chunks of int16 samples and the `(name, sample)` phoneme events."
-    chunks, events = [], []
+    "Synthesize a text: chunks of int16 samples, and phoneme events `(name, sample)`."
+    chunks: list[np.ndarray] = []
+    events: list[tuple[str, int]] = []
 
     def receive(wav, n, event):
         if wav and n > 0:
@@ -206,7 +212,7 @@ class Speech:
 
 def _phonemes(events: list, n: int) -> list:
     "Phoneme events as `(ipa, seconds)` without stress marks, empty ones and repeated pauses."
-    out = []
+    out: list[tuple[str, float]] = []
     for (name, sample), (_, following) in zip(events, events[1:] + [("", n)]):
         name = re.sub("[ˈˌ]", "", name) or "_"
         if following > sample and not (name == "_" and out and out[-1][0] == "_"):
@@ -219,13 +225,15 @@ class Synthesizer:
 
     def speak(
         self,
-        text: str,  # Georgian text; digits are better normalised to words before
-        voice: "str|Voice",  # One of `VOICES`, by name, or a `Voice`
+        text: str,  # Georgian text; normalise digits to words first
+        voice: str | Voice,  # A name in `VOICES`, or a `Voice`
     ) -> Speech:
-        "Errors: MissingError without library or voice; XttsKaError for an unknown name and for text with nothing to say."
-        if isinstance(voice, str) and voice not in VOICES:
-            raise XttsKaError(f"unknown voice {voice!r}; there are: {', '.join(VOICES)}")
-        voice = VOICES[voice] if isinstance(voice, str) else voice
+        """Synthesize a text. Errors: MissingError without library or voice;
+        XttsKaError for an unknown name and for a text without letters."""
+        if isinstance(voice, str):
+            if voice not in VOICES:
+                raise XttsKaError(f"unknown voice {voice!r}; there are: {', '.join(VOICES)}")
+            voice = VOICES[voice]
         if "\0" in text or not any(c.isalnum() for c in text):
             raise XttsKaError(
                 f"nothing to say in {text!r}: it needs at least one letter and no NUL character"

@@ -17,7 +17,8 @@ from ..core.errors import ManifestError
 from ..core.files import digest
 from ..core.manifest import Reject, read_manifest
 from ..core.progress import bar
-from ..corpus.clips import Clips, RaggedArray
+from ..core.ragged import RaggedArray
+from ..corpus.clips import Clips
 from ..corpus.voices import other_voices, recombined_texts, speak_voices
 from .config import PrepareConfig
 from .features import TOKEN_RATE, n_tokens, speech_mel

@@ -20,7 +20,8 @@ from ..core.loop import fit, load_models
 from ..core.manifest import write_rejects
 from ..core.paths import display_path, slug
 from ..core.progress import bar
-from ..corpus.clips import Clips, RaggedArray
+from ..core.ragged import RaggedArray
+from ..corpus.clips import Clips
 from .data import collect_clips, mel_shelf
 from .features import build_feature_extractor
 from .infer import ReferencePrompt, Sovits, save_model

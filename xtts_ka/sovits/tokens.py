@@ -21,8 +21,8 @@ from ..core.files import digest, read_json, sha256_file, sweep
 from ..core.manifest import Reject, read_manifest, write_rejects
 from ..core.paths import display_path
 from ..core.progress import bar
+from ..core.ragged import RaggedArray
 from ..core.shards import Shards, assign_shard, recording_digest
-from ..corpus.clips import RaggedArray
 from .features import TOKEN_RATE
 from .train_semantic import SemanticTokenizer
 

@@ -17,8 +17,9 @@ from ..core.config import build, to_dict
 from ..core.errors import CheckpointError, MissingError
 from ..core.files import atomic_write, digest, read_json, write_json
 from ..core.loop import Task
+from ..core.ragged import RaggedArray
 from ..core.randomness import rng, seeded_step, torch_rng
-from ..corpus.clips import Clips, RaggedArray
+from ..corpus.clips import Clips
 from xtts_ka.sovits.ar import (
     ArModel,
     Segment,

@@ -19,8 +19,9 @@ from ..core.config import build, to_dict
 from ..core.errors import CheckpointError, ConfigError, MissingError, XttsKaError
 from ..core.files import atomic_write, read_json, write_json
 from ..core.loop import Task
+from ..core.ragged import RaggedArray
 from ..core.randomness import rng, seeded_step, torch_rng
-from ..corpus.clips import Clips, RaggedArray
+from ..corpus.clips import Clips
 from .decoder_config import DecoderConfig
 from .vits2 import Vits2
 from ..vocoder.discriminators import Discriminators

@@ -19,8 +19,9 @@ from ..core.errors import CheckpointError, MissingError
 from ..core.files import atomic_write, read_json, write_json
 from ..core.loop import Task
 from ..core.optim import muon_and_adamw, split_matrices
+from ..core.ragged import RaggedArray
 from ..core.randomness import rng, seeded_step
-from ..corpus.clips import Clips, RaggedArray
+from ..corpus.clips import Clips
 from .config import SemanticConfig
 from .data import padded_mels
 from .features import augment, build_feature_extractor, spec_augment, speech_mel

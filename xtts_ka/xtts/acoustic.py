@@ -17,8 +17,9 @@ from ..core.config import build, to_dict
 from ..core.errors import CheckpointError
 from ..core.layers import Depthwise
 from ..core.loop import Task
+from ..core.ragged import RaggedArray
 from ..core.randomness import rng, seeded_step
-from ..corpus.clips import Clips, RaggedArray
+from ..corpus.clips import Clips
 from ..vocoder.config import MelConfig
 from ..vocoder.features import LogMel
 from .config import AcousticConfig

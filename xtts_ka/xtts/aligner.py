@@ -18,8 +18,9 @@ from ..core.errors import XttsKaError
 from ..core.files import write_json
 from ..core.loop import LoopConfig, Task, fit, load_models
 from ..core.progress import bar
+from ..core.ragged import RaggedArray
 from ..core.randomness import seeded_step
-from ..corpus.clips import Clips, RaggedArray
+from ..corpus.clips import Clips
 from .features import N_MELS, SAMPLE_RATE
 
 STRIDE = 2  # Mel frames of 11.6 ms a frame of the recogniser

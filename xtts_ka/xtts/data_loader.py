@@ -20,8 +20,9 @@ from ..core.errors import AudioError, ManifestError, MissingError
 from ..core.loop import Batches
 from ..core.manifest import Reject
 from ..core.paths import display_path, resolve
+from ..core.ragged import RaggedArray
 from ..core.randomness import torch_rng
-from ..corpus.clips import Clips, RaggedArray, Subset
+from ..corpus.clips import Clips, Subset
 from ..corpus.split import SPLITS
 from .dataset import load_clips, reference_cut, text_ids
 from .features import SAMPLE_RATE, log_mel, n_codes

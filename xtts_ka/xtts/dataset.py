@@ -14,8 +14,9 @@ from torch import Tensor
 from ..core.errors import ManifestError
 from ..core.manifest import Reject, read_manifest
 from ..core.progress import bar
+from ..core.ragged import RaggedArray
 from ..core.randomness import rng
-from ..corpus.clips import Clips, RaggedArray, Subset
+from ..corpus.clips import Clips, Subset
 from .features import SAMPLE_RATE, code_mel, log_mel, n_codes
 from .filters import FilterConfig, filter_rows, reasons
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ..core.loop import Task
 from ..core.progress import bar
+from ..core.ragged import RaggedArray
 from ..core.randomness import rng, seeded_step
-from ..corpus.clips import Clips, RaggedArray
+from ..corpus.clips import Clips
 from .config import DvaeConfig
 from .features import N_MELS
 

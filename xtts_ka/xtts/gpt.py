@@ -21,8 +21,9 @@ from torch.nn.utils import parametrize
 from ..core.errors import ConfigError, XttsKaError
 from ..core.loop import Task
 from ..core.optim import muon_and_adamw, split_matrices
+from ..core.ragged import RaggedArray
 from ..core.randomness import rng, seeded_step, torch_rng
-from ..corpus.clips import Clips, RaggedArray
+from ..corpus.clips import Clips
 
 # %% ../../nbs/xtts/gpt.ipynb #a33959d5
 from xtts_ka.xtts.alignment import (

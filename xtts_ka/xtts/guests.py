@@ -18,8 +18,9 @@ from ..core.audio import resample, set_level, write_audio
 from ..core.files import fresh_dir
 from ..core.manifest import Row, read_manifest, write_manifest
 from ..core.progress import bar
+from ..core.ragged import RaggedArray
 from ..core.randomness import rng
-from ..corpus.clips import Clips, RaggedArray
+from ..corpus.clips import Clips
 from ..corpus.segment import cut_padded, speech_edges
 from ..corpus.synthetic import SAMPLE_RATE, Synthesizer, Voice
 from .config import GuestConfig

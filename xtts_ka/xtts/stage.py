@@ -20,8 +20,9 @@ from ..core.files import read_json, sweep, write_json
 from ..core.loop import fit, load_models
 from ..core.paths import resolve
 from ..core.progress import bar
+from ..core.ragged import RaggedArray
 from ..core.randomness import rng, seeded_step
-from ..corpus.clips import Clips, RaggedArray
+from ..corpus.clips import Clips
 from ..vocoder.config import MelConfig
 from .acoustic import AcousticTask
 from .aligner import forced_times

@@ -18,7 +18,8 @@ from ..core.files import atomic_write, digest, read_json, sha256_file, write_jso
 from ..core.loop import fit, load_models
 from ..core.manifest import write_rejects
 from ..core.paths import resolve
-from ..corpus.clips import Clips, RaggedArray
+from ..core.ragged import RaggedArray
+from ..corpus.clips import Clips
 from ..text.normalize import normalize
 from .base import Base, find_base
 from .config import InitConfig

@@ -20,8 +20,9 @@ from ..core.config import to_dict
 from ..core.errors import ConfigError
 from ..core.loop import Task
 from ..core.optim import Together
+from ..core.ragged import RaggedArray
 from ..core.randomness import rng, seeded_step
-from ..corpus.clips import Clips, RaggedArray
+from ..corpus.clips import Clips
 from ..vocoder.discriminators import Discriminators
 from ..vocoder.losses import RelativePhase, feature_matching, lsgan_d, lsgan_g
 from .config import DecoderConfig
