@@ -12,9 +12,9 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from ..core.config import build, config, load, merge, to_dict
+from ..core.config import build, config, load, merge, to_dict, with_presets
 from ..core.errors import ConfigError
 from ..core.files import digest
 from ..core.loop import LoopConfig
@@ -327,16 +327,7 @@ class VocoderConfig:
     samples_every: int = Field(500, ge=0)  # Steps between samples of validation clips; 0: never
     samples: int = Field(2, ge=0)  # Clips per sample
 
-    @model_validator(mode="before")
-    @classmethod
-    def _under(cls, values):
-        "Fill in the values of the preset."
-        given = getattr(values, "kwargs", values)  # pydantic wraps arguments of a call
-        if not (given is None or isinstance(given, dict)) or getattr(values, "args", None):
-            return values
-        name = (given or {}).get("preset", "demo")
-        known = isinstance(name, str) and name in PRESETS
-        return merge(PRESETS[name], given or {}) if known else values
+    _fill = with_presets(PRESETS)
 
     def __post_init__(self):
         hop, size = self.mel.hop_length, self.data.segment_size
