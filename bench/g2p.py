@@ -75,7 +75,7 @@ def espeak():
 def network(folder=None):
     """A trained network, or one trained now on SIGMORPHON's training part; and the CPU seconds of
     that."""
-    from xtts_ka.text.g2p_config import NeuralG2PConfig
+    from xtts_ka.text.config import NeuralG2PConfig
     from xtts_ka.text.g2p_neural import load_g2p, train_g2p
     from xtts_ka.text.phoneme_inventory import CONVENTIONS
 

@@ -132,7 +132,7 @@ def test_g2p_needs_no_torch(root):
     import subprocess
 
     code = (
-        "import sys, xtts_ka.text.g2p, xtts_ka.text.g2p_config; print([m for m in ('torch',"
+        "import sys, xtts_ka.text.g2p, xtts_ka.text.config; print([m for m in ('torch',"
         " 'pandas', 'hypothesis') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)

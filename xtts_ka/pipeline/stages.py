@@ -89,7 +89,7 @@ STAGES = (
     Stage(
         "phonemes",
         "nbs/runs/50_phonemes.ipynb",
-        "xtts_ka.text.g2p_config.PhonemesConfig",
+        "xtts_ka.text.config.PhonemesConfig",
         needs=("corpus",),
         outputs=("phonemes",),
         inputs=("texts", "pronunciations", "latin", "benchmarks"),
@@ -100,7 +100,7 @@ STAGES = (
     Stage(
         "language",
         "nbs/runs/60_language.ipynb",
-        "xtts_ka.text.language_config.LanguageConfig",
+        "xtts_ka.text.config.LanguageConfig",
         needs=("corpus",),
         outputs=("language",),
         inputs=("texts",),

@@ -10,12 +10,13 @@ __all__ = ['PRESETS', 'VocabularyConfig', 'DvaeLoop', 'DvaeConfig', 'GptLoop', '
 # %% ../../nbs/xtts/config.ipynb #1b03fb80
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ..core.config import config
 from ..core.errors import ConfigError
 from ..core.loop import LoopConfig
 from ..speaker.train_config import AugmentConfig
+from ..text.config import romanized_spelling
 from .filters import FilterConfig
 
 # %% ../../nbs/xtts/config.ipynb #f7dc9a60
@@ -47,8 +48,8 @@ def _fill(cfg, part: str):  # Set the sizes of one part from its stage's preset
 class VocabularyConfig:
     "How text becomes ids. With a base, its ids stay as they are and new ones are appended."
 
-    mode: Literal["characters", "bpe", "romanised"] = (
-        "characters"  # romanised: Latin digraphs, which a base already knows
+    mode: Literal["characters", "bpe", "romanized"] = (
+        "characters"  # romanized: Latin digraphs, which a base already knows
     )
     size: int = Field(
         2000, ge=40, le=20000
@@ -56,9 +57,11 @@ class VocabularyConfig:
     texts: list[
         str
     ] = []  # Files of further text to learn pieces from, a sentence a line, beside the training clips' own
-    new_rows: Literal["matched", "normal", "romanised", "language_model"] = (
+    new_rows: Literal["matched", "normal", "romanized", "language_model"] = (
         "matched"  # How a base's new rows start
     )
+
+    _spelling = field_validator("mode", "new_rows", mode="before")(romanized_spelling)
 
 # %% ../../nbs/xtts/config.ipynb #555967f3
 @config

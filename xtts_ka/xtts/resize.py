@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from ..core.errors import CheckpointError, ConfigError
 from ..core.randomness import torch_rng
+from ..text.config import romanized_spelling
 from ..text.letters import romanize
 from .vocabulary import Vocabulary
 
 # %% ../../nbs/xtts/resize.ipynb #8033ade8
-METHODS = ("matched", "normal", "romanised", "language_model")
+METHODS = ("matched", "normal", "romanized", "language_model")
 
 
 def matched_rows(
@@ -107,11 +108,12 @@ def resize_text(
     gpt,  # coqui's GPT; not changed
     old: Vocabulary,  # The one it was trained with
     new: Vocabulary,  # The same with more tokens behind
-    method="matched",  # How new rows start: `matched`, `normal`, `romanised`, `language_model`
+    method="matched",  # How new rows start: `matched`, `normal`, `romanized`, `language_model`
     seed=0,  # Key of all draws
     vectors=None,  # [n, d] one vector a new token in the order of ids, for `language_model`
 ):  # (coqui's GPT, report)
     "The GPT with a row for each new token. CheckpointError when vocabularies and weights do not belong together, ConfigError for the rest."
+    method = romanized_spelling(method)
     if method not in METHODS:
         raise ConfigError(f"new_rows {method!r}: there are {', '.join(METHODS)}")
     names = _compare(gpt, old, new)
@@ -119,7 +121,7 @@ def resize_text(
         raise ConfigError(
             f"new_rows language_model needs a vector for each of the {len(names)} new tokens, got {'none' if vectors is None else len(vectors)}"
         )
-    spells = {"romanised": lambda t: t, "language_model": _is_tag}.get(
+    spells = {"romanized": lambda t: t, "language_model": _is_tag}.get(
         method, lambda t: False
     )  # whose rows are means of old ones
     spelled = [latin_ids(t, old) if spells(t) else [] for t in names]

@@ -23,6 +23,7 @@ from ..core.progress import bar
 from ..core.ragged import RaggedArray
 from ..core.randomness import rng, seeded_step
 from ..corpus.clips import Clips
+from ..text.config import digest_spelling
 from ..vocoder.config import MelConfig
 from .acoustic import AcousticTask
 from .aligner import forced_times
@@ -277,9 +278,10 @@ class Pretrain:
         "Train the GPT; the best checkpoint on validation clips is used."
         cfg = self.cfg.gpt
         check_vocabulary(self.out / "gpt", self.vocabulary)
-        about = (
-            [self.results["base"]["digest"], self.results["vocabulary_mode"]] if self.base else None
-        )
+        about = None
+        if self.base:
+            mode = digest_spelling(self.results["vocabulary_mode"])
+            about = [self.results["base"]["digest"], mode]
         mels = RaggedArray(self.init / "mels") if (self.init / "mels").is_dir() else None
         vectors = self.dvae().codebook.embed.T.detach().clone()  # [d, codes] -> [codes, d]
         self.task = self.task_of(

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from ..core.errors import ConfigError, MissingError, XttsKaError
 from ..core.files import digest, read_json, write_json
+from ..text.config import romanized_spelling
 from ..text.letters import LETTERS, deromanize, romanize
 from ..text.normalize import PUNCTUATION
 
@@ -124,7 +125,7 @@ def _added(
 def make_vocab(
     language: str,  # The trained language, e.g. `ka`
     texts=(),  # Normalised training texts (for mode `bpe`, and for languages other than Georgian)
-    mode="characters",  # `characters`, `bpe` or `romanised` (Georgian in Latin letters)
+    mode="characters",  # `characters`, `bpe` or `romanized` (Georgian in Latin letters)
     size=2000,  # For `bpe`: ids of the language at most, its tag, letters and punctuation included
 ) -> dict:  # Content of `vocab.json`, the format of Hugging Face `tokenizers`
     "A vocabulary in XTTS's file format: specials, the language tag, the alphabet, then pieces. ConfigError for a mode or size that does not fit."
@@ -133,7 +134,7 @@ def make_vocab(
         [_routing(language, GEORGIAN if language == "ka" else "")],
         [t.lower() for t in texts],
     )
-    if _mode(mode, language) == "romanised":
+    if _mode(mode, language) == "romanized":
         symbols, rules = (
             sorted(set("".join(map(romanize, LETTERS)))) + list(PUNCTUATION),
             rules + _spelling(),
@@ -167,11 +168,12 @@ def make_vocab(
 
 # %% ../../nbs/xtts/vocabulary.ipynb #364ff0f2
 def _mode(mode: str, language: str) -> str:
-    if mode not in ("characters", "bpe", "romanised"):
-        raise ConfigError(f"vocabulary.mode {mode!r}: there are characters, bpe, romanised")
-    if mode == "romanised" and language != "ka":
+    mode = romanized_spelling(mode)
+    if mode not in ("characters", "bpe", "romanized"):
+        raise ConfigError(f"vocabulary.mode {mode!r}: there are characters, bpe, romanized")
+    if mode == "romanized" and language != "ka":
         raise ConfigError(
-            f"vocabulary.mode romanised spells Georgian letters; for the language {language!r} use characters or bpe"
+            f"vocabulary.mode romanized spells Georgian letters; for the language {language!r} use characters or bpe"
         )
     return mode
 
@@ -204,14 +206,14 @@ def extend_vocab(
     content: dict,  # Content of the base's `vocab.json`; not changed
     texts=(),  # Normalised training texts of the new language
     language="ka",  # The new language
-    mode="bpe",  # `bpe`; `characters`: its letters only; `romanised`: nothing new
+    mode="bpe",  # `bpe`; `characters`: its letters only; `romanized`: nothing new
     size=2000,  # For `bpe`: ids of the language at most, its tag and letters included; punctuation that the base lacks comes on top
-    carrier="tr",  # For `romanised`: the base's language whose tag Georgian goes under; Turkish is written as it is spoken and builds words of suffixes as Georgian does
+    carrier="tr",  # For `romanized`: the base's language whose tag Georgian goes under; Turkish is written as it is spoken and builds words of suffixes as Georgian does
 ) -> dict:  # Content of the new `vocab.json`
     "The base's vocabulary with a language appended; no old id, merge or text of another language changes. ConfigError for what does not fit."
     out = settled(content)
     model, texts = out["model"], [t.lower() for t in texts]
-    if _mode(mode, language) == "romanised":
+    if _mode(mode, language) == "romanized":
         return _romanised(out, carrier)
     symbols = [c for c in alphabet(language, texts) if c not in model["vocab"]]
     own = list(LETTERS) if language == "ka" else [c for c in symbols if c.isalpha()]
@@ -277,12 +279,12 @@ def _romanised(out: dict, carrier: str) -> dict:
     known = out["model"]["vocab"]
     if f"[{carrier}]" not in known:
         raise ConfigError(
-            f"vocabulary.mode romanised: the base has no language {carrier!r} to carry Georgian"
+            f"vocabulary.mode romanized: the base has no language {carrier!r} to carry Georgian"
         )
     missing = [c for c in "".join(map(romanize, LETTERS)) + PUNCTUATION if c not in known]
     if missing:
         raise ConfigError(
-            f"vocabulary.mode romanised: the base does not know {' '.join(map(repr, sorted(set(missing))))}; use characters or bpe"
+            f"vocabulary.mode romanized: the base does not know {' '.join(map(repr, sorted(set(missing))))}; use characters or bpe"
         )
     _route(out, [_routing(carrier, GEORGIAN), *_spelling()], carrier)
     return out
