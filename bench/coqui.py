@@ -24,7 +24,7 @@ import torch
 from compare import commit
 
 from xtts_ka.core.randomness import seeded_step
-from xtts_ka.evaluate.everyday import load_everyday
+from xtts_ka.evaluate.everyday_texts import load_everyday
 from xtts_ka.evaluate.recogniser import Recogniser, error_rate
 from xtts_ka.xtts.config import DecodeConfig
 from xtts_ka.xtts.export import load_stock
@@ -71,7 +71,7 @@ def main():
     p.add_argument("--json", type=Path, help="file to write the figures to")
     args = p.parse_args()
     torch.set_num_threads(1)
-    ours, stock, hear = (
+    ours, stock, recogniser = (
         KaXtts(args.run / "xtts", precision="float32"),
         load_stock(args.run / "xtts"),
         Recogniser(),
@@ -95,7 +95,7 @@ def main():
             began = time.process_time()
             wav = speak()
             seconds[name] += time.process_time() - began
-            rows[name].append((text.said, hear.hear(wav, OUTPUT_SAMPLE_RATE)))
+            rows[name].append((text.said, recogniser.transcribe(wav, OUTPUT_SAMPLE_RATE)))
     out = {"run": args.run.name, **commit(), "texts": len(texts), "paths": {}}
     for name, pairs in rows.items():
         rate, low, high = error_rate(pairs)

@@ -139,7 +139,7 @@ def measured(run: Run, way, recogniser) -> list:  # A dict a clip
             {
                 "text": row.text,
                 "voice": row.speaker_name,
-                "heard": recogniser.hear(wav, RATE),
+                "heard": recogniser.transcribe(wav, RATE),
                 "hum": hum(wav, RATE),
                 "voicing": voicing(wav),
                 "mos": mos(wav),

@@ -20,7 +20,7 @@ from compare import commit
 def evaluate(run, texts, mos_clips, seed):
     "The test after it has spoken, and the flat metrics."
     from xtts_ka.core.config import build
-    from xtts_ka.evaluate.chains import Voices
+    from xtts_ka.evaluate.chains import SpeakerSimilarity
     from xtts_ka.evaluate.config import EvaluateConfig
     from xtts_ka.evaluate.everyday import EverydayTest, run_options
     from xtts_ka.xtts.dataset import load_clips
@@ -31,7 +31,7 @@ def evaluate(run, texts, mos_clips, seed):
     options = {"decode": run_options(run).get("evaluate", {}).get("decode", {})}
     cfg = build(EvaluateConfig, options | {"everyday": texts, "mos_clips": mos_clips})
     voices = (
-        Voices(run / "speaker_encoder", clips, seed)
+        SpeakerSimilarity(run / "speaker_encoder", clips, seed)
         if (run / "speaker_encoder/encoder.json").is_file()
         else None
     )
@@ -83,7 +83,7 @@ def main():
     test, metrics = evaluate(args.run, args.texts, args.mos_clips, args.seed)
     if test.left_out:
         return print(test.left_out)
-    from xtts_ka.evaluate.everyday import everyday_row
+    from xtts_ka.evaluate.everyday_scores import everyday_row
 
     for s in test.summary:
         print("  ".join(f"{v}" for v in everyday_row(s).values()))

@@ -91,7 +91,7 @@ def spoken_errors(stage, texts, vocoder):
     from xtts_ka.xtts.sampling import decode_batch
 
     stage.voices()
-    voices, dvae, hear = sorted(stage.speakers), stage.dvae(), Recogniser()
+    voices, dvae, recogniser = sorted(stage.speakers), stage.dvae(), Recogniser()
     conds = [stage.speakers[voices[k % len(voices)]]["gpt_cond_latent"] for k in range(len(texts))]
     ids = [stage.vocabulary.encode(t) for t in texts]
     said = decode_batch(FastGPT(stage.gpt_net), conds, ids, DecodeConfig(temperature=0))
@@ -103,7 +103,7 @@ def spoken_errors(stage, texts, vocoder):
             if mel is not None
             else np.zeros(2205, np.float32)
         )
-        pairs.append((text, hear.hear(wav, 22050)))
+        pairs.append((text, recogniser.transcribe(wav, 22050)))
     rate, low, high = error_rate(pairs)
     return {
         "cer": round(rate, 4),

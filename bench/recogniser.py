@@ -32,13 +32,13 @@ def test(sentences=20):
     from xtts_ka.corpus.synthetic import VOICES, Synthesizer
     from xtts_ka.evaluate.recogniser import Recogniser, error_rate
 
-    ear, speak, every = Recogniser(), Synthesizer(), []
+    recogniser, speak, every = Recogniser(), Synthesizer(), []
     texts = recombine(sentences * len(VOICES), 91, min_words=2, max_words=5)
     for k, voice in enumerate(VOICES.values()):
         pairs = []
         for text in texts[k * sentences : (k + 1) * sentences]:
             said = speak.speak(text, voice)
-            pairs.append((text, ear.hear(said.wav, said.sample_rate)))
+            pairs.append((text, recogniser.transcribe(said.wav, said.sample_rate)))
         every += pairs
         print(f"{voice.name:10} {error_rate(pairs)[0]:6.1%}")
     print("all        {:6.1%}  ({:.1%} to {:.1%})".format(*error_rate(every)))

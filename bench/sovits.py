@@ -308,7 +308,7 @@ class Ears:
         mels = [self.mel(torch.from_numpy(x[:n])) for x in (wav, recording)]
         return {
             "speaker": row.speaker_name,
-            "pair": (row.text, self.recogniser.hear(wav, 22050)),
+            "pair": (row.text, self.recogniser.transcribe(wav, 22050)),
             "DistillMOS": self.opinion(wav),
             "log-mel L1": float((mels[0] - mels[1]).abs().mean()),
             "pitch right": self.in_tune(wav[:n], recording[:n]),

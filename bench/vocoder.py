@@ -341,12 +341,12 @@ def trained(data, out, overrides, config="demo"):
     "A light generator on some clips."
     import torch
 
-    from xtts_ka.vocoder.config import load_vocoder
+    from xtts_ka.vocoder.config import load_vocoder_config
     from xtts_ka.vocoder.stage import VocoderStage
 
     torch.set_num_threads(1)
     stage = VocoderStage(
-        load_vocoder(ROOT / f"configs/vocoder/{config}.yaml", overrides), data, out, 0
+        load_vocoder_config(ROOT / f"configs/vocoder/{config}.yaml", overrides), data, out, 0
     )
     print((result := stage.train()).summary())
     return stage, result
@@ -421,7 +421,7 @@ def quality_of_run(segments, out, overrides, rounds=(0, 4, 8, 16)):
             continue
         stage.result.net.cfg.refine = n
         stage.fast = FastGenerator(stage.result.net)
-        scores[f"generator, {n} rounds"] = stage._scored(METHODS[0], names, stage.task.log_mel)
+        scores[f"generator, {n} rounds"] = stage._scored(METHODS[0], names)
     kept = {
         "steps": result.fit.step,
         "CPU seconds": round(result.fit.cpu_seconds),

@@ -36,14 +36,14 @@ def fault(words):
     from xtts_ka.core.errors import ConfigError
     from xtts_ka.pipeline.cli import parse
     from xtts_ka.pipeline.stages import load_run
-    from xtts_ka.vocoder.config import load_vocoder, plain_overrides
+    from xtts_ka.vocoder.config import load_vocoder_config, plain_overrides
 
     try:
         args = parse(words)
         if words[0] == "run" and args.config:
             load_run(ROOT / args.config, args.overrides)
         elif words[:2] == ["vocoder", "train"]:
-            load_vocoder(
+            load_vocoder_config(
                 ROOT / args.config,
                 [w for w in plain_overrides(args.overrides) if not w.startswith("path_to_save=")],
             )

@@ -142,9 +142,13 @@ def test_the_demonstration_is_understood(said, run, counted):
         pytest.skip("the smoke run has learned to speak nothing that could be understood")
     from xtts_ka.evaluate.recogniser import Recogniser, error_rate
 
-    ear = Recogniser()
+    recogniser = Recogniser()
     for model in ("xtts", "sovits"):
-        pairs = [(text, ear.hear(*read_audio(path))) for m, text, _, path in said if m == model]
+        pairs = [
+            (text, recogniser.transcribe(*read_audio(path)))
+            for m, text, _, path in said
+            if m == model
+        ]
         lost = error_rate(pairs, draws=0)[0]
         counted(
             f"{model}: {100 * lost:.0f} % of the letters of README's {len(pairs)} sentences are"

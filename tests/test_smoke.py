@@ -144,7 +144,8 @@ def test_spoken_sentences(smoke):
 def test_everyday_texts_are_spoken_by_every_path(smoke):
     """One text of each kind by the recordings' voices, XTTS and GPT-SoVITS2; the figures come first
     in the report and lie flat in metrics.json."""
-    from xtts_ka.evaluate.everyday import KINDS, load_everyday, summarise
+    from xtts_ka.evaluate.everyday_scores import summarise
+    from xtts_ka.evaluate.everyday_texts import KINDS, load_everyday
 
     held = json.loads((smoke.dir / "evaluate/everyday.json").read_text(encoding="utf-8"))
     rows, speakers = held["rows"], {r["speaker"] for r in held["rows"]}

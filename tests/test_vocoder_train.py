@@ -15,7 +15,7 @@ from xtts_ka.core.audio import write_audio
 from xtts_ka.core.config import build
 from xtts_ka.core.files import read_jsonl
 from xtts_ka.core.randomness import rng
-from xtts_ka.vocoder.config import HIFIGAN, VocoderConfig, load_vocoder
+from xtts_ka.vocoder.config import HIFIGAN, VocoderConfig, load_vocoder_config
 
 # A process of its own for every training, forked from a server that has loaded the libraries once
 FORK = multiprocessing.get_context("forkserver")
@@ -199,7 +199,7 @@ def test_shipped_configurations(root):
     found = sorted((root / "configs/vocoder").glob("*.yaml"))
     assert [p.stem for p in found] == ["demo", "demo_long", "v1", "v2", "v3"]
     for path in found:
-        cfg = load_vocoder(path)
+        cfg = load_vocoder_config(path)
         preset = path.stem.partition("_")[0]
         assert (
             cfg.preset == preset
@@ -213,7 +213,7 @@ def test_shipped_configurations(root):
                 and cfg.data.level == "peak"
                 and cfg.discriminator.width == 1
             )
-    assert load_vocoder(root / "configs/vocoder/demo.yaml").discriminator.kinds == []
+    assert load_vocoder_config(root / "configs/vocoder/demo.yaml").discriminator.kinds == []
 
 
 def test_command_line_of_the_seed(tmp_path, root):
