@@ -227,9 +227,9 @@ def test_all_of_a_text_is_said(model, voice):
     for text in texts:
         said = model.speak(text, [Reference(voice)], GREEDY)
         assert said.complete and said.stopped and not said.missing, (text, said.warnings)
-        assert said.read == " ".join("".join(c if c.isalpha() else " " for c in text).split())
-        assert len(said.paths) == len(said.pieces) == len(said.codes)
-        assert all(len(p) == len(c) for p, c in zip(said.paths, said.codes))
+        assert said.transcript == " ".join("".join(c if c.isalpha() else " " for c in text).split())
+        assert len(said.positions) == len(said.pieces) == len(said.codes)
+        assert all(len(p) == len(c) for p, c in zip(said.positions, said.codes))
     free = model.task.free(list(range(8)))
     assert free["free/cer, sentence"] == free["free/cer, no mark"] == free["free/cer, two"] == 0
     assert free["free/stopped"] == 1 and free["free/cer, word"] > 0  # words alone were not learned
@@ -271,7 +271,7 @@ def test_a_model_without_a_pointer_speaks_with_a_warning(model, voice):
         said = model.speak("წვიმს", [Reference(voice)], replace(GREEDY, max_per_piece=4), retries=0)
     finally:
         net.point, net.move, net.cfg = held
-    assert any("no pointer" in w for w in said.warnings) and said.paths == [[]]
+    assert any("no pointer" in w for w in said.warnings) and said.positions == [[]]
 
 
 def test_the_folder_keeps_limits_and_habits(model, tmp_path):

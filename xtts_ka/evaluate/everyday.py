@@ -153,7 +153,7 @@ def turns(
 
 
 def outcome(
-    spoken,  # `xtts.infer.Spoken` or `sovits.infer.Speech`
+    spoken,  # A `core.synthesis.SynthesisResult`
 ) -> dict:
     "What a model says about its own speech. Older models do not look for missing words."
     return {

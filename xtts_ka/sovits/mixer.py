@@ -96,14 +96,14 @@ class Mixer:
 # %% ../../nbs/sovits/mixer.ipynb #95a72531
 def mixed(
     model, heard: dict, weights: dict, text: str, temperature: float = 0.7, seed: int = 1
-):  # -> `Speech`
+):  # -> `SynthesisResult`
     "A text by a mixture of voices."
     return model.speak(
         text, normalize_weights(heard, weights), SamplingConfig(temperature=temperature), seed
     )
 
 
-def sound(spoken):  # IPython's Audio of a `Speech`
+def sound(spoken):  # IPython's Audio of a `SynthesisResult`
     import numpy as np
     from IPython.display import Audio
 

@@ -322,11 +322,11 @@ class Sovits2Stage:
                     "speaker": row.speaker_name,
                     "paths": paths,
                     "wavs": {"spoken": said.wav, "copy": copy},
-                    "read": said.read,
+                    "read": said.transcript,
                     "stopped": said.stopped,
                     "missing": said.missing,
                     "warnings": said.warnings,
-                    "path": said.paths,
+                    "path": said.positions,
                     "pieces": [p.text for p in said.pieces],
                     "length": len(said.wav)
                     / rate
