@@ -289,12 +289,12 @@ def hear_reference(
 ) -> list:  # As `Sovits.hear`
     "With its text; where that has letters which the model never learned, the voice alone, and it is said."
     try:
-        return model.hear([reference])
+        return model.encode_references([reference])
     except XttsKaError as e:
         if not reference.text:
             raise
         print(f"reference {Path(reference.path).name} is heard without its text: {e}")
-        return model.hear([replace(reference, text="")])
+        return model.encode_references([replace(reference, text="")])
 
 # %% ../../nbs/evaluate/everyday.ipynb #492d7d6b
 def say_sovits(

@@ -117,12 +117,12 @@ def train_recogniser(
 ):  # `SemanticTokenizer`
     "Speak, listen, train."
     from xtts_ka.core.loop import fit, load_models
-    from xtts_ka.sovits.data import mel_shelf
+    from xtts_ka.sovits.data import compute_mels
     from xtts_ka.sovits.semantic import CharVocabulary
     from xtts_ka.sovits.train_semantic import SemanticTask, SemanticTokenizer
 
     clips = build_training_clips(out, clips, seed)
-    mels = mel_shelf(clips, Path(out) / "mels")
+    mels = compute_mels(clips, Path(out) / "mels")
     task = SemanticTask(
         recogniser_config(steps, seed),
         clips,
@@ -158,7 +158,7 @@ class Recogniser:
     ) -> str:
         "What is said; of less than a fifth of a second, nothing."
         return (
-            self.net.texts([self.net.encode(wav, rate)])[0]
+            self.net.transcribe([self.net.encode(wav, rate)])[0]
             if len(wav) >= rate // 5 and np.any(wav)
             else ""
         )
