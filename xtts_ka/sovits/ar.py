@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ..core.errors import CheckpointError, MissingError
 from ..core.paths import resolve
 from .config import ArConfig
-from .quantize import Quantizer
+from .quantize import Quantizer, codebook_tables
 from .text_encoder import TextEncoder
 
 ABSENT = -1  # No code at this place of the grid
@@ -265,7 +265,7 @@ class ArModel(nn.Module):
         self.codebook_size = quantizer.codebook_size
         self.qwen = qwen(cfg)
         d, D, G = cfg.dim, quantizer.dim, self.n_codebooks
-        self.register_buffer("tables", quantizer.tables(), persistent=True)
+        self.register_buffer("tables", codebook_tables(quantizer), persistent=True)
         self.learned = None
         if cfg.codes_in == "learned":
             random = torch.randn(G, self.codebook_size, D)

@@ -122,8 +122,8 @@ class SpecHead(Head):
         return generate(*plan)  # -> [B, F * hop]
 
 # %% ../../nbs/sovits/heads.ipynb #ca44e001
-class CarrierGenerator(SpecGenerator):
-    "Corrects amplitudes and phases of a carrier: the mel filters pulses and noise."
+class _CarrierSpectrum(SpecGenerator):
+    "Amplitudes and phases of a carrier, corrected by the network."
 
     between: Tensor  # [bins, K] share of each band of `periodicity`
     covered: Tensor  # [bins, 1] bins with a mel band
@@ -167,6 +167,10 @@ class CarrierGenerator(SpecGenerator):
         "The source's amplitudes with the bands of the mel."
         return match_bands(size, mel.float(), self.bands, rounds).where(self.covered, 1e-5)
 
+# %% ../../nbs/sovits/heads.ipynb #046927ef
+class CarrierGenerator(_CarrierSpectrum):
+    "A waveform from a carrier: the mel filters pulses and noise."
+
     def forward(  # type: ignore[override]  # a carrier needs more than a mel
         self,
         mel: Tensor,  # [B, 80, F * rise] log-mel
@@ -189,6 +193,14 @@ class CarrierGenerator(SpecGenerator):
 MIDDLE = 150.0  # Hz, from which the pitch is counted in octaves
 
 
+def _noise_like(x: Tensor, training: bool) -> Tensor:  # [B, T]
+    "In training from the global generator, which the loop seeds per step; else always the same."
+    if training:
+        return torch.randn_like(x)
+    one = torch.randn(x.shape[1], generator=torch_rng(0, "carrier"))
+    return one.to(x).expand_as(x)
+
+# %% ../../nbs/sovits/heads.ipynb #27fb1eb5
 class CarrierHead(SpecHead):
     "The latent to a log-mel, a pitch and the bands' periodicity; from these a waveform."
 
@@ -226,19 +238,14 @@ class CarrierHead(SpecHead):
         return torch.cat([octaves, periodicity(wav, f0, self.rate, self.hop)], 1)
 
     def waves(self, octaves: Tensor) -> Tensor:  # [B, F] -> [B, 2, F * hop + 2 context]
-        "Pulses and noise; in training from the global generator, which the loop seeds per step."
+        "Pulses and noise."
         side = -(-self.context // self.hop)  # frames
         padded = F.pad(octaves.detach()[:, None], (side, side), mode="replicate")[:, 0]
         f0 = (MIDDLE * 2**padded).clamp(LOWEST, HIGHEST)  # [B, F + 2 side]
         start = side * self.hop - self.context
         total = octaves.shape[1] * self.hop + 2 * self.context
         regular = pulses(f0, self.rate, self.hop)[:, start : start + total]
-        if self.training:
-            noise = torch.randn_like(regular)
-        else:
-            one = torch.randn(total, generator=torch_rng(0, "carrier"))
-            noise = one.to(regular).expand_as(regular)
-        return torch.stack([regular, noise], 1)
+        return torch.stack([regular, _noise_like(regular, self.training)], 1)
 
     def plan(self, z, voice):
         mel, tune = self.predict(z, voice)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROMPTS', 'LEVEL', 'SAMPLING', 'NO_POINTER', 'Reference', 'parse_reference', 'reference_shares', 'ReferencePrompt',
            'read_reference', 'trim_silence', 'join_with_pauses', 'crop_middle', 'proportional_weights', 'Take',
-           'TokenWriter', 'Sovits', 'save_model', 'load_model']
+           'PromptEncoder', 'TokenWriter', 'Sovits', 'save_model', 'load_model']
 
 # %% ../../nbs/sovits/infer.ipynb #f8e27b77
 import re
@@ -229,8 +229,8 @@ class Take:
         return f"«{self.piece.text}»: {'; '.join(faults)}" if faults else ""
 
 # %% ../../nbs/sovits/infer.ipynb #dce8a21c
-class TokenWriter:
-    "Text and references to tokens: tokenizer and autoregressive model."
+class PromptEncoder:
+    "Text and references as input of the autoregressive model."
 
     def __init__(
         self,
@@ -312,6 +312,10 @@ class TokenWriter:
             at = pointer_positions(alignment, len(ids), grid, per)
         return Segment(ids, grid, self.features(text), at)
 
+# %% ../../nbs/sovits/infer.ipynb #9ab76aad
+class TokenWriter(PromptEncoder):
+    "Text and references to tokens, checked and sampled again where they are faulty."
+
     def sample(
         self,
         texts: list,
@@ -389,7 +393,7 @@ class Sovits(TokenWriter):
         ar: ArModel,
         bpe: Bpe,
         decoder: Decoder,
-        *args,  # `language` and all after it, as for `TokenWriter`
+        *args,  # `language` and all after it, as for `PromptEncoder`
         **kwargs,
     ):
         super().__init__(tokenizer, ar, bpe, *args, **kwargs)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .semantic import apply_rotary, rotary
+from .semantic import apply_rotary, masked_attention, rotary
 
 # %% ../../nbs/sovits/modules.ipynb #5d487476
 def sequence_mask(
@@ -50,10 +50,7 @@ class Attention(nn.Module):
         if self.positions:
             angles = rotary(x.shape[1], q.shape[-1])
             q, k = apply_rotary(q, angles), apply_rotary(k, angles)
-        # for short clips faster on a CPU than the fused kernel
-        scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5  # [B, heads, T, N]
-        scores = scores.float().masked_fill(~mask[:, None, None], -1e9)
-        y = scores.softmax(-1).to(v.dtype) @ v  # [B, heads, T, d]
+        y = masked_attention(q, k, v, mask)  # [B, heads, T, d]
         return self.out(y.transpose(1, 2).flatten(2))  # -> [B, T, dim]
 
     def _split(self, x: Tensor) -> Tensor:  # [B, T, dim] -> [B, heads, T, d]

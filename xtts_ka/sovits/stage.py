@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['with_seed', 'at_rate', 'n_parameters', 'TrainingData', 'prepare_data', 'compute_tokens', 'compute_text_features',
-           'HeldOutSentence', 'HeldOutTest', 'Sovits2Stage']
+           'HeldOutSentence', 'HeldOutTest', 'write_sentences', 'transcribe_sentences', 'synthesis_speed',
+           'synthesis_figures', 'fit_tokenizer', 'token_quality', 'fit_ar', 'fit_decoder', 'Sovits2Stage']
 
 # %% ../../nbs/sovits/stage.ipynb #448bf890
 import dataclasses
@@ -27,7 +28,6 @@ from ..core.progress import bar
 from ..core.randomness import seeded_step
 from ..core.synthesis import SynthesisResult
 from ..corpus.clips import Clips, RaggedArray
-from .ar import ArModel
 from .config import SemanticConfig, Sovits2Config
 from .data import collect_clips, compute_mels, current_array
 from .features import FRAME_RATE, build_feature_extractor
@@ -182,7 +182,7 @@ class HeldOutSentence:
 
 # %% ../../nbs/sovits/stage.ipynb #f1a0a91e
 class HeldOutTest:
-    "Synthesise held-out sentences, and measure them with the tokenizer as a recogniser."
+    "Synthesise held-out sentences beside their recordings."
 
     def __init__(
         self,
@@ -200,7 +200,6 @@ class HeldOutTest:
         self.out = out
         self.seed = seed
         self.spoken: list[HeldOutSentence] = []
-        self.rates: dict[str, float] = {}
 
     def sentences(self) -> list:  # Clips, each text once, speakers in turn
         seen = self.data.test_rows(unseen=False)
@@ -232,7 +231,7 @@ class HeldOutTest:
         "Synthesise the sentences, and the recordings' own tokens (copy synthesis)."
         ids = self.sentences()
         self.spoken = [self._sentence(n, i) for n, i in enumerate(bar(ids, "speaking"))]
-        self._write()
+        write_sentences(self.spoken, self.data.bpe, self.out)
         return self.spoken
 
     def _sentence(self, n: int, i: int) -> HeldOutSentence:
@@ -263,70 +262,166 @@ class HeldOutTest:
             decoder_cpu=decoder,
         )
 
-    def _write(self):
-        "`endings.json`, `alignments.json`, `spoken.tsv`."
-        endings, alignments, lines = {}, {}, []
-        for u in self.spoken:
-            path, bpe = u.paths["spoken"], self.data.bpe
-            endings[path.name] = u.result.stopped
-            alignments[path.name] = [
-                {"text": piece.text, "pieces": bpe.pieces(piece.text), "path": positions}
-                for piece, positions in zip(u.result.pieces, u.result.positions)
-            ]
-            lines.append(f"{display_path(path)}\t{u.text}\t{u.speaker}\tsovits2\n")
-        write_json(self.out / "endings.json", endings)
-        write_json(self.out / "alignments.json", alignments)
-        atomic_write(self.out / "spoken.tsv", "".join(lines))
+# %% ../../nbs/sovits/stage.ipynb #7d0a177a
+def write_sentences(
+    spoken: list,  # `HeldOutSentence`s
+    bpe: Bpe,
+    out: Path,  # Folder of the stage
+):
+    "`endings.json`, `alignments.json`, `spoken.tsv`."
+    endings, alignments, lines = {}, {}, []
+    for u in spoken:
+        path, result = u.paths["spoken"], u.result
+        endings[path.name] = result.stopped
+        alignments[path.name] = [
+            {"text": piece.text, "pieces": bpe.pieces(piece.text), "path": positions}
+            for piece, positions in zip(result.pieces, result.positions)
+        ]
+        lines.append(f"{display_path(path)}\t{u.text}\t{u.speaker}\tsovits2\n")
+    write_json(out / "endings.json", endings)
+    write_json(out / "alignments.json", alignments)
+    atomic_write(out / "spoken.tsv", "".join(lines))
 
-    def read_back(self) -> dict:  # Error rates
-        "Transcribe recordings, copies, tokens and speech: where do letters get lost?"
-        clips, rate = self.data.clips, self.model.sample_rate
-        for u in self.spoken:
-            u.heard = {
-                "recording": self._transcribe(clips.wav(u.clip).numpy(), clips.sample_rate),
-                "copy": self._transcribe(u.copy, rate),
-                "spoken": self._transcribe(u.result.wav, rate),
-            }
-        read = {
-            "recording": [u.heard["recording"] for u in self.spoken],
-            "copy synthesis": [u.heard["copy"] for u in self.spoken],
-            "tokens written": [u.result.transcript for u in self.spoken],
-            "spoken": [u.heard["spoken"] for u in self.spoken],
-        }
-        texts = [u.text for u in self.spoken]
-        self.rates = {k: round(char_error_rate(zip(texts, v)), 4) for k, v in read.items()}
-        return self.rates
+# %% ../../nbs/sovits/stage.ipynb #22e30168
+def transcribe_sentences(
+    spoken: list,  # `HeldOutSentence`s, whose `heard` is filled in
+    clips: Clips,
+    tokenizer: SemanticTokenizer,
+    rate: int,  # Hz of the synthesis
+) -> dict:  # Character error rates
+    "Transcribe recordings, copies, tokens and speech."
 
-    def _transcribe(self, wav: np.ndarray, rate: int) -> str:  # Empty below a tenth of a second
+    def transcribe(wav, rate):  # Empty below a tenth of a second
         if len(wav) <= rate // 10:
             return ""
-        tokenizer = self.model.tokenizer
         return tokenizer.transcribe([tokenizer.encode(wav, rate)])[0]
 
-    def speed(self) -> dict:
-        "CPU time of synthesis; the peak memory is that of the whole stage."
-        writing = sum((u.cpu - u.decoder_cpu) * u.result.seconds for u in self.spoken)
-        tokens = sum(len(c) for u in self.spoken for c in u.result.codes)
-        cpu = float(np.median([u.cpu for u in self.spoken]))
-        decoder = float(np.median([u.decoder_cpu for u in self.spoken]))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        return {
-            "tokens a CPU second": round(tokens / max(writing, 1e-9)),
-            "CPU seconds a second of speech": round(cpu, 3),
-            "of these, the decoder": round(decoder, 3),
-            "peak memory, GiB": round(peak, 2),
+    for u in spoken:
+        u.heard = {
+            "recording": transcribe(clips.wav(u.clip).numpy(), clips.sample_rate),
+            "copy": transcribe(u.copy, rate),
+            "spoken": transcribe(u.result.wav, rate),
         }
+    read = {
+        "recording": [u.heard["recording"] for u in spoken],
+        "copy synthesis": [u.heard["copy"] for u in spoken],
+        "tokens written": [u.result.transcript for u in spoken],
+        "spoken": [u.heard["spoken"] for u in spoken],
+    }
+    texts = [u.text for u in spoken]
+    return {k: round(char_error_rate(zip(texts, v)), 4) for k, v in read.items()}
 
-    def figures(self) -> dict:
-        "Error rates, endings and lengths, for `metrics.json`."
-        n = len(self.spoken)
-        stopped = sum(u.result.stopped for u in self.spoken)
-        whole = sum(not u.result.missing for u in self.spoken)
-        return {f"CER, {k}": v for k, v in self.rates.items()} | {
-            "stopped by itself": f"{stopped} of {n}",
-            "all words said": f"{whole} of {n}",
-            "mean length ratio": round(float(np.mean([u.length for u in self.spoken])), 3),
-        }
+# %% ../../nbs/sovits/stage.ipynb #110bf7d3
+def synthesis_speed(
+    spoken: list,  # `HeldOutSentence`s
+) -> dict:
+    "CPU time of synthesis; the peak memory is that of the whole stage."
+    writing = sum((u.cpu - u.decoder_cpu) * u.result.seconds for u in spoken)
+    tokens = sum(len(c) for u in spoken for c in u.result.codes)
+    cpu = float(np.median([u.cpu for u in spoken]))
+    decoder = float(np.median([u.decoder_cpu for u in spoken]))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {
+        "tokens a CPU second": round(tokens / max(writing, 1e-9)),
+        "CPU seconds a second of speech": round(cpu, 3),
+        "of these, the decoder": round(decoder, 3),
+        "peak memory, GiB": round(peak, 2),
+    }
+
+
+def synthesis_figures(
+    spoken: list,  # `HeldOutSentence`s
+) -> dict:
+    "Endings and lengths, for `metrics.json`."
+    n = len(spoken)
+    stopped = sum(u.result.stopped for u in spoken)
+    whole = sum(not u.result.missing for u in spoken)
+    return {
+        "stopped by itself": f"{stopped} of {n}",
+        "all words said": f"{whole} of {n}",
+        "mean length ratio": round(float(np.mean([u.length for u in spoken])), 3),
+    }
+
+# %% ../../nbs/sovits/stage.ipynb #a61580e9
+def fit_tokenizer(
+    cfg: Sovits2Config,
+    data: TrainingData,
+    out: Path,  # Folder of the training
+    seed: int,
+) -> tuple:  # (`SemanticTokenizer`, `FitResult`)
+    options = with_seed(cfg.semantic, seed)
+    task = SemanticTask(options, data.clips, data.mels, data.letters)
+    result = fit(task, options.loop, out, "tokenizer")
+    load_models(out, {"semantic": task.net}, _which(result))
+    tokenizer = SemanticTokenizer(task.net.cpu().eval(), data.letters, data.extract)
+    tokenizer.save(out)
+    return tokenizer, result
+
+
+def _which(result: FitResult) -> str:  # Of the checkpoints
+    return "latest" if result.best_step is None else "best"
+
+
+def token_quality(
+    data: TrainingData,
+    tokenizer: SemanticTokenizer,
+    codes: RaggedArray,  # [T, G] of each clip
+) -> dict:  # CER on seen and unseen voices, use of the codes
+    "How well tokens still spell the texts of held-out clips."
+    test = data.clips.split("test")
+    read = dict(zip(test, tokenizer.transcribe([codes[i] for i in test])))
+    out = {}
+    groups = {"seen voices": data.test_rows(False), "strangers": data.test_rows(True)}
+    for what, ids in groups.items():
+        texts = [normalize_transcript(data.clips.rows[i].text) for i in ids]
+        if ids:
+            rate = char_error_rate(zip(texts, [read[i] for i in ids]))
+            out[f"CER of tokens, {what}"] = round(rate, 4)
+    train = [codes[i] for i in data.clips.split("train")]
+    usage = codebook_usage(train, tokenizer.codebook_size)
+    return out | {f"codes {k}": round(v, 4) for k, v in usage.items()}
+
+# %% ../../nbs/sovits/stage.ipynb #8a7db3ed
+def fit_ar(
+    cfg: Sovits2Config,
+    data: TrainingData,
+    codes: RaggedArray,  # [T, G] of each clip
+    tokenizer: SemanticTokenizer,
+    bge: BgeM3 | None,
+    out: Path,  # Folder of the stage
+    seed: int,
+) -> tuple:  # (`ArTask` with its `net`, `FitResult`)
+    options, features = with_seed(cfg.ar, seed), None
+    if bge:
+        features = compute_text_features(bge, data.bpe, data.clips, out / "features")
+    parts = (data.clips, codes, data.bpe, tokenizer)
+    task = ArTask(options, cfg.text, *parts, features, bge=bge)
+    result = fit(task, options.loop, out / "ar", "autoregressive")
+    load_models(out / "ar", {"ar": task.net}, "latest")
+    task.net.cpu().eval()
+    save_ar(task.net, data.bpe, out / "ar")
+    return task, result
+
+# %% ../../nbs/sovits/stage.ipynb #c9809adb
+def fit_decoder(
+    cfg: Sovits2Config,
+    data: TrainingData,
+    codes: RaggedArray,  # [T, G] of each clip
+    tokenizer: SemanticTokenizer,
+    out: Path,  # Folder of the training
+    seed: int,
+) -> tuple:  # (`Decoder`, `FitResult`)
+    widths = dict(semantic_dim=tokenizer.dim, text_dim=cfg.text.dim)
+    options = dataclasses.replace(with_seed(cfg.decoder, seed), **widths)
+    clips = at_rate(data.clips, options.sample_rate)
+    ids = [data.bpe.encode(r.text) for r in clips.rows]
+    seeded_step(seed, "decoder text")
+    text = TextEncoder(cfg.text, data.bpe.size)
+    quantizer = tokenizer.net.quantizer
+    task = SovitsDecoderTask(options, clips, codes, quantizer, text, ids)
+    result = fit(task, options.loop, out, "decoder")
+    load_models(out, {"decoder": task.net, "text": task.text}, _which(result))
+    return Decoder(task.net.cpu(), task.text.cpu()), result
 
 # %% ../../nbs/sovits/stage.ipynb #92f8b552
 class Sovits2Stage:
@@ -348,12 +443,12 @@ class Sovits2Stage:
         self.language = language
         self.metrics: dict = {}
         self.costs: list[dict] = []  # A row per training
+        self.rates: dict = {}  # From `read_back`
         self.data: TrainingData  # From `prepare`
         self.tokenizer: SemanticTokenizer  # From `train_tokenizer`
         self.codes: RaggedArray  # From `tokenize`, [T, G] of each clip
         self.bge: BgeM3 | None = None  # From `train_ar`, where the configuration names one
         self.ar_task: ArTask  # From `train_ar`
-        self.ar: ArModel  # From `train_ar`
         self.decoder: Decoder  # From `train_decoder`
         self.model: Sovits  # From `export`
         self.test: HeldOutTest  # From `export`
@@ -372,66 +467,31 @@ class Sovits2Stage:
 
     def train_tokenizer(self) -> FitResult:
         "Train, resume, or load the finished tokenizer."
-        cfg, data, out = with_seed(self.cfg.semantic, self.seed), self.data, self.out / "tokenizer"
-        task = SemanticTask(cfg, data.clips, data.mels, data.letters)
-        result = fit(task, cfg.loop, out, "tokenizer")
-        load_models(out, {"semantic": task.net}, _which(result))
-        self.tokenizer = SemanticTokenizer(task.net.cpu().eval(), data.letters, data.extract)
-        self.tokenizer.save(out)
-        self._add_cost("tokenizer", result, n_parameters(task.net))
+        out = self.out / "tokenizer"
+        self.tokenizer, result = fit_tokenizer(self.cfg, self.data, out, self.seed)
+        self._add_cost("tokenizer", result, n_parameters(self.tokenizer.net))
         return result
 
     def tokenize(self) -> dict:  # CER on seen and unseen voices, use of the codes
         "Tokens of all clips, and how well they still spell their texts."
-        data, tokenizer = self.data, self.tokenizer
-        self.codes = compute_tokens(tokenizer, data.clips, data.mels, self.out / "codes")
-        test = data.clips.split("test")
-        read = dict(zip(test, tokenizer.transcribe([self.codes[i] for i in test])))
-        groups = {"seen voices": data.test_rows(False), "strangers": data.test_rows(True)}
-        for what, ids in groups.items():
-            texts = [normalize_transcript(data.clips.rows[i].text) for i in ids]
-            if ids:
-                rate = char_error_rate(zip(texts, [read[i] for i in ids]))
-                self.metrics[f"CER of tokens, {what}"] = round(rate, 4)
-        train = [self.codes[i] for i in data.clips.split("train")]
-        usage = codebook_usage(train, tokenizer.codebook_size)
-        self.metrics |= {f"codes {k}": round(v, 4) for k, v in usage.items()}
+        data, out = self.data, self.out / "codes"
+        self.codes = compute_tokens(self.tokenizer, data.clips, data.mels, out)
+        self.metrics |= token_quality(data, self.tokenizer, self.codes)
         return self.metrics
 
     def train_ar(self) -> FitResult:
         "Train, resume, or load the finished autoregressive model."
-        cfg, data, out = with_seed(self.cfg.ar, self.seed), self.data, self.out / "ar"
-        features = None
-        if self.cfg.text.bge:
-            self.bge = BgeM3(self.cfg.text.bge)
-            folder = self.out / "features"
-            features = compute_text_features(self.bge, data.bpe, data.clips, folder)
-        parts = (data.clips, self.codes, data.bpe, self.tokenizer)
-        task = ArTask(cfg, self.cfg.text, *parts, features, bge=self.bge)
-        result = fit(task, cfg.loop, out, "autoregressive")
-        load_models(out, {"ar": task.net}, "latest")
-        self.ar, self.ar_task = task.net.cpu().eval(), task
-        save_ar(self.ar, data.bpe, out)
-        self._add_cost("autoregressive", result, n_parameters(self.ar))
+        name, parts = self.cfg.text.bge, (self.data, self.codes, self.tokenizer)
+        self.bge = BgeM3(name) if name else None
+        self.ar_task, result = fit_ar(self.cfg, *parts, self.bge, self.out, self.seed)
+        self._add_cost("autoregressive", result, n_parameters(self.ar_task.net))
         return result
 
     def train_decoder(self) -> FitResult:
         "Train, resume, or load the finished decoder."
-        data, out = self.data, self.out / "decoder"
-        cfg = dataclasses.replace(
-            with_seed(self.cfg.decoder, self.seed),
-            semantic_dim=self.tokenizer.dim,
-            text_dim=self.cfg.text.dim,
-        )
-        clips, quantizer = at_rate(data.clips, cfg.sample_rate), self.tokenizer.net.quantizer
-        ids = [data.bpe.encode(r.text) for r in clips.rows]
-        seeded_step(self.seed, "decoder text")
-        text = TextEncoder(self.cfg.text, data.bpe.size)
-        task = SovitsDecoderTask(cfg, clips, self.codes, quantizer, text, ids)
-        result = fit(task, cfg.loop, out, "decoder")
-        load_models(out, {"decoder": task.net, "text": task.text}, _which(result))
-        self.decoder = Decoder(task.net.cpu(), task.text.cpu())
-        self._add_cost("decoder", result, n_parameters(task.net, task.text))
+        parts, out = (self.data, self.codes, self.tokenizer), self.out / "decoder"
+        self.decoder, result = fit_decoder(self.cfg, *parts, out, self.seed)
+        self._add_cost("decoder", result, n_parameters(self.decoder.net, self.decoder.text))
         return result
 
     def export(self) -> Path:
@@ -439,7 +499,7 @@ class Sovits2Stage:
         data, train = self.data, self.data.clips.split("train")
         self.model = Sovits(
             self.tokenizer,
-            self.ar,
+            self.ar_task.net,
             data.bpe,
             self.decoder,
             language=self.language if self.language == "ka" else "",
@@ -458,17 +518,22 @@ class Sovits2Stage:
         return save_model(self.model, self.out / "model", about)
 
     def speak(self) -> list:  # of `HeldOutSentence`
+        "Synthesise the held-out sentences."
         return self.test.speak()
 
     def read_back(self) -> dict:  # Error rates
-        return self.test.read_back()
+        "Transcribe them: where do letters get lost?"
+        spoken, rate = self.test.spoken, self.model.sample_rate
+        self.rates = transcribe_sentences(spoken, self.data.clips, self.tokenizer, rate)
+        return self.rates
 
     def speed(self) -> dict:
-        return self.test.speed()
+        return synthesis_speed(self.test.spoken)
 
     def finish(self) -> dict:
         "`metrics.json`."
-        values = self.metrics | self.test.figures() | self.test.speed()
+        values = self.metrics | {f"CER, {k}": v for k, v in self.rates.items()}
+        values |= synthesis_figures(self.test.spoken) | self.speed()
         values |= {f"CPU seconds, {c['model']}": c["CPU seconds"] for c in self.costs}
         values["parameters"] = sum(c["parameters"] for c in self.costs)
         write_json(self.out / "metrics.json", values)
@@ -478,7 +543,3 @@ class Sovits2Stage:
         seconds = {"CPU seconds": round(result.cpu_seconds), "seconds": round(result.seconds)}
         row = {"model": what, "parameters": parameters, "steps": result.step}
         self.costs.append(row | seconds)
-
-
-def _which(result: FitResult) -> str:  # Of the checkpoints
-    return "latest" if result.best_step is None else "best"

@@ -30,9 +30,10 @@ from xtts_ka.sovits.ar import (
     to_grid,
 )
 from .config import ArConfig, SamplingConfig, TextConfig
+from .quantize import codebook_tables
 from .sampling import Limits, generate
 from .semantic import normalize_transcript
-from .text_encoder import Bpe, TextEncoder
+from .text_encoder import BgeM3, Bpe, TextEncoder
 from .train_semantic import SemanticTokenizer, char_error_rate
 from ..text.chunks import ENDS, closed, habits, pieces
 
@@ -81,7 +82,7 @@ def free_run_texts(
     return out
 
 # %% ../../nbs/sovits/train_ar.ipynb #dc5c7203
-class ArData:
+class _ClipSegments:
     "Clips with tokens and texts, as segments of sequences."
 
     def __init__(
@@ -125,6 +126,10 @@ class ArData:
         per = self.tokenizer.n_codebooks if self.cfg.pattern == "flat" else 1
         return pointer_positions(self.alignment(i), len(self.ids[i]), grid, per)
 
+# %% ../../nbs/sovits/train_ar.ipynb #462a5654
+class ArData(_ClipSegments):
+    "Clips as targets, with references by draw."
+
     def references(self, i: int, *key) -> list:  # of `Segment`s
         "Other clips of the speaker, by draw."
         draw = rng(self.seed, "references", i, *key)
@@ -142,10 +147,88 @@ class ArData:
         return Segment(self.ids[i], None, features)
 
 # %% ../../nbs/sovits/train_ar.ipynb #dc5c7205
-class ArTask(Task):
-    "The next token, given text and references."
+class _ArSampling(Task):
+    "Synthesis with the model in training: what the free-running check needs."
 
     net: ArModel
+    cfg: ArConfig
+    data: ArData
+    tokenizer: SemanticTokenizer
+    sampling: SamplingConfig
+    train: list  # Clips
+    bge: BgeM3 | None
+    _limits: Limits | None = None
+    _habits: dict | None = None
+
+    @property
+    def habits(self) -> dict:
+        "Properties of the training texts, see `text.chunks.habits`."
+        if self._habits is None:
+            self._habits = habits(self.data.texts[i] for i in self.train)
+        return self._habits
+
+    def limits(self, most: int = 400) -> Limits | None:
+        "Limits of the training's speech, from at most so many clips; None without a pointer."
+        if not self.cfg.pointer or self._limits:
+            return self._limits
+        some = self.train[:: max(1, len(self.train) // most)]
+        self._limits = Limits.of((self.data.alignment(i), len(self.data.ids[i])) for i in some)
+        return self._limits
+
+    def sample_texts(
+        self,
+        texts: list,  # of (clip whose references are taken, text)
+    ) -> list:  # of `SampledTokens`
+        "Tokens of texts that need not be a clip's."
+        sequences, randoms = [], []
+        for i, text in texts:
+            features = None if self.bge is None else self.bge(text, self.data.bpe.offsets(text))
+            target = Segment(self.data.bpe.encode(text), None, features)
+            sequences.append([*self.data.references(i, "val"), target])
+            randoms.append(torch_rng(self.cfg.loop.seed, "write", self.data.clips.key(i), text))
+        net, limits = self.net.eval(), self.limits()
+        return generate(net, sequences, self.sampling, randoms, limits=limits)
+
+    def sample_clips(
+        self,
+        rows: list,  # Clips
+        sampling: SamplingConfig | None = None,
+        reference: bool = True,
+    ) -> list:  # of `SampledTokens`
+        "Tokens of these clips' texts, without limits."
+        sequences, randoms = [], []
+        for i in rows:
+            references = self.data.references(i, "val") if reference else []
+            sequences.append([*references, self.data.written(i)])
+            randoms.append(torch_rng(self.cfg.loop.seed, "write", self.data.clips.key(i)))
+        return generate(self.net.eval(), sequences, sampling or self.sampling, randoms)
+
+    def free_run(self, rows: list) -> dict:  # cer, stopped, length: means; cer of each kind
+        "Texts as people write them, spoken in pieces as `Sovits.speak` does, with a reference."
+        asked = free_run_texts([self.data.texts[i] for i in rows])
+        cut = [(k, p.text) for k, a in enumerate(asked) for p in pieces(a.text, **self.habits)]
+        with torch.autocast(self.net.marks.device.type, enabled=False):
+            spoken = self.sample_texts([(rows[asked[k].of[0]], text) for k, text in cut])
+        read = self.tokenizer.transcribe([w.codes for w in spoken])
+        lengths = self.data.codes.index["lengths"]
+        pairs, ratios = [], []
+        for k, a in enumerate(asked):
+            mine = [n for n, (j, _) in enumerate(cut) if j == k]
+            pairs.append((normalize_transcript(a.text), " ".join(read[n] for n in mine)))
+            if a.kind != "word":
+                tokens = sum(len(spoken[n].codes) for n in mine)
+                ratios.append(tokens / max(1, sum(lengths[rows[n]] for n in a.of)))
+        kinds = {a.kind: [p for p, b in zip(pairs, asked) if b.kind == a.kind] for a in asked}
+        return {
+            "free/cer": char_error_rate(pairs),
+            "free/length": float(np.mean(ratios)),
+            "free/stopped": sum(w.stopped for w in spoken) / len(spoken),
+            **{f"free/cer, {kind}": char_error_rate(some) for kind, some in kinds.items()},
+        }
+
+# %% ../../nbs/sovits/train_ar.ipynb #b94225b8
+class ArTask(_ArSampling):
+    "The next token, given text and references."
 
     def __init__(
         self,
@@ -157,7 +240,7 @@ class ArTask(Task):
         tokenizer: SemanticTokenizer,  # Gives the vectors, and transcribes what is generated
         features=None,  # RaggedArray of [n, F] features of each clip's text, or None
         sampling: SamplingConfig = GREEDY,  # Of the free-running check
-        bge=None,  # `BgeM3`, where there are features
+        bge: BgeM3 | None = None,  # Where there are features
     ):
         self.cfg = cfg
         self.text = text
@@ -171,8 +254,6 @@ class ArTask(Task):
         self.ids, self.texts = self.data.ids, self.data.texts
         self.train, self.val = clips.split("train"), clips.split("val")
         self.lengths = [codes.index["lengths"][i] for i in self.train]
-        self._limits: Limits | None = None
-        self._habits: dict | None = None
 
     def models(self):
         seeded_step(self.cfg.loop.seed, "ar")
@@ -261,72 +342,6 @@ class ArTask(Task):
             n += size
         return total / n, right / n
 
-    @property
-    def habits(self) -> dict:
-        "Properties of the training texts, see `text.chunks.habits`."
-        if self._habits is None:
-            self._habits = habits(self.texts[i] for i in self.train)
-        return self._habits
-
-    def limits(self, most: int = 400) -> Limits | None:
-        "Limits of the training's speech, from at most so many clips; None without a pointer."
-        if not self.cfg.pointer or self._limits:
-            return self._limits
-        some = self.train[:: max(1, len(self.train) // most)]
-        self._limits = Limits.of((self.data.alignment(i), len(self.ids[i])) for i in some)
-        return self._limits
-
-    def free_run(self, rows: list) -> dict:  # cer, stopped, length: means; cer of each kind
-        "Texts as people write them, spoken in pieces as `Sovits.speak` does, with a reference."
-        asked = free_run_texts([self.texts[i] for i in rows])
-        cut = [(k, p.text) for k, a in enumerate(asked) for p in pieces(a.text, **self.habits)]
-        with torch.autocast(self.net.marks.device.type, enabled=False):
-            spoken = self.sample_texts([(rows[asked[k].of[0]], text) for k, text in cut])
-        read = self.tokenizer.transcribe([w.codes for w in spoken])
-        lengths = self.codes.index["lengths"]
-        pairs, ratios = [], []
-        for k, a in enumerate(asked):
-            mine = [n for n, (j, _) in enumerate(cut) if j == k]
-            pairs.append((normalize_transcript(a.text), " ".join(read[n] for n in mine)))
-            if a.kind != "word":
-                tokens = sum(len(spoken[n].codes) for n in mine)
-                ratios.append(tokens / max(1, sum(lengths[rows[n]] for n in a.of)))
-        kinds = {a.kind: [p for p, b in zip(pairs, asked) if b.kind == a.kind] for a in asked}
-        return {
-            "free/cer": char_error_rate(pairs),
-            "free/length": float(np.mean(ratios)),
-            "free/stopped": sum(w.stopped for w in spoken) / len(spoken),
-            **{f"free/cer, {kind}": char_error_rate(some) for kind, some in kinds.items()},
-        }
-
-    def sample_texts(
-        self,
-        texts: list,  # of (clip whose references are taken, text)
-    ) -> list:  # of `SampledTokens`
-        "Tokens of texts that need not be a clip's."
-        sequences, randoms = [], []
-        for i, text in texts:
-            features = None if self.bge is None else self.bge(text, self.bpe.offsets(text))
-            target = Segment(self.bpe.encode(text), None, features)
-            sequences.append([*self.data.references(i, "val"), target])
-            randoms.append(torch_rng(self.cfg.loop.seed, "write", self.clips.key(i), text))
-        net, limits = self.net.eval(), self.limits()
-        return generate(net, sequences, self.sampling, randoms, limits=limits)
-
-    def sample_clips(
-        self,
-        rows: list,  # Clips
-        sampling: SamplingConfig | None = None,
-        reference: bool = True,
-    ) -> list:  # of `SampledTokens`
-        "Tokens of these clips' texts, without limits."
-        sequences, randoms = [], []
-        for i in rows:
-            references = self.data.references(i, "val") if reference else []
-            sequences.append([*references, self.data.written(i)])
-            randoms.append(torch_rng(self.cfg.loop.seed, "write", self.clips.key(i)))
-        return generate(self.net.eval(), sequences, sampling or self.sampling, randoms)
-
 # %% ../../nbs/sovits/train_ar.ipynb #d570c1ca
 def save_ar(
     net: ArModel,
@@ -372,7 +387,8 @@ def load_ar(
             f"{folder}/ar.safetensors does not fit ar.json and the tokenizer beside it"
             f" ({str(e)[:200]}); train the model again"
         ) from e
-    if not torch.allclose(net.tables, quantizer.tables().to(net.tables), atol=1e-4):
+    tables = codebook_tables(quantizer).to(net.tables)
+    if not torch.allclose(net.tables, tables, atol=1e-4):
         raise CheckpointError(
             f"{folder}/ar.safetensors was trained on the tokens of another tokenizer;"
             " put the two together that were trained together"

@@ -206,10 +206,78 @@ def tune_losses(
     return {"pitch": octaves, "periodic": (errors * mask[:, 0]).sum() / mask.sum()}
 
 # %% ../../nbs/sovits/train_decoder.ipynb #cf60cb15
-class SovitsDecoderTask(Task):
-    "VITS2 on clips; with discriminators where the configuration has any."
+class _DecoderPass(Task):
+    "The forward pass of a training step, and the losses on the latent."
 
     net: Vits2
+    cfg: DecoderConfig
+    text: nn.Module
+    front: LogMel  # Of posterior and reference encoder
+    voiced: LogMel  # Of the generator
+
+    def synthesize(self, batch) -> dict:
+        "`Vits2.forward`, with voice [B, S], real and fake [B, samples]."
+        cfg, start, head = self.cfg, batch["start"], self.net.head
+        voice = self.net.speaker(batch["mels"], batch["mel_lengths"], batch["weights"])  # [B, S]
+        text = self.text(batch["ids"], batch["text_lengths"])  # [B, N, text_dim]
+        spec = self.front.stft(batch["wav"]).abs()  # [B, samples] -> [B, bins, 2 T]
+        out = self.net(spec, batch["vectors"], batch["lengths"], text, batch["text_lengths"], voice)
+        out["voice"] = voice
+        out["real"] = parts(batch["wav"], start * cfg.hop, cfg.segment_frames * cfg.hop)
+        out |= self._plan(batch, out)
+        pieces = [
+            parts(x, start * rate, cfg.segment_frames * rate + more)
+            for x, (rate, more) in zip(out["plan"], head.rates)
+        ]
+        out["fake"] = head.synthesize(*pieces)
+        return out
+
+    def _plan(self, batch, out) -> dict:  # plan; with a carrier also predicted and measured tune
+        "Input of the head. A carrier has the recording's pulses, so that harmonics compare."
+        head = self.net.head
+        if not isinstance(head, CarrierHead):
+            return {"plan": head.plan(out["z"], out["voice"])}
+        mel, tune = head.predict(out["z"], out["voice"])  # [B, 80, 2 T * rise], [B, 1 + K, 2 T]
+        wanted = head.analyze(batch["wav"])  # [B, 1 + K, 2 T]
+        predicted = tune[:, 0].detach()  # in unvoiced frames
+        octaves = torch.where(wanted[:, 1] > VOICED, wanted[:, 0], predicted)
+        known = torch.cat([octaves[:, None], wanted[:, 1:]], 1)
+        plan = (mel, known, head.waves(octaves))
+        return {"plan": plan, "tune": tune, "wanted_tune": wanted}
+
+    def latent_losses(self, batch, out) -> dict:  # name -> scalar
+        "Mel and tune predicted from posterior and prior, against the recording."
+        weights, head, mask = self.cfg.loss, self.net.head, out["mask"]
+        used = weights.latent_mel_weight or weights.prior_mel_weight
+        if not used or not isinstance(head, SpecHead):
+            return {}
+        wanted = self.voiced(batch["wav"])  # [B, 80, F]
+        frames = mask.repeat_interleave(self.cfg.rise, 2)  # [B, 1, F]
+        latent = self.net.flow.back(out["mean_p"], mask, out["voice"])
+        tune = []
+        if isinstance(head, CarrierHead):
+            mel, prior_tune = head.predict(latent, out["voice"])
+            tune = [out["tune"], prior_tune]
+        else:
+            mel = head.mel(latent, out["voice"])
+        found = {
+            "latent_mel": _mel_distance(out["plan"][0], wanted, frames),
+            "prior_mel": _mel_distance(mel, wanted, frames),
+        }
+        if not tune:
+            return found
+        twice = [x.repeat(2, 1, 1) for x in (out["wanted_tune"], mask)]
+        return found | tune_losses(torch.cat(tune), *twice)
+
+
+def _mel_distance(mel: Tensor, wanted: Tensor, frames: Tensor) -> Tensor:
+    "Mean absolute difference of [B, 80, F] where `frames` [B, 1, F] is true."
+    return ((mel - wanted).abs() * frames).sum() / frames.sum() / wanted.shape[1]
+
+# %% ../../nbs/sovits/train_decoder.ipynb #d5083998
+class SovitsDecoderTask(_DecoderPass):
+    "VITS2 on clips; with discriminators where the configuration has any."
+
     discriminators: Discriminators
 
     def __init__(
@@ -282,60 +350,6 @@ class SovitsDecoderTask(Task):
             return self.generator_loss(batch, adversarial)
         return self.discriminator_loss(batch) if adversarial else (None, {})
 
-    def synthesize(self, batch) -> dict:
-        "`Vits2.forward`, with voice [B, S], real and fake [B, samples]."
-        cfg, start, head = self.cfg, batch["start"], self.net.head
-        voice = self.net.speaker(batch["mels"], batch["mel_lengths"], batch["weights"])  # [B, S]
-        text = self.text(batch["ids"], batch["text_lengths"])  # [B, N, text_dim]
-        spec = self.front.stft(batch["wav"]).abs()  # [B, samples] -> [B, bins, 2 T]
-        out = self.net(spec, batch["vectors"], batch["lengths"], text, batch["text_lengths"], voice)
-        out["voice"] = voice
-        out["real"] = parts(batch["wav"], start * cfg.hop, cfg.segment_frames * cfg.hop)
-        out |= self._plan(batch, out)
-        pieces = [
-            parts(x, start * rate, cfg.segment_frames * rate + more)
-            for x, (rate, more) in zip(out["plan"], head.rates)
-        ]
-        out["fake"] = head.synthesize(*pieces)
-        return out
-
-    def _plan(self, batch, out) -> dict:  # plan; with a carrier also predicted and measured tune
-        "Input of the head. A carrier has the recording's pulses, so that harmonics compare."
-        head = self.net.head
-        if not isinstance(head, CarrierHead):
-            return {"plan": head.plan(out["z"], out["voice"])}
-        mel, tune = head.predict(out["z"], out["voice"])  # [B, 80, 2 T * rise], [B, 1 + K, 2 T]
-        wanted = head.analyze(batch["wav"])  # [B, 1 + K, 2 T]
-        predicted = tune[:, 0].detach()  # in unvoiced frames
-        octaves = torch.where(wanted[:, 1] > VOICED, wanted[:, 0], predicted)
-        known = torch.cat([octaves[:, None], wanted[:, 1:]], 1)
-        plan = (mel, known, head.waves(octaves))
-        return {"plan": plan, "tune": tune, "wanted_tune": wanted}
-
-    def latent_losses(self, batch, out) -> dict:  # name -> scalar
-        "Mel and tune predicted from posterior and prior, against the recording."
-        weights, head, mask = self.cfg.loss, self.net.head, out["mask"]
-        used = weights.latent_mel_weight or weights.prior_mel_weight
-        if not used or not isinstance(head, SpecHead):
-            return {}
-        wanted = self.voiced(batch["wav"])  # [B, 80, F]
-        frames = mask.repeat_interleave(self.cfg.rise, 2)  # [B, 1, F]
-        latent = self.net.flow.back(out["mean_p"], mask, out["voice"])
-        tune = []
-        if isinstance(head, CarrierHead):
-            mel, prior_tune = head.predict(latent, out["voice"])
-            tune = [out["tune"], prior_tune]
-        else:
-            mel = head.mel(latent, out["voice"])
-        found = {
-            "latent_mel": _mel_distance(out["plan"][0], wanted, frames),
-            "prior_mel": _mel_distance(mel, wanted, frames),
-        }
-        if not tune:
-            return found
-        twice = [x.repeat(2, 1, 1) for x in (out["wanted_tune"], mask)]
-        return found | tune_losses(torch.cat(tune), *twice)
-
     def discriminator_loss(self, batch):
         for m in (self.net, self.text):
             m.requires_grad_(True)  # the graph is for the phase that follows
@@ -379,11 +393,6 @@ class SovitsDecoderTask(Task):
             found.append(error.abs().mean().item())
         mean = sum(found) / len(found)
         return {"score": mean, "mel_l1": mean}
-
-
-def _mel_distance(mel: Tensor, wanted: Tensor, frames: Tensor) -> Tensor:
-    "Mean absolute difference of [B, 80, F] where `frames` [B, 1, F] is true."
-    return ((mel - wanted).abs() * frames).sum() / frames.sum() / wanted.shape[1]
 
 # %% ../../nbs/sovits/train_decoder.ipynb #c69b95e4
 class Decoder:
