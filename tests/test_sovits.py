@@ -260,8 +260,8 @@ def test_references_of_any_rate_and_length(speaker, tmp_path):
         and len(heard[0].codes) == 8
         and len(heard[2].codes) == 60 * 25
     )  # a minute says it all
-    prompt = speaker.prompt_segments(heard)
-    assert sum(len(s.grid) for s in prompt) <= speaker.prompt + 3 * 13 and len(prompt) == 3
+    prompt = speaker.prompt(heard)
+    assert sum(len(s.grid) for s in prompt) <= speaker.prompt_tokens + 3 * 13 and len(prompt) == 3
 
 
 @pytest.mark.parametrize("wanted", [[0.25, 0.75], [0.5, 0.5], [0.1, 0.9], [0.2, 0.3, 0.5]])
