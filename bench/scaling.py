@@ -72,10 +72,10 @@ def mels(hours, tmp):
     writing)."""
     from xtts_ka.core.manifest import read_manifest
     from xtts_ka.corpus.clips import Clips
-    from xtts_ka.sovits.data import mel_shelf
+    from xtts_ka.sovits.data import compute_mels
 
     folder = clips(tmp / "in", hours)
-    return lambda: mel_shelf(
+    return lambda: compute_mels(
         Clips(read_manifest(folder, check_audio=False).rows, folder), tmp / "mels"
     )
 

@@ -76,8 +76,8 @@ ROWS = dict(sovits_cache=cache)
 def stage(segments, out, **options):
     from xtts_ka.core.config import build
     from xtts_ka.core.paths import resolve
+    from xtts_ka.sovits.config import Sovits2Config
     from xtts_ka.sovits.stage import Sovits2Stage
-    from xtts_ka.sovits.stage_config import Sovits2Config
 
     return Sovits2Stage(build(Sovits2Config, options), resolve(segments), resolve(out), 1)
 
@@ -89,14 +89,14 @@ def tokenizer(segments, out, overrides):
     import torch
 
     from xtts_ka.core.config import to_dict
-    from xtts_ka.sovits.stage_config import load_sovits
+    from xtts_ka.sovits.config import load_sovits
 
     torch.set_num_threads(1)
     cfg = to_dict(load_sovits(None, [*(f"prepare.{k}={v}" for k, v in VOICES.items()), *overrides]))
     s = stage(segments, out, prepare=cfg["prepare"], text=cfg["text"], semantic=cfg["semantic"])
     s.prepare()
     result = s.train_tokenizer()
-    for k, v in s.tokenise().items():
+    for k, v in s.tokenize().items():
         print(f"{k:28} {v:.4f}")
     print(f"{result.step} steps, {result.cpu_seconds:.0f} CPU s")
 
@@ -107,13 +107,13 @@ def freely(s, sampling):
     from xtts_ka.sovits.semantic import normalize_transcript
     from xtts_ka.sovits.train_semantic import char_error_rate
 
-    rows, start = s.seen(), time.process_time()
-    written = s.ar_task.write(rows, sampling)
+    rows, start = s.data.test_rows(unseen=False), time.process_time()
+    written = s.ar_task.sample_clips(rows, sampling)
     spent = time.process_time() - start
-    read = s.tokenizer.texts([w.codes for w in written])
+    read = s.tokenizer.transcribe([w.codes for w in written])
     return {
         "CER of what is written": char_error_rate(
-            (normalize_transcript(s.clips.rows[i].text), t) for i, t in zip(rows, read)
+            (normalize_transcript(s.data.clips.rows[i].text), t) for i, t in zip(rows, read)
         ),
         "sentences": len(rows),
         "stopped": sum(w.stopped for w in written) / len(rows),
@@ -126,16 +126,15 @@ def written(segments, out, config, overrides):
     import torch
 
     from xtts_ka.core.paths import resolve
-    from xtts_ka.sovits.config import SamplingConfig
+    from xtts_ka.sovits.config import SamplingConfig, load_sovits
     from xtts_ka.sovits.stage import Sovits2Stage
-    from xtts_ka.sovits.stage_config import load_sovits
 
     torch.set_num_threads(1)
     cfg = load_sovits(config, overrides)
     s = Sovits2Stage(cfg, resolve(segments), resolve(out), cfg.seed, cfg.language)
     s.prepare()
     tokens = s.train_tokenizer()
-    kept = dict(s.tokenise())
+    kept = dict(s.tokenize())
     result = s.train_ar()
     row = {
         "preset": Path(config).stem,
@@ -157,7 +156,7 @@ def variant(name, segments, out, shared, semantic, ar):
     s = stage(segments, Path(out) / shared, prepare=VOICES, text=TEXT, semantic=semantic, ar=ar)
     s.prepare()
     s.train_tokenizer()
-    kept = dict(s.tokenise())
+    kept = dict(s.tokenize())
     s.out = Path(out) / name
     result = s.train_ar()
     task = s.ar_task
@@ -167,7 +166,7 @@ def variant(name, segments, out, shared, semantic, ar):
         "variant": name,
         "tokens' CER": kept["CER of tokens, seen voices"],
         "codes' perplexity": kept["codes perplexity"],
-        "nats a token": loss * s.tokenizer.books,
+        "nats a token": loss * s.tokenizer.n_codebooks,
         "guessed right": right,
         **{k: free[k] for k in ("CER of what is written", "stopped", "tokens a CPU second")},
         "CPU seconds": result.cpu_seconds,
@@ -234,7 +233,7 @@ def fusion(run_dir):
 
     names = sorted({r.speaker_name for r in manifest.rows})[:2]
     texts = list(dict.fromkeys(r.text for r in manifest.rows if r.split == "test"))[:8]
-    a, b = (model.hear([Reference(train(n))])[0] for n in names)
+    a, b = (model.encode_references([Reference(train(n))])[0] for n in names)
     rows = [
         {k: v for k, v in r.items() if k != "said"}
         for r in fusion_curve(model, a, b, texts, judge.embed, judge.sample_rate)

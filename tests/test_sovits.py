@@ -26,7 +26,7 @@ from xtts_ka.sovits.config import (
     SemanticConfig,
     TextConfig,
 )
-from xtts_ka.sovits.infer import Reference, Sovits, load_model, proportioned
+from xtts_ka.sovits.infer import Reference, Sovits, load_model, proportional_weights
 from xtts_ka.sovits.sampling import generate
 from xtts_ka.sovits.semantic import CharVocabulary, SemanticNet
 from xtts_ka.sovits.text_encoder import Bpe
@@ -67,7 +67,9 @@ def task(tmp_path, steps, tok=None, **cfg):
     codes = RaggedArray.write(
         tmp_path / "codes",
         (
-            rng(0, "code", k).integers(tok.codes, size=(10 + k, tok.books)).astype(np.int16)
+            rng(0, "code", k)
+            .integers(tok.codebook_size, size=(10 + k, tok.n_codebooks))
+            .astype(np.int16)
             for k in range(8)
         ),
         sum(10 + k for k in range(8)),
@@ -122,7 +124,7 @@ def test_overfits_eight_utterances_to_exact_tokens(tmp_path, books, pattern, lay
     )
     fit(t, t.cfg.loop, tmp_path / "out")
     for references in (True, False):
-        written = t.write(list(range(8)), SamplingConfig(temperature=0), references)
+        written = t.sample_clips(list(range(8)), SamplingConfig(temperature=0), references)
         assert all(w.stopped for w in written)
         assert all((w.codes.numpy() == t.codes[k]).all() for k, w in enumerate(written)), (
             f"with references: {references}"
@@ -173,7 +175,7 @@ def test_cache_equals_no_cache_at_length(tmp_path):
     def go(cache):
         return generate(
             net,
-            [[t.segment(1), Segment(t.ids[0])]],
+            [[t.data.segment(1), Segment(t.ids[0])]],
             SamplingConfig(temperature=1, min_per_piece=15, max_per_piece=15),
             [torch_rng(0, "y")],
             cache,
@@ -190,7 +192,9 @@ def test_every_letter_gets_its_tokens_in_order(seed):
     for text in TEXTS:
         for spoken in (f"{text}.", f"«{text}», {text}"):
             pieces, T = bpe.pieces(spoken), int(rng(seed, text, spoken).integers(1, 60))
-            at = tok.align(rng(seed, "codes", text).integers(tok.codes, size=(T, 1)), pieces)
+            at = tok.align(
+                rng(seed, "codes", text).integers(tok.codebook_size, size=(T, 1)), pieces
+            )
             heard = {k for k, p in enumerate(pieces) if any(c in tok.letters.ids for c in p)}
             assert len(at) == T and at == sorted(at) and 0 <= at[0] and at[-1] < len(pieces)
             if T > 2 * len(spoken):
@@ -252,14 +256,14 @@ def test_references_of_any_rate_and_length(speaker, tmp_path):
         Reference(tone(tmp_path / f"{k}.wav", s, rate), w)
         for k, (s, rate, w) in enumerate([(0.3, 8000, 1), (2, 44100, 2), (120, 16000, 1)])
     ]
-    heard = speaker.hear(made)
+    heard = speaker.encode_references(made)
     assert (
         [h.share for h in heard] == [0.25, 0.5, 0.25]
         and len(heard[0].codes) == 8
         and len(heard[2].codes) == 60 * 25
     )  # a minute says it all
-    prompt = speaker.prompt_segments(heard)
-    assert sum(len(s.grid) for s in prompt) <= speaker.prompt + 3 * 13 and len(prompt) == 3
+    prompt = speaker.prompt(heard)
+    assert sum(len(s.grid) for s in prompt) <= speaker.prompt_tokens + 3 * 13 and len(prompt) == 3
 
 
 @pytest.mark.parametrize("wanted", [[0.25, 0.75], [0.5, 0.5], [0.1, 0.9], [0.2, 0.3, 0.5]])
@@ -274,8 +278,8 @@ def test_mixtures_are_heard_in_proportion_where_the_decoder_is_steep(wanted):
     assert (heard(wanted)[: len(wanted)] - wanted).abs().max() > 0.05 or len(
         set(wanted.tolist())
     ) == 1
-    assert (heard(proportioned(heard, wanted))[: len(wanted)] - wanted).abs().max() < 0.021
-    assert torch.allclose(proportioned(lambda weights: voices[0], wanted), wanted)
+    assert (heard(proportional_weights(heard, wanted))[: len(wanted)] - wanted).abs().max() < 0.021
+    assert torch.allclose(proportional_weights(lambda weights: voices[0], wanted), wanted)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +294,7 @@ def test_mixtures_are_heard_in_proportion_where_the_decoder_is_steep(wanted):
 )
 def test_bad_references_say_why(speaker, tmp_path, make, why):
     with pytest.raises((AudioError, ConfigError), match=why):
-        speaker.hear(make(tmp_path))
+        speaker.encode_references(make(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -300,7 +304,7 @@ def test_bad_references_say_why(speaker, tmp_path, make, why):
 def test_bad_texts_say_why(speaker, text, why):
     speaker.language = ""
     with pytest.raises(XttsKaError, match=why):
-        speaker.plain(text)
+        speaker.normalize(text)
 
 
 def test_command_line(tmp_path):

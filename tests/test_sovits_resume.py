@@ -77,12 +77,13 @@ def make(kind, folder):
     from xtts_ka.sovits.config import (
         ArConfig,
         ArLoop,
+        DecoderConfig,
+        DecoderLoop,
         QuantizerConfig,
         SemanticConfig,
         SemanticLoop,
         TextConfig,
     )
-    from xtts_ka.sovits.decoder_config import DecoderConfig, DecoderLoop
     from xtts_ka.sovits.semantic import CharVocabulary, SemanticNet
     from xtts_ka.sovits.text_encoder import Bpe, TextEncoder
     from xtts_ka.sovits.train_semantic import SemanticTokenizer
@@ -219,8 +220,7 @@ def test_full_decoder_takes_a_step(tmp_path, preset):
 
     from xtts_ka.core.loop import fit
     from xtts_ka.corpus.clips import Clips
-    from xtts_ka.sovits.config import QuantizerConfig, TextConfig
-    from xtts_ka.sovits.decoder_config import DecoderConfig
+    from xtts_ka.sovits.config import DecoderConfig, QuantizerConfig, TextConfig
     from xtts_ka.sovits.quantize import Quantizer
     from xtts_ka.sovits.text_encoder import Bpe, TextEncoder
     from xtts_ka.sovits.train_decoder import SovitsDecoderTask

@@ -19,18 +19,25 @@ from xtts_ka.sovits.ar import ArModel, Segment
 from xtts_ka.sovits.config import (
     ArConfig,
     ArLoop,
+    DecoderConfig,
     QuantizerConfig,
     SamplingConfig,
     SemanticConfig,
     TextConfig,
 )
-from xtts_ka.sovits.decoder_config import DecoderConfig
-from xtts_ka.sovits.infer import Reference, Sovits, joined, load_model, save_model, trimmed_sound
+from xtts_ka.sovits.infer import (
+    Reference,
+    Sovits,
+    join_with_pauses,
+    load_model,
+    save_model,
+    trim_silence,
+)
 from xtts_ka.sovits.quantize import Quantizer
 from xtts_ka.sovits.sampling import Limits, generate
 from xtts_ka.sovits.semantic import CharVocabulary, SemanticNet
 from xtts_ka.sovits.text_encoder import Bpe, TextEncoder
-from xtts_ka.sovits.train_ar import ArTask, everyday
+from xtts_ka.sovits.train_ar import ArTask, free_run_texts
 from xtts_ka.sovits.train_decoder import Decoder
 from xtts_ka.sovits.train_semantic import SemanticTokenizer
 from xtts_ka.sovits.vits2 import Vits2
@@ -98,17 +105,17 @@ def test_limits_come_from_the_alignments():
 def test_silence_goes_and_pauses_are_what_is_asked():
     rate, tone = 16000, np.sin(np.arange(8000) * 0.2).astype(np.float32)
     padded = np.concatenate([np.zeros(4000, np.float32), tone, np.zeros(9000, np.float32)])
-    short = trimmed_sound(padded, rate)
+    short = trim_silence(padded, rate)
     assert abs(len(short) - len(tone)) <= 2 * int(0.02 * rate) + 320 and not len(
-        trimmed_sound(padded[:4000], rate)
+        trim_silence(padded[:4000], rate)
     )
-    wav = joined([short, short], [0.5, 0.0], rate)
+    wav = join_with_pauses([short, short], [0.5, 0.0], rate)
     quiet = np.flatnonzero(np.abs(wav) > 0.01)
     assert np.diff(quiet).max() == pytest.approx(0.5 * rate + 2 * 0.02 * rate, abs=400)
 
 
 def test_everyday_forms_of_sentences():
-    asked = everyday([closed(t) for t in TEXTS])
+    asked = free_run_texts([closed(t) for t in TEXTS])
     assert {a.kind for a in asked} == {"sentence", "no mark", "word", "comma", "two"}
     assert (
         asked[0].text == "დილა მშვიდობისა."
@@ -231,10 +238,10 @@ def test_all_of_a_text_is_said(model, voice):
     for text in texts:
         said = model.speak(text, [Reference(voice)], GREEDY)
         assert said.complete and said.stopped and not said.missing, (text, said.warnings)
-        assert said.read == " ".join("".join(c if c.isalpha() else " " for c in text).split())
-        assert len(said.paths) == len(said.pieces) == len(said.codes)
-        assert all(len(p) == len(c) for p, c in zip(said.paths, said.codes))
-    free = model.task.free(list(range(8)))
+        assert said.transcript == " ".join("".join(c if c.isalpha() else " " for c in text).split())
+        assert len(said.positions) == len(said.pieces) == len(said.codes)
+        assert all(len(p) == len(c) for p, c in zip(said.positions, said.codes))
+    free = model.task.free_run(list(range(8)))
     assert free["free/cer, sentence"] == free["free/cer, no mark"] == free["free/cer, two"] == 0
     assert free["free/stopped"] == 1 and free["free/cer, word"] > 0  # words alone were not learned
 
@@ -258,12 +265,12 @@ def test_what_is_not_said_is_named(jumpy, voice):
 
 def test_a_bad_take_is_written_again_and_the_best_is_kept(model):
     "Hot draws stumble; further takes can only make it better, and stop when all is well."
-    hot, part = SamplingConfig(temperature=4.0, top_p=1.0, top_k=0), model.cut("ბავშვი თამაშობს")
-    once = [model.takes(part, [], hot, seed, 0)[0] for seed in range(6)]
-    more = [model.takes(part, [], hot, seed, 4)[0] for seed in range(6)]
+    hot, part = SamplingConfig(temperature=4.0, top_p=1.0, top_k=0), model.split("ბავშვი თამაშობს")
+    once = [model.best_takes(part, [], hot, seed, 0)[0] for seed in range(6)]
+    more = [model.best_takes(part, [], hot, seed, 4)[0] for seed in range(6)]
     assert any(not t.good for t in once) and sum(t.good for t in more) > sum(t.good for t in once)
     assert all(b.rank <= a.rank for a, b in zip(once, more))
-    assert all(torch.equal(a.written.codes, b.written.codes) for a, b in zip(once, more) if a.clear)
+    assert all(torch.equal(a.tokens.codes, b.tokens.codes) for a, b in zip(once, more) if a.clear)
 
 
 def test_a_model_without_a_pointer_speaks_with_a_warning(model, voice):
@@ -275,7 +282,7 @@ def test_a_model_without_a_pointer_speaks_with_a_warning(model, voice):
         said = model.speak("წვიმს", [Reference(voice)], replace(GREEDY, max_per_piece=4), retries=0)
     finally:
         net.point, net.move, net.cfg = held
-    assert any("no pointer" in w for w in said.warnings) and said.paths == [[]]
+    assert any("no pointer" in w for w in said.warnings) and said.positions == [[]]
 
 
 def test_the_folder_keeps_limits_and_habits(model, tmp_path):

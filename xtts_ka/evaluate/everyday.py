@@ -49,7 +49,7 @@ def turns(
 
 
 def outcome(
-    spoken,  # The result of `KaXtts.speak` or `Sovits.speak`
+    spoken,  # A `core.synthesis.SynthesisResult`
 ) -> dict:
     "What a model reports about its own speech. Older models do not look for missing words."
     return {
@@ -192,12 +192,12 @@ def encode_reference(
 ) -> list:  # As `Sovits.hear`
     "With its text; if the model does not know its letters, the voice alone (and a message)."
     try:
-        return model.hear([reference])
+        return model.encode_references([reference])
     except XttsKaError as e:
         if not reference.text:
             raise
         print(f"reference {Path(reference.path).name} is used without its text: {e}")
-        return model.hear([replace(reference, text="")])
+        return model.encode_references([replace(reference, text="")])
 
 # %% ../../nbs/evaluate/everyday.ipynb #492d7d6b
 def say_sovits(

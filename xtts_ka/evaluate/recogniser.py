@@ -98,12 +98,12 @@ def train_recogniser(
 ):  # `SemanticTokenizer`
     "Synthesize the training clips, then train."
     from xtts_ka.core.loop import fit, load_models
-    from xtts_ka.sovits.data import mel_shelf
+    from xtts_ka.sovits.data import compute_mels
     from xtts_ka.sovits.semantic import CharVocabulary
     from xtts_ka.sovits.train_semantic import SemanticTask, SemanticTokenizer
 
     corpus = build_training_clips(out, clips, seed)
-    mels = mel_shelf(corpus, Path(out) / "mels")
+    mels = compute_mels(corpus, Path(out) / "mels")
     vocabulary = CharVocabulary.of([corpus.rows[i].text for i in corpus.split("train")])
     task = SemanticTask(recogniser_config(steps, seed), corpus, mels, vocabulary)
     fit(task, task.cfg.loop, out, "recogniser")
@@ -138,7 +138,7 @@ class Recogniser:
         if len(wav) < rate // 5 or not np.any(wav):
             return ""
         tokens = self.net.encode(wav, rate)
-        return self.net.texts([tokens])[0]
+        return self.net.transcribe([tokens])[0]
 
 # %% ../../nbs/evaluate/recogniser.ipynb #122ae160
 def counted_rate(

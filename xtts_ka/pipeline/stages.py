@@ -140,7 +140,7 @@ STAGES = (
     Stage(
         "sovits2",
         "nbs/runs/90_sovits2.ipynb",
-        "xtts_ka.sovits.stage_config.Sovits2Config",
+        "xtts_ka.sovits.config.Sovits2Config",
         needs=("segments",),
         outputs=("sovits2",),
         inputs=("text.bge", "ar.init", "semantic.features", "semantic.s3"),

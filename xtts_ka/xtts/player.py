@@ -13,7 +13,7 @@ from .features import OUTPUT_SAMPLE_RATE
 from .infer import KaXtts
 
 # %% ../../nbs/xtts/player.ipynb #398e0d6a
-def sound(spoken):  # IPython's Audio of a `Spoken`
+def sound(spoken):  # IPython's Audio of a `SynthesisResult`
     "A player without the level changed behind one's back; an empty sentence is a tenth of a second of silence."
     import numpy as np
     from IPython.display import Audio
