@@ -72,7 +72,9 @@ class Acoustic(nn.Module):
         return self.head(x)
 
     def forward(
-        self, latents: Tensor, voice: Tensor
+        self,
+        latents: Tensor,  # [B, n, D]
+        voice: Tensor,  # [B, 512]
     ) -> Tensor:  # [B, n_mels, 4 n] natural log, as the vocoder wants it
         return self.normalised(latents, voice) * self.std[:, None] + self.mean[:, None]
 
@@ -187,6 +189,7 @@ def load_acoustic(
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as e:
         reason = str(e).splitlines()[0][:160]
         raise CheckpointError(
-            f"{path}: not an acoustic network ({reason}); export again (--only full_pretrain --force)"
+            f"{path}: not an acoustic network ({reason}); export again (--only full_pretrain "
+            "--force)"
         ) from e
     return net.eval()

@@ -59,7 +59,10 @@ def add_arguments(
         "--out",
         metavar="FILE",
         default="spoken.wav",
-        help="WAV file to write; with --text_file also a folder, with --stream also - for 16-bit PCM at 24 kHz on standard output",
+        help=(
+            "WAV file to write; with --text_file also a folder, with --stream also - for 16-bit "
+            "PCM at 24 kHz on standard output"
+        ),
     )
     p.add_argument(
         "--language",
@@ -103,7 +106,10 @@ def add_arguments(
         "--way",
         choices=("auto", "decoder", "vocoder"),
         default="auto",
-        help="what makes the sound: XTTS's own decoder, or the run's vocoder from the codes; auto: the vocoder where there is one",
+        help=(
+            "what makes the sound: XTTS's own decoder, or the run's vocoder from the codes; auto: "
+            "the vocoder where there is one"
+        ),
     )
     p.add_argument(
         "--vocoder",
@@ -137,7 +143,8 @@ def main(
         )
     if args.weight and len(args.weight) != len(args.reference):
         raise ConfigError(
-            f"--weight: {len(args.weight)} weights for {len(args.reference)} references; give one for each"
+            f"--weight: {len(args.weight)} weights for {len(args.reference)} references; give one "
+            "for each"
         )
     if args.text_file and args.stream:
         raise ConfigError("--stream speaks one text; leave --text_file out")

@@ -45,14 +45,15 @@ class SoundReferences:
 
 # %% ../../nbs/xtts/data_loader.ipynb #c0fad133
 class XTTSDataset(Dataset):
-    "Samples of one part of a corpus. An item is a function of (seed, epoch, index) and of nothing else."
+    """Samples of one part of a corpus. An item is a function of (seed, epoch, index) and of nothing
+    else."""
 
     def __init__(
         self,
         clips: Clips,
         vocabulary: Vocabulary,
         split: str = "train",  # train, val or test
-        codes=None,  # [n] codes of each clip, in the order of `clips`: `RaggedArray` or `Subset`; None: samples have none
+        codes=None,  # [n] codes of each clip, in the order of `clips`; None: samples have none
         references=None,  # [n, 80] conditioning log-mels; None: computed from the sound
         stats: Tensor = None,  # [80] divisor of each bin; None: not divided
         seed: int = 1,
@@ -60,42 +61,43 @@ class XTTSDataset(Dataset):
         own_reference: bool = False,  # Cut it from the clip itself
         prompt_mask: bool = False,  # Then leave the codes it covers out of the loss
     ):
-        self.clips, self.vocabulary, self.split, self.codes = clips, vocabulary, split, codes
+        self.clips = clips
+        self.vocabulary = vocabulary
+        self.split = split
+        self.codes = codes
         self.references = SoundReferences(clips) if references is None else references
-        self.stats, self.seed, self.frames, self.own, self.masked, self.epoch = (
-            torch.ones(80) if stats is None else stats,
-            seed,
-            frames,
-            own_reference,
-            prompt_mask,
-            0,
-        )
-        self.rows = clips.split(split)
-        if not self.rows:
-            raise ManifestError(
-                f"{clips.folder}: no clips in the part {split!r}, there are {dict(Counter(r.split or 'none' for r in clips.rows))}; see segments.val_fraction and segments.test_fraction"
-            )
-        for shelf in (codes, self.references):
-            if shelf is not None and len(shelf) != len(clips):
-                raise MissingError(
-                    f"a shelf has {len(shelf)} runs for {len(clips)} clips; run the stage xtts_init again, or use `Subset`"
-                )
+        self.stats = torch.ones(80) if stats is None else stats
+        self.seed = seed
+        self.frames = frames
+        self.own = own_reference
+        self.masked = prompt_mask
+        self.epoch = 0
+        self.rows = clips.split(split)  # numbers of its clips
+        self._check()
+        self.lengths = [self.code_count(i) for i in self.rows]  # batches are sorted by them
 
-        self.lengths = [self.code_count(i) for i in self.rows]  # what batches are sorted by
+    def _check(self):
+        if not self.rows:
+            splits = dict(Counter(r.split or "none" for r in self.clips.rows))
+            raise ManifestError(
+                f"{self.clips.folder}: no clips in the part {self.split!r}, there are {splits}; "
+                "see segments.val_fraction and segments.test_fraction"
+            )
+        for array in (self.codes, self.references):
+            if array is not None and len(array) != len(self.clips):
+                raise MissingError(
+                    f"{len(array)} runs of codes or references for {len(self.clips)} clips; run "
+                    "the stage xtts_init again, or use `Subset`"
+                )
 
     def code_count(self, i: int) -> int:
+        "Codes of a clip; without codes, from its duration."
         if self.codes is None:
-            return n_codes(
-                int(
-                    (self.clips.rows[i].duration or self.clips.samples(i) / SAMPLE_RATE)
-                    * SAMPLE_RATE
-                )
-            )
-        return (
-            self.codes.length(i)
-            if isinstance(self.codes, Subset)
-            else self.codes.index["lengths"][i]
-        )
+            seconds = self.clips.rows[i].duration or self.clips.samples(i) / SAMPLE_RATE
+            return n_codes(int(seconds * SAMPLE_RATE))
+        if isinstance(self.codes, Subset):
+            return self.codes.length(i)
+        return self.codes.index["lengths"][i]
 
     def set_epoch(self, epoch: int):
         self.epoch = epoch
@@ -103,11 +105,8 @@ class XTTSDataset(Dataset):
     def __len__(self):
         return len(self.rows)
 
-    def __getitem__(
-        self, index
-    ) -> (
-        dict
-    ):  # `index`, or `(index, epoch)` as batches ask, so that workers need no word of a new epoch
+    def __getitem__(self, index) -> dict:
+        "`index`, or `(index, epoch)` as batches give it, so that workers know the epoch."
         index, epoch = index if isinstance(index, tuple) else (index, self.epoch)
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of {len(self)}")  # what a `for` loop ends at
@@ -117,20 +116,20 @@ class XTTSDataset(Dataset):
         self,
         i: int,  # Clip
         *key,  # The epoch, or `val`
-    ) -> dict:  # index, text [n] long, reference [80, <= frames], prompt (first, after the last) code, and codes [m] long
+    ) -> dict:  # index, text, reference, prompt and, with codes, codes
         "One clip as it is trained on."
         reference, prompt = reference_cut(
             self.clips, self.references, self.stats, i, self.frames, self.seed, *key, own=self.own
         )
         out = {
             "index": i,
-            "text": torch.tensor(text_ids(self.vocabulary, self.clips.rows[i])),
-            "reference": reference,
-            "prompt": prompt if self.masked else (0, 0),
+            "text": torch.tensor(text_ids(self.vocabulary, self.clips.rows[i])),  # [n] long
+            "reference": reference,  # [80, <= frames]
+            "prompt": prompt if self.masked else (0, 0),  # (first, after the last) code
         }
-        return (
-            out if self.codes is None else {**out, "codes": torch.from_numpy(self.codes[i]).long()}
-        )
+        if self.codes is not None:
+            out["codes"] = torch.from_numpy(self.codes[i]).long()  # [m]
+        return out
 
 # %% ../../nbs/xtts/data_loader.ipynb #62676507
 class CollateFunction:
@@ -141,29 +140,29 @@ class CollateFunction:
         vocabulary: Vocabulary = None,  # With `codebook`: names START and STOP of text
         codebook: int = 0,  # Audio codes; START and STOP come after them. 0: no inputs and targets
     ):
-        self.tokens = (
-            SimpleNamespace(
+        self.tokens = None
+        if codebook:
+            self.tokens = SimpleNamespace(
                 start_text_token=vocabulary.start,
                 stop_text_token=vocabulary.stop,
                 start_audio_token=codebook,
                 stop_audio_token=codebook + 1,
             )
-            if codebook
-            else None
-        )
 
     def __call__(
         self,
         samples: list,  # Of `XTTSDataset`
-    ) -> dict:  # index, prompt, reference; text, text_lengths, codes, code_lengths. With a codebook instead of text: text_in, text_out, text_lengths (of text_in), codes_in, codes_out
+    ) -> dict:  # index, prompt, reference, text, text_lengths, codes, code_lengths
+        "With a codebook `text_in`, `text_out`, `codes_in` and `codes_out` stand in place of `text`."
         if not samples:
             raise ManifestError("a batch of no samples: the sampler gave an empty list")
         shortest = min(s["reference"].shape[1] for s in samples)
+        references = [s["reference"][:, :shortest] for s in samples]
         out = {
-            "index": torch.tensor([s["index"] for s in samples]),
-            "prompt": torch.tensor([s["prompt"] for s in samples]),
-            "reference": torch.stack([s["reference"][:, :shortest] for s in samples]),
-        }  # [B, 80, shortest]
+            "index": torch.tensor([s["index"] for s in samples]),  # [B]
+            "prompt": torch.tensor([s["prompt"] for s in samples]),  # [B, 2]
+            "reference": torch.stack(references),  # [B, 80, shortest]
+        }
         if "codes" in samples[0]:
             out |= _padded("codes", samples)
         if "codes" not in samples[0] or self.tokens is None:
@@ -183,7 +182,8 @@ def _padded(name: str, samples: list) -> dict:  # [B, longest] and lengths [B]
 
 # %% ../../nbs/xtts/data_loader.ipynb #38545288
 class EpochBatches(Sampler):
-    "Batches of an epoch: every item exactly once, of like length together; the same batches as the training loop's."
+    """Batches of an epoch: every item exactly once, of like length together; the same batches as
+    the training loop's."""
 
     def __init__(
         self,
@@ -210,13 +210,14 @@ class EpochBatches(Sampler):
 
 # %% ../../nbs/xtts/data_loader.ipynb #4fa791f8
 class DataManager:
-    "The clips of a run, judged: which are used, which are not and why, how much there is of each part and speaker."
+    """The clips of a run, judged: which are used, which are not and why, how much there is of each
+    part and speaker."""
 
     def __init__(
         self,
         segments,  # Folder of the segments stage
         vocabulary=None,  # `Vocabulary`, or its `vocab.json`; None: that of `init`
-        init=None,  # Folder of the stage xtts_init: vocabulary, codes, references; None: none of them
+        init=None,  # Folder of the stage xtts_init, with vocabulary, codes and references
         filters: FilterConfig = None,  # See `xtts.filters`
         language_dir=None,  # Folder of the language stage, for odd texts
         max_codes: int = 600,  # Longest clip, codes of 46.4 ms
@@ -224,17 +225,18 @@ class DataManager:
         check_audio: bool = True,  # Look at the header of every recording
         seed: int = 1,  # Names every draw
     ):
-        self.folder, self.init, self.seed = resolve(segments), resolve(init) if init else None, seed
+        self.folder = resolve(segments)
+        self.init = resolve(init) if init else None
+        self.seed = seed
         if not (self.folder / "metadata.csv").is_file():
             raise MissingError(
-                f"{display_path(self.folder)}/metadata.csv: no segments here; the segments stage writes them (xtts-ka run --to segments)"
+                f"{display_path(self.folder)}/metadata.csv: no segments here; the segments stage "
+                "writes them (xtts-ka run --to segments)"
             )
         vocabulary = vocabulary or (self.init / "vocab.json" if self.init else None)
-        self.vocabulary = (
-            vocabulary
-            if vocabulary is None or isinstance(vocabulary, Vocabulary)
-            else Vocabulary.load(resolve(vocabulary))
-        )
+        if vocabulary is not None and not isinstance(vocabulary, Vocabulary):
+            vocabulary = Vocabulary.load(resolve(vocabulary))
+        self.vocabulary = vocabulary
         self.clips, self.rejects = load_clips(
             self.folder, self.vocabulary, max_codes, max_text, filters, language_dir
         )
@@ -254,7 +256,9 @@ class DataManager:
             kept.append(row)
         if not kept:
             raise ManifestError(
-                f"{display_path(self.folder)}: no clip is left: {_counted(reasons(self.rejects))}; the first: {self.rejects[0].item}: {self.rejects[0].reason}"
+                f"{display_path(self.folder)}: no clip is left: "
+                f"{_counted(reasons(self.rejects))}; the first: {self.rejects[0].item}: "
+                f"{self.rejects[0].reason}"
             )
         if len(kept) < len(self.clips):
             self.clips = Clips(kept, self.folder)
@@ -311,7 +315,8 @@ def notes(self: DataManager) -> list[str]:
     said = [
         (
             not train,
-            "there are no training clips: segments gives every row a part, or the corpus does (segments.split)",
+            "there are no training clips: segments gives every row a part, or the corpus does "
+            "(segments.split)",
         ),
         (
             not self.clips.split("val"),
@@ -319,15 +324,18 @@ def notes(self: DataManager) -> list[str]:
         ),
         (
             0 < hours < 1,
-            f"{hours * 60:.0f} minutes of training speech: enough to see that it learns, not to speak well; below an hour a model learns one voice's sentences by heart",
+            f"{hours * 60:.0f} minutes of training speech: enough to see that it learns, not to "
+            "speak well; below an hour a model learns one voice's sentences by heart",
         ),
         (
             alone,
-            f"{len(alone)} speakers have a single training clip, which then is its own reference: the model may learn to copy it",
+            f"{len(alone)} speakers have a single training clip, which then is its own reference: "
+            "the model may learn to copy it",
         ),
         (
             train and short < 0.02 * len(train),
-            f"only {short} of {len(train)} training texts have three words or fewer: models that never saw a short sentence babble after one",
+            f"only {short} of {len(train)} training texts have three words or fewer: models that "
+            "never saw a short sentence babble after one",
         ),
     ]
     return [text for holds, text in said if holds]
@@ -346,7 +354,8 @@ def __str__(self: DataManager) -> str:  # A few lines for a terminal
     ]
     return "\n".join(
         [
-            f"{display_path(self.folder)}: {rep['kept']} clips kept, {rep['rejected']} left out ({_counted(rep['reasons'])})",
+            f"{display_path(self.folder)}: {rep['kept']} clips kept, {rep['rejected']} left out "
+            f"({_counted(rep['reasons'])})",
             *parts,
             *(f"note: {n}" for n in rep["notes"]),
         ]
@@ -378,7 +387,8 @@ def dataset(
     "Samples of one part. `ManifestError` when it is empty."
     if self.vocabulary is None:
         raise MissingError(
-            "samples need a vocabulary: give DataManager one, or the folder of the stage xtts_init (init=)"
+            "samples need a vocabulary: give DataManager one, or the folder of the stage "
+            "xtts_init (init=)"
         )
     held = {k: v for k, v in self.shelves().items() if k != "codebook"}
     return XTTSDataset(self.clips, self.vocabulary, split, **{"seed": self.seed, **held, **options})

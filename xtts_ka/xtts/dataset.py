@@ -28,7 +28,8 @@ def load_clips(
     filters: FilterConfig = None,  # Further reasons to leave a clip out, see `xtts.filters`
     language_dir=None,  # Folder of the language stage, for the filter of odd texts
 ) -> tuple:  # (Clips, [Reject])
-    "Clips a model can train on, and the reasons for the others. `ManifestError` counts the reasons when none is left."
+    """Clips a model can train on, and the reasons for the others. `ManifestError` counts the
+    reasons when none is left."""
     manifest = read_manifest(
         Path(folder) / "metadata.csv", check_audio=False, require_text=vocabulary is not None
     )
@@ -51,7 +52,10 @@ def load_clips(
 # %% ../../nbs/xtts/dataset.ipynb #a82c63aa
 def _none_left(path, rejects) -> str:
     counts = ", ".join(f"{n} {why}" for why, n in reasons(rejects).items())
-    return f"{path}: no clip is left to train on, all {len(rejects)} were rejected ({counts}); the first, line {rejects[0].line}: {rejects[0].item}: {rejects[0].reason}"
+    return (
+        f"{path}: no clip is left to train on, all {len(rejects)} were rejected ({counts}); the "
+        f"first, line {rejects[0].line}: {rejects[0].item}: {rejects[0].reason}"
+    )
 
 
 def text_ids(vocabulary, row) -> list[int]:  # Language tag first
@@ -80,9 +84,9 @@ def _unfit(row, vocabulary, max_codes, max_text):  # Why a row cannot be trained
 def mel_shelf(
     clips: Clips,  # In order
     folder,  # Where the shelf goes
-    kind: str = "code",  # `code`: what the DVAE hears; `reference`: what the conditioning encoder hears
-) -> RaggedArray:  # One run [frames, 80] a clip, float32, not yet divided by the stats
-    "Log-mels of all clips. Made once, read by every training."
+    kind: str = "code",  # `code`: for the DVAE; `reference`: for the conditioning encoder
+) -> RaggedArray:  # One run [frames, 80] per clip, float32, not yet divided by the stats
+    "Log-mels of all clips, computed once and read by every training."
 
     def mel(i):
         wav = clips.wav(i)
@@ -112,8 +116,8 @@ def reference_cut(
     seed: int,  # Names the draws, with `key`
     *key,  # The epoch, or `val`
     own: bool = False,  # Cut it from the clip itself
-) -> tuple:  # ([80, <= frames], (first, after the last) of the clip's own codes in it; (0, 0) for another clip)
-    "What the conditioning encoder hears."
+) -> tuple:  # ([80, <= frames] mel, (first, after the last) code of the clip itself in it)
+    "Input of the conditioning encoder; the span of codes is (0, 0) when it is another clip's."
     mel = torch.from_numpy(references[i if own else clips.other(i, seed, *key)]).T / stats[:, None]
     start = int(rng(seed, "cut", i, *key).integers(max(0, mel.shape[1] - frames) + 1))
     mel = mel[:, start : start + frames]

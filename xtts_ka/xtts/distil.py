@@ -27,9 +27,8 @@ SPEAKER_RATE = 16000  # Hz, of XTTS's speaker encoder
 LAYERS = 4  # Of blocks, each twice as wide as the one before
 
 # %% ../../nbs/xtts/distil.ipynb #0ba23b35
-def official_shape() -> (
-    nn.Module
-):  # coqui's ResNetSpeakerEncoder as XTTS-v2 has it, with random weights
+def official_shape() -> nn.Module:
+    "coqui's ResNetSpeakerEncoder as XTTS-v2 has it, with random weights."
     return make_decoder(16, 16).speaker_encoder
 
 
@@ -62,9 +61,8 @@ def orthonormal(
     return (q * torch.sign(torch.diagonal(r))).float()
 
 
-def _last_layer(
-    part: Tensor, wide: Tensor
-) -> Tensor:  # [dim, 2 n] -> [512, 2 m]: means, then deviations
+def _last_layer(part: Tensor, wide: Tensor) -> Tensor:
+    "[dim, 2 n] -> [512, 2 m]: means, then deviations."
     out, (n, m) = torch.zeros_like(wide), (part.shape[1] // 2, wide.shape[1] // 2)
     up = orthonormal(part.shape[0])
     out[:, :n], out[:, m : m + n] = up @ part[:, :n], up @ part[:, n:]

@@ -23,7 +23,8 @@ from .features import N_MELS
 def make_dvae(
     cfg: DvaeConfig,
 ) -> nn.Module:  # coqui's DiscreteVAE, [B, 80, 4 n] -> n codes
-    "The network, by coqui-tts's class and with XTTS's fixed choices (two strides of 2, upsampling instead of transposed convolutions)."
+    """The network, by coqui-tts's class and with XTTS's fixed choices (two strides of 2, upsampling
+    instead of transposed convolutions)."""
     from TTS.tts.layers.xtts.dvae import DiscreteVAE
 
     return DiscreteVAE(
@@ -119,7 +120,8 @@ def even_letters(
 
 # %% ../../nbs/xtts/dvae.ipynb #f41f49e4
 class DvaeTask(Task):
-    "Training clips, or crops of them; mean squared error of the normalised mel, commitment, and letters."
+    """Training clips, or crops of them; mean squared error of the normalised mel, commitment, and
+    letters."""
 
     def __init__(
         self,
@@ -306,7 +308,7 @@ def code_shelf(
     folder,  # Where the shelf goes
 ) -> RaggedArray:  # One run [n] of int64 codes a clip
     "Codes of all clips."
-    lengths = [l // 4 for l in task.mels.index["lengths"]]
+    lengths = [frames // 4 for frames in task.mels.index["lengths"]]
     dvae.eval()
     runs = (encode(dvae, task.mel(i)).numpy() for i in bar(range(len(task.clips)), "codes"))
     return RaggedArray.write(folder, runs, sum(lengths), {"codes": task.cfg.codes})

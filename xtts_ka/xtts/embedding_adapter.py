@@ -48,7 +48,7 @@ class AdapterConfig:
     shortest: float = Field(
         1.0, ge=0
     )  # Shorter recordings are references only where there are no others, seconds
-    pairs: str = ""  # Fit a map: `store` from the recordings of embeddings_dir, or another folder of `xtts-ka embed` by the same model; empty: no map
+    pairs: str = ""  # Fit a map: on `store` (embeddings_dir) or another such folder; empty: no map
     pair_clips: int = Field(2000, ge=8)  # Pairs heard, at most
     held_out: float = Field(
         0.3, gt=0, lt=1
@@ -77,11 +77,12 @@ def choose_references(
     root, emb = resolve(embeddings_dir), load_matrix(resolve(embeddings_dir))
     entries = {e.utt: e for e in read_index(root)}
     names, centroids, _ = centroid_matrix(emb.matrix, emb.speakers)
+    # [N, D] @ [D, S] -> [N, S]
     near, who, out = (
         unit(emb.matrix) @ centroids.T,
         np.asarray(emb.speakers, object),
         {},
-    )  # [N, D] @ [D, S] -> [N, S]
+    )
     for j, name in enumerate(names):
         mine = [
             Reference(
@@ -123,7 +124,9 @@ class RidgeMap:
         vectors = np.asarray(vectors, np.float64)
         if vectors.shape[-1] != len(self.before):
             raise XttsKaError(
-                f"vectors of {vectors.shape[-1]} numbers, the map was fitted on {len(self.before)}; embed with the model of the pairs, or fit a map for this one (pairs=)"
+                f"vectors of {vectors.shape[-1]} numbers, the map was fitted on "
+                f"{len(self.before)}; embed with the model of the pairs, or fit a map for this "
+                "one (pairs=)"
             )
         return unit((unit(vectors) - self.before) @ self.weight + self.after).astype(np.float32)
 
@@ -152,7 +155,8 @@ def _folds(
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #436f9f13
 def _judges(speakers, share: float, seed: int) -> tuple:  # (speakers to judge on, all)
-    "A share of those with several recordings, without whom there is no pair of one voice, and of those with one."
+    """A share of those with several recordings, without whom there is no pair of one voice, and of
+    those with one."""
     names = sorted(set(speakers), key=lambda s: place(seed, s))
     several = [s for s in names if (speakers == s).sum() > 1]
     others = [s for s in names if s not in several]
@@ -176,11 +180,14 @@ def fit_map(
     n = len(judges)
     if len(x) != len(y):
         raise XttsKaError(
-            f"{len(x)} vectors and {len(y)} of XTTS are no pairs; both must be of the same recordings in the same order"
+            f"{len(x)} vectors and {len(y)} of XTTS are no pairs; both must be of the same "
+            "recordings in the same order"
         )
     if n < 2 or len(names) - n < 2 or not any((speakers == s).sum() > 1 for s in judges):
         raise XttsKaError(
-            f"{len(x)} pairs of {len(names)} speakers are too few for a map: two speakers to learn from, and two with two recordings each to judge on, are the least; without pairs, use XTTS's own vectors of the recordings"
+            f"{len(x)} pairs of {len(names)} speakers are too few for a map: two speakers to "
+            "learn from, and two with two recordings each to judge on, are the least; without "
+            "pairs, use XTTS's own vectors of the recordings"
         )
     test = np.isin(speakers, judges)
     xt, yt, fold = x[~test], y[~test], _folds(speakers[~test], min(4, len(names) - n), seed)
@@ -288,9 +295,10 @@ class EmbeddingAdapter:
         return self.xtts
 
     def references(self) -> dict:
+        # speaker -> [Reference]
         return choose_references(
             self.cfg.embeddings_dir, self.cfg.clips, self.cfg.seconds, self.cfg.shortest
-        )  # speaker -> [Reference]
+        )
 
     def _wavs(self, paths) -> list:  # [T] float32 at 22,050 Hz
         import torch
@@ -313,12 +321,14 @@ def voice(
     name: str = "voice",  # For the cache's file name
     force: bool = False,  # Compute also what is there
 ) -> dict:  # gpt_cond_latent [1, 32, D], speaker_embedding [1, 512, 1]
-    "XTTS's own latents and vector of a voice, from the cache when the same model has heard the same recordings."
+    """XTTS's own latents and vector of a voice, from the cache when the same model has heard the
+    same recordings."""
     import torch
 
     if lost := [p for p in paths if not Path(p).is_file()]:
         raise MissingError(
-            f"{display_path(lost[0])}: the recording is not there any more; embed the corpus again (xtts-ka embed)"
+            f"{display_path(lost[0])}: the recording is not there any more; embed the corpus "
+            "again (xtts-ka embed)"
         )
     path = self.out / f"cache/{slug(name, 60)}-{self._key(paths, 'voice')[:16]}.safetensors"
     if not force and (held := _read_tensors(path)):
@@ -326,7 +336,8 @@ def voice(
     wavs = self._wavs(paths)
     if sum(map(len, wavs)) < 0.33 * SAMPLE_RATE:
         raise XttsKaError(
-            f"{name}: {sum(map(len, wavs)) / SAMPLE_RATE:.2f} s of reference speech, XTTS needs 0.33 s at least; give longer recordings"
+            f"{name}: {sum(map(len, wavs)) / SAMPLE_RATE:.2f} s of reference speech, XTTS needs "
+            "0.33 s at least; give longer recordings"
         )
     with torch.inference_mode():
         cond = self.model.get_gpt_cond_latents(
@@ -347,7 +358,8 @@ def pair_vectors(
     self: EmbeddingAdapter,
     force: bool = False,
 ) -> tuple:  # (source [N, d], target [N, 512], speakers [N])
-    "Recordings that both networks have heard: a keyed choice of the store's, by XTTS's speaker encoder."
+    """Recordings that both networks have heard: a keyed choice of the store's, by XTTS's speaker
+    encoder."""
 
     from xtts_ka.xtts.waveform_decoder import voice_vector
 
@@ -363,22 +375,12 @@ def pair_vectors(
         )
     target = []
     for p in bar(paths, "pairs"):
-        held = (
-            None
-            if force
-            else _read_tensors(
-                at := self.out / f"cache/pairs/{self._key([p], 'pair')[:24]}.safetensors"
-            )
-        )
+        kept = self.out / f"cache/pairs/{self._key([p], 'pair')[:24]}.safetensors"
+        held = None if force else _read_tensors(kept)
         if held is None:
-            _write_tensors(
-                self.out / f"cache/pairs/{self._key([p], 'pair')[:24]}.safetensors",
-                held := {
-                    "v": voice_vector(self.model.hifigan_decoder.speaker_encoder, self._wavs([p]))[
-                        0, :, 0
-                    ].clone()
-                },
-            )
+            vector = voice_vector(self.model.hifigan_decoder.speaker_encoder, self._wavs([p]))
+            held = {"v": vector[0, :, 0].clone()}  # [1, 512, 1] -> [512]
+            _write_tensors(kept, held)
         target.append(held["v"].numpy())
     return emb.matrix[chosen], np.stack(target), [emb.speakers[i] for i in chosen]
 
@@ -393,7 +395,8 @@ def fit(
 
     if not self.cfg.pairs:
         raise XttsKaError(
-            "a map needs pairs, recordings that both networks have heard: pairs=store takes those of embeddings_dir. Voice embeddings are not turned into XTTS's by cutting or padding"
+            "a map needs pairs, recordings that both networks have heard: pairs=store takes those "
+            "of embeddings_dir. Voice embeddings are not turned into XTTS's by cutting or padding"
         )
     self.map = fit_map(*self.pair_vectors(force), self.cfg.held_out, self.cfg.ridge, self.cfg.seed)
     _write_tensors(
@@ -412,12 +415,15 @@ def adapt(
     self: EmbeddingAdapter,
     vectors,  # [..., d] voice embeddings
 ) -> np.ndarray:  # [..., 512] XTTS's speaker vectors, of length 1
-    "Map vectors. `XttsKaError` without a fitted map, whatever their shape: a vector of 512 numbers of another network is no XTTS vector either."
+    """Map vectors. `XttsKaError` without a fitted map, whatever their shape: a vector of 512
+    numbers of another network is no XTTS vector either."""
     if self.map is None and (held := _read_tensors(self.out / "map.safetensors")):
         self.map = RidgeMap(*(held[k].numpy() for k in ("weight", "before", "after")))
     if self.map is None:
         raise XttsKaError(
-            f"no map: a voice embedding of {np.shape(vectors)[-1]} numbers is not XTTS's vector of 512, and casting its shape would make noise of it. Fit one with pairs=store, or give recordings and use XTTS's own vectors"
+            f"no map: a voice embedding of {np.shape(vectors)[-1]} numbers is not XTTS's vector "
+            "of 512, and casting its shape would make noise of it. Fit one with pairs=store, or "
+            "give recordings and use XTTS's own vectors"
         )
     return self.map(vectors)
 
@@ -427,7 +433,8 @@ def run(
     self: EmbeddingAdapter,
     force: bool = False,  # Compute also what is up to date
 ) -> dict:  # Content of adapter.json
-    "All speakers: `speakers_xtts.pth` as XTTS clients read it, and `adapter.json` with what each voice was made of."
+    """All speakers: `speakers_xtts.pth` as XTTS clients read it, and `adapter.json` with what each
+    voice was made of."""
     import torch
 
     chosen = self.references()
@@ -486,16 +493,21 @@ def lines(
     "One line a speaker, and what the map is worth."
     said = [f"{display_path(out)}: {len(about['speakers'])} voices for XTTS"]
     said += [
-        f"{s}: {v['seconds']:.1f} s of {len(v['references'])} recordings, nearest {v['references'][0]['utt']} ({v['references'][0]['cosine']:.3f} to the centroid)"
+        f"{s}: {v['seconds']:.1f} s of {len(v['references'])} recordings, nearest "
+        f"{v['references'][0]['utt']} ({v['references'][0]['cosine']:.3f} to the centroid)"
         for s, v in about["speakers"].items()
     ]
     if m := about["map"]:
         said.append(
-            f"map: held-out cosine {m['cosine']:.3f} (constant guess {m['cosine_of_constant']:.3f}) on {m['held_out_speakers']} speakers; EER {m['eer_source']:.1%} before, {m['eer_mapped']:.1%} mapped, {m['eer_xtts']:.1%} by XTTS's own vectors"
+            f"map: held-out cosine {m['cosine']:.3f} (constant guess "
+            f"{m['cosine_of_constant']:.3f}) on {m['held_out_speakers']} speakers; EER "
+            f"{m['eer_source']:.1%} before, {m['eer_mapped']:.1%} mapped, {m['eer_xtts']:.1%} by "
+            "XTTS's own vectors"
         )
     if m and m["cosine"] < m["cosine_of_constant"] + 0.01:
         said.append(
-            "the map is no better than a constant guess: do not use it; more speakers are needed, or XTTS's own vectors of recordings"
+            "the map is no better than a constant guess: do not use it; more speakers are needed, "
+            "or XTTS's own vectors of recordings"
         )
     return said
 

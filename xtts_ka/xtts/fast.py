@@ -61,7 +61,8 @@ def matrix(
 
 # %% ../../nbs/xtts/fast.ipynb #5ea58d79
 class FastGPT:
-    "coqui's GPT for decoding only: same weights, same arithmetic, no transformers. Positions, embeddings and heads stay float32."
+    """coqui's GPT for decoding only: same weights, same arithmetic, no transformers. Positions,
+    embeddings and heads stay float32."""
 
     def __init__(
         self,
@@ -127,9 +128,8 @@ class _Layer:
         seen = F.scaled_dot_product_attention(
             q, k[:, :, : at + n], v[:, :, : at + n], attn_mask=mask, is_causal=n > 1
         )
-        x = x + self.out(
-            seen.transpose(1, 2).reshape(b, n, d).float()
-        )  # [B, H, n, D / H] -> [B, n, D]
+        # [B, H, n, D / H] -> [B, n, D]
+        x = x + self.out(seen.transpose(1, 2).reshape(b, n, d).float())
         return x + self.down(F.gelu(self.up(self._norm(self.ln_2, x)), approximate="tanh")), q
 
     @staticmethod
@@ -138,7 +138,8 @@ class _Layer:
 
 # %% ../../nbs/xtts/fast.ipynb #6a5f0c6c
 class Session:
-    "Keys and values of a batch on its way. Prefixes go through one by one (a batch would round int8 differently), equal ones once."
+    """Keys and values of a batch on its way. Prefixes go through one by one (a batch would round
+    int8 differently), equal ones once."""
 
     GROW = 128  # Slots
 
@@ -148,8 +149,8 @@ class Session:
         self.attention = None  # [B, widest text] how they look at it, aligned at the right
 
     def note(self, layer: int, q: Tensor):  # [B, H, n, D / H]
-        for n, (l, head) in enumerate(self.heads):
-            if l == layer:
+        for n, (own, head) in enumerate(self.heads):
+            if own == layer:
                 self.queries[n] = q[:, head, -1]
 
     def _buffers(self, rows: int, slots: int):
@@ -162,7 +163,7 @@ class Session:
     def start(
         self,
         prefixes: list,  # B x [1, n, D], n may differ
-        texts: list = (),  # Text positions of each, the last of which stands before the last of the prefix
+        texts: list = (),  # Text positions of each; they end before the prefix's last position
     ) -> Tensor:  # [B, D] latents that predict the first codes
         longest = max(p.shape[1] for p in prefixes)
         whole, latents, queries, done = (
@@ -187,9 +188,8 @@ class Session:
                 k[row, :, own], v[row, :, own] = own_k[0], own_v[0]
             done.append((row, p))
         self.cache, self.at = whole, longest
-        self.lead = torch.tensor(
-            [longest - p.shape[1] for p in prefixes]
-        )  # [B] empty slots in front
+        # [B] empty slots in front
+        self.lead = torch.tensor([longest - p.shape[1] for p in prefixes])
         if self.heads:
             self._look(texts, [torch.cat(q) for q in zip(*queries)])
         return torch.cat(latents)
@@ -221,11 +221,12 @@ class Session:
     ) -> Tensor:  # [B, D]
         if self.at == self.cache[0][0].shape[2]:
             self.cache = [(self._longer(k), self._longer(v)) for k, v in self.cache]
+        # [B, 1, 1, slots]
         mask = (
             None
             if not self.lead.any()
             else (torch.arange(self.at + 1) >= self.lead[:, None])[:, None, None]
-        )  # [B, 1, 1, slots]
+        )
         latents = self.gpt.hidden(x, self, self.at, mask)[:, 0]
         self.at += 1
         if self.heads:
@@ -254,7 +255,8 @@ def fast_latents(
     ids: list,  # Text ids
     codes: Tensor,  # [n] long
 ) -> Tensor:  # [n, D]
-    "Latents along given codes, step by step as in decoding: how far a precision is from `teacher_latents`."
+    """Latents along given codes, step by step as in decoding: how far a precision is from
+    `teacher_latents`."""
     from xtts_ka.xtts.sampling import _code_input, prefix
 
     session, said = gpt.session(), [gpt.start_audio_token, *codes.tolist()[:-1]]
@@ -374,7 +376,8 @@ def stretched(
     latents: Tensor,  # [n, D]
     speed: float = 1.0,  # Above 1: sooner said
 ) -> Tensor:  # [1, D, frames of 256 samples at 24 kHz]
-    "Interpolated to the decoder's rate: by the speed first, then as coqui's `HifiDecoder.forward` does."
+    """Interpolated to the decoder's rate: by the speed first, then as coqui's `HifiDecoder.forward`
+    does."""
     z = latents.T[None]  # [n, D] -> [1, D, n]
     for scale in _scales(speed):
         z = _interpolate(z, scale)
@@ -382,7 +385,8 @@ def stretched(
 
 
 def _interpolate(z, scale: float):
-    "torch copies where rounding leaves the length as it is; the same frames must come out of a beginning, so it is made long enough."
+    """torch copies where rounding leaves the length as it is; the same frames must come out of a
+    beginning, so it is made long enough."""
     n = z.shape[2]
     if n * scale < 1:
         return z  # one code stays one code
@@ -404,7 +408,8 @@ def settled(
     codes: int,  # Latents so far
     speed: float = 1.0,
 ) -> int:  # Frames
-    "How many frames of `stretched` later latents will not change: linear interpolation looks one value ahead."
+    """How many frames of `stretched` later latents will not change: linear interpolation looks one
+    value ahead."""
     n = codes
     for scale in _scales(speed):
         n = max(0, math.floor((n - 0.5) * scale - 0.5))
@@ -431,9 +436,8 @@ class FastDecoder:
     ) -> Tensor:  # [(last - first) * 256] float32
         "Speak the frames `first` to `last` of `z` [1, D, frames], seeing what lies around them."
         a, b = max(0, first - self.reach), min(z.shape[2], last + self.reach)
-        wav = self.net(z[:, :, a:b].to(self.dtype), g=voice.to(self.dtype))[
-            0, 0
-        ]  # [1, D, b - a] -> [(b - a) * 256]
+        # [1, D, b - a] -> [(b - a) * 256]
+        wav = self.net(z[:, :, a:b].to(self.dtype), g=voice.to(self.dtype))[0, 0]
         return wav[(first - a) * HOP : (last - a) * HOP].float()
 
     def speak(

@@ -43,7 +43,8 @@ from .sampling import decode_codes
 # %% ../../nbs/xtts/gpt.ipynb #9053aa89
 @contextmanager
 def quiet():
-    "transformers complains of GPT-2's own token ids whenever coqui builds a GPT; XTTS uses none of them."
+    """transformers complains of GPT-2's own token ids whenever coqui builds a GPT; XTTS uses none
+    of them."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -60,7 +61,8 @@ def make_gpt(
     stop: int,  # Id of [STOP]
     codes: int,  # Size of the DVAE's codebook; START and STOP of audio come after it
 ) -> nn.Module:  # coqui's GPT
-    "The network in XTTS-v2's form (perceiver, code stride 1,024) with embeddings at a standard deviation of 0.02."
+    """The network in XTTS-v2's form (perceiver, code stride 1,024) with embeddings at a standard
+    deviation of 0.02."""
     from TTS.tts.layers.xtts.gpt import GPT
 
     if cfg.dim % cfg.heads:
@@ -95,16 +97,15 @@ def start_from_codebook(
     gpt,  # coqui's GPT, new
     vectors: Tensor,  # [codes, d] vectors of the DVAE's codes
     seed: int,  # Names the draws
-    share: float = 0.8,  # Of the rows' standard deviation that the vectors make up; the rest of the variance is noise
+    share: float = 0.8,  # Of the rows' standard deviation that is the vectors'; the rest is noise
 ):
     "Codes that sound alike start with like embeddings and like output rows."
     codes, d = vectors.shape
     wide = gpt.model_dim
     draw = torch_rng(seed, "codebook start")
     even = (vectors - vectors.mean(0)) / vectors.std(0).clamp_min(1e-6)  # [codes, d]
-    turned = torch.linalg.qr(torch.randn(max(d, wide), max(d, wide), generator=draw))[0][
-        :d, :wide
-    ]  # orthonormal rows or columns
+    # orthonormal rows or columns
+    turned = torch.linalg.qr(torch.randn(max(d, wide), max(d, wide), generator=draw))[0][:d, :wide]
     spread = even @ turned * (max(d, wide) / d) ** 0.5  # [codes, D] about unit variance
     noise = (1 - share**2) ** 0.5
     for weight, sigma in (
@@ -128,8 +129,8 @@ def sequences(
     gpt,  # Names START and STOP of both
     hidden=None,  # (first, last) codes of each clip that do not count, or None
     heard=None,  # [m] codes of each clip as inputs, where they differ from the targets
-) -> dict:  # text_in, text_out [B, n + 2], text_lengths, steps [B]; codes_in, codes_out [B, m + 1]; `*_out` holds IGNORE where nothing counts
-    "Inputs and targets: what comes next, and one STOP at the end."
+) -> dict:  # text_in, text_out [B, n + 2]; text_lengths, steps [B]; codes_in, codes_out [B, m + 1]
+    "Inputs and targets (the next id, one STOP at the end; IGNORE where nothing counts)."
 
     def t(*ids):
         return torch.tensor(ids, dtype=torch.long)
@@ -140,9 +141,8 @@ def sequences(
     )
     heard = codes if heard is None else [torch.as_tensor(x).long() for x in heard]
     text_in = [torch.cat([t(gpt.start_text_token), x, t(gpt.stop_text_token)]) for x in text]
-    text_out = [
-        torch.cat([x, t(gpt.stop_text_token, IGNORE)]) for x in text
-    ]  # nothing follows STOP
+    # nothing follows STOP
+    text_out = [torch.cat([x, t(gpt.stop_text_token, IGNORE)]) for x in text]
     codes_in = [torch.cat([t(gpt.start_audio_token), x]) for x in heard]
     codes_out = [torch.cat([x, t(gpt.stop_audio_token)]) for x in codes]
     for out, span in zip(codes_out, hidden or ()):
@@ -173,19 +173,18 @@ class GptOutput:
 # %% ../../nbs/xtts/gpt.ipynb #75e97621
 def gpt_forward(
     gpt,  # coqui's GPT
-    batch: dict,  # From `sequences`, with `reference` [U, 80, frames] and, where clips share references, `which` [B]
+    batch: dict,  # From `sequences`, with `reference` [U, 80, frames] and, if shared, `which` [B]
     heads: list = (),  # [layer, head] whose attention scores are wanted
 ) -> GptOutput:
-    "One pass over `[conditioning | text | codes]`; padding between text and codes is hidden from the codes."
+    """One pass over `[conditioning | text | codes]`; padding between text and codes is hidden from
+    the codes."""
     cond = gpt.get_style_emb(batch["reference"]).transpose(1, 2)  # [U, 80, s] -> [U, 32, D]
     if "which" in batch:
         cond = cond[batch["which"]]  # [U, 32, D] -> [B, 32, D]
-    text = gpt.text_embedding(batch["text_in"]) + gpt.text_pos_embedding(
-        batch["text_in"]
-    )  # [B, n + 2, D]
-    codes = gpt.mel_embedding(batch["codes_in"]) + gpt.mel_pos_embedding(
-        batch["codes_in"]
-    )  # [B, m + 1, D]
+    # [B, n + 2, D]
+    text = gpt.text_embedding(batch["text_in"]) + gpt.text_pos_embedding(batch["text_in"])
+    # [B, m + 1, D]
+    codes = gpt.mel_embedding(batch["codes_in"]) + gpt.mel_pos_embedding(batch["codes_in"])
     n, first = text.shape[1], cond.shape[1]
     seen = torch.arange(n, device=text.device) < batch["text_lengths"][:, None]  # [B, n + 2]
     seen = F.pad(F.pad(seen, (first, 0), value=True), (0, codes.shape[1]), value=True)  # [B, L]
@@ -238,7 +237,8 @@ def gpt_losses(
 
 # %% ../../nbs/xtts/gpt.ipynb #aadcce0b
 class Lora(nn.Module):
-    "W + alpha / rank * A B (Hu et al. 2021, eq. 3); B starts at zero, so the network starts unchanged."
+    """W + alpha / rank * A B (Hu et al. 2021, eq. 3); B starts at zero, so the network starts
+    unchanged."""
 
     def __init__(self, shape, rank: int, alpha: float):
         super().__init__()
@@ -259,7 +259,8 @@ def adapt(
     for part in cfg.freeze:
         if not any(n.startswith(part) for n in names):
             raise ConfigError(
-                f"gpt.freeze: no parameter begins with {part!r}; parts are {', '.join(sorted({n.split('.')[0] for n in names}))}"
+                f"gpt.freeze: no parameter begins with {part!r}; parts are "
+                f"{', '.join(sorted({n.split('.')[0] for n in names}))}"
             )
     for name, p in gpt.named_parameters():
         p.requires_grad_(not name.startswith(tuple(cfg.freeze)) if cfg.freeze else True)
@@ -282,9 +283,10 @@ def _add_lora(gpt, cfg):
     ]
     if not found:
         raise ConfigError(
-            f"gpt.lora.targets {cfg.lora.targets} name no matrix of a block; there are c_attn, c_proj and c_fc"
+            f"gpt.lora.targets {cfg.lora.targets} name no matrix of a block; there are c_attn, "
+            "c_proj and c_fc"
         )
-    for name, module in found:
+    for _, module in found:
         parametrize.register_parametrization(
             module, "weight", Lora(module.weight.shape, cfg.lora.rank, cfg.lora.alpha)
         )
@@ -303,15 +305,17 @@ def merge(
 def free_run_penalty(
     free: dict,  # `free/stopped`, `free/length`; empty when nothing could be spoken
 ) -> float:  # 0: everything stops, as long as it should be
-    "How far free speech is from ending where it should: the share that does not stop, and how far lengths are off, as a log ratio."
+    """How far free speech is from ending where it should: the share that does not stop, and how far
+    lengths are off, as a log ratio."""
     if not free:
         return 1.0
     return 1 - free["free/stopped"] + abs(float(np.log(max(free["free/length"], 1e-2))))
 
 
 class MelHeads(nn.Module):
-    """Two linear maps from latents to the four mel frames of a code, for training only. A latent predicts its own code, so which
-    code was chosen is first known in the next latent: both are asked for the sound, so that it stays in what the decoder gets."""
+    """Two linear maps from latents to the four mel frames of a code, for training only. A latent
+    predicts its own code, so which code was chosen is first known in the next latent: both must
+    predict the sound, so that it stays in what the decoder gets."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -329,7 +333,8 @@ class MelHeads(nn.Module):
 
 # %% ../../nbs/xtts/gpt.ipynb #ff960278
 class GptTask(Task):
-    "Next code given text and a reference of the same speaker, with heads that are taught to read along."
+    """Next code given text and a reference of the same speaker, with heads that are taught to read
+    along."""
 
     def __init__(
         self,
@@ -345,8 +350,8 @@ class GptTask(Task):
         share: float = 0.2,  # Of the items of an epoch that are replayed
         listen=None,  # (codes [n], name, step) -> None; keeps what the free-running check said
         about=None,  # What `start` was made from, for the fingerprint
-        mels: RaggedArray = None,  # [n, 80] log-mels that the codes were made of; None: latents are not asked for the mel
-        times: dict = None,  # audio_file -> [characters, 2] seconds; None or absent clips: forward-sum
+        mels: RaggedArray = None,  # [n, 80] log-mels of the codes, for `MelHeads`; None: no heads
+        times: dict = None,  # audio_file -> [characters, 2] seconds; absent clips: forward-sum
         vectors: Tensor = None,  # [codes, d] of the codebook, for new embeddings
     ):
         self.cfg, self.clips, self.vocabulary, self.codes, self.references = (
@@ -387,16 +392,16 @@ class GptTask(Task):
 
     @torch.no_grad()
     def found_heads(self, clips: int = 32) -> list:  # [[layer, head], [layer, head]]
-        "The two heads of a trained network that read along best already: where letters are known by pointing at them, else by the forward-sum loss."
+        """The two heads of a trained network that read along best already: where letters are known
+        by pointing at them, else by the forward-sum loss."""
         every = [
             [layer, head] for layer in range(self.cfg.layers) for head in range(self.cfg.heads)
         ]
         self.heads, self.net, total = [[0, 0]], self.net.eval(), torch.zeros(len(every))
         for i in self.train[:clips] or self.val[:clips]:
             batch = self.collate([self.sample(i, "heads")])
-            for layer in range(
-                self.cfg.layers
-            ):  # a layer at a time: all scores at once would not fit
+            # a layer at a time: all scores at once would not fit
+            for layer in range(self.cfg.layers):
                 mine = slice(layer * self.cfg.heads, (layer + 1) * self.cfg.heads)
                 out = gpt_forward(self.net, batch, every[mine])
                 if not bool(batch["summed"].any()):
@@ -468,11 +473,8 @@ class GptTask(Task):
             "codebook_start": c.codebook_start and self.vectors is not None,
         }
 
-    def cut(
-        self, i: int, *key
-    ) -> (
-        tuple
-    ):  # [80, <= reference_frames], and the codes it covers where the clip is its own reference
+    def cut(self, i: int, *key) -> tuple:  # [80, <= reference_frames], span of codes or None
+        "A reference, and the codes it covers where the clip is its own reference."
         own = self.cfg.reference == "same"
         mel, span = reference_cut(
             self.clips,
@@ -499,9 +501,8 @@ class GptTask(Task):
             CODE_STRIDE / SAMPLE_RATE,
         )
 
-    def sample(
-        self, i: int, *key
-    ):  # text ids [n], codes [m], reference [80, frames], span, soft path, mel [m, 320]
+    def sample(self, i: int, *key):
+        "Text ids [n], codes [m], reference [80, frames], span, soft path, mel [m, 320]."
         reference, span = self.cut(i, *key)
         out = {
             "text": self.ids[i],
@@ -513,13 +514,13 @@ class GptTask(Task):
         if self.heads:
             out["path"] = self.path(i)
         if self.mels is not None:
-            out["mel"] = (torch.from_numpy(self.mels[i]) / self.stats).reshape(
-                -1, 4 * N_MELS
-            )  # [4 m, 80] -> [m, 320]
+            # [4 m, 80] -> [m, 320]
+            out["mel"] = (torch.from_numpy(self.mels[i]) / self.stats).reshape(-1, 4 * N_MELS)
         return out
 
     def heard(self, codes: Tensor, *key) -> Tensor:  # [m]
-        "The codes as inputs of training: some replaced by random ones, so that the past alone does not suffice."
+        """The codes as inputs of training: some replaced by random ones, so that the past alone
+        does not suffice."""
         draw = rng(self.cfg.loop.seed, "corrupt", *key)
         wrong = torch.from_numpy(draw.random(len(codes)) < self.cfg.corrupt)
         return torch.where(
@@ -552,14 +553,13 @@ class GptTask(Task):
         if self.heads:
             batch |= self._paths(samples, batch)
         if self.mels is not None:
-            batch["mel"] = nn.utils.rnn.pad_sequence(
-                [s["mel"] for s in samples], batch_first=True
-            )  # [B, m, 320]
+            # [B, m, 320]
+            batch["mel"] = nn.utils.rnn.pad_sequence([s["mel"] for s in samples], batch_first=True)
         return batch
 
     def shared_references(
         self, samples
-    ) -> dict:  # reference [U, 80, shortest]; which [B], where clips share them
+    ) -> dict:  # reference [U, 80, shortest]; which [B] if shared
         "The first references of each speaker serve all its clips of the batch."
         most, chosen, which = self.cfg.references or len(samples), {}, []
         if self.cfg.reference == "same":
@@ -612,9 +612,10 @@ class GptTask(Task):
                 logs | {"align": align.detach()},
             )
         if self.mels is not None:
+            # [B, m]
             counts = (batch["codes_out"][:, :-1] != IGNORE) & (
                 batch["codes_out"][:, :-1] < self.codebook
-            )  # [B, m]
+            )
             mel = self.mel_heads(out.latents, batch["mel"], counts)
             total, logs = total + self.cfg.mel_weight * mel, logs | {"mel": mel.detach()}
         return total, logs
@@ -622,9 +623,9 @@ class GptTask(Task):
     def after_step(self, step):
         self.step = step
 
-    def score(
-        self, rows: list
-    ) -> dict:  # code: nats a code, without smoothing; point: share of the codes at which the heads point at the right letter
+    def score(self, rows: list) -> dict:
+        """`code`: nats per code, without smoothing; `point`: share of the codes at which the heads
+        point at the right letter."""
         total = n = pointed = 0.0
         rows = sorted(rows, key=lambda i: len(self.codes[i]))
         for a in range(0, len(rows), 16):

@@ -21,7 +21,7 @@ from ..core.progress import bar
 from ..core.randomness import rng
 from ..corpus.clips import Clips, RaggedArray
 from ..corpus.segment import cut_padded, speech_edges
-from ..corpus.synthetic import SAMPLE_RATE, Synthesizer, Voice
+from ..corpus.synthetic import Synthesizer, Voice
 from .config import GuestConfig
 from .features import CODE_STRIDE, HOP, N_MELS, SAMPLE_RATE, log_mel, n_codes
 from .stage_init import cached, clips_digest

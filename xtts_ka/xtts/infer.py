@@ -84,7 +84,8 @@ def mix(
 
 # %% ../../nbs/xtts/infer.ipynb #94130d9e
 class VoiceCache:
-    "Voices made from recordings, by what was in the recordings and by what made them; in memory, and in a folder if one is given."
+    """Voices made from recordings, by what was in the recordings and by what made them; in memory,
+    and in a folder if one is given."""
 
     def __init__(self, folder=None):
         self.folder, self.held = folder and Path(folder).expanduser(), {}
@@ -150,7 +151,9 @@ def require_export(
     ]
     if missing:
         raise MissingError(
-            f"--checkpoint {folder}: {', '.join(missing)} not here; an export of XTTS holds model.pth, config.json, vocab.json and speakers_xtts.pth (outputs/demo/xtts after `make run`)"
+            f"--checkpoint {folder}: {', '.join(missing)} not here; an export of XTTS holds "
+            "model.pth, config.json, vocab.json and speakers_xtts.pth (outputs/demo/xtts after "
+            "`make run`)"
         )
     if (folder / "export.json").is_file():
         verify_export(folder)
@@ -203,8 +206,8 @@ class KaXtts:
         folder,  # An export in the official layout
         language=None,  # Default: the language it was trained in
         precision=None,  # `float32`, `bfloat16` or `int8`: the lean modules; None: coqui's own
-        voices=None,  # Folder where voices made from recordings are kept; None: only as long as this object lives
-        way="decoder",  # What makes the sound: `decoder`, `vocoder`, or `auto`: the run's vocoder where there is one
+        voices=None,  # Folder that caches voices made from recordings; None: in memory only
+        way="decoder",  # What makes the sound: `decoder`, `vocoder`, or `auto`: the run's vocoder
         vocoder=None,  # Folder of a vocoder; default: that of the run
     ):
         self.folder = require_export(folder)
@@ -233,7 +236,8 @@ class KaXtts:
         "A stored voice."
         if not self.speakers:
             raise MissingError(
-                f"{self.folder}: the export holds no speaker; give a recording with --reference FILE"
+                f"{self.folder}: the export holds no speaker; give a recording with --reference "
+                "FILE"
             )
         if name is not None and name not in self.speakers:
             raise XttsKaError(
@@ -259,7 +263,8 @@ class KaXtts:
         for n in [len(w) for w in wavs] if weights else [sum(map(len, wavs))]:
             if n < SAMPLE_RATE:
                 raise XttsKaError(
-                    f"--reference: {n / SAMPLE_RATE:.2f} s of sound, at least 1 s is needed; add another recording"
+                    f"--reference: {n / SAMPLE_RATE:.2f} s of sound, at least 1 s is needed; add "
+                    "another recording"
                 )
         key = digest(
             [self.maker, [sha256_file(p) for p in references], [float(w) for w in weights]]
@@ -296,7 +301,8 @@ class KaXtts:
         if not any(c.isalpha() for c in result.text):
             why = "; ".join(map(str, result.warnings)) or "no letter in it"
             raise XttsKaError(
-                f"nothing to speak in {text[:60]!r}: no letters are left for language {language!r} ({why})"
+                f"nothing to speak in {text[:60]!r}: no letters are left for language "
+                f"{language!r} ({why})"
             )
         ends = "".join(m for m in ENDS if m in self.vocabulary.ids)
         cut = pieces(result.text, self.most_words, self.most_ids, self._count, ends=ends)
@@ -432,11 +438,13 @@ class KaXtts:
         speed: float = 1.0,  # As `speak`
         first: int = 8,  # Codes before the first sound; the next pieces are longer
     ):  # Yields [T] float32 at 24 kHz; returns the `Spoken`
-        "Speak while decoding, by the decoder: the pieces together are what `speak` gives of first takes. What is said cannot be said again."
+        """Speak while decoding, by the decoder: the pieces together are what `speak` gives of first
+        takes. What is said cannot be said again."""
         cfg, (cond, vector), plan = cfg or DecodeConfig(), voice or self.voice(), self.plan(text)
         if cfg.best_of > 1:
             raise ConfigError(
-                "--stream with --best_of: the best of several is known only when all are done; leave one of them out"
+                "--stream with --best_of: the best of several is known only when all are done; "
+                "leave one of them out"
             )
         wave, takes, wavs = self.wave or FastDecoder(self.decoder.waveform_decoder), [], []
         joiner = Joiner([p.pause for p in plan.pieces], _speed(speed))
@@ -602,7 +610,8 @@ def _tell(spoken: Spoken, out, stream=None):
             "note: the model did not stop by itself; the end was cut by the stop guard", file=stream
         )
     print(
-        f"{out}: {len(spoken.wav) / OUTPUT_SAMPLE_RATE:.2f} s, speaker {spoken.speaker}, by {spoken.way}, “{spoken.text}”",
+        f"{out}: {len(spoken.wav) / OUTPUT_SAMPLE_RATE:.2f} s, speaker {spoken.speaker}, by "
+        f"{spoken.way}, “{spoken.text}”",
         file=stream,
     )
 
@@ -623,7 +632,7 @@ class Options:
     retries: int = DecodeConfig().retries  # Further takes of a piece that lost words
     weights: tuple = ()  # How much each reference counts
     voices: str = None  # Folder that keeps voices of references
-    way: str = "auto"  # What makes the sound: `decoder`, `vocoder`, or `auto`: the run's vocoder where there is one
+    way: str = "auto"  # What makes the sound: `decoder`, `vocoder`, or `auto`: the run's vocoder
     vocoder: str = None  # Folder of a vocoder; default: that of the run
 
 # %% ../../nbs/xtts/infer.ipynb #8f263a7d
@@ -664,7 +673,8 @@ def say(
     spoken = _stream(m, text, out) if stream else m.model.speak(text, **m.kwargs)
     if not len(spoken.wav):
         raise XttsKaError(
-            "the model stopped before it said anything; try another --seed or --temperature, or train longer"
+            "the model stopped before it said anything; try another --seed or --temperature, or "
+            "train longer"
         )
     if str(out) != "-":
         _save(out, spoken.wav)

@@ -86,6 +86,7 @@ def load_reader(
         net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items()})
     except (SafetensorError, OSError, KeyError, RuntimeError) as e:
         raise CheckpointError(
-            f"{path}: not a reader of codes ({str(e).splitlines()[0][:160]}); export again (--only full_pretrain --force)"
+            f"{path}: not a reader of codes ({str(e).splitlines()[0][:160]}); export again "
+            "(--only full_pretrain --force)"
         ) from e
     return CodeReader(net.eval(), vectors, letters)

@@ -37,7 +37,8 @@ def language_model_rows(
     seed: int,
     name: str,  # Key of the map
 ) -> Tensor:  # [n, D]
-    "The vectors, centred, turned into D dimensions by a keyed map with orthonormal columns or rows, at the table's mean and standard deviation."
+    """The vectors, centred, turned into D dimensions by a keyed map with orthonormal columns or
+    rows, at the table's mean and standard deviation."""
     vectors = vectors.detach().float() - vectors.float().mean(0)
     square = max(table.shape[1], vectors.shape[1])
     turn, _ = torch.linalg.qr(
@@ -55,7 +56,7 @@ def latin_ids(
 ) -> list[int]:  # Ids of its Latin spelling; empty when a part of it is unknown
     "How the base would have spelled a piece: a tag is spelled by all tags."
     if _is_tag(piece):
-        return [old.ids[f"[{l}]"] for l in old.languages]
+        return [old.ids[f"[{language}]"] for language in old.languages]
     ids = old.tokenizer.encode(romanize(piece)).ids
     return [] if old.ids["[UNK]"] in ids else ids
 
@@ -92,12 +93,14 @@ def _compare(gpt, old: Vocabulary, new: Vocabulary) -> list[str]:  # Names of th
     rows = gpt.text_embedding.weight.shape[0]
     if rows != len(old):
         raise CheckpointError(
-            f"the GPT has {rows} text rows but its vocabulary {len(old)} ids: they are not of one release of XTTS-v2 (2.0.2 has 6153, 2.0.3 has 6681); take both from one"
+            f"the GPT has {rows} text rows but its vocabulary {len(old)} ids: they are not of one "
+            "release of XTTS-v2 (2.0.2 has 6153, 2.0.3 has 6681); take both from one"
         )
     moved = [t for t, i in old.ids.items() if new.ids.get(t) != i]
     if moved:
         raise CheckpointError(
-            f"the new vocabulary gives {len(moved)} old tokens another id, first {moved[0]!r}; make it by extend_vocab, which only appends"
+            f"the new vocabulary gives {len(moved)} old tokens another id, first {moved[0]!r}; "
+            "make it by extend_vocab, which only appends"
         )
     return [new.names.get(i, "") for i in range(len(old), len(new))]
 
@@ -111,17 +114,18 @@ def resize_text(
     seed=0,  # Key of all draws
     vectors=None,  # [n, d] one vector a new token in the order of ids, for `language_model`
 ):  # (coqui's GPT, report)
-    "The GPT with a row for each new token. CheckpointError when vocabularies and weights do not belong together, ConfigError for the rest."
+    """The GPT with a row for each new token. CheckpointError when vocabularies and weights do not
+    belong together, ConfigError for the rest."""
     if method not in METHODS:
         raise ConfigError(f"new_rows {method!r}: there are {', '.join(METHODS)}")
     names = _compare(gpt, old, new)
     if method == "language_model" and (vectors is None or len(vectors) != len(names)):
         raise ConfigError(
-            f"new_rows language_model needs a vector for each of the {len(names)} new tokens, got {'none' if vectors is None else len(vectors)}"
+            f"new_rows language_model needs a vector for each of the {len(names)} new tokens, got "
+            f"{'none' if vectors is None else len(vectors)}"
         )
-    spells = {"romanised": lambda t: t, "language_model": _is_tag}.get(
-        method, lambda t: False
-    )  # whose rows are means of old ones
+    # whose rows are means of old ones
+    spells = {"romanised": lambda t: t, "language_model": _is_tag}.get(method, lambda t: False)
     spelled = [latin_ids(t, old) if spells(t) else [] for t in names]
 
     def grow(table, name):

@@ -84,7 +84,8 @@ def fit_pace(
     x, y = np.asarray(ids, float), np.asarray(codes, float)
     if len(np.unique(x)) < 2:
         raise XttsKaError(
-            f"pace: {len(x)} clips with {len(np.unique(x))} different lengths of text; at least two are needed"
+            f"pace: {len(x)} clips with {len(np.unique(x))} different lengths of text; at least "
+            "two are needed"
         )
     keep = np.linspace(0, len(x) - 1, min(len(x), 400)).astype(int)  # 80,000 pairs say enough
     dx, dy = x[keep][:, None] - x[keep], y[keep][:, None] - y[keep]
@@ -104,9 +105,7 @@ class Watch:
     "What is looked at while a model speaks."
 
     heads: tuple  # Alignment heads, (layer, head) each
-    letters: dict | None = (
-        None  # Text id -> how many letters it is, 0 for blanks and marks; None: one each
-    )
+    letters: dict | None = None  # Text id -> its letters, 0 for blanks and marks; None: one each
     smooth: int = 3  # Codes over which a head's flicker is smoothed
 
 # %% ../../nbs/xtts/sampling.ipynb #107781da
@@ -224,7 +223,8 @@ class _Stock:
             return_dict=True,
         )
         if self.heads:
-            scores = [self._scores(out.hidden_states[l][:, -1], l, h) for l, h in self.heads]
+            newest = [state[:, -1] for state in out.hidden_states]  # [1, D] per layer
+            scores = [self._scores(newest[layer], layer, head) for layer, head in self.heads]
             self.attention = torch.stack(scores).softmax(-1).mean(0)  # heads x [1, places]
         return self.gpt.final_norm(out.last_hidden_state[:, -1])
 
@@ -271,7 +271,8 @@ def decode_steps(
 
 # %% ../../nbs/xtts/sampling.ipynb #f94ea7c1
 def _watch(attention, rows, logits):
-    "Tell the rows what the heads [b, widest] look at, aligned at the right; no STOP where it is too early."
+    """Tell the rows what the heads [b, widest] look at, aligned at the right; no STOP where it is
+    too early."""
     at, stop, early = attention.argmax(1).tolist(), rows[0].gpt.stop_audio_token, []
     for n, row in enumerate(rows):
         places = row.pointer.places
@@ -316,7 +317,8 @@ def decode_codes(
     pace: LengthPrior = None,  # Of the training clips; tightens the stop guard
     watch: Watch = None,  # Alignment heads to be watched
 ) -> Decoded:
-    "Codes and latents of one sentence. `XttsKaError` when the text is longer than the model can hold."
+    """Codes and latents of one sentence. `XttsKaError` when the text is longer than the model can
+    hold."""
     *_, rows = decode_steps(gpt, [cond], [ids], cfg or DecodeConfig(), [seed], pace, watch)
     return rows[0].decoded()
 
@@ -331,7 +333,8 @@ def decode_batch(
     size: int = 8,  # Sentences at once
     watch: Watch = None,
 ) -> list[Decoded]:  # In the order given
-    "Many sentences: the same tokens as one by one, sooner, because weights are read once for all rows."
+    """Many sentences: the same tokens as one by one, sooner, because weights are read once for all
+    rows."""
     seeds, out = list(seeds) or [0] * len(ids), [None] * len(ids)
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # like lengths end together
     size = size if hasattr(gpt, "session") else 1
@@ -348,7 +351,8 @@ def candidate_score(
     ids: int,  # Text ids of the sentence
     pace: LengthPrior = None,
 ) -> tuple:  # Greater is better
-    "Own stop first, then the whole text, then the likeliest length and codes, in nats; a lost or misread letter is one."
+    """Own stop first, then the whole text, then the likeliest length and codes, in nats; a lost or
+    misread letter is one."""
     z = pace.z(ids, len(take.codes)) if pace else 0.0
     wrong = astray(take) + take.errors * ids
     return take.stopped and len(take.codes) > 0, good(take), take.score - z * z / 2 - wrong
@@ -378,10 +382,11 @@ def decode_best(
     seeds: list = (),
     pace: LengthPrior = None,
     size: int = 8,  # Takes at once
-    watch: Watch = None,  # Alignment heads to be watched; without them and a reader nothing is spoken again
-    errors=None,  # (number of a sentence, codes [n]) -> errors a letter when the codes are read back, or None
+    watch: Watch = None,  # Alignment heads to watch
+    errors=None,  # (number of a sentence, codes [n]) -> errors per letter when read back, or None
 ) -> list[Decoded]:
-    "The best of `cfg.best_of` takes of each sentence, and of up to `cfg.retries` more where none is good."
+    """The best of `cfg.best_of` takes of each sentence, and of up to `cfg.retries` more where none
+    is good. Without `watch` and `errors` nothing is repeated."""
     cfg = cfg or DecodeConfig()
     seeds, prior = list(seeds) or [0] * len(ids), pace if cfg.length_prior else None
     best = [None] * len(ids)

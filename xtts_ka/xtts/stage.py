@@ -55,7 +55,8 @@ def check_vocabulary(
     folder,  # Where a GPT is trained
     vocabulary,  # What it would be trained with
 ):
-    "`CheckpointError` when a GPT in this folder was trained with another vocabulary: its ids would mean other letters."
+    """`CheckpointError` when a GPT in this folder was trained with another vocabulary: its ids
+    would mean other letters."""
     record, now = (
         Path(folder) / "vocabulary.json",
         {"fingerprint": vocabulary.fingerprint, "ids": len(vocabulary)},
@@ -63,7 +64,10 @@ def check_vocabulary(
     held = read_json(record) if record.is_file() else now
     if held["fingerprint"] != now["fingerprint"]:
         raise CheckpointError(
-            f"{folder}: trained with another vocabulary ({held['ids']} ids, {held['fingerprint'][:8]}) than there is now ({now['ids']} ids, {now['fingerprint'][:8]}), so its ids would mean other letters: put the old vocab.json back, or train anew (--force)"
+            f"{folder}: trained with another vocabulary ({held['ids']} ids, "
+            f"{held['fingerprint'][:8]}) than there is now ({now['ids']} ids, "
+            f"{now['fingerprint'][:8]}), so its ids would mean other letters: put the old "
+            "vocab.json back, or train anew (--force)"
         )
     if not record.is_file():
         write_json(record, now)
@@ -73,7 +77,8 @@ def chosen(clips: Clips, names: list) -> Clips:  # Those that xtts_init kept, in
     rows = {r.audio_file: r for r in clips.rows}
     if gone := [n for n in names if n not in rows]:
         raise MissingError(
-            f"{clips.folder}/metadata.csv: {len(gone)} clips that xtts_init made codes of are gone, first {gone[0]}; run xtts_init again (--force)"
+            f"{clips.folder}/metadata.csv: {len(gone)} clips that xtts_init made codes of are "
+            f"gone, first {gone[0]}; run xtts_init again (--force)"
         )
     return Clips([rows[n] for n in names], clips.folder)
 
@@ -95,7 +100,8 @@ class Pretrain:
             seeded(part, seed)
         if not (self.init / "xtts_init_results.json").is_file():
             raise MissingError(
-                f"{init}/xtts_init_results.json: the stage xtts_init has not run; xtts-ka run --to xtts_init"
+                f"{init}/xtts_init_results.json: the stage xtts_init has not run; xtts-ka run "
+                "--to xtts_init"
             )
         self.results = read_json(self.init / "xtts_init_results.json")
         self.vocabulary = Vocabulary.load(self.init / "vocab.json", self.results["language"])
@@ -111,13 +117,15 @@ class Pretrain:
         self.base = Base(held["folder"]) if held else None
         if not held and wants != "new":
             raise ConfigError(
-                f"full_pretrain.decoder.start={wants}: there is no base; give xtts_init.base, or start=new"
+                f"full_pretrain.decoder.start={wants}: there is no base; give xtts_init.base, or "
+                "start=new"
             )
         if not held:
             return
         if base_digest(self.base.folder) != held["digest"]:
             raise CheckpointError(
-                f"{held['folder']}: not the base that xtts_init was made with any more; put it back, or run xtts_init again (--force)"
+                f"{held['folder']}: not the base that xtts_init was made with any more; put it "
+                "back, or run xtts_init again (--force)"
             )
         shape = self.base.gpt_config()
         for name in ("layers", "dim", "heads", "max_text", "max_codes"):
@@ -169,7 +177,8 @@ class Pretrain:
         path = self.init.parent / "language" / "language_model.safetensors"
         if not path.is_file():
             raise MissingError(
-                f"{path}: xtts_init.vocabulary.new_rows=language_model needs the stage language; xtts-ka run --only language"
+                f"{path}: xtts_init.vocabulary.new_rows=language_model needs the stage language; "
+                "xtts-ka run --only language"
             )
         names = {i: t for t, i in self.vocabulary.ids.items()}
         new = [
@@ -191,7 +200,8 @@ class Pretrain:
         )
 
     def replay(self):  # GptTask over clips of other languages, or None
-        "Codes and references of the clips that are replayed; what the vocabulary cannot write is left out."
+        """Codes and references of the clips that are replayed; what the vocabulary cannot write is
+        left out."""
         if not self.cfg.replay.path:
             return None
         source = resolve(self.cfg.replay.path)
@@ -200,7 +210,8 @@ class Pretrain:
         )
         if not all(r.extra.get("language") for r in clips.rows):
             raise MissingError(
-                f"{self.cfg.replay.path}/metadata.csv: replay needs a column `language` with the code of each clip's language, e.g. en"
+                f"{self.cfg.replay.path}/metadata.csv: replay needs a column `language` with the "
+                "code of each clip's language, e.g. en"
             )
         folder, made_of = (
             self.out / "replay",
@@ -222,7 +233,8 @@ class Pretrain:
         made("codes", lambda to: code_shelf(self.dvae(), task, to))
         if rejects:
             print(
-                f"{self.cfg.replay.path}: {len(rejects)} clips are not replayed, first: {rejects[0].item}: {rejects[0].reason}"
+                f"{self.cfg.replay.path}: {len(rejects)} clips are not replayed, first: "
+                f"{rejects[0].item}: {rejects[0].reason}"
             )
         return self.task_of(
             clips,
@@ -263,7 +275,8 @@ class Pretrain:
         found = read_alignments(self.segments)
         if cfg.times == "given" and not found:
             raise MissingError(
-                f"{self.segments}/alignments.jsonl: gpt.alignment.times=given, but the corpus does not know when letters are spoken; use auto, forced or forward_sum"
+                f"{self.segments}/alignments.jsonl: gpt.alignment.times=given, but the corpus "
+                "does not know when letters are spoken; use auto, forced or forward_sum"
             )
         known = {
             r.audio_file: letter_times(r.text.strip(), found[r.audio_file])
@@ -296,7 +309,8 @@ class Pretrain:
         )
         if not self.task.val:
             print(
-                "no validation clips (segments.val_fraction): the validation loss is that of training clips and cannot show overfitting"
+                "no validation clips (segments.val_fraction): the validation loss is that of "
+                "training clips and cannot show overfitting"
             )
         result = fit(self.task, cfg.loop, self.out / "gpt", "GPT")
         load_models(self.out / "gpt", {"gpt": self.task.net}, "best")
@@ -305,7 +319,8 @@ class Pretrain:
         return result
 
     def voice_clips(self, speaker: str) -> list[int]:
-        "Clips that make up a voice: a keyed choice of about `voice_seconds`, of training clips where the speaker has any."
+        """Clips that make up a voice: a keyed choice of about `voice_seconds`, of training clips
+        where the speaker has any."""
         mine = self.clips.by_speaker[speaker] or self.clips.of(speaker)
         order = rng(self.cfg.gpt.loop.seed, "voice", speaker).permutation(len(mine))
         chosen, seconds = [], 0.0
@@ -335,12 +350,14 @@ class Pretrain:
         return self.speakers
 
     def new_encoder(self, wavs: dict):  # coqui's ResNetSpeakerEncoder
-        "It learns from the stage speaker_encoder; where the run has none: random, with a whitened last layer."
+        """It learns from the stage speaker_encoder; where the run has none: random, with a whitened
+        last layer."""
         teacher = self.init.parent / "speaker_encoder"
         if (teacher / "encoder.json").is_file():
             return self.distilled(teacher)
         print(
-            "the stage speaker_encoder was not run: the export gets a placeholder that hardly tells voices apart (xtts-ka run --only speaker_encoder, then --from full_pretrain)"
+            "the stage speaker_encoder was not run: the export gets a placeholder that hardly "
+            "tells voices apart (xtts-ka run --only speaker_encoder, then --from full_pretrain)"
         )
         seeded_step(self.cfg.decoder.loop.seed, "speaker encoder")
         encoder = make_decoder(self.cfg.gpt.dim, 16).speaker_encoder.eval()
@@ -357,7 +374,8 @@ class Pretrain:
     def distilled(
         self, folder
     ):  # coqui's ResNetSpeakerEncoder; self.narrow is the same as it was trained
-        "What the run's encoder hears, in XTTS's form; Georgian runs have guests to hear and, later, to speak."
+        """What the run's encoder hears, in XTTS's form; Georgian runs have guests to hear and,
+        later, to speak."""
         from xtts_ka.speaker.encoders import SpeakerEncoder, load_encoder
 
         cfg, seed = self.cfg.encoder, self.cfg.encoder.loop.seed
@@ -398,7 +416,8 @@ class Pretrain:
         return torch.stack(styles).mean(0).transpose(1, 2)
 
     def latents(self) -> RaggedArray | None:
-        "Teacher-forced latents of all clips: what decoder and acoustic network will see when the model speaks. None when neither is trained."
+        """Teacher-forced latents of all clips: what decoder and acoustic network will see when the
+        model speaks. None when neither is trained."""
         if self.cfg.decoder.start == "keep" and not self.cfg.acoustic.train:
             return None
         made_of = [
@@ -521,9 +540,8 @@ class Pretrain:
         if len(set(ids)) < 2:
             return None
         words = sorted(len(self.clips.rows[i].text.split()) for i in train)
-        return asdict(fit_pace(ids, codes)) | {
-            "words": words[int(0.9 * (len(words) - 1))]
-        }  # of nine texts in ten, at most
+        # of nine texts in ten, at most
+        return asdict(fit_pace(ids, codes)) | {"words": words[int(0.9 * (len(words) - 1))]}
 
     def finish(self, gpt, decoder, acoustic=None) -> dict:  # Flat metrics of the stage
         "`metrics.json` for the report."
@@ -574,7 +592,10 @@ def model_card(
         if base
         else "learned from the run's own ECAPA-TDNN"
         if stage.learned
-        else "random convolutions with a whitened last layer, a placeholder; cloning from new recordings is therefore rough"
+        else (
+            "random convolutions with a whitened last layer, a placeholder; cloning from new "
+            "recordings is therefore rough"
+        )
     )
     return f"""# XTTS model for `{stage.vocabulary.language}`, trained from {origin} by xtts_ka
 

@@ -91,7 +91,8 @@ class XTTSModelInitializer:
         seeded(cfg.dvae, seed)
         if not (self.segments / "metadata.csv").is_file():
             raise MissingError(
-                f"{segments}/metadata.csv: the segments stage has not run; xtts-ka run --to segments"
+                f"{segments}/metadata.csv: the segments stage has not run; xtts-ka run --to "
+                "segments"
             )
         self.base = Base(find_base(cfg.base, cfg.accept_licence)) if cfg.base else None
         self.base_digest = base_digest(self.base.folder) if self.base else None
@@ -104,7 +105,8 @@ class XTTSModelInitializer:
             setattr(self.cfg.dvae, name, getattr(shape, name))
 
     def vocabulary(self) -> Vocabulary:
-        "Letters of the language, saved as `vocab.json`; clips that cannot be trained on go to `rejects.csv`."
+        """Letters of the language, saved as `vocab.json`; clips that cannot be trained on go to
+        `rejects.csv`."""
         everything, _ = load_clips(self.segments)
         texts = [r.text.lower() for r in everything.rows if r.split == "train"]
         v = self.cfg.vocabulary
@@ -112,9 +114,9 @@ class XTTSModelInitializer:
             texts += self.lines_of(path)
         if self.base:
             known = self.base.vocabulary.languages
-            carrier = next(
-                (l for l in ("tr", "en") if l in known), (known or [""])[0]
-            )  # under which romanised Georgian goes
+            # under which romanised Georgian goes
+            first = (known or [""])[0]
+            carrier = next((tag for tag in ("tr", "en") if tag in known), first)
             content = extend_vocab(
                 self.base.vocabulary.content, texts, self.language, v.mode, v.size, carrier
             )
@@ -136,13 +138,15 @@ class XTTSModelInitializer:
     def lines_of(self, path) -> list[str]:  # Normalised sentences of a text file
         if not resolve(path).is_file():
             raise MissingError(
-                f"xtts_init.vocabulary.texts: {path}: no such file; give UTF-8 text, a sentence a line"
+                f"xtts_init.vocabulary.texts: {path}: no such file; give UTF-8 text, a sentence a "
+                "line"
             )
         lines = resolve(path).read_text(encoding="utf-8-sig").splitlines()
         return [normalize(line, self.language).text.lower() for line in lines if line.strip()]
 
     def mels(self) -> Tensor:  # [80] mel_stats
-        "Both mels of all clips on shelves, and `mel_stats.pth`: of the training clips, or the base's own."
+        """Both mels of all clips on shelves, and `mel_stats.pth`: of the training clips, or the
+        base's own."""
         made_of = [clips_digest(self.clips), "mels"]
         cached(
             self.out / "mels.json", made_of, lambda: len(mel_shelf(self.clips, self.out / "mels"))

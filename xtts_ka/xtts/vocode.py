@@ -75,7 +75,8 @@ class CodeVocoder:
 
 # %% ../../nbs/xtts/vocode.ipynb #bea7bfd8
 class LatentVocoder:
-    "The GPT's latents to a waveform, by the acoustic network of the export and a vocoder: latents know the text, codes do not."
+    """The GPT's latents to a waveform, by the acoustic network of the export and a vocoder: latents
+    know the text, codes do not."""
 
     def __init__(
         self,
@@ -110,7 +111,8 @@ class LatentVocoder:
 def find_vocoder(
     folder,  # An export
 ) -> Path | None:
-    "The vocoder of the run that an export lies in: `<run>/vocoder`, seen from `<run>/xtts` or `<run>/full_pretrain/export`."
+    """The vocoder of the run that an export lies in: `<run>/vocoder`, seen from `<run>/xtts` or
+    `<run>/full_pretrain/export`."""
     above = Path(folder).resolve().parents[:2]
     return next((p / "vocoder" for p in above if (p / "vocoder" / "generator").is_dir()), None)
 
@@ -121,7 +123,8 @@ def open_way(
     way: str = "auto",  # `decoder`, `vocoder`, or `auto`: the vocoder where there is one
     vocoder=None,  # Folder of a vocoder; default: that of the run
 ) -> CodeVocoder | LatentVocoder | None:  # None: by the decoder
-    "What turns a take into sound: by latents where the export has an acoustic network, else by codes. `MissingError` when the way asked for is not there."
+    """What turns a take into sound: by latents where the export has an acoustic network, else by
+    codes. `MissingError` when the way asked for is not there."""
     from xtts_ka.vocoder.infer import open_vocoder
     from xtts_ka.xtts.acoustic import load_acoustic
     from xtts_ka.xtts.export import load_dvae

@@ -86,8 +86,7 @@ class _Through(nn.Module):
 def make_generator(
     dim: int,  # Dimension of the GPT's latents
     channels=OFFICIAL_CHANNELS,  # As in `widths`
-    kernels=(KERNELS,)
-    * 4,  # Residual blocks of each stage, by kernel; the others pass their input on
+    kernels=(KERNELS,) * 4,  # Residual blocks of each stage, by kernel; the others: identity
     cond: int = VOICE_DIM,  # Dimension of a voice vector
 ) -> nn.Module:  # coqui's HifiganGenerator
     "XTTS's waveform decoder with narrower stages and fewer residual blocks."
@@ -133,25 +132,23 @@ def stretch(
     latents: Tensor,  # [B, n, D]
 ) -> Tensor:  # [B, D, frames of 256 samples at 24 kHz]
     "The two interpolations of coqui's `HifiDecoder.forward`."
-    z = F.interpolate(
-        latents.transpose(1, 2), scale_factor=[CODE_STRIDE / HOP], mode="linear"
-    )  # [B, n, D] -> [B, D, 4 n]
-    return F.interpolate(
-        z, scale_factor=[OUTPUT_SAMPLE_RATE / SAMPLE_RATE], mode="linear"
-    )  # [B, D, 4 n] -> [B, D, frames]
+    # [B, n, D] -> [B, D, 4 n]
+    z = F.interpolate(latents.transpose(1, 2), scale_factor=[CODE_STRIDE / HOP], mode="linear")
+    # [B, D, 4 n] -> [B, D, frames]
+    return F.interpolate(z, scale_factor=[OUTPUT_SAMPLE_RATE / SAMPLE_RATE], mode="linear")
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #c50f977f
 def pad_to_official_width(
     narrow: dict,  # State of a narrow `waveform_decoder`
     wide: dict,  # State of the official one; only shapes are read
 ) -> dict:  # State of the official width with the same output
-    "Zero-padding to the official width, exact to the last bit; residual blocks that were left out become zero."
+    """Zero-padding to the official width, exact to the last bit; residual blocks that were left out
+    become zero."""
     out = {}
     for key, value in wide.items():
         direction = key.endswith("weight.original1")  # original1: direction v, original0: gain g
-        block = torch.full_like(
-            value, float(direction)
-        )  # rows without gain: any direction but zero
+        # rows without gain: any direction but zero
+        block = torch.full_like(value, float(direction))
         if key in narrow:
             rows = tuple(slice(0, n) for n in narrow[key].shape)
             block[rows[:1]] = 0.0
@@ -162,8 +159,9 @@ def pad_to_official_width(
 # %% ../../nbs/xtts/waveform_decoder.ipynb #4c3fc9c0
 @torch.no_grad()
 def pooled(
-    encoder, wav16: Tensor
-) -> Tensor:  # [4096] what the last layer sees for [1, T] at 16 kHz
+    encoder,  # coqui's ResNetSpeakerEncoder
+    wav16: Tensor,  # [1, T] at 16 kHz
+) -> Tensor:  # [4096] input of the last layer
     seen = []
     hook = encoder.fc.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
     encoder(wav16.clone(), l2_norm=False)
@@ -182,9 +180,8 @@ def whiten_speaker_encoder(
     mean = x.mean(0)
     _, s, v = torch.linalg.svd(x - mean, full_matrices=False)
     k = int(min(rank, len(wavs) - 1, encoder.fc.out_features))
-    v = v * torch.sign(
-        v.gather(1, v.abs().argmax(1, keepdim=True))
-    )  # a sign that does not depend on the solver
+    # a sign that does not depend on the solver
+    v = v * torch.sign(v.gather(1, v.abs().argmax(1, keepdim=True)))
     rows = v[:k] / s[:k, None].clamp_min(1e-6 * float(s[0])) * len(wavs) ** 0.5
     weight = torch.zeros(encoder.fc.weight.shape, dtype=torch.double)
     weight[:k] = rows
@@ -205,11 +202,12 @@ def voice_vector(
     return torch.stack(vectors).mean(0).unsqueeze(-1)
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #b79144a2
+# n_fft, hop, window; samples at 24 kHz
 RESOLUTIONS = (
     (512, 50, 240),
     (1024, 120, 600),
     (2048, 240, 1200),
-)  # n_fft, hop, window; samples at 24 kHz
+)
 
 
 def _magnitude(wav, n_fft, hop, window) -> Tensor:  # [B, T] -> [B, bins, frames]
@@ -252,11 +250,12 @@ class MelLoss(nn.Module):
         )
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #5a0c0030
+# n_fft, hop (samples), bins and frames of a patch
 PATCHES = (
     (512, 128, 8, 4),
     (1024, 256, 4, 4),
     (2048, 512, 16, 1),
-)  # n_fft, hop (samples), bins and frames of a patch
+)
 
 
 def _spectrum(wav, n_fft, hop) -> Tensor:  # [B, T] -> [B, bins, frames] complex
@@ -270,9 +269,8 @@ def _spectrum(wav, n_fft, hop) -> Tensor:  # [B, T] -> [B, bins, frames] complex
     )
 
 
-def _patches(
-    x, bins: int, frames: int
-) -> Tensor:  # [B, K, N] -> [B, K', N'], means of patches that overlap by half
+def _patches(x, bins: int, frames: int) -> Tensor:  # [B, K, N] -> [B, K', N']
+    "Means of patches that overlap by half."
     return F.avg_pool2d(x[:, None], (bins, frames), (max(1, bins // 2), max(1, frames // 2)))[:, 0]
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #5759792d
@@ -280,21 +278,22 @@ def energy_loss(
     fake: Tensor,  # [B, T] at 24 kHz
     real: Tensor,  # [B, T]
 ) -> Tensor:  # Scalar, nepers
-    "L1 of the log energies of patches of bins and frames: noise of the right loudness costs nothing, where a loss bin by bin prefers a hum to it."
+    """L1 of the log energies of patches of bins and frames: noise of the right loudness costs
+    nothing, where a loss bin by bin prefers a hum to it."""
     total = 0.0
-    for n_fft, hop, bins, frames in PATCHES:
-
-        def power(wav):
-            return _patches(_spectrum(wav, n_fft, hop).abs().square(), bins, frames)
-
-        total = total + 0.5 * ((power(fake) + 1e-5).log() - (power(real) + 1e-5).log()).abs().mean()
+    for patch in PATCHES:
+        f, r = _patch_energies(fake, *patch), _patch_energies(real, *patch)
+        total = total + 0.5 * ((f + 1e-5).log() - (r + 1e-5).log()).abs().mean()
     return total / len(PATCHES)
 
 
-def _coherence(
-    spec, lag: int, bins: int, frames: int
-) -> Tensor:  # [B, K, N] complex -> [B, K', N'] in [-1, 1]
-    "Of patches with themselves `lag` frames later: 1 for what repeats, 0 for what does not."
+def _patch_energies(wav, n_fft, hop, bins, frames) -> Tensor:  # [B, T] -> [B, K', N']
+    return _patches(_spectrum(wav, n_fft, hop).abs().square(), bins, frames)
+
+
+def _coherence(spec, lag: int, bins: int, frames: int) -> Tensor:
+    """[B, K, N] complex -> [B, K', N'] in [-1, 1]: of patches with themselves `lag` frames later;
+    1 for what repeats, 0 for what does not."""
     a, b = spec[..., :-lag], spec[..., lag:]
 
     def mean(x):
@@ -308,7 +307,8 @@ def repetition_loss(
     fake: Tensor,  # [B, T] at 24 kHz
     real: Tensor,  # [B, T]
 ) -> Tensor:  # Scalar
-    "How much more than the recording the sound repeats itself after one frame of 256 samples, and after two."
+    """How much more than the recording the sound repeats itself after one frame of 256 samples, and
+    after two."""
     total = 0.0
     for n_fft, bins in ((512, 4), (1024, 8)):
         f, r = _spectrum(fake, n_fft, HOP), _spectrum(real, n_fft, HOP)
@@ -323,23 +323,23 @@ FRAMES = OUTPUT_SAMPLE_RATE / HOP  # Hz
 
 def start_carriers(
     net,  # A generator of `make_generator`
-    carriers: int,  # Pitches to begin with; each takes four channels of the first convolution and one after it
+    carriers: int,  # Pitches; each takes 4 channels of the first convolution and 1 after it
 ):
-    """Let some channels begin as oscillations at fixed pitches, set off wherever the latents turn, and the others without a repetition at every frame.
-    A channel's frequency beyond the frames' Nyquist goes through the first convolution as its alias and is put back by the kernel of the upsampling."""
+    """Let some channels begin as oscillations at fixed pitches, set off wherever the latents turn,
+    and the others without a repetition at every frame. A channel's frequency beyond the frames'
+    Nyquist goes through the first convolution as its alias and is put back by the kernel of the
+    upsampling."""
     carriers = min(carriers, net.conv_pre.out_channels // 4, net.ups[0].out_channels // 2)
     frequency = SPAN[0] * (SPAN[1] / SPAN[0]) ** torch.linspace(0, 1, carriers)  # [C] Hz
     kernel, stride = UPS[0]
     fine = (torch.arange(kernel) - (kernel - 1) / 2) / stride  # [16] frames from the middle
-    fade = torch.sin(
-        torch.pi * (torch.arange(kernel) + 0.5) / kernel
-    ).square()  # sums to 1 over the frames
+    # sums to 1 over the frames
+    fade = torch.sin(torch.pi * (torch.arange(kernel) + 0.5) / kernel).square()
     with torch.no_grad():
         _start_sources(net.conv_pre, frequency)
         up = net.ups[0]
-        weight = (
-            up.weight.mean(-1, keepdim=True) * fade * kernel**0.5
-        )  # [in, out, 16] constant in, constant out
+        # [in, out, 16] constant in, constant out
+        weight = up.weight.mean(-1, keepdim=True) * fade * kernel**0.5
         weight[: 4 * carriers] = 0.0
         for c, hz in enumerate(frequency):
             turn = 2 * torch.pi * hz / FRAMES * fine
@@ -349,16 +349,18 @@ def start_carriers(
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #d88a2eee
 def _start_sources(conv, frequency):
-    "Rows in fours: cosine and sine of the alias over the corners of the latents, each with both signs, so that the leaky ReLU between cancels out."
+    """Rows in fours: cosine and sine of the alias over the corners of the latents, each with both
+    signs, so that the leaky ReLU between cancels out."""
     dim = conv.weight.shape[1]
     place = torch.arange(-2.0, 3.0)  # frames
     for c, hz in enumerate(frequency):
         direction = torch.randn(dim, 1) / dim**0.5
         turn = 2 * torch.pi * hz / FRAMES * place
         for k, wave in enumerate((turn.cos(), turn.sin())):
+            # [7]
             taps = F.conv1d(F.pad(wave, (2, 2))[None, None], torch.tensor([[[0.5, -1.0, 0.5]]]))[
                 0, 0
-            ]  # [7]
+            ]
             conv.weight[4 * c + 2 * k], conv.weight[4 * c + 2 * k + 1] = (
                 direction * taps,
                 -direction * taps,
@@ -383,7 +385,8 @@ def orthogonal(
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #7d350952
 class KernelMuon(torch.optim.Optimizer):
-    "Muon for convolutions, whose kernels [out, in, k] it takes for matrices of out x (in k); torch's own takes matrices only."
+    """Muon for convolutions, whose kernels [out, in, k] it takes for matrices of out x (in k);
+    torch's own takes matrices only."""
 
     def __init__(self, params, lr: float, momentum: float = 0.95):
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -396,15 +399,15 @@ class KernelMuon(torch.optim.Optimizer):
                 mean.lerp_(p.grad, 1 - group["momentum"])
                 update = orthogonal(p.grad.lerp(mean, group["momentum"]))  # Nesterov
                 longer = max(len(p), p[0].numel())
-                p.add_(
-                    update, alpha=-group["lr"] * 0.2 * longer**0.5
-                )  # elements as large as AdamW's
+                # elements as large as AdamW's
+                p.add_(update, alpha=-group["lr"] * 0.2 * longer**0.5)
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #2bb2ee0f
 def split_kernels(
     net,  # A generator
 ) -> tuple:  # (kernels of the convolutions between channels, all other parameters)
-    "Which parameters go to which optimiser; gains, biases, voices and the last convolution are no matrices to even out."
+    """Which parameters go to which optimiser; gains, biases, voices and the last convolution are no
+    matrices to even out."""
 
     def inner(name, p):
         return p.ndim == 3 and p.shape[1] > 1 and not name.startswith(("cond", "conv_post"))
@@ -416,7 +419,8 @@ def split_kernels(
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #4eb76978
 class DecoderTask(Task):
-    "Crops of teacher-forced latents against the same stretch of the recording; a discriminator joins late, if at all."
+    """Crops of teacher-forced latents against the same stretch of the recording; a discriminator
+    joins late, if at all."""
 
     def __init__(
         self,
@@ -491,9 +495,8 @@ class DecoderTask(Task):
         options = {k: v for k, v in to_dict(self.cfg).items() if k not in ("loop", "start")}
         return {"clips": len(self.clips), "dim": self.dim, **options}
 
-    def pair(
-        self, i: int
-    ):  # stretched latents [D, frames], waveform [frames * 256] at 24 kHz, voice [512, 1]
+    def pair(self, i: int):
+        "Stretched latents [D, frames], waveform [frames * 256] at 24 kHz, voice [512, 1]."
         z = stretch(torch.from_numpy(self.latents[i])[None])[0]
         wav = torch.from_numpy(
             resample(self.clips.wav(i).numpy(), SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
@@ -522,9 +525,8 @@ class DecoderTask(Task):
         return step >= self.cfg.judge_from * self.cfg.loop.steps
 
     def speak(self, z, voice):
-        return self.net(z, g=voice)[
-            :, 0
-        ].float()  # [B, D, frames], [B, 512, 1] -> [B, frames * 256]
+        # [B, D, frames], [B, 512, 1] -> [B, frames * 256]
+        return self.net(z, g=voice)[:, 0].float()
 
     def distances(self, fake, wav) -> dict:  # Name -> scalar, of the parts in use
         with torch.autocast(wav.device.type, enabled=False):  # log-mels need all their bits
