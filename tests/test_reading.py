@@ -8,7 +8,8 @@ from xtts_ka.core.loop import fit
 from xtts_ka.core.manifest import Row
 from xtts_ka.corpus.clips import Clips, RaggedArray
 from xtts_ka.xtts.config import AlignmentConfig, GptConfig
-from xtts_ka.xtts.gpt import GptTask, start_from_codebook
+from xtts_ka.xtts.gpt import start_from_codebook
+from xtts_ka.xtts.train_gpt import GptTask
 from xtts_ka.xtts.vocabulary import Vocabulary, make_vocab
 
 LETTERS, CODES, A_LETTER = "აბგდევზთ", 24, 2

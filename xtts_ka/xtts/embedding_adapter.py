@@ -267,7 +267,7 @@ class EmbeddingAdapter:
 
     def __init__(
         self,
-        cfg: AdapterConfig = None,
+        cfg: AdapterConfig | None = None,
         xtts=None,  # coqui's Xtts that is there already; then with `model_digest`
         model_digest: str = "",  # Stands for it in the cache
     ):

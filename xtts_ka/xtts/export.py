@@ -41,7 +41,7 @@ def xtts_config(
     gpt,  # Trained GPT; its shape is read off
     vocabulary: Vocabulary,
     name: str = "xtts_ka",  # For `run_name`
-    decode: DecodeConfig = None,  # How clients choose codes when they are not told
+    decode: DecodeConfig | None = None,  # How clients choose codes when they are not told
 ):  # coqui's XttsConfig
     """The configuration an XTTS client needs to build the same network. All v2 keys are written:
     coqui's defaults are those of v1."""
@@ -173,7 +173,7 @@ def base_note(
 def make_card(
     language: str,  # Of the model
     about: dict,  # What it was made from; `data`, `data_licence` and `base` are shown
-    scores: dict = None,  # name -> number or text
+    scores: dict | None = None,  # name -> number or text
     card: str = "",  # Text to begin with instead of the default one
 ) -> str:  # Markdown
     "The text of MODEL_CARD.md: data, licence, scores."
@@ -279,7 +279,7 @@ def check_export(
     folder,  # An export
     state: dict,  # The tensors it must hold
     vocabulary: Vocabulary,
-    cond: Tensor = None,  # [1, 32, D] voice to try it with; default: noise
+    cond: Tensor | None = None,  # [1, 32, D] voice to try it with; default: noise
 ) -> int:  # How many greedy codes were compared
     """Read the folder with unmodified coqui-tts. `CheckpointError` when it holds other tensors,
     writes other ids or chooses other codes."""
@@ -320,12 +320,12 @@ def write_export(
     stats: Tensor,  # [80] mel_stats
     vocabulary: Vocabulary,
     speakers: dict,  # name -> {"gpt_cond_latent": [1, 32, D], "speaker_embedding": [1, 512, 1]}
-    dvae: dict = None,  # State of the DVAE, for training on
+    dvae: dict | None = None,  # State of the DVAE, for training on
     card: str = "",  # Text of MODEL_CARD.md; licence of the base and scores are added
-    about: dict = None,  # What it was made from, for export.json and the card
+    about: dict | None = None,  # What it was made from, for export.json and the card
     dtype: str = "float32",  # Of the weights: `float32` or `float16`
-    scores: dict = None,  # name -> number or text, for the card
-    decode: DecodeConfig = None,  # How clients choose codes when they are not told
+    scores: dict | None = None,  # name -> number or text, for the card
+    decode: DecodeConfig | None = None,  # How clients choose codes when they are not told
     reader=None,  # `CodeReader` that reads takes back, or None
     acoustic=None,  # `Acoustic` from latents to a vocoder's mel, or None
 ) -> Path:

@@ -93,7 +93,8 @@ class FastGPT:
 
     def session(
         self,
-        heads: tuple = (),  # (layer, head) of each attention head whose look at the text is wanted
+        heads: list
+        | tuple = (),  # (layer, head) of each attention head whose look at the text is wanted
     ):
         return Session(self, heads)
 
@@ -143,7 +144,7 @@ class Session:
 
     GROW = 128  # Slots
 
-    def __init__(self, gpt: FastGPT, heads: tuple = ()):
+    def __init__(self, gpt: FastGPT, heads: list | tuple = ()):
         self.gpt, self.heads = gpt, tuple(heads)
         self.queries = [None] * len(self.heads)  # [B, D / H] each, of the newest code
         self.attention = None  # [B, widest text] how they look at it, aligned at the right
@@ -163,7 +164,8 @@ class Session:
     def start(
         self,
         prefixes: list,  # B x [1, n, D], n may differ
-        texts: list = (),  # Text positions of each; they end before the prefix's last position
+        texts: list
+        | tuple = (),  # Text positions of each; they end before the prefix's last position
     ) -> Tensor:  # [B, D] latents that predict the first codes
         longest = max(p.shape[1] for p in prefixes)
         whole, latents, queries, done = (

@@ -244,8 +244,8 @@ def decode_steps(
     ids: list,  # B lists of text ids, language tag first
     cfg: DecodeConfig,
     seeds: list,  # B seeds that name the draws
-    pace: LengthPrior = None,  # Of the training clips; tightens the stop guard
-    watch: Watch = None,  # Alignment heads to be watched, where there are any
+    pace: LengthPrior | None = None,  # Of the training clips; tightens the stop guard
+    watch: Watch | None = None,  # Alignment heads to be watched, where there are any
 ):  # Yields after each step the list of all rows, with `codes` and `latents` so far
     "The loop itself, for whoever wants codes while they come."
     rows = [_Row(gpt, *x, pace, watch) for x in zip(ids, [cfg] * len(ids), seeds)]
@@ -312,10 +312,10 @@ def decode_codes(
     gpt,  # coqui's GPT in evaluation mode, or a FastGPT
     cond: Tensor,  # [1, 32, D] conditioning latents of the voice
     ids: list,  # Text ids, language tag first
-    cfg: DecodeConfig = None,
+    cfg: DecodeConfig | None = None,
     seed: int = 0,  # Names the draws
-    pace: LengthPrior = None,  # Of the training clips; tightens the stop guard
-    watch: Watch = None,  # Alignment heads to be watched
+    pace: LengthPrior | None = None,  # Of the training clips; tightens the stop guard
+    watch: Watch | None = None,  # Alignment heads to be watched
 ) -> Decoded:
     """Codes and latents of one sentence. `XttsKaError` when the text is longer than the model can
     hold."""
@@ -327,11 +327,11 @@ def decode_batch(
     gpt,  # A FastGPT; coqui's GPT goes one by one
     conds: list,  # Voices, [1, 32, D] each
     ids: list,  # Lists of text ids
-    cfg: DecodeConfig = None,
-    seeds: list = (),  # Default: 0 for all
-    pace: LengthPrior = None,
+    cfg: DecodeConfig | None = None,
+    seeds: list | tuple = (),  # Default: 0 for all
+    pace: LengthPrior | None = None,
     size: int = 8,  # Sentences at once
-    watch: Watch = None,
+    watch: Watch | None = None,
 ) -> list[Decoded]:  # In the order given
     """Many sentences: the same tokens as one by one, sooner, because weights are read once for all
     rows."""
@@ -349,7 +349,7 @@ def decode_batch(
 def candidate_score(
     take: Decoded,
     ids: int,  # Text ids of the sentence
-    pace: LengthPrior = None,
+    pace: LengthPrior | None = None,
 ) -> tuple:  # Greater is better
     """Own stop first, then the whole text, then the likeliest length and codes, in nats; a lost or
     misread letter is one."""
@@ -378,11 +378,11 @@ def decode_best(
     gpt,  # coqui's GPT in evaluation mode, or a FastGPT
     conds: list,  # Voices, [1, 32, D] each
     ids: list,  # Lists of text ids
-    cfg: DecodeConfig = None,
-    seeds: list = (),
-    pace: LengthPrior = None,
+    cfg: DecodeConfig | None = None,
+    seeds: list | tuple = (),
+    pace: LengthPrior | None = None,
     size: int = 8,  # Takes at once
-    watch: Watch = None,  # Alignment heads to watch
+    watch: Watch | None = None,  # Alignment heads to watch
     errors=None,  # (number of a sentence, codes [n]) -> errors per letter when read back, or None
 ) -> list[Decoded]:
     """The best of `cfg.best_of` takes of each sentence, and of up to `cfg.retries` more where none
