@@ -77,29 +77,21 @@ def choose_references(
     root, emb = resolve(embeddings_dir), load_matrix(resolve(embeddings_dir))
     entries = {e.utt: e for e in read_index(root)}
     names, centroids, _ = centroid_matrix(emb.matrix, emb.speakers)
-    # [N, D] @ [D, S] -> [N, S]
-    near, who, out = (
-        unit(emb.matrix) @ centroids.T,
-        np.asarray(emb.speakers, object),
-        {},
-    )
+    near = unit(emb.matrix) @ centroids.T  # [N, D] @ [D, S] -> [N, S]
+    who = np.asarray(emb.speakers, object)
+    out = {}
     for j, name in enumerate(names):
-        mine = [
-            Reference(
-                emb.utts[i],
-                root / entries[emb.utts[i]].audio,
-                entries[emb.utts[i]].seconds,
-                float(near[i, j]),
-            )
-            for i in np.flatnonzero(who == name)
-        ]
+        mine = []
+        for i in np.flatnonzero(who == name):
+            entry, cosine = entries[emb.utts[i]], float(near[i, j])
+            mine.append(Reference(entry.utt, root / entry.audio, entry.seconds, cosine))
         mine.sort(key=lambda r: (r.seconds < shortest, -r.cosine, r.utt))
         out[name] = _enough(mine, clips, seconds)
     return out
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #40e90bdf
 def _enough(refs: list, clips: int, seconds: float) -> list:
-    taken = []
+    taken: list[Reference] = []
     for r in refs[:clips]:
         if sum(t.seconds for t in taken) >= seconds:
             break
@@ -191,24 +183,15 @@ def fit_map(
         )
     test = np.isin(speakers, judges)
     xt, yt, fold = x[~test], y[~test], _folds(speakers[~test], min(4, len(names) - n), seed)
-    scores = {
-        s: np.mean(
-            [
-                _cosine(
-                    _predict(xt[fold == f], *_solve(xt[fold != f], yt[fold != f], s)), yt[fold == f]
-                )
-                for f in set(fold)
-            ]
-        )
-        for s in ridge
-    }
-    best = max(scores, key=scores.get)
+    scores = {s: _left_out_score(xt, yt, fold, s) for s in ridge}
+    best = max(scores, key=lambda s: scores[s])
     fitted = _solve(xt, yt, best)
     mapped, trials = _predict(x[test], *fitted), make_trials(speakers[test], seed)
 
     def rate(e):
         return round(float(eer(*score_trials(e, trials))[0]), 5)
 
+    constant = np.tile(yt.mean(0), (int(test.sum()), 1))
     report = {
         "pairs": int((~test).sum()),
         "speakers": len(names) - n,
@@ -216,17 +199,22 @@ def fit_map(
         "held_out_speakers": n,
         "ridge": best,
         "cosine": round(_cosine(mapped, y[test]), 5),
-        "cosine_of_constant": round(_cosine(np.tile(yt.mean(0), (int(test.sum()), 1)), y[test]), 5),
+        "cosine_of_constant": round(_cosine(constant, y[test]), 5),
         "eer_source": rate(x[test]),
         "eer_mapped": rate(mapped),
         "eer_xtts": rate(y[test]),
     }
-    return RidgeMap(
-        fitted[0].astype(np.float32),
-        fitted[1].astype(np.float32),
-        fitted[2].astype(np.float32),
-        report,
-    )
+    weight, before, after = (part.astype(np.float32) for part in fitted)
+    return RidgeMap(weight, before, after, report)
+
+
+def _left_out_score(x, y, fold, strength: float) -> float:
+    "Mean cosine on each fold of a map fitted on the others."
+    out = []
+    for f in set(fold):
+        fitted = _solve(x[fold != f], y[fold != f], strength)
+        out.append(_cosine(_predict(x[fold == f], *fitted), y[fold == f]))
+    return float(np.mean(out))
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #1af229fa
 def _write_tensors(path, tensors: dict):
@@ -492,11 +480,10 @@ def lines(
 ) -> list:  # What a person should know
     "One line a speaker, and what the map is worth."
     said = [f"{display_path(out)}: {len(about['speakers'])} voices for XTTS"]
-    said += [
-        f"{s}: {v['seconds']:.1f} s of {len(v['references'])} recordings, nearest "
-        f"{v['references'][0]['utt']} ({v['references'][0]['cosine']:.3f} to the centroid)"
-        for s, v in about["speakers"].items()
-    ]
+    for s, v in about["speakers"].items():
+        count, first = len(v["references"]), v["references"][0]
+        nearest = f"{first['utt']} ({first['cosine']:.3f} to the centroid)"
+        said.append(f"{s}: {v['seconds']:.1f} s of {count} recordings, nearest {nearest}")
     if m := about["map"]:
         said.append(
             f"map: held-out cosine {m['cosine']:.3f} (constant guess "

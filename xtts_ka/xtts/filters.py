@@ -29,7 +29,7 @@ class FilterConfig:
     max_seconds: float = Field(0.0, ge=0)  # Longest clip
     min_chars: int = Field(1, ge=0)  # Shortest text
     max_chars: int = Field(0, ge=0)  # Longest text
-    min_pace: float = Field(0.0, ge=0)  # Characters a second, at least
+    min_pace: float = Field(0.0, ge=0)  # Characters per second, at least
     max_pace: float = Field(0.0, ge=0)  # And at most; read Georgian has 10 to 18
     pace_z: float = Field(0.0, ge=0)  # Most robust deviations in pace; 5: what is clearly wrong
     script_share: float = Field(0.0, ge=0, le=1)  # Least share of letters of the language's script

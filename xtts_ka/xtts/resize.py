@@ -77,11 +77,10 @@ def new_rows(
     n = len(spelled)
     if method == "normal":
         return torch.randn(n, table.shape[1], generator=torch_rng(seed, "resize", name)).to(table)
-    rows = (
-        language_model_rows(table, vectors, seed, name)
-        if method == "language_model"
-        else matched_rows(table, n, seed, name)
-    )
+    if method == "language_model":
+        rows = language_model_rows(table, vectors, seed, name)
+    else:
+        rows = matched_rows(table, n, seed, name)
     for i, ids in enumerate(spelled):
         if ids:
             rows[i] = table[ids].mean(0)
@@ -124,55 +123,39 @@ def resize_text(
             f"new_rows language_model needs a vector for each of the {len(names)} new tokens, got "
             f"{'none' if vectors is None else len(vectors)}"
         )
-    # whose rows are means of old ones
-    spells = {"romanised": lambda t: t, "language_model": _is_tag}.get(method, lambda t: False)
-    spelled = [latin_ids(t, old) if spells(t) else [] for t in names]
+    spelled: list[list[int]] = [[] for _ in names]  # of rows that are means of old ones
+    for i, token in enumerate(names):
+        if method == "romanised" and token or method == "language_model" and _is_tag(token):
+            spelled[i] = latin_ids(token, old)
 
     def grow(table, name):
-        return (
-            torch.cat([table, new_rows(table, method, spelled, vectors, seed, name)])
-            if names
-            else table.clone()
-        )
+        if not names:
+            return table.clone()
+        return torch.cat([table, new_rows(table, method, spelled, vectors, seed, name)])
 
-    bias = gpt.text_head.bias[:, None]
+    bias = gpt.text_head.bias[:, None]  # [N, 1]
     if method == "normal":
-        bias = torch.cat([bias, bias.new_zeros(len(names), 1)])
+        added = bias.new_zeros(len(names), 1)
     else:
-        bias = torch.cat(
-            [
-                bias,
-                new_rows(
-                    bias,
-                    "matched" if method == "language_model" else method,
-                    spelled,
-                    None,
-                    seed,
-                    "bias",
-                ),
-            ]
-        )
-    out = _with_tables(
-        gpt,
-        grow(gpt.text_embedding.weight, "embedding"),
-        grow(gpt.text_head.weight, "head"),
-        bias[:, 0],
-    )
+        like = "matched" if method == "language_model" else method
+        added = new_rows(bias, like, spelled, None, seed, "bias")
+    embedding = grow(gpt.text_embedding.weight, "embedding")
+    head = grow(gpt.text_head.weight, "head")
+    out = _with_tables(gpt, embedding, head, torch.cat([bias, added])[:, 0])
     out.start_text_token, out.stop_text_token = new.start, new.stop
     return out, _report(out, old, new, method, seed, spelled)
 
 # %% ../../nbs/xtts/resize.ipynb #071fc04a
-def _with_tables(
-    gpt, embedding: Tensor, head: Tensor, bias: Tensor
-):  # The same network around other tables
+def _with_tables(gpt, embedding: Tensor, head: Tensor, bias: Tensor):
+    "The same network around other tables."
     out = copy.copy(gpt)
-    out._modules, (n, d) = dict(gpt._modules), embedding.shape
+    out._modules = dict(gpt._modules)
+    n, d = embedding.shape
     out.number_text_tokens = n
-    out.text_embedding, out.text_head = (
-        nn.Embedding(n, d, _weight=embedding),
-        nn.Linear(d, n, device="meta"),
-    )
-    out.text_head.weight, out.text_head.bias = nn.Parameter(head), nn.Parameter(bias.contiguous())
+    out.text_embedding = nn.Embedding(n, d, _weight=embedding)
+    out.text_head = nn.Linear(d, n, device="meta")
+    out.text_head.weight = nn.Parameter(head)
+    out.text_head.bias = nn.Parameter(bias.contiguous())
     return out.train(gpt.training)
 
 # %% ../../nbs/xtts/resize.ipynb #59b517d0

@@ -10,6 +10,7 @@ __all__ = ['Decoded', 'sample_token', 'LengthPrior', 'fit_pace', 'Watch', 'decod
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,8 +80,6 @@ def fit_pace(
     codes: list,  # Numbers of codes of the same clips
 ) -> LengthPrior:
     "The pace of recorded speech. `XttsKaError` with fewer than two different lengths of text."
-    import numpy as np
-
     x, y = np.asarray(ids, float), np.asarray(codes, float)
     if len(np.unique(x)) < 2:
         raise XttsKaError(
@@ -92,12 +91,8 @@ def fit_pace(
     slope = float(max(np.median(dy[dx != 0] / dx[dx != 0]), 0.0))
     base = float(max(np.median(y - slope * x), 0.0))
     log = np.log(y / np.maximum(1.0, base + slope * x))
-    return LengthPrior(
-        base,
-        slope,
-        float(max(1.4826 * np.median(np.abs(log - np.median(log))), 0.08)),
-        int(x.max()),
-    )
+    spread = float(max(1.4826 * np.median(np.abs(log - np.median(log))), 0.08))
+    return LengthPrior(base, slope, spread, int(x.max()))
 
 # %% ../../nbs/xtts/sampling.ipynb #9d421ee2
 @dataclass(frozen=True)
@@ -389,7 +384,7 @@ def decode_best(
     is good. Without `watch` and `errors` nothing is repeated."""
     cfg = cfg or DecodeConfig()
     seeds, prior = list(seeds) or [0] * len(ids), pace if cfg.length_prior else None
-    best = [None] * len(ids)
+    best: list = [None] * len(ids)
 
     def speak(jobs, cfg):  # [(sentence, take)]
         chosen = [[x[i] for i, _ in jobs] for x in (conds, ids)]

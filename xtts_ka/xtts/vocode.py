@@ -68,8 +68,11 @@ class CodeVocoder:
         return resample(wav, SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
 
     def say(
-        self, take, vector: Tensor, speed: float = 1.0
-    ) -> np.ndarray:  # A `Decoded`, [1, 512, 1] -> [T] float32 at 24 kHz
+        self,
+        take,  # A `Decoded`
+        vector: Tensor,  # [1, 512, 1]; not used, codes hold the voice
+        speed: float = 1.0,
+    ) -> np.ndarray:  # [T] float32 at 24 kHz
         "A take by its codes."
         return self.speak(take.codes, speed)
 
@@ -93,14 +96,19 @@ class LatentVocoder:
 
     @torch.inference_mode()
     def mel(
-        self, latents: Tensor, vector: Tensor
-    ) -> Tensor:  # [n, D], [1, 512, 1] -> [n_mels, 4 n] log-mel
+        self,
+        latents: Tensor,  # [n, D]
+        vector: Tensor,  # [1, 512, 1]
+    ) -> Tensor:  # [n_mels, 4 n] log-mel
         return self.acoustic(latents[None], vector[..., 0])[0]
 
     @torch.inference_mode()
     def say(
-        self, take, vector: Tensor, speed: float = 1.0
-    ) -> np.ndarray:  # A `Decoded`, [1, 512, 1] -> [T] float32 at 24 kHz
+        self,
+        take,  # A `Decoded`
+        vector: Tensor,  # [1, 512, 1]
+        speed: float = 1.0,
+    ) -> np.ndarray:  # [T] float32 at 24 kHz
         "A take by its latents."
         mel = self.mel(take.latents, vector)
         if speed != 1.0:
