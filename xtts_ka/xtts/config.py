@@ -132,9 +132,9 @@ class GptConfig:
     """Size and training of the GPT. XTTS-v2: 30 layers, dim 1,024, 16 heads, 402 text ids, 605
     codes."""
 
-    layers: int = Field(4, ge=1)
+    layers: int = Field(4, ge=1)  # Transformer blocks
     dim: int = Field(128, ge=16)  # Width; a multiple of `heads`
-    heads: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)  # Attention heads of a block
     max_text: int = Field(250, ge=8, le=402)  # Text ids of the longest sentence
     max_codes: int = Field(400, ge=8)  # Codes of the longest sentence, 46.4 ms each
     # Weight of the text loss beside the code loss; coqui: 0.01

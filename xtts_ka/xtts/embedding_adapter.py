@@ -11,6 +11,7 @@ import hashlib
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -138,9 +139,8 @@ def _cosine(a, b) -> float:
     return float(np.einsum("nd,nd->n", unit(a), unit(b)).mean())
 
 
-def _folds(
-    speakers, folds: int, seed: int
-) -> np.ndarray:  # [N] number of the part of each row; a speaker is in one
+def _folds(speakers, folds: int, seed: int) -> np.ndarray:  # [N] fold of each row
+    "A speaker is in one fold."
     names = sorted(set(speakers), key=lambda s: place(seed, s))
     at = {s: i % folds for i, s in enumerate(names)}
     return np.array([at[s] for s in speakers])
@@ -250,8 +250,8 @@ def _read_tensors(path):  # dict, or None when it is not there, damaged or somet
     return tensors if sha == _sha(tensors) else None
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #1a54b26d
-class EmbeddingAdapter:
-    "Voices for XTTS from a corpus's embeddings."
+class _Voices:
+    "A model, and the voices it computes, kept by content."
 
     def __init__(
         self,
@@ -259,18 +259,18 @@ class EmbeddingAdapter:
         xtts=None,  # coqui's Xtts that is there already; then with `model_digest`
         model_digest: str = "",  # Stands for it in the cache
     ):
-        self.cfg, self.xtts, self.map = cfg or AdapterConfig(), xtts, None
+        self.cfg = cfg or AdapterConfig()
+        self.xtts = xtts
+        self.map: RidgeMap | None = None
         self.out = resolve(self.cfg.output_dir)
-        self.folder = None if xtts else find_base(self.cfg.model, self.cfg.accept_licence)
+        self.folder: Any = None if xtts else find_base(self.cfg.model, self.cfg.accept_licence)
         self.made_by = model_digest or self._digest_model()
 
     def _digest_model(self) -> str:
         cache = DigestCache(self.out / "cache/digests.json")
-        found = {
-            n: cache.file(self.folder / n)
-            for n in ("model.pth", "config.json", "mel_stats.pth")
-            if (self.folder / n).is_file()
-        }
+        names = ("model.pth", "config.json", "mel_stats.pth")
+        there = [n for n in names if (self.folder / n).is_file()]
+        found = {n: cache.file(self.folder / n) for n in there}
         cache.save()
         return digest(found)
 
@@ -282,11 +282,9 @@ class EmbeddingAdapter:
             self.xtts = load_stock(self.folder)
         return self.xtts
 
-    def references(self) -> dict:
-        # speaker -> [Reference]
-        return choose_references(
-            self.cfg.embeddings_dir, self.cfg.clips, self.cfg.seconds, self.cfg.shortest
-        )
+    def references(self) -> dict:  # speaker -> [Reference]
+        c = self.cfg
+        return choose_references(c.embeddings_dir, c.clips, c.seconds, c.shortest)
 
     def _wavs(self, paths) -> list:  # [T] float32 at 22,050 Hz
         import torch
@@ -294,165 +292,148 @@ class EmbeddingAdapter:
         return [torch.from_numpy(read_audio(p, SAMPLE_RATE)[0]) for p in paths]
 
     def _key(self, paths, what: str) -> str:
-        return digest(
-            [what, self.made_by, [hashlib.sha256(Path(p).read_bytes()).hexdigest() for p in paths]]
-        )
+        files = [hashlib.sha256(Path(p).read_bytes()).hexdigest() for p in paths]
+        return digest([what, self.made_by, files])
+
+    def voice(
+        self,
+        paths,  # Recordings of one voice
+        name: str = "voice",  # For the cache's file name
+        force: bool = False,  # Compute also what is there
+    ) -> dict:  # gpt_cond_latent [1, 32, D], speaker_embedding [1, 512, 1]
+        """XTTS's own latents and vector of a voice, from the cache when the same model has encoded
+        the same recordings."""
+        if lost := [p for p in paths if not Path(p).is_file()]:
+            raise MissingError(
+                f"{display_path(lost[0])}: the recording is not there any more; embed the corpus "
+                "again (xtts-ka embed)"
+            )
+        path = self.out / f"cache/{slug(name, 60)}-{self._key(paths, 'voice')[:16]}.safetensors"
+        if not force and (held := _read_tensors(path)):
+            return held
+        made = self._compute_voice(self._wavs(paths), name)
+        _write_tensors(path, made)
+        return made
+
+    def _compute_voice(self, wavs: list, name: str) -> dict:
+        import torch
+
+        from xtts_ka.xtts.waveform_decoder import voice_vector
+
+        seconds = sum(map(len, wavs)) / SAMPLE_RATE
+        if seconds < 0.33:
+            raise XttsKaError(
+                f"{name}: {seconds:.2f} s of reference speech, XTTS needs 0.33 s at least; give "
+                "longer recordings"
+            )
+        with torch.inference_mode():
+            cond = self.model.get_gpt_cond_latents(
+                torch.cat(wavs)[None], SAMPLE_RATE, length=30, chunk_length=6
+            )
+        vector = voice_vector(self.model.hifigan_decoder.speaker_encoder, wavs)
+        return {"gpt_cond_latent": cond.clone(), "speaker_embedding": vector.clone()}
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #d82a0957
-from fastcore.basics import patch
+class EmbeddingAdapter(_Voices):
+    "Voices for XTTS from a corpus's embeddings."
 
+    def pair_vectors(self, force: bool = False) -> tuple:
+        """(source [N, d], target [N, 512], speakers [N]) of a keyed choice of recordings, by the
+        store and by XTTS's speaker encoder."""
+        root = resolve(self.cfg.embeddings_dir if self.cfg.pairs == "store" else self.cfg.pairs)
+        emb, entries = load_matrix(root), {e.utt: e for e in read_index(root)}
+        order = rng(self.cfg.seed, "pairs").permutation(len(emb))
+        chosen = sorted(order[: self.cfg.pair_clips].tolist())
+        paths = [root / entries[emb.utts[i]].audio for i in chosen]
+        if lost := [p for p in paths if not p.is_file()]:
+            raise MissingError(
+                f"{len(lost)} recordings of the pairs are not there, first {display_path(lost[0])}"
+            )
+        target = [self._pair_vector(p, force) for p in bar(paths, "pairs")]
+        return emb.matrix[chosen], np.stack(target), [emb.speakers[i] for i in chosen]
 
-@patch
-def voice(
-    self: EmbeddingAdapter,
-    paths,  # Recordings of one voice
-    name: str = "voice",  # For the cache's file name
-    force: bool = False,  # Compute also what is there
-) -> dict:  # gpt_cond_latent [1, 32, D], speaker_embedding [1, 512, 1]
-    """XTTS's own latents and vector of a voice, from the cache when the same model has heard the
-    same recordings."""
-    import torch
+    def _pair_vector(self, path, force: bool) -> np.ndarray:  # [512]
+        from xtts_ka.xtts.waveform_decoder import voice_vector
 
-    if lost := [p for p in paths if not Path(p).is_file()]:
-        raise MissingError(
-            f"{display_path(lost[0])}: the recording is not there any more; embed the corpus "
-            "again (xtts-ka embed)"
-        )
-    path = self.out / f"cache/{slug(name, 60)}-{self._key(paths, 'voice')[:16]}.safetensors"
-    if not force and (held := _read_tensors(path)):
-        return held
-    wavs = self._wavs(paths)
-    if sum(map(len, wavs)) < 0.33 * SAMPLE_RATE:
-        raise XttsKaError(
-            f"{name}: {sum(map(len, wavs)) / SAMPLE_RATE:.2f} s of reference speech, XTTS needs "
-            "0.33 s at least; give longer recordings"
-        )
-    with torch.inference_mode():
-        cond = self.model.get_gpt_cond_latents(
-            torch.cat(wavs)[None], SAMPLE_RATE, length=30, chunk_length=6
-        )
-    from xtts_ka.xtts.waveform_decoder import voice_vector
-
-    made = {
-        "gpt_cond_latent": cond.clone(),
-        "speaker_embedding": voice_vector(self.model.hifigan_decoder.speaker_encoder, wavs).clone(),
-    }
-    _write_tensors(path, made)
-    return made
-
-# %% ../../nbs/xtts/embedding_adapter.ipynb #c5639b6e
-@patch
-def pair_vectors(
-    self: EmbeddingAdapter,
-    force: bool = False,
-) -> tuple:  # (source [N, d], target [N, 512], speakers [N])
-    """Recordings that both networks have heard: a keyed choice of the store's, by XTTS's speaker
-    encoder."""
-
-    from xtts_ka.xtts.waveform_decoder import voice_vector
-
-    root = resolve(self.cfg.embeddings_dir if self.cfg.pairs == "store" else self.cfg.pairs)
-    emb, entries = load_matrix(root), {e.utt: e for e in read_index(root)}
-    chosen = sorted(
-        rng(self.cfg.seed, "pairs").permutation(len(emb))[: self.cfg.pair_clips].tolist()
-    )
-    paths = [root / entries[emb.utts[i]].audio for i in chosen]
-    if lost := [p for p in paths if not p.is_file()]:
-        raise MissingError(
-            f"{len(lost)} recordings of the pairs are not there, first {display_path(lost[0])}"
-        )
-    target = []
-    for p in bar(paths, "pairs"):
-        kept = self.out / f"cache/pairs/{self._key([p], 'pair')[:24]}.safetensors"
+        kept = self.out / f"cache/pairs/{self._key([path], 'pair')[:24]}.safetensors"
         held = None if force else _read_tensors(kept)
         if held is None:
-            vector = voice_vector(self.model.hifigan_decoder.speaker_encoder, self._wavs([p]))
+            vector = voice_vector(self.model.hifigan_decoder.speaker_encoder, self._wavs([path]))
             held = {"v": vector[0, :, 0].clone()}  # [1, 512, 1] -> [512]
             _write_tensors(kept, held)
-        target.append(held["v"].numpy())
-    return emb.matrix[chosen], np.stack(target), [emb.speakers[i] for i in chosen]
+        return held["v"].numpy()
 
-# %% ../../nbs/xtts/embedding_adapter.ipynb #a786c6d5
-@patch
-def fit(
-    self: EmbeddingAdapter,
-    force: bool = False,  # Hear the pairs again
-) -> RidgeMap:
-    "Fit the map on the pairs, and keep it as `map.safetensors` with its report."
-    import torch
+    def fit(
+        self,
+        force: bool = False,  # Encode the pairs again
+    ) -> RidgeMap:
+        "Fit the map on the pairs, and keep it as `map.safetensors` with its report."
+        import torch
 
-    if not self.cfg.pairs:
-        raise XttsKaError(
-            "a map needs pairs, recordings that both networks have heard: pairs=store takes those "
-            "of embeddings_dir. Voice embeddings are not turned into XTTS's by cutting or padding"
-        )
-    self.map = fit_map(*self.pair_vectors(force), self.cfg.held_out, self.cfg.ridge, self.cfg.seed)
-    _write_tensors(
-        self.out / "map.safetensors",
-        {
-            "weight": torch.from_numpy(self.map.weight),
-            "before": torch.from_numpy(self.map.before),
-            "after": torch.from_numpy(self.map.after),
-        },
-    )
-    return self.map
+        if not self.cfg.pairs:
+            raise XttsKaError(
+                "a map needs pairs, recordings that both networks have heard: pairs=store takes "
+                "those of embeddings_dir. Voice embeddings are not turned into XTTS's by cutting "
+                "or padding"
+            )
+        source, target, speakers = self.pair_vectors(force)
+        c = self.cfg
+        self.map = fitted = fit_map(source, target, speakers, c.held_out, c.ridge, c.seed)
+        parts = {k: torch.from_numpy(getattr(fitted, k)) for k in ("weight", "before", "after")}
+        _write_tensors(self.out / "map.safetensors", parts)
+        return fitted
 
-# %% ../../nbs/xtts/embedding_adapter.ipynb #b161766b
-@patch
-def adapt(
-    self: EmbeddingAdapter,
-    vectors,  # [..., d] voice embeddings
-) -> np.ndarray:  # [..., 512] XTTS's speaker vectors, of length 1
-    """Map vectors. `XttsKaError` without a fitted map, whatever their shape: a vector of 512
-    numbers of another network is no XTTS vector either."""
-    if self.map is None and (held := _read_tensors(self.out / "map.safetensors")):
-        self.map = RidgeMap(*(held[k].numpy() for k in ("weight", "before", "after")))
-    if self.map is None:
-        raise XttsKaError(
-            f"no map: a voice embedding of {np.shape(vectors)[-1]} numbers is not XTTS's vector "
-            "of 512, and casting its shape would make noise of it. Fit one with pairs=store, or "
-            "give recordings and use XTTS's own vectors"
-        )
-    return self.map(vectors)
+    def adapt(
+        self,
+        vectors,  # [..., d] voice embeddings
+    ) -> np.ndarray:  # [..., 512] XTTS's speaker vectors, of length 1
+        """Map vectors. `XttsKaError` without a fitted map, whatever their shape: a vector of 512
+        numbers of another network is no XTTS vector either."""
+        if self.map is None and (held := _read_tensors(self.out / "map.safetensors")):
+            self.map = RidgeMap(*(held[k].numpy() for k in ("weight", "before", "after")))
+        if self.map is None:
+            raise XttsKaError(
+                f"no map: a voice embedding of {np.shape(vectors)[-1]} numbers is not XTTS's "
+                "vector of 512, and casting its shape would make noise of it. Fit one with "
+                "pairs=store, or give recordings and use XTTS's own vectors"
+            )
+        return self.map(vectors)
 
-# %% ../../nbs/xtts/embedding_adapter.ipynb #53023ac1
-@patch
-def run(
-    self: EmbeddingAdapter,
-    force: bool = False,  # Compute also what is up to date
-) -> dict:  # Content of adapter.json
-    """All speakers: `speakers_xtts.pth` as XTTS clients read it, and `adapter.json` with what each
-    voice was made of."""
-    import torch
+    def run(
+        self,
+        force: bool = False,  # Compute also what is up to date
+    ) -> dict:  # Content of adapter.json
+        """All speakers: `speakers_xtts.pth` as XTTS clients read it, and `adapter.json` with what
+        each voice was made of."""
+        import torch
 
-    chosen = self.references()
-    voices = {
-        s: self.voice([r.path for r in refs], s, force)
-        for s, refs in bar(chosen.items(), "voices", total=len(chosen))
+        chosen = self.references()
+        names = ("gpt_cond_latent", "speaker_embedding")
+        voices = {}
+        for speaker, refs in bar(chosen.items(), "voices", total=len(chosen)):
+            made = self.voice([r.path for r in refs], speaker, force)
+            voices[speaker] = {k: made[k] for k in names}
+        buffer = io.BytesIO()
+        torch.save(voices, buffer)
+        atomic_write(self.out / "speakers_xtts.pth", buffer.getvalue())
+        about = {
+            "model": self.cfg.model,
+            "model_digest": self.made_by,
+            "map": self.fit(force).report if self.cfg.pairs else None,
+            "speakers": {s: _about_voice(refs) for s, refs in chosen.items()},
+        }
+        write_json(self.out / "adapter.json", about)
+        return about
+
+
+def _about_voice(refs: list) -> dict:
+    return {
+        "seconds": round(sum(r.seconds for r in refs), 2),
+        "references": [
+            {"utt": r.utt, "audio": display_path(r.path), "cosine": round(r.cosine, 4)}
+            for r in refs
+        ],
     }
-    buffer = io.BytesIO()
-    torch.save(
-        {s: {k: v[k] for k in ("gpt_cond_latent", "speaker_embedding")} for s, v in voices.items()},
-        buffer,
-    )
-    atomic_write(self.out / "speakers_xtts.pth", buffer.getvalue())
-    about = {
-        "model": self.cfg.model,
-        "model_digest": self.made_by,
-        "map": self.fit(force).report if self.cfg.pairs else None,
-        "speakers": {
-            s: {
-                "seconds": round(sum(r.seconds for r in refs), 2),
-                "references": [
-                    {"utt": r.utt, "audio": display_path(r.path), "cosine": round(r.cosine, 4)}
-                    for r in refs
-                ],
-            }
-            for s, refs in chosen.items()
-        },
-    }
-    write_json(self.out / "adapter.json", about)
-    return about
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #acc97a82
 def add_arguments(
