@@ -17,7 +17,7 @@ from ..core.config import build, to_dict
 from ..core.errors import CheckpointError
 from ..core.loop import Task
 from ..core.randomness import rng, seeded_step
-from ..corpus.clips import Clips, RaggedArray
+from ..corpus.clips import Clips
 from ..vocoder.config import MelConfig
 from ..vocoder.features import LogMel
 from .config import AcousticConfig
@@ -46,6 +46,9 @@ class Block(nn.Module):
 # %% ../../nbs/xtts/acoustic.ipynb #940dd7ce
 class Acoustic(nn.Module):
     "Latents and a voice to a log-mel."
+
+    mean: Tensor  # [n_mels], a buffer
+    std: Tensor  # [n_mels], a buffer
 
     def __init__(
         self,
@@ -90,7 +93,11 @@ class AcousticTask(Task):
         voices: dict,  # Speaker -> [1, 512, 1]
         mel: MelConfig,
     ):
-        self.cfg, self.clips, self.latents, self.voices, self.mel = cfg, clips, latents, voices, mel
+        self.cfg = cfg
+        self.clips = clips
+        self.latents = latents
+        self.voices = voices
+        self.mel = mel
         self.transform = LogMel(mel)
         self.train = clips.split("train")
         self.val = (clips.split("val") or self.train)[:32]

@@ -143,7 +143,7 @@ def check_heads(
 def head_scores(
     gpt,  # coqui's GPT
     inputs: tuple,  # [B, L, D] input of each block: `hidden_states` of the transformer
-    heads: list,  # [[layer, head], ...]
+    heads: list | tuple,  # [[layer, head], ...]
     first: int,  # Position of the first code
     seen: Tensor,  # [B, L] positions that are no padding
 ) -> Tensor:  # [heads, B, L - first, L] scores before the softmax; -inf where a code may not look

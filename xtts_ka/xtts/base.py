@@ -16,6 +16,7 @@ import zipfile
 from functools import cached_property
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -623,9 +624,9 @@ def write_random_base(
 
 # %% ../../nbs/xtts/base.ipynb #f2205cdc
 def _random_nets(preset: str, v: Vocabulary, seed: int):  # (GPT, HifiDecoder, DiscreteVAE)
-    sizes = PRESETS[preset]
+    sizes: Any = PRESETS[preset]
     with torch.random.fork_rng(devices=[]):
         seeded_step(seed, "random base", preset)
         dvae = DvaeConfig(**sizes["dvae"])
-        gpt = make_gpt(GptConfig(**sizes["gpt"]), len(v), v.start, v.stop, dvae.codes)
+        gpt: Any = make_gpt(GptConfig(**sizes["gpt"]), len(v), v.start, v.stop, dvae.codes)
         return gpt, make_decoder(gpt.model_dim), make_dvae(dvae)

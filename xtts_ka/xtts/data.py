@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..core.checkpoint import read_tensors
 from ..core.errors import AudioError, ManifestError, MissingError
-from ..core.loop import Batches
+from ..core.loop import Batches, LoopConfig
 from ..core.manifest import Reject, read_manifest
 from ..core.paths import display_path, resolve
 from ..core.progress import bar
@@ -245,8 +245,8 @@ class CollateFunction:
         vocabulary: Vocabulary | None = None,  # With `codebook`: names START and STOP of text
         codebook: int = 0,  # Audio codes; START and STOP come after them. 0: no inputs and targets
     ):
-        self.tokens = None
-        if codebook:
+        self.tokens: SimpleNamespace | None = None
+        if codebook and vocabulary is not None:
             self.tokens = SimpleNamespace(
                 start_text_token=vocabulary.start,
                 stop_text_token=vocabulary.stop,
@@ -299,8 +299,9 @@ class EpochBatches(Sampler):
         rank: int = 0,
         world: int = 1,  # This process, and how many there are
     ):
-        cfg = SimpleNamespace(batch_size=batch_size, seed=data.seed, bucket=bucket)
-        self.batches, self.epoch = Batches(data, cfg, rank, world), epoch
+        cfg = LoopConfig(batch_size=batch_size, seed=data.seed, bucket=bucket)
+        self.batches = Batches(data, cfg, rank, world)
+        self.epoch = epoch
 
     def set_epoch(self, epoch: int):
         self.epoch = epoch

@@ -7,6 +7,8 @@ __all__ = ['make_dvae', 'DeadCodeReset', 'init_codebook', 'Reader', 'even_letter
            'reconstruction']
 
 # %% ../../nbs/xtts/dvae.ipynb #ad732535
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +39,8 @@ def make_dvae(
 # %% ../../nbs/xtts/dvae.ipynb #f900220c
 class DeadCodeReset(nn.Module):
     "Moves codes that nothing uses onto frames of the present batch."
+
+    idle: Tensor  # [codes] steps since each was used, a buffer
 
     def __init__(self, codes: int, after: int):
         super().__init__()
@@ -115,7 +119,7 @@ def even_letters(
 # %% ../../nbs/xtts/dvae.ipynb #ae17fb22
 @torch.no_grad()
 def encode(
-    dvae: nn.Module,  # Trained DVAE
+    dvae: Any,  # Trained DVAE
     mel: Tensor,  # [80, 4 n] normalised log-mel
 ) -> Tensor:  # [n] long codes
     "Codes of a clip; without padding, so that they do not depend on their neighbours in a batch."
@@ -124,7 +128,7 @@ def encode(
 
 @torch.no_grad()
 def decode(
-    dvae: nn.Module,  # Trained DVAE
+    dvae: Any,  # Trained DVAE
     codes: Tensor,  # [n] long
 ) -> Tensor:  # [80, 4 n] normalised log-mel
     return dvae.decode(codes[None])[0][0]
@@ -138,7 +142,7 @@ def perplexity(
 
 # %% ../../nbs/xtts/dvae.ipynb #c8aa2a5d
 def reconstruction(
-    dvae: nn.Module,  # Trained DVAE
+    dvae: Any,  # Trained DVAE
     mels: list,  # [80, 4 n] normalised log-mels
 ) -> dict:  # recon, variance, share = recon / variance, perplexity, used, counts [K]
     "How much of the clips' variance the codes lose, and how many codes they use."

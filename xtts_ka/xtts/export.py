@@ -9,6 +9,7 @@ __all__ = ['CPML', 'TIE', 'xtts_config', 'model_state', 'as_written', 'base_note
 
 # %% ../../nbs/xtts/export.ipynb #53a2cc4d
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,9 +94,8 @@ def model_state(
     stats: Tensor,  # [80] mel_stats
 ) -> dict:  # name -> tensor, as in XTTS's model.pth
     "The state of coqui's Xtts from ours; a narrow decoder is widened exactly."
-    shapes = dict(
-        make_decoder(gpt.model_dim, OFFICIAL_CHANNELS).waveform_decoder.state_dict().items()
-    )
+    official: Any = make_decoder(gpt.model_dim, OFFICIAL_CHANNELS)
+    shapes = dict(official.waveform_decoder.state_dict().items())
     own = {
         k: v
         for k, v in gpt.state_dict().items()

@@ -8,7 +8,7 @@ __all__ = ['PRECISIONS', 'vnni', 'matrix', 'FastGPT', 'Session', 'fast_latents',
 
 # %% ../../nbs/xtts/fast.ipynb #15d7c785
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -146,8 +146,14 @@ class Session:
 
     def __init__(self, gpt: FastGPT, heads: list | tuple = ()):
         self.gpt, self.heads = gpt, tuple(heads)
-        self.queries = [None] * len(self.heads)  # [B, D / H] each, of the newest code
-        self.attention = None  # [B, widest text] how they look at it, aligned at the right
+        self.queries: list = [None] * len(self.heads)  # [B, D / H] each, of the newest code
+        self.attention: Any = None  # [B, widest text] how they look at it, aligned at the right
+        # what `start` makes
+        self.cache: list = []  # keys and values of each layer, [B, H, slots, D / H]
+        self.at = 0  # slot of the next code
+        self.lead: Any = None  # [B] empty slots in front
+        self.keys: Any = None  # [B, heads, widest, D / H] of the text
+        self.outside: Any = None  # [B, 1, widest] -inf before a shorter text; None: all equal
 
     def note(self, layer: int, q: Tensor):  # [B, H, n, D / H]
         for n, (own, head) in enumerate(self.heads):
@@ -168,12 +174,10 @@ class Session:
         | tuple = (),  # Text positions of each; they end before the prefix's last position
     ) -> Tensor:  # [B, D] latents that predict the first codes
         longest = max(p.shape[1] for p in prefixes)
-        whole, latents, queries, done = (
-            self._buffers(len(prefixes), longest + self.GROW),
-            [],
-            [],
-            [],
-        )
+        whole = self._buffers(len(prefixes), longest + self.GROW)
+        latents: list = []
+        queries: list = []
+        done: list = []
         for row, p in enumerate(prefixes):
             own = slice(longest - p.shape[1], longest)
             twin = next(
@@ -196,7 +200,7 @@ class Session:
             self._look(texts, [torch.cat(q) for q in zip(*queries)])
         return torch.cat(latents)
 
-    def _look(self, texts: list, queries: list):
+    def _look(self, texts: list | tuple, queries: list):
         "Lay the text's keys aside, and look for the first time."
         widest, end = max(texts), self.at - 1
         keys = [self.cache[layer][0][:, head, end - widest : end] for layer, head in self.heads]
@@ -252,7 +256,7 @@ class Session:
 # %% ../../nbs/xtts/fast.ipynb #4e538ca2
 @torch.inference_mode()
 def fast_latents(
-    gpt: FastGPT,
+    gpt: Any,  # `FastGPT`
     cond: Tensor,  # [1, 32, D] conditioning latents of the voice
     ids: list,  # Text ids
     codes: Tensor,  # [n] long
@@ -304,7 +308,7 @@ def _plain(net, name) -> Tensor:  # Direction and gain multiplied
 # %% ../../nbs/xtts/fast.ipynb #02db7032
 def _alive(state: dict, stages: int, blocks: int) -> list:  # [stages + 1]
     "Channels of each stage up to the last that anything writes to or reads from, a multiple of 16."
-    used = [set() for _ in range(stages + 1)]
+    used: list[set] = [set() for _ in range(stages + 1)]
 
     def note(stage, tensor, axis=0):
         used[stage].update(

@@ -10,6 +10,7 @@ __all__ = ['IGNORE', 'quiet', 'make_gpt', 'start_from_codebook', 'padded', 'sequ
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -145,7 +146,7 @@ class GptOutput:
     text: Tensor  # [B, n + 2, text ids] logits
     codes: Tensor  # [B, m + 1, codes + 2] logits
     latents: Tensor  # [B, m + 1, D] that predict the codes
-    scores: Tensor | None  # [heads, B, m + 1, L] attention scores of the heads that were asked for
+    scores: Any  # [heads, B, m + 1, L] attention scores of the requested heads; None without any
     first: int  # Position of the first text position
     inputs: tuple  # [B, L, D] input of each block; empty when no head was asked for
     seen: Tensor  # [B, L] False where there is padding between text and codes
@@ -231,7 +232,7 @@ class Lora(nn.Module):
 
 # %% ../../nbs/xtts/gpt.ipynb #7a4016a1
 def adapt(
-    gpt: nn.Module,  # coqui's GPT; changed in place
+    gpt: Any,  # coqui's GPT; changed in place
     cfg: GptConfig,  # `freeze`, `lora`, `checkpointing`
 ) -> nn.Module:
     "Choose what is trained. `ConfigError` for a name that fits nothing."

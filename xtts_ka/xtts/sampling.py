@@ -9,6 +9,7 @@ __all__ = ['Decoded', 'sample_token', 'LengthPrior', 'fit_pace', 'Watch', 'decod
 # %% ../../nbs/xtts/sampling.ipynb #7f562cba
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,7 +113,8 @@ class _Pointer:
         self.last = max(2, len(ids) + 1 - cfg.end_slack)  # from here on it may stop
         self.patience = math.ceil(pace.base) + cfg.end_wait if pace else None
         self.enough = pace.expected(len(ids)) * math.exp(2 * pace.spread) if pace else math.inf
-        self.rows, self.arrived, self.waited = [], 0, 0
+        self.rows: list = []  # attention of each code
+        self.arrived, self.waited = 0, 0
 
     def see(self, attention: Tensor, at: int):  # [places], the greatest of them
         self.rows.append(attention)
@@ -245,7 +247,7 @@ def decode_steps(
     "The loop itself, for whoever wants codes while they come."
     rows = [_Row(gpt, *x, pace, watch) for x in zip(ids, [cfg] * len(ids), seeds)]
     heads = watch.heads if watch else ()
-    session = gpt.session(heads) if hasattr(gpt, "session") else _Stock(gpt, heads)
+    session: Any = gpt.session(heads) if hasattr(gpt, "session") else _Stock(gpt, heads)
     start = _code_input(gpt, [gpt.start_audio_token], 0)
     prefixes = [torch.cat([prefix(gpt, c, i), start], 1) for c, i in zip(conds, ids)]
     latents = session.start(prefixes, [len(i) + 2 for i in ids])  # B x [1, n, D] -> [B, D]
@@ -330,12 +332,13 @@ def decode_batch(
 ) -> list[Decoded]:  # In the order given
     """Many sentences: the same tokens as one by one, sooner, because weights are read once for all
     rows."""
-    seeds, out = list(seeds) or [0] * len(ids), [None] * len(ids)
+    seeds = list(seeds) or [0] * len(ids)
+    out: list = [None] * len(ids)
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # like lengths end together
     size = size if hasattr(gpt, "session") else 1
     for group in (order[a : a + size] for a in range(0, len(order), size)):
-        chosen = [[x[i] for i in group] for x in (conds, ids, seeds)]
-        *_, rows = decode_steps(gpt, *chosen[:2], cfg or DecodeConfig(), chosen[2], pace, watch)
+        voices, texts, draws = ([x[i] for i in group] for x in (conds, ids, seeds))
+        *_, rows = decode_steps(gpt, voices, texts, cfg or DecodeConfig(), draws, pace, watch)
         for i, row in zip(group, rows):
             out[i] = row.decoded()
     return out

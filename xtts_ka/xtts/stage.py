@@ -541,7 +541,7 @@ class Pretrain(_SoundStep):
     ) -> dict:  # Flat metrics of the stage
         "`metrics.json` for the report."
         metrics = {
-            "GPT loss, nats a code": round(gpt.best_score, 4),
+            "GPT loss, nats a code": _rounded(gpt.best_score),
             "unigram, nats a code": round(self.unigram, 4),
             "GPT best step": gpt.best_step,
             "GPT parameters": sum(p.numel() for p in self.gpt_net.parameters()),
@@ -552,13 +552,19 @@ class Pretrain(_SoundStep):
             metrics["speaker encoder CPU seconds"] = round(self.learned.cpu_seconds, 1)
             metrics["guests"] = len(self.guests.of) if self.guests else 0
         if acoustic:
-            metrics["acoustic mel L1"] = round(acoustic.best_score, 4)
+            metrics["acoustic mel L1"] = _rounded(acoustic.best_score)
             metrics["acoustic CPU seconds"] = round(acoustic.cpu_seconds, 1)
         if decoder:
-            metrics["decoder mel L1"] = round(decoder.best_score, 4)
+            metrics["decoder mel L1"] = _rounded(decoder.best_score)
             metrics["decoder CPU seconds"] = round(decoder.cpu_seconds, 1)
         write_json(self.out / "metrics.json", metrics)
         return metrics
+
+# %% ../../nbs/xtts/stage.ipynb #7e0a0030
+def _rounded(score: float | None) -> float:
+    if score is None:
+        raise CheckpointError("a training without a validation has no best score")
+    return round(score, 4)
 
 # %% ../../nbs/xtts/stage.ipynb #8bcd4d05
 def model_card(

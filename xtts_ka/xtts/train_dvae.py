@@ -52,7 +52,7 @@ class DvaeTask(Task):
         self.last: Any = None  # encoder outputs [N, D] and codes of the newest step
         self.revival = DeadCodeReset(cfg.codes, cfg.revive_after)
         self.letters = self.alphabet() if cfg.letter_weight else {}
-        self.lengths = [min(mels.index["lengths"][i], cfg.crop or 1 << 30) for i in self.train]
+        self.lengths: Any = [min(mels.index["lengths"][i], cfg.crop or 1 << 30) for i in self.train]
 
     def alphabet(self) -> dict:  # Letter -> class; 0 is CTC's blank
         found = sorted(

@@ -118,7 +118,7 @@ class _GptClips(Task):
         self.ids = [text_ids(vocabulary, r) for r in clips.rows]
         self.heads = self.wanted_heads()
         self.replayed = round(len(self.train) * share / (1 - share)) if replay else 0
-        self.lengths = [len(codes[i]) for i in self.train]  # codes, for `bucket`
+        self.lengths: Any = [len(codes[i]) for i in self.train]  # codes, for `bucket`
         if replay:
             usual = int(np.mean([len(replay.codes[i]) for i in replay.train]))
             self.lengths += [usual] * self.replayed
@@ -255,10 +255,12 @@ class _GptBatches(_GptItems):
         self, samples
     ) -> dict:  # reference [U, 80, shortest]; which [B] if shared
         "The first references of each speaker serve all its clips of the batch."
-        most, chosen, which = self.cfg.references or len(samples), {}, []
+        most = self.cfg.references or len(samples)
+        chosen: dict = {}  # speaker -> numbers in `picked`
+        which: list = []  # number in `picked` for each sample
         if self.cfg.reference == "same":
             most = len(samples)
-        picked = []
+        picked: list = []
         for s in samples:
             mine = chosen.setdefault(s["speaker"], [])
             if len(mine) < most:

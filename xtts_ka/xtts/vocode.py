@@ -149,9 +149,11 @@ def open_way(
         raise MissingError(
             f"--way vocoder: no vocoder beside {display_path(folder)}; name one with --vocoder DIR"
         )
-    acoustic = load_acoustic(folder) if place is not None else None
+    if place is None:
+        return None
+    acoustic = load_acoustic(folder)
     if acoustic is not None:
         return LatentVocoder(acoustic, open_vocoder(place), display_path(place))
-    if place is None or not asked and not (Path(folder) / "dvae.pth").is_file():
+    if not asked and not (Path(folder) / "dvae.pth").is_file():
         return None
     return CodeVocoder(load_dvae(folder), stats, open_vocoder(place), display_path(place))

@@ -9,7 +9,8 @@ __all__ = ['OFFICIAL_CHANNELS', 'VOICE_DIM', 'KERNELS', 'DILATIONS', 'UPS', 'RES
            'start_carriers', 'orthogonal', 'KernelMuon', 'split_kernels', 'DecoderTask']
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #a6a7201f
-import numpy as np
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -220,7 +221,7 @@ def stft_loss(
     real: Tensor,  # [B, T]
 ) -> Tensor:  # Scalar
     "Mean over resolutions of log-magnitude L1 and spectral convergence."
-    total = 0.0
+    total: Any = 0.0
     for n_fft, hop, window in RESOLUTIONS:
         f, r = _magnitude(fake, n_fft, hop, window), _magnitude(real, n_fft, hop, window)
         total = (
@@ -280,7 +281,7 @@ def energy_loss(
 ) -> Tensor:  # Scalar, nepers
     """L1 of the log energies of patches of bins and frames: noise of the right loudness costs
     nothing, where a loss bin by bin prefers a hum to it."""
-    total = 0.0
+    total: Any = 0.0
     for patch in PATCHES:
         f, r = _patch_energies(fake, *patch), _patch_energies(real, *patch)
         total = total + 0.5 * ((f + 1e-5).log() - (r + 1e-5).log()).abs().mean()
@@ -309,7 +310,7 @@ def repetition_loss(
 ) -> Tensor:  # Scalar
     """How much more than the recording the sound repeats itself after one frame of 256 samples, and
     after two."""
-    total = 0.0
+    total: Any = 0.0
     for n_fft, bins in ((512, 4), (1024, 8)):
         f, r = _spectrum(fake, n_fft, HOP), _spectrum(real, n_fft, HOP)
         for lag in (1, 2):
@@ -412,7 +413,7 @@ def split_kernels(
     def inner(name, p):
         return p.ndim == 3 and p.shape[1] > 1 and not name.startswith(("cond", "conv_post"))
 
-    parts = {True: [], False: []}
+    parts: dict[bool, list] = {True: [], False: []}
     for name, p in net.named_parameters():
         parts[inner(name, p)].append(p)
     return parts[True], parts[False]
@@ -431,24 +432,18 @@ class DecoderTask(Task):
         dim: int,  # D
         start=None,  # () -> a trained generator to go on with; None: a new one
     ):
-        self.cfg, self.clips, self.latents, self.voices, self.dim, self.start = (
-            cfg,
-            clips,
-            latents,
-            voices,
-            dim,
-            start,
-        )
-        self.train, self.val = (
-            clips.split("train"),
-            (clips.split("val") or clips.split("train"))[:16],
-        )
-        self.mel_loss, self.phase_loss, self.said = (
-            MelLoss(),
-            RelativePhase(1024, HOP),
-            (None, None),
-        )
-        self.parts = {
+        self.cfg = cfg
+        self.clips = clips
+        self.latents = latents
+        self.voices = voices
+        self.dim = dim
+        self.start = start
+        self.train = clips.split("train")
+        self.val = (clips.split("val") or self.train)[:16]
+        self.mel_loss = MelLoss()
+        self.phase_loss = RelativePhase(1024, HOP)
+        self.said: tuple = (None, None)  # batch, and what the generator made of it
+        self.parts: dict[str, Any] = {
             "mel": self.mel_loss,
             "stft": stft_loss,
             "energy": energy_loss,
@@ -456,7 +451,7 @@ class DecoderTask(Task):
             "phase": self.phase_loss,
         }
         self.weights = {name: getattr(cfg, f"{name}_weight") for name in self.parts}
-        self.phases = ("judge", "main") if cfg.judge_from < 1 else ("main",)
+        self.phases: tuple = ("judge", "main") if cfg.judge_from < 1 else ("main",)
 
     def models(self):
         seeded_step(self.cfg.loop.seed, "decoder")
