@@ -80,7 +80,7 @@ def id_spans(
     text = text.strip()
     owner = []  # character that each symbol of the spelling belongs to
     for k, c in enumerate(text.lower()):
-        spelling = romanize(c) if vocabulary.romanised and c.isalpha() else c
+        spelling = romanize(c) if vocabulary.romanized and c.isalpha() else c
         owner += [k] * len(spelling)
     spans, at = [], 0
     for i in ids[1:]:

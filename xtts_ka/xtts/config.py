@@ -47,12 +47,12 @@ def _fill(cfg, part: str):  # Set the sizes of one part from its stage's preset
 class VocabularyConfig:
     "How text becomes ids. With a base, its ids stay as they are and new ones are appended."
 
-    # romanised: Latin digraphs, which a base already knows
-    mode: Literal["characters", "bpe", "romanised"] = "characters"
+    # romanized (also spelled romanised): Latin digraphs, which a base already knows
+    mode: Literal["characters", "bpe", "romanized", "romanised"] = "characters"
     size: int = Field(2000, ge=40, le=20000)  # Ids of the language in mode `bpe`, letters included
     texts: list[str] = []  # Files of further text to learn pieces from, one sentence per line
     # How a base's new rows start
-    new_rows: Literal["matched", "normal", "romanised", "language_model"] = "matched"
+    new_rows: Literal["matched", "normal", "romanized", "romanised", "language_model"] = "matched"
 
 # %% ../../nbs/xtts/config.ipynb #555967f3
 @config

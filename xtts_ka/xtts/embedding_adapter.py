@@ -207,7 +207,7 @@ def fit_map(
     weight, before, after = (part.astype(np.float32) for part in fitted)
     return RidgeMap(weight, before, after, report)
 
-
+# %% ../../nbs/xtts/embedding_adapter.ipynb #7f110001
 def _left_out_score(x, y, fold, strength: float) -> float:
     "Mean cosine on each fold of a map fitted on the others."
     out = []
@@ -425,7 +425,7 @@ class EmbeddingAdapter(_Voices):
         write_json(self.out / "adapter.json", about)
         return about
 
-
+# %% ../../nbs/xtts/embedding_adapter.ipynb #7f110002
 def _about_voice(refs: list) -> dict:
     return {
         "seconds": round(sum(r.seconds for r in refs), 2),

@@ -76,14 +76,10 @@ def xtts_config(
     languages = dict.fromkeys([vocabulary.language, *vocabulary.languages, *CLIENT_LANGUAGES])
     config = XttsConfig(model_args=args, audio=audio, languages=list(languages))
     d = decode or DecodeConfig()
-    # clients sample: 0 has no meaning to them
-    config.run_name, config.temperature, config.top_k, config.top_p, config.repetition_penalty = (
-        name,
-        d.temperature or DecodeConfig().temperature,
-        d.top_k,
-        d.top_p,
-        d.repetition_penalty,
-    )
+    config.run_name = name
+    config.temperature = d.temperature or DecodeConfig().temperature  # clients sample: no 0
+    config.top_k, config.top_p = d.top_k, d.top_p
+    config.repetition_penalty = d.repetition_penalty
     return config
 
 # %% ../../nbs/xtts/export.ipynb #00bd2411

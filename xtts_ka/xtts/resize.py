@@ -17,7 +17,7 @@ from ..text.letters import romanize
 from .vocabulary import Vocabulary
 
 # %% ../../nbs/xtts/resize.ipynb #8033ade8
-METHODS = ("matched", "normal", "romanised", "language_model")
+METHODS = ("matched", "normal", "romanized", "language_model")
 
 
 def matched_rows(
@@ -109,12 +109,13 @@ def resize_text(
     gpt,  # coqui's GPT; not changed
     old: Vocabulary,  # The one it was trained with
     new: Vocabulary,  # The same with more tokens behind
-    method="matched",  # How new rows start: `matched`, `normal`, `romanised`, `language_model`
+    method="matched",  # How new rows start: `matched`, `normal`, `romanized`, `language_model`
     seed=0,  # Key of all draws
     vectors=None,  # [n, d] one vector a new token in the order of ids, for `language_model`
 ):  # (coqui's GPT, report)
     """The GPT with a row for each new token. CheckpointError when vocabularies and weights do not
     belong together, ConfigError for the rest."""
+    method = {"romanised": "romanized"}.get(method, method)  # both spellings are accepted
     if method not in METHODS:
         raise ConfigError(f"new_rows {method!r}: there are {', '.join(METHODS)}")
     names = _compare(gpt, old, new)
@@ -125,7 +126,7 @@ def resize_text(
         )
     spelled: list[list[int]] = [[] for _ in names]  # of rows that are means of old ones
     for i, token in enumerate(names):
-        if method == "romanised" and token or method == "language_model" and _is_tag(token):
+        if method == "romanized" and token or method == "language_model" and _is_tag(token):
             spelled[i] = latin_ids(token, old)
 
     def grow(table, name):

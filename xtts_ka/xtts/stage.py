@@ -231,12 +231,18 @@ class _GptInputs(_Codec):
                 f"{self.segments}/alignments.jsonl: gpt.alignment.times=given, but the corpus "
                 "does not know when letters are spoken; use auto, forced or forward_sum"
             )
-        known = {
-            r.audio_file: letter_times(r.text.strip(), found[r.audio_file])
-            for r in self.clips.rows
-            if r.audio_file in found
-        }
-        return {name: times for name, times in known.items() if times is not None}
+        return _known_times(self.clips, found)
+
+# %% ../../nbs/xtts/stage.ipynb #7e0a0031
+def _known_times(clips: Clips, found: dict) -> dict:  # audio_file -> [characters, 2] seconds
+    "Of the clips whose letters match the phonemes of the corpus."
+    out = {}
+    for r in clips.rows:
+        if r.audio_file in found:
+            times = letter_times(r.text.strip(), found[r.audio_file])
+            if times is not None:
+                out[r.audio_file] = times
+    return out
 
 # %% ../../nbs/xtts/stage.ipynb #7e0a0007
 class _GptStep(_GptInputs):

@@ -27,10 +27,9 @@ from xtts_ka.xtts.dvae import (
     reconstruction,
 )
 
-# %% ../../nbs/xtts/train_dvae.ipynb #f41f49e4
-class DvaeTask(Task):
-    """Training clips, or crops of them; mean squared error of the normalised mel, commitment, and
-    letters."""
+# %% ../../nbs/xtts/train_dvae.ipynb #7d0a0200
+class _DvaeClips(Task):
+    "Clips, or crops of them, with the classes of their letters."
 
     def __init__(
         self,
@@ -59,15 +58,6 @@ class DvaeTask(Task):
             {c for i in self.train for c in self.clips.rows[i].text.lower() if c.isalpha()}
         )
         return {c: n for n, c in enumerate(found, 1)}
-
-    def models(self):
-        seeded_step(self.cfg.loop.seed, "dvae")
-        self.net = self.start() if self.start else make_dvae(self.cfg)
-        found = {"dvae": self.net, "revival": self.revival}
-        if not self.letters:
-            return found
-        self.reader = Reader(self.net.codebook.dim, len(self.letters) + 1)
-        return found | {"reader": self.reader}
 
     def __len__(self):
         return len(self.train)
@@ -110,6 +100,19 @@ class DvaeTask(Task):
         mels = [pad(mel, int(frames.max()), float(mel.min())) for mel, _ in samples]
         ids = [pad(ids, max(1, int(sizes.max())), 0) for _, ids in samples]
         return {"mel": torch.stack(mels), "frames": frames, "ids": torch.stack(ids), "sizes": sizes}
+
+# %% ../../nbs/xtts/train_dvae.ipynb #7d0a0201
+class DvaeTask(_DvaeClips):
+    """Training of the DVAE: mean squared error of the normalised mel, commitment, and letters."""
+
+    def models(self):
+        seeded_step(self.cfg.loop.seed, "dvae")
+        self.net = self.start() if self.start else make_dvae(self.cfg)
+        found = {"dvae": self.net, "revival": self.revival}
+        if not self.letters:
+            return found
+        self.reader = Reader(self.net.codebook.dim, len(self.letters) + 1)
+        return found | {"reader": self.reader}
 
     def before_fit(self, resumed):
         "Encode enough clips to start the codebook from data."

@@ -124,7 +124,7 @@ def _added(token: str, i: int) -> dict:
 def make_vocab(
     language: str,  # The trained language, e.g. `ka`
     texts=(),  # Normalised training texts (for mode `bpe`, and for languages other than Georgian)
-    mode="characters",  # `characters`, `bpe` or `romanised` (Georgian in Latin letters)
+    mode="characters",  # `characters`, `bpe` or `romanized` (Georgian in Latin letters)
     size=2000,  # For `bpe`: ids of the language at most, its tag, letters and punctuation included
 ) -> dict:  # Content of `vocab.json`, the format of Hugging Face `tokenizers`
     """A vocabulary in XTTS's file format: specials, the language tag, the alphabet, then pieces.
@@ -134,7 +134,7 @@ def make_vocab(
         [_routing(language, GEORGIAN if language == "ka" else "")],
         [t.lower() for t in texts],
     )
-    if _mode(mode, language) == "romanised":
+    if _mode(mode, language) == "romanized":
         symbols, rules = (
             sorted(set("".join(map(romanize, LETTERS)))) + list(PUNCTUATION),
             rules + _spelling(),
@@ -168,11 +168,12 @@ def make_vocab(
 
 # %% ../../nbs/xtts/vocabulary.ipynb #364ff0f2
 def _mode(mode: str, language: str) -> str:
-    if mode not in ("characters", "bpe", "romanised"):
-        raise ConfigError(f"vocabulary.mode {mode!r}: there are characters, bpe, romanised")
-    if mode == "romanised" and language != "ka":
+    mode = {"romanised": "romanized"}.get(mode, mode)  # both spellings are accepted
+    if mode not in ("characters", "bpe", "romanized"):
+        raise ConfigError(f"vocabulary.mode {mode!r}: there are characters, bpe, romanized")
+    if mode == "romanized" and language != "ka":
         raise ConfigError(
-            f"vocabulary.mode romanised spells Georgian letters; for the language {language!r} "
+            f"vocabulary.mode romanized spells Georgian letters; for the language {language!r} "
             "use characters or bpe"
         )
     return mode
@@ -209,17 +210,17 @@ def extend_vocab(
     content: dict,  # Content of the base's `vocab.json`; not changed
     texts=(),  # Normalised training texts of the new language
     language="ka",  # The new language
-    mode="bpe",  # `bpe`; `characters`: its letters only; `romanised`: nothing new
+    mode="bpe",  # `bpe`; `characters`: its letters only; `romanized`: nothing new
     size=2000,  # For `bpe`: ids of the language at most, without punctuation the base lacks
-    carrier="tr",  # For `romanised`: the base's language whose tag Georgian gets
+    carrier="tr",  # For `romanized`: the base's language whose tag Georgian gets
 ) -> dict:  # Content of the new `vocab.json`
     """The base's vocabulary with a language appended; no old id, merge or text of another language
     changes. ConfigError for what does not fit. The carrier is Turkish, which is written as it is
     spoken and builds words of suffixes as Georgian does."""
     out = settled(content)
     model, texts = out["model"], [t.lower() for t in texts]
-    if _mode(mode, language) == "romanised":
-        return _romanised(out, carrier)
+    if _mode(mode, language) == "romanized":
+        return _romanized(out, carrier)
     symbols = [c for c in alphabet(language, texts) if c not in model["vocab"]]
     own = list(LETTERS) if language == "ka" else [c for c in symbols if c.isalpha()]
     if mode == "bpe" and not own:
@@ -276,17 +277,17 @@ def _sparing(rule: dict, tag: str) -> dict:
     return rule | {"pattern": {"Regex": rf"^\[(?!{tag}\])[a-z-]+\]"}} if whole else rule
 
 # %% ../../nbs/xtts/vocabulary.ipynb #34a4c387
-def _romanised(out: dict, carrier: str) -> dict:
+def _romanized(out: dict, carrier: str) -> dict:
     "Georgian under another language's tag, in letters that the base knows."
     known = out["model"]["vocab"]
     if f"[{carrier}]" not in known:
         raise ConfigError(
-            f"vocabulary.mode romanised: the base has no language {carrier!r} to carry Georgian"
+            f"vocabulary.mode romanized: the base has no language {carrier!r} to carry Georgian"
         )
     missing = [c for c in "".join(map(romanize, LETTERS)) + PUNCTUATION if c not in known]
     if missing:
         raise ConfigError(
-            "vocabulary.mode romanised: the base does not know "
+            "vocabulary.mode romanized: the base does not know "
             f"{' '.join(map(repr, sorted(set(missing))))}; use characters or bpe"
         )
     _route(out, [_routing(carrier, GEORGIAN), *_spelling()], carrier)
@@ -312,7 +313,7 @@ class Vocabulary:
         lacking = [t for t in SPECIAL if t not in self.ids]
         if lacking:
             raise XttsKaError(f"the vocabulary has no {' '.join(lacking)}; it is not one of XTTS")
-        self.romanised = self.normalised("ა") != "ა"
+        self.romanized = self.normalised("ა") != "ა"
         self._known(language)
 
     @classmethod
@@ -332,7 +333,7 @@ class Vocabulary:
         return cls(content, language or default_language(content, path))
 
     def _known(self, language: str) -> str:  # The language, when the model has its tag
-        if f"[{language}]" in self.ids or language == "ka" and self.romanised:
+        if f"[{language}]" in self.ids or language == "ka" and self.romanized:
             return language
         raise ConfigError(
             f"the vocabulary has no tag [{language}]; it was made for {self.languages}"
@@ -395,7 +396,7 @@ class Vocabulary:
             for n in names
             if n == "[SPACE]" or not (n[0] == "[" and len(n) > 1)
         )
-        return deromanize(text) if self.romanised else text
+        return deromanize(text) if self.romanized else text
 
 # %% ../../nbs/xtts/vocabulary.ipynb #fc6adc22
 def default_language(
