@@ -168,7 +168,7 @@ class AcousticTask(Task):
 def acoustic_tensors(
     net: Acoustic,
 ) -> tuple:  # (name -> tensor, metadata), for a safetensors file
-    "What is kept of it."
+    "The weights and the configuration, for a file."
     about = {"acoustic": to_dict(net.cfg), "latent_dim": net.latent_dim, "mel": to_dict(net.mel)}
     return {k: v.detach().contiguous() for k, v in net.state_dict().items()}, {
         "about": json.dumps(about)

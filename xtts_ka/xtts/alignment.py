@@ -168,7 +168,7 @@ def given_loss(
     scores: Tensor,  # [heads, B, m + 1, L] of `head_scores`
     path: Tensor,  # [B, m + 1, n] soft path over the text positions; rows of zeros do not count
     first: int,  # Position of the first text position
-) -> Tensor:  # Nats a code
+) -> Tensor:  # Nats per code
     "Cross-entropy of the attention with the known path, the mean over heads."
     logp = scores.log_softmax(-1)[..., first : first + path.shape[2]]  # [heads, B, m + 1, n]
     logp = logp.masked_fill(path == 0, 0.0)  # -inf * 0 is not 0

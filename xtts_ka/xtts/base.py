@@ -211,7 +211,7 @@ def read_coqui_checkpoint(
 def shape_of(
     state: dict,  # As from `read_coqui_checkpoint`
 ) -> dict:  # Keys of `model_args` in config.json that the weights decide
-    "What the weights say of themselves."
+    "The sizes of the network, read from its weights."
     rows, dim = state["gpt.text_embedding.weight"].shape
     audio = state["gpt.mel_embedding.weight"].shape[0]
     layers = 1 + max(int(k.split(".")[3]) for k in state if k.startswith("gpt.gpt.h."))
@@ -243,8 +243,8 @@ def complete_args(
     ]
     if wrong:
         raise CheckpointError(
-            f"{name}: {'; '.join(wrong)}: configuration and weights are not of one model, take "
-            "both from one place"
+            f"{name}: {'; '.join(wrong)}: configuration and weights come from different "
+            "models; use files of one release"
         )
     fixed = {**shape, "gpt_code_stride_len": 1024, "gpt_max_prompt_tokens": 70}
     if "gpt_n_heads" not in given:
@@ -318,7 +318,7 @@ class Base:
 
         raise CheckpointError(
             f"{display_path(self.folder)}: vocab.json has {named(ids)} ids but model.pth "
-            f"{named(rows)} text rows: they are of different models, take both from one"
+            f"{named(rows)} text rows: they are of different models; use files of one release"
         )
 
     @property
@@ -422,7 +422,7 @@ class Base:
         if net.num_tokens != self.codes:
             raise CheckpointError(
                 f"{display_path(self.folder)}: dvae.pth has {net.num_tokens} codes but the GPT "
-                f"{self.codes}: they are of different models, take both from one"
+                f"{self.codes}: they are of different models; use files of one release"
             )
         lacking = [
             k

@@ -136,7 +136,7 @@ def reference_cut(
 
 # %% ../../nbs/xtts/data.ipynb #a0ab45d3
 class SoundReferences:
-    "Conditioning log-mels computed when asked for; the same values as on a shelf."
+    "Conditioning log-mels computed on access; the same values as those stored."
 
     def __init__(self, clips: Clips):
         self.clips = clips

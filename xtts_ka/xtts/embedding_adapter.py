@@ -50,7 +50,7 @@ class AdapterConfig:
         1.0, ge=0
     )  # Shorter recordings are references only where there are no others, seconds
     pairs: str = ""  # Fit a map: on `store` (embeddings_dir) or another such folder; empty: no map
-    pair_clips: int = Field(2000, ge=8)  # Pairs heard, at most
+    pair_clips: int = Field(2000, ge=8)  # Pairs, at most
     held_out: float = Field(
         0.3, gt=0, lt=1
     )  # Share of the speakers of the pairs that the map is judged on
@@ -372,7 +372,7 @@ class EmbeddingAdapter(_Voices):
 
         if not self.cfg.pairs:
             raise XttsKaError(
-                "a map needs pairs, recordings that both networks have heard: pairs=store takes "
+                "a map needs pairs, recordings that both networks have encoded: pairs=store takes "
                 "those of embeddings_dir. Voice embeddings are not turned into XTTS's by cutting "
                 "or padding"
             )

@@ -141,14 +141,14 @@ def sequences(
 # %% ../../nbs/xtts/gpt.ipynb #537f9a8f
 @dataclass
 class GptOutput:
-    "What one pass gives."
+    "Result of one forward pass."
 
     text: Tensor  # [B, n + 2, text ids] logits
     codes: Tensor  # [B, m + 1, codes + 2] logits
     latents: Tensor  # [B, m + 1, D] that predict the codes
     scores: Any  # [heads, B, m + 1, L] attention scores of the requested heads; None without any
     first: int  # Position of the first text position
-    inputs: tuple  # [B, L, D] input of each block; empty when no head was asked for
+    inputs: tuple  # [B, L, D] input of each block; empty without heads
     seen: Tensor  # [B, L] False where there is padding between text and codes
 
 # %% ../../nbs/xtts/gpt.ipynb #75e97621
@@ -191,7 +191,7 @@ def gpt_forward(
 
 # %% ../../nbs/xtts/gpt.ipynb #757b9cda
 def gpt_logits(gpt, batch: dict) -> tuple:  # text [B, n + 2, text ids], codes [B, m + 1, codes + 2]
-    "The logits of `gpt_forward` alone."
+    "The logits of `gpt_forward` only."
     out = gpt_forward(gpt, batch)
     return out.text, out.codes
 
@@ -200,7 +200,7 @@ def code_losses(
     out: GptOutput,
     batch: dict,
     smoothing: float = 0.0,  # Label smoothing of the code loss
-) -> tuple:  # Text loss, code loss: nats an id and nats a code
+) -> tuple:  # Text loss, code loss: nats per id and per code
     def loss(logits, target, s):
         return F.cross_entropy(
             logits.flatten(0, 1).float(), target.flatten(), ignore_index=IGNORE, label_smoothing=s
@@ -213,7 +213,7 @@ def gpt_losses(
     gpt,
     batch: dict,  # As for `gpt_forward`
     smoothing: float = 0.0,  # Label smoothing of the code loss
-) -> tuple:  # Text loss, code loss: nats an id and nats a code
+) -> tuple:  # Text loss, code loss: nats per id and per code
     return code_losses(gpt_forward(gpt, batch), batch, smoothing)
 
 # %% ../../nbs/xtts/gpt.ipynb #aadcce0b

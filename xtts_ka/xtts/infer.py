@@ -147,7 +147,7 @@ def require_export(
 def read_about(
     folder,  # An export
 ) -> dict:  # Empty where nothing is said
-    "What an export says of its training."
+    "What an export records of its training."
     path = Path(folder) / "export.json"
     if not path.is_file():
         return {}
@@ -157,7 +157,7 @@ def read_about(
 def read_pace(
     folder,  # An export
 ) -> LengthPrior | None:
-    "How fast its training clips were, where it says so."
+    "Length prior of its training clips, where it is recorded."
     about = read_about(folder)
     return LengthPrior(**about["pace"]) if about.get("pace") else None
 
@@ -177,7 +177,7 @@ UNWATCHED = (
 
 @dataclass
 class Plan:
-    "What will be said."
+    "The pieces of a text and the warnings of its normalization."
 
     text: str  # Normalised
     pieces: list  # `Piece`s
@@ -289,7 +289,7 @@ class _Pieces(_Voices):
         self,
         text: str,  # Any text
     ) -> Plan:
-        "What will be said. `XttsKaError` when nothing speakable is left."
+        "The text in pieces. `XttsKaError` when nothing speakable is left."
         language = self.vocabulary.language
         result = normalize(text, language)
         if not any(c.isalpha() for c in result.text):
@@ -476,7 +476,7 @@ def watched(
     vocabulary: Vocabulary,
     heads: list,  # (layer, head) each
 ) -> Watch | None:  # None without heads
-    "What can be watched of a model."
+    "The alignment heads of a model, for watching."
     letters = {i: _letters(name) for i, name in vocabulary.names.items()}
     return Watch(check_heads(gpt, heads), letters) if heads else None
 

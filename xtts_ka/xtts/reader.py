@@ -58,7 +58,7 @@ class CodeReader:
 def reader_tensors(
     reader: CodeReader,
 ) -> tuple:  # (name -> tensor, metadata), for a safetensors file
-    "What is kept of a reader."
+    "The weights and letters of a reader, for a file."
     tensors = {
         f"net.{k}": v.detach().contiguous().float() for k, v in reader.net.state_dict().items()
     }

@@ -43,15 +43,11 @@ from .reader import CodeReader
 from .resize import resize_text
 from .sampling import fit_pace, teacher_latents
 from .stage_init import base_digest, cached, clips_digest, seeded
+from .train_decoder import DecoderTask
 from .train_dvae import DvaeTask, write_codes
 from .train_gpt import GptTask
 from .vocabulary import Vocabulary
-from xtts_ka.xtts.waveform_decoder import (
-    DecoderTask,
-    make_decoder,
-    voice_vector,
-    whiten_speaker_encoder,
-)
+from .waveform_decoder import make_decoder, voice_vector, whiten_speaker_encoder
 
 # %% ../../nbs/xtts/stage.ipynb #06854620
 def check_vocabulary(

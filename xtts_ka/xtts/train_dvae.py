@@ -170,7 +170,7 @@ def write_codes(
     dvae: nn.Module,  # Trained DVAE
     task: DvaeTask,  # Gives the normalised mels
     folder,  # Where the shelf goes
-) -> RaggedArray:  # One run [n] of int64 codes a clip
+) -> RaggedArray:  # One run [n] of int64 codes per clip
     "Codes of all clips."
     lengths = [frames // 4 for frames in task.mels.index["lengths"]]
     dvae.eval()

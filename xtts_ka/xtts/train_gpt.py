@@ -65,7 +65,7 @@ class MelHeads(nn.Module):
     def forward(
         self,
         latents: Tensor,  # [B, m + 1, D]
-        mels: Tensor,  # [B, m, 320] normalised log-mels, four frames a code
+        mels: Tensor,  # [B, m, 320] normalised log-mels, four frames per code
         counts: Tensor,  # [B, m] codes that are no padding
     ) -> Tensor:  # Mean squared error
         both = self.now(latents[:, :-1]), self.before(latents[:, 1:])  # [B, m, 320] each

@@ -128,11 +128,11 @@ def find_vocoder(
 def open_way(
     folder,  # An export
     stats: Tensor,  # [80] its mel_stats
-    way: str = "auto",  # `decoder`, `vocoder`, or `auto`: the vocoder where there is one
+    way: str = "auto",  # `decoder`, `vocoder` or `auto`
     vocoder=None,  # Folder of a vocoder; default: that of the run
 ) -> CodeVocoder | LatentVocoder | None:  # None: by the decoder
     """What turns a take into sound: by latents where the export has an acoustic network, else by
-    codes. `MissingError` when the way asked for is not there."""
+    codes. `MissingError` when the requested way is not there."""
     from xtts_ka.vocoder.infer import open_vocoder
     from xtts_ka.xtts.acoustic import load_acoustic
     from xtts_ka.xtts.export import load_dvae

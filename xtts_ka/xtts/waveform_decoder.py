@@ -6,7 +6,7 @@
 __all__ = ['OFFICIAL_CHANNELS', 'VOICE_DIM', 'KERNELS', 'DILATIONS', 'UPS', 'RESOLUTIONS', 'PATCHES', 'SPAN', 'FRAMES',
            'make_decoder', 'widths', 'make_generator', 'stretch', 'pad_to_official_width', 'pooled',
            'whiten_speaker_encoder', 'voice_vector', 'stft_loss', 'MelLoss', 'energy_loss', 'repetition_loss',
-           'start_carriers', 'orthogonal', 'KernelMuon', 'split_kernels', 'DecoderTask']
+           'start_carriers', 'orthogonal', 'KernelMuon', 'split_kernels']
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #a6a7201f
 from typing import Any
@@ -16,15 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.audio import resample
-from ..core.config import to_dict
 from ..core.errors import ConfigError
-from ..core.loop import Task
-from ..core.optim import Together
-from ..core.randomness import rng, seeded_step
-from ..corpus.clips import Clips, RaggedArray
-from ..vocoder.discriminators import Discriminators
-from ..vocoder.losses import RelativePhase, feature_matching, lsgan_d, lsgan_g
-from .config import DecoderConfig
 from .features import CODE_STRIDE, HOP, OUTPUT_SAMPLE_RATE, SAMPLE_RATE
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #37d7031a
@@ -417,162 +409,3 @@ def split_kernels(
     for name, p in net.named_parameters():
         parts[inner(name, p)].append(p)
     return parts[True], parts[False]
-
-# %% ../../nbs/xtts/waveform_decoder.ipynb #4eb76978
-class DecoderTask(Task):
-    """Crops of teacher-forced latents against the same stretch of the recording; a discriminator
-    joins late, if at all."""
-
-    def __init__(
-        self,
-        cfg: DecoderConfig,
-        clips: Clips,
-        latents: RaggedArray,  # [n, D] of each clip
-        voices: dict,  # Speaker -> [1, 512, 1]
-        dim: int,  # D
-        start=None,  # () -> a trained generator to go on with; None: a new one
-    ):
-        self.cfg = cfg
-        self.clips = clips
-        self.latents = latents
-        self.voices = voices
-        self.dim = dim
-        self.start = start
-        self.train = clips.split("train")
-        self.val = (clips.split("val") or self.train)[:16]
-        self.mel_loss = MelLoss()
-        self.phase_loss = RelativePhase(1024, HOP)
-        self.said: tuple = (None, None)  # batch, and what the generator made of it
-        self.parts: dict[str, Any] = {
-            "mel": self.mel_loss,
-            "stft": stft_loss,
-            "energy": energy_loss,
-            "repetition": repetition_loss,
-            "phase": self.phase_loss,
-        }
-        self.weights = {name: getattr(cfg, f"{name}_weight") for name in self.parts}
-        self.phases: tuple = ("judge", "main") if cfg.judge_from < 1 else ("main",)
-
-    def models(self):
-        seeded_step(self.cfg.loop.seed, "decoder")
-        self.net = (
-            self.start()
-            if self.start
-            else make_generator(self.dim, self.cfg.channels, self.cfg.kernels)
-        )
-        if self.cfg.carriers and not self.start:
-            start_carriers(self.net, self.cfg.carriers)
-        if "judge" not in self.phases:
-            return {"decoder": self.net}
-        seeded_step(self.cfg.loop.seed, "judge")
-        self.judge = Discriminators(("mpd",), self.cfg.judge_width, tuple(self.cfg.judge_periods))
-        return {"decoder": self.net, "judge": self.judge}
-
-    def optimizers(self, models, cfg):
-        def adam(params, lr):
-            return torch.optim.AdamW(params, lr=lr, betas=(0.8, 0.99))
-
-        kernels, others = split_kernels(self.net)
-        muon = self.cfg.optimizer == "muon"
-        main = (
-            Together(KernelMuon(kernels, self.cfg.muon_lr), adam(others, cfg.lr))
-            if muon
-            else adam(self.net.parameters(), cfg.lr)
-        )
-        if "judge" not in self.phases:
-            return {"main": main}
-        return {"main": main, "judge": adam(self.judge.parameters(), self.cfg.judge_lr)}
-
-    def __len__(self):
-        return len(self.train)
-
-    def fingerprint(self):
-        options = {k: v for k, v in to_dict(self.cfg).items() if k not in ("loop", "start")}
-        return {"clips": len(self.clips), "dim": self.dim, **options}
-
-    def pair(self, i: int):
-        "Stretched latents [D, frames], waveform [frames * 256] at 24 kHz, voice [512, 1]."
-        z = stretch(torch.from_numpy(self.latents[i])[None])[0]
-        wav = torch.from_numpy(
-            resample(self.clips.wav(i).numpy(), SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
-        )[: z.shape[1] * HOP]
-        return (
-            z,
-            F.pad(wav, (0, z.shape[1] * HOP - len(wav))),
-            self.voices[self.clips.rows[i].speaker_name][0],
-        )
-
-    def item(self, index, epoch):
-        z, wav, voice = self.pair(self.train[index])
-        start = int(
-            rng(self.cfg.loop.seed, "crop", epoch, index).integers(
-                max(1, z.shape[1] - self.cfg.crop + 1)
-            )
-        )
-        z, wav = (
-            z[:, start : start + self.cfg.crop],
-            wav[start * HOP : (start + self.cfg.crop) * HOP],
-        )
-        missing = self.cfg.crop - z.shape[1]
-        return F.pad(z, (0, missing)), F.pad(wav, (0, missing * HOP)), voice
-
-    def judging(self, step: int) -> bool:
-        return step >= self.cfg.judge_from * self.cfg.loop.steps
-
-    def speak(self, z, voice):
-        # [B, D, frames], [B, 512, 1] -> [B, frames * 256]
-        return self.net(z, g=voice)[:, 0].float()
-
-    def distances(self, fake, wav) -> dict:  # Name -> scalar, of the parts in use
-        with torch.autocast(wav.device.type, enabled=False):  # log-mels need all their bits
-            return {
-                name: part(fake, wav) for name, part in self.parts.items() if self.weights[name]
-            }
-
-    def loss(self, phase, batch, step):
-        judged = "judge" in self.phases and self.judging(step)
-        if phase == "main":
-            return self.generator_loss(batch, judged)
-        return self.judge_loss(batch) if judged else (None, {})
-
-    def judge_loss(self, batch):
-        self.net.requires_grad_(True)  # the graph is for the phase that follows
-        z, wav, voice = batch
-        fake = self.speak(z, voice)  # [B, frames * 256]
-        self.said = batch, fake
-        told = self.judge(torch.cat([wav, fake.detach()]))  # one pass: [(score [2 B, n], features)]
-        real, made = ([(score.chunk(2)[k], ()) for score, _ in told] for k in (0, 1))
-        return lsgan_d(real, made), {}
-
-    def generator_loss(self, batch, judged: bool):
-        z, wav, voice = batch
-        fake = self.said[1] if self.said[0] is batch else self.speak(z, voice)
-        self.said = None, None
-        logs = self.distances(fake, wav)
-        loss = sum(self.weights[name] * value for name, value in logs.items())
-        if judged:
-            with torch.no_grad():
-                real = self.judge(wav)
-            made = self.judge(fake)
-            logs |= {"adversarial": lsgan_g(made), "features": feature_matching(real, made)}
-            loss = (
-                loss
-                + self.cfg.adversarial_weight * logs["adversarial"]
-                + self.cfg.feature_weight * logs["features"]
-            )
-        return loss, {k: v.detach() for k, v in logs.items()}
-
-    def after_step(self, step):
-        self.said = None, None
-
-    def validate(self):
-        rows = []
-        for i in self.val:
-            z, wav, voice = (x[None] for x in self.pair(i))
-            fake = self.speak(z, voice)
-            rows.append(
-                {"mel": float(self.mel_loss(fake, wav))}
-                | {k: float(v) for k, v in self.distances(fake, wav).items()}
-            )
-        means = {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]}
-        return {"score": means["mel"], **means}
