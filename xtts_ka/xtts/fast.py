@@ -428,19 +428,15 @@ class FastDecoder:
     def __init__(
         self,
         generator,  # coqui's HifiganGenerator
-        precision: Literal[
-            "float32", "bfloat16", "int8"
-        ] = "float32",  # int8 speaks in bfloat16: convolutions gain nothing from less
+        precision: str = "float32",  # One of `PRECISIONS`; int8 uses bfloat16 here
     ):
         self.dtype = torch.float32 if precision == "float32" else torch.bfloat16
         self.net = plain_generator(generator).to(self.dtype)
         self.reach = reach(self.net)
 
     @torch.inference_mode()
-    def frames(
-        self, z: Tensor, voice: Tensor, first: int, last: int
-    ) -> Tensor:  # [(last - first) * 256] float32
-        "Speak the frames `first` to `last` of `z` [1, D, frames], seeing what lies around them."
+    def frames(self, z: Tensor, voice: Tensor, first: int, last: int) -> Tensor:
+        "Samples [(last - first) * 256] of some frames of `z` [1, D, frames], with their context."
         a, b = max(0, first - self.reach), min(z.shape[2], last + self.reach)
         # [1, D, b - a] -> [(b - a) * 256]
         wav = self.net(z[:, :, a:b].to(self.dtype), g=voice.to(self.dtype))[0, 0]
