@@ -204,7 +204,8 @@ def fit_map(
         "eer_mapped": rate(mapped),
         "eer_xtts": rate(y[test]),
     }
-    return RidgeMap(*(part.astype(np.float32) for part in fitted), report)
+    weight, before, after = (part.astype(np.float32) for part in fitted)
+    return RidgeMap(weight, before, after, report)
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #7f110001
 def _left_out_score(x, y, fold, strength: float) -> float:

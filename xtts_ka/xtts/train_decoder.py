@@ -149,8 +149,7 @@ class _DecoderModels(_DecoderClips):
 
 # %% ../../nbs/xtts/train_decoder.ipynb #7d0e0202
 class DecoderTask(_DecoderModels):
-    """Crops of teacher-forced latents against the same stretch of the recording; a discriminator
-    joins late, if at all."""
+    "Latents against the recording; a discriminator joins late, if at all."
 
     def loss(self, phase, batch, step):
         judged = "judge" in self.phases and self.judging(step)
