@@ -182,7 +182,7 @@ class Bench:
         self.initialize("base", self.en, "en")
         stage = self.pretrain("base", self.en, "base", **options(3 * self.steps))
         result = stage.gpt()
-        stage.voices()
+        stage.compute_speaker_latents()
         stage.latents()
         stage.decoder()
         self.folder = stage.export(self.work / "base" / "xtts", "synthetic English")
@@ -192,7 +192,7 @@ class Bench:
         "Georgian on the base: the curve, and the loss on English clips before and after."
         replay = dict(replay=dict(path=str(self.en), share=share)) if share else {}
         stage = self.pretrain(name, self.ka, init, **options(steps or self.steps, **gpt), **replay)
-        before = self.english_loss(stage, stage.first())
+        before = self.english_loss(stage, stage.initial_gpt())
         result = stage.gpt()
         return {
             "unigram": round(stage.unigram, 4),

@@ -68,7 +68,7 @@ class Run:
     ):
         from xtts_ka.corpus.clips import Clips
         from xtts_ka.vocoder.infer import open_vocoder
-        from xtts_ka.xtts.dataset import load_clips
+        from xtts_ka.xtts.data import load_clips
         from xtts_ka.xtts.export import load_dvae
         from xtts_ka.xtts.infer import KaXtts
 

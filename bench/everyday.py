@@ -23,7 +23,7 @@ def evaluate(run, texts, mos_clips, seed):
     from xtts_ka.evaluate.chains import SpeakerSimilarity
     from xtts_ka.evaluate.config import EvaluateConfig
     from xtts_ka.evaluate.everyday import EverydayTest, run_options
-    from xtts_ka.xtts.dataset import load_clips
+    from xtts_ka.xtts.data import load_clips
     from xtts_ka.xtts.vocabulary import Vocabulary
 
     vocabulary = Vocabulary.load(run / "xtts/vocab.json")

@@ -90,7 +90,7 @@ def spoken_errors(stage, texts, vocoder):
     from xtts_ka.xtts.fast import FastGPT
     from xtts_ka.xtts.sampling import decode_batch
 
-    stage.voices()
+    stage.compute_speaker_latents()
     voices, dvae, recogniser = sorted(stage.speakers), stage.dvae(), Recogniser()
     conds = [stage.speakers[voices[k % len(voices)]]["gpt_cond_latent"] for k in range(len(texts))]
     ids = [stage.vocabulary.encode(t) for t in texts]

@@ -44,7 +44,7 @@ def trained(run, name):
     )
     stage = Pretrain(build(PretrainConfig, cfg), run / "segments", run / "xtts_init", run / name, 1)
     stage.gpt()
-    stage.voices()
+    stage.compute_speaker_latents()
     return stage
 
 

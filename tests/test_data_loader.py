@@ -15,8 +15,7 @@ from xtts_ka.core.loop import Batches
 from xtts_ka.core.manifest import Row, read_manifest, write_manifest
 from xtts_ka.core.ragged import RaggedArray
 from xtts_ka.xtts.config import AlignmentConfig, GptConfig
-from xtts_ka.xtts.data_loader import CollateFunction, DataManager, EpochBatches, XTTSDataset
-from xtts_ka.xtts.dataset import mel_shelf
+from xtts_ka.xtts.data import CollateFunction, DataManager, EpochBatches, XTTSDataset, write_mels
 from xtts_ka.xtts.features import SAMPLE_RATE, n_codes
 from xtts_ka.xtts.filters import FilterConfig
 from xtts_ka.xtts.vocabulary import Vocabulary, make_vocab
@@ -56,7 +55,7 @@ def run(tmp_path):
     "Segments, and what the stage xtts_init computes of them (with made-up codes)."
     vocabulary = Vocabulary(make_vocab("ka"), "ka")
     data = DataManager(segments(tmp_path / "segments"), vocabulary)
-    mel_shelf(data.clips, tmp_path / "init/references", "reference")
+    write_mels(data.clips, tmp_path / "init/references", "reference")
     lengths = [n_codes(data.clips.samples(i)) for i in range(len(data.clips))]
     RaggedArray.write(
         tmp_path / "init/codes",
@@ -74,14 +73,14 @@ def manager(run, **options):
 
 
 def gpt_task(run, data, **options):
-    from xtts_ka.xtts.gpt import GptTask
+    from xtts_ka.xtts.train_gpt import GptTask
 
     plain = dict(
         alignment=AlignmentConfig(weight=0), corrupt=0
     )  # what only the training adds to a batch
     cfg = GptConfig(layers=1, dim=32, heads=2, **plain, **options)
     cfg.loop.seed, cfg.loop.batch_size, cfg.loop.bucket = data.seed, 8, True
-    held = data.shelves()
+    held = data.arrays()
     return GptTask(
         cfg,
         data.clips,
@@ -280,7 +279,7 @@ def test_shelves_of_other_clips_are_refused(run):
     data = manager(run)
     segments(run / "more", 31)
     with pytest.raises(MissingError, match="not on the shelf"):
-        DataManager(run / "more", init=run / "init").shelves()
+        DataManager(run / "more", init=run / "init").arrays()
     with pytest.raises(MissingError, match="29 runs|30 runs"):
         XTTSDataset(
             DataManager(run / "more", data.vocabulary).clips,
@@ -293,7 +292,7 @@ def test_filters_keep_runs_with_their_clips(run):
     whole, few = manager(run), manager(run, filters=FilterConfig(min_seconds=0.6))
     assert 0 < len(few.clips) < len(whole.clips)
     at = {whole.clips.key(i): i for i in range(len(whole.clips))}
-    a, b = whole.shelves(), few.shelves()
+    a, b = whole.arrays(), few.arrays()
     for i in range(len(few.clips)):
         j = at[few.clips.key(i)]
         assert (a["codes"][j] == b["codes"][i]).all() and (
@@ -312,7 +311,7 @@ def test_import_leaves_torch_alone():
     """Importing coqui's data set sets torch's threads to one for the whole process, and patches
     transformers."""
     code = (
-        "import torch; n = torch.get_num_threads(); import sys, xtts_ka.xtts.data_loader; assert"
+        "import torch; n = torch.get_num_threads(); import sys, xtts_ka.xtts.data; assert"
         " torch.get_num_threads() == n and 'TTS' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -236,7 +236,7 @@ def demo():
     if not (DEMO / "xtts/model.pth").is_file() or not (DEMO / "xtts_init/codes").is_dir():
         pytest.skip("no demo export here; make run writes one")
     from xtts_ka.core.ragged import RaggedArray
-    from xtts_ka.xtts.dataset import load_clips
+    from xtts_ka.xtts.data import load_clips
 
     model = KaXtts(DEMO / "xtts", precision="float32")
     clips, codes = (

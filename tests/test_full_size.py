@@ -257,7 +257,7 @@ def test_it_runs_on_a_small_base(root, releases, text, monkeypatch):
         cfg.full_pretrain, out / "segments", out / "xtts_init", out / "full_pretrain", cfg.seed
     )
     result = stage.gpt()
-    for step in (stage.voices, stage.latents, stage.decoder):
+    for step in (stage.compute_speaker_latents, stage.latents, stage.decoder):
         step()
     export = stage.export(out / "xtts", "a few clips")
     values = [r for r in read_jsonl(result.log_path) if r["kind"] == "val"]

@@ -110,7 +110,7 @@ def pretrain(segments, init, out, steps=6, decoder=DECODER, replay=None, **gpt):
 
 def all_of(stage, export):
     gpt = stage.gpt()
-    stage.voices()
+    stage.compute_speaker_latents()
     stage.latents()
     stage.finish(gpt, stage.decoder())
     return stage.export(export, "tones")
@@ -196,7 +196,7 @@ def test_lora_and_freezing_leave_the_rest_alone(taught):
     assert ranks[1] > 0 and ranks[2] < 1e-4 * ranks[0]
     n = len(Base(root / "base").vocabulary)
     assert not torch.equal(
-        after["text_embedding.weight"][n:], stage.first().text_embedding.weight[n:]
+        after["text_embedding.weight"][n:], stage.initial_gpt().text_embedding.weight[n:]
     )
 
 

@@ -10,7 +10,8 @@ from xtts_ka.core.manifest import Row
 from xtts_ka.core.ragged import RaggedArray
 from xtts_ka.corpus.clips import Clips
 from xtts_ka.xtts.config import AlignmentConfig, GptConfig
-from xtts_ka.xtts.gpt import GptTask, start_from_codebook
+from xtts_ka.xtts.gpt import start_from_codebook
+from xtts_ka.xtts.train_gpt import GptTask
 from xtts_ka.xtts.vocabulary import Vocabulary, make_vocab
 
 LETTERS, CODES, A_LETTER = "აბგდევზთ", 24, 2

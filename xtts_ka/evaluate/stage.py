@@ -22,7 +22,7 @@ from ..corpus.clips import Clips
 from .config import EvaluateConfig
 from .metrics import prompt_leakage, retrieval, tail_db, wilson
 from ..text.normalize import normalize
-from ..xtts.dataset import load_clips
+from ..xtts.data import load_clips
 from ..xtts.dvae import decode, encode
 from ..xtts.export import load_dvae
 from ..xtts.features import OUTPUT_SAMPLE_RATE, SAMPLE_RATE, code_mel

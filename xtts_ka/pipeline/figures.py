@@ -533,7 +533,7 @@ def plot_paths(
 
 # %% ../../nbs/pipeline/figures.ipynb #f450c105
 def plot_everyday(
-    summary: list,  # Dicts with path, kind, CER, low and high: of `evaluate.everyday_scores.summarise`
+    summary: list,  # Of `evaluate.everyday_scores.summarise`: path, kind, CER, low, high
 ):
     "Character error rates of every kind of text, by path."
     import pandas as pd

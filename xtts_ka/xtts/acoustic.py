@@ -17,7 +17,6 @@ from ..core.config import build, to_dict
 from ..core.errors import CheckpointError
 from ..core.layers import Depthwise
 from ..core.loop import Task
-from ..core.ragged import RaggedArray
 from ..core.randomness import rng, seeded_step
 from ..corpus.clips import Clips
 from ..vocoder.config import MelConfig
@@ -50,6 +49,9 @@ class Block(nn.Module):
 class Acoustic(nn.Module):
     "Latents and a voice to a log-mel."
 
+    mean: Tensor  # [n_mels], a buffer
+    std: Tensor  # [n_mels], a buffer
+
     def __init__(
         self,
         cfg: AcousticConfig,
@@ -75,7 +77,9 @@ class Acoustic(nn.Module):
         return self.head(x)
 
     def forward(
-        self, latents: Tensor, voice: Tensor
+        self,
+        latents: Tensor,  # [B, n, D]
+        voice: Tensor,  # [B, 512]
     ) -> Tensor:  # [B, n_mels, 4 n] natural log, as the vocoder wants it
         return self.normalised(latents, voice) * self.std[:, None] + self.mean[:, None]
 
@@ -91,8 +95,14 @@ class AcousticTask(Task):
         voices: dict,  # Speaker -> [1, 512, 1]
         mel: MelConfig,
     ):
-        self.cfg, self.clips, self.latents, self.voices, self.mel = cfg, clips, latents, voices, mel
-        self.transform, self.held, self.room = LogMel(mel), {}, KEPT
+        self.cfg = cfg
+        self.clips = clips
+        self.latents = latents
+        self.voices = voices
+        self.mel = mel
+        self.transform = LogMel(mel)
+        self.held: dict[int, Tensor] = {}  # Clip -> log-mel
+        self.room = KEPT
         self.train = clips.split("train")
         self.val = (clips.split("val") or self.train)[:32]
 
@@ -172,7 +182,7 @@ class AcousticTask(Task):
 def acoustic_tensors(
     net: Acoustic,
 ) -> tuple:  # (name -> tensor, metadata), for a safetensors file
-    "What is kept of it."
+    "The weights and the configuration, for a file."
     about = {"acoustic": to_dict(net.cfg), "latent_dim": net.latent_dim, "mel": to_dict(net.mel)}
     return {k: v.detach().contiguous() for k, v in net.state_dict().items()}, {
         "about": json.dumps(about)
@@ -200,6 +210,7 @@ def load_acoustic(
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as e:
         reason = str(e).splitlines()[0][:160]
         raise CheckpointError(
-            f"{path}: not an acoustic network ({reason}); export again (--only full_pretrain --force)"
+            f"{path}: not an acoustic network ({reason}); export again (--only full_pretrain "
+            "--force)"
         ) from e
     return net.eval()

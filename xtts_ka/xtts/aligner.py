@@ -115,7 +115,8 @@ def viterbi(
     logp: Tensor,  # [T, classes] log-probabilities, blank 0
     target: Tensor,  # [N] classes
 ) -> list:  # [N] (first, last) frame of each symbol
-    "The most probable CTC path through a known text. XttsKaError when the text does not fit into the frames."
+    """The most probable CTC path through a known text. XttsKaError when the text does not fit into
+    the frames."""
     blank, steps, n = 0, len(logp), len(target)
     labels = torch.full((2 * n + 1,), blank)
     labels[1::2] = target
@@ -151,7 +152,8 @@ def spread(
     text: str,  # Lower case
     frames: int,
 ) -> np.ndarray:  # [characters, 2] seconds
-    "Borders halfway between letters; what lies between the last frame of a word and the next is the blank's or the mark's."
+    """Borders halfway between letters; what lies between the last frame of a word and the next is
+    the blank's or the mark's."""
     out = np.zeros((len(spans), 2))
     borders = [spans[0][0]]
     for (_, end), (begin, _) in zip(spans, spans[1:]):
@@ -166,9 +168,7 @@ def spread(
 def align_clips(
     net: Aligner,
     task: AlignerTask,
-) -> (
-    tuple
-):  # (audio_file -> [characters, 2] seconds, audio_file -> reason) what could not be aligned
+) -> tuple:  # (audio_file -> [characters, 2] seconds, audio_file -> reason for the others)
     "Times of the characters of all clips."
     net.eval()
     times, rejected = {}, {}
@@ -190,7 +190,8 @@ def forced_times(
     steps: int = 600,
     seed: int = 1,
 ) -> dict:  # audio_file -> [characters, 2] seconds
-    "Train the recogniser of the run and align every clip. Clips whose text does not fit are left to the forward-sum loss."
+    """Train the recogniser of the run and align every clip. Clips whose text does not fit are left
+    to the forward-sum loss."""
     loop = LoopConfig(
         steps=steps,
         batch_size=16,
@@ -213,7 +214,9 @@ def forced_times(
     }
     write_json(Path(out) / "aligned.json", about)
     if rejected:
+        first = next(iter(rejected.items()))
         print(
-            f"{len(rejected)} of {len(clips)} clips have no times, first {next(iter(rejected.items()))}; see {out}/aligned.json"
+            f"{len(rejected)} of {len(clips)} clips have no times, first {first}; "
+            f"see {out}/aligned.json"
         )
     return times

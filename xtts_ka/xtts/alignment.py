@@ -22,8 +22,8 @@ from ..text.letters import romanize
 # %% ../../nbs/xtts/alignment.ipynb #a5d4fbe2
 def read_alignments(
     folder,  # Of the segments stage
-) -> dict:  # audio_file -> {"speech": [start, end], "phonemes": [[ipa, start], ...]}, seconds; empty when there are none
-    "Phoneme times of the clips, where the corpus knows them."
+) -> dict:  # audio_file -> {"speech": [start, end], "phonemes": [[ipa, start], ...]}, seconds
+    "Phoneme times of the clips; empty when the corpus has none."
     path = Path(folder) / "alignments.jsonl"
     if not path.is_file():
         return {}
@@ -42,10 +42,9 @@ def read_alignments(
 def letter_times(
     text: str,  # Normalised text
     found: dict,  # Of one clip, from `read_alignments`
-) -> (
-    np.ndarray | None
-):  # [len(text), 2] start and end of each character, seconds; None when letters and phonemes do not match
-    "Times of the characters. A character that takes no time has start = end."
+) -> np.ndarray | None:  # [len(text), 2] start and end of each character, seconds
+    """Times of the characters, None when letters and phonemes do not match. A character that takes
+    no time has start = end."""
     sounds = [(ipa, at) for ipa, at in found["phonemes"] if ipa != "ə"]
     spoken = [n for n, (ipa, _) in enumerate(sounds) if ipa != "_"]
     letters = [k for k, c in enumerate(text) if c.isalpha()]
@@ -81,7 +80,7 @@ def id_spans(
     text = text.strip()
     owner = []  # character that each symbol of the spelling belongs to
     for k, c in enumerate(text.lower()):
-        spelling = romanize(c) if vocabulary.romanised and c.isalpha() else c
+        spelling = romanize(c) if vocabulary.romanized and c.isalpha() else c
         owner += [k] * len(spelling)
     spans, at = [], 0
     for i in ids[1:]:
@@ -98,17 +97,17 @@ def soft_path(
     times: np.ndarray,  # [characters, 2] of `letter_times`
     codes: int,  # Of the clip
     seconds_a_code: float,
-) -> np.ndarray:  # [codes + 1, ids + 2] share of each code's time in which a text position is spoken; the last row is STOP's
-    "Silence before the speech is the language tag's, silence after it and the last step are [STOP]'s."
+) -> np.ndarray:  # [codes + 1, ids + 2] share of a code's time per text position; last row: STOP
+    """Where each code is in the text, as shares that sum to 1. Silence before the speech belongs to
+    the language tag, silence after it and the last step to [STOP]."""
     starts = [float(times[a:b, 0].min()) if b > a else float(times[-1, 1]) for a, b in spans]
     ends = [float(times[a:b, 1].max()) if b > a else float(times[-1, 1]) for a, b in spans]
     total = codes * seconds_a_code
     begin = np.array([0.0, 0.0, *starts, ends[-1]])  # START, tag, ids, STOP
     end = np.array([0.0, starts[0], *ends, max(total, ends[-1])])
     edges = np.arange(codes + 1) * seconds_a_code
-    share = np.minimum(end, edges[1:, None]) - np.maximum(
-        begin, edges[:-1, None]
-    )  # [codes, ids + 3]
+    # [codes, ids + 3]
+    share = np.minimum(end, edges[1:, None]) - np.maximum(begin, edges[:-1, None])
     out = np.zeros((codes + 1, len(begin)), np.float32)
     out[:-1] = share.clip(0)
     out /= out.sum(1, keepdims=True).clip(1e-6)
@@ -136,15 +135,15 @@ def check_heads(
     for pair in heads:
         if len(pair) != 2 or not (0 <= pair[0] < layers and 0 <= pair[1] < each):
             raise ConfigError(
-                f"gpt.alignment.heads: {list(pair)} is no [layer, head] of a network with {layers} layers "
-                f"of {each} heads, counted from 0"
+                f"gpt.alignment.heads: {list(pair)} is no [layer, head] of a network with "
+                f"{layers} layers of {each} heads, counted from 0"
             )
 
 # %% ../../nbs/xtts/alignment.ipynb #5b652c26
 def head_scores(
     gpt,  # coqui's GPT
     inputs: tuple,  # [B, L, D] input of each block: `hidden_states` of the transformer
-    heads: list,  # [[layer, head], ...]
+    heads: list | tuple,  # [[layer, head], ...]
     first: int,  # Position of the first code
     seen: Tensor,  # [B, L] positions that are no padding
 ) -> Tensor:  # [heads, B, L - first, L] scores before the softmax; -inf where a code may not look
@@ -169,7 +168,7 @@ def given_loss(
     scores: Tensor,  # [heads, B, m + 1, L] of `head_scores`
     path: Tensor,  # [B, m + 1, n] soft path over the text positions; rows of zeros do not count
     first: int,  # Position of the first text position
-) -> Tensor:  # Nats a code
+) -> Tensor:  # Nats per code
     "Cross-entropy of the attention with the known path, the mean over heads."
     logp = scores.log_softmax(-1)[..., first : first + path.shape[2]]  # [heads, B, m + 1, n]
     logp = logp.masked_fill(path == 0, 0.0)  # -inf * 0 is not 0
@@ -201,7 +200,8 @@ def forward_sum_loss(
     prior: float = 0.0,  # Weight of the diagonal prior
     blank: float = -1.0,  # Score of the blank
 ) -> Tensor:  # Nats a text position, plus the mean log of the attention that is not on the text
-    "Monotonic alignment without times, by CTC. Rows with more text positions than codes are left out."
+    """Monotonic alignment without times, by CTC. Rows with more text positions than codes are left
+    out."""
     losses = []
     for b in range(scores.shape[1]):
         n, m = int(text_lengths[b]), int(code_lengths[b])

@@ -16,6 +16,7 @@ import zipfile
 from functools import cached_property
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,14 +36,18 @@ from .waveform_decoder import VOICE_DIM, make_decoder
 HUB, HOME = "coqui/XTTS-v2", "models/xtts_v2"
 NEEDED = ("config.json", "model.pth", "vocab.json")  # without these there is no base
 WANTED = ("speakers_xtts.pth", "dvae.pth", "mel_stats.pth")  # voices; what training on needs
-CPML = "Coqui Public Model License 1.0.0 (not for commercial use): https://coqui.ai/cpml, text in LICENSE.txt of the repository"
+CPML = (
+    "Coqui Public Model License 1.0.0 (not for commercial use): https://coqui.ai/cpml, text in "
+    "LICENSE.txt of the repository"
+)
 
 
 def find_base(
-    source,  # A folder, a checkpoint of coqui's trainer (`.../best_model.pth`), or a name on the hub such as `coqui/XTTS-v2`
+    source,  # A folder, a checkpoint of coqui's trainer, or a name on the hub (`coqui/XTTS-v2`)
     accept_licence=False,  # Of a base from the hub
 ) -> Path:  # A folder with at least config.json, model.pth and vocab.json
-    "The base's folder; one from the hub is fetched into `models/`. MissingError says what is not there, ConfigError that the licence is not accepted."
+    """The base's folder; one from the hub is fetched into `models/`. MissingError says what is not
+    there, ConfigError that the licence is not accepted."""
     folder = resolve(source)
     if folder.is_dir():
         return _whole(folder)
@@ -52,7 +57,8 @@ def find_base(
         )
     if not _on_hub(source):
         raise MissingError(
-            f"{source}: no such folder; put an XTTS-v2 there ({', '.join([*NEEDED, *WANTED])}), or give {HUB}"
+            f"{source}: no such folder; put an XTTS-v2 there ({', '.join([*NEEDED, *WANTED])}), "
+            f"or give {HUB}"
         )
     home = resolve(HOME if source == HUB else f"models/{slug(str(source))}")
     _accept(source, home, accept_licence)
@@ -76,7 +82,8 @@ def _whole(folder: Path) -> Path:
     lacking = [name for name in NEEDED if not (folder / name).is_file()]
     if lacking:
         raise MissingError(
-            f"{display_path(folder)}: no {', '.join(lacking)}; a base needs {', '.join(NEEDED)}, and {', '.join(WANTED)} for training on"
+            f"{display_path(folder)}: no {', '.join(lacking)}; a base needs {', '.join(NEEDED)}, "
+            f"and {', '.join(WANTED)} for training on"
         )
     return folder
 
@@ -101,7 +108,9 @@ def _accept(source: str, home: Path, accepted: bool):
             how = "typed"
     if not how:
         raise ConfigError(
-            f"{source}: its licence is not accepted. It is under the {CPML}. Set xtts_init.accept_licence=true, or COQUI_TOS_AGREED=1, or answer yes in a terminal; the files then go to {display_path(home)}"
+            f"{source}: its licence is not accepted. It is under the {CPML}. Set "
+            "xtts_init.accept_licence=true, or COQUI_TOS_AGREED=1, or answer yes in a terminal; "
+            f"the files then go to {display_path(home)}"
         )
     write_json(record, {"source": source, "licence": CPML, "accepted_by": how})
 
@@ -115,13 +124,16 @@ def _fetch(source: str, home: Path):
         )
     except Exception as e:  # the library raises errors of many kinds, of httpx too
         raise MissingError(
-            f"{source}: could not be fetched ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else 'no reason given'}). "
-            f"Without a network, put {', '.join([*NEEDED, *WANTED])} from https://huggingface.co/{source} into {display_path(home)}"
+            f"{source}: could not be fetched ({type(e).__name__}: "
+            f"{str(e).splitlines()[0] if str(e) else 'no reason given'}). "
+            f"Without a network, put {', '.join([*NEEDED, *WANTED])} from "
+            f"https://huggingface.co/{source} into {display_path(home)}"
         ) from e
 
 # %% ../../nbs/xtts/base.ipynb #16ec8c95
 class _UnpickleStub:
-    "Stands for an object in a checkpoint that is not needed; takes whatever it is given and keeps nothing."
+    """Stands for an object in a checkpoint that is not needed; takes whatever it is given and keeps
+    nothing."""
 
     def __init__(self, *args, **kwargs):
         pass
@@ -136,33 +148,38 @@ _KNOWN = ("TTS.", "trainer.", "coqpit.", "numpy.", "_codecs.", "pathlib.")
 def load_tensors(
     path,  # A `.pth`
 ):  # Its content: tensors and plain values
-    "Read a file of coqui's without running anything in it; tensors stay on disk until used. CheckpointError for a damaged or a foreign file."
+    """Read a file of coqui's without running anything in it; tensors stay on disk until used.
+    CheckpointError for a damaged or a foreign file."""
     path = Path(path)
     if not path.is_file():
         raise MissingError(f"{display_path(path)}: no such file")
     if not zipfile.is_zipfile(path):
         raise CheckpointError(
-            f"{display_path(path)}: not a checkpoint of torch 1.6 or later, or cut off; take it again from where it came from"
+            f"{display_path(path)}: not a checkpoint of torch 1.6 or later, or cut off; take it "
+            "again from where it came from"
         )
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
         foreign = [n for n in names if not n.startswith(_KNOWN)]
         if foreign:
             raise CheckpointError(
-                f"{display_path(path)}: holds {', '.join(foreign)}, which could run code; it is not read. Save it again with tensors and plain values only"
+                f"{display_path(path)}: holds {', '.join(foreign)}, which could run code; it is "
+                "not read. Save it again with tensors and plain values only"
             )
         with torch.serialization.safe_globals([(_UnpickleStub, n) for n in names]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as e:
         raise CheckpointError(
-            f"{display_path(path)}: cannot be read ({str(e).splitlines()[0]}); take it again from where it came from"
+            f"{display_path(path)}: cannot be read ({str(e).splitlines()[0]}); take it again from "
+            "where it came from"
         ) from e
 
 # %% ../../nbs/xtts/base.ipynb #986c117b
 def read_coqui_checkpoint(
     path,  # `model.pth` of a release, a checkpoint of coqui's trainer, or the state of a GPT alone
 ) -> dict:  # name -> tensor, named as in `model.pth`: `gpt.*`, `hifigan_decoder.*`, `mel_stats`
-    "The weights of XTTS in a checkpoint of any kind; optimiser, DVAE and mel transforms are left out. CheckpointError when there is no GPT in it."
+    """The weights of XTTS in a checkpoint of any kind; optimiser, DVAE and mel transforms are left
+    out. CheckpointError when there is no GPT in it."""
     content = load_tensors(path)
     state = content.get("model", content) if isinstance(content, dict) else {}
     state = {k: v for k, v in state.items() if isinstance(v, Tensor)}
@@ -175,12 +192,14 @@ def read_coqui_checkpoint(
         for k, v in state.items()
         if k.startswith(("gpt.", "hifigan_decoder.")) or k == "mel_stats"
     }
+    # made anew for inference
     state = {
         k: v for k, v in state.items() if not k.startswith(("gpt.gpt_inference.", "gpt.gpt.wte."))
-    }  # made anew for inference
+    }
     if "gpt.text_embedding.weight" not in state:
         raise CheckpointError(
-            f"{display_path(path)}: no GPT of XTTS in it; a base's model.pth, or a checkpoint of coqui's GPTTrainer, is needed"
+            f"{display_path(path)}: no GPT of XTTS in it; a base's model.pth, or a checkpoint of "
+            "coqui's GPTTrainer, is needed"
         )
     if "gpt.conditioning_perceiver.latents" not in state:
         raise CheckpointError(
@@ -192,10 +211,11 @@ def read_coqui_checkpoint(
 def shape_of(
     state: dict,  # As from `read_coqui_checkpoint`
 ) -> dict:  # Keys of `model_args` in config.json that the weights decide
-    "What the weights say of themselves."
+    "The sizes of the network, read from its weights."
     rows, dim = state["gpt.text_embedding.weight"].shape
     audio = state["gpt.mel_embedding.weight"].shape[0]
     layers = 1 + max(int(k.split(".")[3]) for k in state if k.startswith("gpt.gpt.h."))
+    # START, STOP and a place for the reference
     return {
         "gpt_layers": layers,
         "gpt_n_model_channels": dim,
@@ -208,7 +228,7 @@ def shape_of(
         "gpt_max_text_tokens": state["gpt.text_pos_embedding.emb.weight"].shape[0]
         - 2,  # START and STOP
         "gpt_max_audio_tokens": state["gpt.mel_pos_embedding.emb.weight"].shape[0] - 3,
-    }  # START, STOP and a place for the reference
+    }
 
 # %% ../../nbs/xtts/base.ipynb #3581741c
 def complete_args(
@@ -223,13 +243,15 @@ def complete_args(
     ]
     if wrong:
         raise CheckpointError(
-            f"{name}: {'; '.join(wrong)}: configuration and weights are not of one model, take both from one place"
+            f"{name}: {'; '.join(wrong)}: configuration and weights come from different "
+            "models; use files of one release"
         )
     fixed = {**shape, "gpt_code_stride_len": 1024, "gpt_max_prompt_tokens": 70}
     if "gpt_n_heads" not in given:
         if shape["gpt_n_model_channels"] != 1024:
             raise CheckpointError(
-                f"{name}: no gpt_n_heads, and the weights do not show it; add the number of attention heads"
+                f"{name}: no gpt_n_heads, and the weights do not show it; add the number of "
+                "attention heads"
             )
         fixed["gpt_n_heads"] = 16
     return {**args, **fixed, **given}, sorted(k for k in fixed if k not in given)
@@ -295,7 +317,8 @@ class Base:
             return f"{n} ({RELEASES[n]})" if n in RELEASES else str(n)
 
         raise CheckpointError(
-            f"{display_path(self.folder)}: vocab.json has {named(ids)} ids but model.pth {named(rows)} text rows: they are of different models, take both from one"
+            f"{display_path(self.folder)}: vocab.json has {named(ids)} ids but model.pth "
+            f"{named(rows)} text rows: they are of different models; use files of one release"
         )
 
     @property
@@ -312,7 +335,8 @@ class Base:
 
     @property
     def licence(self):
-        "Of the weights, as far as the folder tells: that of XTTS-v2 unless a card of the folder names another."
+        """Of the weights, as far as the folder tells: that of XTTS-v2 unless a card of the folder
+        names another."""
         card = self.folder / "MODEL_CARD.md"
         named = (
             re.search(r"^- \*\*Licence\*\*: (.+)$", card.read_text(encoding="utf-8"), re.M)
@@ -323,7 +347,8 @@ class Base:
 
     @cached_property
     def vocabulary(self):
-        "Its language is Georgian when the file routes to it, else the first of the file: name one with every call of `encode`."
+        """Its language is Georgian when the file routes to it, else the first of the file: name one
+        with every call of `encode`."""
         content = read_json(self.folder / "vocab.json")
         tags = re.findall(
             r"\[([a-z]{2,3}(?:-[a-z]+)?)\]",
@@ -331,7 +356,8 @@ class Base:
         )
         if not tags:
             raise CheckpointError(
-                f"{display_path(self.folder / 'vocab.json')}: no language tags among added_tokens; it is not one of XTTS"
+                f"{display_path(self.folder / 'vocab.json')}: no language tags among "
+                "added_tokens; it is not one of XTTS"
             )
         return Vocabulary(
             content, default_language(content) if len(tags) == 1 or "ka" in tags else tags[0]
@@ -348,7 +374,8 @@ class Base:
         )
 
     def gpt(self) -> nn.Module:  # coqui's GPT in evaluation mode
-        "The GPT with its weights, bit-equal. Built without memory first, so that the weights are in memory once."
+        """The GPT with its weights, bit-equal. Built without memory first, so that the weights are
+        in memory once."""
         v = self.vocabulary
         with torch.device("meta"):
             net = make_gpt(self.gpt_config(), self.text_rows, v.start, v.stop, self.codes)
@@ -358,7 +385,8 @@ class Base:
     def _hifigan(self):  # coqui's HifiDecoder at the official width
         if not any(k.startswith("hifigan_decoder.") for k in self.state):
             raise MissingError(
-                f"{display_path(self.folder / 'model.pth')}: no waveform decoder in it; take a whole XTTS-v2, not a GPT alone"
+                f"{display_path(self.folder / 'model.pth')}: no waveform decoder in it; take a "
+                "whole XTTS-v2, not a GPT alone"
             )
         return _filled(
             make_decoder(self.config["model_args"]["decoder_input_dim"]),
@@ -377,22 +405,24 @@ class Base:
         path = self.folder / "dvae.pth"
         if not path.is_file():
             raise MissingError(
-                f"{display_path(path)}: missing, and without it there are no codes to train on; it lies beside model.pth in {HUB}"
+                f"{display_path(path)}: missing, and without it there are no codes to train on; "
+                f"it lies beside model.pth in {HUB}"
             )
         state = load_tensors(path)
         return state.get("model", state)
 
     def dvae_config(self) -> DvaeConfig:
-        return DvaeConfig(
-            **dvae_shape(self._dvae_state)
-        )  # Shape of the DVAE; MissingError without dvae.pth
+        # Shape of the DVAE; MissingError without dvae.pth
+        return DvaeConfig(**dvae_shape(self._dvae_state))
 
     def dvae(self) -> nn.Module:  # coqui's DiscreteVAE in evaluation mode
-        "The DVAE that the codes of this base belong to; counters of its own training may be missing."
+        """The DVAE that the codes of this base belong to; counters of its own training may be
+        missing."""
         net, state = make_dvae(self.dvae_config()), self._dvae_state
         if net.num_tokens != self.codes:
             raise CheckpointError(
-                f"{display_path(self.folder)}: dvae.pth has {net.num_tokens} codes but the GPT {self.codes}: they are of different models, take both from one"
+                f"{display_path(self.folder)}: dvae.pth has {net.num_tokens} codes but the GPT "
+                f"{self.codes}: they are of different models; use files of one release"
             )
         lacking = [
             k
@@ -401,7 +431,8 @@ class Base:
         ]
         if lacking:
             raise CheckpointError(
-                f"{display_path(self.folder / 'dvae.pth')}: no {', '.join(lacking[:3])}; it is not the DVAE of an XTTS"
+                f"{display_path(self.folder / 'dvae.pth')}: no {', '.join(lacking[:3])}; it is "
+                "not the DVAE of an XTTS"
             )
         return net.eval()
 
@@ -411,7 +442,8 @@ class Base:
             return self.state["mel_stats"].float().clone()
         if not (self.folder / "mel_stats.pth").is_file():
             raise MissingError(
-                f"{display_path(self.folder)}: no mel_stats, neither in model.pth nor as mel_stats.pth; it lies beside model.pth in {HUB}"
+                f"{display_path(self.folder)}: no mel_stats, neither in model.pth nor as "
+                f"mel_stats.pth; it lies beside model.pth in {HUB}"
             )
         return load_tensors(self.folder / "mel_stats.pth").float().clone()
 
@@ -432,7 +464,8 @@ def import_checkpoint(
     path,  # `best_model.pth` or `checkpoint_*.pth` of coqui's GPTTrainer
     folder,  # Where the base goes; made again when the checkpoint has changed
 ) -> Path:
-    "A base in the official layout from a trainer's checkpoint. MissingError says which part is not there."
+    """A base in the official layout from a trainer's checkpoint. MissingError says which part is
+    not there."""
     path, stat = Path(path), Path(path).stat()
     source, record = (
         {"path": str(path), "bytes": stat.st_size, "changed": stat.st_mtime_ns},
@@ -455,7 +488,8 @@ def import_checkpoint(
     )
     if not vocabulary:
         raise MissingError(
-            f"{display_path(path)}: no vocab.json beside it, nor where its configuration says; copy the one it was trained with into {display_path(path.parent)}"
+            f"{display_path(path)}: no vocab.json beside it, nor where its configuration says; "
+            f"copy the one it was trained with into {display_path(path.parent)}"
         )
     dvae = {k[5:]: v.clone() for k, v in content.get("model", {}).items() if k.startswith("dvae.")}
     with fresh_dir(folder) as tmp:
@@ -475,7 +509,8 @@ def _config_of(content: dict, path: Path) -> dict:  # model, model_args, audio, 
         held = read_json(beside) if beside.is_file() else {}
     if "model_args" not in held:
         raise MissingError(
-            f"{display_path(path)}: no configuration in it and no config.json beside it; copy the one of its training into {display_path(path.parent)}"
+            f"{display_path(path)}: no configuration in it and no config.json beside it; copy the "
+            f"one of its training into {display_path(path.parent)}"
         )
     return {
         "model": "xtts",
@@ -486,7 +521,8 @@ def _config_of(content: dict, path: Path) -> dict:  # model, model_args, audio, 
 def stand_in_vocab(
     rows=6681,  # Ids
 ) -> dict:  # Content of `vocab.json`
-    "A vocabulary of the official form with made-up pieces: letters, then START and the tags, then pairs and triples of letters."
+    """A vocabulary of the official form with made-up pieces: letters, then START and the tags, then
+    pairs and triples of letters."""
     signs = list(
         "!\"'(),-.:;?"
         + ascii_lowercase
@@ -499,7 +535,7 @@ def stand_in_vocab(
         "[SPACE]",
         *dict.fromkeys(signs),
         "[START]",
-        *(f"[{l}]" for l in CLIENT_LANGUAGES),
+        *(f"[{language}]" for language in CLIENT_LANGUAGES),
     ]
     if rows < len(tokens):
         raise ConfigError(
@@ -580,15 +616,17 @@ def write_random_base(
         xtts_config(gpt, v).save_json(str(Path(tmp) / "config.json"))
         atomic_write(
             Path(tmp) / "MODEL_CARD.md",
-            f"# Random weights in the shape of XTTS-v2 ({preset})\n\nMade by xtts_ka for tests and benchmarks; it was never trained and speaks noise.\n\n- **Licence**: none needed; no weights of Coqui were used\n",
+            f"# Random weights in the shape of XTTS-v2 ({preset})\n\nMade by xtts_ka for tests "
+            "and benchmarks; it was never trained and speaks noise.\n\n- **Licence**: none "
+            "needed; no weights of Coqui were used\n",
         )
     return Path(folder)
 
 # %% ../../nbs/xtts/base.ipynb #f2205cdc
 def _random_nets(preset: str, v: Vocabulary, seed: int):  # (GPT, HifiDecoder, DiscreteVAE)
-    sizes = PRESETS[preset]
+    sizes: Any = PRESETS[preset]
     with torch.random.fork_rng(devices=[]):
         seeded_step(seed, "random base", preset)
         dvae = DvaeConfig(**sizes["dvae"])
-        gpt = make_gpt(GptConfig(**sizes["gpt"]), len(v), v.start, v.stop, dvae.codes)
+        gpt: Any = make_gpt(GptConfig(**sizes["gpt"]), len(v), v.start, v.stop, dvae.codes)
         return gpt, make_decoder(gpt.model_dim), make_dvae(dvae)

@@ -48,18 +48,12 @@ def _fill(cfg, part: str):  # Set the sizes of one part from its stage's preset
 class VocabularyConfig:
     "How text becomes ids. With a base, its ids stay as they are and new ones are appended."
 
-    mode: Literal["characters", "bpe", "romanized"] = (
-        "characters"  # romanized: Latin digraphs, which a base already knows
-    )
-    size: int = Field(
-        2000, ge=40, le=20000
-    )  # Ids of the language in mode `bpe`, letters and punctuation included
-    texts: list[
-        str
-    ] = []  # Files of further text to learn pieces from, a sentence a line, beside the training clips' own
-    new_rows: Literal["matched", "normal", "romanized", "language_model"] = (
-        "matched"  # How a base's new rows start
-    )
+    # romanized (also spelled romanised): Latin digraphs, which a base already knows
+    mode: Literal["characters", "bpe", "romanized"] = "characters"
+    size: int = Field(2000, ge=40, le=20000)  # Ids of the language in mode `bpe`, letters included
+    texts: list[str] = []  # Files of further text to learn pieces from, one sentence per line
+    # How a base's new rows start
+    new_rows: Literal["matched", "normal", "romanized", "language_model"] = "matched"
 
     _spelling = field_validator("mode", "new_rows", mode="before")(romanized_spelling)
 
@@ -81,23 +75,17 @@ class DvaeConfig:
     "Size and training of the DVAE. XTTS-v2: 1,024 codes, hidden 512, codebook_dim 512, 3 blocks."
 
     codes: int = Field(512, ge=8, le=8192)  # Size of the codebook
-    hidden: int = Field(
-        128, ge=8
-    )  # Channels of the first convolution; the second has twice as many
+    hidden: int = Field(128, ge=8)  # Channels of the first convolution; the second: twice as many
     codebook_dim: int = Field(32, ge=2)  # Dimension of a code's vector
     blocks: int = Field(2, ge=0)  # Residual blocks on each side
     crop: int = Field(64, ge=0)  # Training crop, frames of 11.6 ms; 0: whole clips
-    letter_weight: float = Field(
-        0.0, ge=0
-    )  # Weight of reading the clip's text from its codes (CTC), with `crop: 0`
-    even_until: float = Field(
-        0.1, ge=0, le=1
-    )  # Share of the training in which letters are taught at even distances
-    commitment: float = Field(0.25, ge=0)  # Weight of the pull of the encoder towards its code
-    revive_after: int = Field(
-        15, ge=0
-    )  # Steps a code may stay unused before it is moved; 0: never (coqui's way)
-    revive_until: float = Field(0.7, ge=0, le=1)  # Share of the training in which codes are moved
+    # Weight of reading the text from the codes (CTC); needs `crop: 0`
+    letter_weight: float = Field(0.0, ge=0)
+    even_until: float = Field(0.1, ge=0, le=1)  # Share of training with letters at even distances
+    commitment: float = Field(0.25, ge=0)  # Weight of the commitment loss
+    # Steps after which an unused code is reset; 0: never (coqui)
+    revive_after: int = Field(15, ge=0)
+    revive_until: float = Field(0.7, ge=0, le=1)  # Share of training in which codes are reset
     loop: DvaeLoop = DvaeLoop()
 
     def __post_init__(self):
@@ -121,7 +109,8 @@ class GptLoop(LoopConfig):
 
 @config
 class LoraConfig:
-    "Low-rank adaptation (Hu et al. 2021) of the transformer's matrices; the rest of the transformer is frozen, embeddings and heads are trained."
+    """Low-rank adaptation (Hu et al. 2021) of the transformer's matrices; the rest of the
+    transformer is frozen, embeddings and heads are trained."""
 
     rank: int = Field(0, ge=0)  # 0: none
     alpha: float = Field(16.0, gt=0)  # The update is scaled by alpha / rank
@@ -132,71 +121,49 @@ class LoraConfig:
 class AlignmentConfig:
     "Attention heads that are taught to point at the letter being spoken, see `xtts.alignment`."
 
-    weight: float = Field(
-        0.3, ge=0
-    )  # Of the alignment loss beside the code loss; 0: no head is taught
-    heads: list[
-        list[int]
-    ] = []  # [layer, head], counted from 0; empty: one in each of the second and third layer, or those of a base that point best already
-    times: Literal["auto", "given", "forced", "forward_sum"] = (
-        "auto"  # Where letters are: times of the corpus, a recogniser trained on the clips, or monotonic paths without times; auto: given where the corpus has them, else forward_sum
-    )
-    prior_until: float = Field(
-        0.3, ge=0, le=1
-    )  # Share of the training in which the diagonal prior of forward_sum fades
-    forced_steps: int = Field(600, ge=1)  # Training steps of the recogniser behind `forced`
+    weight: float = Field(0.3, ge=0)  # Of the alignment loss beside the code loss; 0: none
+    heads: list[list[int]] = []  # [layer, head] from 0; empty: layers 2 and 3, or a base's best
+    # Letter times: of the corpus, by forced alignment, or none (forward_sum); auto: given or none
+    times: Literal["auto", "given", "forced", "forward_sum"] = "auto"
+    # Share of training in which forward_sum's prior fades
+    prior_until: float = Field(0.3, ge=0, le=1)
+    forced_steps: int = Field(600, ge=1)  # Training steps of the aligner behind `forced`
 
 # %% ../../nbs/xtts/config.ipynb #e843fe38
 @config
 class GptConfig:
-    "Size and training of the GPT. XTTS-v2: 30 layers, dim 1,024, 16 heads, 402 text ids, 605 codes."
+    """Size and training of the GPT. XTTS-v2: 30 layers, dim 1,024, 16 heads, 402 text ids, 605
+    codes."""
 
-    layers: int = Field(4, ge=1)
+    layers: int = Field(4, ge=1)  # Transformer blocks
     dim: int = Field(128, ge=16)  # Width; a multiple of `heads`
-    heads: int = Field(4, ge=1)
+    heads: int = Field(4, ge=1)  # Attention heads of a block
     max_text: int = Field(250, ge=8, le=402)  # Text ids of the longest sentence
     max_codes: int = Field(400, ge=8)  # Codes of the longest sentence, 46.4 ms each
-    text_weight: float = Field(
-        0.05, ge=0
-    )  # Weight of the text loss beside the code loss; coqui: 0.01
+    # Weight of the text loss beside the code loss; coqui: 0.01
+    text_weight: float = Field(0.05, ge=0)
     reference_frames: int = Field(172, ge=32)  # Longest reference in training, frames of 11.6 ms
-    reference: Literal["other", "same"] = (
-        "other"  # Clip of the speaker that the reference is cut from; the clip itself teaches to copy
-    )
-    prompt_mask: bool = (
-        False  # With `reference: same`, no loss on the codes of the stretch the model was given
-    )
+    # Clip the reference is cut from: another of the speaker, or the clip itself (teaches copying)
+    reference: Literal["other", "same"] = "other"
+    prompt_mask: bool = False  # With `reference: same`, no loss on the codes of the reference
     label_smoothing: float = Field(0.0, ge=0, lt=1)  # Of the code loss (Szegedy et al. 2016)
     alignment: AlignmentConfig = AlignmentConfig()  # Teach heads to read along
-    corrupt: float = Field(
-        0.2, ge=0, lt=1
-    )  # Share of the input codes replaced by random ones, so that the text must be looked at
-    mel_weight: float = Field(
-        0.3, ge=0
-    )  # Weight of predicting the mel of each code from its latent, which keeps the sound in the latents
+    corrupt: float = Field(0.2, ge=0, lt=1)  # Share of the input codes replaced by random ones
+    mel_weight: float = Field(0.3, ge=0)  # Weight of predicting each code's mel from its latent
     dropout: float = Field(0.1, ge=0, lt=1)  # Of the transformer; 0.1 is GPT-2's and XTTS's
-    references: int = Field(
-        0, ge=0
-    )  # References of a speaker in a batch, at most: the style encoder is a third of a small model's step; 0: one a clip
+    references: int = Field(0, ge=0)  # References per speaker and batch, at most; 0: one per clip
     codebook_start: bool = True  # A new GPT's code embeddings start from the vectors of the DVAE
-    optimizer: Literal["adamw", "muon"] = (
-        "adamw"  # muon: for the matrices of the transformer, with AdamW for the rest
-    )
+    # muon: for the transformer's matrices, AdamW for the rest
+    optimizer: Literal["adamw", "muon"] = "adamw"
     muon_lr: float = Field(5e-3, gt=0)  # Learning rate of Muon
-    freeze: list[
-        str
-    ] = []  # Parts that are not trained, by the beginning of their parameters' names, e.g. `gpt.h.0.`, `conditioning_encoder`
+    freeze: list[str] = []  # Prefixes of parameters that are not trained, e.g. `gpt.h.0.`
     lora: LoraConfig = LoraConfig()  # Train small matrices instead of the transformer
-    checkpointing: bool = (
-        False  # Compute activations again in the backward pass: less memory, a third more time
-    )
-    free_run: int = Field(
-        0, ge=0
-    )  # Validation sentences spoken freely at each validation: do they stop, and how long are they
-    free_weight: float = Field(
-        0.0, ge=0
-    )  # How much of that counts in the score which picks the best step and, with `loop.patience`, ends training
-    samples: int = Field(0, ge=0)  # Of those, kept as sound and spectrogram under `gpt/samples`
+    checkpointing: bool = False  # Recompute activations: less memory, a third more time
+    # Validation sentences decoded freely: do they stop, how long are they
+    free_run: int = Field(0, ge=0)
+    # Weight of the free run in the score that picks the best step
+    free_weight: float = Field(0.0, ge=0)
+    samples: int = Field(0, ge=0)  # Of these, kept as sound and spectrogram in `gpt/samples`
     loop: GptLoop = GptLoop()
 
 # %% ../../nbs/xtts/config.ipynb #8a7904be
@@ -216,62 +183,46 @@ class DecoderLoop(LoopConfig):
 class DecoderConfig:
     "Size and training of the waveform decoder."
 
-    channels: int | list[int] = (
-        64  # After the first convolution and each of the four upsamplings; one number is halved each time; XTTS-v2: 512
-    )
-    kernels: list[list[int]] = (
-        [[3, 7, 11]] * 4
-    )  # Residual blocks of each stage, by kernel; those left out become zeros in the official shape
-    carriers: int = Field(
-        0, ge=0
-    )  # Pitches at which channels begin to oscillate where the latents turn; each takes four of the first channels and one of the second, and there are at most as many as fill half of the second
+    # First convolution and four upsamplings; one number: halved each time; XTTS-v2: 512
+    channels: int | list[int] = 64
+    # Residual blocks per stage, by kernel; the others are zero
+    kernels: list[list[int]] = [[3, 7, 11]] * 4
+    # Pitches of channels that start as oscillators, see `start_carriers`
+    carriers: int = Field(0, ge=0)
     crop: int = Field(32, ge=8)  # Training crop, frames of 256 samples at 24 kHz (10.7 ms)
     mel_weight: float = Field(1.0, ge=0)  # Weight of the log-mel L1
     stft_weight: float = Field(1.0, ge=0)  # Weight of the multi-resolution STFT loss
-    energy_weight: float = Field(0.0, ge=0)  # Weight of the log energies of patches of the spectrum
-    repetition_weight: float = Field(
-        0.0, ge=0
-    )  # Weight of repeating oneself after a frame more than the recording does
-    periodicity_weight: float = Field(
-        0.0, ge=0
-    )  # Weight of the autocorrelation of frames: pitch and voicing, whatever the phases
+    energy_weight: float = Field(0.0, ge=0)  # Weight of the log energies of spectrum patches
+    # Weight of repetition after a frame beyond the recording's
+    repetition_weight: float = Field(0.0, ge=0)
+    # Weight of the autocorrelation of frames: pitch and voicing, whatever the phases
+    periodicity_weight: float = Field(0.0, ge=0)
     phase_weight: float = Field(0.0, ge=0)  # Weight of the steps of the phase in time and frequency
-    judge_from: float = Field(
-        1.0, ge=0, le=1
-    )  # Share of the training after which a multi-period discriminator joins; 1: never
+    # Share of training before a discriminator joins; 1: never
+    judge_from: float = Field(1.0, ge=0, le=1)
     judge_width: float = Field(0.125, gt=0)  # Factor on its channels; HiFi-GAN: 1
     judge_periods: list[int] = [3, 5, 7, 64, 256]  # Samples
-    judge_gain: float = Field(
-        1.0, gt=0
-    )  # Factor on the waveforms it hears; speech of -23 dB is too quiet for a small one to learn anything by gain 1
+    # Factor on its input: speech of -23 dB is too quiet for a small one to learn from
+    judge_gain: float = Field(1.0, gt=0)
     judge_lr: float = Field(1e-3, gt=0)  # Its learning rate
-    adversarial_weight: float = Field(1.0, ge=0)  # Weight of being taken for a recording (LSGAN)
-    feature_weight: float = Field(
-        2.0, ge=0
-    )  # Weight of the distance of the discriminator's features
-    optimizer: Literal["adamw", "muon"] = (
-        "adamw"  # muon: for the kernels of the convolutions, with AdamW for the rest
-    )
+    adversarial_weight: float = Field(1.0, ge=0)  # Weight of the adversarial loss (LSGAN)
+    feature_weight: float = Field(2.0, ge=0)  # Weight of feature matching
+    # muon: for the convolutions' kernels, AdamW for the rest
+    optimizer: Literal["adamw", "muon"] = "adamw"
     muon_lr: float = Field(1e-2, gt=0)  # Learning rate of Muon
-    voice_parts: int = Field(
-        0, ge=0
-    )  # Principal components of the training voices, all of like variance, that a new decoder is told where there are more voices than that; 0: the vectors as they are
-    voice_rates: list[float] = [
-        8.0,
-        6.0,
-        2.0,
-        1.0,
-        1.0,
-    ]  # With them: factors on the learning rate of the five layers by which voices go in
-    start: Literal["new", "base", "keep"] = (
-        "new"  # From nothing, from the base's weights, or the base's as it is
-    )
+    # Principal components of the training voices, of equal variance, that a new decoder is given
+    # if there are more voices than that; 0: the voice vectors themselves
+    voice_parts: int = Field(0, ge=0)
+    # With them: factors on the learning rate of the five voice layers
+    voice_rates: list[float] = [8.0, 6.0, 2.0, 1.0, 1.0]
+    # From nothing, from the base's weights, or the base's unchanged
+    start: Literal["new", "base", "keep"] = "new"
     loop: DecoderLoop = DecoderLoop()
 
     def __post_init__(self):
         if len(self.voice_rates) != 5 or min(self.voice_rates) <= 0:
             raise ConfigError(
-                f"decoder.voice_rates {self.voice_rates}: five factors above 0, one for each layer by which voices go in"
+                f"decoder.voice_rates {self.voice_rates}: five factors above 0, one per voice layer"
             )
 
 # %% ../../nbs/xtts/config.ipynb #b16777e1
@@ -291,11 +242,10 @@ class AcousticLoop(LoopConfig):
 
 @config
 class AcousticConfig:
-    "A small network from the GPT's latents to the mel of a vocoder, beside XTTS's own waveform decoder."
+    """A small network from the GPT's latents to the mel of a vocoder, beside XTTS's own waveform
+    decoder."""
 
-    train: bool = (
-        True  # false: `speak --way vocoder` takes the mel that the DVAE makes of the codes
-    )
+    train: bool = True  # false: `speak --way vocoder` uses the DVAE's mel of the codes
     dim: int = Field(160, ge=16)  # Channels
     blocks: int = Field(4, ge=1)  # Residual blocks
     crop: int = Field(64, ge=4)  # Training crop, codes of 46.4 ms
@@ -309,33 +259,20 @@ class DecodeConfig:
     temperature: float = Field(0.3, ge=0)  # 0: greedy
     top_k: int = Field(30, ge=0)  # Keep the k likeliest codes; 0: all
     top_p: float = Field(0.85, gt=0, le=1)  # Then the smallest set with this probability
-    repetition_penalty: float = Field(
-        1.0, gt=0
-    )  # Above 1: codes already said become less likely (Keskar et al. 2019, section 4.1); coqui: 10
-    max_codes_per_id: float = Field(
-        6.0, gt=0
-    )  # Stop guard: so many codes a text id at most, plus `guard_extra`
+    # Above 1: codes already said get less likely (CTRL); coqui: 10
+    repetition_penalty: float = Field(1.0, gt=0)
+    max_codes_per_id: float = Field(6.0, gt=0)  # Stop guard: codes per text id, plus `guard_extra`
     guard_extra: int = Field(20, ge=0)  # Codes
-    best_of: int = Field(
-        1, ge=1, le=64
-    )  # Spoken so many times; the one that stops by itself and has the likeliest length is kept
-    length_prior: bool = True  # Judge lengths by the codes a text id of the training clips, where the export knows them
-    retries: int = Field(
-        3, ge=0, le=64
-    )  # A sentence that lost words by its alignment heads, or reads back badly, is spoken so many times more
-    most_errors: float = Field(
-        0.05, ge=0
-    )  # Errors a letter above which a take that was read back is spoken again
-    retry_temperature: float = Field(
-        0.5, ge=0
-    )  # Of these further takes, where `temperature` is lower
-    watch_end: bool = True  # The alignment heads decide when the text is done; STOP before the end cannot be drawn
-    end_slack: int = Field(
-        2, ge=0
-    )  # Text ids before STOP from which on the end may come: the final mark and the last letter
-    end_wait: int = Field(
-        4, ge=0
-    )  # Codes behind the end of the text, beside the silence of the training clips, after which it is ended
+    best_of: int = Field(1, ge=1, le=64)  # Takes per sentence; the best one is kept
+    length_prior: bool = True  # Score lengths by the training clips' codes per text id
+    # Further takes of a sentence that lost words or reads back badly
+    retries: int = Field(3, ge=0, le=64)
+    most_errors: float = Field(0.05, ge=0)  # Errors per letter above which a take is repeated
+    retry_temperature: float = Field(0.5, ge=0)  # Of further takes, where `temperature` is lower
+    watch_end: bool = True  # Alignment heads decide the end; no STOP before it
+    end_slack: int = Field(2, ge=0)  # Text ids before STOP from which on the end may come
+    # Codes behind the text, beside the usual silence, before it ends
+    end_wait: int = Field(4, ge=0)
 
 # %% ../../nbs/xtts/config.ipynb #c84e11d9
 @config
@@ -353,19 +290,19 @@ class SpeakerLoop(LoopConfig):
 # %% ../../nbs/xtts/config.ipynb #812c26c4
 @config
 class SpeakerConfig:
-    "The speaker encoder of the export: a narrow ResNet that learns the vectors of the stage speaker_encoder."
+    """The speaker encoder of the export: a narrow ResNet that learns the vectors of the stage
+    speaker_encoder."""
 
     channels: int = Field(8, ge=8, le=32)  # Of the first layer, a multiple of 8; XTTS-v2: 32
     clips: int = Field(120, ge=2)  # Of a speaker of the corpus, at most
-    crops: int = Field(32, ge=4)  # A batch holds so many crops of 2.5 s, fewer longer ones
+    crops: int = Field(32, ge=4)  # Crops of 2.5 s per batch, fewer longer ones
     min_seconds: float = Field(1.0, gt=0.1)  # Shortest crop
-    max_seconds: float = Field(6.0, gt=0.1)  # Longest crop; what is shorter is said again
-    pairs_weight: float = Field(
-        1.0, ge=0
-    )  # Weight of the error of cosines between clips, beside that to the teacher's vector
+    max_seconds: float = Field(6.0, gt=0.1)  # Longest crop; shorter clips are repeated
+    pairs_weight: float = Field(1.0, ge=0)  # Weight of the error of cosines between clips
+    # Another room and microphone for each crop
     augment: AugmentConfig = AugmentConfig(
         p_noise=0.7, noise_snr=(8.0, 25.0), p_reverb=0.2, p_eq=0.4, p_band=0.3
-    )  # Another room and microphone for each crop
+    )
     loop: SpeakerLoop = SpeakerLoop()
 
     def __post_init__(self):
@@ -373,7 +310,8 @@ class SpeakerConfig:
             raise ConfigError(f"encoder.channels {self.channels} must be a multiple of 8")
         if self.min_seconds > self.max_seconds:
             raise ConfigError(
-                f"encoder.min_seconds {self.min_seconds:g} is above max_seconds {self.max_seconds:g}"
+                f"encoder.min_seconds {self.min_seconds:g} is above max_seconds "
+                f"{self.max_seconds:g}"
             )
 
 # %% ../../nbs/xtts/config.ipynb #de2474c9
@@ -381,10 +319,9 @@ class SpeakerConfig:
 class GuestConfig:
     "Voices of espeak-ng that say what Georgian clips of the run say."
 
-    voices: int = Field(960, ge=0)  # A clip each; 0: none
-    share: float = Field(
-        0.5, ge=0, lt=1
-    )  # Of the decoder's training crops; 0: only the speaker encoder hears them
+    voices: int = Field(960, ge=0)  # One clip each; 0: none
+    # Of the decoder's training crops; 0: speaker encoder only
+    share: float = Field(0.5, ge=0, lt=1)
 
 # %% ../../nbs/xtts/config.ipynb #9b161ccf
 @config
@@ -401,23 +338,18 @@ class InitConfig:
 
     preset: Literal["", "tiny", "small", "full"] = ""  # Sizes of the DVAE; empty: those given below
     base: str = ""  # Folder with an XTTS-v2, or `coqui/XTTS-v2`; empty: from nothing
-    accept_licence: bool = (
-        False  # Of `coqui/XTTS-v2`: Coqui Public Model License, not for commercial use
-    )
-    tune_dvae: bool = (
-        False  # Train the base's DVAE further; it was trained on many languages and rarely needs it
-    )
+    accept_licence: bool = False  # Of `coqui/XTTS-v2`: CPML, not for commercial use
+    tune_dvae: bool = False  # Train the base's DVAE further; rarely needed
     vocabulary: VocabularyConfig = VocabularyConfig()  # Text to ids
     max_seconds: float = Field(12.0, gt=0)  # Longest clip trained on
-    filters: FilterConfig = (
-        FilterConfig()
-    )  # Which other clips are left out, each with its reason in rejects.csv
+    filters: FilterConfig = FilterConfig()  # Which other clips are left out, see rejects.csv
     dvae: DvaeConfig = DvaeConfig()  # Codes
 
     def __post_init__(self):
         if self.base and self.preset:
             raise ConfigError(
-                "xtts_init.preset is for a model from nothing; a base brings its own sizes: leave one of them out"
+                "xtts_init.preset is for a model from nothing; a base brings its own sizes: leave "
+                "one of them out"
             )
         _fill(self, "dvae")
 
@@ -426,9 +358,8 @@ class InitConfig:
 class PretrainConfig:
     "Stage full_pretrain."
 
-    preset: Literal["", "tiny", "small", "full"] = (
-        ""  # Sizes of GPT and decoder; empty: those given below; a base brings its own
-    )
+    # Sizes of GPT and decoder; empty: those below; a base brings its own
+    preset: Literal["", "tiny", "small", "full"] = ""
     gpt: GptConfig = GptConfig()  # Text to codes
     acoustic: AcousticConfig = AcousticConfig()  # Latents to the mel of a vocoder
     decoder: DecoderConfig = DecoderConfig()  # Latents to waveform
@@ -436,9 +367,8 @@ class PretrainConfig:
     guests: GuestConfig = GuestConfig()  # Further voices for the decoder
     voice_seconds: float = Field(12.0, gt=0)  # Reference speech behind each stored voice
     replay: ReplayConfig = ReplayConfig()  # Against forgetting
-    export_dtype: Literal["float32", "float16"] = (
-        "float32"  # Of the exported weights; clients read both
-    )
+    # Of the exported weights; clients read both
+    export_dtype: Literal["float32", "float16"] = "float32"
 
     def __post_init__(self):
         for part in ("gpt", "decoder"):

@@ -24,10 +24,8 @@ from .filters import reasons
 
 # %% ../../nbs/xtts/create_metadata_files.ipynb #364fae1c
 def find_vectors(
-    embeddings_dir,  # A store of `xtts-ka embed`, its folder `embeddings`, or a folder of `.npy` files
-) -> (
-    tuple
-):  # (folder, {real path of a recording: vector}, {stem: vector}); one of the two is filled
+    embeddings_dir,  # A store of `xtts-ka embed`, its `embeddings`, or a folder of `.npy` files
+) -> tuple:  # (folder, {real path of a recording: vector}, {stem: vector}); one dict is empty
     "Which vectors there are. `MissingError` says what to run when there are none."
     root = resolve(embeddings_dir)
     if root.name == "embeddings" and (root.parent / "index.csv").is_file():
@@ -42,7 +40,8 @@ def find_vectors(
         return root, known, plain
     why = "no such folder" if not root.is_dir() else "no vectors in it (no index.csv, no *.npy)"
     raise MissingError(
-        f"--embeddings_dir {display_path(root)}: {why}; make them first: xtts-ka embed --segmented_dir data/segmented --output_dir {display_path(root)}"
+        f"--embeddings_dir {display_path(root)}: {why}; make them first: xtts-ka embed "
+        f"--segmented_dir data/segmented --output_dir {display_path(root)}"
     )
 
 # %% ../../nbs/xtts/create_metadata_files.ipynb #6adfb02b
@@ -50,7 +49,8 @@ def find_manifest(
     metadata,  # Manifest, or None to look for it
     recordings,  # Paths of recordings; what lies beside or above them is looked at
 ) -> Path:
-    "The manifest with the texts: the one given, else `data/metadata.csv`, else the nearest above a recording."
+    """The manifest with the texts: the one given, else `data/metadata.csv`, else the nearest above
+    a recording."""
     if metadata:
         if not resolve(metadata).is_file():
             raise MissingError(f"--metadata {metadata}: no such file")
@@ -63,7 +63,8 @@ def find_manifest(
     ]
     if not found:
         raise MissingError(
-            "no metadata.csv with the texts beside the recordings, in data or in data/segmented; name it with --metadata"
+            "no metadata.csv with the texts beside the recordings, in data or in data/segmented; "
+            "name it with --metadata"
         )
     return found[0]
 
@@ -96,7 +97,10 @@ def match_rows(
             if not sound.is_file()
             else "no embedding: no vector of this recording"
             if vector is None
-            else f"ambiguous: {stems[stem]} recordings are called {stem}, and the vectors have no index"
+            else (
+                f"ambiguous: {stems[stem]} recordings are called {stem}, and the vectors have no "
+                "index"
+            )
             if not known and stems[stem] > 1
             else _vector_fault(vector)
         )
@@ -119,7 +123,8 @@ class MetadataReport:
         parts = ", ".join(f"{name}.csv {n}" for name, n in self.parts.items())
         why = ", ".join(f"{n} {w}" for w, n in reasons(self.rejects).items())
         return f"{display_path(self.folder)}: {parts}" + (
-            f"; {len(self.rejects)} left out ({why}), see {display_path(self.folder / 'rejects.csv')}"
+            f"; {len(self.rejects)} left out ({why}), see "
+            f"{display_path(self.folder / 'rejects.csv')}"
             if why
             else ""
         )
@@ -141,7 +146,8 @@ def _check_target(out: Path, manifest: Path):
     "`ConfigError` when the folder holds something else: it is replaced whole."
     if out.is_dir() and any(out.iterdir()) and not (out / _RECORD).is_file():
         raise ConfigError(
-            f"--output_dir {display_path(out)}: it holds other files and would be replaced; give a new folder, or empty this one"
+            f"--output_dir {display_path(out)}: it holds other files and would be replaced; give "
+            "a new folder, or empty this one"
         )
     if manifest.is_relative_to(out) or out in (manifest.parent, *manifest.parent.parents):
         raise ConfigError(
@@ -155,17 +161,21 @@ def create_metadata_files(
     metadata=None,  # Manifest with the texts; None: looked for
     val_fraction: float = 0.1,  # Of the clips, or of the speakers
     test_fraction: float = 0.05,
-    by: str = "given",  # `given`: keep the manifest's column `split`, divide the rest; `stratified`; `speaker`: nobody in two parts
-    seed: int = 1,  # Decides the parts
+    by: str = "given",  # `given`: keep the manifest's splits; `stratified`; or `speaker`: disjoint
+    seed: int = 1,  # Seed of the train/val/test split
 ) -> MetadataReport:
-    "Write train.csv, val.csv, test.csv and metadata.csv with a column `embedding`. `ManifestError` when no clip is left, `MissingError` when something is not there."
+    """Write train.csv, val.csv, test.csv and metadata.csv with a column `embedding`.
+    `ManifestError` when no clip is left, `MissingError` when something is not there."""
     out, (root, known, plain) = resolve(output_dir), find_vectors(embeddings_dir)
     path = find_manifest(metadata, known)
     _check_target(out, path)
     pairs, rejects = match_rows(read_manifest(path, check_audio=False), known, plain)
     if not pairs:
         raise ManifestError(
-            f"{display_path(path)}: none of {len(rejects)} lines has a vector in {display_path(root)} ({', '.join(f'{n} {w}' for w, n in reasons(rejects).items())}); was another corpus embedded? Name its manifest with --metadata"
+            f"{display_path(path)}: none of {len(rejects)} lines has a vector in "
+            f"{display_path(root)} "
+            f"({', '.join(f'{n} {w}' for w, n in reasons(rejects).items())}); was another corpus "
+            "embedded? Name its manifest with --metadata"
         )
     rows = [
         replace(row, extra={**row.extra, "embedding": f"embeddings/{vector.name}"})
@@ -248,9 +258,12 @@ def add_arguments(
         "--split",
         choices=("given", "stratified", "speaker"),
         default="given",
-        help="given: keep the manifest's parts and divide the rest; stratified: every speaker in each part; speaker: nobody in two parts",
+        help=(
+            "given: keep the manifest's parts and divide the rest; stratified: every speaker in "
+            "each part; speaker: nobody in two parts"
+        ),
     )
-    a("--seed", type=int, default=1, help="decides the parts")
+    a("--seed", type=int, default=1, help="seed of the train/val/test split")
 
 # %% ../../nbs/xtts/create_metadata_files.ipynb #4e92d61d
 def main(

@@ -7,6 +7,8 @@ __all__ = ['SPEAKER_RATE', 'LAYERS', 'official_shape', 'narrow_encoder', 'orthon
            'SpeakerTask', 'heard_clips', 'distil']
 
 # %% ../../nbs/xtts/distil.ipynb #a81be5bb
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,6 @@ from ..core.audio import resample
 from ..core.config import to_dict
 from ..core.loop import Task, fit, load_models
 from ..core.randomness import rng, seeded_step, torch_rng
-from ..corpus.clips import Clips
 from ..speaker.augment import Augmenter
 from ..speaker.data import Utterance, crop, keep_waves
 from .config import SpeakerConfig
@@ -27,17 +28,17 @@ SPEAKER_RATE = 16000  # Hz, of XTTS's speaker encoder
 LAYERS = 4  # Of blocks, each twice as wide as the one before
 
 # %% ../../nbs/xtts/distil.ipynb #0ba23b35
-def official_shape() -> (
-    nn.Module
-):  # coqui's ResNetSpeakerEncoder as XTTS-v2 has it, with random weights
-    return make_decoder(16, 16).speaker_encoder
+def official_shape() -> nn.Module:
+    "coqui's ResNetSpeakerEncoder as XTTS-v2 has it, with random weights."
+    decoder: Any = make_decoder(16, 16)
+    return decoder.speaker_encoder
 
 
 def narrow_encoder(
     channels: int,  # Of the first layer
     dim: int,  # Of the vector
 ) -> nn.Module:  # coqui's ResNetSpeakerEncoder
-    "XTTS's speaker encoder with fewer channels, one block a layer and the same mel."
+    "XTTS's speaker encoder with fewer channels, one block per layer and the same mel."
     from TTS.encoder.models.resnet import ResNetSpeakerEncoder
 
     like = official_shape()
@@ -62,9 +63,8 @@ def orthonormal(
     return (q * torch.sign(torch.diagonal(r))).float()
 
 
-def _last_layer(
-    part: Tensor, wide: Tensor
-) -> Tensor:  # [dim, 2 n] -> [512, 2 m]: means, then deviations
+def _last_layer(part: Tensor, wide: Tensor) -> Tensor:
+    "[dim, 2 n] -> [512, 2 m]: means, then deviations."
     out, (n, m) = torch.zeros_like(wide), (part.shape[1] // 2, wide.shape[1] // 2)
     up = orthonormal(part.shape[0])
     out[:, :n], out[:, m : m + n] = up @ part[:, :n], up @ part[:, n:]
@@ -76,11 +76,12 @@ def official_encoder(
     narrow: nn.Module,  # From `narrow_encoder`
 ) -> nn.Module:  # coqui's ResNetSpeakerEncoder in XTTS-v2's size, in evaluation mode
     "The same vectors, in 512 dimensions."
-    net, held = official_shape(), narrow.state_dict()
+    net = official_shape()
+    held: dict[str, Any] = narrow.state_dict()
     for name, wide in net.state_dict().items():
         if name.startswith("torch_spec") or name.endswith("num_batches_tracked"):
             continue
-        part = held.get(name)
+        part: Any = held.get(name)  # None: the narrow network lacks it
         if name == "fc.weight":
             wide.copy_(_last_layer(part, wide))
         elif name == "fc.bias":
@@ -94,7 +95,7 @@ def official_encoder(
 # %% ../../nbs/xtts/distil.ipynb #fbbae3a6
 @torch.inference_mode()
 def narrow_vectors(
-    narrow: nn.Module,  # In evaluation mode
+    narrow: Any,  # From `narrow_encoder`, in evaluation mode
     wavs,  # [T] waveforms at 22,050 Hz
 ) -> list:  # Of [1, 512, 1]
     "What the official encoder would give, at a fiftieth of its price."
@@ -115,12 +116,10 @@ class SpeakerTask(Task):
         targets,  # [clips, dim] unit vectors
         teacher: str,  # Digest of what made them
     ):
-        self.cfg, self.waves, self.targets, self.teacher = (
-            cfg,
-            waves,
-            torch.as_tensor(targets),
-            teacher,
-        )
+        self.cfg = cfg
+        self.waves = waves
+        self.targets = torch.as_tensor(targets)
+        self.teacher = teacher
         self.augmenter = Augmenter(cfg=cfg.augment, sample_rate=SPEAKER_RATE, seed=cfg.loop.seed)
 
     def models(self):

@@ -11,6 +11,7 @@ import hashlib
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -48,8 +49,8 @@ class AdapterConfig:
     shortest: float = Field(
         1.0, ge=0
     )  # Shorter recordings are references only where there are no others, seconds
-    pairs: str = ""  # Fit a map: `store` from the recordings of embeddings_dir, or another folder of `xtts-ka embed` by the same model; empty: no map
-    pair_clips: int = Field(2000, ge=8)  # Pairs heard, at most
+    pairs: str = ""  # Fit a map: on `store` (embeddings_dir) or another such folder; empty: no map
+    pair_clips: int = Field(2000, ge=8)  # Pairs, at most
     held_out: float = Field(
         0.3, gt=0, lt=1
     )  # Share of the speakers of the pairs that the map is judged on
@@ -77,28 +78,21 @@ def choose_references(
     root, emb = resolve(embeddings_dir), load_matrix(resolve(embeddings_dir))
     entries = {e.utt: e for e in read_index(root)}
     names, centroids, _ = centroid_matrix(emb.matrix, emb.speakers)
-    near, who, out = (
-        unit(emb.matrix) @ centroids.T,
-        np.asarray(emb.speakers, object),
-        {},
-    )  # [N, D] @ [D, S] -> [N, S]
+    near = unit(emb.matrix) @ centroids.T  # [N, D] @ [D, S] -> [N, S]
+    who = np.asarray(emb.speakers, object)
+    out = {}
     for j, name in enumerate(names):
-        mine = [
-            Reference(
-                emb.utts[i],
-                root / entries[emb.utts[i]].audio,
-                entries[emb.utts[i]].seconds,
-                float(near[i, j]),
-            )
-            for i in np.flatnonzero(who == name)
-        ]
+        mine = []
+        for i in np.flatnonzero(who == name):
+            entry, cosine = entries[emb.utts[i]], float(near[i, j])
+            mine.append(Reference(entry.utt, root / entry.audio, entry.seconds, cosine))
         mine.sort(key=lambda r: (r.seconds < shortest, -r.cosine, r.utt))
         out[name] = _enough(mine, clips, seconds)
     return out
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #40e90bdf
 def _enough(refs: list, clips: int, seconds: float) -> list:
-    taken = []
+    taken: list[Reference] = []
     for r in refs[:clips]:
         if sum(t.seconds for t in taken) >= seconds:
             break
@@ -123,7 +117,9 @@ class RidgeMap:
         vectors = np.asarray(vectors, np.float64)
         if vectors.shape[-1] != len(self.before):
             raise XttsKaError(
-                f"vectors of {vectors.shape[-1]} numbers, the map was fitted on {len(self.before)}; embed with the model of the pairs, or fit a map for this one (pairs=)"
+                f"vectors of {vectors.shape[-1]} numbers, the map was fitted on "
+                f"{len(self.before)}; embed with the model of the pairs, or fit a map for this "
+                "one (pairs=)"
             )
         return unit((unit(vectors) - self.before) @ self.weight + self.after).astype(np.float32)
 
@@ -143,16 +139,16 @@ def _cosine(a, b) -> float:
     return float(np.einsum("nd,nd->n", unit(a), unit(b)).mean())
 
 
-def _folds(
-    speakers, folds: int, seed: int
-) -> np.ndarray:  # [N] number of the part of each row; a speaker is in one
+def _folds(speakers, folds: int, seed: int) -> np.ndarray:  # [N] fold of each row
+    "A speaker is in one fold."
     names = sorted(set(speakers), key=lambda s: place(seed, s))
     at = {s: i % folds for i, s in enumerate(names)}
     return np.array([at[s] for s in speakers])
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #436f9f13
 def _judges(speakers, share: float, seed: int) -> tuple:  # (speakers to judge on, all)
-    "A share of those with several recordings, without whom there is no pair of one voice, and of those with one."
+    """A share of those with several recordings, without whom there is no pair of one voice, and of
+    those with one."""
     names = sorted(set(speakers), key=lambda s: place(seed, s))
     several = [s for s in names if (speakers == s).sum() > 1]
     others = [s for s in names if s not in several]
@@ -176,32 +172,26 @@ def fit_map(
     n = len(judges)
     if len(x) != len(y):
         raise XttsKaError(
-            f"{len(x)} vectors and {len(y)} of XTTS are no pairs; both must be of the same recordings in the same order"
+            f"{len(x)} vectors and {len(y)} of XTTS are no pairs; both must be of the same "
+            "recordings in the same order"
         )
     if n < 2 or len(names) - n < 2 or not any((speakers == s).sum() > 1 for s in judges):
         raise XttsKaError(
-            f"{len(x)} pairs of {len(names)} speakers are too few for a map: two speakers to learn from, and two with two recordings each to judge on, are the least; without pairs, use XTTS's own vectors of the recordings"
+            f"{len(x)} pairs of {len(names)} speakers are too few for a map: two speakers to "
+            "learn from, and two with two recordings each to judge on, are the least; without "
+            "pairs, use XTTS's own vectors of the recordings"
         )
     test = np.isin(speakers, judges)
     xt, yt, fold = x[~test], y[~test], _folds(speakers[~test], min(4, len(names) - n), seed)
-    scores = {
-        s: np.mean(
-            [
-                _cosine(
-                    _predict(xt[fold == f], *_solve(xt[fold != f], yt[fold != f], s)), yt[fold == f]
-                )
-                for f in set(fold)
-            ]
-        )
-        for s in ridge
-    }
-    best = max(scores, key=scores.get)
+    scores = {s: _left_out_score(xt, yt, fold, s) for s in ridge}
+    best = max(scores, key=lambda s: scores[s])
     fitted = _solve(xt, yt, best)
     mapped, trials = _predict(x[test], *fitted), make_trials(speakers[test], seed)
 
     def rate(e):
         return round(float(eer(*score_trials(e, trials))[0]), 5)
 
+    constant = np.tile(yt.mean(0), (int(test.sum()), 1))
     report = {
         "pairs": int((~test).sum()),
         "speakers": len(names) - n,
@@ -209,17 +199,22 @@ def fit_map(
         "held_out_speakers": n,
         "ridge": best,
         "cosine": round(_cosine(mapped, y[test]), 5),
-        "cosine_of_constant": round(_cosine(np.tile(yt.mean(0), (int(test.sum()), 1)), y[test]), 5),
+        "cosine_of_constant": round(_cosine(constant, y[test]), 5),
         "eer_source": rate(x[test]),
         "eer_mapped": rate(mapped),
         "eer_xtts": rate(y[test]),
     }
-    return RidgeMap(
-        fitted[0].astype(np.float32),
-        fitted[1].astype(np.float32),
-        fitted[2].astype(np.float32),
-        report,
-    )
+    weight, before, after = (part.astype(np.float32) for part in fitted)
+    return RidgeMap(weight, before, after, report)
+
+# %% ../../nbs/xtts/embedding_adapter.ipynb #7f110001
+def _left_out_score(x, y, fold, strength: float) -> float:
+    "Mean cosine on each fold of a map fitted on the others."
+    out = []
+    for f in set(fold):
+        fitted = _solve(x[fold != f], y[fold != f], strength)
+        out.append(_cosine(_predict(x[fold == f], *fitted), y[fold == f]))
+    return float(np.mean(out))
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #1af229fa
 def _write_tensors(path, tensors: dict):
@@ -255,27 +250,27 @@ def _read_tensors(path):  # dict, or None when it is not there, damaged or somet
     return tensors if sha == _sha(tensors) else None
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #1a54b26d
-class EmbeddingAdapter:
-    "Voices for XTTS from a corpus's embeddings."
+class _Voices:
+    "A model, and the voices it computes, kept by content."
 
     def __init__(
         self,
-        cfg: AdapterConfig = None,
+        cfg: AdapterConfig | None = None,
         xtts=None,  # coqui's Xtts that is there already; then with `model_digest`
         model_digest: str = "",  # Stands for it in the cache
     ):
-        self.cfg, self.xtts, self.map = cfg or AdapterConfig(), xtts, None
+        self.cfg = cfg or AdapterConfig()
+        self.xtts = xtts
+        self.map: RidgeMap | None = None
         self.out = resolve(self.cfg.output_dir)
-        self.folder = None if xtts else find_base(self.cfg.model, self.cfg.accept_licence)
+        self.folder: Any = None if xtts else find_base(self.cfg.model, self.cfg.accept_licence)
         self.made_by = model_digest or self._digest_model()
 
     def _digest_model(self) -> str:
         cache = DigestCache(self.out / "cache/digests.json")
-        found = {
-            n: cache.file(self.folder / n)
-            for n in ("model.pth", "config.json", "mel_stats.pth")
-            if (self.folder / n).is_file()
-        }
+        names = ("model.pth", "config.json", "mel_stats.pth")
+        there = [n for n in names if (self.folder / n).is_file()]
+        found = {n: cache.file(self.folder / n) for n in there}
         cache.save()
         return digest(found)
 
@@ -287,10 +282,9 @@ class EmbeddingAdapter:
             self.xtts = load_stock(self.folder)
         return self.xtts
 
-    def references(self) -> dict:
-        return choose_references(
-            self.cfg.embeddings_dir, self.cfg.clips, self.cfg.seconds, self.cfg.shortest
-        )  # speaker -> [Reference]
+    def references(self) -> dict:  # speaker -> [Reference]
+        c = self.cfg
+        return choose_references(c.embeddings_dir, c.clips, c.seconds, c.shortest)
 
     def _wavs(self, paths) -> list:  # [T] float32 at 22,050 Hz
         import torch
@@ -298,166 +292,148 @@ class EmbeddingAdapter:
         return [torch.from_numpy(read_audio(p, SAMPLE_RATE)[0]) for p in paths]
 
     def _key(self, paths, what: str) -> str:
-        return digest(
-            [what, self.made_by, [hashlib.sha256(Path(p).read_bytes()).hexdigest() for p in paths]]
-        )
+        files = [hashlib.sha256(Path(p).read_bytes()).hexdigest() for p in paths]
+        return digest([what, self.made_by, files])
+
+    def voice(
+        self,
+        paths,  # Recordings of one voice
+        name: str = "voice",  # For the cache's file name
+        force: bool = False,  # Compute also what is there
+    ) -> dict:  # gpt_cond_latent [1, 32, D], speaker_embedding [1, 512, 1]
+        """XTTS's own latents and vector of a voice, from the cache when the same model has encoded
+        the same recordings."""
+        if lost := [p for p in paths if not Path(p).is_file()]:
+            raise MissingError(
+                f"{display_path(lost[0])}: the recording is not there any more; embed the corpus "
+                "again (xtts-ka embed)"
+            )
+        path = self.out / f"cache/{slug(name, 60)}-{self._key(paths, 'voice')[:16]}.safetensors"
+        if not force and (held := _read_tensors(path)):
+            return held
+        made = self._compute_voice(self._wavs(paths), name)
+        _write_tensors(path, made)
+        return made
+
+    def _compute_voice(self, wavs: list, name: str) -> dict:
+        import torch
+
+        from xtts_ka.xtts.waveform_decoder import voice_vector
+
+        seconds = sum(map(len, wavs)) / SAMPLE_RATE
+        if seconds < 0.33:
+            raise XttsKaError(
+                f"{name}: {seconds:.2f} s of reference speech, XTTS needs 0.33 s at least; give "
+                "longer recordings"
+            )
+        with torch.inference_mode():
+            cond = self.model.get_gpt_cond_latents(
+                torch.cat(wavs)[None], SAMPLE_RATE, length=30, chunk_length=6
+            )
+        vector = voice_vector(self.model.hifigan_decoder.speaker_encoder, wavs)
+        return {"gpt_cond_latent": cond.clone(), "speaker_embedding": vector.clone()}
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #d82a0957
-from fastcore.basics import patch
+class EmbeddingAdapter(_Voices):
+    "Voices for XTTS from a corpus's embeddings."
 
-
-@patch
-def voice(
-    self: EmbeddingAdapter,
-    paths,  # Recordings of one voice
-    name: str = "voice",  # For the cache's file name
-    force: bool = False,  # Compute also what is there
-) -> dict:  # gpt_cond_latent [1, 32, D], speaker_embedding [1, 512, 1]
-    "XTTS's own latents and vector of a voice, from the cache when the same model has heard the same recordings."
-    import torch
-
-    if lost := [p for p in paths if not Path(p).is_file()]:
-        raise MissingError(
-            f"{display_path(lost[0])}: the recording is not there any more; embed the corpus again (xtts-ka embed)"
-        )
-    path = self.out / f"cache/{slug(name, 60)}-{self._key(paths, 'voice')[:16]}.safetensors"
-    if not force and (held := _read_tensors(path)):
-        return held
-    wavs = self._wavs(paths)
-    if sum(map(len, wavs)) < 0.33 * SAMPLE_RATE:
-        raise XttsKaError(
-            f"{name}: {sum(map(len, wavs)) / SAMPLE_RATE:.2f} s of reference speech, XTTS needs 0.33 s at least; give longer recordings"
-        )
-    with torch.inference_mode():
-        cond = self.model.get_gpt_cond_latents(
-            torch.cat(wavs)[None], SAMPLE_RATE, length=30, chunk_length=6
-        )
-    from xtts_ka.xtts.waveform_decoder import voice_vector
-
-    made = {
-        "gpt_cond_latent": cond.clone(),
-        "speaker_embedding": voice_vector(self.model.hifigan_decoder.speaker_encoder, wavs).clone(),
-    }
-    _write_tensors(path, made)
-    return made
-
-# %% ../../nbs/xtts/embedding_adapter.ipynb #c5639b6e
-@patch
-def pair_vectors(
-    self: EmbeddingAdapter,
-    force: bool = False,
-) -> tuple:  # (source [N, d], target [N, 512], speakers [N])
-    "Recordings that both networks have heard: a keyed choice of the store's, by XTTS's speaker encoder."
-
-    from xtts_ka.xtts.waveform_decoder import voice_vector
-
-    root = resolve(self.cfg.embeddings_dir if self.cfg.pairs == "store" else self.cfg.pairs)
-    emb, entries = load_matrix(root), {e.utt: e for e in read_index(root)}
-    chosen = sorted(
-        rng(self.cfg.seed, "pairs").permutation(len(emb))[: self.cfg.pair_clips].tolist()
-    )
-    paths = [root / entries[emb.utts[i]].audio for i in chosen]
-    if lost := [p for p in paths if not p.is_file()]:
-        raise MissingError(
-            f"{len(lost)} recordings of the pairs are not there, first {display_path(lost[0])}"
-        )
-    target = []
-    for p in bar(paths, "pairs"):
-        held = (
-            None
-            if force
-            else _read_tensors(
-                at := self.out / f"cache/pairs/{self._key([p], 'pair')[:24]}.safetensors"
+    def pair_vectors(self, force: bool = False) -> tuple:
+        """(source [N, d], target [N, 512], speakers [N]) of a keyed choice of recordings, by the
+        store and by XTTS's speaker encoder."""
+        root = resolve(self.cfg.embeddings_dir if self.cfg.pairs == "store" else self.cfg.pairs)
+        emb, entries = load_matrix(root), {e.utt: e for e in read_index(root)}
+        order = rng(self.cfg.seed, "pairs").permutation(len(emb))
+        chosen = sorted(order[: self.cfg.pair_clips].tolist())
+        paths = [root / entries[emb.utts[i]].audio for i in chosen]
+        if lost := [p for p in paths if not p.is_file()]:
+            raise MissingError(
+                f"{len(lost)} recordings of the pairs are not there, first {display_path(lost[0])}"
             )
-        )
+        target = [self._pair_vector(p, force) for p in bar(paths, "pairs")]
+        return emb.matrix[chosen], np.stack(target), [emb.speakers[i] for i in chosen]
+
+    def _pair_vector(self, path, force: bool) -> np.ndarray:  # [512]
+        from xtts_ka.xtts.waveform_decoder import voice_vector
+
+        kept = self.out / f"cache/pairs/{self._key([path], 'pair')[:24]}.safetensors"
+        held = None if force else _read_tensors(kept)
         if held is None:
-            _write_tensors(
-                self.out / f"cache/pairs/{self._key([p], 'pair')[:24]}.safetensors",
-                held := {
-                    "v": voice_vector(self.model.hifigan_decoder.speaker_encoder, self._wavs([p]))[
-                        0, :, 0
-                    ].clone()
-                },
+            vector = voice_vector(self.model.hifigan_decoder.speaker_encoder, self._wavs([path]))
+            held = {"v": vector[0, :, 0].clone()}  # [1, 512, 1] -> [512]
+            _write_tensors(kept, held)
+        return held["v"].numpy()
+
+    def fit(
+        self,
+        force: bool = False,  # Encode the pairs again
+    ) -> RidgeMap:
+        "Fit the map on the pairs, and keep it as `map.safetensors` with its report."
+        import torch
+
+        if not self.cfg.pairs:
+            raise XttsKaError(
+                "a map needs pairs, recordings that both networks have encoded: pairs=store takes "
+                "those of embeddings_dir. Voice embeddings are not turned into XTTS's by cutting "
+                "or padding"
             )
-        target.append(held["v"].numpy())
-    return emb.matrix[chosen], np.stack(target), [emb.speakers[i] for i in chosen]
+        source, target, speakers = self.pair_vectors(force)
+        c = self.cfg
+        self.map = fitted = fit_map(source, target, speakers, c.held_out, c.ridge, c.seed)
+        parts = {k: torch.from_numpy(getattr(fitted, k)) for k in ("weight", "before", "after")}
+        _write_tensors(self.out / "map.safetensors", parts)
+        return fitted
 
-# %% ../../nbs/xtts/embedding_adapter.ipynb #a786c6d5
-@patch
-def fit(
-    self: EmbeddingAdapter,
-    force: bool = False,  # Hear the pairs again
-) -> RidgeMap:
-    "Fit the map on the pairs, and keep it as `map.safetensors` with its report."
-    import torch
+    def adapt(
+        self,
+        vectors,  # [..., d] voice embeddings
+    ) -> np.ndarray:  # [..., 512] XTTS's speaker vectors, of length 1
+        """Map vectors. `XttsKaError` without a fitted map, whatever their shape: a vector of 512
+        numbers of another network is no XTTS vector either."""
+        if self.map is None and (held := _read_tensors(self.out / "map.safetensors")):
+            self.map = RidgeMap(*(held[k].numpy() for k in ("weight", "before", "after")))
+        if self.map is None:
+            raise XttsKaError(
+                f"no map: a voice embedding of {np.shape(vectors)[-1]} numbers is not XTTS's "
+                "vector of 512, and casting its shape would make noise of it. Fit one with "
+                "pairs=store, or give recordings and use XTTS's own vectors"
+            )
+        return self.map(vectors)
 
-    if not self.cfg.pairs:
-        raise XttsKaError(
-            "a map needs pairs, recordings that both networks have heard: pairs=store takes those of embeddings_dir. Voice embeddings are not turned into XTTS's by cutting or padding"
-        )
-    self.map = fit_map(*self.pair_vectors(force), self.cfg.held_out, self.cfg.ridge, self.cfg.seed)
-    _write_tensors(
-        self.out / "map.safetensors",
-        {
-            "weight": torch.from_numpy(self.map.weight),
-            "before": torch.from_numpy(self.map.before),
-            "after": torch.from_numpy(self.map.after),
-        },
-    )
-    return self.map
+    def run(
+        self,
+        force: bool = False,  # Compute also what is up to date
+    ) -> dict:  # Content of adapter.json
+        """All speakers: `speakers_xtts.pth` as XTTS clients read it, and `adapter.json` with what
+        each voice was made of."""
+        import torch
 
-# %% ../../nbs/xtts/embedding_adapter.ipynb #b161766b
-@patch
-def adapt(
-    self: EmbeddingAdapter,
-    vectors,  # [..., d] voice embeddings
-) -> np.ndarray:  # [..., 512] XTTS's speaker vectors, of length 1
-    "Map vectors. `XttsKaError` without a fitted map, whatever their shape: a vector of 512 numbers of another network is no XTTS vector either."
-    if self.map is None and (held := _read_tensors(self.out / "map.safetensors")):
-        self.map = RidgeMap(*(held[k].numpy() for k in ("weight", "before", "after")))
-    if self.map is None:
-        raise XttsKaError(
-            f"no map: a voice embedding of {np.shape(vectors)[-1]} numbers is not XTTS's vector of 512, and casting its shape would make noise of it. Fit one with pairs=store, or give recordings and use XTTS's own vectors"
-        )
-    return self.map(vectors)
+        chosen = self.references()
+        names = ("gpt_cond_latent", "speaker_embedding")
+        voices = {}
+        for speaker, refs in bar(chosen.items(), "voices", total=len(chosen)):
+            made = self.voice([r.path for r in refs], speaker, force)
+            voices[speaker] = {k: made[k] for k in names}
+        buffer = io.BytesIO()
+        torch.save(voices, buffer)
+        atomic_write(self.out / "speakers_xtts.pth", buffer.getvalue())
+        about = {
+            "model": self.cfg.model,
+            "model_digest": self.made_by,
+            "map": self.fit(force).report if self.cfg.pairs else None,
+            "speakers": {s: _about_voice(refs) for s, refs in chosen.items()},
+        }
+        write_json(self.out / "adapter.json", about)
+        return about
 
-# %% ../../nbs/xtts/embedding_adapter.ipynb #53023ac1
-@patch
-def run(
-    self: EmbeddingAdapter,
-    force: bool = False,  # Compute also what is up to date
-) -> dict:  # Content of adapter.json
-    "All speakers: `speakers_xtts.pth` as XTTS clients read it, and `adapter.json` with what each voice was made of."
-    import torch
-
-    chosen = self.references()
-    voices = {
-        s: self.voice([r.path for r in refs], s, force)
-        for s, refs in bar(chosen.items(), "voices", total=len(chosen))
+# %% ../../nbs/xtts/embedding_adapter.ipynb #7f110002
+def _about_voice(refs: list) -> dict:
+    return {
+        "seconds": round(sum(r.seconds for r in refs), 2),
+        "references": [
+            {"utt": r.utt, "audio": display_path(r.path), "cosine": round(r.cosine, 4)}
+            for r in refs
+        ],
     }
-    buffer = io.BytesIO()
-    torch.save(
-        {s: {k: v[k] for k in ("gpt_cond_latent", "speaker_embedding")} for s, v in voices.items()},
-        buffer,
-    )
-    atomic_write(self.out / "speakers_xtts.pth", buffer.getvalue())
-    about = {
-        "model": self.cfg.model,
-        "model_digest": self.made_by,
-        "map": self.fit(force).report if self.cfg.pairs else None,
-        "speakers": {
-            s: {
-                "seconds": round(sum(r.seconds for r in refs), 2),
-                "references": [
-                    {"utt": r.utt, "audio": display_path(r.path), "cosine": round(r.cosine, 4)}
-                    for r in refs
-                ],
-            }
-            for s, refs in chosen.items()
-        },
-    }
-    write_json(self.out / "adapter.json", about)
-    return about
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #acc97a82
 def add_arguments(
@@ -485,17 +461,21 @@ def lines(
 ) -> list:  # What a person should know
     "One line a speaker, and what the map is worth."
     said = [f"{display_path(out)}: {len(about['speakers'])} voices for XTTS"]
-    said += [
-        f"{s}: {v['seconds']:.1f} s of {len(v['references'])} recordings, nearest {v['references'][0]['utt']} ({v['references'][0]['cosine']:.3f} to the centroid)"
-        for s, v in about["speakers"].items()
-    ]
+    for s, v in about["speakers"].items():
+        count, first = len(v["references"]), v["references"][0]
+        nearest = f"{first['utt']} ({first['cosine']:.3f} to the centroid)"
+        said.append(f"{s}: {v['seconds']:.1f} s of {count} recordings, nearest {nearest}")
     if m := about["map"]:
         said.append(
-            f"map: held-out cosine {m['cosine']:.3f} (constant guess {m['cosine_of_constant']:.3f}) on {m['held_out_speakers']} speakers; EER {m['eer_source']:.1%} before, {m['eer_mapped']:.1%} mapped, {m['eer_xtts']:.1%} by XTTS's own vectors"
+            f"map: held-out cosine {m['cosine']:.3f} (constant guess "
+            f"{m['cosine_of_constant']:.3f}) on {m['held_out_speakers']} speakers; EER "
+            f"{m['eer_source']:.1%} before, {m['eer_mapped']:.1%} mapped, {m['eer_xtts']:.1%} by "
+            "XTTS's own vectors"
         )
     if m and m["cosine"] < m["cosine_of_constant"] + 0.01:
         said.append(
-            "the map is no better than a constant guess: do not use it; more speakers are needed, or XTTS's own vectors of recordings"
+            "the map is no better than a constant guess: do not use it; more speakers are needed, "
+            "or XTTS's own vectors of recordings"
         )
     return said
 

@@ -9,6 +9,7 @@ __all__ = ['CPML', 'TIE', 'xtts_config', 'model_state', 'as_written', 'base_note
 
 # %% ../../nbs/xtts/export.ipynb #53a2cc4d
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,9 +42,10 @@ def xtts_config(
     gpt,  # Trained GPT; its shape is read off
     vocabulary: Vocabulary,
     name: str = "xtts_ka",  # For `run_name`
-    decode: DecodeConfig = None,  # How clients choose codes when they are not told
+    decode: DecodeConfig | None = None,  # How clients choose codes when they are not told
 ):  # coqui's XttsConfig
-    "The configuration an XTTS client needs to build the same network. All v2 keys are written: coqui's defaults are those of v1."
+    """The configuration an XTTS client needs to build the same network. All v2 keys are written:
+    coqui's defaults are those of v1."""
     from TTS.tts.configs.xtts_config import XttsArgs, XttsAudioConfig, XttsConfig
 
     args = XttsArgs(
@@ -74,13 +76,10 @@ def xtts_config(
     languages = dict.fromkeys([vocabulary.language, *vocabulary.languages, *CLIENT_LANGUAGES])
     config = XttsConfig(model_args=args, audio=audio, languages=list(languages))
     d = decode or DecodeConfig()
-    config.run_name, config.temperature, config.top_k, config.top_p, config.repetition_penalty = (
-        name,
-        d.temperature or DecodeConfig().temperature,
-        d.top_k,
-        d.top_p,
-        d.repetition_penalty,
-    )  # clients sample: 0 has no meaning to them
+    config.run_name = name
+    config.temperature = d.temperature or DecodeConfig().temperature  # clients sample: no 0
+    config.top_k, config.top_p = d.top_k, d.top_p
+    config.repetition_penalty = d.repetition_penalty
     return config
 
 # %% ../../nbs/xtts/export.ipynb #00bd2411
@@ -91,9 +90,8 @@ def model_state(
     stats: Tensor,  # [80] mel_stats
 ) -> dict:  # name -> tensor, as in XTTS's model.pth
     "The state of coqui's Xtts from ours; a narrow decoder is widened exactly."
-    shapes = dict(
-        make_decoder(gpt.model_dim, OFFICIAL_CHANNELS).waveform_decoder.state_dict().items()
-    )
+    official: Any = make_decoder(gpt.model_dim, OFFICIAL_CHANNELS)
+    shapes = dict(official.waveform_decoder.state_dict().items())
     own = {
         k: v
         for k, v in gpt.state_dict().items()
@@ -117,7 +115,8 @@ def as_written(
     state: dict,  # name -> tensor
     dtype: str = "float32",  # `float32` or `float16`
 ) -> dict:  # name -> contiguous tensor on the CPU, with a storage of its own
-    "The tensors as the files hold them. `CheckpointError` names one that is not finite, or not in float16."
+    """The tensors as the files hold them. `CheckpointError` names one that is not finite, or not in
+    float16."""
     if dtype not in ("float32", "float16"):
         raise ConfigError(f"export dtype {dtype!r}: give float32 or float16")
     out = {}
@@ -133,43 +132,63 @@ def as_written(
                 raise CheckpointError(
                     f"{name} holds numbers beyond the 65,504 of float16; export in float32"
                 )
-        own = (
-            value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
-        )  # torch.save writes whole storages
+        # torch.save writes whole storages
+        own = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
         out[name] = value if own else value.contiguous().clone()
     return out
 
 # %% ../../nbs/xtts/export.ipynb #54541ae6
-CPML = """Coqui Public Model License 1.0.0 (CPML), that of the base: this model and what it speaks may be used for non-commercial purposes only, and who passes it on passes on these terms, https://coqui.ai/cpml"""
+CPML = (
+    "Coqui Public Model License 1.0.0 (CPML), that of the base: this model and what it speaks may "
+    "be used for non-commercial purposes only, and who passes it on passes on these terms, "
+    "https://coqui.ai/cpml"
+)
 
 
 def base_note(
     base,  # Name of the base, or {"name" or "folder", "version", "licence"}; empty: none
 ) -> str:  # Two lines of Markdown
-    "The terms that come with a base. One without a `licence` of its own is taken for Coqui's XTTS-v2."
+    """The terms that come with a base. One without a `licence` of its own is taken for Coqui's
+    XTTS-v2."""
     base = {"name": base} if isinstance(base, str) else dict(base or {})
     name = " ".join(
         filter(None, (base.get("name") or Path(base.get("folder", "")).name, base.get("version")))
     )
     if not name:
-        return "- **Base**: none, no weights of Coqui's XTTS-v2 went into this model\n- **Licence**: up to whoever trained it, within the terms of the data"
+        return (
+            "- **Base**: none, no weights of Coqui's XTTS-v2 went into this model\n- **Licence**: "
+            "up to whoever trained it, within the terms of the data"
+        )
     named = base.get("licence") or "CPML"
-    return f"- **Base**: {name}\n- **Licence**: {CPML if 'CPML' in named or 'Coqui Public' in named else 'that of the base: ' + named}"
+    return (
+        f"- **Base**: {name}\n- **Licence**: "
+        f"{CPML if 'CPML' in named or 'Coqui Public' in named else 'that of the base: ' + named}"
+    )
 
 # %% ../../nbs/xtts/export.ipynb #c1af5505
 def make_card(
     language: str,  # Of the model
     about: dict,  # What it was made from; `data`, `data_licence` and `base` are shown
-    scores: dict = None,  # name -> number or text
+    scores: dict | None = None,  # name -> number or text
     card: str = "",  # Text to begin with instead of the default one
 ) -> str:  # Markdown
     "The text of MODEL_CARD.md: data, licence, scores."
     name = f"xtts_v2_{language}"
-    data = f"- **Data**: {about.get('data') or 'not named by whoever exported it'}; licence of the data: {about.get('data_licence') or 'not named'}."
-    use = '- **Use**: `xtts-ka speak "..." --checkpoint THIS_FOLDER`, or any XTTS client. Clients that do not know the language say `en`: Georgian letters are routed to `[ka]` inside `vocab.json`.'
+    data = (
+        f"- **Data**: {about.get('data') or 'not named by whoever exported it'}; licence of the "
+        f"data: {about.get('data_licence') or 'not named'}."
+    )
+    use = (
+        '- **Use**: `xtts-ka speak "..." --checkpoint THIS_FOLDER`, or any XTTS client. Clients '
+        "that do not know the language say `en`: Georgian letters are routed to `[ka]` inside "
+        "`vocab.json`."
+    )
     parts = [
         card.rstrip()
-        or f"# {name}: an XTTS model that speaks `{language}`\n\nMade by xtts_ka; the code that reads it is coqui-tts (MPL-2.0).\n\n{data}\n{use}"
+        or (
+            f"# {name}: an XTTS model that speaks `{language}`\n\nMade by xtts_ka; the code that "
+            f"reads it is coqui-tts (MPL-2.0).\n\n{data}\n{use}"
+        )
     ]
     if about.get("base") or not card:
         parts.append(f"## Licence\n\n{base_note(about.get('base'))}")
@@ -177,7 +196,10 @@ def make_card(
     parts.append(
         f"## Scores\n\n| measure | value |\n|---|---|\n{rows}"
         if rows
-        else "## Scores\n\nNot known when this was written; the stage `evaluate` of the run measures them."
+        else (
+            "## Scores\n\nNot known when this was written; the stage `evaluate` of the run "
+            "measures them."
+        )
     )
     return "\n\n".join(parts) + "\n"
 
@@ -207,7 +229,8 @@ def same_codes(
     ids: list,  # Text ids
     most: int = 32,  # Codes compared
 ) -> int:  # How many greedy codes are equal
-    "coqui's greedy loop against ours. `CheckpointError` names the first code in which they differ, unless it is a tie."
+    """coqui's greedy loop against ours. `CheckpointError` names the first code in which they
+    differ, unless it is a tie."""
     ours = decode_codes(
         gpt,
         cond,
@@ -231,13 +254,13 @@ def same_codes(
     k = next((k for k, pair in enumerate(zip(mine, theirs)) if pair[0] != pair[1]), None)
     if k is None:
         return min(len(mine), len(theirs))
-    logits = gpt.mel_head(
-        teacher_latents(gpt, cond, ids, torch.tensor(theirs[: k + 1]))[-1]
-    )  # what both saw at code k
+    # what both saw at code k
+    logits = gpt.mel_head(teacher_latents(gpt, cond, ids, torch.tensor(theirs[: k + 1]))[-1])
     gap = float((logits[mine[k]] - logits[theirs[k]]).abs())
     if gap > TIE:
         raise CheckpointError(
-            f"greedy code {k} is {theirs[k]} in coqui-tts and {mine[k]} here, {gap:.3g} apart in logit: the export is not kept"
+            f"greedy code {k} is {theirs[k]} in coqui-tts and {mine[k]} here, {gap:.3g} apart in "
+            "logit: the export is not kept"
         )
     return k
 
@@ -252,9 +275,10 @@ def check_export(
     folder,  # An export
     state: dict,  # The tensors it must hold
     vocabulary: Vocabulary,
-    cond: Tensor = None,  # [1, 32, D] voice to try it with; default: noise
+    cond: Tensor | None = None,  # [1, 32, D] voice to try it with; default: noise
 ) -> int:  # How many greedy codes were compared
-    "Read the folder with unmodified coqui-tts. `CheckpointError` when it holds other tensors, writes other ids or chooses other codes."
+    """Read the folder with unmodified coqui-tts. `CheckpointError` when it holds other tensors,
+    writes other ids or chooses other codes."""
     stock = load_stock(folder)
     held = {
         k: v
@@ -266,13 +290,15 @@ def check_export(
     ]
     if other:
         raise CheckpointError(
-            f"{folder}: coqui-tts reads {len(other)} tensors differently, first {other[0]}; the export is not kept"
+            f"{folder}: coqui-tts reads {len(other)} tensors differently, first {other[0]}; the "
+            "export is not kept"
         )
     text, language = check_text(vocabulary), vocabulary.language
     ids = vocabulary.encode(text)
     if language == "ka" and (theirs := stock.tokenizer.encode(text, "en")) != ids:
         raise CheckpointError(
-            f"{folder}: a client that says `en` writes {text!r} as {theirs[:8]}..., not as {ids[:8]}...: vocab.json does not route Georgian; the export is not kept"
+            f"{folder}: a client that says `en` writes {text!r} as {theirs[:8]}..., not as "
+            f"{ids[:8]}...: vocab.json does not route Georgian; the export is not kept"
         )
     cond = (
         torch.randn(1, 32, stock.gpt.model_dim, generator=torch_rng(0, "export"))
@@ -284,22 +310,23 @@ def check_export(
 # %% ../../nbs/xtts/export.ipynb #d66f3c2d
 def write_export(
     folder,  # New folder; replaced whole
-    gpt,
-    waveform: dict,
-    speaker_encoder,
-    stats: Tensor,  # The trained parts
+    gpt,  # Trained GPT
+    waveform: dict,  # State of the waveform decoder
+    speaker_encoder,  # coqui's ResNetSpeakerEncoder
+    stats: Tensor,  # [80] mel_stats
     vocabulary: Vocabulary,
-    speakers: dict,  # name -> {"gpt_cond_latent": [1, 32, D], "speaker_embedding": [1, 512, 1]}; may be empty
-    dvae: dict = None,  # State of the DVAE, for training on
+    speakers: dict,  # name -> {"gpt_cond_latent": [1, 32, D], "speaker_embedding": [1, 512, 1]}
+    dvae: dict | None = None,  # State of the DVAE, for training on
     card: str = "",  # Text of MODEL_CARD.md; licence of the base and scores are added
-    about: dict = None,  # What it was made from, for export.json and the card
+    about: dict | None = None,  # What it was made from, for export.json and the card
     dtype: str = "float32",  # Of the weights: `float32` or `float16`
-    scores: dict = None,  # name -> number or text, for the card
-    decode: DecodeConfig = None,  # How clients choose codes when they are not told
+    scores: dict | None = None,  # name -> number or text, for the card
+    decode: DecodeConfig | None = None,  # How clients choose codes when they are not told
     reader=None,  # `CodeReader` that reads takes back, or None
     acoustic=None,  # `Acoustic` from latents to a vocoder's mel, or None
 ) -> Path:
-    "Write an export, all or nothing. `CheckpointError` when unmodified coqui-tts does not read it back and choose the same codes."
+    """Write an export, all or nothing. `CheckpointError` when unmodified coqui-tts does not read it
+    back and choose the same codes."""
     from safetensors.torch import save_file
 
     name, about = f"xtts_v2_{vocabulary.language}", shareable(about or {})
@@ -349,7 +376,8 @@ def shareable(
 
 # %% ../../nbs/xtts/export.ipynb #57662066
 def write_weights(folder, name, state, stats, speakers, dvae) -> dict:  # file -> number of tensors
-    "All files with tensors. The DVAE and the voices stay in float32: rounded, they would give other codes and another voice."
+    """All files with tensors. The DVAE and the voices stay in float32: rounded, they would give
+    other codes and another voice."""
     from safetensors.torch import save_file
 
     voices = {
@@ -392,7 +420,8 @@ def own_config(config, vocabulary, about, dtype) -> dict:
 
 # %% ../../nbs/xtts/export.ipynb #d464fec8
 def write_index(folder, tensors, record):
-    "`model_index.json` of all files with content, then `export.json` with the hashes of all, the index among them."
+    """`model_index.json` of all files with content, then `export.json` with the hashes of all, the
+    index among them."""
     files = {
         p.name: {
             "sha256": sha256_file(p),
@@ -420,10 +449,12 @@ def write_index(folder, tensors, record):
 def load_dvae(
     folder,  # An export of ours
 ):  # coqui's DiscreteVAE in evaluation mode
-    "The DVAE that the export's codes belong to; `MissingError` when the folder has none (XTTS-v2's own needs `dvae.pth` from its repository)."
+    """The DVAE that the export's codes belong to; `MissingError` when the folder has none
+    (XTTS-v2's own needs `dvae.pth` from its repository)."""
     if not (Path(folder) / "dvae.pth").is_file() or not (Path(folder) / "export.json").is_file():
         raise MissingError(
-            f"{folder}: no dvae.pth with its export.json here, so codes cannot be turned into mels; export with xtts_ka"
+            f"{folder}: no dvae.pth with its export.json here, so codes cannot be turned into "
+            "mels; export with xtts_ka"
         )
     dvae = make_dvae(DvaeConfig(**read_json(Path(folder) / "export.json")["about"]["dvae"]))
     dvae.load_state_dict(read_tensors(Path(folder) / "dvae.pth"))
@@ -432,7 +463,7 @@ def load_dvae(
 # %% ../../nbs/xtts/export.ipynb #c9c49041
 def verify_export(
     folder,  # An export
-    only=None,  # Names of the files to check; default: all. Of a full-size model each has to be read whole
+    only=None,  # Names of the files to check; default: all (each is read whole)
 ) -> dict:  # Content of export.json
     "Check the files against `export.json`; torch and safetensors accept flipped bits in silence."
     record = read_json(Path(folder) / "export.json")
@@ -442,11 +473,13 @@ def verify_export(
         path = Path(folder) / name
         if not path.is_file():
             raise CheckpointError(
-                f"{path}: missing from the export; export again (xtts-ka run --only full_pretrain --force)"
+                f"{path}: missing from the export; export again (xtts-ka run --only full_pretrain "
+                "--force)"
             )
         if sha256_file(path) != sha:
             raise CheckpointError(
-                f"{path}: damaged, its SHA-256 is not the one in export.json; export again (xtts-ka run --only full_pretrain --force)"
+                f"{path}: damaged, its SHA-256 is not the one in export.json; export again "
+                "(xtts-ka run --only full_pretrain --force)"
             )
     return record
 
@@ -455,7 +488,8 @@ def add_scores(
     folder,  # An export
     scores: dict,  # name -> number or text
 ) -> Path:  # The card
-    "Write scores measured later into the card, with its hash in both indices: for a folder about to be passed on (the pipeline's own copy stays as its stage left it)."
+    """Write scores measured later into the card, with its hash in both indices: for a folder about
+    to be passed on (the pipeline's own copy stays as its stage left it)."""
     folder = Path(folder)
     record, index, card = (
         verify_export(folder),

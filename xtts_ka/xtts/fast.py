@@ -8,7 +8,7 @@ __all__ = ['PRECISIONS', 'vnni', 'matrix', 'FastGPT', 'Session', 'fast_latents',
 
 # %% ../../nbs/xtts/fast.ipynb #15d7c785
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +61,8 @@ def matrix(
 
 # %% ../../nbs/xtts/fast.ipynb #5ea58d79
 class FastGPT:
-    "coqui's GPT for decoding only: same weights, same arithmetic, no transformers. Positions, embeddings and heads stay float32."
+    """coqui's GPT for decoding only: same weights, same arithmetic, no transformers. Positions,
+    embeddings and heads stay float32."""
 
     def __init__(
         self,
@@ -92,7 +93,8 @@ class FastGPT:
 
     def session(
         self,
-        heads: tuple = (),  # (layer, head) of each attention head whose look at the text is wanted
+        heads: list
+        | tuple = (),  # (layer, head) of each attention head whose look at the text is wanted
     ):
         return Session(self, heads)
 
@@ -127,9 +129,8 @@ class _Layer:
         seen = F.scaled_dot_product_attention(
             q, k[:, :, : at + n], v[:, :, : at + n], attn_mask=mask, is_causal=n > 1
         )
-        x = x + self.out(
-            seen.transpose(1, 2).reshape(b, n, d).float()
-        )  # [B, H, n, D / H] -> [B, n, D]
+        # [B, H, n, D / H] -> [B, n, D]
+        x = x + self.out(seen.transpose(1, 2).reshape(b, n, d).float())
         return x + self.down(F.gelu(self.up(self._norm(self.ln_2, x)), approximate="tanh")), q
 
     @staticmethod
@@ -138,18 +139,25 @@ class _Layer:
 
 # %% ../../nbs/xtts/fast.ipynb #6a5f0c6c
 class Session:
-    "Keys and values of a batch on its way. Prefixes go through one by one (a batch would round int8 differently), equal ones once."
+    """Keys and values of a batch on its way. Prefixes go through one by one (a batch would round
+    int8 differently), equal ones once."""
 
     GROW = 128  # Slots
 
-    def __init__(self, gpt: FastGPT, heads: tuple = ()):
+    def __init__(self, gpt: FastGPT, heads: list | tuple = ()):
         self.gpt, self.heads = gpt, tuple(heads)
-        self.queries = [None] * len(self.heads)  # [B, D / H] each, of the newest code
-        self.attention = None  # [B, widest text] how they look at it, aligned at the right
+        self.queries: list = [None] * len(self.heads)  # [B, D / H] each, of the newest code
+        self.attention: Any = None  # [B, widest text] how they look at it, aligned at the right
+        # what `start` makes
+        self.cache: list = []  # keys and values of each layer, [B, H, slots, D / H]
+        self.at = 0  # slot of the next code
+        self.lead: Any = None  # [B] empty slots in front
+        self.keys: Any = None  # [B, heads, widest, D / H] of the text
+        self.outside: Any = None  # [B, 1, widest] -inf before a shorter text; None: all equal
 
     def note(self, layer: int, q: Tensor):  # [B, H, n, D / H]
-        for n, (l, head) in enumerate(self.heads):
-            if l == layer:
+        for n, (own, head) in enumerate(self.heads):
+            if own == layer:
                 self.queries[n] = q[:, head, -1]
 
     def _buffers(self, rows: int, slots: int):
@@ -162,15 +170,14 @@ class Session:
     def start(
         self,
         prefixes: list,  # B x [1, n, D], n may differ
-        texts: list = (),  # Text positions of each, the last of which stands before the last of the prefix
+        texts: list
+        | tuple = (),  # Text positions of each; they end before the prefix's last position
     ) -> Tensor:  # [B, D] latents that predict the first codes
         longest = max(p.shape[1] for p in prefixes)
-        whole, latents, queries, done = (
-            self._buffers(len(prefixes), longest + self.GROW),
-            [],
-            [],
-            [],
-        )
+        whole = self._buffers(len(prefixes), longest + self.GROW)
+        latents: list = []
+        queries: list = []
+        done: list = []
         for row, p in enumerate(prefixes):
             own = slice(longest - p.shape[1], longest)
             twin = next(
@@ -187,14 +194,13 @@ class Session:
                 k[row, :, own], v[row, :, own] = own_k[0], own_v[0]
             done.append((row, p))
         self.cache, self.at = whole, longest
-        self.lead = torch.tensor(
-            [longest - p.shape[1] for p in prefixes]
-        )  # [B] empty slots in front
+        # [B] empty slots in front
+        self.lead = torch.tensor([longest - p.shape[1] for p in prefixes])
         if self.heads:
             self._look(texts, [torch.cat(q) for q in zip(*queries)])
         return torch.cat(latents)
 
-    def _look(self, texts: list, queries: list):
+    def _look(self, texts: list | tuple, queries: list):
         "Lay the text's keys aside, and look for the first time."
         widest, end = max(texts), self.at - 1
         keys = [self.cache[layer][0][:, head, end - widest : end] for layer, head in self.heads]
@@ -221,11 +227,12 @@ class Session:
     ) -> Tensor:  # [B, D]
         if self.at == self.cache[0][0].shape[2]:
             self.cache = [(self._longer(k), self._longer(v)) for k, v in self.cache]
+        # [B, 1, 1, slots]
         mask = (
             None
             if not self.lead.any()
             else (torch.arange(self.at + 1) >= self.lead[:, None])[:, None, None]
-        )  # [B, 1, 1, slots]
+        )
         latents = self.gpt.hidden(x, self, self.at, mask)[:, 0]
         self.at += 1
         if self.heads:
@@ -249,12 +256,13 @@ class Session:
 # %% ../../nbs/xtts/fast.ipynb #4e538ca2
 @torch.inference_mode()
 def fast_latents(
-    gpt: FastGPT,
+    gpt: Any,  # `FastGPT`
     cond: Tensor,  # [1, 32, D] conditioning latents of the voice
     ids: list,  # Text ids
     codes: Tensor,  # [n] long
 ) -> Tensor:  # [n, D]
-    "Latents along given codes, step by step as in decoding: how far a precision is from `teacher_latents`."
+    """Latents along given codes, step by step as in decoding: how far a precision is from
+    `teacher_latents`."""
     from xtts_ka.xtts.sampling import _code_input, prefix
 
     session, said = gpt.session(), [gpt.start_audio_token, *codes.tolist()[:-1]]
@@ -300,7 +308,7 @@ def _plain(net, name) -> Tensor:  # Direction and gain multiplied
 # %% ../../nbs/xtts/fast.ipynb #02db7032
 def _alive(state: dict, stages: int, blocks: int) -> list:  # [stages + 1]
     "Channels of each stage up to the last that anything writes to or reads from, a multiple of 16."
-    used = [set() for _ in range(stages + 1)]
+    used: list[set] = [set() for _ in range(stages + 1)]
 
     def note(stage, tensor, axis=0):
         used[stage].update(
@@ -374,7 +382,8 @@ def stretched(
     latents: Tensor,  # [n, D]
     speed: float = 1.0,  # Above 1: sooner said
 ) -> Tensor:  # [1, D, frames of 256 samples at 24 kHz]
-    "Interpolated to the decoder's rate: by the speed first, then as coqui's `HifiDecoder.forward` does."
+    """Interpolated to the decoder's rate: by the speed first, then as coqui's `HifiDecoder.forward`
+    does."""
     z = latents.T[None]  # [n, D] -> [1, D, n]
     for scale in _scales(speed):
         z = _interpolate(z, scale)
@@ -382,7 +391,8 @@ def stretched(
 
 
 def _interpolate(z, scale: float):
-    "torch copies where rounding leaves the length as it is; the same frames must come out of a beginning, so it is made long enough."
+    """torch copies where rounding leaves the length as it is; the same frames must come out of a
+    beginning, so it is made long enough."""
     n = z.shape[2]
     if n * scale < 1:
         return z  # one code stays one code
@@ -404,7 +414,8 @@ def settled(
     codes: int,  # Latents so far
     speed: float = 1.0,
 ) -> int:  # Frames
-    "How many frames of `stretched` later latents will not change: linear interpolation looks one value ahead."
+    """How many frames of `stretched` later latents will not change: linear interpolation looks one
+    value ahead."""
     n = codes
     for scale in _scales(speed):
         n = max(0, math.floor((n - 0.5) * scale - 0.5))
@@ -417,23 +428,18 @@ class FastDecoder:
     def __init__(
         self,
         generator,  # coqui's HifiganGenerator
-        precision: Literal[
-            "float32", "bfloat16", "int8"
-        ] = "float32",  # int8 speaks in bfloat16: convolutions gain nothing from less
+        precision: str = "float32",  # One of `PRECISIONS`; int8 uses bfloat16 here
     ):
         self.dtype = torch.float32 if precision == "float32" else torch.bfloat16
         self.net = plain_generator(generator).to(self.dtype)
         self.reach = reach(self.net)
 
     @torch.inference_mode()
-    def frames(
-        self, z: Tensor, voice: Tensor, first: int, last: int
-    ) -> Tensor:  # [(last - first) * 256] float32
-        "Speak the frames `first` to `last` of `z` [1, D, frames], seeing what lies around them."
+    def frames(self, z: Tensor, voice: Tensor, first: int, last: int) -> Tensor:
+        "Samples [(last - first) * 256] of some frames of `z` [1, D, frames], with their context."
         a, b = max(0, first - self.reach), min(z.shape[2], last + self.reach)
-        wav = self.net(z[:, :, a:b].to(self.dtype), g=voice.to(self.dtype))[
-            0, 0
-        ]  # [1, D, b - a] -> [(b - a) * 256]
+        # [1, D, b - a] -> [(b - a) * 256]
+        wav = self.net(z[:, :, a:b].to(self.dtype), g=voice.to(self.dtype))[0, 0]
         return wav[(first - a) * HOP : (last - a) * HOP].float()
 
     def speak(

@@ -16,7 +16,7 @@ from torch import Tensor
 SAMPLE_RATE = 22050  # Hz, of the GPT and the DVAE
 OUTPUT_SAMPLE_RATE = 24000  # Hz, of the decoder's waveform
 N_MELS, HOP = 80, 256
-CODE_STRIDE = 1024  # samples of 22,050 Hz a code stands for
+CODE_STRIDE = 1024  # samples of 22,050 Hz per code
 
 # %% ../../nbs/xtts/features.ipynb #c151cf70
 @lru_cache(maxsize=4)
@@ -61,7 +61,7 @@ def code_mel(
 def mel_stats(
     mels,  # Iterable of [80, T] log-mels of the training clips
 ) -> Tensor:  # [80] mean absolute value of each bin, all positive
-    "The vector that `mel / stats[:, None]` divides by; a source of XTTS's `mel_stats.pth`."
+    "The vector that `mel / stats[:, None]` divides by, in XTTS's file `mel_stats.pth`."
     total, frames = torch.zeros(N_MELS, dtype=torch.float64), 0
     for mel in mels:
         total += mel.abs().double().sum(-1)

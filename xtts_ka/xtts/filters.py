@@ -29,17 +29,11 @@ class FilterConfig:
     max_seconds: float = Field(0.0, ge=0)  # Longest clip
     min_chars: int = Field(1, ge=0)  # Shortest text
     max_chars: int = Field(0, ge=0)  # Longest text
-    min_pace: float = Field(0.0, ge=0)  # Characters a second, at least
+    min_pace: float = Field(0.0, ge=0)  # Characters per second, at least
     max_pace: float = Field(0.0, ge=0)  # And at most; read Georgian has 10 to 18
-    pace_z: float = Field(
-        0.0, ge=0
-    )  # Robust deviations from the pace of clips of like length, at most; 5 leaves out what is clearly wrong
-    script_share: float = Field(
-        0.0, ge=0, le=1
-    )  # Letters in the language's script, share of all letters, at least
-    bits_z: float = Field(
-        0.0, ge=0
-    )  # Robust deviations in bits per character above texts of like length, at most; 6 leaves out other languages and noise
+    pace_z: float = Field(0.0, ge=0)  # Most robust deviations in pace; 5: what is clearly wrong
+    script_share: float = Field(0.0, ge=0, le=1)  # Least share of letters of the language's script
+    bits_z: float = Field(0.0, ge=0)  # Most robust deviations in bits per character; 6: odd texts
 
     def __post_init__(self):
         for low, high in (
@@ -49,7 +43,8 @@ class FilterConfig:
         ):
             if 0 < getattr(self, high) < getattr(self, low):
                 raise ConfigError(
-                    f"filters: {low}={getattr(self, low)} is above {high}={getattr(self, high)}; no clip could pass"
+                    f"filters: {low}={getattr(self, low)} is above {high}={getattr(self, high)}; "
+                    "no clip could pass"
                 )
 
 # %% ../../nbs/xtts/filters.ipynb #2e4fb71d
@@ -59,14 +54,16 @@ def robust_z(
     like: int = 200,  # Neighbours in size to compare with
     least: float = 0.05,  # Smallest scale: values that are all alike have none
 ) -> np.ndarray:  # [N] deviations from the median of the like
-    "How unusual each value is among those of like size; 1.4826 makes the median deviation a standard deviation."
+    """How unusual each value is among those of like size; 1.4826 makes the median deviation a
+    standard deviation."""
     values, n = np.asarray(values, float), len(values)
     if n == 0:
         return np.zeros(0)
     order = np.argsort(sizes, kind="stable")
+    # [N, like]
     window = np.clip(np.arange(n) - like // 2, 0, max(0, n - like))[:, None] + np.arange(
         min(like, n)
-    )  # [N, like]
+    )
     near = values[order][window]
     middle = np.median(near, 1)
     spread = 1.4826 * np.median(np.abs(near - middle[:, None]), 1)
@@ -139,10 +136,11 @@ def _script(row, cfg: FilterConfig, language: str) -> str:
     if not cfg.script_share or not script:
         return ""
     share = script_share(row.text, script)
+    if share >= cfg.script_share:
+        return ""
     return (
-        f"script: {share:.0%} of the letters are {script.capitalize()}, at least {cfg.script_share:.0%}"
-        if share < cfg.script_share
-        else ""
+        f"script: {share:.0%} of the letters are {script.capitalize()}, "
+        f"at least {cfg.script_share:.0%}"
     )
 
 # %% ../../nbs/xtts/filters.ipynb #11bdce94
@@ -162,7 +160,8 @@ def filter_rows(
         ):
             if abs(z) > cfg.pace_z:
                 reasons[i] = (
-                    f"pace: {pace(rows[i]):.1f} characters a second, {z:+.1f} deviations from clips of like length"
+                    f"pace: {pace(rows[i]):.1f} characters a second, {z:+.1f} deviations from "
+                    "clips of like length"
                 )
     if cfg.bits_z and some:
         for i, z in zip(left, text_oddness(some, folder)):

@@ -4,48 +4,30 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'quiet', 'make_gpt', 'start_from_codebook', 'by_matrices', 'quicken', 'padded', 'sequences', 'GptOutput',
-           'gpt_forward', 'gpt_logits', 'code_losses', 'gpt_losses', 'Lora', 'adapt', 'merge', 'free_run_penalty',
-           'MelHeads', 'GptTask', 'unigram']
+           'gpt_forward', 'gpt_logits', 'code_losses', 'gpt_losses', 'Lora', 'adapt', 'merge', 'unigram']
 
 # %% ../../nbs/xtts/gpt.ipynb #687c52f3
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from ..core.errors import ConfigError, XttsKaError
-from ..core.loop import Task
-from ..core.optim import muon_and_adamw, split_matrices
-from ..core.ragged import RaggedArray
-from ..core.randomness import rng, seeded_step, torch_rng
-from ..corpus.clips import Clips
-
-# %% ../../nbs/xtts/gpt.ipynb #a33959d5
-from xtts_ka.xtts.alignment import (
-    best_heads,
-    check_heads,
-    default_heads,
-    forward_sum_loss,
-    given_loss,
-    head_scores,
-    id_spans,
-    pointing,
-    soft_path,
-)
-from .config import DecodeConfig, GptConfig
-from .dataset import reference_cut, text_ids
-from .features import CODE_STRIDE, N_MELS, SAMPLE_RATE
-from .sampling import decode_codes
+from ..core.errors import ConfigError
+from ..core.randomness import torch_rng
+from .alignment import head_scores
+from .config import GptConfig
+from .features import CODE_STRIDE
 
 # %% ../../nbs/xtts/gpt.ipynb #9053aa89
 @contextmanager
 def quiet():
-    "transformers complains of GPT-2's own token ids whenever coqui builds a GPT; XTTS uses none of them."
+    """transformers complains of GPT-2's own token ids whenever coqui builds a GPT; XTTS uses none
+    of them."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -62,7 +44,8 @@ def make_gpt(
     stop: int,  # Id of [STOP]
     codes: int,  # Size of the DVAE's codebook; START and STOP of audio come after it
 ) -> nn.Module:  # coqui's GPT
-    "The network in XTTS-v2's form (perceiver, code stride 1,024) with embeddings at a standard deviation of 0.02."
+    """The network in XTTS-v2's form (perceiver, code stride 1,024) with embeddings at a standard
+    deviation of 0.02."""
     from TTS.tts.layers.xtts.gpt import GPT
 
     if cfg.dim % cfg.heads:
@@ -97,16 +80,15 @@ def start_from_codebook(
     gpt,  # coqui's GPT, new
     vectors: Tensor,  # [codes, d] vectors of the DVAE's codes
     seed: int,  # Names the draws
-    share: float = 0.8,  # Of the rows' standard deviation that the vectors make up; the rest of the variance is noise
+    share: float = 0.8,  # Of the rows' standard deviation that is the vectors'; the rest is noise
 ):
     "Codes that sound alike start with like embeddings and like output rows."
     codes, d = vectors.shape
     wide = gpt.model_dim
     draw = torch_rng(seed, "codebook start")
     even = (vectors - vectors.mean(0)) / vectors.std(0).clamp_min(1e-6)  # [codes, d]
-    turned = torch.linalg.qr(torch.randn(max(d, wide), max(d, wide), generator=draw))[0][
-        :d, :wide
-    ]  # orthonormal rows or columns
+    # orthonormal rows or columns
+    turned = torch.linalg.qr(torch.randn(max(d, wide), max(d, wide), generator=draw))[0][:d, :wide]
     spread = even @ turned * (max(d, wide) / d) ** 0.5  # [codes, D] about unit variance
     noise = (1 - share**2) ** 0.5
     for weight, sigma in (
@@ -142,7 +124,8 @@ def by_matrices(
 def quicken(
     gpt: nn.Module,  # coqui's GPT; changed in place
 ) -> nn.Module:  # The same function but for rounding, a third less CPU time a training step
-    "torch's fused GELU in place of eight operations, and `by_matrices`: on a CPU, clips are too short for the fused attention."
+    """torch's fused GELU in place of eight operations, and `by_matrices`: on a CPU, clips are
+    too short for the fused attention."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -167,21 +150,18 @@ def sequences(
     gpt,  # Names START and STOP of both
     hidden=None,  # (first, last) codes of each clip that do not count, or None
     heard=None,  # [m] codes of each clip as inputs, where they differ from the targets
-) -> dict:  # text_in, text_out [B, n + 2], text_lengths, steps [B]; codes_in, codes_out [B, m + 1]; `*_out` holds IGNORE where nothing counts
-    "Inputs and targets: what comes next, and one STOP at the end."
+) -> dict:  # text_in, text_out [B, n + 2]; text_lengths, steps [B]; codes_in, codes_out [B, m + 1]
+    "Inputs and targets (the next id, one STOP at the end; IGNORE where nothing counts)."
 
     def t(*ids):
         return torch.tensor(ids, dtype=torch.long)
 
-    text, codes = (
-        [torch.as_tensor(x).long() for x in text],
-        [torch.as_tensor(x).long() for x in codes],
-    )
+    text = [torch.as_tensor(x).long() for x in text]
+    codes = [torch.as_tensor(x).long() for x in codes]
     heard = codes if heard is None else [torch.as_tensor(x).long() for x in heard]
     text_in = [torch.cat([t(gpt.start_text_token), x, t(gpt.stop_text_token)]) for x in text]
-    text_out = [
-        torch.cat([x, t(gpt.stop_text_token, IGNORE)]) for x in text
-    ]  # nothing follows STOP
+    # nothing follows STOP
+    text_out = [torch.cat([x, t(gpt.stop_text_token, IGNORE)]) for x in text]
     codes_in = [torch.cat([t(gpt.start_audio_token), x]) for x in heard]
     codes_out = [torch.cat([x, t(gpt.stop_audio_token)]) for x in codes]
     for out, span in zip(codes_out, hidden or ()):
@@ -199,32 +179,31 @@ def sequences(
 # %% ../../nbs/xtts/gpt.ipynb #537f9a8f
 @dataclass
 class GptOutput:
-    "What one pass gives."
+    "Result of one forward pass."
 
     text: Tensor  # [B, n + 2, text ids] logits
     codes: Tensor  # [B, m + 1, codes + 2] logits
     latents: Tensor  # [B, m + 1, D] that predict the codes
-    scores: Tensor | None  # [heads, B, m + 1, L] attention scores of the heads that were asked for
+    scores: Any  # [heads, B, m + 1, L] attention scores of the requested heads; None without any
     first: int  # Position of the first text position
-    inputs: tuple  # [B, L, D] input of each block; empty when no head was asked for
+    inputs: tuple  # [B, L, D] input of each block; empty without heads
     seen: Tensor  # [B, L] False where there is padding between text and codes
 
 # %% ../../nbs/xtts/gpt.ipynb #75e97621
 def gpt_forward(
     gpt,  # coqui's GPT
-    batch: dict,  # From `sequences`, with `reference` [U, 80, frames] and, where clips share references, `which` [B]
-    heads: list = (),  # [layer, head] whose attention scores are wanted
+    batch: dict,  # From `sequences`, with `reference` [U, 80, frames] and, if shared, `which` [B]
+    heads: list | tuple = (),  # [layer, head] whose attention scores are wanted
 ) -> GptOutput:
-    "One pass over `[conditioning | text | codes]`; padding between text and codes is hidden from the codes."
+    """One pass over `[conditioning | text | codes]`; padding between text and codes is hidden from
+    the codes."""
     cond = gpt.get_style_emb(batch["reference"]).transpose(1, 2)  # [U, 80, s] -> [U, 32, D]
     if "which" in batch:
         cond = cond[batch["which"]]  # [U, 32, D] -> [B, 32, D]
-    text = gpt.text_embedding(batch["text_in"]) + gpt.text_pos_embedding(
-        batch["text_in"]
-    )  # [B, n + 2, D]
-    codes = gpt.mel_embedding(batch["codes_in"]) + gpt.mel_pos_embedding(
-        batch["codes_in"]
-    )  # [B, m + 1, D]
+    # [B, n + 2, D]
+    text = gpt.text_embedding(batch["text_in"]) + gpt.text_pos_embedding(batch["text_in"])
+    # [B, m + 1, D]
+    codes = gpt.mel_embedding(batch["codes_in"]) + gpt.mel_pos_embedding(batch["codes_in"])
     n, first = text.shape[1], cond.shape[1]
     seen = torch.arange(n, device=text.device) < batch["text_lengths"][:, None]  # [B, n + 2]
     seen = F.pad(F.pad(seen, (first, 0), value=True), (0, codes.shape[1]), value=True)  # [B, L]
@@ -250,7 +229,7 @@ def gpt_forward(
 
 # %% ../../nbs/xtts/gpt.ipynb #757b9cda
 def gpt_logits(gpt, batch: dict) -> tuple:  # text [B, n + 2, text ids], codes [B, m + 1, codes + 2]
-    "The logits of `gpt_forward` alone."
+    "The logits of `gpt_forward` only."
     out = gpt_forward(gpt, batch)
     return out.text, out.codes
 
@@ -259,7 +238,7 @@ def code_losses(
     out: GptOutput,
     batch: dict,
     smoothing: float = 0.0,  # Label smoothing of the code loss
-) -> tuple:  # Text loss, code loss: nats an id and nats a code
+) -> tuple:  # Text loss, code loss: nats per id and per code
     def loss(logits, target, s):
         return F.cross_entropy(
             logits.flatten(0, 1).float(), target.flatten(), ignore_index=IGNORE, label_smoothing=s
@@ -272,12 +251,13 @@ def gpt_losses(
     gpt,
     batch: dict,  # As for `gpt_forward`
     smoothing: float = 0.0,  # Label smoothing of the code loss
-) -> tuple:  # Text loss, code loss: nats an id and nats a code
+) -> tuple:  # Text loss, code loss: nats per id and per code
     return code_losses(gpt_forward(gpt, batch), batch, smoothing)
 
 # %% ../../nbs/xtts/gpt.ipynb #aadcce0b
 class Lora(nn.Module):
-    "W + alpha / rank * A B (Hu et al. 2021, eq. 3); B starts at zero, so the network starts unchanged."
+    """W + alpha / rank * A B (Hu et al. 2021, eq. 3); B starts at zero, so the network starts
+    unchanged."""
 
     def __init__(self, shape, rank: int, alpha: float):
         super().__init__()
@@ -290,7 +270,7 @@ class Lora(nn.Module):
 
 # %% ../../nbs/xtts/gpt.ipynb #7a4016a1
 def adapt(
-    gpt: nn.Module,  # coqui's GPT; changed in place
+    gpt: Any,  # coqui's GPT; changed in place
     cfg: GptConfig,  # `freeze`, `lora`, `checkpointing`
 ) -> nn.Module:
     "Choose what is trained. `ConfigError` for a name that fits nothing."
@@ -298,7 +278,8 @@ def adapt(
     for part in cfg.freeze:
         if not any(n.startswith(part) for n in names):
             raise ConfigError(
-                f"gpt.freeze: no parameter begins with {part!r}; parts are {', '.join(sorted({n.split('.')[0] for n in names}))}"
+                f"gpt.freeze: no parameter begins with {part!r}; parts are "
+                f"{', '.join(sorted({n.split('.')[0] for n in names}))}"
             )
     for name, p in gpt.named_parameters():
         p.requires_grad_(not name.startswith(tuple(cfg.freeze)) if cfg.freeze else True)
@@ -321,9 +302,10 @@ def _add_lora(gpt, cfg):
     ]
     if not found:
         raise ConfigError(
-            f"gpt.lora.targets {cfg.lora.targets} name no matrix of a block; there are c_attn, c_proj and c_fc"
+            f"gpt.lora.targets {cfg.lora.targets} name no matrix of a block; there are c_attn, "
+            "c_proj and c_fc"
         )
-    for name, module in found:
+    for _, module in found:
         parametrize.register_parametrization(
             module, "weight", Lora(module.weight.shape, cfg.lora.rank, cfg.lora.alpha)
         )
@@ -338,394 +320,13 @@ def merge(
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
     return gpt
 
-# %% ../../nbs/xtts/gpt.ipynb #ae99994f
-def free_run_penalty(
-    free: dict,  # `free/stopped`, `free/length`; empty when nothing could be spoken
-) -> float:  # 0: everything stops, as long as it should be
-    "How far free speech is from ending where it should: the share that does not stop, and how far lengths are off, as a log ratio."
-    if not free:
-        return 1.0
-    return 1 - free["free/stopped"] + abs(float(np.log(max(free["free/length"], 1e-2))))
-
-
-class MelHeads(nn.Module):
-    """Two linear maps from latents to the four mel frames of a code, for training only. A latent predicts its own code, so which
-    code was chosen is first known in the next latent: both are asked for the sound, so that it stays in what the decoder gets."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.now, self.before = nn.Linear(dim, 4 * N_MELS), nn.Linear(dim, 4 * N_MELS)
-
-    def forward(
-        self,
-        latents: Tensor,  # [B, m + 1, D]
-        mels: Tensor,  # [B, m, 320] normalised log-mels, four frames a code
-        counts: Tensor,  # [B, m] codes that are no padding
-    ) -> Tensor:  # Mean squared error
-        both = self.now(latents[:, :-1]), self.before(latents[:, 1:])  # [B, m, 320] each
-        error = sum(((x.float() - mels) ** 2).mean(-1) for x in both)  # [B, m]
-        return (error * counts).sum() / (2 * counts.sum()).clamp_min(1)
-
-# %% ../../nbs/xtts/gpt.ipynb #7f8387fb
-class GptTask(Task):
-    "Next code given text and a reference of the same speaker, with heads that are taught to read along."
-
-    def __init__(
-        self,
-        cfg: GptConfig,
-        clips: Clips,
-        vocabulary,  # Writes texts as ids
-        codes: RaggedArray,  # [n] codes of each clip
-        references: RaggedArray,  # [n, 80] conditioning log-mels of each clip
-        stats: Tensor,  # [80] divisor of each bin
-        codebook: int,  # Size of the codebook
-        start=None,  # () -> coqui's GPT to begin with; None: a new one
-        replay=None,  # Another task whose clips are mixed in, or None
-        share: float = 0.2,  # Of the items of an epoch that are replayed
-        listen=None,  # (codes [n], name, step) -> None; keeps what the free-running check said
-        about=None,  # What `start` was made from, for the fingerprint
-        mels: RaggedArray = None,  # [n, 80] log-mels that the codes were made of; None: latents are not asked for the mel
-        times: dict = None,  # audio_file -> [characters, 2] seconds; None or absent clips: forward-sum
-        vectors: Tensor = None,  # [codes, d] of the codebook, for new embeddings
-    ):
-        self.cfg, self.clips, self.vocabulary, self.codes, self.references = (
-            cfg,
-            clips,
-            vocabulary,
-            codes,
-            references,
-        )
-        self.stats, self.codebook, self.start, self.replay, self.listen, self.about = (
-            stats,
-            codebook,
-            start,
-            replay,
-            listen,
-            about,
-        )
-        self.mels, self.times, self.vectors = mels if cfg.mel_weight else None, times or {}, vectors
-        self.train, self.val, self.step = clips.split("train"), clips.split("val"), 0
-        self.ids = [text_ids(vocabulary, r) for r in clips.rows]
-        self.heads = self.wanted_heads()
-        self.replayed = round(len(self.train) * share / (1 - share)) if replay else 0
-        self.lengths = (
-            [len(codes[i]) for i in self.train]
-            + [int(np.mean([len(replay.codes[i]) for i in replay.train]))] * self.replayed
-            if replay
-            else [len(codes[i]) for i in self.train]
-        )
-
-    def wanted_heads(self):  # [[layer, head], ...]; None: to be found in the base
-        "Those of the configuration; of a new network two fixed ones."
-        c = self.cfg
-        if not c.alignment.weight:
-            return []
-        if c.alignment.heads:
-            return [list(h) for h in c.alignment.heads]
-        return None if self.start else default_heads(c.layers, c.heads)
-
-    @torch.no_grad()
-    def found_heads(self, clips: int = 32) -> list:  # [[layer, head], [layer, head]]
-        "The two heads of a trained network that read along best already: where letters are known by pointing at them, else by the forward-sum loss."
-        every = [
-            [layer, head] for layer in range(self.cfg.layers) for head in range(self.cfg.heads)
-        ]
-        self.heads, self.net, total = [[0, 0]], self.net.eval(), torch.zeros(len(every))
-        for i in self.train[:clips] or self.val[:clips]:
-            batch = self.collate([self.sample(i, "heads")])
-            for layer in range(
-                self.cfg.layers
-            ):  # a layer at a time: all scores at once would not fit
-                mine = slice(layer * self.cfg.heads, (layer + 1) * self.cfg.heads)
-                out = gpt_forward(self.net, batch, every[mine])
-                if not bool(batch["summed"].any()):
-                    total[mine] += pointing(out.scores, batch["path"], out.first)
-                else:
-                    total[mine] -= torch.stack(
-                        [
-                            forward_sum_loss(
-                                s[None], batch["text_lengths"], batch["steps"], out.first
-                            )
-                            for s in out.scores
-                        ]
-                    )
-        self.net.train()
-        return best_heads(total.view(self.cfg.layers, self.cfg.heads))
-
-    def models(self):
-        seeded_step(self.cfg.loop.seed, "gpt")
-        v = self.vocabulary
-        new = not self.start
-        self.net = adapt(
-            make_gpt(self.cfg, len(v), v.start, v.stop, self.codebook) if new else self.start(),
-            self.cfg,
-        )
-        quicken(self.net)
-        if new and self.vectors is not None and self.cfg.codebook_start:
-            start_from_codebook(self.net, self.vectors, self.cfg.loop.seed)
-        if self.heads is None:
-            self.heads = self.found_heads()
-        check_heads(self.heads, self.net)
-        if self.mels is None:
-            return {"gpt": self.net}
-        self.mel_heads = MelHeads(self.net.model_dim)
-        return {"gpt": self.net, "mel_heads": self.mel_heads}
-
-    def optimizers(self, models, cfg):  # betas and decay of XTTS's own recipe
-        extra = list(models["mel_heads"].parameters()) if "mel_heads" in models else []
-        matrices, others = split_matrices(models["gpt"], ("gpt.h.", "conditioning_perceiver."))
-        if self.cfg.optimizer == "muon":
-            return {"main": muon_and_adamw(matrices, others + extra, self.cfg.muon_lr, cfg.lr)}
-        both = [p for p in models["gpt"].parameters() if p.requires_grad]
-        return {
-            "main": torch.optim.AdamW(both + extra, lr=cfg.lr, betas=(0.9, 0.96), weight_decay=0.01)
-        }
-
-    def __len__(self):
-        return len(self.train) + self.replayed
-
-    def fingerprint(self):
-        c = self.cfg
-        return {
-            "clips": len(self.clips),
-            "vocabulary": self.vocabulary.fingerprint,
-            "codes": self.codebook,
-            "dim": c.dim,
-            "layers": c.layers,
-            "heads": c.heads,
-            "lora": c.lora,
-            "freeze": list(c.freeze),
-            "reference": c.reference,
-            "prompt_mask": c.prompt_mask,
-            "start": self.about,
-            "replay": self.replay and len(self.replay.train),
-            "alignment": [c.alignment.heads, c.alignment.weight, len(self.times)],
-            "corrupt": c.corrupt,
-            "mel": [c.mel_weight, self.mels is not None],
-            "optimizer": [c.optimizer, c.muon_lr],
-            "dropout": c.dropout,
-            "references": c.references,
-            "codebook_start": c.codebook_start and self.vectors is not None,
-        }
-
-    def cut(
-        self, i: int, *key
-    ) -> (
-        tuple
-    ):  # [80, <= reference_frames], and the codes it covers where the clip is its own reference
-        own = self.cfg.reference == "same"
-        mel, span = reference_cut(
-            self.clips,
-            self.references,
-            self.stats,
-            i,
-            self.cfg.reference_frames,
-            self.cfg.loop.seed,
-            *key,
-            own=own,
-        )
-        return mel, span if own and self.cfg.prompt_mask else None
-
-    def path(self, i: int):  # [m + 1, n] soft path, or None where the clip's times are not known
-        "Where each code of a clip is in its text."
-        row = self.clips.rows[i]
-        times = self.times.get(row.audio_file)
-        if times is None:
-            return None
-        return soft_path(
-            id_spans(self.vocabulary, self.ids[i], row.text),
-            times,
-            len(self.codes[i]),
-            CODE_STRIDE / SAMPLE_RATE,
-        )
-
-    def sample(
-        self, i: int, *key
-    ):  # text ids [n], codes [m], reference [80, frames], span, soft path, mel [m, 320]
-        reference, span = self.cut(i, *key)
-        out = {
-            "text": self.ids[i],
-            "codes": torch.from_numpy(self.codes[i]),
-            "reference": reference,
-            "span": span,
-            "speaker": self.clips.rows[i].speaker_name,
-        }
-        if self.heads:
-            out["path"] = self.path(i)
-        if self.mels is not None:
-            out["mel"] = (torch.from_numpy(self.mels[i]) / self.stats).reshape(
-                -1, 4 * N_MELS
-            )  # [4 m, 80] -> [m, 320]
-        return out
-
-    def heard(self, codes: Tensor, *key) -> Tensor:  # [m]
-        "The codes as inputs of training: some replaced by random ones, so that the past alone does not suffice."
-        draw = rng(self.cfg.loop.seed, "corrupt", *key)
-        wrong = torch.from_numpy(draw.random(len(codes)) < self.cfg.corrupt)
-        return torch.where(
-            wrong, torch.from_numpy(draw.integers(self.codebook, size=len(codes))), codes
-        )
-
-    def item(self, index, epoch):
-        if index < len(self.train):
-            out = self.sample(self.train[index], epoch)
-        else:
-            other = self.replay.train
-            out = self.replay.sample(
-                other[int(rng(self.cfg.loop.seed, "replay", epoch, index).integers(len(other)))],
-                epoch,
-            )
-        if self.cfg.corrupt:
-            out["heard"] = self.heard(out["codes"], epoch, index)
-        return out
-
-    def collate(self, samples):
-        heard = [s.get("heard", s["codes"]) for s in samples]
-        batch = sequences(
-            [s["text"] for s in samples],
-            [s["codes"] for s in samples],
-            self.net,
-            [s["span"] for s in samples],
-            heard,
-        )
-        batch |= self.shared_references(samples)
-        if self.heads:
-            batch |= self._paths(samples, batch)
-        if self.mels is not None:
-            batch["mel"] = nn.utils.rnn.pad_sequence(
-                [s["mel"] for s in samples], batch_first=True
-            )  # [B, m, 320]
-        return batch
-
-    def shared_references(
-        self, samples
-    ) -> dict:  # reference [U, 80, shortest]; which [B], where clips share them
-        "The first references of each speaker serve all its clips of the batch."
-        most, chosen, which = self.cfg.references or len(samples), {}, []
-        if self.cfg.reference == "same":
-            most = len(samples)
-        picked = []
-        for s in samples:
-            mine = chosen.setdefault(s["speaker"], [])
-            if len(mine) < most:
-                mine.append(len(picked))
-                picked.append(s["reference"])
-                which.append(mine[-1])
-            else:
-                which.append(mine[len(which) % len(mine)])
-        shortest = min(r.shape[1] for r in picked)
-        out = {"reference": torch.stack([r[:, :shortest] for r in picked])}
-        return out if len(picked) == len(samples) else out | {"which": torch.tensor(which)}
-
-    def _paths(self, samples, batch) -> dict:  # path [B, m + 1, n + 2], summed [B] bool: no times
-        path = torch.zeros(len(samples), batch["codes_in"].shape[1], batch["text_in"].shape[1])
-        for row, s in zip(path, samples):
-            if s["path"] is not None:
-                row[: s["path"].shape[0], : s["path"].shape[1]] = torch.from_numpy(s["path"])
-        return {"path": path, "summed": torch.tensor([s["path"] is None for s in samples])}
-
-    def align_loss(self, out: GptOutput, batch, step) -> Tensor:
-        "Given times where there are some, forward-sum for the other clips of the batch."
-        known = ~batch["summed"]
-        loss = given_loss(out.scores, batch["path"], out.first) * known.float().mean()
-        if bool(known.all()):
-            return loss
-        fade = self.cfg.alignment.prior_until * self.cfg.loop.steps
-        prior = max(0.0, 1 - step / fade) if fade else 0.0
-        rows = batch["summed"]
-        free = forward_sum_loss(
-            out.scores[:, rows], batch["text_lengths"][rows], batch["steps"][rows], out.first, prior
-        )
-        return loss + free * rows.float().mean()
-
-    def loss(self, phase, batch, step):
-        out = gpt_forward(self.net, batch, self.heads)
-        text, code = code_losses(out, batch, self.cfg.label_smoothing)
-        total, logs = (
-            code + self.cfg.text_weight * text,
-            {"code": code.detach(), "text": text.detach()},
-        )
-        if self.heads:
-            align = self.align_loss(out, batch, step)
-            total, logs = (
-                total + self.cfg.alignment.weight * align,
-                logs | {"align": align.detach()},
-            )
-        if self.mels is not None:
-            counts = (batch["codes_out"][:, :-1] != IGNORE) & (
-                batch["codes_out"][:, :-1] < self.codebook
-            )  # [B, m]
-            mel = self.mel_heads(out.latents, batch["mel"], counts)
-            total, logs = total + self.cfg.mel_weight * mel, logs | {"mel": mel.detach()}
-        return total, logs
-
-    def after_step(self, step):
-        self.step = step
-
-    def score(
-        self, rows: list
-    ) -> dict:  # code: nats a code, without smoothing; point: share of the codes at which the heads point at the right letter
-        total = n = pointed = 0.0
-        rows = sorted(rows, key=lambda i: len(self.codes[i]))
-        for a in range(0, len(rows), 16):
-            batch = {
-                k: v.to(self.net.mel_head.weight.device)
-                for k, v in self.collate([self.sample(i, "val") for i in rows[a : a + 16]]).items()
-            }
-            size = int((batch["codes_out"] != IGNORE).sum())
-            out = gpt_forward(self.net, batch, self.heads)
-            total, n = total + float(code_losses(out, batch)[1].detach()) * size, n + size
-            if self.heads:
-                pointed += float(pointing(out.scores, batch["path"], out.first).mean()) * size
-        return {"code": total / n} | ({"point": pointed / n} if self.heads and self.times else {})
-
-    def validate(self):
-        values = self.score((self.val or self.train[:32])[:128])
-        values["score"] = values["code"]
-        if self.replay:
-            values["replay"] = self.replay_score()
-        if not self.cfg.free_run:
-            return values
-        free = self.free()
-        return (
-            values
-            | free
-            | {"score": values["score"] + self.cfg.free_weight * free_run_penalty(free)}
-        )
-
-    def replay_score(self) -> float:  # Loss on the languages that must not be forgotten
-        self.replay.net = self.net
-        return self.replay.score((self.replay.val or self.replay.train[:32])[:128])["code"]
-
-    def free(self) -> dict:  # Share that stops, mean length beside the recording
-        rows = (self.val or self.train)[: self.cfg.free_run]
-        ends, lengths = [], []
-        for k, i in enumerate(rows):
-            cond = self.net.get_style_emb(
-                self.cut(i, "val")[0][None].to(self.net.mel_head.weight.device)
-            ).transpose(1, 2)
-            try:
-                said = decode_codes(self.net, cond, self.ids[i], DecodeConfig(temperature=0))
-            except XttsKaError:
-                continue  # longer than the model holds: training refuses it too
-            ends.append(said.stopped)
-            lengths.append(len(said.codes) / len(self.codes[i]))
-            if self.listen and k < self.cfg.samples and len(said.codes):
-                self.listen(said.codes, f"{k:02d}-{self.clips.rows[i].speaker_name}", self.step)
-        return (
-            {"free/stopped": sum(ends) / len(ends), "free/length": sum(lengths) / len(lengths)}
-            if ends
-            else {}
-        )
-
 # %% ../../nbs/xtts/gpt.ipynb #4c21d460
 def unigram(
     codes: list,  # [n] codes of clips
     codebook: int,  # Size of the codebook
-) -> float:  # Entropy, nats a code
+) -> float:  # Entropy, nats per code
     "Cross-entropy of the best guess that ignores text and history."
-    counts = torch.bincount(
-        torch.cat([torch.as_tensor(c) for c in codes]), minlength=codebook
-    ).double()
+    every = torch.cat([torch.as_tensor(c) for c in codes])
+    counts = torch.bincount(every, minlength=codebook).double()
     p = counts / counts.sum()
     return float(-(p * p.clamp_min(1e-12).log()).sum())

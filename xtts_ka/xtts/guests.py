@@ -10,6 +10,7 @@ __all__ = ['MEN', 'WOMEN', 'VARIANTS', 'SIZES', 'cepstra', 'time_warp', 'guest_v
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from ..core.ragged import RaggedArray
 from ..core.randomness import rng
 from ..corpus.clips import Clips
 from ..corpus.segment import cut_padded, speech_edges
-from ..corpus.synthetic import SAMPLE_RATE, Synthesizer, Voice
+from ..corpus.synthetic import Synthesizer, Voice
 from .config import GuestConfig
 from .features import CODE_STRIDE, HOP, N_MELS, SAMPLE_RATE, log_mel, n_codes
 from .stage_init import cached, clips_digest
@@ -124,14 +125,10 @@ def guest_speech(
 ) -> np.ndarray:  # [T] float32 at 22,050 Hz, with edges and level as clips have them
     "A guest's clip."
     wav = resample(synthesizer.speak(text, voice).wav, round(SAMPLE_RATE / size), SAMPLE_RATE)
-    return set_level(
-        cut_padded(
-            wav,
-            *speech_edges(wav, SAMPLE_RATE),
-            round(0.1 * SAMPLE_RATE),
-            round(0.005 * SAMPLE_RATE),
-        )
-    )
+    edges: Any = speech_edges(wav, SAMPLE_RATE)
+    first, last = edges  # samples
+    pad, fade = round(0.1 * SAMPLE_RATE), round(0.005 * SAMPLE_RATE)
+    return set_level(cut_padded(wav, first, last, pad, fade))
 
 # %% ../../nbs/xtts/guests.ipynb #7358bb33
 def code_places(
@@ -187,7 +184,9 @@ def _speak_guests(clips, folder, count, seed) -> int:  # How many there are
                 duration=round(len(wav) / SAMPLE_RATE, 4),
             )
             write_audio(Path(tmp) / row.audio_file, wav, SAMPLE_RATE)
-            rows.append(row), places.append(at), of.append(clips.key(i))
+            rows.append(row)
+            places.append(at)
+            of.append(clips.key(i))
         write_manifest(Path(tmp) / "metadata.csv", rows)
         RaggedArray.write(Path(tmp) / "places", places, sum(map(len, places)), {"of": of})
     return len(rows)

@@ -6,6 +6,8 @@
 __all__ = ['FRAME', 'Edges', 'Joiner', 'join']
 
 # %% ../../nbs/xtts/join.ipynb #f49d01c0
+from typing import Any
+
 import numpy as np
 
 from .features import OUTPUT_SAMPLE_RATE
@@ -85,8 +87,11 @@ class Joiner:
         speed: float = 1.0,  # Pauses are shorter, too
         **edges,  # Options of `Edges`
     ):
-        self.pauses, self.speed, self.options = [p / speed for p in pauses], speed, edges
-        self.at, self.edges = -1, None
+        self.pauses = [p / speed for p in pauses]
+        self.speed = speed
+        self.options = edges
+        self.at = -1  # number of the piece
+        self.edges: Any = None  # `Edges` of the piece
 
     def next(self) -> np.ndarray:  # [t] the pause before it
         "Begin with the next piece."

@@ -14,7 +14,8 @@ from .infer import KaXtts
 
 # %% ../../nbs/xtts/player.ipynb #398e0d6a
 def sound(spoken):  # IPython's Audio of a `SynthesisResult`
-    "A player without the level changed behind one's back; an empty sentence is a tenth of a second of silence."
+    """A player without the level changed behind one's back; an empty sentence is a tenth of a
+    second of silence."""
     import numpy as np
     from IPython.display import Audio
 

@@ -38,7 +38,8 @@ def language_model_rows(
     seed: int,
     name: str,  # Key of the map
 ) -> Tensor:  # [n, D]
-    "The vectors, centred, turned into D dimensions by a keyed map with orthonormal columns or rows, at the table's mean and standard deviation."
+    """The vectors, centred, turned into D dimensions by a keyed map with orthonormal columns or
+    rows, at the table's mean and standard deviation."""
     vectors = vectors.detach().float() - vectors.float().mean(0)
     square = max(table.shape[1], vectors.shape[1])
     turn, _ = torch.linalg.qr(
@@ -56,7 +57,7 @@ def latin_ids(
 ) -> list[int]:  # Ids of its Latin spelling; empty when a part of it is unknown
     "How the base would have spelled a piece: a tag is spelled by all tags."
     if _is_tag(piece):
-        return [old.ids[f"[{l}]"] for l in old.languages]
+        return [old.ids[f"[{language}]"] for language in old.languages]
     ids = old.tokenizer.encode(romanize(piece)).ids
     return [] if old.ids["[UNK]"] in ids else ids
 
@@ -77,11 +78,10 @@ def new_rows(
     n = len(spelled)
     if method == "normal":
         return torch.randn(n, table.shape[1], generator=torch_rng(seed, "resize", name)).to(table)
-    rows = (
-        language_model_rows(table, vectors, seed, name)
-        if method == "language_model"
-        else matched_rows(table, n, seed, name)
-    )
+    if method == "language_model":
+        rows = language_model_rows(table, vectors, seed, name)
+    else:
+        rows = matched_rows(table, n, seed, name)
     for i, ids in enumerate(spelled):
         if ids:
             rows[i] = table[ids].mean(0)
@@ -93,12 +93,14 @@ def _compare(gpt, old: Vocabulary, new: Vocabulary) -> list[str]:  # Names of th
     rows = gpt.text_embedding.weight.shape[0]
     if rows != len(old):
         raise CheckpointError(
-            f"the GPT has {rows} text rows but its vocabulary {len(old)} ids: they are not of one release of XTTS-v2 (2.0.2 has 6153, 2.0.3 has 6681); take both from one"
+            f"the GPT has {rows} text rows but its vocabulary {len(old)} ids: they are not of one "
+            "release of XTTS-v2 (2.0.2 has 6153, 2.0.3 has 6681); take both from one"
         )
     moved = [t for t, i in old.ids.items() if new.ids.get(t) != i]
     if moved:
         raise CheckpointError(
-            f"the new vocabulary gives {len(moved)} old tokens another id, first {moved[0]!r}; make it by extend_vocab, which only appends"
+            f"the new vocabulary gives {len(moved)} old tokens another id, first {moved[0]!r}; "
+            "make it by extend_vocab, which only appends"
         )
     return [new.names.get(i, "") for i in range(len(old), len(new))]
 
@@ -112,65 +114,50 @@ def resize_text(
     seed=0,  # Key of all draws
     vectors=None,  # [n, d] one vector a new token in the order of ids, for `language_model`
 ):  # (coqui's GPT, report)
-    "The GPT with a row for each new token. CheckpointError when vocabularies and weights do not belong together, ConfigError for the rest."
+    """The GPT with a row for each new token. CheckpointError when vocabularies and weights do not
+    belong together, ConfigError for the rest."""
     method = romanized_spelling(method)
     if method not in METHODS:
         raise ConfigError(f"new_rows {method!r}: there are {', '.join(METHODS)}")
     names = _compare(gpt, old, new)
     if method == "language_model" and (vectors is None or len(vectors) != len(names)):
         raise ConfigError(
-            f"new_rows language_model needs a vector for each of the {len(names)} new tokens, got {'none' if vectors is None else len(vectors)}"
+            f"new_rows language_model needs a vector for each of the {len(names)} new tokens, got "
+            f"{'none' if vectors is None else len(vectors)}"
         )
-    spells = {"romanized": lambda t: t, "language_model": _is_tag}.get(
-        method, lambda t: False
-    )  # whose rows are means of old ones
-    spelled = [latin_ids(t, old) if spells(t) else [] for t in names]
+    spelled: list[list[int]] = [[] for _ in names]  # of rows that are means of old ones
+    for i, token in enumerate(names):
+        if method == "romanized" and token or method == "language_model" and _is_tag(token):
+            spelled[i] = latin_ids(token, old)
 
     def grow(table, name):
-        return (
-            torch.cat([table, new_rows(table, method, spelled, vectors, seed, name)])
-            if names
-            else table.clone()
-        )
+        if not names:
+            return table.clone()
+        return torch.cat([table, new_rows(table, method, spelled, vectors, seed, name)])
 
-    bias = gpt.text_head.bias[:, None]
+    bias = gpt.text_head.bias[:, None]  # [N, 1]
     if method == "normal":
-        bias = torch.cat([bias, bias.new_zeros(len(names), 1)])
+        added = bias.new_zeros(len(names), 1)
     else:
-        bias = torch.cat(
-            [
-                bias,
-                new_rows(
-                    bias,
-                    "matched" if method == "language_model" else method,
-                    spelled,
-                    None,
-                    seed,
-                    "bias",
-                ),
-            ]
-        )
-    out = _with_tables(
-        gpt,
-        grow(gpt.text_embedding.weight, "embedding"),
-        grow(gpt.text_head.weight, "head"),
-        bias[:, 0],
-    )
+        like = "matched" if method == "language_model" else method
+        added = new_rows(bias, like, spelled, None, seed, "bias")
+    embedding = grow(gpt.text_embedding.weight, "embedding")
+    head = grow(gpt.text_head.weight, "head")
+    out = _with_tables(gpt, embedding, head, torch.cat([bias, added])[:, 0])
     out.start_text_token, out.stop_text_token = new.start, new.stop
     return out, _report(out, old, new, method, seed, spelled)
 
 # %% ../../nbs/xtts/resize.ipynb #071fc04a
-def _with_tables(
-    gpt, embedding: Tensor, head: Tensor, bias: Tensor
-):  # The same network around other tables
+def _with_tables(gpt, embedding: Tensor, head: Tensor, bias: Tensor):
+    "The same network around other tables."
     out = copy.copy(gpt)
-    out._modules, (n, d) = dict(gpt._modules), embedding.shape
+    out._modules = dict(gpt._modules)
+    n, d = embedding.shape
     out.number_text_tokens = n
-    out.text_embedding, out.text_head = (
-        nn.Embedding(n, d, _weight=embedding),
-        nn.Linear(d, n, device="meta"),
-    )
-    out.text_head.weight, out.text_head.bias = nn.Parameter(head), nn.Parameter(bias.contiguous())
+    out.text_embedding = nn.Embedding(n, d, _weight=embedding)
+    out.text_head = nn.Linear(d, n, device="meta")
+    out.text_head.weight = nn.Parameter(head)
+    out.text_head.bias = nn.Parameter(bias.contiguous())
     return out.train(gpt.training)
 
 # %% ../../nbs/xtts/resize.ipynb #59b517d0

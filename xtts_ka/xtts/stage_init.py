@@ -8,6 +8,7 @@ __all__ = ['seeded', 'cached', 'clips_digest', 'base_digest', 'XTTSModelInitiali
 # %% ../../nbs/xtts/stage_init.ipynb #e18d3a89
 import io
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..core.config import to_dict
 from ..core.errors import MissingError
 from ..core.files import atomic_write, digest, read_json, sha256_file, write_json
-from ..core.loop import fit, load_models
+from ..core.loop import FitResult, fit, load_models
 from ..core.manifest import write_rejects
 from ..core.paths import resolve
 from ..core.ragged import RaggedArray
@@ -23,15 +24,18 @@ from ..corpus.clips import Clips
 from ..text.normalize import normalize
 from .base import Base, find_base
 from .config import InitConfig
-from .data_loader import DataManager
-from .dataset import load_clips, mel_shelf
-from .dvae import DvaeTask, code_shelf, perplexity, reconstruction
+from .data import DataManager, load_clips, write_mels
+from .dvae import perplexity, reconstruction
 from .features import SAMPLE_RATE, mel_stats
+from .train_dvae import DvaeTask, write_codes
 from .vocabulary import Vocabulary, extend_vocab, make_vocab
 
 # %% ../../nbs/xtts/stage_init.ipynb #a9739931
-def seeded(cfg, seed: int):  # The same configuration with the run's seed in its loop
-    "The run's seed names all draws; a stage's loop takes it over."
+def seeded(
+    cfg,  # A configuration with a `loop`; changed in place
+    seed: int,  # Of the run
+):  # The configuration given
+    "The run's seed is the key of all draws; a stage's loop takes it over."
     cfg.loop.seed = seed
     return cfg
 
@@ -52,33 +56,23 @@ def cached(
 # %% ../../nbs/xtts/stage_init.ipynb #fd7d400f
 def clips_digest(clips: Clips) -> str:  # Of what the clips are, by name, text, split and size
     "Stands for the clips in records and checkpoints."
-    return digest(
-        [
-            [
-                r.audio_file,
-                r.text,
-                r.speaker_name,
-                r.split,
-                (clips.folder / r.audio_file).stat().st_size,
-            ]
-            for r in clips.rows
-        ]
-    )
+
+    def about(r):
+        size = (clips.folder / r.audio_file).stat().st_size  # bytes
+        return [r.audio_file, r.text, r.speaker_name, r.split, size]
+
+    return digest([about(r) for r in clips.rows])
 
 # %% ../../nbs/xtts/stage_init.ipynb #6e061183
 def base_digest(folder) -> str:  # Of the files a training depends on
     "Stands for a base in records and checkpoints."
-    return digest(
-        {
-            name: sha256_file(Path(folder) / name)
-            for name in ("model.pth", "config.json", "vocab.json", "dvae.pth", "mel_stats.pth")
-            if (Path(folder) / name).is_file()
-        }
-    )
+    names = ("model.pth", "config.json", "vocab.json", "dvae.pth", "mel_stats.pth")
+    there = [n for n in names if (Path(folder) / n).is_file()]
+    return digest({n: sha256_file(Path(folder) / n) for n in there})
 
-# %% ../../nbs/xtts/stage_init.ipynb #f071840f
-class XTTSModelInitializer:
-    "The steps of stage xtts_init, in order: vocabulary, mels, dvae, codes."
+# %% ../../nbs/xtts/stage_init.ipynb #7e1a0001
+class _InitSteps:
+    "The first two steps: vocabulary, and the mels of all clips."
 
     def __init__(
         self,
@@ -88,14 +82,23 @@ class XTTSModelInitializer:
         language: str = "ka",
         seed: int = 1,
     ):
-        self.cfg, self.segments, self.out, self.language = cfg, Path(segments), Path(out), language
+        self.cfg = cfg
+        self.segments = Path(segments)
+        self.out = Path(out)
+        self.language = language
         seeded(cfg.dvae, seed)
         if not (self.segments / "metadata.csv").is_file():
             raise MissingError(
-                f"{segments}/metadata.csv: the segments stage has not run; xtts-ka run --to segments"
+                f"{segments}/metadata.csv: the segments stage has not run; "
+                "xtts-ka run --to segments"
             )
-        self.base = Base(find_base(cfg.base, cfg.accept_licence)) if cfg.base else None
-        self.base_digest = base_digest(self.base.folder) if self.base else None
+        # what the steps set, in their order
+        self.base: Any = Base(find_base(cfg.base, cfg.accept_licence)) if cfg.base else None
+        self.base_digest: str | None = base_digest(self.base.folder) if self.base else None
+        self.data: Any = None  # `DataManager`, by `vocabulary`
+        self.clips: Any = None  # `Clips` that are trained on
+        self.stats: Any = None  # [80], by `mels`
+        self.task: Any = None  # `DvaeTask`, by `dvae`; task.net is the DVAE
         if self.base:
             self.take_shapes(self.base.dvae_config())
         self.out.mkdir(parents=True, exist_ok=True)
@@ -105,23 +108,13 @@ class XTTSModelInitializer:
             setattr(self.cfg.dvae, name, getattr(shape, name))
 
     def vocabulary(self) -> Vocabulary:
-        "Letters of the language, saved as `vocab.json`; clips that cannot be trained on go to `rejects.csv`."
+        """The vocabulary, saved as `vocab.json`; clips that cannot be trained on go to
+        `rejects.csv`."""
         everything, _ = load_clips(self.segments)
         texts = [r.text.lower() for r in everything.rows if r.split == "train"]
-        v = self.cfg.vocabulary
-        for path in v.texts:
+        for path in self.cfg.vocabulary.texts:
             texts += self.lines_of(path)
-        if self.base:
-            known = self.base.vocabulary.languages
-            carrier = next(
-                (l for l in ("tr", "en") if l in known), (known or [""])[0]
-            )  # under which romanised Georgian goes
-            content = extend_vocab(
-                self.base.vocabulary.content, texts, self.language, v.mode, v.size, carrier
-            )
-        else:
-            content = make_vocab(self.language, texts, v.mode, v.size)
-        vocabulary = Vocabulary(content, self.language)
+        vocabulary = Vocabulary(self._vocab_content(texts), self.language)
         vocabulary.save(self.out / "vocab.json")
         self.data = DataManager(
             self.segments,
@@ -130,44 +123,57 @@ class XTTSModelInitializer:
             language_dir=self.out.parent / "language",
             max_codes=int(self.cfg.max_seconds * SAMPLE_RATE / 1024),
         )
-        self.clips, rejects = self.data.clips, self.data.rejects
-        write_rejects(self.out / "rejects.csv", rejects, "xtts_init")
+        self.clips = self.data.clips
+        write_rejects(self.out / "rejects.csv", self.data.rejects, "xtts_init")
         return vocabulary
+
+    def _vocab_content(self, texts: list) -> dict:  # Of `vocab.json`
+        v = self.cfg.vocabulary
+        if not self.base:
+            return make_vocab(self.language, texts, v.mode, v.size)
+        known = self.base.vocabulary.languages
+        first = (known or [""])[0]
+        carrier = next((tag for tag in ("tr", "en") if tag in known), first)
+        content = self.base.vocabulary.content
+        return extend_vocab(content, texts, self.language, v.mode, v.size, carrier)
 
     def lines_of(self, path) -> list[str]:  # Normalised sentences of a text file
         if not resolve(path).is_file():
             raise MissingError(
-                f"xtts_init.vocabulary.texts: {path}: no such file; give UTF-8 text, a sentence a line"
+                f"xtts_init.vocabulary.texts: {path}: no such file; give UTF-8 text, one sentence "
+                "per line"
             )
         lines = resolve(path).read_text(encoding="utf-8-sig").splitlines()
         return [normalize(line, self.language).text.lower() for line in lines if line.strip()]
 
     def mels(self) -> Tensor:  # [80] mel_stats
-        "Both mels of all clips on shelves, and `mel_stats.pth`: of the training clips, or the base's own."
+        """Both mels of all clips, and `mel_stats.pth`: of the training clips, or the base's
+        own."""
         made_of = [clips_digest(self.clips), "mels"]
-        cached(
-            self.out / "mels.json", made_of, lambda: len(mel_shelf(self.clips, self.out / "mels"))
-        )
-        cached(
-            self.out / "references.json",
-            made_of,
-            lambda: len(mel_shelf(self.clips, self.out / "references", "reference")),
-        )
+        for kind, name in (("code", "mels"), ("reference", "references")):
+            self._write_mels(kind, name, made_of)
         mels = RaggedArray(self.out / "mels")
-        self.stats = (
-            self.base.mel_stats
-            if self.base
-            else mel_stats(torch.from_numpy(mels[i]).T for i in self.clips.split("train"))
-        )
+        if self.base:
+            self.stats = self.base.mel_stats
+        else:
+            self.stats = mel_stats(torch.from_numpy(mels[i]).T for i in self.clips.split("train"))
         buffer = io.BytesIO()
         torch.save(self.stats.clone(), buffer)
         atomic_write(self.out / "mel_stats.pth", buffer.getvalue())
         return self.stats
 
-    def dvae(
-        self,
-    ):  # FitResult, or None when the base's DVAE is used as it is; self.task.net is the DVAE
-        "Train the DVAE, from nothing or further from the base's (`tune_dvae`)."
+    def _write_mels(self, kind: str, name: str, made_of: list):
+        folder = self.out / name
+        cached(
+            self.out / f"{name}.json", made_of, lambda: len(write_mels(self.clips, folder, kind))
+        )
+
+# %% ../../nbs/xtts/stage_init.ipynb #f071840f
+class XTTSModelInitializer(_InitSteps):
+    "Stage xtts_init. Its steps, in order: vocabulary, mels, dvae, codes, finish."
+
+    def dvae(self) -> FitResult | None:  # None when the base's DVAE is used as it is
+        "Train the DVAE (`self.task.net`), from nothing or further from the base's (`tune_dvae`)."
         self.task = DvaeTask(
             self.cfg.dvae,
             self.clips,
@@ -179,14 +185,13 @@ class XTTSModelInitializer:
             self.task.net = self.base.dvae().eval()
             return None
         result = fit(self.task, self.cfg.dvae.loop, self.out / "dvae", "DVAE")
-        load_models(
-            self.out / "dvae", {"dvae": self.task.net, "revival": self.task.revival}, "latest"
-        )
+        models = {"dvae": self.task.net, "revival": self.task.revival}
+        load_models(self.out / "dvae", models, "latest")
         self.task.net.eval()
         return result
 
     def codes(self) -> dict:  # Report of `reconstruction` on clips that were not trained on
-        "Codes of all clips, and how good they are."
+        "Codes of all clips, and how much of the sound they lose."
         held = self.clips.split("test") + self.clips.split("val") or self.clips.split("train")
         made_of = [
             clips_digest(self.clips),
@@ -195,28 +200,26 @@ class XTTSModelInitializer:
             self.base_digest,
             self.cfg.tune_dvae,
         ]
+        folder = self.out / "codes"
         cached(
             self.out / "codes.json",
             made_of,
-            lambda: len(code_shelf(self.task.net, self.task, self.out / "codes")),
+            lambda: len(write_codes(self.task.net, self.task, folder)),
         )
         report = reconstruction(self.task.net, [self.task.mel(i) for i in held[:256]])
-        shelf = RaggedArray(self.out / "codes")
-        counts = torch.bincount(
-            torch.cat([torch.from_numpy(shelf[i]) for i in self.clips.split("train")]),
-            minlength=self.cfg.dvae.codes,
-        )
-        report["counts"] = counts
-        report["train_perplexity"] = perplexity(counts)
+        codes = RaggedArray(folder)
+        train = torch.cat([torch.from_numpy(codes[i]) for i in self.clips.split("train")])
+        report["counts"] = torch.bincount(train, minlength=self.cfg.dvae.codes)
+        report["train_perplexity"] = perplexity(report["counts"])
         return report
 
     def finish(self, report: dict) -> dict:
         "`metrics.json` for the report and `xtts_init_results.json` for the next stage."
-        c, v = self.cfg.dvae.codes, Vocabulary.load(self.out / "vocab.json", self.language)
+        v = Vocabulary.load(self.out / "vocab.json", self.language)
         metrics = {
             "DVAE error, share of variance": round(report["share"], 4),
             "codebook perplexity": round(report["perplexity"], 1),
-            "codebook size": c,
+            "codebook size": self.cfg.dvae.codes,
             "codes used": report["used"],
             "clips": len(self.clips),
             "speakers": len(self.clips.speakers),
@@ -225,28 +228,26 @@ class XTTSModelInitializer:
         if self.base:
             metrics |= {"base": self.base.version, "new ids": len(v) - len(self.base.vocabulary)}
         write_json(self.out / "metrics.json", metrics)
-        base = (
-            {
-                "folder": str(self.base.folder),
-                "digest": self.base_digest,
-                "tuned": self.cfg.tune_dvae,
-            }
-            if self.base
-            else None
-        )
-        write_json(
-            self.out / "xtts_init_results.json",
-            {
-                **metrics,
-                "recon": report["recon"],
-                "variance": report["variance"],
-                "language": self.language,
-                "base": base,
-                "vocabulary_mode": to_dict(self.cfg.vocabulary),
-                "fingerprint": v.fingerprint,
-                "dvae": to_dict(self.cfg.dvae),
-                "max_seconds": self.cfg.max_seconds,
-                "clip_files": [self.clips.key(i) for i in range(len(self.clips))],
-            },
-        )
+        results = {
+            **metrics,
+            "recon": report["recon"],
+            "variance": report["variance"],
+            "language": self.language,
+            "base": self._about_base(),
+            "vocabulary_mode": to_dict(self.cfg.vocabulary),
+            "fingerprint": v.fingerprint,
+            "dvae": to_dict(self.cfg.dvae),
+            "max_seconds": self.cfg.max_seconds,
+            "clip_files": [self.clips.key(i) for i in range(len(self.clips))],
+        }
+        write_json(self.out / "xtts_init_results.json", results)
         return metrics
+
+    def _about_base(self) -> dict | None:
+        if not self.base:
+            return None
+        return {
+            "folder": str(self.base.folder),
+            "digest": self.base_digest,
+            "tuned": self.cfg.tune_dvae,
+        }

@@ -22,12 +22,13 @@ from ..text.letters import LETTERS, deromanize, romanize
 from ..text.normalize import PUNCTUATION
 
 # %% ../../nbs/xtts/vocabulary.ipynb #fd1bfa59
+# ids 0 to 3 of a vocabulary from nothing; a base has its own order
 SPECIAL = (
     "[STOP]",
     "[START]",
     "[UNK]",
     "[SPACE]",
-)  # ids 0 to 3 of a vocabulary from nothing; a base has its own order
+)
 
 # %% ../../nbs/xtts/vocabulary.ipynb #8d8391b1
 # The tags that unmodified coqui-tts clients may send; they are routed, not trained.
@@ -70,7 +71,8 @@ def learn_merges(
     letters,  # The letters that words may consist of
     count: int,  # Merges at most; fewer where no pair is left that occurs twice
 ) -> list[tuple[str, str]]:  # In the order in which they apply
-    "BPE merges of the words of these letters. The same texts give the same merges, in any order of the texts."
+    """BPE merges of the words of these letters. The same texts give the same merges, in any order
+    of the texts."""
     word = re.compile(f"[{re.escape(''.join(letters))}]+")
     t = Tokenizer(models.BPE())
     t.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -87,9 +89,8 @@ def learn_merges(
 GEORGIAN = r"\x{10D0}-\x{10FF}"  # Range of Mkhedruli for the normaliser's regular expressions
 
 
-def _routing(
-    to: str, follows: str = ""
-):  # Rule: any language tag becomes `[to]`, when one of the characters `follows` comes later
+def _routing(to: str, follows: str = "") -> dict:
+    "Rule: any language tag becomes `[to]`, when one of the characters `follows` comes later."
     ahead = f"(?=.*[{follows}])" if follows else ""
     return {"type": "Replace", "pattern": {"Regex": r"^\[[a-z-]+\]" + ahead}, "content": f"[{to}]"}
 
@@ -108,9 +109,8 @@ def _sequence(rules):
     return {"type": "Sequence", "normalizers": rules}
 
 # %% ../../nbs/xtts/vocabulary.ipynb #5026843c
-def _added(
-    token: str, i: int
-):  # `normalized` lets the normaliser see the whole text; else it is cut at each [SPACE] first
+def _added(token: str, i: int) -> dict:
+    "`normalized` lets the normaliser see the whole text; else it is cut at each [SPACE] first."
     return {
         "id": i,
         "content": token,
@@ -128,7 +128,8 @@ def make_vocab(
     mode="characters",  # `characters`, `bpe` or `romanized` (Georgian in Latin letters)
     size=2000,  # For `bpe`: ids of the language at most, its tag, letters and punctuation included
 ) -> dict:  # Content of `vocab.json`, the format of Hugging Face `tokenizers`
-    "A vocabulary in XTTS's file format: specials, the language tag, the alphabet, then pieces. ConfigError for a mode or size that does not fit."
+    """A vocabulary in XTTS's file format: specials, the language tag, the alphabet, then pieces.
+    ConfigError for a mode or size that does not fit."""
     symbols, rules, texts = (
         alphabet(language, texts),
         [_routing(language, GEORGIAN if language == "ka" else "")],
@@ -173,7 +174,8 @@ def _mode(mode: str, language: str) -> str:
         raise ConfigError(f"vocabulary.mode {mode!r}: there are characters, bpe, romanized")
     if mode == "romanized" and language != "ka":
         raise ConfigError(
-            f"vocabulary.mode romanized spells Georgian letters; for the language {language!r} use characters or bpe"
+            f"vocabulary.mode romanized spells Georgian letters; for the language {language!r} "
+            "use characters or bpe"
         )
     return mode
 
@@ -181,20 +183,23 @@ def _mode(mode: str, language: str) -> str:
 def _room(size: int, taken: int) -> int:  # How many pieces fit
     if size < taken:
         raise ConfigError(
-            f"vocabulary.size {size}: the tag, letters and punctuation alone take {taken} ids; give more"
+            f"vocabulary.size {size}: the tag, letters and punctuation alone take {taken} ids; "
+            "give more"
         )
     return size - taken
 
 # %% ../../nbs/xtts/vocabulary.ipynb #64335a88
 def settled(
     content: dict,  # Content of any `vocab.json`
-) -> dict:  # The same, with every added token in `model.vocab` under the id that the library gives it, and visible to the normaliser
-    "A copy that has one meaning only. XttsKaError when two tokens share an id."
+) -> dict:  # The same content with one meaning only
+    """A copy in which every added token is in `model.vocab` under the id that the library gives it,
+    and visible to the normaliser. XttsKaError when two tokens share an id."""
     out = copy.deepcopy(content)
     ids = Tokenizer.from_str(json.dumps(content)).get_vocab()
     if len(set(ids.values())) < len(ids):
         raise XttsKaError(
-            "vocab.json: two tokens have the same id; take the file again from where the weights came from"
+            "vocab.json: two tokens have the same id; take the file again from where the weights "
+            "came from"
         )
     for token in out["added_tokens"]:
         token |= {"id": ids[token["content"]], "normalized": True}
@@ -207,24 +212,26 @@ def extend_vocab(
     texts=(),  # Normalised training texts of the new language
     language="ka",  # The new language
     mode="bpe",  # `bpe`; `characters`: its letters only; `romanized`: nothing new
-    size=2000,  # For `bpe`: ids of the language at most, its tag and letters included; punctuation that the base lacks comes on top
-    carrier="tr",  # For `romanized`: the base's language whose tag Georgian goes under; Turkish is written as it is spoken and builds words of suffixes as Georgian does
+    size=2000,  # For `bpe`: ids of the language at most, without punctuation the base lacks
+    carrier="tr",  # For `romanized`: the base's language whose tag Georgian gets
 ) -> dict:  # Content of the new `vocab.json`
-    "The base's vocabulary with a language appended; no old id, merge or text of another language changes. ConfigError for what does not fit."
+    """The base's vocabulary with a language appended; no old id, merge or text of another language
+    changes. ConfigError for what does not fit. The carrier is Turkish, which is written as it is
+    spoken and builds words of suffixes as Georgian does."""
     out = settled(content)
     model, texts = out["model"], [t.lower() for t in texts]
     if _mode(mode, language) == "romanized":
-        return _romanised(out, carrier)
+        return _romanized(out, carrier)
     symbols = [c for c in alphabet(language, texts) if c not in model["vocab"]]
     own = list(LETTERS) if language == "ka" else [c for c in symbols if c.isalpha()]
     if mode == "bpe" and not own:
         raise ConfigError(
-            f"vocabulary.mode bpe: the base knows all letters of {language!r}, and new pieces of them would change how it reads its own languages; use characters"
+            f"vocabulary.mode bpe: the base knows all letters of {language!r}, and new pieces of "
+            "them would change how it reads its own languages; use characters"
         )
     _append(out, [t for t in (f"[{language}]",) if t not in model["vocab"]] + symbols)
-    taken = 1 + sum(
-        not set(t) - set(own) for t in model["vocab"]
-    )  # the tag; letters, and pieces of an earlier extension
+    # the tag; letters, and pieces of an earlier extension
+    taken = 1 + sum(not set(t) - set(own) for t in model["vocab"])
     if mode == "bpe":
         _append_merges(model, learn_merges(texts, own, size), _room(size, taken))
     _route(
@@ -242,9 +249,8 @@ def _append(out: dict, tokens: list):  # New tokens behind the last id; tags are
             out["added_tokens"].append(_added(token, i))
 
 
-def _append_merges(
-    model: dict, merges: list, room: int
-):  # Merges that are not there yet, as far as there is room for their pieces
+def _append_merges(model: dict, merges: list, room: int):
+    "Merges that are not there yet, as far as there is room for their pieces."
     old = {tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]}
     as_text, ids = not model["merges"] or isinstance(model["merges"][0], str), model["vocab"]
     free = max(ids.values()) + 1
@@ -259,22 +265,20 @@ def _append_merges(
         model["merges"].append(" ".join(pair) if as_text else list(pair))
 
 # %% ../../nbs/xtts/vocabulary.ipynb #50f11f1e
-def _route(
-    out: dict, rules: list, tag: str
-):  # New rules first, so that the old normaliser sees what it always saw; never twice
+def _route(out: dict, rules: list, tag: str):
+    "New rules first, so that the old normaliser sees what it always saw; never twice."
     out["normalizer"] = _sequence(
         rules + [_sparing(r, tag) for r in _rules(out["normalizer"]) if r not in rules]
     )
 
 
-def _sparing(
-    rule: dict, tag: str
-) -> dict:  # A vocabulary of one language routes every tag to its own; not the new one any more
+def _sparing(rule: dict, tag: str) -> dict:
+    "A vocabulary of one language routes every tag to its own; not the new one any more."
     whole = rule == _routing(str(rule.get("content"))[1:-1])
     return rule | {"pattern": {"Regex": rf"^\[(?!{tag}\])[a-z-]+\]"}} if whole else rule
 
 # %% ../../nbs/xtts/vocabulary.ipynb #34a4c387
-def _romanised(out: dict, carrier: str) -> dict:
+def _romanized(out: dict, carrier: str) -> dict:
     "Georgian under another language's tag, in letters that the base knows."
     known = out["model"]["vocab"]
     if f"[{carrier}]" not in known:
@@ -284,7 +288,8 @@ def _romanised(out: dict, carrier: str) -> dict:
     missing = [c for c in "".join(map(romanize, LETTERS)) + PUNCTUATION if c not in known]
     if missing:
         raise ConfigError(
-            f"vocabulary.mode romanized: the base does not know {' '.join(map(repr, sorted(set(missing))))}; use characters or bpe"
+            "vocabulary.mode romanized: the base does not know "
+            f"{' '.join(map(repr, sorted(set(missing))))}; use characters or bpe"
         )
     _route(out, [_routing(carrier, GEORGIAN), *_spelling()], carrier)
     return out
@@ -294,7 +299,8 @@ _TAG = re.compile(r"\[[a-z]{2,3}(-[a-z]+)?\]")
 
 
 class Vocabulary:
-    "Text to ids as XTTS does it, but refusing what it does not know instead of mapping it to `[UNK]`."
+    """Text to ids as XTTS does it, but refusing what it does not know instead of mapping it to
+    `[UNK]`."""
 
     def __init__(
         self,
@@ -308,7 +314,7 @@ class Vocabulary:
         lacking = [t for t in SPECIAL if t not in self.ids]
         if lacking:
             raise XttsKaError(f"the vocabulary has no {' '.join(lacking)}; it is not one of XTTS")
-        self.romanised = self.normalised("ა") != "ა"
+        self.romanized = self.normalised("ა") != "ა"
         self._known(language)
 
     @classmethod
@@ -317,16 +323,18 @@ class Vocabulary:
         path,  # A `vocab.json`
         language=None,  # Default: the language that the file routes to, or the only one in it
     ):
-        "Read a file. MissingError for none, ConfigError when it has several languages and none was named."
+        """Read a file. MissingError for none, ConfigError when it has several languages and none
+        was named."""
         if not Path(path).is_file():
             raise MissingError(
-                f"{path}: no vocabulary here; it is written by the stage xtts_init and copied into every export"
+                f"{path}: no vocabulary here; it is written by the stage xtts_init and copied "
+                "into every export"
             )
         content = read_json(path)
         return cls(content, language or default_language(content, path))
 
     def _known(self, language: str) -> str:  # The language, when the model has its tag
-        if f"[{language}]" in self.ids or language == "ka" and self.romanised:
+        if f"[{language}]" in self.ids or language == "ka" and self.romanized:
             return language
         raise ConfigError(
             f"the vocabulary has no tag [{language}]; it was made for {self.languages}"
@@ -376,29 +384,28 @@ class Vocabulary:
                 }
             )
             raise XttsKaError(
-                f"the model does not know {' '.join(map(repr, unknown))} in {text[:60]!r}: normalise the text for {tag!r} first (xtts_ka.text.normalize)"
+                f"the model does not know {' '.join(map(repr, unknown))} in {text[:60]!r}: "
+                f"normalise the text for {tag!r} first (xtts_ka.text.normalize)"
             )
         return ids
 
-    def decode(
-        self, ids
-    ) -> (
-        str
-    ):  # The text without tags, for showing; romanised Georgian comes back in its own letters
+    def decode(self, ids) -> str:
+        "The text without tags, for showing; romanized Georgian comes back in its own letters."
         names = (self.names[int(i)] for i in ids)
         text = "".join(
             " " if n == "[SPACE]" else n
             for n in names
             if n == "[SPACE]" or not (n[0] == "[" and len(n) > 1)
         )
-        return deromanize(text) if self.romanised else text
+        return deromanize(text) if self.romanized else text
 
 # %% ../../nbs/xtts/vocabulary.ipynb #fc6adc22
 def default_language(
     content: dict,  # Content of `vocab.json`
     path="vocab.json",  # Its name in the message
 ) -> str:
-    "The language that the file routes Georgian letters to, or the only one in it; ConfigError when that is not one."
+    """The language that the file routes Georgian letters to, or the only one in it; ConfigError
+    when that is not one."""
     t = Tokenizer.from_str(json.dumps(content))
     seen = t.normalizer.normalize_str("[xx]ა") if t.normalizer else ""
     if seen == "[ka]ა" or seen[:1] == "[" and not seen.endswith("ა"):

@@ -68,14 +68,18 @@ class CodeVocoder:
         return resample(wav, SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
 
     def say(
-        self, take, vector: Tensor, speed: float = 1.0
-    ) -> np.ndarray:  # A `Decoded`, [1, 512, 1] -> [T] float32 at 24 kHz
+        self,
+        take,  # A `Decoded`
+        vector: Tensor,  # [1, 512, 1]; not used, codes hold the voice
+        speed: float = 1.0,
+    ) -> np.ndarray:  # [T] float32 at 24 kHz
         "A take by its codes."
         return self.speak(take.codes, speed)
 
 # %% ../../nbs/xtts/vocode.ipynb #bea7bfd8
 class LatentVocoder:
-    "The GPT's latents to a waveform, by the acoustic network of the export and a vocoder: latents know the text, codes do not."
+    """The GPT's latents to a waveform, by the acoustic network of the export and a vocoder: latents
+    know the text, codes do not."""
 
     def __init__(
         self,
@@ -92,14 +96,19 @@ class LatentVocoder:
 
     @torch.inference_mode()
     def mel(
-        self, latents: Tensor, vector: Tensor
-    ) -> Tensor:  # [n, D], [1, 512, 1] -> [n_mels, 4 n] log-mel
+        self,
+        latents: Tensor,  # [n, D]
+        vector: Tensor,  # [1, 512, 1]
+    ) -> Tensor:  # [n_mels, 4 n] log-mel
         return self.acoustic(latents[None], vector[..., 0])[0]
 
     @torch.inference_mode()
     def say(
-        self, take, vector: Tensor, speed: float = 1.0
-    ) -> np.ndarray:  # A `Decoded`, [1, 512, 1] -> [T] float32 at 24 kHz
+        self,
+        take,  # A `Decoded`
+        vector: Tensor,  # [1, 512, 1]
+        speed: float = 1.0,
+    ) -> np.ndarray:  # [T] float32 at 24 kHz
         "A take by its latents."
         mel = self.mel(take.latents, vector)
         if speed != 1.0:
@@ -110,7 +119,8 @@ class LatentVocoder:
 def find_vocoder(
     folder,  # An export
 ) -> Path | None:
-    "The vocoder of the run that an export lies in: `<run>/vocoder`, seen from `<run>/xtts` or `<run>/full_pretrain/export`."
+    """The vocoder of the run that an export lies in: `<run>/vocoder`, seen from `<run>/xtts` or
+    `<run>/full_pretrain/export`."""
     above = Path(folder).resolve().parents[:2]
     return next((p / "vocoder" for p in above if (p / "vocoder" / "generator").is_dir()), None)
 
@@ -118,10 +128,11 @@ def find_vocoder(
 def open_way(
     folder,  # An export
     stats: Tensor,  # [80] its mel_stats
-    way: str = "auto",  # `decoder`, `vocoder`, or `auto`: the vocoder where there is one
+    way: str = "auto",  # `decoder`, `vocoder` or `auto`
     vocoder=None,  # Folder of a vocoder; default: that of the run
 ) -> CodeVocoder | LatentVocoder | None:  # None: by the decoder
-    "What turns a take into sound: by latents where the export has an acoustic network, else by codes. `MissingError` when the way asked for is not there."
+    """What turns a take into sound: by latents where the export has an acoustic network, else by
+    codes. `MissingError` when the requested way is not there."""
     from xtts_ka.vocoder.infer import open_vocoder
     from xtts_ka.xtts.acoustic import load_acoustic
     from xtts_ka.xtts.export import load_dvae
@@ -138,9 +149,11 @@ def open_way(
         raise MissingError(
             f"--way vocoder: no vocoder beside {display_path(folder)}; name one with --vocoder DIR"
         )
-    acoustic = load_acoustic(folder) if place is not None else None
+    if place is None:
+        return None
+    acoustic = load_acoustic(folder)
     if acoustic is not None:
         return LatentVocoder(acoustic, open_vocoder(place), display_path(place))
-    if place is None or not asked and not (Path(folder) / "dvae.pth").is_file():
+    if not asked and not (Path(folder) / "dvae.pth").is_file():
         return None
     return CodeVocoder(load_dvae(folder), stats, open_vocoder(place), display_path(place))

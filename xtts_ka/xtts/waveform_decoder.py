@@ -7,25 +7,17 @@ __all__ = ['OFFICIAL_CHANNELS', 'VOICE_DIM', 'KERNELS', 'DILATIONS', 'UPS', 'RES
            'make_decoder', 'widths', 'make_generator', 'stretch', 'pad_to_official_width', 'pooled',
            'whiten_speaker_encoder', 'voice_vector', 'stft_loss', 'MelLoss', 'energy_loss', 'repetition_loss',
            'autocorrelation', 'periodicity_loss', 'start_carriers', 'orthogonal', 'KernelMuon', 'split_kernels',
-           'voice_layers', 'VoiceSpace', 'DecoderTask']
+           'voice_layers', 'VoiceSpace']
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #a6a7201f
-import numpy as np
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.audio import resample
-from ..core.config import to_dict
 from ..core.errors import ConfigError
-from ..core.loop import Task
-from ..core.optim import Together
-from ..core.ragged import RaggedArray
-from ..core.randomness import rng, seeded_step
-from ..corpus.clips import Clips
-from ..vocoder.discriminators import Discriminators
-from ..vocoder.losses import RelativePhase, feature_matching, lsgan_d, lsgan_g
-from .config import DecoderConfig
 from .features import CODE_STRIDE, HOP, OUTPUT_SAMPLE_RATE, SAMPLE_RATE
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #37d7031a
@@ -88,8 +80,7 @@ class _Through(nn.Module):
 def make_generator(
     dim: int,  # Dimension of the GPT's latents
     channels=OFFICIAL_CHANNELS,  # As in `widths`
-    kernels=(KERNELS,)
-    * 4,  # Residual blocks of each stage, by kernel; the others pass their input on
+    kernels=(KERNELS,) * 4,  # Residual blocks of each stage, by kernel; the others: identity
     cond: int = VOICE_DIM,  # Dimension of a voice vector
 ) -> nn.Module:  # coqui's HifiganGenerator
     "XTTS's waveform decoder with narrower stages and fewer residual blocks."
@@ -135,25 +126,23 @@ def stretch(
     latents: Tensor,  # [B, n, D]
 ) -> Tensor:  # [B, D, frames of 256 samples at 24 kHz]
     "The two interpolations of coqui's `HifiDecoder.forward`."
-    z = F.interpolate(
-        latents.transpose(1, 2), scale_factor=[CODE_STRIDE / HOP], mode="linear"
-    )  # [B, n, D] -> [B, D, 4 n]
-    return F.interpolate(
-        z, scale_factor=[OUTPUT_SAMPLE_RATE / SAMPLE_RATE], mode="linear"
-    )  # [B, D, 4 n] -> [B, D, frames]
+    # [B, n, D] -> [B, D, 4 n]
+    z = F.interpolate(latents.transpose(1, 2), scale_factor=[CODE_STRIDE / HOP], mode="linear")
+    # [B, D, 4 n] -> [B, D, frames]
+    return F.interpolate(z, scale_factor=[OUTPUT_SAMPLE_RATE / SAMPLE_RATE], mode="linear")
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #c50f977f
 def pad_to_official_width(
     narrow: dict,  # State of a narrow `waveform_decoder`
     wide: dict,  # State of the official one; only shapes are read
 ) -> dict:  # State of the official width with the same output
-    "Zero-padding to the official width, exact to the last bit; residual blocks that were left out become zero."
+    """Zero-padding to the official width, exact to the last bit; residual blocks that were left out
+    become zero."""
     out = {}
     for key, value in wide.items():
         direction = key.endswith("weight.original1")  # original1: direction v, original0: gain g
-        block = torch.full_like(
-            value, float(direction)
-        )  # rows without gain: any direction but zero
+        # rows without gain: any direction but zero
+        block = torch.full_like(value, float(direction))
         if key in narrow:
             rows = tuple(slice(0, n) for n in narrow[key].shape)
             block[rows[:1]] = 0.0
@@ -164,8 +153,9 @@ def pad_to_official_width(
 # %% ../../nbs/xtts/waveform_decoder.ipynb #4c3fc9c0
 @torch.no_grad()
 def pooled(
-    encoder, wav16: Tensor
-) -> Tensor:  # [4096] what the last layer sees for [1, T] at 16 kHz
+    encoder,  # coqui's ResNetSpeakerEncoder
+    wav16: Tensor,  # [1, T] at 16 kHz
+) -> Tensor:  # [4096] input of the last layer
     seen = []
     hook = encoder.fc.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
     encoder(wav16.clone(), l2_norm=False)
@@ -184,9 +174,8 @@ def whiten_speaker_encoder(
     mean = x.mean(0)
     _, s, v = torch.linalg.svd(x - mean, full_matrices=False)
     k = int(min(rank, len(wavs) - 1, encoder.fc.out_features))
-    v = v * torch.sign(
-        v.gather(1, v.abs().argmax(1, keepdim=True))
-    )  # a sign that does not depend on the solver
+    # a sign that does not depend on the solver
+    v = v * torch.sign(v.gather(1, v.abs().argmax(1, keepdim=True)))
     rows = v[:k] / s[:k, None].clamp_min(1e-6 * float(s[0])) * len(wavs) ** 0.5
     weight = torch.zeros(encoder.fc.weight.shape, dtype=torch.double)
     weight[:k] = rows
@@ -207,11 +196,12 @@ def voice_vector(
     return torch.stack(vectors).mean(0).unsqueeze(-1)
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #b79144a2
+# n_fft, hop, window; samples at 24 kHz
 RESOLUTIONS = (
     (512, 50, 240),
     (1024, 120, 600),
     (2048, 240, 1200),
-)  # n_fft, hop, window; samples at 24 kHz
+)
 
 
 def _magnitude(wav, n_fft, hop, window) -> Tensor:  # [B, T] -> [B, bins, frames]
@@ -224,7 +214,7 @@ def stft_loss(
     real: Tensor,  # [B, T]
 ) -> Tensor:  # Scalar
     "Mean over resolutions of log-magnitude L1 and spectral convergence."
-    total = 0.0
+    total: Any = 0.0
     for n_fft, hop, window in RESOLUTIONS:
         f, r = _magnitude(fake, n_fft, hop, window), _magnitude(real, n_fft, hop, window)
         total = (
@@ -254,11 +244,12 @@ class MelLoss(nn.Module):
         )
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #5a0c0030
+# n_fft, hop (samples), bins and frames of a patch
 PATCHES = (
     (512, 128, 8, 4),
     (1024, 256, 4, 4),
     (2048, 512, 16, 1),
-)  # n_fft, hop (samples), bins and frames of a patch
+)
 
 
 def _spectrum(wav, n_fft, hop) -> Tensor:  # [B, T] -> [B, bins, frames] complex
@@ -272,9 +263,8 @@ def _spectrum(wav, n_fft, hop) -> Tensor:  # [B, T] -> [B, bins, frames] complex
     )
 
 
-def _patches(
-    x, bins: int, frames: int
-) -> Tensor:  # [B, K, N] -> [B, K', N'], means of patches that overlap by half
+def _patches(x, bins: int, frames: int) -> Tensor:  # [B, K, N] -> [B, K', N']
+    "Means of patches that overlap by half."
     return F.avg_pool2d(x[:, None], (bins, frames), (max(1, bins // 2), max(1, frames // 2)))[:, 0]
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #5759792d
@@ -282,21 +272,22 @@ def energy_loss(
     fake: Tensor,  # [B, T] at 24 kHz
     real: Tensor,  # [B, T]
 ) -> Tensor:  # Scalar, nepers
-    "L1 of the log energies of patches of bins and frames: noise of the right loudness costs nothing, where a loss bin by bin prefers a hum to it."
-    total = 0.0
-    for n_fft, hop, bins, frames in PATCHES:
-
-        def power(wav):
-            return _patches(_spectrum(wav, n_fft, hop).abs().square(), bins, frames)
-
-        total = total + 0.5 * ((power(fake) + 1e-5).log() - (power(real) + 1e-5).log()).abs().mean()
+    """L1 of the log energies of patches of bins and frames: noise of the right loudness costs
+    nothing, where a loss bin by bin prefers a hum to it."""
+    total: Any = 0.0
+    for patch in PATCHES:
+        f, r = _patch_energies(fake, *patch), _patch_energies(real, *patch)
+        total = total + 0.5 * ((f + 1e-5).log() - (r + 1e-5).log()).abs().mean()
     return total / len(PATCHES)
 
 
-def _coherence(
-    spec, lag: int, bins: int, frames: int
-) -> Tensor:  # [B, K, N] complex -> [B, K', N'] in [-1, 1]
-    "Of patches with themselves `lag` frames later: 1 for what repeats, 0 for what does not."
+def _patch_energies(wav, n_fft, hop, bins, frames) -> Tensor:  # [B, T] -> [B, K', N']
+    return _patches(_spectrum(wav, n_fft, hop).abs().square(), bins, frames)
+
+
+def _coherence(spec, lag: int, bins: int, frames: int) -> Tensor:
+    """[B, K, N] complex -> [B, K', N'] in [-1, 1]: of patches with themselves `lag` frames later;
+    1 for what repeats, 0 for what does not."""
     a, b = spec[..., :-lag], spec[..., lag:]
 
     def mean(x):
@@ -305,20 +296,21 @@ def _coherence(
     size = (mean(a.abs().square()) * mean(b.abs().square()) + 1e-12).sqrt()
     return mean((a * b.conj()).real) / size
 
-# %% ../../nbs/xtts/waveform_decoder.ipynb #1f4851c7
+# %% ../../nbs/xtts/waveform_decoder.ipynb #7a14e5a8
 def repetition_loss(
     fake: Tensor,  # [B, T] at 24 kHz
     real: Tensor,  # [B, T]
 ) -> Tensor:  # Scalar
-    "How much more than the recording the sound repeats itself after one frame of 256 samples, and after two."
-    total = 0.0
+    """How much more than the recording the sound repeats itself after one frame of 256 samples, and
+    after two."""
+    total: Any = 0.0
     for n_fft, bins in ((512, 4), (1024, 8)):
         f, r = _spectrum(fake, n_fft, HOP), _spectrum(real, n_fft, HOP)
         for lag in (1, 2):
             total = total + F.relu(_coherence(f, lag, bins, 4) - _coherence(r, lag, bins, 4)).mean()
     return total / 4
 
-
+# %% ../../nbs/xtts/waveform_decoder.ipynb #5c96718b
 LAGS = (48, 400)  # Samples at 24 kHz: pitches from 500 down to 60 Hz
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #5c96718c
@@ -326,11 +318,11 @@ def autocorrelation(
     wav: Tensor,  # [B, T] at 24 kHz
     n_fft: int = 1024,
 ) -> Tensor:  # [B, lags, frames], 1 where a frame repeats itself exactly
-    "Of frames of 43 ms, from magnitudes in place of powers, so that the strongest harmonic is not all that counts (Tolonen and Karjalainen 2000)."
+    """Of frames of 43 ms, from magnitudes in place of powers, so that the strongest harmonic is
+    not all that counts (Tolonen and Karjalainen 2000)."""
     spec = _spectrum(wav, n_fft, HOP)
-    magnitude = (
-        spec.real.square() + spec.imag.square() + 1e-7
-    ).sqrt()  # smooth at zero, where abs() has no gradient
+    power = spec.real.square() + spec.imag.square()
+    magnitude = (power + 1e-7).sqrt()  # smooth at zero, where abs() has no gradient
     found = torch.fft.irfft(magnitude, dim=1)  # [B, bins, frames] -> [B, n_fft, frames]
     return found[:, LAGS[0] : LAGS[1]] / found[:, :1]
 
@@ -339,7 +331,8 @@ def periodicity_loss(
     fake: Tensor,  # [B, T] at 24 kHz
     real: Tensor,  # [B, T]
 ) -> Tensor:  # Scalar
-    "L1 of the autocorrelations, frames weighted by the recording's voicing: has the sound the pitch, and is it voiced where the recording is? Phases do not matter."
+    """L1 of the autocorrelations, frames weighted by the recording's voicing: does the sound have
+    the pitch, and is it voiced where the recording is? Phases do not matter."""
     with torch.no_grad():
         aim = autocorrelation(real)  # [B, lags, frames]
         voiced = aim.amax(1, keepdim=True).clamp_min(0.1)  # [B, 1, frames]
@@ -352,23 +345,23 @@ FRAMES = OUTPUT_SAMPLE_RATE / HOP  # Hz
 
 def start_carriers(
     net,  # A generator of `make_generator`
-    carriers: int,  # Pitches to begin with; each takes four channels of the first convolution and one after it
+    carriers: int,  # Pitches; each takes 4 channels of the first convolution and 1 after it
 ):
-    """Let some channels begin as oscillations at fixed pitches, set off wherever the latents turn, and the others without a repetition at every frame.
-    A channel's frequency beyond the frames' Nyquist goes through the first convolution as its alias and is put back by the kernel of the upsampling."""
+    """Let some channels begin as oscillations at fixed pitches, set off wherever the latents turn,
+    and the others without a repetition at every frame. A channel's frequency beyond the frames'
+    Nyquist goes through the first convolution as its alias and is put back by the kernel of the
+    upsampling."""
     carriers = min(carriers, net.conv_pre.out_channels // 4, net.ups[0].out_channels // 2)
     frequency = SPAN[0] * (SPAN[1] / SPAN[0]) ** torch.linspace(0, 1, carriers)  # [C] Hz
     kernel, stride = UPS[0]
     fine = (torch.arange(kernel) - (kernel - 1) / 2) / stride  # [16] frames from the middle
-    fade = torch.sin(
-        torch.pi * (torch.arange(kernel) + 0.5) / kernel
-    ).square()  # sums to 1 over the frames
+    # sums to 1 over the frames
+    fade = torch.sin(torch.pi * (torch.arange(kernel) + 0.5) / kernel).square()
     with torch.no_grad():
         _start_sources(net.conv_pre, frequency)
         up = net.ups[0]
-        weight = (
-            up.weight.mean(-1, keepdim=True) * fade * kernel**0.5
-        )  # [in, out, 16] constant in, constant out
+        # [in, out, 16] constant in, constant out
+        weight = up.weight.mean(-1, keepdim=True) * fade * kernel**0.5
         weight[: 4 * carriers] = 0.0
         for c, hz in enumerate(frequency):
             turn = 2 * torch.pi * hz / FRAMES * fine
@@ -378,16 +371,18 @@ def start_carriers(
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #d88a2eee
 def _start_sources(conv, frequency):
-    "Rows in fours: cosine and sine of the alias over the corners of the latents, each with both signs, so that the leaky ReLU between cancels out."
+    """Rows in fours: cosine and sine of the alias over the corners of the latents, each with both
+    signs, so that the leaky ReLU between cancels out."""
     dim = conv.weight.shape[1]
     place = torch.arange(-2.0, 3.0)  # frames
     for c, hz in enumerate(frequency):
         direction = torch.randn(dim, 1) / dim**0.5
         turn = 2 * torch.pi * hz / FRAMES * place
         for k, wave in enumerate((turn.cos(), turn.sin())):
+            # [7]
             taps = F.conv1d(F.pad(wave, (2, 2))[None, None], torch.tensor([[[0.5, -1.0, 0.5]]]))[
                 0, 0
-            ]  # [7]
+            ]
             conv.weight[4 * c + 2 * k], conv.weight[4 * c + 2 * k + 1] = (
                 direction * taps,
                 -direction * taps,
@@ -412,7 +407,8 @@ def orthogonal(
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #7d350952
 class KernelMuon(torch.optim.Optimizer):
-    "Muon for convolutions, whose kernels [out, in, k] it takes for matrices of out x (in k); torch's own takes matrices only."
+    """Muon for convolutions, whose kernels [out, in, k] it takes for matrices of out x (in k);
+    torch's own takes matrices only."""
 
     def __init__(self, params, lr: float, momentum: float = 0.95):
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -425,20 +421,20 @@ class KernelMuon(torch.optim.Optimizer):
                 mean.lerp_(p.grad, 1 - group["momentum"])
                 update = orthogonal(p.grad.lerp(mean, group["momentum"]))  # Nesterov
                 longer = max(len(p), p[0].numel())
-                p.add_(
-                    update, alpha=-group["lr"] * 0.2 * longer**0.5
-                )  # elements as large as AdamW's
+                # elements as large as AdamW's
+                p.add_(update, alpha=-group["lr"] * 0.2 * longer**0.5)
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #2bb2ee0f
 def split_kernels(
     net,  # A generator
 ) -> tuple:  # (kernels of the convolutions between channels, all other parameters)
-    "Which parameters go to which optimiser; gains, biases, voices and the last convolution are no matrices to even out."
+    """Which parameters go to which optimiser; gains, biases, voices and the last convolution are no
+    matrices to even out."""
 
     def inner(name, p):
         return p.ndim == 3 and p.shape[1] > 1 and not name.startswith(("cond", "conv_post"))
 
-    parts = {True: [], False: []}
+    parts: dict[bool, list] = {True: [], False: []}
     for name, p in net.named_parameters():
         parts[inner(name, p)].append(p)
     return parts[True], parts[False]
@@ -452,7 +448,8 @@ def voice_layers(
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #23ef3e58
 class VoiceSpace:
-    "Principal components of voice vectors, all of like variance, so that a decoder learns what tells voices apart as fast as what they share."
+    """Principal components of voice vectors, all of equal variance, so that a decoder learns what
+    tells voices apart as fast as what they share."""
 
     def __init__(
         self,
@@ -463,9 +460,8 @@ class VoiceSpace:
         self.mean, self.size = vectors.mean(0), vectors.shape[1]
         _, s, v = torch.linalg.svd((vectors - self.mean).double(), full_matrices=False)
         parts = min(parts, len(vectors) - 1, self.size)
-        v = v * torch.sign(
-            v.gather(1, v.abs().argmax(1, keepdim=True))
-        )  # a sign that does not depend on the solver
+        largest = v.gather(1, v.abs().argmax(1, keepdim=True))
+        v = v * torch.sign(largest)  # a sign that does not depend on the solver
         std = s[:parts] / len(vectors) ** 0.5
         self.rows = (v[:parts] / (std**2 + floor**2).sqrt()[:, None]).float()  # [parts, 512]
 
@@ -488,202 +484,3 @@ class VoiceSpace:
             bias = name.replace("weight", "bias")
             out[name], out[bias] = weight[..., None], state[bias] - weight @ self.mean
         return out
-
-# %% ../../nbs/xtts/waveform_decoder.ipynb #4eb76978
-class DecoderTask(Task):
-    "Crops of teacher-forced latents against the same stretch of the recording; a discriminator joins late, if at all."
-
-    def __init__(
-        self,
-        cfg: DecoderConfig,
-        clips: Clips,
-        latents: RaggedArray,  # [n, D] of each clip
-        voices: dict,  # Speaker -> [1, 512, 1]
-        dim: int,  # D
-        start=None,  # () -> a trained generator to go on with; None: a new one
-    ):
-        self.cfg, self.clips, self.latents, self.voices, self.dim, self.start = (
-            cfg,
-            clips,
-            latents,
-            voices,
-            dim,
-            start,
-        )
-        self.train, self.val = (
-            clips.split("train"),
-            (clips.split("val") or clips.split("train"))[:16],
-        )
-        self.mel_loss, self.phase_loss, self.said = (
-            MelLoss(),
-            RelativePhase(1024, HOP),
-            (None, None),
-        )
-        self.parts = {
-            "mel": self.mel_loss,
-            "stft": stft_loss,
-            "energy": energy_loss,
-            "periodicity": periodicity_loss,
-            "repetition": repetition_loss,
-            "phase": self.phase_loss,
-        }
-        self.weights = {name: getattr(cfg, f"{name}_weight") for name in self.parts}
-        self.phases = ("judge", "main") if cfg.judge_from < 1 else ("main",)
-        self.space = self.voice_space()
-        if self.space:
-            self.voices = {name: self.space(v) for name, v in voices.items()}
-
-    def voice_space(self):  # VoiceSpace, or None where there are too few voices or a base's weights
-        if not self.cfg.voice_parts or self.start or len(self.voices) <= self.cfg.voice_parts:
-            return None
-        return VoiceSpace(
-            torch.cat([v[..., 0] for v in self.voices.values()]), self.cfg.voice_parts
-        )
-
-    def models(self):
-        seeded_step(self.cfg.loop.seed, "decoder")
-        self.net = (
-            self.start()
-            if self.start
-            else make_generator(self.dim, self.cfg.channels, self.cfg.kernels)
-        )
-        if self.cfg.carriers and not self.start:
-            start_carriers(self.net, self.cfg.carriers)
-        if self.space:
-            for layer in voice_layers(self.net):
-                nn.init.zeros_(layer.weight)
-        if "judge" not in self.phases:
-            return {"decoder": self.net}
-        seeded_step(self.cfg.loop.seed, "judge")
-        self.judge = Discriminators(("mpd",), self.cfg.judge_width, tuple(self.cfg.judge_periods))
-        return {"decoder": self.net, "judge": self.judge}
-
-    def optimizers(self, models, cfg):
-        def adam(params, lr):
-            return torch.optim.AdamW(params, lr=lr, betas=(0.8, 0.99))
-
-        kernels, others = split_kernels(self.net)
-        muon = self.cfg.optimizer == "muon"
-        groups = self.groups(others if muon else list(self.net.parameters()), cfg.lr)
-        main = (
-            Together(KernelMuon(kernels, self.cfg.muon_lr), adam(groups, cfg.lr))
-            if muon
-            else adam(groups, cfg.lr)
-        )
-        if "judge" not in self.phases:
-            return {"main": main}
-        return {"main": main, "judge": adam(self.judge.parameters(), self.cfg.judge_lr)}
-
-    def groups(self, params, lr: float) -> list:  # Groups of AdamW
-        "Voices go in by layers of their own, whose rates keep up with what Muon lets the kernels grow to."
-        if not self.space:
-            return [{"params": params}]
-        voices = [layer.weight for layer in voice_layers(self.net)]
-        rest = [p for p in params if all(p is not v for v in voices)]
-        return [
-            {"params": rest},
-            *({"params": [v], "lr": lr * rate} for v, rate in zip(voices, self.cfg.voice_rates)),
-        ]
-
-    def state(self) -> dict:  # Of coqui's generator
-        "The trained weights, as others use them."
-        found = self.net.eval().state_dict()
-        return self.space.fold(found) if self.space else found
-
-    def __len__(self):
-        return len(self.train)
-
-    def fingerprint(self):
-        options = {k: v for k, v in to_dict(self.cfg).items() if k not in ("loop", "start")}
-        return {"clips": len(self.clips), "dim": self.dim, **options}
-
-    def pair(
-        self, i: int
-    ):  # stretched latents [D, frames], waveform [frames * 256] at 24 kHz, voice [512, 1]
-        z = stretch(torch.from_numpy(self.latents[i])[None])[0]
-        wav = torch.from_numpy(
-            resample(self.clips.wav(i).numpy(), SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
-        )[: z.shape[1] * HOP]
-        return (
-            z,
-            F.pad(wav, (0, z.shape[1] * HOP - len(wav))),
-            self.voices[self.clips.rows[i].speaker_name][0],
-        )
-
-    def item(self, index, epoch):
-        z, wav, voice = self.pair(self.train[index])
-        start = int(
-            rng(self.cfg.loop.seed, "crop", epoch, index).integers(
-                max(1, z.shape[1] - self.cfg.crop + 1)
-            )
-        )
-        z, wav = (
-            z[:, start : start + self.cfg.crop],
-            wav[start * HOP : (start + self.cfg.crop) * HOP],
-        )
-        missing = self.cfg.crop - z.shape[1]
-        return F.pad(z, (0, missing)), F.pad(wav, (0, missing * HOP)), voice
-
-    def judging(self, step: int) -> bool:
-        return step >= self.cfg.judge_from * self.cfg.loop.steps
-
-    def speak(self, z, voice):
-        return self.net(z, g=voice)[
-            :, 0
-        ].float()  # [B, D, frames], [B, 512, 1] -> [B, frames * 256]
-
-    def distances(self, fake, wav) -> dict:  # Name -> scalar, of the parts in use
-        with torch.autocast(wav.device.type, enabled=False):  # log-mels need all their bits
-            return {
-                name: part(fake, wav) for name, part in self.parts.items() if self.weights[name]
-            }
-
-    def loss(self, phase, batch, step):
-        judged = "judge" in self.phases and self.judging(step)
-        if phase == "main":
-            return self.generator_loss(batch, judged)
-        return self.judge_loss(batch) if judged else (None, {})
-
-    def judge_loss(self, batch):
-        self.net.requires_grad_(True)  # the graph is for the phase that follows
-        z, wav, voice = batch
-        fake = self.speak(z, voice)  # [B, frames * 256]
-        self.said = batch, fake
-        told = self.judge(
-            self.cfg.judge_gain * torch.cat([wav, fake.detach()])
-        )  # one pass: [(score [2 B, n], features)]
-        real, made = ([(score.chunk(2)[k], ()) for score, _ in told] for k in (0, 1))
-        return lsgan_d(real, made), {}
-
-    def generator_loss(self, batch, judged: bool):
-        z, wav, voice = batch
-        fake = self.said[1] if self.said[0] is batch else self.speak(z, voice)
-        self.said = None, None
-        logs = self.distances(fake, wav)
-        loss = sum(self.weights[name] * value for name, value in logs.items())
-        if judged:
-            with torch.no_grad():
-                real = self.judge(self.cfg.judge_gain * wav)
-            made = self.judge(self.cfg.judge_gain * fake)
-            logs |= {"adversarial": lsgan_g(made), "features": feature_matching(real, made)}
-            loss = (
-                loss
-                + self.cfg.adversarial_weight * logs["adversarial"]
-                + self.cfg.feature_weight * logs["features"]
-            )
-        return loss, {k: v.detach() for k, v in logs.items()}
-
-    def after_step(self, step):
-        self.said = None, None
-
-    def validate(self):
-        rows = []
-        for i in self.val:
-            z, wav, voice = (x[None] for x in self.pair(i))
-            fake = self.speak(z, voice)
-            rows.append(
-                {"mel": float(self.mel_loss(fake, wav))}
-                | {k: float(v) for k, v in self.distances(fake, wav).items()}
-            )
-        means = {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]}
-        return {"score": means["mel"], **means}
