@@ -11,9 +11,9 @@ __all__ = ['LATENT_RATE', 'DECODER_PRESETS', 'ALIASES', 'QuantizerConfig', 'Sema
 import math
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from ..core.config import config, load, merge
+from ..core.config import config, load, merge, with_presets
 from ..core.errors import ConfigError
 from ..core.loop import LoopConfig
 from ..vocoder.config import DiscriminatorConfig, GeneratorConfig, LossConfig, MelConfig
@@ -371,16 +371,7 @@ class DecoderConfig:
     loop: DecoderLoop = DecoderLoop()
     val_clips: int = Field(8, ge=0)  # Clips of a validation
 
-    @model_validator(mode="before")
-    @classmethod
-    def _under(cls, values):
-        "The preset's values, under the given ones."
-        given = getattr(values, "kwargs", values)  # pydantic wraps arguments of a call
-        if not (given is None or isinstance(given, dict)) or getattr(values, "args", None):
-            return values
-        name = (given or {}).get("preset", "demo")
-        known = isinstance(name, str) and name in DECODER_PRESETS
-        return merge(DECODER_PRESETS[name], given or {}) if known else values
+    _fill = with_presets(DECODER_PRESETS)
 
     def __post_init__(self):
         _check_sizes(self)

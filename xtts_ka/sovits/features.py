@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchaudio
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.audio import resample
 from ..core.errors import ConfigError, MissingError
+from ..core.mel import ASR_16K, mel_transform
 from ..core.paths import resolve
 
 TOKEN_RATE = 25  # Semantic tokens per second
@@ -52,19 +52,6 @@ def under_tokens(
     return F.pad(whole, (0, max(0, need - len(whole))))[:need]
 
 # %% ../../nbs/sovits/features.ipynb #59779018
-@lru_cache(maxsize=1)
-def _transform():  # The filterbank, built once
-    return torchaudio.transforms.MelSpectrogram(
-        SAMPLE_RATE,
-        n_fft=400,
-        hop_length=SAMPLE_RATE // FRAME_RATE,
-        f_min=20,
-        f_max=7600,
-        n_mels=N_MELS,
-        power=2,
-    )
-
-
 def speech_mel(
     wav: np.ndarray,  # [T] float32 in [-1, 1]
     rate: int,  # Hz
@@ -72,7 +59,7 @@ def speech_mel(
     "Normalised per recording, so that level and microphone do not count."
     tokens = n_tokens(len(wav), rate)
     wav = at_16k(wav, rate)
-    power = _transform()(under_tokens(wav, tokens))  # [80, frames]
+    power = mel_transform(ASR_16K)(under_tokens(wav, tokens))  # [80, frames]
     mel = torch.log(power[:, : 4 * tokens].T + 1e-6)  # [4 * tokens, 80]
     frames = max(4, -(-len(wav) * FRAME_RATE // SAMPLE_RATE))
     speech = mel[:frames]  # without the padding

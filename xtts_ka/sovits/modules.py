@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .semantic import apply_rotary, masked_attention, rotary
+from ..core.rotary import apply_rotary, rotary
+from .semantic import masked_attention
 
 # %% ../../nbs/sovits/modules.ipynb #5d487476
 def sequence_mask(
@@ -48,7 +49,7 @@ class Attention(nn.Module):
         k = self._split(self.key(context))  # [B, N, dim] -> [B, heads, N, d]
         v = self._split(self.value(context))
         if self.positions:
-            angles = rotary(x.shape[1], q.shape[-1])
+            angles = [t.to(q) for t in rotary(x.shape[1], q.shape[-1])]
             q, k = apply_rotary(q, angles), apply_rotary(k, angles)
         y = masked_attention(q, k, v, mask)  # [B, heads, T, d]
         return self.out(y.transpose(1, 2).flatten(2))  # -> [B, T, dim]

@@ -25,12 +25,12 @@ from ..core.loop import FitResult, fit, load_models
 from ..core.manifest import write_rejects
 from ..core.paths import display_path, slug
 from ..core.progress import bar
-from ..core.ragged import RaggedArray
+from ..core.ragged import RaggedArray, current_array
 from ..core.randomness import seeded_step
 from ..core.synthesis import SynthesisResult
 from ..corpus.clips import Clips
 from .config import SemanticConfig, Sovits2Config
-from .data import collect_clips, compute_mels, current_array
+from .data import collect_clips, compute_mels
 from .features import FRAME_RATE, build_feature_extractor
 from .infer import ReferencePrompt, Sovits, save_model
 from .semantic import CharVocabulary, normalize_transcript

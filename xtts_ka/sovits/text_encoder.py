@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from ..core.errors import ConfigError, MissingError, XttsKaError
 from ..core.files import atomic_write
 from ..core.paths import resolve
+from ..core.rotary import rotary
 from .config import TextConfig
-from .semantic import Block, rotary
+from .semantic import Block
 
 # %% ../../nbs/sovits/text_encoder.ipynb #3e28da97
 _BYTES = [f"<0x{b:02X}>" for b in range(256)]

@@ -6,11 +6,12 @@
 __all__ = ['SAMPLE_RATE', 'OUTPUT_SAMPLE_RATE', 'N_MELS', 'HOP', 'CODE_STRIDE', 'log_mel', 'n_codes', 'code_mel', 'mel_stats']
 
 # %% ../../nbs/xtts/features.ipynb #25e1892a
-from functools import lru_cache
+from dataclasses import replace
 
 import torch
-import torchaudio
 from torch import Tensor
+
+from ..core import mel as core_mel
 
 # %% ../../nbs/xtts/features.ipynb #b4b5af60
 SAMPLE_RATE = 22050  # Hz, of the GPT and the DVAE
@@ -19,28 +20,12 @@ N_MELS, HOP = 80, 256
 CODE_STRIDE = 1024  # samples of 22,050 Hz per code
 
 # %% ../../nbs/xtts/features.ipynb #c151cf70
-@lru_cache(maxsize=4)
-def _mel_transform(n_fft: int):  # The filterbank, built once for each n_fft
-    return torchaudio.transforms.MelSpectrogram(
-        SAMPLE_RATE,
-        n_fft=n_fft,
-        win_length=1024,
-        hop_length=HOP,
-        f_min=0,
-        f_max=8000,
-        n_mels=N_MELS,
-        norm="slaney",
-        power=2,
-    )
-
-
 def log_mel(
     wav: Tensor,  # [..., T] float32 at 22,050 Hz
     n_fft: int = 1024,  # 1024 for the DVAE, 2048 for conditioning
 ) -> Tensor:  # [..., 80, 1 + T // 256] natural log of the power mel, floored at ln 1e-5
     "Log-mel as coqui-tts computes it, before division by `mel_stats`."
-    transform = _mel_transform(n_fft)
-    return torch.log(torch.clamp(transform(wav), min=1e-5))
+    return core_mel.log_mel(wav, replace(core_mel.XTTS_CODE, n_fft=n_fft))
 
 # %% ../../nbs/xtts/features.ipynb #14f5d892
 def n_codes(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..core.audio import resample, set_level, write_audio
-from ..core.files import fresh_dir
+from ..core.files import cached, fresh_dir
 from ..core.manifest import Row, read_manifest, write_manifest
 from ..core.progress import bar
 from ..core.ragged import RaggedArray
@@ -26,7 +26,7 @@ from ..corpus.segment import cut_padded, speech_edges
 from ..corpus.synthetic import Synthesizer, Voice
 from .config import GuestConfig
 from .features import CODE_STRIDE, HOP, N_MELS, SAMPLE_RATE, log_mel, n_codes
-from .stage_init import cached, clips_digest
+from .stage_init import clips_digest
 
 # %% ../../nbs/xtts/guests.ipynb #a1e5e33c
 def cepstra(

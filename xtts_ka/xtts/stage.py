@@ -17,7 +17,7 @@ from ..core.audio import resample
 from ..core.checkpoint import read_tensors
 from ..core.config import to_dict
 from ..core.errors import CheckpointError, ConfigError, MissingError
-from ..core.files import read_json, sweep, write_json
+from ..core.files import cached, read_json, sweep, write_json
 from ..core.loop import FitResult, fit, load_models
 from ..core.paths import resolve
 from ..core.progress import bar
@@ -44,7 +44,7 @@ from .listen import codes_to_mel, keep_sample
 from .reader import CodeReader
 from .resize import resize_text
 from .sampling import fit_pace, teacher_latents
-from .stage_init import base_digest, cached, clips_digest, seeded
+from .stage_init import base_digest, clips_digest, seeded
 from .train_decoder import DecoderTask
 from .train_dvae import DvaeTask, write_codes
 from .train_gpt import GptTask

@@ -6,6 +6,7 @@
 __all__ = ['WAYS', 'hifi_mel', 'CodeVocoder', 'LatentVocoder', 'find_vocoder', 'open_way']
 
 # %% ../../nbs/xtts/vocode.ipynb #94e925e0
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from ..core.audio import resample
 from ..core.errors import ConfigError, MissingError
+from ..core.mel import XTTS_CODE, filter_bank
 from ..core.paths import display_path
 from ..vocoder.features import match_bands, mel_bands
-from .features import HOP, OUTPUT_SAMPLE_RATE, SAMPLE_RATE, _mel_transform
+from .features import HOP, OUTPUT_SAMPLE_RATE, SAMPLE_RATE
 
 WAYS = ("auto", "decoder", "vocoder")
 
@@ -28,7 +30,7 @@ def hifi_mel(
     rounds: int = 30,  # Of matching the bands
 ) -> Tensor:  # [n_mels, F] log-mel as the vocoder wants it
     "From one front end to the other."
-    bands = _mel_transform(cfg.n_fft).mel_scale.fb.T  # [80, bins]
+    bands = filter_bank(replace(XTTS_CODE, n_fft=cfg.n_fft))  # [80, bins]
     power = (torch.linalg.pinv(bands) @ mel.exp()).abs().clamp_min(1e-10)
     power = match_bands(power, mel, bands, rounds)
     return (mel_bands(cfg) @ (power + cfg.eps).sqrt()).clamp_min(cfg.clamp).log()
