@@ -13,20 +13,31 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-# %% ../nbs/moved.ipynb #c9c52137
+# %% ../nbs/moved.ipynb #7747e1a5
 MOVED = {  # Old path -> new path, inside the package
     "evaluate.paths": "evaluate.chains",
     "evaluate.score": "evaluate.stage",
+    "sovits.decoder_config": "sovits.config",
     "sovits.decoder_train": "sovits.train_decoder",
     "sovits.front": "sovits.features",
     "sovits.sample": "sovits.sampling",
+    "sovits.stage_config": "sovits.config",
     "sovits.text": "sovits.text_encoder",
+    "speaker.embedding_config": "speaker.config",
+    "speaker.encoder_config": "speaker.config",
     "speaker.encoder_stage": "speaker.stage",
+    "speaker.stage_config": "speaker.config",
+    "speaker.train_config": "speaker.config",
+    "speaker.voice_embedding": "speaker.infer",
+    "text.g2p_config": "text.config",
     "text.language": "text.stage_language",
+    "text.language_config": "text.config",
     "text.phonemes": "text.stage_phonemes",
     "text.phones": "text.phoneme_inventory",
     "vocoder.mel": "vocoder.features",
     "vocoder.synthesize": "vocoder.infer",
+    "xtts.data_loader": "xtts.data",
+    "xtts.dataset": "xtts.data",
     "xtts.decode": "xtts.sampling",
     "xtts.decoder": "xtts.waveform_decoder",
     "xtts.initialize": "xtts.stage_init",

@@ -27,8 +27,9 @@ class Depthwise(nn.Conv1d):
         rows = (
             x.transpose(1, 2).contiguous().transpose(1, 2)[:, :, None]
         )  # [B, C, 1, T], channels last in memory
-        kernel, padding = self.weight[:, :, None], (0, self.padding[0])
-        return F.conv2d(rows, kernel, self.bias, padding=padding, groups=self.groups)[:, :, 0]
+        kernel, side = self.weight[:, :, None], self.kernel_size[0] // 2
+        out = F.conv2d(rows, kernel, self.bias, padding=(0, side), groups=self.groups)
+        return out[:, :, 0]
 
 # %% ../../nbs/core/layers.ipynb #014c5925
 class Dropout(nn.Dropout):

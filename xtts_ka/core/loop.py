@@ -131,7 +131,7 @@ class Task(_TaskHooks, ABC):
     "Models, items, collation and loss of a training."
 
     phases: tuple = ("main",)  # Names of the optimisers, in the order in which a step runs them
-    lengths = None  # [items] numbers, for `bucket`: seconds, frames or tokens
+    lengths: Any = None  # [items] numbers, for `bucket`: seconds, frames or tokens
 
     @abstractmethod
     def models(self) -> dict:

@@ -33,6 +33,7 @@ class CorpusConfig:
 
     source: Literal["synthetic", "folder"] = "synthetic"  # espeak-ng, or recordings
     path: str | None = None  # Folder of the recordings as they were unpacked, for `source: folder`
+    # Of that folder, see `corpus.loaders`; auto detects it
     format: Literal[
         "auto",
         "manifest",

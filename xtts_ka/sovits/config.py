@@ -84,7 +84,7 @@ class SemanticConfig:
     kernel: int = Field(15, ge=1)  # Tokens under a depthwise convolution; odd
     before: int = Field(3, ge=0)  # Blocks before the bottleneck
     after: int = Field(1, ge=0)  # Blocks between bottleneck and letters; more free the codes
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(0.1, ge=0, lt=1)  # Share of activations dropped in training
     quantizer: QuantizerConfig = QuantizerConfig()
     tempo: float = Field(0.12, ge=0, lt=1)  # Largest relative change of speed in training
     formant: float = Field(0.12, ge=0, lt=1)  # Largest relative change of the formants
@@ -176,9 +176,8 @@ class ArConfig:
     kv_heads: int = Field(2, ge=1)  # Heads of keys and values; Qwen2-0.5B: 2
     ffn: int = Field(768, ge=16)  # Inside the feed-forward layer; Qwen2-0.5B: 4,864
     init: str = ""  # Folder or hub name of Qwen2 weights of these sizes; empty: random weights
-    layout: Literal["interleaved", "text_first"] = (
-        "interleaved"  # x1 y1 x2 -> y2, or x1 x2 y1 -> y2
-    )
+    # x1 y1 x2 -> y2, or x1 x2 y1 -> y2
+    layout: Literal["interleaved", "text_first"] = "interleaved"
     pattern: Literal["flat", "parallel", "delay"] = "delay"  # Order of codebooks (MusicGen, fig. 1)
     codes_in: Literal["quantizer", "learned"] = "quantizer"  # Vectors of the codes that enter
     head: Literal["linear", "tied"] = "linear"  # tied: products with the quantiser's vectors

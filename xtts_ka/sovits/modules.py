@@ -49,7 +49,8 @@ class Attention(nn.Module):
         k = self._split(self.key(context))  # [B, N, dim] -> [B, heads, N, d]
         v = self._split(self.value(context))
         if self.positions:
-            angles = [t.to(q) for t in rotary(x.shape[1], q.shape[-1])]
+            cos, sin = rotary(x.shape[1], q.shape[-1])
+            angles = cos.to(q), sin.to(q)
             q, k = apply_rotary(q, angles), apply_rotary(k, angles)
         y = masked_attention(q, k, v, mask)  # [B, heads, T, d]
         return self.out(y.transpose(1, 2).flatten(2))  # -> [B, T, dim]

@@ -73,7 +73,7 @@ class Block(nn.Module):
     def attend(self, x: Tensor, mask: Tensor, angles: tuple) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # [B, T, 3, heads, d]
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x [B, heads, T, d]
-        turn = [t.to(q) for t in angles]
+        turn = angles[0].to(q), angles[1].to(q)
         q, k = apply_rotary(q, turn), apply_rotary(k, turn)
         y = masked_attention(q, k, v, mask)  # [B, heads, T, d]
         return self.out(y.transpose(1, 2).flatten(2))  # -> [B, T, dim]

@@ -106,7 +106,7 @@ class TransformerConfig:
     dim: int = Field(128, ge=8)  # Width; a multiple of twice `heads`
     heads: int = Field(4, ge=1)  # Attention heads
     block: int = Field(64, ge=8)  # Context length in symbols
-    dropout: float = Field(0.05, ge=0, lt=1)
+    dropout: float = Field(0.05, ge=0, lt=1)  # Share of activations dropped in training
     loop: LanguageLoop = LanguageLoop()
 
     def __post_init__(self):

@@ -36,24 +36,20 @@ class AdapterConfig:
 
     embeddings_dir: str = "data/embeddings"  # Where `xtts-ka embed` put the vectors
     model: str = "outputs/demo/xtts"  # Folder of an export or of XTTS-v2, or `coqui/XTTS-v2`
-    accept_licence: bool = (
-        False  # Of `coqui/XTTS-v2`: Coqui Public Model License, not for commercial use
-    )
-    output_dir: str = (
-        "data/xtts_voices"  # speakers_xtts.pth, adapter.json, and what is kept between calls
-    )
+    # Of `coqui/XTTS-v2`: Coqui Public Model License, not for commercial use
+    accept_licence: bool = False
+    # speakers_xtts.pth, adapter.json, and what is kept between calls
+    output_dir: str = "data/xtts_voices"
     clips: int = Field(8, ge=1)  # Reference recordings of a speaker, at most
-    seconds: float = Field(
-        12.0, gt=0.33
-    )  # Reference speech of a speaker: recordings are added until there is so much
+    # Seconds of reference speech per speaker: recordings are added until there are so many
+    seconds: float = Field(12.0, gt=0.33)
     shortest: float = Field(
         1.0, ge=0
     )  # Shorter recordings are references only where there are no others, seconds
     pairs: str = ""  # Fit a map: on `store` (embeddings_dir) or another such folder; empty: no map
     pair_clips: int = Field(2000, ge=8)  # Pairs, at most
-    held_out: float = Field(
-        0.3, gt=0, lt=1
-    )  # Share of the speakers of the pairs that the map is judged on
+    # Share of the speakers of the pairs that the map is judged on
+    held_out: float = Field(0.3, gt=0, lt=1)
     ridge: list[float] = [1e-3, 1e-2, 1e-1, 1.0, 10.0]  # Strengths tried, times the mean variance
     seed: int = 1  # Decides which pairs and which speakers
 
