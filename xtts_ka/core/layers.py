@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 # %% ../../nbs/core/layers.ipynb #3f81280b
 class Depthwise(nn.Conv1d):
-    "A convolution of each channel on its own, as long as what it gets."
+    "A depthwise convolution; the output is as long as the input."
 
     def __init__(
         self,

@@ -43,9 +43,8 @@ class AdapterConfig:
     clips: int = Field(8, ge=1)  # Reference recordings of a speaker, at most
     # Seconds of reference speech per speaker: recordings are added until there are so many
     seconds: float = Field(12.0, gt=0.33)
-    shortest: float = Field(
-        1.0, ge=0
-    )  # Shorter recordings are references only where there are no others, seconds
+    # Seconds; shorter recordings are references only if there are no others
+    shortest: float = Field(1.0, ge=0)
     pairs: str = ""  # Fit a map: on `store` (embeddings_dir) or another such folder; empty: no map
     pair_clips: int = Field(2000, ge=8)  # Pairs, at most
     # Share of the speakers of the pairs that the map is judged on
