@@ -349,13 +349,13 @@ def test_readme_commands_parse(root):
     "Every `xtts-ka` command of README is one that the program knows."
     text = (root / "README.md").read_text(encoding="utf-8")
     words = {m[1] for m in re.finditer(r"\bxtts-ka ([a-z]+)\b", text)}
-    help = subprocess.run(
+    text_of_help = subprocess.run(
         [Path(sys.executable).with_name("xtts-ka"), "--help"],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert words and [w for w in sorted(words) if not re.search(rf"\b{w}\b", help)] == []
+    assert words and [w for w in sorted(words) if not re.search(rf"\b{w}\b", text_of_help)] == []
 
 
 # form

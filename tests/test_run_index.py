@@ -212,8 +212,8 @@ def test_in_a_browser(outputs):
     with Browser() as b:
         b.open(page)
 
-        def text(id):
-            return b.run(f"document.getElementById('{id}').innerText")
+        def text(name):
+            return b.run(f"document.getElementById('{name}').innerText")
 
         def tick(name):
             return b.run(

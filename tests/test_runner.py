@@ -73,7 +73,8 @@ NOTEBOOKS = {
     "20_second": (
         "scale = 1.0\ndeep = dict(a=1)\n" + COMMON,
         START.replace("STAGE", "'second'"),
-        "(here/'out.json').write_text(json.dumps(json.loads((run/'first/out.json').read_text())*scale))",
+        "first = json.loads((run/'first/out.json').read_text())\n"
+        "(here/'out.json').write_text(json.dumps(first * scale))",
     ),
     "30_third": (
         "words = []\nlanguage = 'ka'\n" + COMMON,
@@ -348,7 +349,7 @@ def test_only_warns_about_stale_inputs(toys, capsys):
 
 
 def test_list_and_dry_run_touch_nothing(toys, capsys):
-    assert toys.run(dry_run=True) == 0 and toys.run(list=True) == 0
+    assert toys.run(dry_run=True) == 0 and toys.run(list_=True) == 0
     said = capsys.readouterr().out
     assert "first          would run: not run yet" in said and re.search(
         r"second +pending +multiplies", said

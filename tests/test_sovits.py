@@ -316,12 +316,12 @@ def test_command_line(tmp_path):
             cwd=tmp_path,
         )
 
-    help = call("speak", "--help")
+    told = call("speak", "--help")
     assert (
-        help.returncode == 0
-        and "--reference" in help.stdout
-        and "(default: 0.3)" in help.stdout
-        and "--allow-incomplete" in help.stdout
+        told.returncode == 0
+        and "--reference" in told.stdout
+        and "(default: 0.3)" in told.stdout
+        and "--allow-incomplete" in told.stdout
     )
     bad = call("train-ar", "dataset_path=nowhere", "path_to_save=out", "ar.layer=2")
     assert bad.returncode == 2 and "did you mean `layers`" in bad.stderr

@@ -58,8 +58,10 @@ CORPUS = (
     "clips = 1\n" + COMMON,
     START.replace("STAGE", "'corpus'"),
     (
-        "(here/'clips.bin').write_bytes(b'x'*clips)\n(here/'log.jsonl').write_text('{}\\n')\n(run/'said.tsv').write_text(f'{run_dir}/corpus/a.wav\\tა\\tb\\tc\\n')\n(here/'metrics.json').write_text(json.dumps({'clips':"
-        " clips}))"
+        "(here/'clips.bin').write_bytes(b'x'*clips)\n"
+        "(here/'log.jsonl').write_text('{}\\n')\n"
+        "(run/'said.tsv').write_text(f'{run_dir}/corpus/a.wav\\tა\\tb\\tc\\n')\n"
+        "(here/'metrics.json').write_text(json.dumps({'clips': clips}))"
     ),
 )
 MODEL = (

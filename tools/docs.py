@@ -371,9 +371,13 @@ def prepare(nbs):
 
 def outside(site):
     "Pages that load something from another address (links for people to click are fine)."
+    address = r"""=["']?(?:https?:)?//"""
     loads = re.compile(
-        r"""<(?:script|img|iframe|audio|source)[^>]+src=["']?(?:https?:)?//|<link[^>]+href=["']?(?:https?:)?//|@import\s+(?:url\()?["']?(?:https?:)?//"""
+        rf"<(?:script|img|iframe|audio|source)[^>]+src{address}"
+        rf"|<link[^>]+href{address}"
+        r"""|@import\s+(?:url\()?["']?(?:https?:)?//"""
     )
+
     return [
         p.relative_to(site).as_posix()
         for p in sorted(site.rglob("*"))

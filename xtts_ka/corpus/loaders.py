@@ -519,7 +519,7 @@ def _collect(
 # %% ../../nbs/corpus/loaders.ipynb #348a3485
 def read_corpus(
     path,  # Folder of a release as it was unpacked, or its `metadata.csv`
-    format: str = "auto",  # One of `FORMATS`
+    format_: str = "auto",  # One of `FORMATS`
     language: str = "",  # Two letters; refuses other languages and texts without its letters
     split: str = "",  # Only this part: train, val or test (of Common Voice also `other`, ...)
     speaker_name: str = "",  # For a release that names no speakers
@@ -529,7 +529,7 @@ def read_corpus(
     """Rows of a release, and rejects with file, line and reason.
     Errors: MissingError for no such folder, ConfigError for an unknown format, ManifestError
     when the release is not of that format or has no recordings."""
-    kind, root, path = _recognise(path, format, language)
+    kind, root, path = _recognise(path, format_, language)
     known = _PARTS.get(split, "")
     table = kind == "common_voice" and (root / f"{split}.tsv").is_file()
     if split and not known and not table:
@@ -558,10 +558,10 @@ def read_corpus(
     return Corpus(root, rows, rejects, columns, root, kind, files)
 
 # %% ../../nbs/corpus/loaders.ipynb #c06b164b
-def _recognise(path, format: str, language: str) -> tuple[str, Path, Path]:
+def _recognise(path, format_: str, language: str) -> tuple[str, Path, Path]:
     "(format, root of the files, the path resolved); the errors of `read_corpus`."
-    if format not in FORMATS:
-        raise ConfigError(f"format={format!r} is not known; use one of {', '.join(FORMATS)}")
+    if format_ not in FORMATS:
+        raise ConfigError(f"format={format_!r} is not known; use one of {', '.join(FORMATS)}")
     path = resolve(path)
     if not path.exists():
         raise MissingError(
@@ -569,14 +569,14 @@ def _recognise(path, format: str, language: str) -> tuple[str, Path, Path]:
             "give the folder into which the corpus was unpacked"
         )
     root = path if path.is_dir() else path.parent
-    if format == "auto" and path.is_file() and path.name not in ("metadata.csv", "validated.tsv"):
-        format = "manifest"
-    if format == "auto":
+    if format_ == "auto" and path.is_file() and path.name not in ("metadata.csv", "validated.tsv"):
+        format_ = "manifest"
+    if format_ == "auto":
         return *find_format(root, language), path
-    if format in ("common_voice", "fleurs"):  # tables may be in a folder of the language
+    if format_ in ("common_voice", "fleurs"):  # tables may be in a folder of the language
         homes = (h for h in _homes(root, language) if any(h.glob("*.tsv")))
         root = next(homes, root)
-    return format, root, path
+    return format_, root, path
 
 # %% ../../nbs/corpus/loaders.ipynb #d6214f66
 def _own(

@@ -191,13 +191,13 @@ def plan(
     voices = cfg._named() or list(VOICES)[: cfg.voice_count]
     needed = {w for t in held for w in words(t)}
     rows = []
-    for i, (id, text, written) in enumerate(train):
+    for i, (name_of, text, written) in enumerate(train):
         split = "train" if needed & set(words(text)) else ""
         needed -= set(words(text))
         extra = {"raw_text": written if written != text else ""}
         for j in range(cfg.clips_per_sentence):
             voice = voices[(i + j) % len(voices)]
-            name = id if j == 0 else f"{id}-{j + 1}"
+            name = name_of if j == 0 else f"{name_of}-{j + 1}"
             rows.append(Row(f"wavs/{voice}/{name}.wav", text, voice, split, extra=dict(extra)))
     for i, text in enumerate(held):
         for voice in voices:
@@ -309,7 +309,7 @@ def _read(cfg: CorpusConfig) -> Corpus:
         kind = find_format(path, cfg.language)[0]
     return read_corpus(
         path,
-        format=cfg.format,
+        format_=cfg.format,
         language=cfg.language,
         split=cfg.part,
         speaker_name=cfg.speaker_name,

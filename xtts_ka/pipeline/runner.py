@@ -367,7 +367,7 @@ def run(
     from_: str = "",  # From this stage on
     to: str = "",  # Up to this stage
     force: bool = False,  # Run also what is up to date
-    list: bool = False,  # Show the stages and their status, run nothing
+    list_: bool = False,  # Show the stages and their status, run nothing
     dry_run: bool = False,  # Show what would run, run nothing
     stages: tuple | None = None,  # Default: `STAGES`
 ) -> int:  # Exit status
@@ -375,7 +375,7 @@ def run(
     stages = STAGES if stages is None else stages
     chosen = select(stages, only, from_, to)
     screen = Screen()
-    if list:
+    if list_:
         return show_list(stages, run_name(config, overrides), screen)
     it = Run(load_run(config and resolve_config(config), overrides, stages), stages)
     if dry_run:

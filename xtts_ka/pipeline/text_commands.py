@@ -49,7 +49,7 @@ def normalize_lines(
     "Normalize every line."
     from xtts_ka.text.normalize import KaNormalizer, NormConfig
 
-    normalizer = KaNormalizer(NormConfig(latin=latin))  # type: ignore[arg-type]  # pydantic checks it
+    normalizer = KaNormalizer(NormConfig(latin=latin))  # type: ignore[arg-type]  # pydantic asks
     for number, line in enumerate(lines, 1):
         result = normalizer.normalize(line)
         said = any(c.isalpha() for c in result.text)
