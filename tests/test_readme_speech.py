@@ -1,5 +1,5 @@
-"""Every sentence that README speaks, spoken by the run that is here: the demonstration's, else the
-smoke run's."""
+"""Every sentence of README and the guides, spoken by the run that is here: the demonstration's, else
+the smoke run's."""
 
 import shlex
 from pathlib import Path
@@ -43,9 +43,15 @@ def other_texts(text):
     )
 
 
+def pages():
+    "README and the guides."
+    files = [ROOT / "README.md", *sorted((ROOT / "nbs/guides").glob("*.md"))]
+    return "\n".join(f.read_text(encoding="utf-8") for f in files)
+
+
 def wanted():
     "(model, text, the words of the call without its folders and files), each once."
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = pages()
     found = {}
     for words in spoken_words(page):
         sovits = words[0] == "sovits"
@@ -121,6 +127,19 @@ def said(run, tmp_path_factory):
         status = main(call(run, model, text, names, path))
         out.append((model, text, status, path))
     return out
+
+
+def test_the_example_in_python(run, tmp_path, monkeypatch):
+    "README's four lines, as they stand, beside the run that is here."
+    import re
+
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", page, re.S)[1]
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs/demo").symlink_to(run)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert 0.3 < soundfile.info("hello.wav").duration < 10 or run.name == "smoke"
 
 
 @pytest.mark.timeout(300)
