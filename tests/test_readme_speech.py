@@ -1,4 +1,4 @@
-"""Every sentence of README and the guides, spoken by the run that is here: the demonstration's, else
+"""Every sentence of README and the guides, spoken by the run here: the demonstration's, else
 the smoke run's."""
 
 import shlex
