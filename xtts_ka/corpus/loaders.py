@@ -519,7 +519,7 @@ def _collect(
 # %% ../../nbs/corpus/loaders.ipynb #348a3485
 def read_corpus(
     path,  # Folder of a release as it was unpacked, or its `metadata.csv`
-    format_: str = "auto",  # One of `FORMATS`
+    format: str = "auto",  # One of `FORMATS`  # noqa: A002, as `corpus.format`
     language: str = "",  # Two letters; refuses other languages and texts without its letters
     split: str = "",  # Only this part: train, val or test (of Common Voice also `other`, ...)
     speaker_name: str = "",  # For a release that names no speakers
@@ -529,7 +529,7 @@ def read_corpus(
     """Rows of a release, and rejects with file, line and reason.
     Errors: MissingError for no such folder, ConfigError for an unknown format, ManifestError
     when the release is not of that format or has no recordings."""
-    kind, root, path = _recognise(path, format_, language)
+    kind, root, path = _recognise(path, format, language)
     known = _PARTS.get(split, "")
     table = kind == "common_voice" and (root / f"{split}.tsv").is_file()
     if split and not known and not table:

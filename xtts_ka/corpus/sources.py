@@ -309,7 +309,7 @@ def _read(cfg: CorpusConfig) -> Corpus:
         kind = find_format(path, cfg.language)[0]
     return read_corpus(
         path,
-        format_=cfg.format,
+        format=cfg.format,
         language=cfg.language,
         split=cfg.part,
         speaker_name=cfg.speaker_name,
