@@ -7,6 +7,7 @@ __all__ = ['read_lines', 'normalize_lines', 'phonemize_lines', 'run_lines']
 
 # %% ../../nbs/pipeline/text_commands.ipynb #b6f2e779
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -103,19 +104,35 @@ def phonemize_lines(
 # %% ../../nbs/pipeline/text_commands.ipynb #446d2d9b
 def run_lines(
     results,  # From one of the above
-    out: str = "",  # File to write; standard output when empty
+    out: str = "",  # File to write, which may be the input; standard output when empty
 ) -> int:  # Exit status: 0, or 1 when some line could not be said
     "Write the lines; report at the end how many could not be read."
-    lost = total = 0
-    stream = open(out, "w", encoding="utf-8", newline="\n") if out else sys.stdout
-    try:
-        for text, said in results:
-            total += 1
-            lost += not said
-            stream.write(text + "\n")
-    finally:
-        if out:
-            stream.close()
+    lost, total = (_write_whole if out else _write)(results, out)
     if lost:
         print(f"{lost} of {total} lines could not be said and came out empty", file=sys.stderr)
     return int(lost > 0)
+
+
+def _write(results, out, stream=None) -> tuple[int, int]:  # Lines lost, lines in all
+    lost = total = 0
+    for text, said in results:
+        total += 1
+        lost += not said
+        (stream or sys.stdout).write(text + "\n")
+    return lost, total
+
+
+def _write_whole(results, out) -> tuple[int, int]:
+    "Into a file beside `out`, which takes its name at the end: the input is read until then."
+    path = Path(out)
+    special = path.exists() and not path.is_file()  # a device, a pipe
+    part = path if special else path.with_name(f".{path.name}.part")
+    try:
+        with open(part, "w", encoding="utf-8", newline="\n") as f:
+            found = _write(results, out, f)
+        if not special:
+            os.replace(part, path.resolve())
+    finally:
+        if not special:
+            part.unlink(missing_ok=True)
+    return found
