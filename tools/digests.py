@@ -14,7 +14,9 @@ APART = re.compile(
     r"(^|/)(report|notebooks|logs|checkpoints|monitor|\.old)/|pretrain_progress|config\.(json|yaml)"
     r"|export\.json|\.digests|index\.csv|xtts_config|rejects|spoken\.tsv|heard\.json|hub\.json"
 )
-CLOCK = re.compile(r"second|minute|CPU|time|speed|wall|path|file|folder|made_of|digest", re.I)
+CLOCK = re.compile(
+    r"second|minute|CPU|time|speed|wall|memory|of these|path|file|folder|made_of|digest", re.I
+)
 
 
 def steady(value):
