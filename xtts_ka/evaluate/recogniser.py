@@ -21,9 +21,14 @@ from ..corpus.synthetic import Voice
 _VARIANTS = {  # Variants of espeak-ng by gender
     "m": (
         "adam Alex Andy antonio benjamin Denis Diogo edward Gene Henrique "
-        "Hugo ian john Lee Marco m1 m4 max pablo robert"
+        "Hugo ian john Lee Marco m1 m4 max pablo robert "
+        "announcer caleb ed edward2 Gene2 grandpa gustave iven iven2 iven3 iven4 kaukovalta klatt "
+        "klatt2 klatt3 klatt4 klatt5 klatt6 m2 m5 m6 m8 marcelo Mario Michael michel miguel Mike "
+        "mike2 Nguyen norbert paul pedro Reed RicishayMax RicishayMax2 RicishayMax3 rob sandro"
     ).split(),
-    "f": "Alicia Andrea aunty f1 f3 f4 linda steph victor zac".split(),
+    "f": (
+        "Alicia Andrea aunty f1 f3 f4 linda steph victor zac AnxiousAndy grandma Jacky steph2 steph3 Storm"
+    ).split(),
 }
 
 
@@ -41,7 +46,7 @@ TRAINING_VOICES = {
 
 # %% ../../nbs/evaluate/recogniser.ipynb #d6ffeb95
 def recogniser_config(
-    steps: int = 4000,
+    steps: int = 6000,
     seed: int = 90,
 ):  # `SemanticConfig`
     "Network and training: stronger augmentation than for a tokenizer, as its input is distorted."
@@ -55,6 +60,7 @@ def recogniser_config(
         dropout=0.05,
         tempo=0.15,
         formant=0.2,
+        warp=0.2,
         noise=0.3,
         quantizer=QuantizerConfig(levels=[8, 8, 8, 8], codebooks=8),
         loop=loop,
@@ -63,10 +69,10 @@ def recogniser_config(
 # %% ../../nbs/evaluate/recogniser.ipynb #a9bce02b
 def build_training_clips(
     out,  # Gets `voices/`
-    clips: int = 120,  # Texts per voice
+    clips: int = 90,  # Texts per voice
     seed: int = 90,  # Of the texts
 ):  # `Clips` with the splits train and val
-    "Thirty voices with texts of their own; the last two of each are for validation."
+    "75 voices with texts of their own; the last two of each are for validation."
     from xtts_ka.core.manifest import read_manifest
     from xtts_ka.corpus.clips import Clips
     from xtts_ka.corpus.compose import compose
@@ -92,8 +98,8 @@ def build_training_clips(
 # %% ../../nbs/evaluate/recogniser.ipynb #63f5a0a4
 def train_recogniser(
     out,  # Folder of the training; a training in it is resumed
-    steps: int = 4000,
-    clips: int = 120,  # Texts per voice
+    steps: int = 6000,
+    clips: int = 90,  # Texts per voice
     seed: int = 90,
 ):  # `SemanticTokenizer`
     "Synthesize the training clips, then train."

@@ -88,6 +88,7 @@ class SemanticConfig:
     quantizer: QuantizerConfig = QuantizerConfig()
     tempo: float = Field(0.12, ge=0, lt=1)  # Largest relative change of speed in training
     formant: float = Field(0.12, ge=0, lt=1)  # Largest relative change of the formants
+    warp: float = Field(0.0, ge=0, lt=0.5)  # Largest relative change of formants against each other
     noise: float = Field(0.2, ge=0)  # Largest standard deviation of added noise
     masks: int = Field(2, ge=0)  # Masked bands, and as many masked stretches of time
     flat_start: int = Field(100, ge=0)  # Steps with a uniform-alignment loss beside CTC

@@ -93,6 +93,8 @@ class SemanticTask(Task):
         del options["loop"]
         if not options["s3"]:
             del options["s3"]  # as before there was this option
+        if not options["warp"]:
+            del options["warp"]
         return {
             "clips": [self.clips.key(i) for i in self.train],
             "mels": self.mels.index["about"],
@@ -108,7 +110,7 @@ class SemanticTask(Task):
             noise = torch.from_numpy(draw.standard_normal(mel.shape, np.float32))
             mel = spec_augment(mel + cfg.noise * noise, draw, cfg.masks)
         elif not cfg.s3:
-            mel = augment(mel, draw, cfg.tempo, cfg.formant, cfg.noise, cfg.masks)
+            mel = augment(mel, draw, cfg.tempo, cfg.formant, cfg.noise, cfg.masks, cfg.warp)
         return mel, self.ids[i]
 
     def collate(self, samples):
