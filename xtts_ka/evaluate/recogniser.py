@@ -27,7 +27,8 @@ _VARIANTS = {  # Variants of espeak-ng by gender
         "mike2 Nguyen norbert paul pedro Reed RicishayMax RicishayMax2 RicishayMax3 rob sandro"
     ).split(),
     "f": (
-        "Alicia Andrea aunty f1 f3 f4 linda steph victor zac AnxiousAndy grandma Jacky steph2 steph3 Storm"
+        "Alicia Andrea aunty f1 f3 f4 linda steph victor zac "
+        "AnxiousAndy grandma Jacky steph2 steph3 Storm"
     ).split(),
 }
 

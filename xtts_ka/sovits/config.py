@@ -226,11 +226,12 @@ class DecoderLoss(LossConfig):
 # %% ../../nbs/sovits/config.ipynb #5488f1ec
 @config
 class DecoderLoop(LoopConfig):
-    "Training of the decoder. Both optimisers are AdamW with the same options."
+    "Training of the decoder, by AdamW; both networks have the same options."
 
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(16, ge=1)  # Clips
     lr: float = Field(2e-4, gt=0)
+    muon_lr: float = Field(0.0, ge=0)  # Of Muon, for the matrices of prior and head; 0: AdamW
     betas: tuple[float, float] = (0.8, 0.99)  # Of AdamW
     weight_decay: float = Field(0.01, ge=0)  # Of AdamW
     clip: float = Field(0.0, ge=0)  # VITS does not clip

@@ -15,7 +15,7 @@ from torch import nn
 from ..core.audio import resample
 from ..core.config import to_dict
 from ..core.loop import Task
-from ..core.optim import Together
+from ..core.optim import KernelMuon, Together
 from ..core.ragged import RaggedArray
 from ..core.randomness import rng, seeded_step
 from ..corpus.clips import Clips
@@ -24,7 +24,6 @@ from ..vocoder.losses import RelativePhase, feature_matching, lsgan_d, lsgan_g
 from .config import DecoderConfig
 from .features import HOP, OUTPUT_SAMPLE_RATE, SAMPLE_RATE
 from xtts_ka.xtts.waveform_decoder import (
-    KernelMuon,
     MelLoss,
     VoiceSpace,
     energy_loss,

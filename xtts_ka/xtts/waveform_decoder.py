@@ -6,8 +6,7 @@
 __all__ = ['OFFICIAL_CHANNELS', 'VOICE_DIM', 'KERNELS', 'DILATIONS', 'UPS', 'RESOLUTIONS', 'PATCHES', 'LAGS', 'SPAN', 'FRAMES',
            'make_decoder', 'widths', 'make_generator', 'stretch', 'pad_to_official_width', 'pooled',
            'whiten_speaker_encoder', 'voice_vector', 'stft_loss', 'MelLoss', 'energy_loss', 'repetition_loss',
-           'autocorrelation', 'periodicity_loss', 'start_carriers', 'orthogonal', 'KernelMuon', 'split_kernels',
-           'voice_layers', 'VoiceSpace']
+           'autocorrelation', 'periodicity_loss', 'start_carriers', 'split_kernels', 'voice_layers', 'VoiceSpace']
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #a6a7201f
 from typing import Any
@@ -388,41 +387,6 @@ def _start_sources(conv, frequency):
                 -direction * taps,
             )
             conv.bias[4 * c + 2 * k : 4 * c + 2 * k + 2] = 0.0
-
-# %% ../../nbs/xtts/waveform_decoder.ipynb #5a0c0050
-def orthogonal(
-    x: Tensor,  # [out, ...]
-    rounds: int = 5,
-) -> Tensor:  # As x, all singular values of [out, rest] near 1
-    "Newton-Schulz rounds with the coefficients of Muon (Jordan et al. 2024)."
-    y = x.flatten(1).bfloat16()
-    tall = y.shape[0] > y.shape[1]
-    if tall:
-        y = y.T
-    y = y / (y.norm() + 1e-7)
-    for _ in range(rounds):
-        gram = y @ y.T
-        y = 3.4445 * y + (-4.7750 * gram + 2.0315 * gram @ gram) @ y
-    return (y.T if tall else y).to(x.dtype).reshape(x.shape)
-
-# %% ../../nbs/xtts/waveform_decoder.ipynb #7d350952
-class KernelMuon(torch.optim.Optimizer):
-    """Muon for convolutions, whose kernels [out, in, k] it takes for matrices of out x (in k);
-    torch's own takes matrices only."""
-
-    def __init__(self, params, lr: float, momentum: float = 0.95):
-        super().__init__(params, {"lr": lr, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            for p in (p for p in group["params"] if p.grad is not None):
-                mean = self.state[p].setdefault("mean", torch.zeros_like(p))
-                mean.lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonal(p.grad.lerp(mean, group["momentum"]))  # Nesterov
-                longer = max(len(p), p[0].numel())
-                # elements as large as AdamW's
-                p.add_(update, alpha=-group["lr"] * 0.2 * longer**0.5)
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #2bb2ee0f
 def split_kernels(
