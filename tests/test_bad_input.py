@@ -202,7 +202,7 @@ def damaged(folder, kind):
         "header_only": whole[:40] + bytes(4),
         "truncated": whole[: len(whole) // 2],
         "text": b"not sound",
-        "claims_4gib": whole[:40] + b"\xff" * 4 + whole[44:1044],
+        "claims_4gib": whole[:40] + b"\0\xf0\xff\xff" + whole[44:1044],
     }
     if kind in raw:
         (folder / "bad.wav").write_bytes(raw[kind])
@@ -238,7 +238,7 @@ def damaged(folder, kind):
         ("truncated", "truncated: the header promises 44100 bytes of sound, the file has 22028"),
         (
             "claims_4gib",
-            "truncated: the header promises 4294967295 bytes of sound, the file has 1000",
+            "truncated: the header promises 4294963200 bytes of sound, the file has 1000",
         ),
         ("text", "unreadable: "),
         ("flac", "truncated: "),
