@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'SCRIPTS', 'REJECT_COLUMNS', 'Row', 'Reject', 'Manifest', 'notes', 'read_lines', 'known_column',
-           'near_miss', 'text_fault', 'Place', 'read_manifest', 'write_manifest', 'write_rejects', 'read_rejects']
+           'near_miss', 'text_fault', 'Place', 'check_header', 'read_manifest', 'write_manifest', 'write_rejects',
+           'read_rejects']
 
 # %% ../../nbs/core/manifest.ipynb #5896e890
 import difflib
@@ -100,7 +101,7 @@ def notes(
     ]
     if linked := sum(LEADS_OUT in r.reason for r in m.rejects):
         found.append(f"{linked} files are reached by links that lead out of the folder; {_LINKED}")
-    return found
+    return [*getattr(m, "remarks", ()), *found]
 
 
 def _look_alikes(speakers) -> list[list[str]]:
@@ -329,6 +330,30 @@ def _check_sound(place: Place, row: Row, check_audio: bool, max_seconds: float):
         row.duration = info.seconds
 
 # %% ../../nbs/core/manifest.ipynb #637b585d
+def _file(path) -> Path:
+    return Path(path) / "metadata.csv" if Path(path).is_dir() else Path(path)
+
+
+def _header(path: Path, lines: list) -> list:  # Names of columns
+    name = display_path(path)
+    if not lines:
+        raise ManifestError(
+            f"{name}: the file is empty; the first line must be {'|'.join(COLUMNS)}"
+        )
+    columns = _columns(path, *lines[0])
+    if not lines[1:]:
+        raise ManifestError(f"{name}: no rows after the header; add a line for each recording")
+    return columns
+
+
+def check_header(
+    path: str | Path,  # `metadata.csv`, or its folder
+):
+    "The errors of `read_manifest` that concern the file as a whole."
+    path = _file(path)
+    _header(path, _lines(path))
+
+
 def read_manifest(
     path: str | Path,  # `metadata.csv`, or its folder
     check_audio: bool = True,  # Open every recording; a bad one is a reject
@@ -337,19 +362,13 @@ def read_manifest(
     max_seconds: float = 600.0,  # Longest recording accepted
 ) -> Manifest:
     "Read a manifest; `ManifestError` where the whole file is wrong, a `Reject` where a line is."
-    path = Path(path) / "metadata.csv" if Path(path).is_dir() else Path(path)
+    path = _file(path)
     name = display_path(path)
     if require_script and require_script not in SCRIPTS:
         known = ", ".join(SCRIPTS)
         raise ManifestError(f"require_script={require_script!r} is not known; use one of {known}")
     lines = _lines(path)
-    if not lines:
-        raise ManifestError(
-            f"{name}: the file is empty; the first line must be {'|'.join(COLUMNS)}"
-        )
-    columns = _columns(path, *lines[0])
-    if not lines[1:]:
-        raise ManifestError(f"{name}: no rows after the header; add a line for each recording")
+    columns = _header(path, lines)
 
     def check(row: Row):
         if require_text:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEADS_OUT', 'repo_root', 'resolve', 'display_path', 'find_run', 'find_input', 'from_root', 'tried', 'no_such',
-           'same_name', 'likely_cause', 'same_file', 'refuse_same_file', 'refuse_same_folder', 'inside', 'outside',
-           'slug']
+           'same_name', 'likely_cause', 'same_file', 'refuse_same_file', 'refuse_same_folder', 'walk', 'inside',
+           'outside', 'slug']
 
 # %% ../../nbs/core/paths.ipynb #7239d5db
 import configparser
@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -171,6 +172,8 @@ def _alike(name: str, names: tuple) -> str:
     ):
         if found := next((n for n in names if key(n) == key(name)), None):
             return f"`{found}` is there, {what}"
+    if re.search(r"\.\w+$", name):
+        return ""  # `a1.wav` for `a2.wav` would be a guess
     close = difflib.get_close_matches(name, names, 1, 0.8)
     return f"`{close[0]}` is there; was it meant?" if close else ""
 
@@ -214,6 +217,38 @@ def refuse_same_folder(
                 f"{option} {out}: {path}, which is to be read, lies there and could be written"
                 " over; give another folder"
             )
+
+# %% ../../nbs/core/paths.ipynb #1ae01046
+def walk(
+    root: str | os.PathLike,  # Folder
+    left_out: list | None = None,  # Gets (path, reason) of folders that were not entered
+) -> Iterator[Path]:
+    "Files below a folder, without hidden ones, in no order; linked folders are entered once."
+    entered: dict[tuple, Path] = {}  # (device, inode) -> first path
+    real, linked = [Path(root)], []
+    while real or linked:
+        folder = real.pop() if real else linked.pop(0)
+        try:
+            s = folder.stat()
+            first = entered.setdefault((s.st_dev, s.st_ino), folder)
+            entries = sorted(os.scandir(folder), key=lambda e: e.name) if first is folder else []
+        except OSError as e:
+            first, entries = folder, []
+            _note(left_out, folder, f"unreadable: {e.strerror}")
+        if first is not folder:
+            _note(left_out, folder, f"duplicate: a link to {first}, which is read already")
+        for e in entries:
+            if e.name.startswith("."):
+                continue
+            if e.is_dir():
+                (linked if e.is_symlink() else real).append(folder / e.name)
+            else:
+                yield folder / e.name
+
+
+def _note(left_out: list | None, path: Path, why: str):
+    if left_out is not None:
+        left_out.append((path, why))
 
 # %% ../../nbs/core/paths.ipynb #61d5b6da
 LEADS_OUT = "a link leads out of the folder"
