@@ -662,7 +662,7 @@ def run_name(
 ) -> str:
     "The name of the run, without the rest of the configuration."
     values = read_config(resolve_config(config)) if config else {}
-    given = dict(parse_override(o) for o in overrides)
+    given = dict(parse_override(o, Shared) for o in overrides if "." not in o.partition("=")[0])
     return build(
         Shared,
         {

@@ -87,8 +87,8 @@ def read_words(
         key, equals, text = word.partition("=")
         if not equals:
             parse_override(word)  # It says how to write it
-        for value in (values := split_values(text)):
-            parse_override(f"{key}={value}")
+        values = split_values(text)
+        parse_override(f"{key}=")  # Its values are checked with the whole configuration
         if key in out:
             raise ConfigError(f"{key} is given twice; put all its values behind one `=`")
         out[key] = values
@@ -666,6 +666,13 @@ def as_csv(
     return text.getvalue()
 
 # %% ../../nbs/pipeline/sweep.ipynb #f9948b0e
+def _plain(text: str):  # As YAML; None: it is no value of YAML
+    try:
+        return parse_override(f"value={text}")[1]
+    except ConfigError:
+        return None
+
+
 def swept_numbers(
     trials: list,  # `SweepRun`s
 ) -> (
@@ -674,7 +681,7 @@ def swept_numbers(
     "The values of the swept key."
     if len(trials[0].swept) > 1:
         return None
-    values = [parse_override(f"{k}={v}")[1] for t in trials for k, v in t.swept.items()]
+    values = [_plain(v) for t in trials for v in t.swept.values()]
     return (
         values
         if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
