@@ -57,10 +57,14 @@ def repo_root() -> Path:  # Absolute path of the folder from which relative path
 
 
 def resolve(
-    path: str | os.PathLike,  # Absolute, `~/...`, or relative to the root
+    path: str | os.PathLike,  # Absolute, `~/...`, or relative
 ) -> Path:  # Absolute, not required to exist
-    "An absolute path, the same from every working folder."
-    return Path(os.path.normpath(repo_root() / Path(path).expanduser()))
+    "What is there in the working folder, else the path from the root."
+    given = Path(path).expanduser()
+    here = os.path.normpath(Path.cwd() / given)
+    if not given.is_absolute() and os.fspath(path) and os.path.lexists(here):
+        return Path(here)
+    return Path(os.path.normpath(repo_root() / given))
 
 
 def display_path(
@@ -75,7 +79,7 @@ def find_run(
     part: str,  # Path inside a run, as `xtts/export.json`
 ) -> Path | None:  # The run's folder; None: no run has it
     "`outputs/demo` where it has the part, else the run whose part is newest."
-    runs = resolve("outputs")
+    runs = repo_root() / "outputs"
     if (runs / "demo" / part).exists():
         return runs / "demo"
 
@@ -90,16 +94,18 @@ def find_input(
     path: str | os.PathLike,  # As typed: absolute, `~/...`, or relative
 ) -> Path:  # Absolute; below the root where it exists in neither place
     "Something to read: in the working folder, else in the root."
-    path = Path(path).expanduser()
-    here = Path(os.path.normpath(Path.cwd() / path))
-    return here if same_name(here).exists() else same_name(resolve(path))
+    here = same_name(Path(os.path.normpath(Path.cwd() / Path(path).expanduser())))
+    return here if here.exists() else same_name(resolve(path))
 
 
 def from_root(
     path: str,  # As typed
 ) -> str:  # As a configuration holds it; unchanged where nothing is in the working folder
     "The name from the root of something that was named from the working folder."
-    return display_path(found) if path and (found := find_input(path)).exists() else path
+    if not path or Path(path).expanduser().is_absolute() or Path.cwd() == repo_root():
+        return path
+    here = same_name(Path(os.path.normpath(Path.cwd() / path)))
+    return display_path(here) if here.exists() else path
 
 # %% ../../nbs/core/paths.ipynb #3e4d766c
 def tried(
@@ -107,7 +113,7 @@ def tried(
 ) -> str:  # "/a/x and /b/x"
     "The full paths at which `find_input` looks."
     path = Path(path).expanduser()
-    places = (Path(os.path.normpath(Path.cwd() / path)), resolve(path))
+    places = (os.path.normpath(Path.cwd() / path), os.path.normpath(repo_root() / path))
     return " and ".join(dict.fromkeys(map(str, places)))
 
 
