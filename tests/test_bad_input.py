@@ -146,7 +146,7 @@ GOOD = "wavs/good.wav|გამარჯობა|ნინო"
             "wavs/other.wav,ა,ნინო",
             "fields: 3 expected, 1 found; a text may not hold `|`",
         ),
-        ("wavs/other.wav|12 345, 7!|ნინო", "wavs/other.wav", "no letters"),
+        ("wavs/other.wav|?! …|ნინო", "wavs/other.wav", "no letters"),
         ("wavs/other.wav||ნინო", "wavs/other.wav", "empty text"),
         ("wavs/other.wav|ა|", "wavs/other.wav", "speaker: no speaker name"),
         ("wavs/other.wav|ა\0ბ|ნინო", "wavs/other.wav", "control character: '\\x00'"),
@@ -202,7 +202,7 @@ def damaged(folder, kind):
         "header_only": whole[:40] + bytes(4),
         "truncated": whole[: len(whole) // 2],
         "text": b"not sound",
-        "claims_4gib": whole[:40] + b"\xff" * 4 + whole[44:1044],
+        "claims_4gib": whole[:40] + b"\0\xf0\xff\xff" + whole[44:1044],
     }
     if kind in raw:
         (folder / "bad.wav").write_bytes(raw[kind])
@@ -238,7 +238,7 @@ def damaged(folder, kind):
         ("truncated", "truncated: the header promises 44100 bytes of sound, the file has 22028"),
         (
             "claims_4gib",
-            "truncated: the header promises 4294967295 bytes of sound, the file has 1000",
+            "truncated: the header promises 4294963200 bytes of sound, the file has 1000",
         ),
         ("text", "unreadable: "),
         ("flac", "truncated: "),
@@ -336,7 +336,10 @@ def test_rows_that_would_not_read_back_are_not_written(tmp_path, row, said):
     "content, said",
     [
         ("steps: 5\nstpes: 6\n", r"run\.yaml:2: unknown key `stpes`; did you mean `steps`\?"),
-        ("optim:\n  lrr: 1\n", r"run\.yaml:2: unknown key `optim\.lrr`; did you mean `lr`\?"),
+        (
+            "optim:\n  lrr: 1\n",
+            r"run\.yaml:2: unknown key `optim\.lrr`; did you mean `optim\.lr`\?",
+        ),
         ("\nzebra: 1\n", r"run\.yaml:2: unknown key `zebra`; known keys: steps, name, optim"),
         ("name: demo\nsteps: many\n", r"run\.yaml:2: `steps` must be int, got 'many' \(str\)"),
         ("steps: true\n", r"run\.yaml:1: `steps` must be int, got True \(bool\)"),
@@ -362,12 +365,11 @@ def test_all_mistakes_at_once_and_json(tmp_path):
         '{\n "steps": "many",\n "optim": {"lr": "fast"},\n "nmae": 1\n}\n'
     )
     with pytest.raises(ConfigError) as e:
-        load(Train, tmp_path / "run.json", ["name=[1]"])
+        load(Train, tmp_path / "run.json", ["optim=[1]"])
     lines = str(e.value).replace(f"{tmp_path}/", "").splitlines()
     assert sorted(lines) == [
-        "override 'name=[1]': `name` must be str, got [1] (list)",
+        "override 'optim=[1]': `optim` must hold keys (lr), got [1] (list)",
         "run.json:2: `steps` must be int, got 'many' (str)",
-        "run.json:3: `optim.lr` must be float, got 'fast' (str)",
         "run.json:4: unknown key `nmae`; did you mean `name`?",
     ]
 
@@ -378,7 +380,10 @@ def test_all_mistakes_at_once_and_json(tmp_path):
         ("optim.lr = 1e-4", "write optim.lr=1e-4"),
         ("optim.lr: 1e-4", "write optim.lr=1e-4"),
         ("optim.lr", "write key.subkey=value"),
-        ("optim.lrr=1", r"override 'optim.lrr=1': unknown key `optim.lrr`; did you mean `lr`\?"),
+        (
+            "optim.lrr=1",
+            r"override 'optim.lrr=1': unknown key `optim.lrr`; did you mean `optim.lr`\?",
+        ),
         ("steps=abc", "override 'steps=abc': `steps` must be int"),
     ],
 )

@@ -101,7 +101,7 @@ def test_wrong_configuration_names_file_line_and_the_right_key(tmp_path):
         with_("run: a\nseed: 2\ncorpus:\n  voicse: 4\n"),
         "wrong.yaml:4",
         "voicse",
-        "did you mean `voices`",
+        "did you mean `corpus.voices`",
     )
     refused(with_("run: a\ncorpsu: {}\n"), "wrong.yaml:2", "did you mean `corpus`")
     refused(with_("seed: many\n"), "wrong.yaml:1", "`seed` must be int", "many")
@@ -119,7 +119,7 @@ def test_wrong_overrides(tmp_path):
 
     refused(run("corpus.voices", "=", "4"), "corpus.voices")
     refused(run("corpus.voices: 4"), "write corpus.voices=4")
-    refused(run("corpus.vioces=4"), "override 'corpus.vioces=4'", "did you mean `voices`")
+    refused(run("corpus.vioces=4"), "override 'corpus.vioces=4'", "did you mean `corpus.voices`")
     refused(run("--only", "segmets"), "did you mean `segments`")
     refused(run("--only", "corpus", "--to", "segments"), "one or the other")
     assert not (tmp_path / "outputs").exists()

@@ -267,7 +267,7 @@ def test_all_rows_bad(home, tmp_path, speech):
 def test_wrong_call(home, tmp_path):
     "Refused before anything is made."
     first = refused(
-        run(home, "call", tmp_path, "corpus.pahts=x"), "did you mean `path`"
+        run(home, "call", tmp_path, "corpus.pahts=x"), "did you mean `corpus.path`"
     ).splitlines()[0]
     assert first.startswith("xtts-ka: ") and "corpus.pahts" in first
     refused(run(home, "call", tmp_path, "corpus.voices=many"), "corpus", "voices", "many")
@@ -278,5 +278,7 @@ def test_wrong_call(home, tmp_path):
     (home.root / "wrong.yaml").write_text(
         "base: configs/smoke.yaml\nrun: call\ncorpus:\n  source: folder\n  paht: x\n"
     )
-    refused(home.call("run", "--config", "wrong.yaml"), "wrong.yaml:5", "did you mean `path`")
+    refused(
+        home.call("run", "--config", "wrong.yaml"), "wrong.yaml:5", "did you mean `corpus.path`"
+    )
     assert not (home.root / "outputs/call").exists()

@@ -280,7 +280,7 @@ def test_wrong_calls_touch_nothing(toys):
     ):
         with pytest.raises(ConfigError, match=message):
             toys.run(**kw)
-    with pytest.raises(ConfigError, match="did you mean `scale`"):
+    with pytest.raises(ConfigError, match="did you mean `second.scale`"):
         toys.run("second.scael=1")
     with pytest.raises(ConfigError, match="name of a folder"):
         toys.run("run=../elsewhere")

@@ -324,7 +324,7 @@ def test_command_line(tmp_path):
         and "--allow-incomplete" in told.stdout
     )
     bad = call("train-ar", "dataset_path=nowhere", "path_to_save=out", "ar.layer=2")
-    assert bad.returncode == 2 and "did you mean `layers`" in bad.stderr
+    assert bad.returncode == 2 and "did you mean `ar.layers`" in bad.stderr
     missing = call("speak", "--model", "nowhere", "--text", "დილა", "--reference", "a.wav")
     assert missing.returncode == 2 and "no GPT-SoVITS2 model here" in missing.stderr
 

@@ -249,7 +249,7 @@ def test_the_command_on_the_real_stages(root, tmp_path, monkeypatch, capsys):
     } & set(shared)
     assert "smoke-layers-2: would run full_pretrain, evaluate" in said
     for words, why in {
-        ("full_pretrain.gpt.layesr=1,2",): "did you mean `layers`",
+        ("full_pretrain.gpt.layesr=1,2",): "did you mean `full_pretrain.gpt.layers`",
         ("full_pretrain.gpt.layers=1,two",): "layers=two",
         ("seed=1",): "no key has several values",
         ("seed=1,2", "--to", "segmets"): "did you mean `segments`",

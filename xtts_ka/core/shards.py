@@ -87,7 +87,9 @@ def recording_digest(path) -> str:
     except AudioError:
         raise
     except FileNotFoundError:
-        raise AudioError("missing", path, "no such file") from None
+        from xtts_ka.core.audio import no_such_file
+
+        raise no_such_file(path) from None
     except ValueError:
         raise AudioError(
             "unreadable", ascii(path), "the name is not UTF-8 or holds NUL; rename the file"

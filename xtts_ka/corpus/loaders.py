@@ -7,6 +7,7 @@ __all__ = ['SUFFIXES', 'LANGUAGE_SCRIPTS', 'FORMATS', 'Found', 'Corpus', 'find_f
 
 # %% ../../nbs/corpus/loaders.ipynb #e4270686
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,9 +15,30 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ..core.audio import check_audio as _check_audio
+from ..core.audio import no_such_file
 from ..core.errors import AudioError, ConfigError, ManifestError, MissingError, PathError
-from ..core.manifest import COLUMNS, SCRIPTS, Manifest, Reject, Row, read_manifest
-from ..core.paths import display_path, inside, outside, resolve
+from xtts_ka.core.manifest import (
+    COLUMNS,
+    Manifest,
+    Place,
+    Reject,
+    Row,
+    known_column,
+    near_miss,
+    read_manifest,
+    text_fault,
+)
+from xtts_ka.core.paths import (
+    LEADS_OUT,
+    display_path,
+    find_input,
+    inside,
+    no_such,
+    outside,
+    resolve,
+    same_name,
+    walk,
+)
 
 # %% ../../nbs/corpus/loaders.ipynb #c7c2b8a3
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff")
@@ -56,12 +78,34 @@ class Corpus(Manifest):
     root: Path = Path()
     format: str = "manifest"
     described: dict = field(default_factory=dict)  # audio_file -> file that named it
+    remarks: list = field(default_factory=list)  # Sentences for `core.manifest.notes`
 
     @property
     def folder(self) -> Path:
         return self.root
 
+    def audio_path(self, row: Row) -> Path:
+        "Path of a row's audio file; `PathError` when a link leads out of the folder."
+        walked = self.format in _WALKED
+        return _walked(self.root, row.audio_file) if walked else inside(self.root, row.audio_file)
+
+
+# Formats whose files are found by a walk, which enters linked folders: no table names them
+_WALKED = ("vctk", "libritts", "folder")
+
+
+def _walked(root: Path, file: str) -> Path:
+    "A file that the walk found; `PathError` when it is itself a link that leads out."
+    path = root / file
+    home = os.path.realpath(path.parent)
+    stays = not path.is_symlink() or Path(os.path.realpath(path)).is_relative_to(home)
+    return path if stays else inside(root, file)
+
 # %% ../../nbs/corpus/loaders.ipynb #e0268760
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
 def _lines(path: Path) -> Iterator:  # (line number, text; None: not UTF-8)
     "Lines that are not empty, split at LF only."
     try:
@@ -92,7 +136,7 @@ def _fields(
         if line is None:
             yield n, None, "not UTF-8"
             continue
-        parts = line.split(mark)
+        parts = [part.strip() for part in _nfc(line).split(mark)]
         if least <= len(parts) <= most:
             yield n, parts, ""
         else:
@@ -103,14 +147,19 @@ def _table(
     path: Path,
     mark: str,  # Separator
     needed: tuple,  # Columns
+    known: tuple = (),  # Columns that may be there
 ) -> Iterator:  # (line number, {column: value}, fault)
-    "Lines of a table with a header. `ManifestError` when a needed column is missing."
+    """Lines of a table with a header, whose case and blanks do not count. `ManifestError` when a
+    needed column is missing, or a known one is there under a name that is nearly right."""
     rows = _fields(path, mark, 1)
     n, names, fault = next(rows, (1, [], "the file is empty"))
-    if missing := set(needed) - set(names or ()):
-        why = fault or f"no column {', '.join(sorted(missing))}"
+    names = [known_column(name, (*needed, *known)) for name in names or ()]
+    missing = sorted(set(needed) - set(names))
+    near = near_miss([*missing, *(k for k in known if k not in names)], names)
+    if missing or near:
+        why = fault or (f"no column {', '.join(missing)}" if missing else "a column's name")
         raise ManifestError(
-            f"{display_path(path)}:{n}: {why}; the first line must name {', '.join(needed)}"
+            f"{display_path(path)}:{n}: {why}; {near}the first line must name {', '.join(needed)}"
         )
     for n, parts, fault in rows:
         if not fault and len(parts) != len(names):
@@ -121,7 +170,7 @@ def _table(
 def _transcript(path: Path) -> tuple[str, str]:  # (text, fault)
     "The text in a transcript file, on one line."
     try:
-        text = " ".join(path.read_bytes().decode("utf-8-sig").split())
+        text = " ".join(_nfc(same_name(path).read_bytes().decode("utf-8-sig")).split())
     except FileNotFoundError:
         return "", f"no transcript: {path.name} is not there"
     except UnicodeDecodeError:
@@ -143,7 +192,7 @@ def _described(
     return Found(
         audio_file=sound.relative_to(o.root).as_posix(),
         text=text,
-        speaker=speaker,
+        speaker=_nfc(speaker),
         split=split,
         line=0 if fault else 1,
         file=name,
@@ -151,14 +200,16 @@ def _described(
     )
 
 
-def _sounds(folder: Path) -> list[Path]:
-    "Recordings below a folder, sorted, without hidden ones."
-    found = []
-    for p in folder.rglob("*"):
-        hidden = any(x.startswith(".") for x in p.relative_to(folder).parts)
-        if p.suffix.lower() in SUFFIXES and not hidden:
-            found.append(p)
-    return sorted(found)
+def _sounds(folder: Path, o) -> list[Path]:
+    "Recordings below a folder, sorted, without hidden ones; what is not entered goes to `o.left`."
+    return sorted(p for p in walk(folder, o.left) if p.suffix.lower() in SUFFIXES)
+
+
+def _speaker(o, name: str = "") -> str:
+    "The name a release gives, else the option's, else one for all, which is counted."
+    if not (name.strip() or o.speaker_name):
+        o.unnamed += 1
+    return name.strip() or o.speaker_name or "speaker"
 
 # %% ../../nbs/corpus/loaders.ipynb #bc5d70a2
 _CV_COLUMNS = ("client_id", "path", "sentence")
@@ -272,7 +323,7 @@ def _ljspeech(root: Path, o) -> Iterator:
         yield Found(
             audio_file=file,
             text=(row[-1].strip() or row[1]) if row else "",
-            speaker=o.speaker_name or "speaker",
+            speaker=_speaker(o),
             line=n,
             file=shown,
             fault=fault,
@@ -296,13 +347,13 @@ def _coqui(root: Path, o) -> Iterator:
     "Rows of coqui's tables."
     for path, part in _coqui_tables(root).items():
         shown = display_path(path)
-        for n, row, fault in _table(path, "|", ("audio_file", "text")):
+        for n, row, fault in _table(path, "|", ("audio_file", "text"), ("speaker_name",)):
             extra = {k: v for k, v in row.items() if k not in COLUMNS and k != "split" and v}
             yield Found(
                 audio_file=_relative(row.get("audio_file", ""), root),
                 text=row.get("text", ""),
-                speaker=row.get("speaker_name", "").strip() or o.speaker_name or "speaker",
-                split=_PARTS.get(row.get("split", ""), part),
+                speaker="" if fault else _speaker(o, row.get("speaker_name", "")),
+                split=_PARTS.get(row.get("split", "").lower(), part),
                 extra=extra,
                 line=n,
                 file=shown,
@@ -326,7 +377,7 @@ def _vctk(root: Path, o) -> Iterator:
             f"{display_path(root)}: no folders txt and wav48_silence_trimmed (or wav48) here; "
             "is it VCTK? See the table of formats in corpus.loaders"
         )
-    for p in _sounds(max(folders)):
+    for p in _sounds(max(folders), o):
         if p.stem.endswith("_mic2"):
             continue
         speaker = p.parent.name
@@ -336,7 +387,7 @@ def _vctk(root: Path, o) -> Iterator:
 # %% ../../nbs/corpus/loaders.ipynb #3fdc0e5c
 def _libritts(root: Path, o) -> Iterator:
     "`subset/speaker/chapter/*.wav`, or without the subset's folder."
-    for p in _sounds(root):
+    for p in _sounds(root, o):
         parts = p.relative_to(root).parts
         if len(parts) < 3:
             continue
@@ -351,13 +402,13 @@ _PLAIN = set("wav wavs wav16 wav22 wav48 audio audios clips data flac mp3".split
 # %% ../../nbs/corpus/loaders.ipynb #d8f75749
 def _folder(root: Path, o) -> Iterator:
     "Every recording with the `.txt` or `.lab` of its name."
-    for p in _sounds(root):
+    for p in _sounds(root, o):
         above = p.relative_to(root).parts[:-1]
         beside = [p.with_name(p.stem + x) for x in (".txt", ".lab", ".normalized.txt")]
         transcript = next((s for s in beside if s.is_file()), p.with_suffix(".txt"))
         split = next((_PARTS[x.lower()] for x in above if x.lower() in _PARTS), "")
         named = [x for x in above if x.casefold() not in _PLAIN and x.lower() not in _PARTS]
-        speaker = named[0] if named else o.speaker_name or "speaker"
+        speaker = _speaker(o, named[0] if named else "")
         yield _described(o, p, transcript, speaker, split)
 
 # %% ../../nbs/corpus/loaders.ipynb #751fcc6b
@@ -407,9 +458,11 @@ def find_format(
         return "coqui", path
     if (path / "txt").is_dir() and any(p.is_dir() for p in path.glob("wav*")):
         return "vctk", path
-    if next(path.rglob("*.normalized.txt"), None):
+    files = list(walk(path))
+    if any(p.name.endswith(".normalized.txt") for p in files):
         return "libritts", path
-    if any(p.with_suffix(s).is_file() for p in _sounds(path) for s in (".txt", ".lab")):
+    sounds = [p for p in files if p.suffix.lower() in SUFFIXES]
+    if any(same_name(p.with_suffix(s)).is_file() for p in sounds for s in (".txt", ".lab")):
         return "folder", path
     raise ManifestError(
         f"{display_path(path)}: no corpus is recognised here. Looked for metadata.csv "
@@ -421,7 +474,7 @@ def find_format(
 # %% ../../nbs/corpus/loaders.ipynb #b3c27d4f
 def _of_metadata(path: Path) -> str:
     "ljspeech, coqui or manifest, by the first line of `metadata.csv`."
-    first = _first(path / "metadata.csv").split("|")
+    first = [known_column(c, COLUMNS) for c in _first(path / "metadata.csv").split("|")]
     if {"audio_file", "text"} <= set(first):
         return "manifest" if set(COLUMNS) <= set(first) else "coqui"
     name = first[0].strip()
@@ -434,31 +487,30 @@ def _text_fault(f: Found, script: str | None) -> str:  # Why its texts cannot be
         return "speaker: no speaker name"
     if "|" in f.text or not f.text.replace("\t", " ").isprintable():
         return "text: holds `|` or a control character"
-    if not any(map(str.isalpha, f.text)):
-        return "no letters" if f.text.strip() else "empty text"
-    if script and not SCRIPTS[script].search(f.text):
-        return f"no {script.capitalize()} letters"
-    return ""
+    return text_fault(f.text, script)
 
 # %% ../../nbs/corpus/loaders.ipynb #c0ld0002
 class _Checker:
     "Why recordings of a release cannot be used."
 
-    def __init__(self, root: Path, script: str | None, check_audio: bool, max_seconds: float):
+    def __init__(
+        self, root: Path, kind: str, script: str | None, check_audio: bool, max_seconds: float
+    ):
         self.root = root
+        self.walked = kind in _WALKED
+        self.place = Place(root)
         self.script = script
         self.check_audio = check_audio
         self.max_seconds = max_seconds
         self.seen: dict[str, int] = {}  # Lines of accepted files
-        self.safe: set[str] = set()  # Folders that are inside the root
 
     def __call__(self, f: Found) -> tuple[str, float | None]:  # (reason or "", seconds)
         if f.fault:
             return f.fault, None
         if why := outside(f.audio_file):
             return f"path: {why}", None
-        if f.audio_file in self.seen:
-            return f"duplicate: the same audio file as line {self.seen[f.audio_file]}", None
+        if (key := _nfc(f.audio_file)) in self.seen:
+            return f"duplicate: the same audio file as line {self.seen[key]}", None
         if why := _text_fault(f, self.script):
             return why, None
         try:
@@ -466,26 +518,21 @@ class _Checker:
         except AudioError as e:
             return f"{e.reason}: {e.detail}", None
         except PathError:
-            return "path: a link leads out of the folder", None
+            return f"path: {LEADS_OUT}", None
         except OSError as e:  # e.g. a name that is longer than the system allows
             return f"unreadable: {e.strerror}", None
-        self.seen[f.audio_file] = f.line
+        self.seen[key] = f.line
         return "", seconds
 
     def _path(self, file: str) -> Path:
-        "Links are resolved once per folder, not for each of a hundred thousand files."
-        path = self.root / file
-        folder = file.rpartition("/")[0] or "."
-        if folder not in self.safe:
-            inside(self.root, folder)
-            self.safe.add(folder)
-        return inside(self.root, file) if path.is_symlink() else path
+        "Inside the root, or `PathError`; linked folders that the walk entered count as inside."
+        return _walked(self.root, file) if self.walked else self.place(file)
 
     def _seconds(self, path: Path) -> float | None:
         if self.check_audio:
             return _check_audio(path, self.max_seconds).seconds
         if not path.is_file():
-            raise AudioError("missing", path, "no such file")
+            raise no_such_file(path)
         return None
 
 # %% ../../nbs/corpus/loaders.ipynb #2b48dac9
@@ -545,9 +592,15 @@ def read_corpus(
         speaker_name=speaker_name,
         root=root,
         shown=display_path(root),
+        left=[],  # (path, reason) of what the walk did not enter
+        unnamed=0,  # Recordings for which a speaker had to be made up
     )
-    check = _Checker(root, script, check_audio, max_seconds)
+    check = _Checker(root, kind, script, check_audio, max_seconds)
     rows, rejects, files = _collect(_READERS[kind](root, options), check, known)
+    rejects += [
+        Reject(0, p.relative_to(root).as_posix() or ".", why, options.shown)
+        for p, why in options.left
+    ]
     if not rows and not rejects:
         part = f" with split {split!r}" if split else ""
         raise ManifestError(
@@ -555,17 +608,26 @@ def read_corpus(
             "see the table in corpus.loaders"
         )
     columns = (*COLUMNS, "split", "duration", *dict.fromkeys(k for r in rows for k in r.extra))
-    return Corpus(root, rows, rejects, columns, root, kind, files)
+    return Corpus(root, rows, rejects, columns, root, kind, files, _remarks(options))
+
+
+def _remarks(o) -> list[str]:
+    if not o.unnamed:
+        return []
+    return [
+        f"{o.unnamed} recordings name no speaker and are taken for one, called `speaker`; "
+        "give the name, speaker_name=NAME (of a run: corpus.speaker_name=NAME)"
+    ]
 
 # %% ../../nbs/corpus/loaders.ipynb #c06b164b
 def _recognise(path, format_: str, language: str) -> tuple[str, Path, Path]:
     "(format, root of the files, the path resolved); the errors of `read_corpus`."
     if format_ not in FORMATS:
         raise ConfigError(f"format={format_!r} is not known; use one of {', '.join(FORMATS)}")
-    path = resolve(path)
+    given, path = path, find_input(path)
     if not path.exists():
         raise MissingError(
-            f"{display_path(path)}: no such folder; "
+            f"{given}: {no_such(given, 'folder')}; "
             "give the folder into which the corpus was unpacked"
         )
     root = path if path.is_dir() else path.parent

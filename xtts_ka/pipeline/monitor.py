@@ -20,7 +20,7 @@ from pathlib import Path
 from ..core.checkpoint import CheckpointManager, checkpoints
 from ..core.errors import ConfigError, MissingError
 from ..core.files import atomic_write
-from ..core.paths import display_path, resolve
+from ..core.paths import display_path, repo_root, resolve
 from ..core.progress import clock
 from .monitor_read import Training, eta, read_trainings, speed
 from .monitor_trends import Trend, running, series, trend
@@ -631,11 +631,11 @@ def _folder(args) -> Path:
             " configs/demo.yaml"
         )
     if args.dir:
-        return Path(args.dir) if Path(args.dir).is_dir() else resolve(args.dir)
+        return resolve(args.dir)
     from xtts_ka.pipeline.runner import resolve_config
     from xtts_ka.pipeline.stages import load_run
 
-    return resolve(Path("outputs") / load_run(resolve_config(args.config), args.overrides).run)
+    return repo_root() / "outputs" / load_run(resolve_config(args.config), args.overrides).run
 
 # %% ../../nbs/pipeline/monitor.ipynb #a9fa8a6a
 def analysis(

@@ -7,11 +7,10 @@ __all__ = ['PRETRAIN_STAGES', 'PretrainPipeline', 'main']
 
 # %% ../../nbs/pipeline/pretrain.ipynb #3d858807
 import argparse
-from pathlib import Path
 
 from ..core.errors import ConfigError, guarded
 from ..core.files import read_json
-from ..core.paths import resolve
+from ..core.paths import repo_root
 from .runner import resolve_config, run
 from .stages import find_stage, load_run
 
@@ -29,7 +28,7 @@ class PretrainPipeline:
     ):
         self.config, self.overrides = str(resolve_config(config)), tuple(overrides)
         self.cfg = load_run(self.config, self.overrides)
-        self.folder = resolve(Path("outputs") / self.cfg.run)
+        self.folder = repo_root() / "outputs" / self.cfg.run
 
     def run(
         self,

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['select', 'Run', 'StageDecision', 'stage_status', 'check_above', 'mark_stale', 'Screen', 'StageWatch', 'set_aside',
-           'begin_stage', 'record', 'run', 'resolve_config', 'go_on_command', 'left_out', 'block', 'Call', 'run_stages',
-           'outdate_report', 'gather_rejects', 'finish', 'renew_index', 'make_report', 'run_name', 'show_list',
-           'show_plan']
+           'begin_stage', 'record', 'run', 'check_source', 'resolve_config', 'go_on_command', 'left_out', 'block',
+           'Call', 'run_stages', 'outdate_report', 'gather_rejects', 'finish', 'renew_index', 'make_report', 'run_name',
+           'show_list', 'show_plan']
 
 # %% ../../nbs/pipeline/runner.ipynb #b3f7df1a
 import functools
@@ -25,7 +25,7 @@ from pathlib import Path
 from ..core.config import build, parse_override, read_config, to_yaml
 from ..core.errors import ConfigError, XttsKaError, advice, explained
 from ..core.files import DigestCache, atomic_write, digest, read_json, sweep
-from ..core.paths import display_path, repo_root, resolve
+from ..core.paths import display_path, find_input, no_such, repo_root
 from ..core.progress import clock
 from .fingerprint import changed, notebook_cells, output_digests, parts
 
@@ -376,8 +376,9 @@ def run(
     chosen = select(stages, only, from_, to)
     screen = Screen()
     if list_:
-        return show_list(stages, run_name(config, overrides), screen)
+        return show_list(stages, run_name(config, overrides), screen, overrides, config)
     it = Run(load_run(config and resolve_config(config), overrides, stages), stages)
+    check_source(it, chosen)
     if dry_run:
         return show_plan(it, chosen, force, screen)
     for stage in chosen:
@@ -410,6 +411,14 @@ def run(
         return finish(it, screen, code, ran)
 
 # %% ../../nbs/pipeline/runner.ipynb #502a28dc
+def check_source(run: Run, chosen: tuple):
+    "Refuse a corpus that is not there, before anything runs; `MissingError`, `ManifestError`."
+    if any(s.name == "corpus" for s in chosen) and hasattr(run.cfg.corpus, "source"):
+        from xtts_ka.corpus import sources
+
+        sources.check_source(run.cfg.corpus, run.dir / "corpus")
+
+
 def _stages_at_once(run: Run):  # `run_stages`, or the same for several stages at a time
     if run.cfg.jobs == 1:
         return run_stages
@@ -420,13 +429,10 @@ def _stages_at_once(run: Run):  # `run_stages`, or the same for several stages a
 
 def resolve_config(path) -> Path:
     "The path of a configuration, relative to the shell's folder or to the repository's root."
-    return (
-        Path(path)
-        if Path(path).exists()
-        else resolve(path)
-        if resolve(path).exists()
-        else Path(path)
-    )
+    found = find_input(path)
+    if not found.exists():
+        raise ConfigError(f"--config {path}: {no_such(path)}")
+    return found
 
 # %% ../../nbs/pipeline/runner.ipynb #830e78ef
 def go_on_command(config, overrides, only="", from_="", to="") -> str:
@@ -662,7 +668,7 @@ def run_name(
 ) -> str:
     "The name of the run, without the rest of the configuration."
     values = read_config(resolve_config(config)) if config else {}
-    given = dict(parse_override(o) for o in overrides)
+    given = dict(parse_override(o, Shared) for o in overrides if "." not in o.partition("=")[0])
     return build(
         Shared,
         {
@@ -673,14 +679,30 @@ def run_name(
     ).run
 
 # %% ../../nbs/pipeline/runner.ipynb #d81d7a6c
-def show_list(stages: tuple, name: str, screen: Screen) -> int:  # 0
-    "All stages with their recorded status."
+def show_list(stages: tuple, name: str, screen: Screen, overrides=(), config=None) -> int:  # 0
+    "All stages with their status as things stand now."
     folder = repo_root() / "outputs" / name
-    progress = Progress(folder)
+    progress, run = Progress(folder), _as_recorded(folder, stages, overrides, config)
     screen.say(f"{display_path(folder)}:")
     for stage in stages:
-        screen.say(f"  {stage.name:14} {progress[stage.name].status:8} {stage.doc}")
+        status, why = progress[stage.name].status, ""
+        if run and status == "done" and (why := stage_status(run, stage).reason):
+            status, why = "stale", f" ({why})"
+        screen.say(f"  {stage.name:14} {status:8} {stage.doc}{why}")
     return 0
+
+
+def _as_recorded(folder: Path, stages: tuple, overrides, config) -> Run | None:
+    "The run with the configuration given, else its own; None where it has none that is valid."
+    file = resolve_config(config) if config else folder / "config.yaml"
+    if not file.is_file():
+        return None
+    try:
+        return Run(load_run(file, overrides, stages), stages)
+    except ConfigError:
+        if config:
+            raise
+        return None
 
 # %% ../../nbs/pipeline/runner.ipynb #83f05195
 def show_plan(run: Run, chosen: tuple, force: bool, screen: Screen) -> int:  # 0

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ..core.config import config, load, to_dict
 from ..core.errors import ConfigError
-from ..core.paths import slug
+from ..core.paths import from_root, slug
 
 # %% ../../nbs/pipeline/stages.ipynb #5cd64634
 @dataclass(frozen=True)
@@ -255,7 +255,23 @@ def load_run(
     stages: tuple = STAGES,  # In the order they run
 ):  # An object of `run_config(stages)`
     "The resolved configuration of a run; `ConfigError` names file, line and key of what is wrong."
-    return load(run_config(stages), path, overrides)
+    cfg = load(run_config(stages), path, overrides)
+    for stage in stages:
+        for name in stage.inputs:
+            *above, last = name.split(".")
+            owner = functools.reduce(getattr, above, getattr(cfg, stage.name))
+            _as_from_root(owner, last)
+    return cfg
+
+
+def _as_from_root(owner, name: str):
+    "Stages run from the root: what was named from another working folder is renamed."
+    value = getattr(owner, name)
+    if isinstance(value, str) and (new := from_root(value)) != value:
+        setattr(owner, name, new)
+    elif isinstance(value, list) and all(isinstance(v, str) for v in value):
+        if (names := [from_root(v) for v in value]) != value:
+            setattr(owner, name, names)
 
 
 def run_language(

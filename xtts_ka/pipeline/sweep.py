@@ -48,7 +48,7 @@ from xtts_ka.pipeline.runner import (
     stage_status,
 )
 from .signals import Interrupts
-from .stages import STAGES, load_run
+from .stages import STAGES, load_run, run_config
 from .state import LockedError, Progress, RunLock
 
 # %% ../../nbs/pipeline/sweep.ipynb #a1ea58dd
@@ -80,6 +80,7 @@ def split_values(
 # %% ../../nbs/pipeline/sweep.ipynb #08e3152f
 def read_words(
     words,  # `key=a,b`
+    cls=None,  # The configuration: where its option is text, any value is valid
 ) -> dict:  # Key -> values
     "The keys of a sweep with their values; `ConfigError` for what is no override."
     out = {}
@@ -88,7 +89,7 @@ def read_words(
         if not equals:
             parse_override(word)  # It says how to write it
         for value in (values := split_values(text)):
-            parse_override(f"{key}={value}")
+            parse_override(f"{key}={value}", cls)
         if key in out:
             raise ConfigError(f"{key} is given twice; put all its values behind one `=`")
         out[key] = values
@@ -119,7 +120,7 @@ def read_trials(
     stages: tuple = STAGES,  # In the order they run
 ) -> list:  # `SweepRun`s, the last key changing fastest
     "All combinations, checked; `ConfigError` for the first that is wrong."
-    given = read_words(words)
+    given = read_words(words, run_config(stages))
     swept = [k for k, v in given.items() if len(v) > 1]
     if not swept:
         raise ConfigError(
@@ -666,6 +667,13 @@ def as_csv(
     return text.getvalue()
 
 # %% ../../nbs/pipeline/sweep.ipynb #f9948b0e
+def _plain(text: str):  # As YAML; None: it is no value of YAML
+    try:
+        return parse_override(f"value={text}")[1]
+    except ConfigError:
+        return None
+
+
 def swept_numbers(
     trials: list,  # `SweepRun`s
 ) -> (
@@ -674,7 +682,7 @@ def swept_numbers(
     "The values of the swept key."
     if len(trials[0].swept) > 1:
         return None
-    values = [parse_override(f"{k}={v}")[1] for t in trials for k, v in t.swept.items()]
+    values = [_plain(v) for t in trials for v in t.swept.values()]
     return (
         values
         if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ..core.errors import CheckpointError, MissingError
-from ..core.paths import display_path, resolve
+from ..core.paths import display_path, repo_root, resolve
 from .config import WAVLM, plain_name
 
 # %% ../../nbs/speaker/pretrained.ipynb #0e49fea4
@@ -59,7 +59,7 @@ def missing_weights(
     files: str,  # Files the folder should hold
 ) -> MissingError:
     "The one error for weights that are not here."
-    local = display_path(resolve("models") / plain_name(name).split("/")[-1])
+    local = display_path(repo_root() / "models" / plain_name(name).split("/")[-1])
     return MissingError(
         f"the speaker encoder {name!r} is not here: {why}\n"
         f"Put its files ({files}) into {local}, or name a folder that has them."
@@ -89,7 +89,7 @@ def find_model(
     files: str = WAVLM_FILES,  # What the folder should hold, for the message
 ) -> Path:  # The folder
     "Where a pretrained model lies. `MissingError` names the place to put it."
-    for folder in (resolve(name), resolve("models") / plain_name(name)):
+    for folder in (resolve(name), repo_root() / "models" / plain_name(name)):
         if folder.is_dir():
             return folder
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core.audio import write_audio
-from ..core.config import build, merge, parse_override, to_dict
+from ..core.config import build, literal, merge, parse_override, to_dict
 from ..core.errors import MissingError
 from ..core.files import atomic_write, read_jsonl, sha256_file, tree_digest, write_json
 from ..core.loop import FitResult, Interrupted, Task, fit, load_models, lr_scale
@@ -427,7 +427,8 @@ def with_overrides(
     if not isinstance(cfg, VocoderConfig):
         return load_vocoder_config(cfg, overrides)
     values = to_dict(cfg)
-    for key, value in map(parse_override, plain_overrides(list(overrides))):
+    for word in plain_overrides(list(overrides)):
+        key, value = parse_override(word, VocoderConfig)
         for part in reversed(key):
             value = {part: value}
         values = merge(values, value)
@@ -489,7 +490,7 @@ def main(
     words = plain_overrides(args.overrides)
     places = [w for w in words if w.startswith("path_to_save=")]
     cfg = load_vocoder_config(args.config, [w for w in words if w not in places])
-    out = args.out or (str(parse_override(places[-1])[1]) if places else "")
+    out = args.out or (literal(places[-1].partition("=")[2]) if places else "")
     out = out or f"outputs/vocoder-{cfg.preset or cfg.generator.kind}"
     if args.threads:
         torch.set_num_threads(args.threads)
