@@ -35,6 +35,7 @@ from ..core.progress import clock
 from .fingerprint import output_digests, parts
 
 # %% ../../nbs/pipeline/sweep.ipynb #20bca8ea
+from .kept import set_aside
 from xtts_ka.pipeline.runner import (
     Run,
     Screen,
@@ -44,7 +45,6 @@ from xtts_ka.pipeline.runner import (
     resolve_config,
     run_name,
     select,
-    set_aside,
     stage_status,
 )
 from .signals import Interrupts
