@@ -80,3 +80,59 @@ def test_braces_in_the_path_of_the_repository(tmp_path, name):
     notebook = write_notebook(tmp_path / name, "10_first", ("n = 1",))
     with pytest.raises(FileNotFoundError, match="no such folder"):  # Found and read before that
         execute(notebook, tmp_path / name / "out.ipynb", {"n": 2}, tmp_path / "no such folder")
+
+
+def lent(toys, monkeypatch, disturb):
+    "Run `t` lends `first` to run `u`; after the second file, `disturb` is called."
+    from toy_stages import TOYS
+
+    from xtts_ka.pipeline import runner, sweep
+    from xtts_ka.pipeline.stages import load_run
+    from xtts_ka.pipeline.state import Progress
+
+    toys.finish()
+    for i in range(20):
+        (toys.dir / "first" / f"{i:02}").mkdir()
+        (toys.dir / "first" / f"{i:02}" / "clip.wav").write_text("x")
+    trials = [
+        sweep.SweepRun(n, {}, [], load_run(toys.root / "c.yaml", [f"run={n}"], TOYS)) for n in "tu"
+    ]
+    t, u = (runner.Run(s.cfg, TOYS) for s in trials)
+    Progress(t.dir).update(
+        "first", outputs=runner.output_digests(t.dir, TOYS[0], t.cache), status="done"
+    )
+    take, seen = sweep.take_file, []
+
+    def take_file(*words):
+        take(*words)
+        seen.append(words[0])
+        if len(seen) == 2:
+            disturb(sweep, runner.Run(t.cfg, TOYS), TOYS[0])
+
+    monkeypatch.setattr(sweep, "take_file", take_file)
+    taken = sweep.reuse_stage(trials[1], trials, TOYS[:1], TOYS)
+    return taken, len(list(u.dir.glob("first/*/clip.wav"))), Progress(u.dir)["first"].status
+
+
+def test_a_stage_is_not_lent_while_it_is_set_aside(toys, monkeypatch):
+    import threading
+
+    at_once = []
+
+    def disturb(sweep, lender, stage):
+        at_once.append(threading.Thread(target=sweep.set_aside, args=(lender, stage)))
+        at_once[0].start()
+        at_once[0].join(0.5)
+
+    taken, clips, status = lent(toys, monkeypatch, disturb)
+    at_once[0].join()
+    assert taken == {"first": "t"} and clips == 20 and status == "done"
+    assert (toys.dir / ".old/first/19/clip.wav").exists() and not (toys.dir / "first").exists()
+
+
+def test_half_a_stage_is_never_taken_as_done(toys, monkeypatch):
+    def disturb(sweep, lender, stage):
+        (lender.dir / "first").rename(lender.dir / "moved by hand")
+
+    taken, clips, status = lent(toys, monkeypatch, disturb)
+    assert taken == {} and clips == 0 and status == "pending"
