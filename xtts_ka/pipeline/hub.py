@@ -32,7 +32,15 @@ from xtts_ka.core.errors import (
     XttsKaError,
     advice,
 )
-from ..core.files import atomic_write, fresh_dir, read_json, sha256_file, write_json
+from xtts_ka.core.files import (
+    atomic_write,
+    digest,
+    fresh_dir,
+    read_json,
+    same_access,
+    sha256_file,
+    write_json,
+)
 
 # %% ../../nbs/pipeline/hub.ipynb #db98269b
 from ..core.paths import display_path, inside, outside, repo_root, resolve
@@ -388,6 +396,13 @@ class FolderPlace:
             raise MissingError(f"{self.name}: no such folder; push a model there first")
         return ""
 
+    def state(self) -> str:
+        "Changes with every push; empty where there is nothing."
+        if not self.path.is_dir():
+            return ""
+        files = [(n, p.stat()) for n, p in walk(self.path)]
+        return digest([[n, s.st_size, s.st_mtime_ns, s.st_ino] for n, s in files]) if files else ""
+
     def files(self, revision="") -> list:
         return [Held(n, p.stat().st_size) for n, p in walk(self.path) if p.is_file()]
 
@@ -410,7 +425,18 @@ class FolderPlace:
         self, adds: dict, gone: list, message: str, private: bool, after: str = ""
     ) -> str:  # Where it lies
         """Copies beside the folder, then one exchange of names; others see the old state or the new
-        one."""
+        one. `MissingError` when somebody else has pushed since `after` was read."""
+        from filelock import FileLock
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_name(f".{self.path.name}.lock"), mode=0o666):
+            if self.state() != after:
+                raise MissingError(
+                    f"{self.name}: somebody else changed it in the meantime; do it again"
+                )
+            return self._replace(adds, gone)
+
+    def _replace(self, adds: dict, gone: list) -> str:
         kept = (
             {h.name: self.path / h.name for h in self.files() if h.name not in gone}
             if self.path.is_dir()
@@ -420,7 +446,22 @@ class FolderPlace:
             for name, source in (kept | adds).items():
                 (new / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, new / name)
+            if self.path.is_dir():
+                self._keep_access(new)
         return self.name
+
+    def _keep_access(self, new: Path):
+        "Modes, owners and groups as before; what is new gets those of the folder."
+        for path in sorted(new.rglob("*")):
+            old = self.path / path.relative_to(new)
+            same_access(old if old.exists() else self.path, path)
+            if not old.exists() and path.is_file():
+                os.chmod(path, self.path.stat().st_mode & 0o666)
+            if path.stat().st_gid != self.path.stat().st_gid and not old.exists():
+                raise ConfigError(
+                    f"{self.name}: belongs to a group that you are not in, and others could not"
+                    " read what you push; ask its owner to let you into the group"
+                )
 
 # %% ../../nbs/pipeline/hub.ipynb #e88a513c
 LOGIN = (
@@ -489,6 +530,10 @@ class HubPlace:
         from huggingface_hub import HfApi
 
         self.name, self.api = name, HfApi(library_name="xtts_ka", library_version=__version__)
+
+    def state(self) -> str:
+        "The newest commit."
+        return self.revision("")
 
     def revision(self, wanted) -> str:  # A commit, so that what follows is of one state
         with explained(self.name, "reading"):
@@ -645,7 +690,7 @@ def _sizes(files) -> dict:
 def _commit(place, goes, aside, licence, message, private, notes) -> str:
     "Upload files, card and record in one commit."
     known = place.exists()
-    state = place.revision("") if known else ""
+    state = place.state() if known else ""
     there = {h.name: h for h in place.files(state)} if known else {}
     old = (read_json(place.fetch(RECORD, state)) if RECORD in there else {}).get("files", {})
     if (
