@@ -8,7 +8,6 @@ __all__ = ['Bpe', 'BgeM3', 'TextEncoder']
 # %% ../../nbs/sovits/text_encoder.ipynb #b1c1ad2e
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -132,10 +131,17 @@ class BgeM3:
         from transformers import AutoTokenizer, XLMRobertaModel
 
         place = resolve(name) if resolve(name).is_dir() else name
-        local: dict[str, Any] = dict(local_files_only=True)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(place, **local)
-            net = XLMRobertaModel.from_pretrained(place, add_pooling_layer=False, **local)
+            self.tokenizer = AutoTokenizer.from_pretrained(
+                place, local_files_only=True, trust_remote_code=False
+            )
+            net = XLMRobertaModel.from_pretrained(
+                place,
+                add_pooling_layer=False,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
         except (OSError, ValueError) as e:
             why = str(e).splitlines()[0][:160]
             raise MissingError(
