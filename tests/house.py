@@ -246,12 +246,23 @@ def _called(node):
         return f"weights_only={keys['weights_only']}"
     if keys.get("allow_pickle", "False") != "False":
         return f"allow_pickle={keys['allow_pickle']}"
+    if call.endswith(".from_pretrained") and (why := _open_to_code(call, keys)):
+        return f"{call}: {why}"
     if call.startswith("pickle.") and not call.endswith("Error"):
         return call
     if call in ("eval", "exec", "yaml.unsafe_load", "torchaudio.load", "torch.hub.load"):
         return call
     safe = any("Safe" in ast.unparse(a) for a in node.args[1:]) or "Safe" in keys.get("Loader", "")
     return call if call in ("yaml.load", "yaml.load_all") and not safe else ""
+
+
+def _open_to_code(call, keys):
+    "A model of transformers: no code that lies beside it, weights from safetensors alone."
+    if keys.get("trust_remote_code") != "False":
+        return "without trust_remote_code=False"
+    has_weights = not any(w in call for w in ("Tokenizer", "FeatureExtractor", "Config"))
+    safe = keys.get("use_safetensors") == "True" or "state_dict" in keys
+    return "" if safe or not has_weights else "without use_safetensors=True"
 
 
 def _copies(tree):

@@ -201,6 +201,31 @@ def _source(path, head: bytes):
     return os.fspath(path)
 
 
+_JOINED = (
+    "a second recording is joined to the first, and decoders stop between them; "
+    "split the file, or convert it with a program that joins sound, not bytes"
+)
+_FLAC_BEGINS = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # Marker and STREAMINFO (RFC 9639, 8.1)
+
+
+def _ogg_is_chained(path) -> bool:
+    "Whether a stream begins after pages of another one (RFC 3533, section 4)."
+    seen = False  # A page that continues a stream
+    with open(path, "rb") as f:
+        while len(head := f.read(27)) == 27 and head[:4] == b"OggS":
+            if head[5] & 2 and seen:
+                return True
+            seen |= not head[5] & 2
+            f.seek(sum(f.read(head[26])), os.SEEK_CUR)
+    return False
+
+
+def _flac_is_chained(path) -> bool:
+    "Whether a stream begins after the first."
+    data = Path(path).read_bytes()
+    return _FLAC_BEGINS.search(data, 4) is not None
+
+
 def _check_whole(path, head: bytes):
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
         size, present, follows = _sound_chunk(path, head)
@@ -209,11 +234,16 @@ def _check_whole(path, head: bytes):
         announced = f"the header promises {size} bytes of sound"
         if size > present:
             raise AudioError("truncated", path, f"{announced}, the file has {present}")
+        if follows[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
+            raise AudioError("corrupt", path, _JOINED)
         if not _chunk_follows(follows):
             why = f"{announced}, and more bytes follow that belong to no chunk"
             raise AudioError("corrupt", path, why)
     if head[:4] == b"OggS" and not _ogg_ends(path):
         raise AudioError("truncated", path, "the last Ogg page is missing or cut")
+    chained = {b"OggS": _ogg_is_chained, b"fLaC": _flac_is_chained}.get(head[:4])
+    if chained and chained(path):
+        raise AudioError("corrupt", path, _JOINED)
 
 # %% ../../nbs/core/audio.ipynb #48cd06d4
 _KBPS = {
@@ -253,6 +283,23 @@ def _is_mp3_tail(rest: bytes) -> bool:
     return len(rest) <= 128 or not rest.strip(b"\0") or tag
 
 # %% ../../nbs/core/audio.ipynb #c0au0001
+def _check_one_mp3(path, data: bytes, at: int):
+    "`AudioError` where a length header, or a tag and then frames, follow the first frame."
+    tagged = False
+    while True:
+        if frame := _mp3_frame(data, at):
+            at += frame[0]
+            begins = re.search(rb"Xing|Info", data[at + 4 : at + 44])
+            if tagged or begins and _mp3_frame(data, at):
+                raise AudioError("corrupt", path, _JOINED)
+        elif data[at : at + 3] == b"TAG" and len(data) > at + 128:
+            at, tagged = at + 128, True
+        elif data[at : at + 3] == b"ID3":
+            at, tagged = at + _mp3_start(data[at:]), True
+        else:
+            return
+
+
 def _mp3_frames(
     path,
     guess: int,  # libsndfile's count
@@ -260,6 +307,7 @@ def _mp3_frames(
     "`guess` where a Xing header or another layer makes it exact, else the sum over the frames."
     data = Path(path).read_bytes()
     at, total = _mp3_start(data), 0
+    _check_one_mp3(path, data, at)
     if data[at : at + 200].find(b"Xing") > 0 or data[at : at + 200].find(b"Info") > 0:
         return guess
     while frame := _mp3_frame(data, at):

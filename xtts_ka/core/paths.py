@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEADS_OUT', 'repo_root', 'resolve', 'display_path', 'find_run', 'find_input', 'from_root', 'tried', 'no_such',
-           'same_name', 'likely_cause', 'same_file', 'refuse_same_file', 'refuse_same_folder', 'walk', 'inside',
-           'outside', 'slug']
+           'same_name', 'likely_cause', 'same_file', 'refuse_same_file', 'refuse_same_folder', 'walk', 'run_path',
+           'run_file', 'inside', 'outside', 'slug']
 
 # %% ../../nbs/core/paths.ipynb #7239d5db
 import configparser
@@ -258,6 +258,27 @@ def _note(left_out: list | None, path: Path, why: str):
 
 # %% ../../nbs/core/paths.ipynb #61d5b6da
 LEADS_OUT = "a link leads out of the folder"
+
+
+def run_path(
+    run: str | os.PathLike,  # Folder of a run
+    path: str | os.PathLike,  # A file below it
+) -> str:  # With `/`
+    "The path of a file as the lists of its run name it: relative to the run's folder."
+    return Path(os.path.relpath(path, run)).as_posix()
+
+
+def run_file(
+    run: str | os.PathLike,  # Folder of a run
+    said: str,  # Path as a list of this run names it
+) -> Path:  # Not required to exist
+    """The file that a list in a run's folder names.
+    Lists of older versions say `outputs/<run>/...`, also after the run was copied or renamed:
+    what stands behind the run's name is looked for in this run, never in another."""
+    parts = [p for p in Path(said).parts if p != "/"]
+    starts = [0, *(i + 2 for i, part in enumerate(parts) if part == "outputs")]
+    own = [Path(run, *parts[i:]) for i in starts if ".." not in parts and parts[i:]]
+    return next((p for p in own if os.path.exists(p)), Path(run, *parts))
 
 
 def inside(

@@ -18,10 +18,17 @@ from .errors import AudioError, ConfigError, XttsKaError
 from .files import append_jsonl, read_jsonl, sha256_file, sweep
 
 # %% ../../nbs/core/shards.ipynb #40a54ce7
+def _number(name: str, default: int, env=os.environ) -> int:
+    "A whole number from the environment; `ConfigError` for anything else."
+    text = env.get(name) or str(default)
+    if not re.fullmatch(r"-?[0-9]{1,9}", text):
+        raise ConfigError(f"{name}={text}: a whole number is expected; unset it to run alone")
+    return int(text)
+
+
 def distributed() -> tuple[int, int]:  # (rank, number of processes)
     "Rank among the processes that `torchrun` or Slurm started; (0, 1) for a single process."
-    rank = int(os.environ.get("RANK", 0))
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    rank, world = _number("RANK", 0), _number("WORLD_SIZE", 1)
     if not 0 <= rank < world:
         raise ConfigError(f"RANK={rank} and WORLD_SIZE={world} do not fit; unset both to run alone")
     return rank, world
@@ -35,7 +42,7 @@ def which_shard(
         return distributed()
     if text == "slurm":
         return _slurm(os.environ)
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
     if not found or int(found[1]) >= int(found[2]):
         raise ConfigError(f"--shard {text}: write i/n, from 0/8 to 7/8 for eight shares, or slurm")
     return int(found[1]), int(found[2])
@@ -45,21 +52,24 @@ def _slurm(env) -> tuple[int, int]:  # (rank, number of processes)
     "An array counts from its least index in steps; tasks of one job from 0."
 
     def number(name):
-        return int(env.get(name) or 0)
+        return _number(name, 0, env)
 
     if env.get("SLURM_ARRAY_TASK_ID"):
         first = number("SLURM_ARRAY_TASK_MIN")
         last = number("SLURM_ARRAY_TASK_MAX")
         step = number("SLURM_ARRAY_TASK_STEP") or 1
         count = number("SLURM_ARRAY_TASK_COUNT")
-        if (last - first) // step + 1 != count:
+        if step < 1 or (last - first) // step + 1 != count:
             raise ConfigError(
                 "--shard slurm: the array has gaps; give one as 0-7, "
                 "or name the share yourself, --shard i/n"
             )
         return (number("SLURM_ARRAY_TASK_ID") - first) // step, count
     if env.get("SLURM_PROCID") and env.get("SLURM_NTASKS"):
-        return number("SLURM_PROCID"), number("SLURM_NTASKS")
+        rank, world = number("SLURM_PROCID"), number("SLURM_NTASKS")
+        if not 0 <= rank < world:
+            raise ConfigError(f"SLURM_PROCID={rank} and SLURM_NTASKS={world} do not fit")
+        return rank, world
     raise ConfigError(
         "--shard slurm: this is no job of Slurm (neither SLURM_ARRAY_TASK_ID nor SLURM_PROCID "
         "is set); leave the option out, or write --shard i/n"
@@ -98,6 +108,14 @@ def recording_digest(path) -> str:
         raise AudioError("unreadable", path, e.strerror or str(e)) from None
 
 # %% ../../nbs/core/shards.ipynb #c4d77c60
+def _is_at(f, path) -> bool:
+    "Whether an open lock file still has its name: a process that tidies up may have removed it."
+    try:
+        return os.path.samestat(os.fstat(f.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
 def _hold(journal):
     "The open lock file of a journal's process; None when that process is running."
     f = open(journal.with_suffix(".lock"), "w")
@@ -137,9 +155,14 @@ class _Journals:
     @contextlib.contextmanager
     def lock(self):
         "Hold the lock that all processes share."
-        with open(self.journal.parent / "index.lock", "w") as f:
-            fcntl.flock(f, fcntl.LOCK_EX)
-            yield
+        path = self.journal.parent / "index.lock"
+        while True:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "w") as f:
+                fcntl.flock(f, fcntl.LOCK_EX)
+                if _is_at(f, path):
+                    yield
+                    return
 
 # %% ../../nbs/core/shards.ipynb #6f1d14d8
 class _FoldedJournals(_Journals):
@@ -162,15 +185,29 @@ class _FoldedJournals(_Journals):
             for p in done:
                 p.unlink(missing_ok=True)
 
+    def others(self) -> list[Path]:
+        "Lock files of running processes that divide the work into another number of shares."
+        found = list(self.journal.parent.glob("rank-*.lock"))
+        found = [p for p in found if not p.stem.endswith(f"-of-{self.world:04}")]
+        out = []
+        for p in sorted(found):
+            if f := _hold(p):
+                f.close()
+            else:
+                out.append(p)
+        return out
+
     def _tidy(self):
         """For a single process: remove temporary files of killed processes,
         and the folder of journals where none is left."""
         sweep(self.root, below=True)
-        if any(self.journal.parent.glob("*.jsonl")):
-            return
-        for p in self.journal.parent.glob("*.lock"):
-            p.unlink(missing_ok=True)
-        self.journal.parent.rmdir()
+        with self.lock():
+            if any(self.journal.parent.glob("*.jsonl")):
+                return
+            for p in self.journal.parent.glob("*.lock"):
+                p.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # Another process has begun, and waits for us
+                self.journal.parent.rmdir()
 
 # %% ../../nbs/core/shards.ipynb #e0ab491d
 class Shards(_FoldedJournals):
@@ -192,8 +229,17 @@ class Shards(_FoldedJournals):
     def _claim(self):
         "Hold the lock of this rank; `XttsKaError` where another process has it."
         for _ in range(100):  # another process may be testing the lock just now
-            if held := _hold(self.journal):
-                return held
+            with self.lock():
+                if others := self.others():
+                    rank, _, count = others[0].stem.removeprefix("rank-").partition("-of-")
+                    raise XttsKaError(
+                        f"{self.root}: another process writes {self.what} here as share "
+                        f"{int(rank)}/{int(count)}, this one would be {self.rank}/{self.world}; "
+                        f"wait for it, give the same number of shares to all, or give another "
+                        f"{self.option}"
+                    )
+                if held := _hold(self.journal):
+                    return held
             time.sleep(0.02)
         raise XttsKaError(
             f"{self.root}: another process writes {self.what} here; "

@@ -16,7 +16,7 @@ import torch
 
 from ..core.audio import read_audio, resample, set_level, write_audio
 from ..core.files import read_json, write_json
-from ..core.paths import resolve, slug
+from ..core.paths import run_file, slug
 from ..core.progress import bar
 from .recogniser import Recogniser, error_rate
 from ..xtts.features import OUTPUT_SAMPLE_RATE, SAMPLE_RATE
@@ -176,7 +176,7 @@ def sovits_chains(
     endings = read_json(file) if file.is_file() else {}
     out: dict[str, list] = {"sovits2 copy": [], "sovits2": []}
     for path, text, speaker in _sovits_rows(run):
-        path = resolve(path)
+        path = run_file(run, path)
         copy = path.with_name(f"{path.stem}-copy.wav")
         stopped = endings.get(path.name, False)
         for name, file, ended in (("sovits2 copy", copy, True), ("sovits2", path, stopped)):

@@ -16,7 +16,7 @@ from ..core.audio import resample, rms_db, write_audio
 from ..core.errors import MissingError
 from ..core.files import atomic_write, read_json, write_json
 from ..core.manifest import Reject, write_rejects
-from ..core.paths import display_path, slug
+from ..core.paths import run_path, slug
 from ..core.progress import bar
 from ..corpus.clips import Clips
 from .config import EvaluateConfig
@@ -246,8 +246,9 @@ class Evaluation(_Comparison):
         for k, text in enumerate(self.sayable()):
             jobs += [(text, s, f"say_{k:02}_{slug(s)}", None) for s in self.model.speakers]
         self.utterances = [self.say(*job) for job in bar(jobs, "speaking")]
-        lines = [f"{display_path(u.path)}\t{u.text}\t{u.speaker}\txtts" for u in self.utterances]
-        atomic_write(self.out.parent / "spoken.tsv", "".join(f"{line}\n" for line in lines))
+        run = self.out.parent
+        lines = [f"{run_path(run, u.path)}\t{u.text}\t{u.speaker}\txtts" for u in self.utterances]
+        atomic_write(run / "spoken.tsv", "".join(f"{line}\n" for line in lines))
         return self.utterances
 
     def _held_out_jobs(self) -> list[tuple]:  # (text, speaker, file name, clip)

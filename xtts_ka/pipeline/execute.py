@@ -219,8 +219,7 @@ def execute(
 
     try:
         papermill.execute_notebook(
-            str(notebook),
-            str(output),
+            *(str(p).replace("{", "{{").replace("}", "}}") for p in (notebook, output)),
             parameters,
             engine_name="xtts_ka",
             kernel_name="python3",

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ..core.checkpoint import CheckpointManager, checkpoints
 from ..core.errors import ConfigError, MissingError
-from ..core.files import atomic_write
+from ..core.files import atomic_write, remove
 from ..core.paths import display_path, repo_root, resolve
 from ..core.progress import clock
 from .monitor_read import Training, eta, read_trainings, speed
@@ -466,7 +466,7 @@ def cleanup(
     ]
     for f in found if delete else ():
         try:
-            shutil.rmtree(f.path)
+            remove(f.path)
         except FileNotFoundError:
             pass  # the training itself was faster
     total = sum(f.bytes for f in found) / 1e6

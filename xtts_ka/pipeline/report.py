@@ -30,7 +30,7 @@ from urllib.parse import quote
 
 from ..core.errors import AudioError, PathError, XttsKaError
 from ..core.files import fresh_dir, read_json
-from ..core.paths import display_path, repo_root, resolve, slug
+from ..core.paths import display_path, repo_root, resolve, run_file, slug
 from .stages import STAGES
 from .state import Progress, StageState, covered
 
@@ -298,7 +298,9 @@ class Media:
         self,
         folder,  # report/media
         allowed,  # Folders that sounds may come from
+        run=None,  # Folder of the run; its own files come first, see `run_file`
     ):
+        self.run = run
         self.folder, self.allowed = Path(folder), [Path(os.path.realpath(a)) for a in allowed]
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -310,7 +312,8 @@ class Media:
 
     def check(self, path) -> Path:
         "The real path of a sound that may be copied."
-        real = Path(os.path.realpath(resolve(path)))
+        own = run_file(self.run, str(path)) if self.run else path
+        real = Path(os.path.realpath(resolve(own if os.path.exists(own) else path)))
         if real.suffix.lower() not in AUDIO_TYPES:
             raise AudioError("unreadable", path, f"not one of {', '.join(AUDIO_TYPES)}")
         if not any(real.is_relative_to(a) for a in self.allowed):
@@ -735,7 +738,8 @@ def read_spoken(
             if line and line.count("\t") != 3
         ]
         for wav, text, speaker, by in (line.split("\t") for line in lines if line.count("\t") == 3):
-            items.append(media.audio(wav, text=text, speaker=speaker, caption="", by=by))
+            sound = run_file(run_dir, wav)
+            items.append(media.audio(sound, text=text, speaker=speaker, caption="", by=by))
     rates = _error_rates(run_dir)
     items.sort(key=lambda i: rates.get(i["by"], float("inf")))
     made = list(dict.fromkeys(i["by"] for i in items))
@@ -1095,7 +1099,7 @@ def write_report(
     with fresh_dir(run_dir / "report") as folder:
         folder = Path(folder)
         media, links = (
-            Media(folder / "media", [repo_root(), run_dir]),
+            Media(folder / "media", [repo_root(), run_dir], run_dir),
             {s.name: s.href for s in stages},
         )
         found = [blocks(s.nb, media, s.name, links) if s.nb else [] for s in stages]

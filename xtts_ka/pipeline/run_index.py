@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from ..core.errors import PathError, XttsKaError
 from ..core.files import atomic_write
-from ..core.paths import display_path, outside, resolve
+from ..core.paths import display_path, outside, resolve, run_file
 from xtts_ka.pipeline.report import (
     AUDIO_TYPES,
     _environment,
@@ -36,17 +36,15 @@ def link(
 
 def find_sound(
     run: Path,  # Folder of the run
-    said: str,  # Path as `spoken.tsv` has it, from the repository's root
+    said: str,  # Path as `spoken.tsv` has it, see `run_file`
 ) -> Path | None:  # The file; None: there is none to play
     "The path of a synthesized sentence; it must lie inside the runs' folder."
     if outside(said.lstrip("/")):
         return None
-    parts, home = Path(said).parts, os.path.realpath(run.parent)
-    for path in ([run.joinpath(*parts[i:]) for i in (2, 1) if len(parts) > i]) + [resolve(said)]:
-        real = Path(os.path.realpath(path))
-        if real.suffix.lower() in AUDIO_TYPES and real.is_relative_to(home) and real.is_file():
-            return path
-    return None
+    path, home = run_file(run, said), os.path.realpath(run.parent)
+    real = Path(os.path.realpath(path))
+    found = real.suffix.lower() in AUDIO_TYPES and real.is_relative_to(home) and real.is_file()
+    return path if found else None
 
 # %% ../../nbs/pipeline/run_index.ipynb #6d5a3b39
 def _plain(v):

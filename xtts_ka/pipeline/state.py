@@ -135,6 +135,21 @@ def _alive(holder: dict) -> bool:
     return True
 
 # %% ../../nbs/pipeline/state.ipynb #7907f085
+def _claim_folder(path: Path) -> int | None:  # File descriptor; None: another process has it
+    "A lock on the folder itself, which a process keeps when the file `.lock` is deleted."
+    import fcntl
+
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    except OSError:
+        pass  # A file system without locks on folders: the file alone must do
+    return fd
+
+
 class RunLock:
     "Context manager: the only run in a folder, or `LockedError`."
 
@@ -146,6 +161,7 @@ class RunLock:
         patience: float = 60.0,
     ):
         self.path, self.patience, self.fd = Path(run_dir) / ".lock", patience, None
+        self.folder: int | None = None  # Holds the folder itself: `.lock` may be deleted by hand
 
     def __enter__(self):
         import fcntl
@@ -162,13 +178,18 @@ class RunLock:
                 if _alive(holder) or time.monotonic() > end:
                     self._refuse(holder)
                 time.sleep(0.2)
+        self.folder = _claim_folder(self.path.parent)
+        if self.folder is None:
+            self._refuse({})
         self._sign()
         return self
 
     def __exit__(self, *_):
         os.ftruncate(self.fd, 0)
         os.close(self.fd)
-        self.fd = None
+        if self.folder is not None:
+            os.close(self.folder)
+        self.fd = self.folder = None
 
     def holder(self) -> dict:
         "Who holds the lock: pid, host, start; empty when it is not written (yet)."

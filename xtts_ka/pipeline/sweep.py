@@ -28,13 +28,14 @@ from pathlib import Path
 
 from ..core.config import parse_override, to_dict, to_yaml
 from ..core.errors import ConfigError, XttsKaError, explained
-from ..core.files import atomic_write, digest, fresh_dir
+from ..core.files import atomic_write, digest, fresh_dir, remove
 from ..core.files import sweep as remove_left_over
 from ..core.paths import display_path, repo_root, slug
 from ..core.progress import clock
 from .fingerprint import output_digests, parts
 
 # %% ../../nbs/pipeline/sweep.ipynb #20bca8ea
+from .kept import lending, set_aside
 from xtts_ka.pipeline.runner import (
     Run,
     Screen,
@@ -44,7 +45,6 @@ from xtts_ka.pipeline.runner import (
     resolve_config,
     run_name,
     select,
-    set_aside,
     stage_status,
 )
 from .signals import Interrupts
@@ -243,12 +243,17 @@ def copy_stage(
         )
         return os.replace(aside, target)
     with fresh_dir(target) as aside:
-        for folder, _, files in os.walk(source):
+        for folder, folders, files in os.walk(source, onerror=_raise):
             here = aside / Path(folder).relative_to(source)
             here.mkdir(exist_ok=True)
-            for name in files:
-                if not name.startswith(".tmp-"):
+            for name in files + [f for f in folders if os.path.islink(Path(folder) / f)]:
+                if not name.startswith(".tmp-") and not name.endswith(".lock"):
                     take_file(Path(folder) / name, here / name, old, new)
+
+
+def _raise(error: OSError):
+    "A folder that cannot be listed (it was just moved away) is an error, not an empty one."
+    raise error
 
 # %% ../../nbs/pipeline/sweep.ipynb #a3f6447a
 class PatientLock(RunLock):
@@ -283,17 +288,40 @@ def link_outputs(
     lender: Run,
     taker: Run,  # Locked by the caller
     stage,  # `Stage`
-):
+    parts: dict,  # Of the stage, as the taker would make it
+) -> bool:  # False: by now the lender has other outputs, or none
     "Copy a finished stage from one run to another."
+    with lending(lender.dir):
+        if not lends(lender := Run(lender.cfg, lender.stages), stage, parts):
+            return False
+        set_aside(taker, stage)
+        lost = _copy_outputs(lender, taker, stage)
+        if not lends(lender := Run(lender.cfg, lender.stages), stage, parts):
+            for output in stage.outputs:
+                remove(taker.dir / output)
+            return False
+        if lost:
+            raise lost
+        state = asdict(lender.progress[stage.name])
+    if (notebook := lender.copy(stage)).is_file():
+        names = display_path(lender.dir), display_path(taker.dir)
+        atomic_write(taker.copy(stage), renamed(notebook.read_bytes(), *names))
+    found = output_digests(taker.dir, stage, taker.cache)
+    taker.progress.update(stage.name, **(state | {"status": "done", "outputs": found}))
+    return True
+
+
+def _copy_outputs(lender: Run, taker: Run, stage) -> OSError | None:  # What was not found
+    "The files, and what is known of their digests."
     old, new = display_path(lender.dir), display_path(taker.dir)
-    set_aside(taker, stage)
     taker.progress.update(
         stage.name, status="pending", fingerprint="", fingerprint_parts={}, outputs={}
     )  # Killed half-way, it begins anew
-    for output in stage.outputs:
-        copy_stage(lender.dir / output, taker.dir / output, old, new)
-    if (notebook := lender.copy(stage)).is_file():
-        atomic_write(taker.copy(stage), renamed(notebook.read_bytes(), old, new))
+    try:
+        for output in stage.outputs:
+            copy_stage(lender.dir / output, taker.dir / output, old, new)
+    except FileNotFoundError as e:
+        return e
     ours, theirs = f"{os.path.abspath(taker.dir)}{os.sep}", f"{os.path.abspath(lender.dir)}{os.sep}"
     known = {
         ours + k[len(theirs) :]: v for k, v in lender.cache.known.items() if k.startswith(theirs)
@@ -301,11 +329,7 @@ def link_outputs(
     taker.cache.known |= (
         known  # Size, date and inode stand beside each: what was copied is read again
     )
-    state = asdict(lender.progress[stage.name])
-    taker.progress.update(
-        stage.name,
-        **(state | {"status": "done", "outputs": output_digests(taker.dir, stage, taker.cache)}),
-    )
+    return None
 
 # %% ../../nbs/pipeline/sweep.ipynb #8c7fd5ea
 def reuse_stage(
@@ -328,11 +352,10 @@ def reuse_stage(
                 continue
             if not (verdict := stage_status(run, stage)).reason:
                 continue
-            if lender := next(
-                (line for line in lenders if lends(line, stage, verdict.parts)), None
-            ):
-                link_outputs(lender, run, stage)
-                taken[stage.name] = lender.cfg.run
+            for lender in (one for one in lenders if lends(one, stage, verdict.parts)):
+                if link_outputs(lender, run, stage, verdict.parts):
+                    taken[stage.name] = lender.cfg.run
+                    break
         if taken:
             run.cache.save()
     return taken

@@ -206,9 +206,14 @@ def _load_qwen(init: str, sizes: dict):
     from transformers import Qwen2Model
 
     place = resolve(init) if resolve(init).is_dir() else init
-    options: dict[str, Any] = dict(attn_implementation="eager", local_files_only=True)
     try:
-        net = Qwen2Model.from_pretrained(place, **options)
+        net = Qwen2Model.from_pretrained(
+            place,
+            attn_implementation="eager",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
     except (OSError, ValueError) as e:
         why = str(e).splitlines()[0][:160]
         raise MissingError(

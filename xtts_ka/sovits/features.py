@@ -9,7 +9,6 @@ __all__ = ['TOKEN_RATE', 'FRAME_RATE', 'SAMPLE_RATE', 'N_MELS', 'FORMANT_BANDS',
 
 # %% ../../nbs/sovits/features.ipynb #775a103b
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -137,10 +136,17 @@ def _load_hubert(name: str, layer: int) -> tuple:  # (feature extractor, model)
     from transformers import AutoFeatureExtractor, AutoModel
 
     place = resolve(name) if resolve(name).is_dir() else name
-    local: dict[str, Any] = dict(local_files_only=True)
-    try:
-        prepare = AutoFeatureExtractor.from_pretrained(place, **local)
-        net = AutoModel.from_pretrained(place, dtype=torch.float32, **local)
+    try:  # Code that lies beside a model is never run, nor are pickles read
+        prepare = AutoFeatureExtractor.from_pretrained(
+            place, local_files_only=True, trust_remote_code=False
+        )
+        net = AutoModel.from_pretrained(
+            place,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
     except (OSError, ValueError) as e:
         why = str(e).splitlines()[0][:160]
         raise MissingError(

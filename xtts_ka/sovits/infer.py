@@ -18,8 +18,15 @@ from torch import Tensor
 
 from ..core.audio import is_silent, read_audio, set_level
 from ..core.config import build
-from ..core.errors import AudioError, ConfigError, MissingError, XttsKaError
+from xtts_ka.core.errors import (
+    AudioError,
+    CheckpointError,
+    ConfigError,
+    MissingError,
+    XttsKaError,
+)
 from ..core.files import read_json, write_json
+from ..core.foreign import budget, check_state, reading
 from ..core.progress import bar
 from ..core.randomness import torch_rng
 from ..core.synthesis import SynthesisResult
@@ -517,11 +524,37 @@ def load_model(
             f"{folder}: no GPT-SoVITS2 model here (config.json is missing);"
             " the stage sovits2 writes one to outputs/RUN/sovits2/model"
         )
-    about = read_json(folder / "config.json")
+    about = read_json(folder / "config.json", _CONFIG)
+    numbers = sum(p.stat().st_size for p in folder.glob("*.safetensors")) // 4
+    with reading(folder):
+        features = read_json(folder / "semantic.json", {"semantic": dict})["semantic"]
+        numbers += 2**27 if features.get("features") else 0  # A speech model from another folder
+        texts = BgeM3(bge or about["bge"]) if about["bge"] else None
+        with budget(numbers, folder):
+            return _assembled(folder, about, texts)
+
+
+# More would need minutes of reference, or never end
+_CONFIG = {
+    "language": str,
+    "prompt_seconds": float,
+    "bge": (type(None), str),
+    "limits?": (type(None), {"stay": int, "tail": int, "after": int, "pace": float}),
+    "texts?": (type(None), {"words": int, "inside": str, "ends": str}),
+}
+
+
+def _assembled(folder: Path, about: dict, bge: BgeM3 | None) -> Sovits:
     tokenizer = SemanticTokenizer.load(folder)
     ar, bpe = load_ar(folder, tokenizer)
+    for name, net in (("semantic", tokenizer.net), ("ar", ar)):
+        check_state(dict(net.state_dict()), folder / f"{name}.safetensors")
     text = build(TextConfig, read_json(folder / "ar.json")["text"])
     limits = about.get("limits")  # older models have none
+    if not 0 <= about["prompt_seconds"] <= 600:
+        raise CheckpointError(
+            f"{folder}/config.json: prompt_seconds is {about['prompt_seconds']}; at most 600"
+        )
     return Sovits(
         tokenizer,
         ar,
@@ -529,7 +562,7 @@ def load_model(
         Decoder.load(folder, TextEncoder(text, bpe.size)),
         language=about["language"],
         prompt_seconds=about["prompt_seconds"],
-        bge=BgeM3(bge or about["bge"]) if about["bge"] else None,
+        bge=bge,
         limits=Limits(**limits) if limits else None,
         texts=about.get("texts"),
     )

@@ -23,7 +23,7 @@ from ..core.errors import ManifestError, MissingError
 from ..core.files import atomic_write, digest, write_json
 from ..core.loop import FitResult, fit, load_models
 from ..core.manifest import write_rejects
-from ..core.paths import display_path, slug
+from ..core.paths import display_path, run_path, slug
 from ..core.progress import bar
 from ..core.ragged import RaggedArray, current_array
 from ..core.randomness import seeded_step
@@ -278,7 +278,7 @@ def write_sentences(
             {"text": piece.text, "pieces": bpe.pieces(piece.text), "path": positions}
             for piece, positions in zip(result.pieces, result.positions)
         ]
-        lines.append(f"{display_path(path)}\t{u.text}\t{u.speaker}\tsovits2\n")
+        lines.append(f"{run_path(out.parent, path)}\t{u.text}\t{u.speaker}\tsovits2\n")
     write_json(out / "endings.json", endings)
     write_json(out / "alignments.json", alignments)
     atomic_write(out / "spoken.tsv", "".join(lines))

@@ -8,7 +8,6 @@ __all__ = ['Bpe', 'BgeM3', 'TextEncoder']
 # %% ../../nbs/sovits/text_encoder.ipynb #b1c1ad2e
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor, nn
 
 from ..core.errors import ConfigError, MissingError, XttsKaError
-from ..core.files import atomic_write
+from ..core.files import atomic_write, read_json
+from ..core.foreign import reading
 from ..core.paths import resolve
 from ..core.rotary import rotary
 from .config import TextConfig
@@ -109,10 +109,16 @@ class Bpe:
         "Read `bpe.json`. `MissingError` for no file, `XttsKaError` for another tokenizer."
         if not Path(path).is_file():
             raise MissingError(f"{path}: no tokenizer here; `xtts-ka sovits prepare` writes it")
-        try:
-            t = Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
-        except Exception as e:  # the library raises plain Exception
-            raise XttsKaError(f"{path}: not a tokenizer file ({e}); run the stage again") from e
+        content = read_json(path, {"model": {"type": str, "vocab": {str: int}, "merges": list}})
+        ours = [json.loads(_tokenizer(models.BPE(), lower).to_str()) for lower in (False, True)]
+        parts = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+        if not any(all(content.get(p) == own[p] for p in parts) for own in ours):
+            raise XttsKaError(
+                f"{path}: splits or spells texts in another way than `xtts-ka sovits` writes it; "
+                "run the stage again"
+            )
+        with reading(path):
+            t = Tokenizer.from_str(json.dumps(content))
         if t.token_to_id("<0x00>") != 0:
             raise XttsKaError(
                 f"{path}: a tokenizer without bytes as its first ids;"
@@ -132,10 +138,17 @@ class BgeM3:
         from transformers import AutoTokenizer, XLMRobertaModel
 
         place = resolve(name) if resolve(name).is_dir() else name
-        local: dict[str, Any] = dict(local_files_only=True)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(place, **local)
-            net = XLMRobertaModel.from_pretrained(place, add_pooling_layer=False, **local)
+            self.tokenizer = AutoTokenizer.from_pretrained(
+                place, local_files_only=True, trust_remote_code=False
+            )
+            net = XLMRobertaModel.from_pretrained(
+                place,
+                add_pooling_layer=False,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
         except (OSError, ValueError) as e:
             why = str(e).splitlines()[0][:160]
             raise MissingError(

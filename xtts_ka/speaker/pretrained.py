@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from ..core.checkpoint import check_archive
 from ..core.errors import CheckpointError, MissingError
 from ..core.paths import display_path, repo_root, resolve
 from .config import WAVLM, plain_name
@@ -24,6 +25,7 @@ def read_state(path: Path) -> dict:
         raise MissingError(f"{display_path(path)}: there is no such file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    check_archive(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

@@ -12,7 +12,6 @@ __all__ = ['Recordings', 'load_recordings', 'load_data', 'start_network', 'wide_
 import dataclasses
 import math
 import os
-import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import nn
 from ..core.audio import write_audio
 from ..core.config import to_dict
 from ..core.errors import ConfigError, MissingError
-from ..core.files import digest, write_json
+from ..core.files import digest, remove, write_json
 from ..core.loop import FitResult, Task, fit, load_models
 from ..core.paths import display_path, resolve, slug
 from .augment import Augmenter
@@ -416,7 +415,7 @@ class Artefacts:
         folders = [p for p in self.folder.iterdir() if p.is_dir()]
         folders.sort(key=lambda p: (int(p.name[-6:]), p.name))
         for old in folders[: -self.cfg.keep_audio or None]:
-            shutil.rmtree(old)
+            remove(old)
 
     def metrics(self, values: dict, step: int):
         for s in self.sinks:

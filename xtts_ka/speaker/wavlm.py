@@ -255,6 +255,7 @@ def _with_weights(hf: dict, head: bool, weights: Path):
         None,
         config=WavLMConfig.from_dict(hf),
         state_dict=read_state(weights),
+        trust_remote_code=False,
         output_loading_info=True,
         dtype=torch.float32,
     )

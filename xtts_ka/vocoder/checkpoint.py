@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..core.checkpoint import read_checkpoint
+from ..core.checkpoint import check_archive, read_checkpoint
 from ..core.config import build, to_dict
 from ..core.errors import CheckpointError, ConfigError, MissingError
 from ..core.files import atomic_write, read_json, sha256_file, write_json
@@ -122,6 +122,7 @@ def _tensors(content, path) -> dict:
 
 # %% ../../nbs/vocoder/checkpoint.ipynb #332e6e41
 def _read_pt(path) -> dict:
+    check_archive(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # a foreign file may raise anything in the restricted unpickler

@@ -214,7 +214,11 @@ def _load_fastspeech2(folder: Path):
     place = display_path(folder)
     try:
         loaded: Any = FastSpeech2ConformerModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         reason = str(e).splitlines()[0][:200]

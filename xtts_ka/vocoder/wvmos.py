@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.audio import resample
+from ..core.checkpoint import check_archive
 from ..core.errors import CheckpointError, MissingError
 from ..core.files import sha256_file
 from ..core.paths import display_path, resolve
@@ -105,6 +106,7 @@ def _load(path: Path):
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as e:
         reason = str(e).splitlines()[0][:120]

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.checkpoint import check_archive
 from ..core.errors import CheckpointError, ConfigError, MissingError
 from ..core.files import atomic_write, fresh_dir, read_json, write_json
 from ..core.paths import display_path, resolve, slug
@@ -158,6 +159,7 @@ def load_tensors(
             f"{display_path(path)}: not a checkpoint of torch 1.6 or later, or cut off; take it "
             "again from where it came from"
         )
+    check_archive(path)
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
         foreign = [n for n in names if not n.startswith(_KNOWN)]

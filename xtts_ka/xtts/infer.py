@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 
 from ..core.audio import is_silent, read_audio
-from ..core.errors import ConfigError, MissingError, XttsKaError
-from ..core.files import atomic_write, digest, read_json, sha256_file
+from ..core.errors import CheckpointError, ConfigError, MissingError, XttsKaError
+from ..core.files import atomic_write, digest, sha256_file
+from ..core.foreign import reading
 from ..core.synthesis import SynthesisResult
 from ..text.chunks import ENDS, pieces
 from ..text.normalize import normalize
@@ -133,7 +134,7 @@ def read_about(
     path = Path(folder) / "export.json"
     if not path.is_file():
         return {}
-    return read_json(path).get("about") or {}
+    return verify_export(folder, only=()).get("about") or {}
 
 
 def read_pace(
@@ -141,7 +142,11 @@ def read_pace(
 ) -> LengthPrior | None:
     "Length prior of its training clips, where it is recorded."
     about = read_about(folder)
-    return LengthPrior(**about["pace"]) if about.get("pace") else None
+    with reading(Path(folder) / "export.json"):
+        pace = LengthPrior(**about["pace"]) if about.get("pace") else None
+        if pace and not (0 < pace.spread < 2 and 0 <= pace.slope < 1000 and pace.expected(1) < 1e4):
+            raise CheckpointError(f"{folder}/export.json: a pace that no speech has; export again")
+    return pace
 
 
 def read_heads(
@@ -186,7 +191,8 @@ class _Export:
         self.pace = read_pace(self.folder)  # `LengthPrior`, or None
         self.cache = VoiceCache(voices)
         self.maker = ""  # digest of the weights that voices are made with, once needed
-        self.watch = watched(self.gpt, self.vocabulary, read_heads(self.folder))
+        with reading(self.folder):
+            self.watch = watched(self.gpt, self.vocabulary, read_heads(self.folder))
         self.engine = FastGPT(self.gpt, precision) if precision else self.gpt
         self.wave = FastDecoder(self.decoder.waveform_decoder, precision) if precision else None
         self.reader = load_reader(self.folder)

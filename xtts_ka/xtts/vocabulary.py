@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPECIAL', 'CLIENT_LANGUAGES', 'GEORGIAN', 'alphabet', 'learn_merges', 'make_vocab', 'settled', 'extend_vocab',
-           'Vocabulary', 'default_language']
+           'check_vocab', 'parse_vocab', 'Vocabulary', 'default_language']
 
 # %% ../../nbs/xtts/vocabulary.ipynb #dab5d66d
 import copy
@@ -15,8 +15,9 @@ from string import ascii_lowercase
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from ..core.errors import ConfigError, MissingError, XttsKaError
-from ..core.files import digest, read_json, write_json
+from ..core.errors import CheckpointError, ConfigError, MissingError, XttsKaError
+from ..core.files import digest, misfit, read_json, write_json
+from ..core.foreign import reading
 from ..text.config import romanized_spelling
 from ..text.letters import LETTERS, deromanize, romanize
 from ..text.normalize import PUNCTUATION
@@ -195,7 +196,7 @@ def settled(
     """A copy in which every added token is in `model.vocab` under the id that the library gives it,
     and visible to the normaliser. XttsKaError when two tokens share an id."""
     out = copy.deepcopy(content)
-    ids = Tokenizer.from_str(json.dumps(content)).get_vocab()
+    ids = parse_vocab(content).get_vocab()
     if len(set(ids.values())) < len(ids):
         raise XttsKaError(
             "vocab.json: two tokens have the same id; take the file again from where the weights "
@@ -295,6 +296,80 @@ def _romanized(out: dict, carrier: str) -> dict:
     return out
 
 # %% ../../nbs/xtts/vocabulary.ipynb #814e6a99
+_VOCAB = {
+    "model": {"type": str, "vocab": {str: int}, "merges": list},
+    "added_tokens": [{"id": int, "content": str}],
+}
+_PLAIN_RULES = ("Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents", "Strip")
+_SPLITS = (None, "Whitespace", "WhitespaceSplit")
+# `_routing`, and what `_sparing` makes of it: no repetition inside another, so no explosion
+_ROUTING = re.compile(r"\^\\\[(\(\?!\w+(-\w+)?\\\]\))?\[a-z-\]\+\\\](\(\?=\.\*\[[^\[\]]*\]\))?")
+
+
+def _foreign_rule(rule) -> str:  # What is wrong with it, or ""
+    if misfit(rule, {"type": str}):
+        return "a rule without a type"
+    if rule["type"] in _PLAIN_RULES:
+        return ""
+    if rule["type"] != "Replace":
+        return f"a rule of type {rule['type']!r}"
+    like = {"pattern": ({"String": str}, {"Regex": str}), "content": str}
+    if why := misfit(rule, like):
+        return f"a rule in which {why}"
+    pattern = rule["pattern"]
+    if len(rule["content"]) > 100 or pattern.get("String") == "":
+        return "a rule that writes too much"
+    routes = "String" in pattern or _ROUTING.fullmatch(pattern["Regex"])
+    return "" if routes else f"the pattern {pattern['Regex'][:60]!r}"
+
+
+def check_vocab(
+    content,  # Of a `vocab.json`
+    path="vocab.json",  # Its name in the message
+) -> dict:  # The same
+    "`CheckpointError` for what is no vocabulary of XTTS, or could take any amount of time."
+    why = misfit(content, _VOCAB)
+    if not why and content["model"]["type"] != "BPE":
+        why = f"`model.type` is {content['model']['type']!r}, not 'BPE'"
+    if not why:
+        rules = content.get("normalizer")
+        sequence = {"type": str, "normalizers": list}
+        ill = rules is not None and misfit(rules, ({"type": str, "pattern?": dict}, sequence))
+        found = [] if ill else _rules(rules)
+        foreign = ["too many rules"] if len(found) > 500 else map(_foreign_rule, found)
+        why = ill or next(filter(None, foreign), "")
+    split = content.get("pre_tokenizer") if not why else None
+    if (split and split.get("type") if isinstance(split, dict) else split) not in _SPLITS:
+        why = "a way of splitting that XTTS does not have"
+    if why:
+        raise CheckpointError(
+            f"{path}: not a vocabulary of XTTS ({why}); take it again from where the weights came "
+            "from"
+        )
+    return content
+
+
+_EMPTY = {
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": [],
+    "pre_tokenizer": None,
+    "post_processor": None,
+    "decoder": None,
+    "model": {"type": "BPE", "vocab": {}, "merges": []},
+}
+
+
+def parse_vocab(
+    content: dict,  # Of a `vocab.json`
+    path="vocab.json",  # Its name in the message
+) -> Tokenizer:
+    "The tokenizer of a checked file; `CheckpointError` where the library cannot make one."
+    with reading(path):
+        return Tokenizer.from_str(json.dumps(check_vocab(content, path)))
+
+
 _TAG = re.compile(r"\[[a-z]{2,3}(-[a-z]+)?\]")
 
 
@@ -308,7 +383,11 @@ class Vocabulary:
         language: str,  # The language tag put before the text
     ):
         self.content, self.language = content, language
-        self.tokenizer = Tokenizer.from_str(json.dumps(content))
+        self.tokenizer = parse_vocab(content)
+        rules = _rules(content.get("normalizer"))
+        self.replacements = [
+            parse_vocab({**_EMPTY, "normalizer": rule}).normalizer for rule in rules
+        ]
         self.ids = self.tokenizer.get_vocab()
         self.names = {i: t for t, i in self.ids.items()}
         lacking = [t for t in SPECIAL if t not in self.ids]
@@ -363,7 +442,16 @@ class Vocabulary:
         write_json(path, self.content)
 
     def normalised(self, text: str) -> str:  # What the file's own normaliser makes of it
-        return self.tokenizer.normalizer.normalize_str(text) if self.tokenizer.normalizer else text
+        """`CheckpointError` when rules of its own make far more of a text: one that doubles a
+        letter, thirty times over, needs gigabytes."""
+        out, most = text, 1000 + 20 * len(text)
+        for rule in self.replacements:
+            if len(out := rule.normalize_str(out)) > most:
+                raise CheckpointError(
+                    f"the vocabulary's own rules make more than {most} characters of {len(text)}; "
+                    "it is not one of XTTS"
+                )
+        return out
 
     def encode(
         self,
@@ -374,7 +462,9 @@ class Vocabulary:
         tag = self.language if language is None else self._known(language)
         if tag == "tr":
             text = text.replace("İ", "i")  # as coqui does; `lower` would leave a loose dot
-        ids = self.tokenizer.encode(f"[{tag}]{text.strip().lower()}".replace(" ", "[SPACE]")).ids
+        line = f"[{tag}]{text.strip().lower()}".replace(" ", "[SPACE]")
+        self.normalised(line)  # Refuses rules that explode, before the library applies them
+        ids = self.tokenizer.encode(line).ids
         if self.ids["[UNK]"] in ids:
             unknown = sorted(
                 {
@@ -406,7 +496,7 @@ def default_language(
 ) -> str:
     """The language that the file routes Georgian letters to, or the only one in it; ConfigError
     when that is not one."""
-    t = Tokenizer.from_str(json.dumps(content))
+    t = parse_vocab(content, path)
     seen = t.normalizer.normalize_str("[xx]ა") if t.normalizer else ""
     if seen == "[ka]ა" or seen[:1] == "[" and not seen.endswith("ა"):
         return "ka"
