@@ -7,7 +7,6 @@ __all__ = ['distributed', 'which_shard', 'assign_shard', 'recording_digest', 'Sh
 
 # %% ../../nbs/core/shards.ipynb #66424a44
 import contextlib
-import fcntl
 import os
 import re
 import stat
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from .errors import AudioError, ConfigError, XttsKaError
 from .files import append_jsonl, read_jsonl, sha256_file, sweep
+from .processes import lock
 
 # %% ../../nbs/core/shards.ipynb #40a54ce7
 def distributed() -> tuple[int, int]:  # (rank, number of processes)
@@ -99,12 +99,11 @@ def recording_digest(path) -> str:
 def _hold(journal):
     "The open lock file of a journal's process; None when that process is running."
     f = open(journal.with_suffix(".lock"), "w")
-    try:
-        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        f.close()
-        return None
-    return f
+    with contextlib.suppress(OSError):
+        if lock(f, wait=False):
+            return f
+    f.close()
+    return None
 
 # %% ../../nbs/core/shards.ipynb #3835d62d
 class _Journals:
@@ -136,7 +135,7 @@ class _Journals:
     def lock(self):
         "Hold the lock that all processes share."
         with open(self.journal.parent / "index.lock", "w") as f:
-            fcntl.flock(f, fcntl.LOCK_EX)
+            lock(f)
             yield
 
 # %% ../../nbs/core/shards.ipynb #6f1d14d8
