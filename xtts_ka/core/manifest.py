@@ -14,7 +14,6 @@ from collections import Counter
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from .audio import check_audio as _check_audio
 from .errors import AudioError, ManifestError, PathError
 from .files import atomic_write
 from .paths import display_path, inside, outside
@@ -197,6 +196,8 @@ def _check_text(text: str, script: str | None):
 def _check_sound(folder: Path, row: Row, max_seconds: float):
     "Fill in the duration; `_Refused` with the reason of the `AudioError`."
     try:
+        from xtts_ka.core.audio import check_audio as _check_audio  # Text alone needs no libsndfile
+
         info = _check_audio(inside(folder, row.audio_file), max_seconds)
     except AudioError as e:
         raise _Refused(f"{e.reason}: {e.detail}") from None
