@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 unexport PYTHONDONTWRITEBYTECODE # each stage is a process: modules compiled anew in each would cost it seconds
-.PHONY: help setup run test lint versions lab docs bench clean
+.PHONY: help setup run test quick lint versions lab docs bench clean
 
 CONFIG ?= configs/demo.yaml
 ARGS   ?=
@@ -24,6 +24,9 @@ run: ## run the pipeline into outputs/: make run [CONFIG=configs/demo.yaml] [ARG
 
 test: ## ruff, pytest in two processes, then the tests inside the notebooks
 	@$(DO) test $(ARGS)
+
+quick: ## the quick tests: systems, installation, command line, text, bad input
+	@$(DO) quick $(ARGS)
 
 lint: ## say what ruff and mypy find in notebooks, package, tests, tools and bench
 	@$(DO) lint

@@ -1,4 +1,4 @@
-"""The commands of this repository, for every system: `python tools/do.py run|test|lint|lab|docs|...`.
+"""The commands of this repository, for every system: `python tools/do.py run|test|lab|docs|...`.
 
 `make` calls it. Any Python from 3.8 on will do: it finds uv, or puts the version of tools/uv.txt
 into .tools with its digest checked, and uv then makes .venv with a Python that the package is for.
@@ -35,7 +35,9 @@ def stop(text):
 def starts(uv):
     "Whether a program is there and answers."
     try:
-        return bool(uv) and not subprocess.run([str(uv), "--version"], capture_output=True).returncode
+        return (
+            bool(uv) and not subprocess.run([str(uv), "--version"], capture_output=True).returncode
+        )
     except OSError:
         return False
 
@@ -44,7 +46,9 @@ def find_uv():
     "uv from the path, or the one in .tools; None when there is none that starts."
     name = "uv.exe" if WINDOWS else "uv"
     folders = [TOOLS / "env" / ("Scripts" if WINDOWS else "bin"), TOOLS / "lib" / "bin"]
-    return next((str(u) for u in [shutil.which("uv"), *(f / name for f in folders)] if starts(u)), "")
+    return next(
+        (str(u) for u in [shutil.which("uv"), *(f / name for f in folders)] if starts(u)), ""
+    )
 
 
 def bootstrap():
@@ -55,7 +59,9 @@ def bootstrap():
     pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     pip += ["--require-hashes", "-r", str(ROOT / "tools" / "uv.txt")]
     with open(TOOLS / "venv.log", "wb") as log:
-        made = subprocess.call([sys.executable, "-m", "venv", str(TOOLS / "env")], stdout=log, stderr=log)
+        made = subprocess.call(
+            [sys.executable, "-m", "venv", str(TOOLS / "env")], stdout=log, stderr=log
+        )
     if not made:
         python = TOOLS / "env" / ("Scripts/python.exe" if WINDOWS else "bin/python")
         return subprocess.call([str(python), *pip])
@@ -80,7 +86,9 @@ def the_uv():
 
 def environment(uv):
     "Variables of the processes: which Python, and no environment of another project."
-    env = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")}
+    env = {
+        k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
+    }
     if "UV_PYTHON" not in env and (version := python_version(uv)):
         env["UV_PYTHON"] = version
     if CPU.exists():
@@ -135,7 +143,9 @@ class Caller:
 
 
 def sync(call):
-    call("sync", "--frozen", "--quiet")  # Without the peers of bench/, whose lazy modules break tests
+    call(
+        "sync", "--frozen", "--quiet"
+    )  # Without the peers of bench/, whose lazy modules break tests
 
 
 def setup(call, args):
@@ -158,9 +168,11 @@ def setup_cpu(call):
     leave = [word for name in sorted(bulk) for word in ("--no-install-package", name)]
     CPU.unlink() if CPU.exists() else None
     call("sync", "--frozen", *leave)
-    torch = ["{}=={}".format(name, bulk[name]) for name in ("torch", "torchaudio")]
+    torch = [f"{name}=={bulk[name]}" for name in ("torch", "torchaudio")]
     call("pip", "install", "--python", str(VENV), "--torch-backend", "cpu", *torch)
-    CPU.write_text("PyTorch without CUDA; `python tools/do.py setup` goes back to the lock\n")
+    CPU.write_text(
+        "PyTorch without CUDA; `python tools/do.py setup` goes back to the lock\n", encoding="utf-8"
+    )
 
 
 def run(call, args):
@@ -186,12 +198,18 @@ def lint(call, args):
         call.tool(*words)
 
 
+def quick(call, args):
+    "the quick tests: systems, installation, command line, text, bad input"
+    sync(call)
+    call.tool("pytest", *QUICK, *args)
+
+
 def versions(call, args):
     "the quick tests on each Python from 3.11 to 3.13 that is here, each in .venv-3.N"
     for version in PYTHONS:
         find = [call.uv, "python", "find", "--no-python-downloads", "--no-project", version]
         if subprocess.run(find, capture_output=True, cwd=str(ROOT)).returncode:
-            say("no Python {} here, left out".format(version))
+            say(f"no Python {version} here, left out")
             continue
         say("Python " + version)
         call.env["UV_PYTHON"] = version
@@ -201,8 +219,8 @@ def versions(call, args):
 
 
 QUICK = [
-    *("tests/test_{}.py".format(n) for n in ("systems", "install", "cli", "golden_text", "golden_g2p")),
-    *("tests/test_{}.py".format(n) for n in ("bad_input", "loaders", "vocabulary")),
+    *(f"tests/test_{n}.py" for n in ("systems", "install", "cli", "golden_text", "golden_g2p")),
+    *(f"tests/test_{n}.py" for n in ("bad_input", "loaders", "vocabulary")),
 ]
 
 
@@ -236,13 +254,15 @@ def clean(call, args):
                 shutil.rmtree(str(found), ignore_errors=True)
 
 
-COMMANDS = {f.__name__: f for f in (setup, run, test, lint, versions, lab, docs, bench, uv, clean)}
+COMMANDS = {
+    f.__name__: f for f in (setup, run, test, quick, lint, versions, lab, docs, bench, uv, clean)
+}
 
 
 def main(words):
     command = COMMANDS.get(words[0]) if words else None
     if command is None:
-        known = "\n".join("  {:9} {}".format(n, f.__doc__) for n, f in COMMANDS.items())
+        known = "\n".join(f"  {n:9} {f.__doc__}" for n, f in COMMANDS.items())
         print("python tools/do.py COMMAND\n\n" + known)
         return 0 if words[:1] in ([], ["help"], ["--help"], ["-h"]) else 2
     try:

@@ -463,7 +463,7 @@ class _Signals:
 def _lock(folder):
     "Only one training per folder. Data workers do not share the lock: it ends with this process."
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as f:
+    with open(folder / ".lock", "ab") as f:
         if not lock(f, wait=False):
             raise CheckpointError(
                 f"{folder}: another training writes here; wait for it, or choose another folder"

@@ -98,7 +98,7 @@ def recording_digest(path) -> str:
 # %% ../../nbs/core/shards.ipynb #c4d77c60
 def _hold(journal):
     "The open lock file of a journal's process; None when that process is running."
-    f = open(journal.with_suffix(".lock"), "w")
+    f = open(journal.with_suffix(".lock"), "wb")
     with contextlib.suppress(OSError):
         if lock(f, wait=False):
             return f
@@ -134,7 +134,7 @@ class _Journals:
     @contextlib.contextmanager
     def lock(self):
         "Hold the lock that all processes share."
-        with open(self.journal.parent / "index.lock", "w") as f:
+        with open(self.journal.parent / "index.lock", "wb") as f:
             lock(f)
             yield
 

@@ -326,7 +326,7 @@ def _quiet(record):
 def _made(path, make):
     "Make a file once, also when several processes need it."
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "w") as file:
+    with open(path.with_suffix(".lock"), "wb") as file:
         lock(file)
         if not path.exists():
             tmp = path.with_name(f".tmp-{os.getpid()}-0-{path.name}")
