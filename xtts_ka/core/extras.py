@@ -18,6 +18,7 @@ _PACKAGES = {  # Module -> package on the index, where the names differ
     "jupyter_client": "ipykernel",
     "nbclient": "papermill",
     "sklearn": "scikit-learn",
+    "starlette": "fastapi",
     "umap": "umap-learn",
 }
 
