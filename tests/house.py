@@ -64,7 +64,15 @@ def unequal_settings(root):
         name=(s["lib_name"], p["name"]),
         version=(s["version"], p["version"]),
         description=(s["description"], p["description"]),
-        python=(f"=={s['min_python']}.*", p["requires-python"]),
+        python=(f">={s['min_python']}", p["requires-python"].partition(",")[0]),
+        init=(
+            s["version"],
+            re.search(
+                r'__version__ = "(.*)"', (root / "xtts_ka/__init__.py").read_text(encoding="utf-8")
+            )[1]
+            if (root / "xtts_ka/__init__.py").exists()
+            else s["version"],
+        ),
         scripts=(s["console_scripts"].split(), scripts),
         pinned=(
             ((root / ".python-version").read_text().strip(), s["min_python"])

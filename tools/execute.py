@@ -11,6 +11,7 @@ import base64
 import io
 import json
 import os
+import platform
 import re
 import sys
 import tempfile
@@ -30,7 +31,7 @@ VOLATILE = (
     (re.compile(r"\b20\d\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:\+00:00|Z)?"), "…"),  # moments
     (re.compile(r"\b0x[0-9a-f]{6,16}\b"), "0x…"),  # addresses of objects
     (re.compile(r"(\bpid\W{1,4})\d+"), r"\1…"),
-    (re.compile(r"(\bhost\W{1,4})" + re.escape(os.uname().nodename) + r"\b"), r"\1…"),
+    (re.compile(r"(\bhost\W{1,4})" + re.escape(platform.node()) + r"\b"), r"\1…"),
     (re.compile(r"\b\d[\d.]*(?:e[-+]\d+)?(?=(?:it)?/s\b)"), "…"),  # rates of bars
     (re.compile(r"\b((?:cpu_)?seconds=)\d[\d.e+-]*"), r"\1…"),
 )  # in FitResult and Outcome

@@ -1,6 +1,8 @@
 __version__ = "0.1.0"
 
-from .moved import install
+from .core.extras import install as install_extras
+from .moved import install as install_moved
 
-install()
-del install
+install_extras()
+install_moved()
+del install_extras, install_moved

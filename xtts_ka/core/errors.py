@@ -56,6 +56,8 @@ import signal
 import sys
 import traceback
 
+from .extras import how_to_get
+
 _FULL = (
     "the disk, or your share of it, is full: free space there "
     "and run the same command again; what is finished is kept"
@@ -122,6 +124,9 @@ def guarded(
         say(explained(e))
         return 1
     except Exception as e:
+        if isinstance(e, ModuleNotFoundError) and (text := how_to_get(e)):
+            say(text)
+            return 2
         say(
             f"internal error ({type(e).__name__}: {e}). What is finished is kept, "
             "and the same command goes on. If it happens again, report it with these lines:"

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 from .errors import XttsKaError
+from .processes import WINDOWS, alive
 
 # %% ../../nbs/core/files.ipynb #ec772504
 def sha256_file(
@@ -75,7 +76,9 @@ def digest(
 
 # %% ../../nbs/core/files.ipynb #2738ffcc
 def _fsync_dir(path):
-    "Flush a folder's list of names (POSIX keeps it apart from the files)."
+    "Flush a folder's list of names (POSIX keeps it apart from the files; Windows opens no folder)."
+    if WINDOWS:
+        return
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -261,14 +264,14 @@ def _flush_tree(root):
     for folder, _, files in os.walk(root):
         for name in files:
             if not os.path.islink(p := os.path.join(folder, name)):
-                with open(p, "rb") as f:
+                with open(p, "r+b" if WINDOWS else "rb") as f:  # Windows flushes what it may write
                     os.fsync(f.fileno())
         _fsync_dir(folder)
 
 # %% ../../nbs/core/files.ipynb #a6ea6f67
 def _exchange(a, b) -> bool:
     "Swap two names in one step; False where the system or the file system cannot."
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if not WINDOWS else None
     if renameat2 is None:
         return False
     AT_FDCWD, RENAME_EXCHANGE = -100, 2
@@ -335,17 +338,6 @@ def cached(
     write_json(record, {"made_of": key, "result": result})
     return result
 
-# %% ../../nbs/core/files.ipynb #4f7adb44
-def _alive(pid: int) -> bool:
-    "Whether a process of this number exists on this machine."
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
 # %% ../../nbs/core/files.ipynb #30c8a172
 def sweep(
     folder,  # Where to look
@@ -358,7 +350,7 @@ def sweep(
         pid = p.name.split("-")[1]
         if not os.path.lexists(p):
             continue  # Removed with the folder around it
-        if not pid.isdigit() or int(pid) == os.getpid() or _alive(int(pid)):
+        if not pid.isdigit() or int(pid) == os.getpid() or alive(int(pid)):
             continue
         remove(p)
         removed.append(p.name)

@@ -9,7 +9,6 @@ __all__ = ['LoopConfig', 'lr_scale', 'Task', 'TrainingDiverged', 'Interrupted', 
 # %% ../../nbs/core/loop.ipynb #8231f457
 import contextlib
 import dataclasses
-import fcntl
 import json
 import math
 import os
@@ -26,6 +25,7 @@ from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, set_aside
 from .config import config, to_dict
 from .errors import CheckpointError, ConfigError, MissingError, XttsKaError
 from .files import atomic_write, digest, read_jsonl, sweep, write_json
+from .processes import STOP_SIGNALS, lock, not_inherited
 from .progress import Count, bar
 from .randomness import permutation, rng, seeded_step, torch_rng
 
@@ -269,7 +269,7 @@ def _sort_windows(items, lengths, span: int):
 # %% ../../nbs/core/loop.ipynb #aef0913a
 def _ignore_signals(_):
     "Workers ignore SIGINT and SIGTERM and exit with the parent."
-    for s in (signal.SIGINT, signal.SIGTERM):
+    for s in STOP_SIGNALS:
         signal.signal(s, signal.SIG_IGN)
 
 
@@ -445,7 +445,7 @@ class _Signals:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            self.old = {s: signal.signal(s, self.note) for s in (signal.SIGTERM, signal.SIGINT)}
+            self.old = {s: signal.signal(s, self.note) for s in STOP_SIGNALS}
         return self
 
     def note(self, signum, frame):
@@ -461,17 +461,15 @@ class _Signals:
 # %% ../../nbs/core/loop.ipynb #1fb628e9
 @contextlib.contextmanager
 def _lock(folder):
-    """Only one training per folder.
-    A POSIX record lock ends with this process; `flock` would live on in its data workers."""
+    "Only one training per folder. Data workers do not share the lock: it ends with this process."
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as f:
-        try:
-            fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as e:
+    with open(folder / ".lock", "ab") as f:
+        if not lock(f, wait=False):
             raise CheckpointError(
                 f"{folder}: another training writes here; wait for it, or choose another folder"
-            ) from e
-        yield
+            )
+        with not_inherited(f):
+            yield
 
 # %% ../../nbs/core/loop.ipynb #2406b889
 def _all_reduce_mean(tensors: list, world: int, limit: int = 1 << 25):

@@ -19,7 +19,6 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from .audio import check_audio as _check_audio
 from .errors import AudioError, ManifestError, MissingError, PathError, XttsKaError
 from .files import atomic_write
 from .paths import LEADS_OUT, display_path, find_input, inside, no_such, outside
@@ -319,6 +318,8 @@ def _check_sound(place: Place, row: Row, check_audio: bool, max_seconds: float):
         path = place(row.audio_file)
         if not check_audio:
             return
+        from xtts_ka.core.audio import check_audio as _check_audio  # Text alone needs no libsndfile
+
         info = _check_audio(path, max_seconds)
     except AudioError as e:
         raise _Refused(f"{e.reason}: {e.detail}") from None

@@ -307,7 +307,7 @@ def outside(
         return "empty path"
     if "\0" in rel:
         return "NUL in the path"
-    if rel[0] in "/\\~" or re.match(r"[A-Za-z]:[\\/]", rel):
+    if rel[0] in "/\\~" or re.match(r"[A-Za-z]:", rel):
         return "absolute path"
     return "`..` in the path" if ".." in re.split(r"[/\\]", rel) else ""
 

@@ -7,7 +7,6 @@ __all__ = ['distributed', 'which_shard', 'assign_shard', 'recording_digest', 'Sh
 
 # %% ../../nbs/core/shards.ipynb #66424a44
 import contextlib
-import fcntl
 import os
 import re
 import stat
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from .errors import AudioError, ConfigError, XttsKaError
 from .files import append_jsonl, read_jsonl, sha256_file, sweep
+from .processes import lock
 
 # %% ../../nbs/core/shards.ipynb #40a54ce7
 def _number(name: str, default: int, env=os.environ) -> int:
@@ -118,13 +118,12 @@ def _is_at(f, path) -> bool:
 
 def _hold(journal):
     "The open lock file of a journal's process; None when that process is running."
-    f = open(journal.with_suffix(".lock"), "w")
-    try:
-        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        f.close()
-        return None
-    return f
+    f = open(journal.with_suffix(".lock"), "wb")
+    with contextlib.suppress(OSError):
+        if lock(f, wait=False):
+            return f
+    f.close()
+    return None
 
 # %% ../../nbs/core/shards.ipynb #3835d62d
 class _Journals:
@@ -158,8 +157,8 @@ class _Journals:
         path = self.journal.parent / "index.lock"
         while True:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "w") as f:
-                fcntl.flock(f, fcntl.LOCK_EX)
+            with open(path, "wb") as f:
+                lock(f)
                 if _is_at(f, path):
                     yield
                     return

@@ -50,7 +50,8 @@ def _network():
             f'the package distillmos is not installed ({e}); pip install "xtts_ka[score]" '
             "(it contains its weights, 16 MB), or skip this score: evaluate.mos_clips=0"
         ) from e
-    with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):  # it prints its path
+    # it prints its path
+    with open(os.devnull, "w", encoding="utf-8") as quiet, contextlib.redirect_stdout(quiet):
         return ConvTransformerSQAModel(segmenting_in_forward=False).eval()
 
 # %% ../../nbs/evaluate/naturalness.ipynb #ec5c70ed

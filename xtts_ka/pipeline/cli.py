@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..core.errors import ConfigError, guarded
+from ..core.processes import WINDOWS
 
 # %% ../../nbs/pipeline/cli.ipynb #bcb1792a
 def _run(args) -> int:
@@ -195,6 +196,11 @@ def _parsers_text(sub):
 
 # %% ../../nbs/pipeline/cli.ipynb #8768e5cb
 _MODULES = {  # Command -> module with `add_arguments`, function, help
+    "init": (
+        "xtts_ka.pipeline.init",
+        "main",
+        "write a folder to work in: configurations, run notebooks, outputs/",
+    ),
     "speak": (
         "xtts_ka.xtts.commands",
         "main",
@@ -338,14 +344,20 @@ def main(
 ) -> int:  # Exit status
     "`xtts-ka`."
     for stream in (sys.stdout, sys.stderr):
-        hasattr(stream, "reconfigure") and stream.reconfigure(
-            errors="replace"
-        )  # A terminal without Georgian shows `?` rather than stopping
+        if hasattr(stream, "reconfigure"):
+            # A terminal without Georgian shows `?` rather than stopping; a file or a pipe on
+            # Windows would have an old code page, and lose every letter
+            pipe = WINDOWS and not stream.isatty()
+            stream.reconfigure(errors="replace", **({"encoding": "utf-8"} if pipe else {}))
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "PASSIVE"
     )  # read when torch loads its threads; spinning ones crawl on a busy machine
+    return guarded("xtts-ka", _call, argv)
+
+
+def _call(argv) -> int:
     args = parse(argv)
-    return guarded("xtts-ka", args.do, args)
+    return args.do(args)
 
 
 if __name__ == "__main__" and not hasattr(sys, "ps1") and "IPython" not in sys.modules:

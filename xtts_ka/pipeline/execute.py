@@ -8,8 +8,6 @@ __all__ = ['Watch', 'LiveClient', 'LiveEngine', 'Outcome', 'kernel_env', 'execut
 # %% ../../nbs/pipeline/execute.ipynb #c972d47b
 import logging
 import os
-import resource
-import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from papermill.engines import Engine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 from ..core.errors import MissingError
+from ..core.processes import WINDOWS, children_cpu, ending
 from .signals import Interrupts
 
 # %% ../../nbs/pipeline/execute.ipynb #9f1d6781
@@ -90,14 +89,10 @@ class LiveClient(NotebookClient):
     def _died(self, cell, index: int):
         process = getattr(getattr(self.km, "provisioner", None), "process", None)
         code = process.poll() if process else None
-        how = (
-            f"by signal {-code} ({signal.Signals(-code).name})"
-            if code and code < 0
-            else f"with exit status {code}"
-        )
-        if code == -signal.SIGKILL and not self.interrupts.signum:
+        how, name = ending(code)
+        if name == "SIGKILL" and not self.interrupts.signum:
             how += "; the system does this when memory runs out"
-        if code == -signal.SIGBUS:
+        if name == "SIGBUS":
             how += (
                 "; the system does this when a file that is mapped into memory was cut, or the disk"
                 " is full"
@@ -114,10 +109,16 @@ class LiveClient(NotebookClient):
         )
         self.manager.cell_exception(cell, index)
 
+    def _event(self):
+        "What interrupts a kernel on Windows; None elsewhere."
+        process = getattr(self.km.provisioner, "process", None)
+        return getattr(process, "win32_interrupt_event", None)
+
     def process_message(self, msg, cell, cell_index):
         kind, content = msg["msg_type"], msg["content"]
         if kind == "execute_input":
-            self.interrupts.busy(self.pid)  # From here on the kernel listens to SIGINT
+            # From here on the kernel listens to SIGINT
+            self.interrupts.busy(self.pid, self._event())
         if kind == "stream":
             self.watch.text(content["text"])
         found = super().process_message(msg, cell, cell_index)
@@ -144,7 +145,8 @@ class LiveEngine(Engine):
         client = LiveClient(
             manager, watch, interrupts, kernel_name=kernel_name, startup_timeout=start_timeout
         )
-        client.run(env=dict(os.environ) if env is None else env, pass_fds=pass_fds)
+        fds = {} if WINDOWS else {"pass_fds": pass_fds}
+        client.run(env=dict(os.environ) if env is None else env, **fds)
 
 # %% ../../nbs/pipeline/execute.ipynb #764afb4e
 @dataclass
@@ -212,10 +214,10 @@ def execute(
         "1"  # The kernel beside this interpreter, not one of the user's that has the same name
     )
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    begin, cpu = time.monotonic(), _children_cpu()
+    begin, cpu = time.monotonic(), children_cpu()
 
     def spent():
-        return dict(seconds=time.monotonic() - begin, cpu_seconds=_children_cpu() - cpu)
+        return dict(seconds=time.monotonic() - begin, cpu_seconds=children_cpu() - cpu)
 
     try:
         papermill.execute_notebook(
@@ -244,8 +246,3 @@ def execute(
             f"no Jupyter kernel beside {sys.executable} ({e}); install ipykernel there"
         ) from e
     return Outcome(**spent())
-
-# %% ../../nbs/pipeline/execute.ipynb #c68ee7de
-def _children_cpu() -> float:
-    use = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return use.ru_utime + use.ru_stime

@@ -15,6 +15,7 @@ import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict
 
+from ..core.processes import own_group
 from ..core.progress import clock
 from .execute import Outcome, Watch, execute
 from .signals import Interrupts, RunInterrupted
@@ -105,9 +106,8 @@ def execute_apart(
         encoding="utf-8",
         cwd=root,
         env=dict(os.environ) if env is None else env,
-        pass_fds=tuple(pass_fds),
-        start_new_session=True,
-    )  # A session of its own: Ctrl-C reaches it by us
+        **own_group(pass_fds),
+    )  # A group of its own: Ctrl-C reaches it by us
     if interrupts is not None:
         interrupts.also(child.pid)
     outcome = None

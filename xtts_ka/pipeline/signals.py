@@ -11,6 +11,8 @@ import signal
 import threading
 import time
 
+from ..core.processes import STOP_SIGNALS, interrupt, kill
+
 # %% ../../nbs/pipeline/signals.ipynb #c221516e
 class RunInterrupted(BaseException):
     "The run was stopped by a signal; `code` is the exit status a shell expects, 128 + signal."
@@ -26,7 +28,7 @@ class RunInterrupted(BaseException):
 class Interrupts:
     "Context manager: keeps SIGINT and SIGTERM, and hands them to the kernel that runs."
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = STOP_SIGNALS
 
     def __init__(
         self,
@@ -36,6 +38,7 @@ class Interrupts:
     ):
         self.say = say or (lambda line: os.write(2, f"\n{line}\n".encode()))
         self.signum, self.at, self.pid, self.sent, self.drivers = 0, 0.0, None, False, set()
+        self.event = None  # Of the kernel, on Windows
 
     def __enter__(self):
         self.main = (
@@ -53,9 +56,13 @@ class Interrupts:
         if self.signum:
             raise RunInterrupted(self.signum)
 
-    def busy(self, pid):  # Kernel that now executes a cell; None when it is done with it
+    def busy(
+        self,
+        pid,  # Kernel that now executes a cell; None when it is done with it
+        event=None,  # Its interrupt event, on Windows
+    ):
         "Say which process is to be interrupted."
-        self.pid = pid
+        self.pid, self.event = pid, event
         self._pass_on()
 
     def also(self, pid):  # Process of a driver
@@ -69,10 +76,7 @@ class Interrupts:
 
     def _tell_drivers(self):
         for pid in tuple(self.drivers):
-            try:
-                os.kill(pid, signal.SIGINT)
-            except ProcessLookupError:
-                pass  # It ended by itself
+            interrupt(pid)  # One that ended by itself is passed over
 
     def _on(self, signum, frame):
         again, self.signum = bool(self.signum), self.signum or signum
@@ -84,13 +88,11 @@ class Interrupts:
             )
             self._pass_on()
         elif self.pid and time.monotonic() - self.at > 1:
-            os.kill(self.pid, signal.SIGKILL)
+            kill(self.pid)
 
     def _pass_on(self):
         if not (self.signum and self.pid) or self.sent:
             return
         self.sent = True
-        try:
-            os.kill(self.pid, signal.SIGINT)  # The kernel alone: its data workers end with it
-        except ProcessLookupError:
+        if not interrupt(self.pid, self.event):  # The kernel alone: its data workers end with it
             self.pid = None  # It died by itself; the client reports that

@@ -6,7 +6,9 @@
 __all__ = ['SCHEMA', 'STATUSES', 'StageState', 'now', 'covered', 'Progress', 'LockedError', 'RunLock']
 
 # %% ../../nbs/pipeline/state.ipynb #8ae176e3
+import json
 import os
+import platform
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 from ..core.errors import ConfigError, XttsKaError
 from ..core.files import read_json, write_json
 from ..core.paths import display_path
+from ..core.processes import alive, lock
 
 # %% ../../nbs/pipeline/state.ipynb #94565f73
 SCHEMA = 1
@@ -123,22 +126,16 @@ class LockedError(XttsKaError):
 
 
 def _alive(holder: dict) -> bool:
-    "Whether the lock's process is still alive (one of another host counts as alive)."
-    if holder.get("host") != os.uname().nodename or not holder.get("pid"):
-        return True
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    "Whether the lock's process is still alive (one that is not known counts as alive)."
+    return not holder.get("pid") or alive(holder["pid"], holder.get("host") or "?")
 
 # %% ../../nbs/pipeline/state.ipynb #7907f085
 def _claim_folder(path: Path) -> int | None:  # File descriptor; None: another process has it
     "A lock on the folder itself, which a process keeps when the file `.lock` is deleted."
-    import fcntl
-
+    try:
+        import fcntl
+    except ImportError:  # Windows locks no folders: the file alone must do
+        return os.open(os.devnull, os.O_RDONLY)
     fd = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -164,20 +161,17 @@ class RunLock:
         self.folder: int | None = None  # Holds the folder itself: `.lock` may be deleted by hand
 
     def __enter__(self):
-        import fcntl
         import time
 
         self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         end = time.monotonic() + self.patience
         while True:
-            try:
-                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock(self.fd, wait=False):
                 break
-            except BlockingIOError:
-                holder = self.holder()
-                if _alive(holder) or time.monotonic() > end:
-                    self._refuse(holder)
-                time.sleep(0.2)
+            holder = self.holder()
+            if _alive(holder) or time.monotonic() > end:
+                self._refuse(holder)
+            time.sleep(0.2)
         self.folder = _claim_folder(self.path.parent)
         if self.folder is None:
             self._refuse({})
@@ -194,22 +188,18 @@ class RunLock:
     def holder(self) -> dict:
         "Who holds the lock: pid, host, start; empty when it is not written (yet)."
         try:
-            found = read_json(self.path)
+            with open(self.path, "rb", buffering=0) as f:
+                f.seek(1)  # Windows locks the first byte, a blank, for readers too
+                found = json.loads(f.read())
         except (ValueError, OSError):
             return {}
         return found if isinstance(found, dict) else {}
 
     def _sign(self):
-        import json
-
         os.ftruncate(self.fd, 0)
-        os.pwrite(
-            self.fd,
-            json.dumps(
-                {"pid": os.getpid(), "host": os.uname().nodename, "started": now()}
-            ).encode(),
-            0,
-        )
+        os.lseek(self.fd, 0, os.SEEK_SET)
+        mine = {"pid": os.getpid(), "host": platform.node(), "started": now()}
+        os.write(self.fd, b" " + json.dumps(mine).encode())
 
     def _refuse(self, holder: dict):
         if self.fd is not None:

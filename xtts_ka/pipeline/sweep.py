@@ -7,7 +7,7 @@ __all__ = ['TEXTS', 'JOURNALS', 'PROGRAM', 'split_values', 'read_words', 'SweepR
            'with_above', 'renamed', 'take_file', 'copy_stage', 'PatientLock', 'lends', 'link_outputs', 'reuse_stage',
            'Job', 'due', 'plan_jobs', 'stop_with_parent', 'child', 'what_failed', 'say_taken', 'Processes',
            'WorkerPool', 'how_it_went', 'results', 'as_csv', 'swept_numbers', 'differing', 'plot_sweep', 'sweep',
-           'cores', 'sweep_name', 'already_there', 'show_sweep', 'write_results', 'add_arguments', 'main']
+           'sweep_name', 'already_there', 'show_sweep', 'write_results', 'add_arguments', 'main']
 
 # %% ../../nbs/pipeline/sweep.ipynb #3eca870b
 import csv
@@ -17,7 +17,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
@@ -31,6 +30,7 @@ from ..core.errors import ConfigError, XttsKaError, explained
 from ..core.files import atomic_write, digest, fresh_dir, remove
 from ..core.files import sweep as remove_left_over
 from ..core.paths import display_path, repo_root, slug
+from ..core.processes import cores, interrupt, own_group, stop_self
 from ..core.progress import clock
 from .fingerprint import output_digests, parts
 
@@ -422,7 +422,7 @@ def stop_with_parent():
     def wait():
         while os.read(0, 4096):
             pass  # Not by `sys.stdin`: its lock would be held when the interpreter ends
-        os.kill(os.getpid(), signal.SIGTERM)
+        stop_self()
 
     threading.Thread(target=wait, daemon=True).start()
 
@@ -524,7 +524,7 @@ class Processes:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                **own_group(),
             )  # Ctrl-C reaches it by us
         self.logs.add(job.trial.name)
         self.running[process] = (job, time.monotonic())
@@ -603,7 +603,7 @@ class WorkerPool(Processes):
         """Let all save and stop, and wait for it; those that were told already are not told twice,
         which would mean at once."""
         for process in self.running:
-            self.interrupts.signum or process.send_signal(signal.SIGINT)
+            self.interrupts.signum or interrupt(process.pid)
         for process in self.running:
             process.wait()
 
@@ -832,10 +832,6 @@ def sweep(
     return 128 + interrupts.signum if interrupts.signum else int(bool(crew.failed))
 
 # %% ../../nbs/pipeline/sweep.ipynb #c5af3ac3
-def cores() -> int:  # That this process may use
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def sweep_name(name: str, config, words, trials: list) -> str:
     "The common file name of a sweep."
     base = next((v[0] for k, v in read_words(words).items() if k == "run"), None)

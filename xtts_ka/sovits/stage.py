@@ -9,7 +9,6 @@ __all__ = ['with_seed', 'at_rate', 'n_parameters', 'TrainingData', 'prepare_data
 
 # %% ../../nbs/sovits/stage.ipynb #448bf890
 import dataclasses
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from ..core.files import atomic_write, digest, write_json
 from ..core.loop import FitResult, fit, load_models
 from ..core.manifest import write_rejects
 from ..core.paths import display_path, run_path, slug
+from ..core.processes import peak_memory
 from ..core.progress import bar
 from ..core.ragged import RaggedArray, current_array
 from ..core.randomness import seeded_step
@@ -321,7 +321,7 @@ def synthesis_speed(
     tokens = sum(len(c) for u in spoken for c in u.result.codes)
     cpu = float(np.median([u.cpu for u in spoken]))
     decoder = float(np.median([u.decoder_cpu for u in spoken]))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_memory() / 2**30
     return {
         "tokens a CPU second": round(tokens / max(writing, 1e-9)),
         "CPU seconds a second of speech": round(cpu, 3),

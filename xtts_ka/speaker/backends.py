@@ -9,7 +9,6 @@ __all__ = ['ORT_ERRORS', 'LARGE', 'TorchBackend', 'RoundedLinear', 'RoundedFeedF
 
 # %% ../../nbs/speaker/backends.ipynb #362657a1
 import copy
-import fcntl
 import functools
 import os
 import time
@@ -23,6 +22,7 @@ from torch import nn
 from ..core.errors import ConfigError, MissingError, XttsKaError
 from ..core.files import read_json, write_json
 from ..core.paths import display_path, resolve
+from ..core.processes import lock
 from ..core.randomness import rng
 from .config import BACKENDS
 from .encoders import SpeakerEncoder
@@ -326,8 +326,8 @@ def _quiet(record):
 def _made(path, make):
     "Make a file once, also when several processes need it."
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(path.with_suffix(".lock"), "wb") as file:
+        lock(file)
         if not path.exists():
             tmp = path.with_name(f".tmp-{os.getpid()}-0-{path.name}")
             try:

@@ -1,0 +1,276 @@
+"""The commands of this repository, for every system: `python tools/do.py run|test|lab|docs|...`.
+
+`make` calls it. Any Python from 3.8 on will do: it finds uv, or puts the version of tools/uv.txt
+into .tools with its digest checked, and uv then makes .venv with a Python that the package is for.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = ROOT / ".tools"
+VENV = ROOT / ".venv"
+PYTHONS = ("3.11", "3.12", "3.13")  # The first is that of the lock's figures (.python-version)
+CPU = VENV / "cpu-only"  # Marks an environment whose PyTorch is not that of the lock
+BULK = r'name = "(torch|torchaudio|triton|nvidia-[\w-]+|cuda-[\w-]+)"\nversion = "([^"]+)"'
+WINDOWS = os.name == "nt"
+
+
+def say(text):
+    print("do: " + text, file=sys.stderr, flush=True)
+
+
+def stop(text):
+    say(text)
+    raise SystemExit(1)
+
+
+# uv
+
+
+def starts(uv):
+    "Whether a program is there and answers."
+    try:
+        return (
+            bool(uv) and not subprocess.run([str(uv), "--version"], capture_output=True).returncode
+        )
+    except OSError:
+        return False
+
+
+def find_uv():
+    "uv from the path, or the one in .tools; None when there is none that starts."
+    name = "uv.exe" if WINDOWS else "uv"
+    folders = [TOOLS / "env" / ("Scripts" if WINDOWS else "bin"), TOOLS / "lib" / "bin"]
+    return next(
+        (str(u) for u in [shutil.which("uv"), *(f / name for f in folders)] if starts(u)), ""
+    )
+
+
+def bootstrap():
+    "Install the pinned uv into .tools: in an environment of its own, else by pip alone."
+    say("no uv on the PATH; installing it into .tools with Python " + sys.version.split()[0])
+    shutil.rmtree(TOOLS, ignore_errors=True)
+    TOOLS.mkdir()
+    pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip += ["--require-hashes", "-r", str(ROOT / "tools" / "uv.txt")]
+    with open(TOOLS / "venv.log", "wb") as log:
+        made = subprocess.call(
+            [sys.executable, "-m", "venv", str(TOOLS / "env")], stdout=log, stderr=log
+        )
+    if not made:
+        python = TOOLS / "env" / ("Scripts/python.exe" if WINDOWS else "bin/python")
+        return subprocess.call([str(python), *pip])
+    shutil.rmtree(TOOLS / "env", ignore_errors=True)  # Debian makes half of it without ensurepip
+    if subprocess.call([sys.executable, "-m", "pip", "--version"], stdout=subprocess.DEVNULL):
+        stop(
+            sys.executable + " has neither venv (see .tools/venv.log) nor pip;"
+            " on Debian and Ubuntu: apt install python3-venv. Or install uv by its own installer"
+        )
+    return subprocess.call([sys.executable, *pip, "--target", str(TOOLS / "lib")])
+
+
+def the_uv():
+    "Path of a uv that starts."
+    found = find_uv()
+    if not found:
+        if bootstrap():
+            stop("uv could not be installed; the lines above say why (a package index is needed)")
+        found = find_uv() or stop("uv was installed into .tools but does not start")
+    return found
+
+
+def environment(uv):
+    "Variables of the processes: which Python, and no environment of another project."
+    env = {
+        k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
+    }
+    if "UV_PYTHON" not in env and (version := python_version(uv)):
+        env["UV_PYTHON"] = version
+    if CPU.exists():
+        env["UV_NO_SYNC"] = "1"
+    return env
+
+
+def python_version(uv):
+    "The version of .venv, else the first that this machine has; empty: uv fetches 3.11."
+    try:
+        config = (VENV / "pyvenv.cfg").read_text(encoding="utf-8")
+        version = re.search(r"version(?:_info)? = (\d+\.\d+)", config)[1]
+        if version in PYTHONS:
+            return version
+    except (OSError, TypeError):
+        pass
+    for version in PYTHONS:
+        found = [uv, "python", "find", "--no-python-downloads", "--no-project", version]
+        if not subprocess.run(found, capture_output=True, cwd=str(ROOT)).returncode:
+            if version != PYTHONS[0]:
+                say("no Python 3.11 here; taking " + version)
+            return version
+    return ""
+
+
+# commands
+
+
+class Caller:
+    "Calls uv in the repository's root."
+
+    def __init__(self):
+        self.uv = the_uv()
+        self.env = environment(self.uv)
+
+    def __call__(self, *words):
+        "Run uv; a failure ends this program with its exit status."
+        code = subprocess.call([self.uv, *words], cwd=str(ROOT), env=self.env)
+        if code:
+            raise SystemExit(code)
+
+    def last(self, *words):
+        "Run uv in place of this process, so that Ctrl-C and exit status are the command's own."
+        if WINDOWS:
+            self(*words)
+            return
+        os.chdir(str(ROOT))
+        os.execve(self.uv, [self.uv, *words], self.env)
+
+    def tool(self, *words):
+        self("run", "--frozen", *words)
+
+
+def sync(call):
+    call(
+        "sync", "--frozen", "--quiet"
+    )  # Without the peers of bench/, whose lazy modules break tests
+
+
+def setup(call, args):
+    "install the locked packages into .venv (the other commands do it themselves)"
+    if args == ["--cpu"]:
+        return setup_cpu(call)
+    if args:
+        stop("setup: knows --cpu only, not " + " ".join(args))
+    if sys.platform == "linux" and not VENV.exists():
+        say(
+            "3.1 GB to download, 2.2 GB of them CUDA libraries. Without an NVIDIA GPU, and where"
+            " PyTorch's own package index can be reached: `python tools/do.py setup --cpu`"
+        )
+    call("sync", "--frozen")
+
+
+def setup_cpu(call):
+    "The lock's packages, but PyTorch without CUDA, from PyTorch's own index."
+    bulk = dict(re.findall(BULK, (ROOT / "uv.lock").read_text(encoding="utf-8")))
+    leave = [word for name in sorted(bulk) for word in ("--no-install-package", name)]
+    CPU.unlink() if CPU.exists() else None
+    call("sync", "--frozen", *leave)
+    torch = [f"{name}=={bulk[name]}" for name in ("torch", "torchaudio")]
+    call("pip", "install", "--python", str(VENV), "--torch-backend", "cpu", *torch)
+    CPU.write_text(
+        "PyTorch without CUDA; `python tools/do.py setup` goes back to the lock\n", encoding="utf-8"
+    )
+
+
+def run(call, args):
+    "run the pipeline into outputs/: run [--config configs/demo.yaml] [--list] [key=value ...]"
+    given = any(a == "--config" or a.startswith("--config=") for a in args)
+    config = [] if given else ["--config", "configs/demo.yaml"]
+    call.last("run", "--frozen", "xtts-ka", "run", *config, *args)
+
+
+def test(call, args):
+    "ruff, pytest in two processes, then the tests inside the notebooks; arguments go to pytest"
+    sync(call)
+    call.tool("ruff", "format", "--check", "--quiet")
+    call.tool("ruff", "check", "--quiet")
+    call.tool("pytest", "-n", "2", "--dist", "loadgroup", *args)
+    call.tool("python", "tools/test_notebooks.py")
+
+
+def lint(call, args):
+    "say what ruff and mypy find in notebooks, package, tests, tools and bench"
+    sync(call)
+    for words in (["ruff", "format", "--check"], ["ruff", "check"], ["mypy"]):
+        call.tool(*words)
+
+
+def quick(call, args):
+    "the quick tests: systems, installation, command line, text, bad input"
+    sync(call)
+    call.tool("pytest", *QUICK, *args)
+
+
+def versions(call, args):
+    "the quick tests on each Python from 3.11 to 3.13 that is here, each in .venv-3.N"
+    for version in PYTHONS:
+        find = [call.uv, "python", "find", "--no-python-downloads", "--no-project", version]
+        if subprocess.run(find, capture_output=True, cwd=str(ROOT)).returncode:
+            say(f"no Python {version} here, left out")
+            continue
+        say("Python " + version)
+        call.env["UV_PYTHON"] = version
+        call.env["UV_PROJECT_ENVIRONMENT"] = str(ROOT / (".venv-" + version))
+        sync(call)
+        call.tool("pytest", *(args or QUICK))
+
+
+QUICK = [
+    *(f"tests/test_{n}.py" for n in ("systems", "install", "cli", "golden_text", "golden_g2p")),
+    *(f"tests/test_{n}.py" for n in ("bad_input", "loaders", "vocabulary")),
+]
+
+
+def lab(call, args):
+    "open the notebooks in JupyterLab"
+    call.last("run", "--frozen", "jupyter", "lab", "nbs", *args)
+
+
+def docs(call, args):
+    "build the documentation site into _docs/index.html"
+    call.last("run", "--frozen", "--group", "docs", "python", "tools/docs.py", *args)
+
+
+def bench(call, args):
+    "compare with named peers and print the ratios"
+    call.last("run", "--frozen", "--group", "bench", "python", "bench/run.py", *args)
+
+
+def uv(call, args):
+    "call uv itself: uv run --frozen pytest tests/test_cli.py"
+    call.last(*args)
+
+
+def clean(call, args):
+    "delete caches and built pages (never a run, never .venv)"
+    for name in ("_docs", "_proc", "nbs/_proc", ".pytest_cache", ".hypothesis", "build", "dist"):
+        shutil.rmtree(str(ROOT / name), ignore_errors=True)
+    for folder in ("xtts_ka", "nbs", "tests", "tools", "bench"):
+        for name in ("__pycache__", ".ipynb_checkpoints"):
+            for found in list((ROOT / folder).rglob(name)):
+                shutil.rmtree(str(found), ignore_errors=True)
+
+
+COMMANDS = {
+    f.__name__: f for f in (setup, run, test, quick, lint, versions, lab, docs, bench, uv, clean)
+}
+
+
+def main(words):
+    command = COMMANDS.get(words[0]) if words else None
+    if command is None:
+        known = "\n".join(f"  {n:9} {f.__doc__}" for n, f in COMMANDS.items())
+        print("python tools/do.py COMMAND\n\n" + known)
+        return 0 if words[:1] in ([], ["help"], ["--help"], ["-h"]) else 2
+    try:
+        command(None if command is clean else Caller(), words[1:])
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
