@@ -273,10 +273,12 @@ def _ignore_signals(_):
         signal.signal(s, signal.SIG_IGN)
 
 
+@contextlib.contextmanager
 def _stream(batches: Batches, first: int, last: int, pin: bool):
-    "Micro-batches `first` to `last - 1`, prepared by this process or by workers."
+    "Micro-batches `first` to `last - 1`, by this process or by workers, which end with the block."
     if not batches.cfg.workers:
-        return (batches[m] for m in range(first, last))
+        yield (batches[m] for m in range(first, last))
+        return
     from torch.utils.data import DataLoader
 
     loader: DataLoader = DataLoader(
@@ -288,7 +290,21 @@ def _stream(batches: Batches, first: int, last: int, pin: bool):
         generator=torch_rng(batches.cfg.seed, "loader"),
         pin_memory=pin,
     )
-    return iter(loader)
+    prepared = iter(loader)
+    try:
+        yield prepared
+    finally:
+        _end_workers(prepared)
+
+
+def _end_workers(prepared):
+    """Ask the workers of a loader to end, and kill those that do not answer within seconds.
+    They ignore SIGTERM, so without this the interpreter would wait for them at its own end."""
+    prepared._shutdown_workers()
+    for worker in prepared._workers:
+        if worker.is_alive():
+            worker.kill()
+        worker.join()
 
 # %% ../../nbs/core/loop.ipynb #9c844600
 def _numbers(values: list) -> list[float]:
@@ -917,12 +933,12 @@ def _train(run, title):
     cfg = run.cfg
     first = run.step * cfg.accumulate
     last = cfg.steps * cfg.accumulate
-    stream = _stream(run.batches, first, last, pin=run.fabric.device.type == "cuda")
+    pin = run.fabric.device.type == "cuda"
     if run.fabric.global_rank == 0:
         run.bar = bar(cfg.steps, title, start=run.step)
     else:
         run.bar = Count()  # nothing is drawn
-    with _Signals() as signals, run.bar:
+    with _Signals() as signals, run.bar, _stream(run.batches, first, last, pin) as stream:
         while run.step < cfg.steps and not _stale(cfg, run.step, run.best_step):
             _one_step(run, stream)
             run.bar.update(1)
