@@ -289,6 +289,7 @@ def _stream(batches: Batches, first: int, last: int, pin: bool):
         worker_init_fn=_ignore_signals,
         generator=torch_rng(batches.cfg.seed, "loader"),
         pin_memory=pin,
+        multiprocessing_context="fork",  # a task holds open files, which cannot be sent
     )
     prepared = iter(loader)
     try:
