@@ -132,6 +132,7 @@ class Task(_TaskHooks, ABC):
 
     phases: tuple = ("main",)  # Names of the optimisers, in the order in which a step runs them
     lengths: Any = None  # [items] numbers, for `bucket`: seconds, frames or tokens
+    epoch_batches: int | None = None  # Micro-batches that the log calls an epoch; None: all items
 
     @abstractmethod
     def models(self) -> dict:
@@ -825,7 +826,8 @@ def _write_line(run):
         means = dict(zip(means, values.tolist()))
     lr = next(iter(run.phases.optimizers.values())).param_groups[0]["lr"]
     losses = {k if "/" in k else f"loss/{k}": v for k, v in means.items()}
-    epoch = run.step * run.cfg.accumulate / run.batches.per_epoch
+    batches = run.task.epoch_batches or run.batches.per_epoch
+    epoch = run.step * run.cfg.accumulate / batches
     row = {"kind": "train", "step": run.step, "epoch": round(epoch, 4), "lr": lr}
     run.log.line({**row, **losses, "items": run.items, **run.log.times()})
     for name in list(losses)[:1]:

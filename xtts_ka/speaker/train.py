@@ -35,6 +35,7 @@ from xtts_ka.speaker.config import (
     TrainConfig,
     average_every,
     comet_key,
+    epoch_steps,
     is_untrained,
     loop_config,
     noise_paths,
@@ -697,6 +698,7 @@ class EncoderTask(Task):
             sessions if any(sessions) else None,
         )
         self.shape = self.sampler.n, self.sampler.m  # Speakers, utterances
+        self.epoch_batches = epoch_steps(len(train), *self.shape)  # As `num_epochs` counts
         self.val = None if val is None else Validation(val, cfg)
         self.augmenter = build_augmenter(cfg)
         self.on_cpu = cfg.aug_device == "cpu"  # Augmented by the data workers
