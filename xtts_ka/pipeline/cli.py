@@ -230,6 +230,11 @@ _MODULES = {  # Command -> module with `add_arguments`, function, help
         "main",
         "models to the Hugging Face Hub or a shared folder, and back",
     ),
+    "fetch": (
+        "xtts_ka.core.weights",
+        "main",
+        "pretrained weights by name: licence shown, digests checked, broken downloads resumed",
+    ),
     "index": (
         "xtts_ka.pipeline.run_index",
         "main",

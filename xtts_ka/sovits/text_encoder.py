@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..core.errors import ConfigError, MissingError, XttsKaError
 from ..core.files import atomic_write
-from ..core.paths import resolve
 from ..core.rotary import rotary
+from ..core.weights import find_local
 from .config import TextConfig
 from .semantic import Block
 
@@ -131,7 +131,7 @@ class BgeM3:
     ):
         from transformers import AutoTokenizer, XLMRobertaModel
 
-        place = resolve(name) if resolve(name).is_dir() else name
+        place = find_local(name) or name
         local: dict[str, Any] = dict(local_files_only=True)
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(place, **local)

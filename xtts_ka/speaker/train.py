@@ -158,7 +158,7 @@ def _initial(cfg: TrainConfig) -> Ecapa | WavLMEncoder:
     name, rate = cfg.model_name, cfg.model_sample_rate
     spec = dataclasses.replace(cfg.encoder, name=name, sample_rate=rate)
     if cfg.checkpoint:
-        return load_encoder(cfg.checkpoint)
+        return load_encoder(cfg.checkpoint, name)
     if is_untrained(name):
         new = new_ecapa if plain_name(name) == "ecapa" else new_wavlm
         return new(spec, cfg.seed)
