@@ -25,7 +25,7 @@ from pydantic import Field
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, set_aside
 from .config import config, to_dict
 from .errors import CheckpointError, ConfigError, MissingError, XttsKaError
-from .files import atomic_write, digest, read_jsonl, sweep, write_json
+from .files import atomic_write, digest, read_json, read_jsonl, sweep, write_json
 from .progress import Count, bar
 from .randomness import permutation, rng, seeded_step, torch_rng
 
@@ -59,6 +59,7 @@ class LoopConfig:
     bucket: bool = False  # Batches of items of similar length (the task gives `lengths`)
     max_nonfinite: int = Field(0, ge=0)  # Skipped steps in a row allowed for a non-finite gradient
     tensorboard: bool = False  # Also write TensorBoard files
+    wandb: str = ""  # Project on Weights & Biases that gets the numbers, too; empty: none
 
 # %% ../../nbs/core/loop.ipynb #e98392b4
 # Options that may change when a run is resumed
@@ -70,6 +71,7 @@ _FREE = {
     "log_every",
     "workers",
     "tensorboard",
+    "wandb",
     "accelerator",
     "strategy",
 }
@@ -351,12 +353,13 @@ class _Means:
 
 # %% ../../nbs/core/loop.ipynb #c0lo0005
 class _Log(_Means):
-    "metrics.jsonl, and TensorBoard on request."
+    "metrics.jsonl, and TensorBoard and Weights & Biases on request."
 
     def __init__(self, path, step: int, cfg, write: bool):
         super().__init__()
         self.path = Path(path)
         self.sink: Any = None  # Of TensorBoard
+        self.wandb: Any = None  # A run of Weights & Biases
         self.file: Any = None
         rows = [r for r in read_jsonl(path) if r["step"] <= step]
         self.seconds = rows[-1]["seconds"] if rows else 0.0
@@ -371,6 +374,8 @@ class _Log(_Means):
             from torch.utils.tensorboard import SummaryWriter
 
             self.sink = SummaryWriter(self.path.parent / "tensorboard", purge_step=step + 1)
+        if cfg.wandb:
+            self.wandb = _open_wandb(cfg.wandb, self.path.parent)
 
     def times(self) -> dict:
         "Wall and CPU seconds of this run over all its sessions."
@@ -387,6 +392,8 @@ class _Log(_Means):
         self.file.flush()
         if self.sink is not None:
             _send(self.sink, row)
+        if self.wandb is not None:
+            self.wandb.log(_scalars(row), step=row["step"])
 
     def sync(self):
         "Flush to the disk, before the checkpoint that relies on it."
@@ -398,12 +405,37 @@ class _Log(_Means):
             self.file.close()
         if self.sink is not None:
             self.sink.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def _scalars(row: dict) -> dict:  # `train/lr` and so on -> number
+    numbers = ((k, v) for k, v in row.items() if isinstance(v, (int, float)) and k != "step")
+    return {f"{row['kind']}/{k}": v for k, v in numbers}
 
 
 def _send(sink, row: dict):
-    for k, v in row.items():
-        if isinstance(v, (int, float)) and k != "step":
-            sink.add_scalar(f"{row['kind']}/{k}", v, row["step"])
+    for k, v in _scalars(row).items():
+        sink.add_scalar(k, v, row["step"])
+
+
+def _open_wandb(project: str, folder: Path):
+    """A run of Weights & Biases, the same one when a training is resumed; WANDB_MODE=offline keeps
+    it on this machine. `MissingError` without the package."""
+    try:
+        import wandb
+    except ImportError as e:
+        raise MissingError(
+            f"wandb={project} is set, but the package wandb is not installed ({e}): pip install "
+            "wandb, or leave the option empty; metrics.jsonl has every number in any case"
+        ) from None
+    held = folder / "wandb.json"
+    if not held.is_file():
+        write_json(held, {"id": wandb.util.generate_id()})
+    name = "/".join(folder.resolve().parts[-2:])
+    return wandb.init(
+        project=project, id=read_json(held)["id"], name=name, dir=str(folder), resume="allow"
+    )
 
 # %% ../../nbs/core/loop.ipynb #f3c7adb9
 def _copies(models: dict) -> dict:  # Name -> state_dict of clones

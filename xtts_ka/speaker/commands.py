@@ -215,8 +215,8 @@ def _create_options(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--dataset_name",
         required=True,
-        choices=("VCTK", "LibriTTS", "folder", "metadata"),
-        help="layout of the data set: a folder for each speaker, or metadata.csv",
+        choices=("auto", "VCTK", "LibriTTS", "folder", "metadata"),
+        help="layout of the data set: a folder for each speaker, or a table (LJSpeech's, too)",
     )
     parser.add_argument(
         "--dataset_dir", required=True, help="root of the data set; the vectors are written into it"

@@ -201,6 +201,7 @@ class TrainConfig:
     num_epochs: int | None = Field(100, ge=1)  # An epoch: as many batches as the recordings fill
     comet_key: str = ""  # API key of Comet; empty: everything stays offline
     comet_project: str = ""  # Project on Comet
+    wandb_project: str = ""  # Project on Weights & Biases; empty: none
     # Steps between pictures and audio of a training batch; 0: never
     vis_train_art_every: int = Field(5, ge=0)
     vis_train_metrics_every: int = Field(1, ge=1)  # Steps between lines of metrics
@@ -416,6 +417,7 @@ def loop_config(
         accelerator=known.get(cfg.device, "cuda"),
         workers=cfg.num_workers,
         tensorboard=cfg.tensorboard,
+        wandb=cfg.wandb_project,
     )
 
 # %% ../../nbs/speaker/config.ipynb #4ebcfab7

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Recordings', 'load_recordings', 'load_data', 'start_network', 'wide_head', 'Plateau', 'draw_batch', 'CometSink',
-           'BoardSink', 'Artefacts', 'error_rates', 'batch_eer', 'Validation', 'build_augmenter', 'ge2e_loss',
-           'is_lead', 'mean_over_processes', 'TrainingMonitor', 'EncoderTask', 'TrainResult', 'make_room',
+           'BoardSink', 'WandbSink', 'Artefacts', 'error_rates', 'batch_eer', 'Validation', 'build_augmenter',
+           'ge2e_loss', 'is_lead', 'mean_over_processes', 'TrainingMonitor', 'EncoderTask', 'TrainResult', 'make_room',
            'is_first_process', 'train_encoder']
 
 # %% ../../nbs/speaker/train.ipynb #15e0d453
@@ -284,7 +284,8 @@ def draw_batch(
 
     vectors = np.asarray(vectors, np.float32)
     xy = umap_2d(vectors, seed=seed) if method == "umap" else pca_2d(vectors)
-    figure = draw_map(xy, list(names), list(speakers), title)
+    shown = {"umap": "UMAP", "pca": "PCA"}[method]
+    figure = draw_map(xy, list(names), list(speakers), title, method=shown)
     if annotate and len(names) > 12:
         style = dict(textcoords="offset points", fontsize=6, parse_math=False)
         for point, name in zip(xy, names):
@@ -366,6 +367,28 @@ class BoardSink:
         self.writer.close()
 
 # %% ../../nbs/speaker/train.ipynb #d789cdb8
+class WandbSink:
+    "Pictures and audio for Weights & Biases, in the run that the loop opens for the numbers."
+
+    def metrics(self, values, step):
+        "Nothing: the loop writes them."
+
+    def _log(self, name: str, kind: str, path, step: int):
+        import wandb
+
+        if wandb.run is not None:  # steps of validation batches would go back, so none is named
+            wandb.run.log({name: getattr(wandb, kind)(str(path), caption=f"step {step}")})
+
+    def picture(self, path, name, step):
+        self._log(name.partition(":")[0], "Image", path, step)
+
+    def audio(self, path, name, step):
+        self._log(f"{name.partition(',')[0]} audio", "Audio", path, step)
+
+    def close(self):
+        "Nothing: the loop ends the run."
+
+
 class Artefacts:
     "Writes pictures and audio, and passes them to the sinks."
 
@@ -373,7 +396,7 @@ class Artefacts:
         self,
         folder,  # Gets a folder for each step
         cfg: TrainConfig,
-        sinks=(),  # `CometSink`, `BoardSink`
+        sinks=(),  # `CometSink`, `BoardSink`, `WandbSink`
     ):
         self.folder = Path(folder)
         self.cfg = cfg
@@ -507,6 +530,7 @@ _NOT_IN_FINGERPRINT = {
     "run_id",
     "comet_key",
     "comet_project",
+    "wandb_project",
     "vis_train_art_every",
     "vis_train_metrics_every",
     "vis_val_art_every",
@@ -829,6 +853,8 @@ def _sinks(cfg: TrainConfig, out: Path) -> list:
     sinks: list = []
     if cfg.tensorboard and (cfg.vis_train_art_every or cfg.vis_val_art_every):
         sinks.append(BoardSink(out / "tensorboard/artefacts"))
+    if cfg.wandb_project:
+        sinks.append(WandbSink())
     if key := comet_key(cfg):
         found = load_checkpoint(out / "checkpoints")
         project = "" if PLACEHOLDER in cfg.comet_project else cfg.comet_project
