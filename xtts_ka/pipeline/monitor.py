@@ -718,3 +718,9 @@ def main(
     if args.plot:
         print("\n".join(map(display_path, plot(folder, seen, stages))))
     return 3 if diverged(seen, stages) else 0
+
+# %% ../../nbs/pipeline/monitor.ipynb #5eed3006
+if __name__ == "__main__" and "IPython" not in sys.modules:
+    from xtts_ka.pipeline.cli import main as call
+
+    sys.exit(call(["monitor", *sys.argv[1:]], "checkpoint_monitor"))

@@ -7,6 +7,7 @@ __all__ = ['PRETRAIN_STAGES', 'needed_by', 'PretrainPipeline', 'main']
 
 # %% ../../nbs/pipeline/pretrain.ipynb #3d858807
 import argparse
+import sys
 from pathlib import Path
 
 from ..core.errors import ConfigError, guarded
@@ -103,3 +104,7 @@ def main(
     return guarded(
         program, lambda: PretrainPipeline(args.config, args.overrides).run(stage, args.force)
     )
+
+# %% ../../nbs/pipeline/pretrain.ipynb #5eed3005
+if __name__ == "__main__" and "IPython" not in sys.modules:
+    sys.exit(main())

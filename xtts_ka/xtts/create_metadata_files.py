@@ -7,16 +7,18 @@ __all__ = ['find_vectors', 'find_manifest', 'match_rows', 'MetadataReport', 'par
            'add_arguments', 'main']
 
 # %% ../../nbs/xtts/create_metadata_files.ipynb #a16063f9
+import argparse
 import functools
 import os
 import shutil
+import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..core.errors import ConfigError, ManifestError, MissingError, XttsKaError
+from ..core.errors import ConfigError, ManifestError, MissingError, XttsKaError, guarded
 from ..core.files import atomic_write, digest, fresh_dir, read_json, sha256_file, write_json
 from ..core.manifest import Manifest, Reject, write_manifest, write_rejects
 from ..core.paths import display_path, resolve
@@ -392,3 +394,9 @@ def main(
         )
     )
     return 0
+
+# %% ../../nbs/xtts/create_metadata_files.ipynb #5eed3003
+if __name__ == "__main__" and "IPython" not in sys.modules:
+    program = argparse.ArgumentParser("create_metadata_files")
+    add_arguments(program)
+    sys.exit(guarded("create_metadata_files", main, program.parse_args()))

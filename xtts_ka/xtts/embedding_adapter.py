@@ -7,8 +7,10 @@ __all__ = ['AdapterConfig', 'Reference', 'choose_references', 'RidgeMap', 'fit_m
            'add_arguments', 'lines', 'main']
 
 # %% ../../nbs/xtts/embedding_adapter.ipynb #a5deecaf
+import argparse
 import hashlib
 import io
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from pydantic import Field
 
 from ..core.audio import read_audio
 from ..core.config import config, load, read_config
-from ..core.errors import MissingError, XttsKaError
+from ..core.errors import MissingError, XttsKaError, guarded
 from ..core.files import DigestCache, atomic_write, digest, write_json
 from ..core.paths import display_path, resolve, slug
 from ..core.progress import bar
@@ -505,3 +507,9 @@ def main(
     adapter = EmbeddingAdapter(read_adapter_config(args.config, args.overrides))
     print("\n".join(lines(adapter.run(args.force), adapter.out)))
     return 0
+
+# %% ../../nbs/xtts/embedding_adapter.ipynb #5eed3004
+if __name__ == "__main__" and "IPython" not in sys.modules:
+    program = argparse.ArgumentParser("embedding_adapter")
+    add_arguments(program)
+    sys.exit(guarded("embedding_adapter", main, program.parse_args()))
