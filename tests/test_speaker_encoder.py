@@ -4,11 +4,13 @@ the same files as one that nobody disturbed."""
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from xtts_ka.core.audio import write_audio
 from xtts_ka.core.files import read_jsonl
@@ -149,6 +151,68 @@ def test_killed_training_ends_in_the_same_bits(tmp_path):
     assert len(set(losses)) == len(
         losses
     )  # no two steps are alike, so a step too many or too few would show
+
+
+def hang_until_orphaned(parent=None):
+    "What a library's exit handler may do to a data worker: nothing, for as long as it is let."
+    while os.getppid() == (parent or os.getppid()):
+        time.sleep(0.1)
+
+
+def train_command(argv, out, fails):
+    "`train_encoder`, with data workers that do not end by themselves."
+    from multiprocessing.util import Finalize
+
+    from torch.utils.data import _utils
+
+    from xtts_ka.core.errors import XttsKaError
+    from xtts_ka.speaker.train import EncoderTask
+    from xtts_ka.speaker.train_encoder import main
+
+    os.environ["XTTS_KA_PROGRESS"] = "off"
+    multiprocessing.set_start_method("fork", force=True)  # As in a process of the shell
+    _utils.MP_STATUS_CHECK_INTERVAL = 0.5
+    trainer, item = os.getpid(), EncoderTask.item
+
+    def with_a_bad_library(self, index, epoch):
+        if os.getpid() != trainer:
+            Finalize(None, hang_until_orphaned, (trainer,), exitpriority=1)
+        return item(self, index, epoch)
+
+    def broken(self):
+        raise XttsKaError("the disk is gone")
+
+    EncoderTask.item = with_a_bad_library
+    if fails:
+        EncoderTask.validate = broken
+    sys.stdout = sys.stderr = open(f"{out}.said", "w", buffering=1)  # Until the end
+    sys.exit(main([*argv, "--output_dir", str(out)]))
+
+
+@pytest.mark.parametrize("ending", ["done", "failed", "SIGTERM", "SIGINT"])
+def test_the_command_ends_with_its_workers(tmp_path, ending):
+    "Two workers and pictures on: whatever ends the training, the process ends, and says how."
+    voices(tmp_path / "data")
+    on = {"num_workers": 2, "vis_train_art_every": 3, "vis_val_art_every": 1, "tensorboard": True}
+    stopped = ending.startswith("SIG")
+    values = TINY | on | {"steps": 10**5 if stopped else 6, "use_data_augmentation": False}
+    values |= {"val_every": 5, "train_data_root": str(tmp_path / "data")}
+    (tmp_path / "train_config.json").write_text(json.dumps(values))
+    argv, out = ["--config", str(tmp_path / "train_config.json")], tmp_path / "out"
+    process = FORK.Process(target=train_command, args=(argv, out, ending == "failed"))
+    process.start()
+    try:
+        while stopped and process.is_alive() and len(lines(out)) < 4:
+            time.sleep(0.01)
+        if stopped:
+            os.kill(process.pid, getattr(signal, ending))
+        process.join(90)
+        assert not process.is_alive(), f"it waits for its workers: {said(out)}"
+    finally:
+        process.kill()
+    assert process.exitcode == {"done": 0, "failed": 2, "SIGTERM": 143, "SIGINT": 130}[ending]
+    told = {"done": "encoder of step", "failed": "the disk is gone"}
+    assert told.get(ending, f"stopped by {ending}") in said(out)
 
 
 def test_shipped_configuration(root):

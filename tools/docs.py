@@ -109,6 +109,8 @@ ORDER = {  # Pages of a folder in the order in which a newcomer reads them
         "demonstration",
         "tested",
         "glossary",
+        "old_names",
+        "old_names_ka",
     ),
 }
 

@@ -64,7 +64,14 @@ def _refuse_bool(cls, value, info):
     number = kinds & {int, float} and not kinds & {bool, typing.Any}
     if number and _has_bool(value):
         raise PydanticCustomError("bool_for_number", "a number is expected, not true or false")
-    return value
+    return _as_list(_annotation(cls, info.field_name), value)
+
+
+def _as_list(kind, value):
+    "A text where a list of texts is expected, such as one path, is a list of one."
+    arms = typing.get_args(kind) if typing.get_origin(kind) in _UNIONS else (kind,)
+    wanted = list[str] in arms and str not in arms
+    return [value] if wanted and isinstance(value, str) else value
 
 
 def _has_bool(value) -> bool:
@@ -75,6 +82,9 @@ def _has_bool(value) -> bool:
     return isinstance(value, bool)
 
 # %% ../../nbs/core/config.ipynb #5a1c207b
+_UNIONS = (typing.Union, types.UnionType)
+
+
 def _annotation(cls, name: str):
     "The type of a field, also one inherited or written as a string."
     return typing.get_type_hints(cls, include_extras=True)[name]
@@ -95,7 +105,7 @@ def _type_name(kind) -> str:
         return "one of " + ", ".join(map(repr, args))
     if origin is typing.Annotated:
         return _type_name(args[0])
-    if origin in (typing.Union, types.UnionType):
+    if origin in _UNIONS:
         return " | ".join(map(_type_name, args))
     if args:
         inner = ", ".join("..." if a is ... else _type_name(a) for a in args)

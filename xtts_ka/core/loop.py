@@ -24,7 +24,7 @@ from pydantic import Field
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, set_aside
 from .config import config, to_dict
 from .errors import CheckpointError, ConfigError, MissingError, XttsKaError
-from .files import atomic_write, digest, read_jsonl, sweep, write_json
+from .files import atomic_write, digest, read_json, read_jsonl, sweep, write_json
 from .processes import STOP_SIGNALS, lock, not_inherited
 from .progress import Count, bar
 from .randomness import permutation, rng, seeded_step, torch_rng
@@ -59,6 +59,7 @@ class LoopConfig:
     bucket: bool = False  # Batches of items of similar length (the task gives `lengths`)
     max_nonfinite: int = Field(0, ge=0)  # Skipped steps in a row allowed for a non-finite gradient
     tensorboard: bool = False  # Also write TensorBoard files
+    wandb: str = ""  # Project on Weights & Biases that gets the numbers, too; empty: none
 
 # %% ../../nbs/core/loop.ipynb #e98392b4
 # Options that may change when a run is resumed
@@ -70,6 +71,7 @@ _FREE = {
     "log_every",
     "workers",
     "tensorboard",
+    "wandb",
     "accelerator",
     "strategy",
 }
@@ -132,6 +134,7 @@ class Task(_TaskHooks, ABC):
 
     phases: tuple = ("main",)  # Names of the optimisers, in the order in which a step runs them
     lengths: Any = None  # [items] numbers, for `bucket`: seconds, frames or tokens
+    epoch_batches: int | None = None  # Micro-batches that the log calls an epoch; None: all items
 
     @abstractmethod
     def models(self) -> dict:
@@ -273,10 +276,12 @@ def _ignore_signals(_):
         signal.signal(s, signal.SIG_IGN)
 
 
+@contextlib.contextmanager
 def _stream(batches: Batches, first: int, last: int, pin: bool):
-    "Micro-batches `first` to `last - 1`, prepared by this process or by workers."
+    "Micro-batches `first` to `last - 1`, by this process or by workers, which end with the block."
     if not batches.cfg.workers:
-        return (batches[m] for m in range(first, last))
+        yield (batches[m] for m in range(first, last))
+        return
     from torch.utils.data import DataLoader
 
     loader: DataLoader = DataLoader(
@@ -287,8 +292,23 @@ def _stream(batches: Batches, first: int, last: int, pin: bool):
         worker_init_fn=_ignore_signals,
         generator=torch_rng(batches.cfg.seed, "loader"),
         pin_memory=pin,
+        multiprocessing_context="fork",  # a task holds open files, which cannot be sent
     )
-    return iter(loader)
+    prepared = iter(loader)
+    try:
+        yield prepared
+    finally:
+        _end_workers(prepared)
+
+
+def _end_workers(prepared):
+    """Ask the workers of a loader to end, and kill those that do not answer within seconds.
+    They ignore SIGTERM, so without this the interpreter would wait for them at its own end."""
+    prepared._shutdown_workers()
+    for worker in prepared._workers:
+        if worker.is_alive():
+            worker.kill()
+        worker.join()
 
 # %% ../../nbs/core/loop.ipynb #9c844600
 def _numbers(values: list) -> list[float]:
@@ -333,12 +353,13 @@ class _Means:
 
 # %% ../../nbs/core/loop.ipynb #c0lo0005
 class _Log(_Means):
-    "metrics.jsonl, and TensorBoard on request."
+    "metrics.jsonl, and TensorBoard and Weights & Biases on request."
 
     def __init__(self, path, step: int, cfg, write: bool):
         super().__init__()
         self.path = Path(path)
         self.sink: Any = None  # Of TensorBoard
+        self.wandb: Any = None  # A run of Weights & Biases
         self.file: Any = None
         rows = [r for r in read_jsonl(path) if r["step"] <= step]
         self.seconds = rows[-1]["seconds"] if rows else 0.0
@@ -353,6 +374,8 @@ class _Log(_Means):
             from torch.utils.tensorboard import SummaryWriter
 
             self.sink = SummaryWriter(self.path.parent / "tensorboard", purge_step=step + 1)
+        if cfg.wandb:
+            self.wandb = _open_wandb(cfg.wandb, self.path.parent)
 
     def times(self) -> dict:
         "Wall and CPU seconds of this run over all its sessions."
@@ -369,6 +392,8 @@ class _Log(_Means):
         self.file.flush()
         if self.sink is not None:
             _send(self.sink, row)
+        if self.wandb is not None:
+            self.wandb.log(_scalars(row), step=row["step"])
 
     def sync(self):
         "Flush to the disk, before the checkpoint that relies on it."
@@ -380,12 +405,37 @@ class _Log(_Means):
             self.file.close()
         if self.sink is not None:
             self.sink.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def _scalars(row: dict) -> dict:  # `train/lr` and so on -> number
+    numbers = ((k, v) for k, v in row.items() if isinstance(v, (int, float)) and k != "step")
+    return {f"{row['kind']}/{k}": v for k, v in numbers}
 
 
 def _send(sink, row: dict):
-    for k, v in row.items():
-        if isinstance(v, (int, float)) and k != "step":
-            sink.add_scalar(f"{row['kind']}/{k}", v, row["step"])
+    for k, v in _scalars(row).items():
+        sink.add_scalar(k, v, row["step"])
+
+
+def _open_wandb(project: str, folder: Path):
+    """A run of Weights & Biases, the same one when a training is resumed; WANDB_MODE=offline keeps
+    it on this machine. `MissingError` without the package."""
+    try:
+        import wandb
+    except ImportError as e:
+        raise MissingError(
+            f"wandb={project} is set, but the package wandb is not installed ({e}): pip install "
+            "wandb, or leave the option empty; metrics.jsonl has every number in any case"
+        ) from None
+    held = folder / "wandb.json"
+    if not held.is_file():
+        write_json(held, {"id": wandb.util.generate_id()})
+    name = "/".join(folder.resolve().parts[-2:])
+    return wandb.init(
+        project=project, id=read_json(held)["id"], name=name, dir=str(folder), resume="allow"
+    )
 
 # %% ../../nbs/core/loop.ipynb #f3c7adb9
 def _copies(models: dict) -> dict:  # Name -> state_dict of clones
@@ -806,7 +856,8 @@ def _write_line(run):
         means = dict(zip(means, values.tolist()))
     lr = next(iter(run.phases.optimizers.values())).param_groups[0]["lr"]
     losses = {k if "/" in k else f"loss/{k}": v for k, v in means.items()}
-    epoch = run.step * run.cfg.accumulate / run.batches.per_epoch
+    batches = run.task.epoch_batches or run.batches.per_epoch
+    epoch = run.step * run.cfg.accumulate / batches
     row = {"kind": "train", "step": run.step, "epoch": round(epoch, 4), "lr": lr}
     run.log.line({**row, **losses, "items": run.items, **run.log.times()})
     for name in list(losses)[:1]:
@@ -915,12 +966,12 @@ def _train(run, title):
     cfg = run.cfg
     first = run.step * cfg.accumulate
     last = cfg.steps * cfg.accumulate
-    stream = _stream(run.batches, first, last, pin=run.fabric.device.type == "cuda")
+    pin = run.fabric.device.type == "cuda"
     if run.fabric.global_rank == 0:
         run.bar = bar(cfg.steps, title, start=run.step)
     else:
         run.bar = Count()  # nothing is drawn
-    with _Signals() as signals, run.bar:
+    with _Signals() as signals, run.bar, _stream(run.batches, first, last, pin) as stream:
         while run.step < cfg.steps and not _stale(cfg, run.step, run.best_step):
             _one_step(run, stream)
             run.bar.update(1)

@@ -236,6 +236,11 @@ _MODULES = {  # Command -> module with `add_arguments`, function, help
         "main",
         "models to the Hugging Face Hub or a shared folder, and back",
     ),
+    "fetch": (
+        "xtts_ka.core.weights",
+        "main",
+        "pretrained weights by name: licence shown, digests checked, broken downloads resumed",
+    ),
     "index": (
         "xtts_ka.pipeline.run_index",
         "main",
@@ -317,9 +322,12 @@ def parser(
 # %% ../../nbs/pipeline/cli.ipynb #95bffa46
 def parse(
     argv: list | None = None,  # Words of the call without the program; default: `sys.argv`
+    program: str = "",  # Name under which the command of `argv` was called, if it is another one
 ) -> argparse.Namespace:
     "Parse a call; wrong ones end with exit status 2 and a hint."
     p = parser(sys.argv[1:] if argv is None else argv)
+    if program and argv:
+        _rename(p, argv[0], program)
     args, rest = p.parse_known_args(argv)
     options = [w for w in rest if w.startswith("-")]
     if options or (rest and not hasattr(args, "overrides")):
@@ -329,8 +337,21 @@ def parse(
     return args
 
 
+def _commands(p) -> dict:  # Name -> parser; {} where there are none
+    groups = (a for a in p._actions if isinstance(a, argparse._SubParsersAction))
+    return next((dict(a.choices) for a in groups), {})
+
+
+def _rename(p, command: str, program: str):
+    "Help and errors of a command, and of the commands below it, name the program that was called."
+    used = _commands(p)[command]
+    for inner in _commands(used).values():
+        inner.prog = inner.prog.replace(used.prog, program, 1)
+    used.prog = program
+
+
 def _unknown(words: list, p, argv) -> str:
-    commands = next(a for a in p._actions if isinstance(a, argparse._SubParsersAction)).choices
+    commands = _commands(p)
     used = next((commands[w] for w in argv if w in commands), p)
     known = [o for a in used._actions for o in a.option_strings]
     close = difflib.get_close_matches(words[0].partition("=")[0], known, 1, 0.5)
@@ -341,6 +362,7 @@ def _unknown(words: list, p, argv) -> str:
 # %% ../../nbs/pipeline/cli.ipynb #9b64a0d0
 def main(
     argv: list | None = None,  # Words of the call; default: `sys.argv`
+    program: str = "",  # Another name for the command of `argv`, as in `train_encoder`
 ) -> int:  # Exit status
     "`xtts-ka`."
     for stream in (sys.stdout, sys.stderr):
@@ -352,11 +374,11 @@ def main(
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "PASSIVE"
     )  # read when torch loads its threads; spinning ones crawl on a busy machine
-    return guarded("xtts-ka", _call, argv)
+    return guarded(program or "xtts-ka", _call, argv, program)
 
 
-def _call(argv) -> int:
-    args = parse(argv)
+def _call(argv, program: str) -> int:
+    args = parse(argv, program)
     return args.do(args)
 
 

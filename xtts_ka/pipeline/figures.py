@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'INK', 'QUIET', 'IGNORED', 'IGNORED_PREFIXES', 'style', 'plot_wave', 'plot_mel', 'plot_mel_pair', 'smooth',
-           'plot_losses', 'plot_durations', 'perplexity', 'plot_code_usage', 'plot_retrieval', 'plot_alignments',
-           'plot_dtw', 'plot_paths', 'plot_everyday']
+           'plot_losses', 'plot_durations', 'plot_pairs', 'perplexity', 'plot_code_usage', 'plot_retrieval',
+           'plot_alignments', 'plot_dtw', 'plot_paths', 'plot_everyday']
 
 # %% ../../nbs/pipeline/figures.ipynb #88156f48
 import contextlib
@@ -306,7 +306,7 @@ def _draw_panel(ax, lines, name, keys):
     if _wants_log(everything):
         _log_axis(ax)
     ax.grid(axis="y", which="major")
-    ax.set(title=name, xlabel="step")
+    ax.set(title=name, xlabel="step", ylabel=name)
     ax.margins(x=0.01)
     if len(keys) > 1:
         ax.legend(loc="upper right")
@@ -346,33 +346,60 @@ def plot_durations(
 ):
     """Clip lengths a speaker: every clip a dot, the median a line; who speaks how much is seen at
     once."""
+    import pandas as pd
+    import seaborn as sns
+
     groups = seconds if isinstance(seconds, dict) else {"all": seconds}
     groups = {k: _need(v, 1, f"seconds of {k}", "a list of lengths") for k, v in groups.items()}
-    jitter = np.random.default_rng(0)
+    labels = [f"{k}   {len(s)} clips, {s.sum() / 60:.1f} min" for k, s in groups.items()]
+    rows = [(label, x) for label, s in zip(labels, groups.values()) for x in s]
+    clips = pd.DataFrame(rows, columns=["speaker", "seconds"])
+    look = dict(size=3, alpha=0.45, linewidth=0, color=PALETTE[0], jitter=0.26)
     with _canvas(height=0.9 + 0.28 * len(groups)) as (fig, ax):
+        state = np.random.get_state()
+        np.random.seed(0)  # seaborn's jitter comes from the global generator
+        sns.stripplot(clips, x="seconds", y="speaker", order=labels, ax=ax, **look)
+        np.random.set_state(state)
         for y, s in enumerate(groups.values()):
-            ax.plot(
-                s,
-                y + jitter.uniform(-0.26, 0.26, len(s)),
-                ".",
-                ms=3.5,
-                alpha=0.45,
-                mew=0,
-                color=PALETTE[0],
-            )
             ax.plot([np.median(s)] * 2, [y - 0.36, y + 0.36], color=PALETTE[1], lw=2)
-        labels = [f"{k}   {len(s)} clips, {s.sum() / 60:.1f} min" for k, s in groups.items()]
-        ax.set_yticks(range(len(groups)), labels)
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
         ax.grid(axis="x")
         ax.set(
             title=title,
             xlabel="clip length, s (line: median)",
+            ylabel="speaker",
             xlim=(0, None),
             ylim=(len(groups) - 0.4, -0.6),
         )
     return fig
+
+# %% ../../nbs/pipeline/figures.ipynb #5eed9573
+def plot_pairs(
+    table,  # Columns of numbers, and `hue`; a pandas DataFrame or what makes one
+    columns: list,  # Names with units, as the axes show them
+    hue: str = "",  # Column that colours the points; empty: one colour
+    title="",  # Above the plot
+):
+    "Each pair of quantities as points, and the distribution of each on the diagonal."
+    import pandas as pd
+    import seaborn as sns
+
+    table = pd.DataFrame(table)
+    look: dict = dict(diag_kind="hist", corner=True, height=1.9)
+    marks = dict(s=12, alpha=0.5, linewidth=0)
+    if hue:
+        groups = table[hue].nunique()
+        look |= dict(hue=hue, palette=[*PALETTE * (groups // len(PALETTE) + 1)][:groups])
+    with style():
+        import matplotlib.pyplot as plt
+
+        grid = sns.pairplot(table, vars=columns, plot_kws=marks, **look)
+        grid.diag_axes[0].set_ylabel(columns[0])
+        if title:
+            grid.figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+        plt.close(grid.figure)
+    return grid.figure
 
 # %% ../../nbs/pipeline/figures.ipynb #f5ffe394
 def perplexity(
@@ -417,30 +444,27 @@ def plot_retrieval(
     title="",  # Above the plot
 ):
     "Distances of generated speech to all references; a ring where the nearest is the wrong one."
+    import seaborn as sns
+
     m = _need(matrix, 2, "matrix", "[N, N]")
     if m.shape[0] != m.shape[1]:
         raise ValueError(f"matrix has shape {list(m.shape)}; give [N, N]")
     rows, nearest = np.arange(len(m)), m.argmin(1)
     wrong = nearest != rows
     with _canvas(width=5.6, height=4.8) as (fig, ax):
-        image = ax.imshow(
-            m, cmap="viridis", origin="upper", aspect="equal", interpolation="nearest"
-        )
-        ax.plot(nearest[~wrong], rows[~wrong], ".", color="white", ms=4)
-        ax.plot(nearest[wrong], rows[wrong], "o", mfc="none", mec=PALETTE[1], ms=7, mew=1.6)
+        bar = {"label": "distance", "fraction": 0.046, "pad": 0.03}
+        ticks = dict(xticklabels="auto", yticklabels="auto" if labels is None else list(labels))
+        sns.heatmap(m, cmap="viridis", square=True, cbar_kws=bar, ax=ax, **ticks)
+        ax.plot(nearest[~wrong] + 0.5, rows[~wrong] + 0.5, ".", color="white", ms=4)
+        ring = dict(mfc="none", mec=PALETTE[1], ms=7, mew=1.6)
+        ax.plot(nearest[wrong] + 0.5, rows[wrong] + 0.5, "o", **ring)
         note = f"{len(m) - wrong.sum()} of {len(m)} nearest to their own reference"
         ax.set(
             title=f"{title}\n{note}" if title else note,
             xlabel="reference sentence",
             ylabel="generated sentence",
         )
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.get_major_locator().set_params(integer=True)
-        if labels is not None:
-            ax.set_yticks(rows, [str(x) for x in labels])
-        fig.colorbar(image, ax=ax, label="distance", fraction=0.046, pad=0.03).outline.set_visible(
-            False
-        )
+        ax.tick_params(axis="y", rotation=0)
     return fig
 
 # %% ../../nbs/pipeline/figures.ipynb #3c176c9e
@@ -527,6 +551,7 @@ def plot_paths(
         ax.set(
             title="What the independent recogniser does not understand",
             xlabel="character error rate, % (line: 95 % interval; dark: spoken freely)",
+            ylabel="path",
             xlim=(0, None),
         )
     return fig
@@ -579,7 +604,7 @@ def plot_everyday(
                 "character error rate, % (line: 95 %"
                 f" interval{'; cut at 120' if top > 120 else ''})"
             ),
-            ylabel="",
+            ylabel="kind of text",
             xlim=(0, min(120, 1.05 * top)),
             ylim=(len(order) - 0.45, -0.55),
         )

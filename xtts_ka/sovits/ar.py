@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import CheckpointError, MissingError
-from ..core.paths import resolve
+from ..core.weights import find_local
 from .config import ArConfig
 from .quantize import Quantizer, codebook_tables
 from .text_encoder import TextEncoder
@@ -205,7 +205,7 @@ def qwen(
 def _load_qwen(init: str, sizes: dict):
     from transformers import Qwen2Model
 
-    place = resolve(init) if resolve(init).is_dir() else init
+    place = find_local(init) or init
     try:
         net = Qwen2Model.from_pretrained(
             place,

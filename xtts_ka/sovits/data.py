@@ -19,6 +19,7 @@ from ..core.manifest import Reject, read_manifest
 from ..core.progress import bar
 from ..core.ragged import RaggedArray, current_array
 from ..corpus.clips import Clips
+from ..corpus.loaders import read_data_set
 from ..corpus.voices import other_voices, recombined_texts, speak_voices
 from .config import PrepareConfig
 from .features import TOKEN_RATE, n_tokens, speech_mel
@@ -95,7 +96,7 @@ def collect_clips(
     "Clips of the run and of synthetic voices. `ManifestError` when none can be used."
     segments, out = Path(segments), Path(out)
     root = Path(os.path.commonpath([segments.resolve(), out.resolve()]))
-    manifest = read_manifest(segments / "metadata.csv", check_audio=False)
+    manifest = read_data_set(segments, require_text=True)
     rows, rejects = _accepted(manifest, root, cfg)
     names: list[str] = []
     if language == "ka":

@@ -19,6 +19,7 @@ from ..core.audio import resample
 from ..core.errors import ConfigError, MissingError
 from ..core.mel import ASR_16K, mel_transform
 from ..core.paths import resolve
+from ..core.weights import find_local, known
 
 TOKEN_RATE = 25  # Semantic tokens per second
 FRAME_RATE = 100  # Log-mel frames per second
@@ -135,7 +136,7 @@ def _load_hubert(name: str, layer: int) -> tuple:  # (feature extractor, model)
     "`MissingError` for no model, `ConfigError` for a layer that it does not have."
     from transformers import AutoFeatureExtractor, AutoModel
 
-    place = resolve(name) if resolve(name).is_dir() else name
+    place = find_local(name) or name
     try:  # Code that lies beside a model is never run, nor are pickles read
         prepare = AutoFeatureExtractor.from_pretrained(
             place, local_files_only=True, trust_remote_code=False
@@ -221,7 +222,9 @@ def _open_s3(path):  # -> onnxruntime's InferenceSession
     "`MissingError` for no file or no model, `ConfigError` for another kind of model."
     import onnxruntime
 
-    place = resolve(path)
+    place = find_local(path) or resolve(path)
+    if place.is_dir() and known(path):
+        place = place / known(path).files[0]
     if not place.is_file():
         raise MissingError(
             f"semantic.s3={path}: no such file; it is speech_tokenizer_v2.onnx of"

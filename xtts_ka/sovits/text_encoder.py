@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ..core.errors import ConfigError, MissingError, XttsKaError
 from ..core.files import atomic_write, read_json
 from ..core.foreign import reading
-from ..core.paths import resolve
 from ..core.rotary import rotary
+from ..core.weights import find_local
 from .config import TextConfig
 from .semantic import Block
 
@@ -137,7 +137,7 @@ class BgeM3:
     ):
         from transformers import AutoTokenizer, XLMRobertaModel
 
-        place = resolve(name) if resolve(name).is_dir() else name
+        place = find_local(name) or name
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(
                 place, local_files_only=True, trust_remote_code=False

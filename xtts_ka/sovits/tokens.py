@@ -18,11 +18,12 @@ import numpy as np
 from ..core.audio import is_silent, read_audio
 from ..core.errors import AudioError, MissingError, PathError, XttsKaError
 from ..core.files import digest, read_json, sha256_file, sweep
-from ..core.manifest import Reject, read_manifest, write_rejects
+from ..core.manifest import Reject, write_rejects
 from ..core.paths import display_path
 from ..core.progress import bar
 from ..core.ragged import RaggedArray
 from ..core.shards import Shards, assign_shard, recording_digest
+from ..corpus.loaders import read_data_set
 from .features import TOKEN_RATE, SpeechFeatures
 from .train_semantic import SemanticTokenizer
 
@@ -236,7 +237,7 @@ def tokenize_corpus(
     max_seconds: float = 60.0,  # Longest clip
 ) -> TokenizeReport:
     "Tokens of this process's share of a manifest; bad clips are rejected, the rest goes on."
-    held = read_manifest(manifest, check_audio=False, require_text=False)
+    held = read_data_set(manifest)
     config = tokenizer_digest(model, max_seconds)
     tokenizer, new = _on(SemanticTokenizer.load(model), device), 0
     with TokenStore(out, rank, world) as store:

@@ -88,9 +88,9 @@ def _embed_options(parser: argparse.ArgumentParser):
 def _model_options(a):
     a(
         "--checkpoint",
-        metavar="DIR",
+        metavar="PATH",
         default=None,
-        help="checkpoint that overrides the pretrained weights",
+        help="folder of an encoder, or file of weights, that replaces the pretrained ones",
     )
     a(
         "--backend",
@@ -215,15 +215,18 @@ def _create_options(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--dataset_name",
         required=True,
-        choices=("VCTK", "LibriTTS", "folder", "metadata"),
-        help="layout of the data set: a folder for each speaker, or metadata.csv",
+        choices=("auto", "VCTK", "LibriTTS", "folder", "metadata"),
+        help="layout of the data set: a folder for each speaker, or a table (LJSpeech's, too)",
     )
     parser.add_argument(
         "--dataset_dir", required=True, help="root of the data set; the vectors are written into it"
     )
     parser.add_argument("--model_device", default="cpu", help="cpu or cuda")
     parser.add_argument(
-        "--checkpoint", default=None, help="weights of your own; they must fit the model_name"
+        "--checkpoint",
+        default=None,
+        metavar="PATH",
+        help="weights of your own, a folder or a file (model.pt); they must fit the model_name",
     )
 
 

@@ -109,7 +109,8 @@ class EmbeddingConfig:
     # Subtract the corpus mean for maps and numbers; the stored vectors stay as they are
     center: bool = False
     sample_rate: int = Field(16000, ge=4000, le=96000)  # Hz, the model's; another is refused
-    target_dbfs: float | None = Field(None, ge=-60, le=0)  # Level set first, dB; null leaves it
+    # Level set first, dB of full scale (RMS); null leaves it as it is
+    target_dbfs: float | None = Field(-23.0, ge=-60, le=0)
     # Remove silence at both ends: by energy, or by the voice activity detector
     trim: Literal["none", "energy", "silero"] = "none"
     silence_dbfs: float = Field(-60.0, le=0)  # A quieter recording has status silent
@@ -200,6 +201,7 @@ class TrainConfig:
     num_epochs: int | None = Field(100, ge=1)  # An epoch: as many batches as the recordings fill
     comet_key: str = ""  # API key of Comet; empty: everything stays offline
     comet_project: str = ""  # Project on Comet
+    wandb_project: str = ""  # Project on Weights & Biases; empty: none
     # Steps between pictures and audio of a training batch; 0: never
     vis_train_art_every: int = Field(5, ge=0)
     vis_train_metrics_every: int = Field(1, ge=1)  # Steps between lines of metrics
@@ -415,6 +417,7 @@ def loop_config(
         accelerator=known.get(cfg.device, "cuda"),
         workers=cfg.num_workers,
         tensorboard=cfg.tensorboard,
+        wandb=cfg.wandb_project,
     )
 
 # %% ../../nbs/speaker/config.ipynb #4ebcfab7
@@ -505,6 +508,7 @@ class EmbeddingsConfig(EmbeddingConfig):
     "Stage embeddings."
 
     model: str = ""  # Empty: ecapa:<run>/speaker_encoder, trained by the stage before
+    target_dbfs: float | None = Field(None, ge=-60, le=0)  # The clips of `segments` have one level
     backend: Backend = "torch"  # The stage's encoder is too small to gain from another one
     perplexity: float = Field(30.0, gt=0)  # t-SNE: effective neighbours, lowered for few clips
     neighbors: int = Field(15, ge=2)  # UMAP: neighbours, lowered for few clips

@@ -17,10 +17,10 @@ import numpy as np
 from ..core.audio import is_silent, probe, read_audio, read_crop, resample
 from ..core.errors import AudioError, ConfigError, ManifestError, MissingError
 from ..core.files import digest, fresh_dir, read_json, write_json
-from ..core.manifest import read_manifest
 from ..core.paths import display_path, resolve
 from ..core.progress import bar
 from ..core.randomness import permutation, rng
+from ..corpus.loaders import has_table, read_data_set
 
 # %% ../../nbs/speaker/data.ipynb #e7bc3488
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aiff", ".aif")
@@ -79,7 +79,7 @@ def _libritts(root: Path, sessions: bool) -> list:
 # %% ../../nbs/speaker/data.ipynb #39b937f3
 def _metadata(root: Path, sessions: bool) -> list:
     "The rows of a manifest; a speaker has a folder where nobody else's recordings are in it."
-    manifest = read_manifest(root, check_audio=False, require_text=False)
+    manifest = read_data_set(root)
     folders: dict[str, set] = {}
     for row in manifest.rows:
         folders.setdefault(row.speaker_name, set()).add(manifest.audio_path(row).parent)
@@ -114,11 +114,22 @@ def scan_folder(
             f"give the root of the recordings (layout {layout})"
         )
     if layout == "auto":
-        layout = "metadata" if (root / "metadata.csv").is_file() else "folder"
+        layout = _layout(root)
     found = _READERS[layout](root, multi_rec_session)
     if not found:
         raise MissingError(_no_recordings(root, layout, multi_rec_session))
     return sorted(found, key=lambda u: u.path)
+
+
+def _layout(root: Path) -> str:
+    "A table where there is one; VCTK by its folders, LibriTTS by a text beside a recording."
+    if has_table(root):
+        return "metadata"
+    if (root / "txt").is_dir() and any(p.is_dir() for p in root.glob("wav*")):
+        return "VCTK"
+    deep = next((p for n in (2, 3) for p in _audio_files(root, n)[:1]), None)
+    texts = deep is not None and deep.with_suffix(".normalized.txt").is_file()
+    return "LibriTTS" if texts and not _audio_files(root, 1) else "folder"
 
 
 def _no_recordings(root: Path, layout: str, sessions: bool) -> str:

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SPEECHBRAIN', 'mirrored', 'TimeConv', 'ConvBlock', 'Res2Conv', 'SqueezeExcite', 'EcapaBlock', 'AttentivePooling',
-           'Ecapa', 'seeded_weights', 'new_ecapa', 'count_weights', 'load_speechbrain']
+           'Ecapa', 'seeded_weights', 'new_ecapa', 'count_weights', 'load_ecapa', 'load_speechbrain']
 
 # %% ../../nbs/speaker/ecapa.ipynb #ec8eedda
+import dataclasses
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -272,6 +273,19 @@ def _speechbrain_config(state: dict) -> EncoderConfig:
     )
 
 # %% ../../nbs/speaker/ecapa.ipynb #61e7d6f5
+def load_ecapa(
+    state: dict,  # Tensors of our `Ecapa`
+    where: str = "state dict",  # Their file, for the message
+) -> Ecapa:  # In eval mode
+    "Our ECAPA-TDNN from its tensors, which show its sizes; `CheckpointError` for another model."
+    try:
+        net = Ecapa(dataclasses.replace(_speechbrain_config(state), padding="zeros"))
+        net.load_state_dict(state)
+    except (KeyError, ConfigError, RuntimeError) as e:
+        raise CheckpointError(f"{where}: not an ECAPA-TDNN of this package ({e})") from None
+    return net.eval()
+
+
 def load_speechbrain(
     source: str | Path | dict,  # `embedding_model.ckpt`, its folder, or its state dict
 ) -> Ecapa:  # In eval mode

@@ -265,7 +265,10 @@ class EmbeddingVisualizer:
 
     def _picture(self, xy, v: Voices, numbers, title, path):
         "One map, also as a PNG where a path is given."
-        fig = draw_map(xy, v.names, v.speakers, title, caption(numbers), numbers["points"])
+        known = [name for name in PROJECTIONS.values() if name in title]
+        named = {"method": known[0]} if known else {}
+        below, rings = caption(numbers), numbers["points"]
+        fig = draw_map(xy, v.names, v.speakers, title, below, rings, **named)
         if path is not None:
             buffer = io.BytesIO()
             fig.savefig(buffer, format="png")

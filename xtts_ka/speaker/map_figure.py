@@ -233,6 +233,7 @@ def draw_map(
     title="",  # Above the map
     caption="",  # Below it
     rings=(),  # Indices of points to put a ring around
+    method="dimension",  # Name of the projection, for the axes
 ):
     "The map as a matplotlib figure, closed in pyplot."
     import matplotlib as mpl
@@ -250,7 +251,8 @@ def draw_map(
                 _name_points(ax, xy, names)
             _frame(ax, xy)
             ax.set_title(shorten(title, 90).translate(_SMALL), parse_math=False)
-            ax.set_xlabel(caption, loc="left", labelpad=7)
+            ax.set_xlabel(" · ".join(filter(None, (caption, f"{method} 1"))), loc="left")
+            ax.set_ylabel(f"{method} 2", loc="bottom")
             _legend(fig, handles, groups)
         finally:
             plt.close(fig)

@@ -7,7 +7,6 @@ __all__ = ['WEIGHTS', 'WAVLM_FILES', 'read_state', 'missing_weights', 'find_mode
 
 # %% ../../nbs/speaker/pretrained.ipynb #dafe6c91
 import pickle
-import re
 import zipfile
 from pathlib import Path
 
@@ -15,8 +14,9 @@ import torch
 
 from ..core.checkpoint import check_archive
 from ..core.errors import CheckpointError, MissingError
-from ..core.paths import display_path, repo_root, resolve
-from .config import WAVLM, plain_name
+from ..core.paths import display_path, repo_root
+from ..core.weights import fetch_command, find_local, is_hub_name, known
+from .config import plain_name
 
 # %% ../../nbs/speaker/pretrained.ipynb #0e49fea4
 def read_state(path: Path) -> dict:
@@ -27,7 +27,8 @@ def read_state(path: Path) -> dict:
         return _read_safetensors(path)
     check_archive(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        held = torch.load(path, map_location="cpu", weights_only=True)
+        return held if isinstance(held, dict) else {}
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{display_path(path)}: holds more than plain tensors, so it could carry code "
@@ -62,28 +63,27 @@ def missing_weights(
 ) -> MissingError:
     "The one error for weights that are not here."
     local = display_path(repo_root() / "models" / plain_name(name).split("/")[-1])
+    w = known(plain_name(name))
+    get = f"{fetch_command([w.name])} gets it ({w.size}, {w.licence}). " if w else ""
     return MissingError(
         f"the speaker encoder {name!r} is not here: {why}\n"
-        f"Put its files ({files}) into {local}, or name a folder that has them."
+        f"{get}Put its files ({files}) into {local}, or name a folder that has them."
     )
 
 # %% ../../nbs/speaker/pretrained.ipynb #c69594c3
-def _from_hub(name: str) -> Path:
-    "The hub's folder of a model: from its cache, else by download."
+def _from_hub(name: str, files: str) -> Path:
+    "The hub's folder of a model, by download."
     from httpx import HTTPError
     from huggingface_hub import snapshot_download
 
-    files = ["config.json", "preprocessor_config.json", *WEIGHTS]
+    w = known(plain_name(name))
+    wanted = ["config.json", "preprocessor_config.json", *WEIGHTS, *([files] if w else [])]
     try:
-        return Path(snapshot_download(name, allow_patterns=files, local_files_only=True))
-    except OSError:
-        pass  # not in the cache, so ask
-    try:
-        return Path(snapshot_download(name, allow_patterns=files))
+        return Path(snapshot_download(w.repo if w else name, allow_patterns=wanted))
     except (OSError, ValueError, HTTPError) as e:
         reason = (str(e) or type(e).__name__).strip().splitlines()[0]
         why = f"the hub could not be asked ({reason})"
-        raise missing_weights(name, why, WAVLM_FILES) from None
+        raise missing_weights(name, why, files) from None
 
 # %% ../../nbs/speaker/pretrained.ipynb #a084b0ad
 def find_model(
@@ -94,7 +94,6 @@ def find_model(
     for folder in (resolve(name), repo_root() / "models" / plain_name(name)):
         if folder.is_dir():
             return folder
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
-        return _from_hub(name)
-    hub = f"; `microsoft/{plain_name(name)}` would ask the hub" if plain_name(name) in WAVLM else ""
-    raise missing_weights(name, f"no such folder{hub}", files)
+    if known(plain_name(name)) or is_hub_name(name):
+        return find_local(name) or _from_hub(name, files)
+    raise missing_weights(name, "no such folder", files)

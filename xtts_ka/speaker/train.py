@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Recordings', 'load_recordings', 'load_data', 'start_network', 'wide_head', 'Plateau', 'draw_batch', 'CometSink',
-           'BoardSink', 'Artefacts', 'error_rates', 'batch_eer', 'Validation', 'build_augmenter', 'ge2e_loss',
-           'is_lead', 'mean_over_processes', 'TrainingMonitor', 'EncoderTask', 'TrainResult', 'make_room',
+           'BoardSink', 'WandbSink', 'Artefacts', 'error_rates', 'batch_eer', 'Validation', 'build_augmenter',
+           'ge2e_loss', 'is_lead', 'mean_over_processes', 'TrainingMonitor', 'EncoderTask', 'TrainResult', 'make_room',
            'is_first_process', 'train_encoder']
 
 # %% ../../nbs/speaker/train.ipynb #15e0d453
@@ -34,6 +34,7 @@ from xtts_ka.speaker.config import (
     TrainConfig,
     average_every,
     comet_key,
+    epoch_steps,
     is_untrained,
     loop_config,
     noise_paths,
@@ -156,7 +157,7 @@ def _initial(cfg: TrainConfig) -> Ecapa | WavLMEncoder:
     name, rate = cfg.model_name, cfg.model_sample_rate
     spec = dataclasses.replace(cfg.encoder, name=name, sample_rate=rate)
     if cfg.checkpoint:
-        return load_encoder(cfg.checkpoint)
+        return load_encoder(cfg.checkpoint, name)
     if is_untrained(name):
         new = new_ecapa if plain_name(name) == "ecapa" else new_wavlm
         return new(spec, cfg.seed)
@@ -282,7 +283,8 @@ def draw_batch(
 
     vectors = np.asarray(vectors, np.float32)
     xy = umap_2d(vectors, seed=seed) if method == "umap" else pca_2d(vectors)
-    figure = draw_map(xy, list(names), list(speakers), title)
+    shown = {"umap": "UMAP", "pca": "PCA"}[method]
+    figure = draw_map(xy, list(names), list(speakers), title, method=shown)
     if annotate and len(names) > 12:
         style = dict(textcoords="offset points", fontsize=6, parse_math=False)
         for point, name in zip(xy, names):
@@ -364,6 +366,28 @@ class BoardSink:
         self.writer.close()
 
 # %% ../../nbs/speaker/train.ipynb #d789cdb8
+class WandbSink:
+    "Pictures and audio for Weights & Biases, in the run that the loop opens for the numbers."
+
+    def metrics(self, values, step):
+        "Nothing: the loop writes them."
+
+    def _log(self, name: str, kind: str, path, step: int):
+        import wandb
+
+        if wandb.run is not None:  # steps of validation batches would go back, so none is named
+            wandb.run.log({name: getattr(wandb, kind)(str(path), caption=f"step {step}")})
+
+    def picture(self, path, name, step):
+        self._log(name.partition(":")[0], "Image", path, step)
+
+    def audio(self, path, name, step):
+        self._log(f"{name.partition(',')[0]} audio", "Audio", path, step)
+
+    def close(self):
+        "Nothing: the loop ends the run."
+
+
 class Artefacts:
     "Writes pictures and audio, and passes them to the sinks."
 
@@ -371,7 +395,7 @@ class Artefacts:
         self,
         folder,  # Gets a folder for each step
         cfg: TrainConfig,
-        sinks=(),  # `CometSink`, `BoardSink`
+        sinks=(),  # `CometSink`, `BoardSink`, `WandbSink`
     ):
         self.folder = Path(folder)
         self.cfg = cfg
@@ -505,6 +529,7 @@ _NOT_IN_FINGERPRINT = {
     "run_id",
     "comet_key",
     "comet_project",
+    "wandb_project",
     "vis_train_art_every",
     "vis_train_metrics_every",
     "vis_val_art_every",
@@ -696,6 +721,7 @@ class EncoderTask(Task):
             sessions if any(sessions) else None,
         )
         self.shape = self.sampler.n, self.sampler.m  # Speakers, utterances
+        self.epoch_batches = epoch_steps(len(train), *self.shape)  # As `num_epochs` counts
         self.val = None if val is None else Validation(val, cfg)
         self.augmenter = build_augmenter(cfg)
         self.on_cpu = cfg.aug_device == "cpu"  # Augmented by the data workers
@@ -826,6 +852,8 @@ def _sinks(cfg: TrainConfig, out: Path) -> list:
     sinks: list = []
     if cfg.tensorboard and (cfg.vis_train_art_every or cfg.vis_val_art_every):
         sinks.append(BoardSink(out / "tensorboard/artefacts"))
+    if cfg.wandb_project:
+        sinks.append(WandbSink())
     if key := comet_key(cfg):
         found = load_checkpoint(out / "checkpoints")
         project = "" if PLACEHOLDER in cfg.comet_project else cfg.comet_project

@@ -222,6 +222,7 @@ def new_wavlm(
 def load_wavlm(
     folder,  # With config.json and the weights, as the hub has them
     cfg: EncoderConfig,
+    state: dict | None = None,  # Other weights for this model; None: those in the folder
 ) -> WavLMEncoder:  # In eval mode
     "A pretrained WavLM. `CheckpointError` when the folder holds another model or lacks weights."
     folder = Path(folder)
@@ -234,10 +235,10 @@ def load_wavlm(
     trained_head = "WavLMForXVector" in (hf.get("architectures") or ())
     head = plain_name(cfg.name).endswith("-sv") or trained_head
     weights = next((folder / f for f in WEIGHTS if (folder / f).is_file()), None)
-    if weights is None:
+    if weights is None and state is None:
         why = f"{display_path(folder)} has no weights"
         raise missing_weights(cfg.name, why, WAVLM_FILES)
-    model = _with_weights(hf, head, weights)
+    model = _with_weights(hf, head, read_state(weights) if state is None else state, folder)
     preprocessor = folder / "preprocessor_config.json"
     if preprocessor.is_file():
         normalize = read_json(preprocessor)["do_normalize"]
@@ -246,15 +247,15 @@ def load_wavlm(
     return WavLMEncoder(model, cfg, normalize).eval()
 
 # %% ../../nbs/speaker/wavlm.ipynb #f16b914b
-def _with_weights(hf: dict, head: bool, weights: Path):
-    "transformers' model with all its weights from a file."
+def _with_weights(hf: dict, head: bool, state: dict, folder: Path):
+    "transformers' model with all its weights."
     from transformers import WavLMConfig, WavLMForXVector, WavLMModel
 
     kind = WavLMForXVector if head else WavLMModel
     model, info = kind.from_pretrained(  # type: ignore[misc]  # a pair with loading info
         None,
         config=WavLMConfig.from_dict(hf),
-        state_dict=read_state(weights),
+        state_dict=state,
         trust_remote_code=False,
         output_loading_info=True,
         dtype=torch.float32,
@@ -264,7 +265,7 @@ def _with_weights(hf: dict, head: bool, weights: Path):
     lacking = sorted(k for k in needed if "masked_spec_embed" not in k)
     if lacking:
         raise CheckpointError(
-            f"{display_path(weights.parent)}: {len(lacking)} weights of {kind.__name__} are not "
+            f"{display_path(folder)}: {len(lacking)} weights of {kind.__name__} are not "
             f"in its file, e.g. {lacking[0]}; they are not made up"
         )
     return model

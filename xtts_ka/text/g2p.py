@@ -8,6 +8,7 @@ __all__ = ['Pronunciations', 'read_pronunciations', 'GraphemeToPhoneme', 'Word',
 
 # %% ../../nbs/text/g2p.ipynb #3e0e3ad6
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -276,3 +277,10 @@ def __getattr__(name: str):
     from xtts_ka.text import g2p_neural
 
     return getattr(g2p_neural, name)
+
+# %% ../../nbs/text/g2p.ipynb #5eed3002
+if __name__ == "__main__" and "IPython" not in sys.modules:
+    sys.exit(
+        "xtts_ka.text.g2p is a library. The stage that uses it: phoneme_processor --config FILE "
+        "(xtts-ka run --only phonemes); the phonemes of a text: xtts-ka phonemize TEXT"
+    )

@@ -17,10 +17,11 @@ from torch import Tensor
 from ..core.audio import is_silent, read_audio, read_crop
 from ..core.errors import AudioError, ConfigError, MissingError, XttsKaError
 from ..core.files import digest
-from ..core.manifest import Reject, read_manifest
+from ..core.manifest import Reject
 from ..core.paths import display_path, resolve
 from ..core.progress import bar
 from ..core.randomness import rng
+from ..corpus.loaders import has_table, read_data_set
 from .config import AUDIO_SUFFIXES, DataConfig, MelConfig
 from .features import crop_with_context, load_mel, middle, n_frames
 
@@ -45,8 +46,8 @@ def find_sources(
             f"{display_path(root)}: no such folder; give one with recordings or with "
             "metadata.csv, e.g. data.train=outputs/demo/segments"
         )
-    if (root / "metadata.csv").is_file():
-        manifest = read_manifest(root, check_audio=False, require_text=False)
+    if has_table(root):
+        manifest = read_data_set(root)
         rejects = manifest.rejects
         found = [
             Source(manifest.audio_path(r), r.audio_file, r.split, r.line) for r in manifest.rows

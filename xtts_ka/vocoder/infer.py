@@ -22,9 +22,10 @@ from ..core.audio import peak_normalize, read_audio, resample, write_audio
 from ..core.config import build, config, load
 from ..core.errors import AudioError, CheckpointError, ConfigError, MissingError, XttsKaError
 from ..core.files import read_json, write_json
-from ..core.manifest import Reject, read_manifest, write_rejects
+from ..core.manifest import Reject, write_rejects
 from ..core.paths import display_path, resolve
 from ..core.progress import bar
+from ..corpus.loaders import has_table, read_data_set
 from .config import AUDIO_SUFFIXES, MelConfig, plain_overrides
 from .features import LogMel, griffin_lim, load_mel, pad_to_hop
 
@@ -291,7 +292,7 @@ def find_items(
         raise MissingError(f"{folder}: no such folder")
     mode = _find_mode(folder, mode)
     rejects: list = []
-    if mode == "audio" and not (folder / "audio").is_dir() and (folder / "metadata.csv").is_file():
+    if mode == "audio" and not (folder / "audio").is_dir() and has_table(folder):
         items, rejects = _rows(folder, split)
     else:
         place = folder / _FOLDERS[mode]
@@ -307,7 +308,7 @@ def find_items(
 
 def _find_mode(folder: Path, mode: str) -> str:  # audio, text or mel
     "The mode that the folder allows."
-    audio = (folder / "audio").is_dir() or (folder / "metadata.csv").is_file()
+    audio = (folder / "audio").is_dir() or has_table(folder)
     has = {
         "audio": audio or bool(_below(folder, AUDIO_SUFFIXES, False)),
         "text": (folder / "transcriptions").is_dir(),
@@ -357,7 +358,7 @@ def _below(folder, suffixes, deep=True) -> list:
 
 
 def _rows(folder, split) -> tuple:  # ([Item], [Reject])
-    manifest = read_manifest(folder, check_audio=False, require_text=False)
+    manifest = read_data_set(folder)
     items = [
         Item(Path(r.audio_file).with_suffix("").as_posix(), manifest.audio_path(r))
         for r in manifest.rows

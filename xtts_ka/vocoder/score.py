@@ -427,6 +427,8 @@ def _label(ax, name: str, systems: list):
     ax.set_title(f"{title}\n{direction}", fontsize=7)
     ax.set_xticks(range(len(systems)), systems, fontsize=7)
     ax.tick_params(labelsize=7)
+    ax.set_ylabel(title, fontsize=7)
+    ax.set_xlabel("speech", fontsize=7)
     ax.set_xlim(-0.6, len(systems) - 0.4)
     ax.spines[["top", "right"]].set_visible(False)
 

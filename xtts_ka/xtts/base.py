@@ -11,7 +11,6 @@ __all__ = ['HUB', 'HOME', 'NEEDED', 'WANTED', 'CPML', 'RELEASES', 'find_base', '
 import os
 import pickle
 import re
-import sys
 import zipfile
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +25,7 @@ from ..core.errors import CheckpointError, ConfigError, MissingError
 from ..core.files import atomic_write, fresh_dir, read_json, write_json
 from ..core.paths import display_path, resolve, slug
 from ..core.randomness import seeded_step
+from ..core.weights import accept_licence, fetch_command
 from .config import PRESETS, DvaeConfig, GptConfig
 from .dvae import make_dvae
 from .features import N_MELS
@@ -91,29 +91,10 @@ def _whole(folder: Path) -> Path:
 # %% ../../nbs/xtts/base.ipynb #1b69c1a5
 def _accept(source: str, home: Path, accepted: bool):
     "Ask once; the answer is kept beside the files."
-    record = home / "licence_accepted.json"
-    if record.is_file():
-        return
-    how = (
-        "the option accept_licence"
-        if accepted
-        else "COQUI_TOS_AGREED=1"
-        if os.environ.get("COQUI_TOS_AGREED") == "1"
-        else ""
-    )
-    if not how and sys.stdin is not None and sys.stdin.isatty():
-        if input(f"{source} is under the {CPML}\nDo you accept it? Type yes: ").strip().lower() in (
-            "yes",
-            "y",
-        ):
-            how = "typed"
-    if not how:
-        raise ConfigError(
-            f"{source}: its licence is not accepted. It is under the {CPML}. Set "
-            "xtts_init.accept_licence=true, or COQUI_TOS_AGREED=1, or answer yes in a terminal; "
-            f"the files then go to {display_path(home)}"
-        )
-    write_json(record, {"source": source, "licence": CPML, "accepted_by": how})
+    agreed = os.environ.get("COQUI_TOS_AGREED") == "1"
+    how = "the option accept_licence" if accepted else "COQUI_TOS_AGREED=1" if agreed else ""
+    way = "xtts_init.accept_licence=true or COQUI_TOS_AGREED=1"
+    accept_licence(source, home, f"the {CPML}", how, way)
 
 # %% ../../nbs/xtts/base.ipynb #95bec8aa
 def _fetch(source: str, home: Path):
@@ -127,7 +108,8 @@ def _fetch(source: str, home: Path):
         raise MissingError(
             f"{source}: could not be fetched ({type(e).__name__}: "
             f"{str(e).splitlines()[0] if str(e) else 'no reason given'}). "
-            f"Without a network, put {', '.join([*NEEDED, *WANTED])} from "
+            f"{fetch_command([source])} goes on where it ended. Without a network, put "
+            f"{', '.join([*NEEDED, *WANTED])} from "
             f"https://huggingface.co/{source} into {display_path(home)}"
         ) from e
 
