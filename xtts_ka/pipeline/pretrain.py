@@ -8,7 +8,6 @@ __all__ = ['PRETRAIN_STAGES', 'needed_by', 'PretrainPipeline', 'main']
 # %% ../../nbs/pipeline/pretrain.ipynb #3d858807
 import argparse
 import sys
-from pathlib import Path
 
 from ..core.errors import ConfigError, guarded
 from ..core.files import read_json

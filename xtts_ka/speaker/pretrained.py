@@ -14,7 +14,7 @@ import torch
 
 from ..core.checkpoint import check_archive
 from ..core.errors import CheckpointError, MissingError
-from ..core.paths import display_path, repo_root
+from ..core.paths import display_path, repo_root, resolve
 from ..core.weights import fetch_command, find_local, is_hub_name, known
 from .config import plain_name
 
