@@ -18,7 +18,7 @@ setup: ## install the locked packages into .venv (the other targets do it themse
 	@$(UV) sync --frozen
 
 run: ## run the pipeline into outputs/: make run [CONFIG=configs/demo.yaml] [ARGS="--list key=value ..."]
-	@$(UV) run --frozen xtts-ka run --config "$(CONFIG)" $(ARGS)
+	@XTTS_KA_MAKE=1 $(UV) run --frozen xtts-ka run --config "$(CONFIG)" $(ARGS)
 
 test: ## ruff, pytest in two processes, then the tests inside the notebooks
 	@$(UV) sync --frozen --quiet # without the peers of bench/: speechbrain's lazy modules break hypothesis
@@ -34,7 +34,7 @@ lint: ## say what ruff and mypy find in notebooks, package, tests, tools and ben
 	@$(UV) run --frozen mypy
 
 lab: ## open the notebooks in JupyterLab
-	@$(UV) run --frozen jupyter lab nbs $(ARGS)
+	@$(UV) run --frozen jupyter lab $(ARGS)
 
 docs: ## build the documentation site into _docs/index.html
 	@$(UV) run --frozen --group docs python tools/docs.py $(ARGS)
