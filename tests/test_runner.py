@@ -361,9 +361,9 @@ def test_list_and_dry_run_touch_nothing(toys, capsys):
     assert toys.run("second.scale=7", dry_run=True) == 0
     said = capsys.readouterr().out
     assert (
-        "✓ first" in said
-        and "second         would run: parameters changed" in said
-        and "third          would run: second runs again" in said
+        "✓ 1/3 first" in said
+        and "2/3 second would run: parameters changed" in said
+        and "3/3 third  would run: second runs again" in said
     )
     assert toys.ran() == [] and before == {p: p.stat().st_mtime_ns for p in toys.dir.rglob("*")}
 
