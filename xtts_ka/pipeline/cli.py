@@ -72,7 +72,8 @@ def explain(
     mine = [o for o in rows if (o.key.startswith(f"{section}.") if section else "." not in o.key)]
     lines = [f"{section or 'shared by all stages'}:", ""]
     for o in mine:
-        lines += [f"{o.key}={_shown(o.default)}", f"    {o.type}. {o.comment}".rstrip(". ")]
+        meaning = " ".join(o.comment.split())
+        lines += [f"{o.key}={_shown(o.default)}", f"    {o.type}. {meaning}".rstrip(". ")]
     return lines
 
 
