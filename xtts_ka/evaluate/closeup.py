@@ -59,12 +59,14 @@ def close_up(
     recogniser: Recogniser,
 ) -> Closeup:
     "Mel, pitch and letters of one take."
+    import torch
+
     from xtts_ka.vocoder.measures import SAMPLE_RATE, track_pitch
     from xtts_ka.xtts.features import SAMPLE_RATE as MEL_RATE
     from xtts_ka.xtts.features import code_mel
 
     low = resample(np.asarray(wav, np.float32), rate, MEL_RATE)
-    mel = code_mel(low).numpy()  # [80, T]
+    mel = code_mel(torch.from_numpy(low)).numpy()  # [80, T]
     pitch = track_pitch(resample(np.asarray(wav, np.float32), rate, SAMPLE_RATE))
     return Closeup(
         name,
