@@ -367,7 +367,7 @@ def _finish(done, found, generator, update_manifest, title):
             f"{rejects} says why"
         )
     done.metadata = found.manifest.path if found.manifest else None
-    if found.manifest and update_manifest:
+    if found.manifest and update_manifest and _has_pipes(found.manifest.path):
         update_metadata(found.manifest.path, _vector_paths(root, found, entries))
         done.updated = True
     update_xtts_config(root / "xtts_config.json", root, **_settings(generator))
@@ -375,6 +375,11 @@ def _finish(done, found, generator, update_manifest, title):
         done.files, done.numbers, _ = draw_maps(root, cfg.center, title=title)
     if cfg.copy_to_split:
         done.split = copy_embeddings_to_split_folders(root, cfg.copy_to_split)
+
+
+def _has_pipes(path: Path) -> bool:
+    "Whether a column can be added to a list: that of a spreadsheet stays as it is."
+    return b"|" in path.read_bytes().lstrip(b"\xef\xbb\xbf\r\n ").split(b"\n", 1)[0]
 
 
 def _vector_paths(root, found, entries) -> dict:  # audio_file -> path from the manifest's folder
