@@ -20,7 +20,7 @@ setup: ## install the locked packages into .venv (the other targets do it themse
 	@$(DO) setup $(ARGS)
 
 run: ## run the pipeline into outputs/: make run [CONFIG=configs/demo.yaml] [ARGS="--list key=value ..."]
-	@$(DO) run --config "$(CONFIG)" $(ARGS)
+	@XTTS_KA_MAKE=1 $(DO) run --config "$(CONFIG)" $(ARGS)
 
 test: ## ruff, pytest in two processes, then the tests inside the notebooks
 	@$(DO) test $(ARGS)

@@ -74,15 +74,15 @@ def only_reject(path, **options):
         ("\n \n", r"metadata\.csv: the file is empty"),
         (HEAD + "\n", r"metadata\.csv: no rows after the header"),
         (
-            "audio_file,text\na.wav,ა\n",
+            "file,words,who\na.wav,ა,b\n",
             r"metadata\.csv:1: the columns are separated by commas; use `\|`",
         ),
         (
-            "audio_file;text\na.wav;ა\n",
+            "file;words;who\na.wav;ა;b\n",
             r"metadata\.csv:1: the columns are separated by semicolons; use `\|`",
         ),
         (
-            "audio_file\ttext\na.wav\tა\n",
+            "file\twords\twho\na.wav\tა\tb\n",
             r"metadata\.csv:1: the columns are separated by tabs; use `\|`",
         ),
         (

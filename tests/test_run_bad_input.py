@@ -232,7 +232,7 @@ def test_empty_manifest(home, tmp_path):
 
 
 def test_wrong_delimiter(home, tmp_path):
-    manifest(tmp_path, "a.wav,ა", head="audio_file,text")
+    manifest(tmp_path, "a.wav,ა,ბ", head="file,words,who")
     failed(
         run(home, "delimiter", tmp_path),
         f"{tmp_path}/metadata.csv:1: the columns are separated by commas; use `|`",

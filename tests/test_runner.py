@@ -351,7 +351,7 @@ def test_only_warns_about_stale_inputs(toys, capsys):
 def test_list_and_dry_run_touch_nothing(toys, capsys):
     assert toys.run(dry_run=True) == 0 and toys.run(list_=True) == 0
     said = capsys.readouterr().out
-    assert "first          would run: not run yet" in said and re.search(
+    assert "1/3 first  would run: first time" in said and re.search(
         r"second +pending +multiplies", said
     )
     assert toys.ran() == [] and not toys.dir.exists()
@@ -361,9 +361,9 @@ def test_list_and_dry_run_touch_nothing(toys, capsys):
     assert toys.run("second.scale=7", dry_run=True) == 0
     said = capsys.readouterr().out
     assert (
-        "✓ first" in said
-        and "second         would run: parameters changed" in said
-        and "third          would run: second runs again" in said
+        "✓ 1/3 first" in said
+        and "2/3 second would run: parameters changed" in said
+        and "3/3 third  would run: second runs again" in said
     )
     assert toys.ran() == [] and before == {p: p.stat().st_mtime_ns for p in toys.dir.rglob("*")}
 

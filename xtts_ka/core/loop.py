@@ -9,7 +9,9 @@ __all__ = ['LoopConfig', 'lr_scale', 'Task', 'TrainingDiverged', 'Interrupted', 
 # %% ../../nbs/core/loop.ipynb #8231f457
 import contextlib
 import dataclasses
+import functools
 import json
+import logging
 import math
 import os
 import signal
@@ -994,10 +996,20 @@ def has_bf16(
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
+@functools.cache
+def _said(precision: str):
+    "Name a reduced precision, once a process; the runner shows it once a run."
+    if precision.startswith("bf16"):
+        print("precision: bfloat16 where it is safe, float32 elsewhere")
+
+
 def _fabric(cfg):
-    "Fabric for these options. The import takes seconds, so only a training does it."
+    """Fabric for these options. The import takes seconds, so only a training does it.
+    Fabric would name the precision at every start; `_said` does it once."""
     from lightning_fabric import Fabric
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    _said(cfg.precision)
     fabric = Fabric(
         accelerator=cfg.accelerator,
         strategy=cfg.strategy,

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AUDIO_MIME', 'TABLE_MIME', 'AUDIO_TYPES', 'EMBED_SECONDS', 'WAVE_BARS', 'TAIL', 'FOLD', 'TRACE', 'SILENT',
            'SPOKEN_BY', 'REJECTS_SHOWN', 'EVERYDAY_SOUNDS', 'LANGUAGES', 'UNITS', 'HEADLINES', 'PLOTS', 'Player',
-           'Players', 'Table', 'nice', 'duration', 'player', 'players', 'table', 'wave_path', 'Media', 'markdown',
-           'plain', 'highlight', 'blocks', 'StagePage', 'read_stages', 'read_spoken', 'read_rejects',
+           'Players', 'Table', 'nice', 'duration', 'player', 'paired', 'players', 'table', 'wave_path', 'Media',
+           'markdown', 'plain', 'highlight', 'blocks', 'StagePage', 'read_stages', 'read_spoken', 'read_rejects',
            'read_config_rows', 'read_everyday', 'write_report']
 
 # %% ../../nbs/pipeline/report.ipynb #527863ae
@@ -32,7 +32,7 @@ from ..core.errors import AudioError, PathError, XttsKaError
 from ..core.files import fresh_dir, read_json
 from ..core.paths import display_path, repo_root, resolve, run_file, slug
 from .stages import STAGES
-from .state import Progress, StageState, covered
+from .state import Progress, StageState, wall_seconds
 
 # %% ../../nbs/pipeline/report.ipynb #721e73b7
 AUDIO_MIME = "application/vnd.xtts-ka.audio+json"
@@ -260,6 +260,15 @@ def player(
     _show(Player(path, caption, text))
 
 
+def paired(
+    text,  # What is spoken
+    sounds,  # (path, caption) of each take; a path of None is left out
+) -> list:  # For `players`: the text stands above the first only
+    "Takes of one sentence side by side."
+    found = [(path, caption) for path, caption in sounds if path]
+    return [(path, caption, text if not n else "") for n, (path, caption) in enumerate(found)]
+
+
 def players(
     items,  # Paths, tuples `(path, caption, text)` or dicts with these keys
 ):
@@ -352,6 +361,9 @@ def _size(data: bytes) -> dict:
 # %% ../../nbs/pipeline/report.ipynb #74eed821
 def _image(data, media, stage, alt) -> dict | None:
     "The image of an output bundle as a block, or None when it has none that can be read."
+    own = str(data.get("text/plain", "")).strip()
+    if own and not own.startswith("<"):  # a figure of `pipeline.figures` describes itself
+        alt = own
     for mime, suffix in (("image/png", ".png"), ("image/jpeg", ".jpg")):
         try:
             raw = base64.b64decode(data[mime]) if mime in data else b""
@@ -578,6 +590,18 @@ def _head(nb) -> tuple[str, str, str]:
     return "", "", ""
 
 # %% ../../nbs/pipeline/report.ipynb #efead65f
+def _heading(source) -> str:
+    "The last heading of a markdown cell, else its first sentence."
+    found = re.findall(r"^#+ +(.+)$", source, re.M)
+    return found[-1].strip() if found else re.split(r"(?<=[.:?]) ", source.strip())[0][:120]
+
+
+def _alt(source, above) -> str:
+    "What a picture without a description of its own shows: its place, and its title in the code."
+    title = re.search(r"""title=f?["']([^"'{}]+)["']""", source)
+    return f"{above}: {title[1]}" if title else above
+
+
 def blocks(
     nb,  # Executed notebook
     media,  # Where its images and sounds go
@@ -586,8 +610,8 @@ def blocks(
 ) -> list[dict]:
     "The blocks of a notebook's page, in order."
     pages = pages or {}
-    head, out = _head(nb)[2], []
-    for n, cell in enumerate(nb.cells):
+    head, out, above = _head(nb)[2], [], ""
+    for cell in nb.cells:
         if "papermill-error-cell-tag" in cell.metadata.get("tags", ()):
             continue
         if cell.cell_type == "markdown":
@@ -596,10 +620,11 @@ def blocks(
                 if cell.source == head
                 else cell.source
             )
+            above = _heading(cell.source) or above
             if source.strip():
                 out.append({"kind": "prose", "html": markdown(source, pages)})
         elif cell.cell_type == "code":
-            found = _outputs(cell, media, stage, f"plot of stage {stage}, cell {n}", pages)
+            found = _outputs(cell, media, stage, _alt(cell.source, above or stage), pages)
             key = "headline" in cell.metadata.get("tags", ())
             out += _code(cell) + [b | {"headline": key} for b in found]
     return out
@@ -756,18 +781,18 @@ def read_spoken(
 
 # %% ../../nbs/pipeline/report.ipynb #faf7e6dc
 SPOKEN_BY = {
-    "sovits2": "CER, sovits2",
-    "xtts": "CER, XTTS",
-}  # Model in spoken.tsv -> figure of the stage `evaluate`
+    "sovits2": ("CER, sovits2",),
+    "xtts": ("CER, XTTS, by the vocoder", "CER, XTTS"),  # the vocoder speaks where there is one
+}  # Model in spoken.tsv -> figures of the stage `evaluate`, the first that is there
 
 
 def _error_rates(run_dir) -> dict:
     """Of each model, the share of letters that the independent recogniser does not understand, as
     far as it was asked."""
     measured = _metrics(Path(run_dir) / "evaluate" / "metrics.json")
-    return {
-        by: measured[key] for by, key in SPOKEN_BY.items() if isinstance(measured.get(key), float)
-    }
+    found = {by: [measured.get(key) for key in keys] for by, keys in SPOKEN_BY.items()}
+    found = {by: [v for v in values if isinstance(v, float)] for by, values in found.items()}
+    return {by: values[0] for by, values in found.items() if values}
 
 # %% ../../nbs/pipeline/report.ipynb #29519417
 def _spoken_note(items, made, rates) -> str:
@@ -784,8 +809,7 @@ def _spoken_note(items, made, rates) -> str:
     each = (
         f"{count(by)} made by {by}"
         + (
-            f" (an independent recogniser misunderstands {rates[by]:.0%} of the letters of the"
-            " held-out sentences)"
+            f" (CER of the held-out sentences, by an independent recogniser: {rates[by]:.1%})"
             if by in rates
             else ""
         )
@@ -907,7 +931,7 @@ def _everyday_table(summary, rates) -> dict:
     kinds = dict.fromkeys(s["kind"] for s in summary)
     rows = [[kind, *(cer.get((kind, p)) for p in rates)] for kind in kinds]
     return _table_block(
-        {"columns": ["kind of text", *rates], "rows": rows, "caption": "letters misunderstood, %"}
+        {"columns": ["kind of text", *rates], "rows": rows, "caption": "CER of everyday texts, %"}
     )
 
 
@@ -950,7 +974,7 @@ def _headlines(stages, spoken, everyday=None) -> list[dict]:
     everyday = everyday or {}
     daily = [
         {
-            "label": f"of the letters of everyday texts misunderstood, {by}",
+            "label": f"CER of everyday texts, {by}",
             "value": f"{100 * rate:.1f}",
             "unit": "%",
         }
@@ -962,7 +986,7 @@ def _headlines(stages, spoken, everyday=None) -> list[dict]:
     ]
     own += [
         {
-            "label": f"of the letters of held-out sentences misunderstood, {by}",
+            "label": f"CER of held-out sentences, {by}",
             "value": f"{100 * rate:.1f}",
             "unit": "%",
         }
@@ -1013,11 +1037,7 @@ def _about(run_dir, stages, spoken, tree) -> dict:
     corpus = tree.get("corpus") if isinstance(tree.get("corpus"), dict) else {}
     language = corpus.get("language")
     started = min((s.started for s in stages if s.started), default="")
-    seconds = covered(
-        (t := datetime.fromisoformat(s.started).timestamp(), t + s.seconds)
-        for s in stages
-        if s.started and s.seconds
-    )
+    seconds = wall_seconds(stages)
     source = f"{corpus['source']} corpus" if corpus.get("source") else ""
     facts = [
         LANGUAGES.get(language or "", language),
@@ -1071,11 +1091,13 @@ def _parameters(page, tree) -> list:
 def _stage_html(env, i, stages, found, run, tree) -> str:
     "The page of stage `i`."
     page = stages[i]
+    first = [b for b in found if b["kind"] == "table" and b.get("headline")]
     empty = page.problem or ("This stage has not run." if not page.nb else "The notebook is empty.")
     return env.get_template("stage.html").render(
         run=run,
         stage=page,
-        blocks=found,
+        blocks=[b for b in found if not any(b is t for t in first)],
+        first=first,
         empty=empty,
         has_error=any(b["kind"] == "error" for b in found),
         before=stages[i - 1] if i else None,

@@ -23,7 +23,7 @@ from xtts_ka.pipeline.report import (
     _when,
     read_config_rows,
 )
-from .state import Progress, StageState
+from .state import Progress, StageState, wall_seconds
 
 # %% ../../nbs/pipeline/run_index.ipynb #438ecce6
 def link(
@@ -108,6 +108,10 @@ def _spoken(run: Path, here: Path) -> list:
     ]
 
 # %% ../../nbs/pipeline/run_index.ipynb #c038e4c3
+def _states(run: Path) -> list:
+    return list(Progress(run).stages.values())
+
+
 def read_run(
     run,  # Folder of a run
     here=None,  # Folder of the page, from which links count; default: the one that holds the run
@@ -135,7 +139,7 @@ def read_run(
         "order": times[-1] if times else "",
         "when": _when(times[0]) if times else "",
         "stages": stages,
-        "seconds": total("seconds"),
+        "seconds": _read(problems, Progress.FILE, lambda: wall_seconds(_states(run)), 0.0),
         "cpu": total("cpu"),
         "report": link(report, here) if report.is_file() else None,
         "problems": problems,

@@ -36,6 +36,12 @@ class Stage:
     # CPU seconds in the demonstration, about: what takes longest begins first when several run at a
     # time
     cost: int = 1
+    # Dotted path of a function (its options, `corpus.look.Facts`) -> why a corpus is too small for
+    # it, or ""; a stage that no other needs is then left out
+    too_little: str = ""
+
+    def too_little_for(self, options, facts) -> str:
+        return _import(self.too_little)(options, facts) if self.too_little else ""
 
     @property
     def config_cls(self):
@@ -109,6 +115,7 @@ STAGES = (
         inputs=("texts",),
         languages=("ka",),
         cost=35,
+        too_little="xtts_ka.text.config.too_few_sentences",
         doc="tokenizer, language models, odd transcripts, a balanced test set",
     ),
     Stage(
@@ -211,6 +218,7 @@ class Shared:
     threads: int = 2  # CPU threads of each stage
     jobs: int = 1  # Stages at a time, where they do not need each other
     skip: list[str] = []  # Stages that are left out; what needs them cannot run
+    expected: dict[str, float] = {}  # Stage -> seconds it takes, about, until a run has shown it
 
     def __post_init__(self):
         if slug(self.run) != self.run:
@@ -218,7 +226,7 @@ class Shared:
                 "`run` becomes the name of a folder: letters, digits, `-`, `_` and `.` only, got"
                 f" {self.run!r}; for example run={slug(self.run)}"
             )
-        for name in self.skip:
+        for name in (*self.skip, *self.expected):
             find_stage(name)
         if min(self.threads, self.jobs) < 1:
             raise ConfigError(

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..core.audio import write_audio
-from ..core.errors import ManifestError, MissingError
+from ..core.errors import MissingError, TooSmallError
 from ..core.files import atomic_write, digest, write_json
 from ..core.loop import FitResult, fit, load_models
 from ..core.manifest import write_rejects
@@ -210,7 +210,7 @@ class HeldOutTest:
             if not self.data.unknown_letters(text):
                 by_text.setdefault(text, []).append(i)
         if not by_text:
-            raise ManifestError(
+            raise TooSmallError(
                 f"{len(seen)} clips are held out to be spoken, and each is of a speaker or has a"
                 " letter that the training clips do not have; give more recordings, or leave the"
                 " stage out: skip=[sovits2]"

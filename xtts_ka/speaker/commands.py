@@ -63,7 +63,12 @@ def _embed_options(parser: argparse.ArgumentParser):
         metavar="FILE",
         default=METADATA,
         help="manifest with the speakers; gets a column `embedding`. Without the default file, "
-        "the one in --segmented_dir is used, or the names of folders",
+        "the one in --segmented_dir is used and stays as it is, or the names of folders",
+    )
+    a(
+        "--update_metadata",
+        action="store_true",
+        help="write the column `embedding` also into a metadata.csv found in --segmented_dir",
     )
     a(
         "--model",
@@ -138,7 +143,10 @@ def _embed(args) -> int:
     options = {k: getattr(args, k) for k in _EMBED_KEYS}
     options |= dict(layer=layer, visualize=not args.no_visualize)
     cfg = build(EmbeddingConfig, options, "xtts-ka embed")
-    done = prepare_embeddings(args.segmented_dir, args.output_dir, metadata, cfg)
+    update = True if args.update_metadata else None
+    done = prepare_embeddings(
+        args.segmented_dir, args.output_dir, metadata, cfg, update_manifest=update
+    )
     for line in summary(done):
         print(line)
     return 0

@@ -323,6 +323,8 @@ class Prepared:
     computed: int  # Vectors made now; the others were there
     numbers: dict = field(default_factory=dict)  # silhouette, eer, outliers
     files: list = field(default_factory=list)  # Maps
+    metadata: Path | None = None  # Manifest that the speakers come from
+    updated: bool = False  # It got the column `embedding`
     split: dict = field(default_factory=dict)  # part -> (copied, without a vector)
 
     def __str__(self):
@@ -341,7 +343,7 @@ def prepare_embeddings(
     metadata="data/metadata.csv",  # Manifest; None: the one in `segmented_dir`, or all audio files
     cfg=None,  # `EmbeddingConfig`; None: defaults
     generator=None,  # An existing `VoiceEmbeddingGenerator`
-    update_manifest=True,  # Add the column `embedding`
+    update_manifest=None,  # Add the column `embedding`; None: to a manifest that `metadata` names
     title="Voices",  # Above the maps
     **options,  # Single options that override `cfg`
 ) -> Prepared:
@@ -360,7 +362,8 @@ def prepare_embeddings(
         computed=sum(not v.stored and v.vector is not None for v in mine),
     )
     if complete:
-        _finish(done, found, generator, update_manifest, title)
+        told = bool(metadata) if update_manifest is None else update_manifest
+        _finish(done, found, generator, told, title)
     return done
 
 # %% ../../nbs/speaker/prepare_embeddings.ipynb #6526dfb6
@@ -377,14 +380,21 @@ def _finish(done, found, generator, update_manifest, title):
             f"{display_path(root)}: none of {len(entries)} recordings has a vector; "
             f"{rejects} says why"
         )
+    done.metadata = found.manifest.path if found.manifest else None
     own = getattr(found.manifest, "format", "manifest") == "manifest"  # Not LJSpeech's, and so on
-    if found.manifest and own and update_manifest:
+    if found.manifest and own and update_manifest and _has_pipes(found.manifest.path):
         update_metadata(found.manifest.path, _vector_paths(root, found, entries))
+        done.updated = True
     update_xtts_config(root / "xtts_config.json", root, **_settings(generator))
     if cfg.visualize:
         done.files, done.numbers, _ = draw_maps(root, cfg.center, title=title)
     if cfg.copy_to_split:
         done.split = copy_embeddings_to_split_folders(root, cfg.copy_to_split)
+
+
+def _has_pipes(path: Path) -> bool:
+    "Whether a column can be added to a list: that of a spreadsheet stays as it is."
+    return b"|" in path.read_bytes().lstrip(b"\xef\xbb\xbf\r\n ").split(b"\n", 1)[0]
 
 
 def _vector_paths(root, found, entries) -> dict:  # audio_file -> path from the manifest's folder
@@ -448,4 +458,13 @@ def summary(
     for part, (copied, without) in done.split.items():
         more = f", {without} recordings without one" if without else ""
         lines.append(f"{part}: {copied} vectors copied{more}")
-    return lines + [f"map: {display_path(f)}" for f in done.files]
+    lines += [f"map: {display_path(f)}" for f in done.files]
+    return lines + ([_about_manifest(done)] if done.metadata else [])
+
+
+def _about_manifest(done) -> str:
+    name = display_path(done.metadata)
+    if done.updated:
+        return f"{name}: the column `embedding` names the vector of each recording"
+    index = display_path(done.output_dir / "index.csv")
+    return f"{name} is unchanged; {index} names the vector of each recording"

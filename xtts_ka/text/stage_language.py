@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..core.config import to_dict
-from ..core.errors import XttsKaError
+from ..core.errors import TooSmallError
 from ..core.files import digest, write_json
 from ..core.loop import FitResult, fit, load_models
 from ..core.manifest import Reject, write_rejects
 from ..core.paths import resolve
-from .config import LanguageConfig
+from .config import LEAST_TRAINED, LanguageConfig
 from xtts_ka.text.language_model import (
     Alphabet,
     Folds,
@@ -107,7 +107,7 @@ class _Texts:
         self.out.mkdir(parents=True, exist_ok=True)
 
     def read(self) -> dict:  # Counts, for a table
-        "Collect, clean, drop copies, divide. XttsKaError for too little text."
+        "Collect, clean, drop copies, divide. TooSmallError for too little text."
         self.sources = [clean(s, self.cfg.normalize) for s in self._found()]
         reserved, _ = deduplicate(clean(corpus_source(self.reserved), self.cfg.normalize).sentences)
         kept, self.dropped = deduplicate([t for s in self.sources for t in s.sentences])
@@ -141,8 +141,8 @@ class _Texts:
         rest, test = split_texts(texts, cfg.held_out, self.seed) if texts else ([], [])
         test = test + reserved
         self.train, self.val = split_texts(rest, cfg.validation, self.seed + 1)
-        if len(self.train) < 10 or not self.val or not test:
-            raise XttsKaError(
+        if len(self.train) < LEAST_TRAINED or not self.val or not test:
+            raise TooSmallError(
                 f"{len(texts)} different sentences are too few for a language model; "
                 "add files under language.texts, take a larger corpus, "
                 "or leave the stage out: skip=[language]"
@@ -151,7 +151,7 @@ class _Texts:
         leaked = {leak.index for leak in self.leaks}
         self.test = [t for i, t in enumerate(test) if i not in leaked]
         if not self.test:
-            raise XttsKaError(
+            raise TooSmallError(
                 "every held-out sentence has a near copy in training; "
                 "add other text or raise language.leak"
             )
