@@ -226,7 +226,7 @@ QUICK = [
 
 def lab(call, args):
     "open the notebooks in JupyterLab"
-    call.last("run", "--frozen", "jupyter", "lab", "nbs", *args)
+    call.last("run", "--frozen", "jupyter", "lab", *args)
 
 
 def docs(call, args):
