@@ -307,8 +307,12 @@ def decline(
     return " ".join([*head, stem + CASES[case][kind] + particle])
 
 # %% ../../nbs/text/numbers.ipynb #c32e3493
+_SECOND_PARTS = (
+    "ნაირ ფეხ თვალა თავა კუთხ წახნაგ ფერ გვარ გზის მხრივ კლასელ კურსელ ტომეულ წლეულ წლოვან "
+    "წელიწადნახევ საათნახევ თვენახევ ენოვან პირა ხმა ფრთა ჭიდ ბორბალა ვალენტ ბრალიან მაგ ჯერად"
+).split()
 _COMPOUND = re.compile(
-    "(?:იან|ებ|ეულ|მაგ|ი?ოდე|ჯერად).*|ნი|თა|.{2,}იან"
+    f"(?:იან|ებ|ეულ|ი?ოდე|{'|'.join(_SECOND_PARTS)}).*|ნი|თა|.{{2,}}იან"
     "(?:ი|მა|ს|ის|ით|ად|ო|ზე|ში|ებ.*|ა|ია|ივე|ისთვის|იდან|ამდე|თან|ისგან|ც|იც)?"
 )
 
@@ -327,7 +331,8 @@ def inflect_ordinal(
 ) -> str | None:
     "An ordinal in the case of the ending, or None."
     first = words.endswith("ი")
-    for mark in ("ელ", "ლ") if first else ("ე",):
+    ending = re.sub("^(ე|ელ|ლ)-", r"\1", ending)  # 21-ე-ს
+    for mark in ("ელ", "ლ", "ე") if first else ("ე",):
         rest = ending.removeprefix(mark)
         if ending == mark:
             return words.removesuffix("ი")
@@ -340,6 +345,9 @@ def _irregular(words: str, ending: str) -> str | None:
     "Once; `-ვე` with a case of its own (`ორივეს`); `-ღა`; compounds."
     if words == "ერთი" and ending in ("ჯერ", "ხელ"):
         return "ერთხელ"
+    if ending.startswith("ოდე"):
+        ending = "ი" + ending
+    ending = ending.removeprefix("ი") if ending.startswith("ივე") else ending
     if ending.startswith("ვე") and ending[2:] in ENDINGS:
         return decline(words + "ვე", ending[2:])
     if ending == "ღა":
