@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['ABBREVIATIONS', 'TITLES', 'find_abbreviation', 'after_kind', 'readings']
 
-# %% ../../nbs/text/abbreviations.ipynb #6dd84de7
+# %% ../../nbs/text/abbreviations.ipynb #f5868c0a
 import re
 from functools import lru_cache
 from importlib import resources
+
+from .numbers import ENDINGS
 
 # %% ../../nbs/text/abbreviations.ipynb #50340603
 def _rows(kinds) -> dict[str, tuple]:  # Short form without spaces -> ((words, kind), ...)
@@ -31,6 +33,19 @@ _FIRST = {re.split("[./]", short)[0] for short in ABBREVIATIONS}
 _NO_WORD = re.compile("[^აეიოუ]{2,}")
 
 
+def _may_lack_stop(text: str, word: str, end: int) -> bool:
+    "`გვ 5`, `გამზ-ზე`, `ტელ: 112`, `რუსთაველის ქ-ზე`."
+    if _NO_WORD.fullmatch(word):
+        return True
+    if len(word) > 2 and text[end : end + 1] == ":" and word not in _WORDS:
+        return True
+    m = re.compile("-([ა-ჰ]{1,6})(?![ა-ჰ])").match(text, end)
+    return bool(m and m[1] in ENDINGS and (word == "ქ" or len(word) > 2 and word not in _WORDS))
+
+
+_WORDS = set("მის თავ დიდ სად რამ ტომ წიგნ კურს ფონდ ციხ თემ საქმ ფას კლას წევრ ცალ მარშ".split())
+
+
 def find_abbreviation(
     text: str,  # Folded text
     start: int,  # Where a word begins
@@ -47,7 +62,7 @@ def find_abbreviation(
         if key in ABBREVIATIONS:
             if text[end : end + 1] == ".":
                 return key, end + 1
-            if n == len(parts) and (n > 1 or _NO_WORD.fullmatch(parts[0][0])):
+            if n == len(parts) and (n > 1 or _may_lack_stop(text, parts[0][0], end)):
                 return key, end
     return None
 

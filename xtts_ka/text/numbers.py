@@ -304,7 +304,10 @@ def decline(
     if stem in _NOUNS and head:
         modifiers = [head[-1]]
     head = [agree(w, case) if w in modifiers else w for w in head]
-    return " ".join([*head, stem + CASES[case][kind] + particle])
+    form = stem + CASES[case][kind]
+    if particle == "ც" and form[-1] not in "აეიოუ":
+        particle = "აც"  # რვამაც
+    return " ".join([*head, form + particle])
 
 # %% ../../nbs/text/numbers.ipynb #c32e3493
 _SECOND_PARTS = (
@@ -335,7 +338,7 @@ def inflect_ordinal(
     for mark in ("ელ", "ლ", "ე") if first else ("ე",):
         rest = ending.removeprefix(mark)
         if ending == mark:
-            return words.removesuffix("ი")
+            return words if mark == "ე" else words.removesuffix("ი")
         if ending.startswith(mark) and rest in ENDINGS:
             return decline(words, rest)
     return decline(words, ending)

@@ -47,7 +47,7 @@ from xtts_ka.text.numbers import (
 
 # %% ../../nbs/text/rules.ipynb #50296fe1
 from .abbreviations import ABBREVIATIONS, TITLES, after_kind, find_abbreviation, readings
-from .agreement import agreement, case_after, is_verb, name_case, noun_case
+from .agreement import PLACES, agreement, case_after, is_verb, name_case, noun_case
 from xtts_ka.text.readings import (
     ACRONYMS,
     CURRENCIES,
@@ -362,15 +362,14 @@ def _is_behind_phone(r, start: int) -> bool:
 @_rule("phone", "do", _LOCAL_PHONE)
 @_rule("phone", "d", r"2[ -][0-9]{2}[ -][0-9]{2}[ -][0-9]{2}(?![0-9])")
 @_rule("phone", "d", r"5[0-9]{2}[ -]?[0-9]{3}[ -]?[0-9]{3}(?![0-9]|[.,][0-9])")
-@_rule("phone", "d", r"[0-9]{2,9}(?:[ -][0-9]{2,6}){0,4}(?![0-9]|[.,][0-9])")
+@_rule("phone", "d", r"(?P<any>[0-9]{2,9})(?:[ -][0-9]{2,6}){0,4}(?![0-9]|[.,][0-9])")
 def _phone(r, m):
     "A telephone number group by group."
     groups, behind = re.findall("[0-9]+", m[0]), _is_behind_phone(r, m.start())
     if not 5 + 2 * (not behind) <= sum(map(len, groups)) <= 15 or r.before(m.start()).isdigit():
         return None
-    if not behind and (len(groups) == 1 or len(groups[0]) in (2, 4)) and m[0][0] != "+":
-        if not (len(groups) == 1 and len(m[0]) == 9 and m[0][0] == "5"):
-            return None
+    if not behind and "any" in m.groupdict():
+        return None
     if m[0][0] != "+" and len(groups) == 1 and len(m[0]) == 9:
         groups = [m[0][:3], m[0][3:]]
         return RuleResult(", ".join(map(_phone_group, groups)), m.end(), not behind)
@@ -506,12 +505,13 @@ def _score(r, m):
 def _slash(r, m):
     "`3/4`, `24/7`, `120/80`, `2019/2020`."
     top, bottom = int(m[1]), int(m[2])
+    season = len(m[1]) == 4 and len(m[2]) in (2, 4)
+    if season and (len(m[2]) == 4 or (top + 1) % 100 == bottom):
+        return _season(r, m, top, bottom)
     if (top, bottom) == (24, 7) or top >= bottom >= 10:
         ending = m["ending"] or "ზე"  # a ratio, not a part
         said = _with_ending(cardinal(bottom), ending, bottom)
         return said and RuleResult(f"{cardinal(top)} {said}", m.end(), top == bottom)
-    if len(m[1]) == 4 and len(m[2]) in (2, 4):
-        return _season(r, m, top, bottom)
     if bottom < 2 or m[1][0] == "0" or m[2][0] == "0":
         return None
     if re.match(" ?=", r.text[m.end() : m.end() + 2]) and not top % bottom:
@@ -667,7 +667,7 @@ _JOINS = {
     "/": ", ",
 }  # Sign between two numbers -> words
 _IN_EQUATION = {"-": " მინუს ", "—": " მინუს ", "/": " გაყოფილი "} | dict.fromkeys(
-    "×xх*·", " გამრავლებული "
+    "*·", " გამრავლებული "
 )
 _GOVERNED = dict.fromkeys("×xх*·÷:", "ზე")  # Sign -> ending of the number after it
 _MARKS = {"№": "ნომერი ", "§": "პარაგრაფი ", "#": "ნომერი "}
@@ -697,9 +697,10 @@ _UNIT = re.compile(
 _ENDING = re.compile("[-—](?P<ending>(?:ე-|ლ-|ელ-)?[ა-ჰ]+)")
 _GLUED = re.compile("(?P<ending>[ა-ჰ]{1,7})(?![ა-ჰ])")
 _LOOSE = re.compile(
-    r"(?: -|- | )(?P<ending>მდე|ამდე|დან|იდან|ვე|ივე|ჯერ|იანი?[ა-ჰ]{0,4}|ოდე|იოდე)(?![ა-ჰ])"
+    r"(?: -|- | )(?P<ending>მდე|ამდე|დან|იდან|ვე|ივე|ჯერ|ოდე|იოდე"
+    r"|იან(?:ი|მა|ს|ის|ით|ად|ზე|ში|ებ[ა-ჰ]{0,5})?)(?![ა-ჰ.])"
     r"| -(?P<hyphen>[ა-ჰ]{1,7})(?![ა-ჰ])"
-    rf"| (?P<compound>(?:{_MEASURES})იან[ა-ჰ]{0,4}|ნაირ[ა-ჰ]{1,4}|ჯერად[ა-ჰ]{1,4})(?![ა-ჰ])"
+    rf"| (?P<compound>(?:{_MEASURES})იან[ა-ჰ]{{0,4}}|ნაირ[ა-ჰ]{{1,4}}|ჯერად[ა-ჰ]{{1,4}})(?![ა-ჰ])"
 )
 _PER = re.compile(
     rf" ?/ ?(?P<count>[0-9]{{1,4}} ?)?(?P<per>{_any(PER_SIGNS)})(?![ა-ჰA-Za-z0-9²³])"
@@ -884,8 +885,11 @@ def _say_with_ending(r, a: _Amount) -> str | None:
     return _say_numbers(a, case, skip_last=True) + last
 
 # %% ../../nbs/text/rules.ipynb #63c21288
+_SHORT_MONTHS = {k for k, rows in ABBREVIATIONS.items() if rows[0][1] == "month"}
+
+
 def _is_month(word: str) -> bool:
-    return any(word.startswith(m[:4]) for m in MONTHS) or word.startswith("რიცხვ")
+    return any(word.startswith(m[:4]) for m in MONTHS) or word.startswith("რიცხვ") or word in _SHORT_MONTHS
 
 
 def _say_before_noun(r, a: _Amount) -> str:
@@ -897,7 +901,7 @@ def _say_before_noun(r, a: _Amount) -> str:
         if not re.match(' ?"?[ა-ჰA-Za-z]', r.text[a.end : a.end + 3]):
             last = _say_numbers(a, "nom")
             return _with_ending(last, "ს") or last
-    after = re.match(" ([ა-ჰ]+)", r.text[a.end : a.end + 20])
+    after = re.match(" ([ა-ჰ]+\\.?)", r.text[a.end : a.end + 20])
     if a.numbers[0] == "1" and not a.lead and after and _is_month(after[1]):
         others = [_agree(read_number(n), case) for n in a.numbers[1:]]
         return " - ".join([agree("პირველი", case), *others])
@@ -966,8 +970,20 @@ def _amount(r, m):
         return RuleResult(a.lead + _say_money(a, number), a.end, uncertain)
     words = _say_amount(r, a)
     if words is not None:
+        if re.search(f"[{_SUPER}]", a.numbers[0]) and _is_legal(r, a):
+            return RuleResult(_legal(words), a.end, True)
         return RuleResult(words, a.end, uncertain or a.doubt)
     return _unknown_ending(r, m, a)
+
+
+def _is_legal(r, a: _Amount) -> bool:
+    "True beside `მუხლი`."
+    return r.last_word(a.start).startswith("მუხლ") or r.text[a.end : a.end + 6].startswith((" მუხლ", " პუნქ"))
+
+
+def _legal(words: str) -> str:
+    "A raised number of an article: `12²` is `თორმეტი პრიმა ორი`."
+    return words.replace("კვადრატში", "პრიმა ორი").replace("კუბში", "პრიმა სამი")
 
 
 def _unknown_ending(r, m, a: _Amount) -> RuleResult:
@@ -1186,18 +1202,8 @@ def _dotted_acronym(r, m):
     words = _say_acronym(r, word, m["ending"] or "", m.end())
     return RuleResult(words, _before_final_stop(r, m.end()), True)
 
-# %% ../../nbs/text/rules.ipynb #002b4cc2
+# %% ../../nbs/text/rules.ipynb #2b3d11bb
 _SHORT_ENDING = re.compile("-(?P<ending>[ა-ჰ]{1,8})(?![ა-ჰ])")
-_PLACES = re.compile(
-    "(?:თბილის|ბათუმ|ქუთაის|რუსთავ|გორ|ზუგდიდ|ფოთ|თელავ|ახალციხ|ოზურგეთ|სენაკ|ხაშურ|სამტრედი|ზესტაფონ"
-    "|მარნეულ|კასპ|ქობულეთ|ბორჯომ|მცხეთ|სიღნაღ|გურჯაან|ლაგოდეხ|ყვარელ|ყვარლ|წნორ|დუშეთ|ცხინვალ|სოხუმ"
-    "|გაგრ|გუდაუთ|ტყიბულ|ჭიათურ|საჩხერ|თერჯოლ|ვან|ბაღდათ|ხონ|მარტვილ|ჩხოროწყუ|წალენჯიხ|ხობ|აბაშ|ლანჩხუთ"
-    "|ამბროლაურ|ონ|ცაგერ|მესტი|ადიგენ|ასპინძ|ახალქალაქ|ნინოწმინდ|ბოლნის|დმანის|თეთრიწყარო|წალკ|გარდაბან"
-    "|საგარეჯო|ახმეტ|დედოფლისწყარო|ქარელ|სტეფანწმინდ|მოსკოვ|კიევ|ბაქო|ერევან|ერევნ|ანკარ|სტამბოლ|ლონდონ"
-    "|პარიზ|ბერლინ|რომ|მადრიდ|ვენ|ვარშავ|პრაღ|ბრიუსელ|ჟენევ|ნიუ-იორკ|ვაშინგტონ|პეკინ|ტოკიო|ათენ|მინსკ"
-    "|ვილნიუს|რიგ|ტალინ|სოფი|ბუქარესტ|ბუდაპეშტ|სტოკჰოლმ|ოსლო|კოპენჰაგენ|ჰელსინკ|ლისაბონ|დუბლინ|ტრაპიზონ"
-    "|სოჭ|კრასნოდარ|პეტერბურგ|თეირან|დელი|კაირო|იერუსალიმ|მილან|ვენეცი|მიუნხენ|ჰამბურგ)"
-)
 _FAMILY = re.compile("[ა-ჰ]{2,}(?:შვილ|ძ)(?:ი|ე|მა|ემ|ს|ეს|ის|ით|ისთვის|ისგან)?(?![ა-ჰ])")
 
 
@@ -1207,7 +1213,7 @@ def _say_city(r, start: int, end: int) -> RuleResult | None:
     if ending and ending["ending"] in ENDINGS:
         return RuleResult(decline("ქუჩა", ending["ending"]), ending.end(), True)
     after = re.match(' ?"?([ა-ჰ]{2,}(?:-[ა-ჰ]+)?)', r.text[end : end + 40])
-    place = after and _PLACES.match(after[1])
+    place = after and PLACES.match(after[1])
     genitive = re.search("[ა-ჰ](?:ის|[აოუე]ს)\"? $", r.text[max(0, start - 6) : start])
     if genitive and not place or after_kind(r.text, end) == "number":
         return RuleResult("ქუჩა", _before_final_stop(r, end), bool(after))
@@ -1226,8 +1232,9 @@ _LANGUAGE_NOUN = re.compile(
 
 def _say_language(r, words: str, end: int) -> str:
     "`ინგლ. London` is `ინგლისურად`, `ინგლ. ენაზე` is `ინგლისურ ენაზე`."
-    case = case_after(r.text, end)
-    if case or _LANGUAGE_NOUN.match(r.text[end : end + 40]):
+    case = agreement(r.text, end, plural=True)[0]
+    several = re.match(' [ა-ჰ]+ [ა-ჰ]{2}', r.text[end : end + 40])
+    if case or several or _LANGUAGE_NOUN.match(r.text[end : end + 40]):
         return agree(words, case)
     return decline(words, "ად") or words
 
@@ -1250,20 +1257,25 @@ def _abbreviation(r, m):
     if _in_word(r, m):
         return None
     found = find_abbreviation(r.text, m.start())
-    if not found or m[0] in INTERJECTIONS:
+    if not found:
         return None
     key, end = found
+    if m[0] in INTERJECTIONS and r.text[end - 1] != ".":
+        return None
     for words, kind in readings(key, r.text, m.start(), end):
         said = _say_abbreviation(r, m.start(), end, words, kind, r.text[end - 1] == ".")
         if said:
             return said
+    alone = [w for w, k in reversed(ABBREVIATIONS[key]) if k in ("adjective", "title")]
+    if alone and len(m[0]) > 2 and r.text[end - 1] == ".":
+        return RuleResult(plain(alone[0]), _before_final_stop(r, end), True)
     return None
 
 
 def _say_abbreviation(r, start, end, words, kind, dot) -> RuleResult | None:
     "The words of an abbreviation of this kind, or None where it does not fit after all."
     if kind == "city":
-        return _say_city(r, start, end) if dot else None
+        return _say_city(r, start, end)
     e = _SHORT_ENDING.match(r.text, end)
     if e and e["ending"] in ENDINGS:
         said = decline_phrase(words, e["ending"])
@@ -1273,6 +1285,8 @@ def _say_abbreviation(r, start, end, words, kind, dot) -> RuleResult | None:
             after_kind(r.text, end) != "number"
         ):
             return None  # without a full stop: გვ 5, but not a word
+    if kind == "rank" and not _FAMILY.match(r.text[end : end + 40].lstrip(" ")):
+        return None
     if kind == "given" and not _is_given(r, start, end):
         return None
     return RuleResult(
@@ -1280,14 +1294,23 @@ def _say_abbreviation(r, start, end, words, kind, dot) -> RuleResult | None:
     )
 
 
+_DEPUTY = re.compile(" (?:მოადგილ|თანაშემწ|მრჩევ|აპარატ|კანდიდატ)")
+_TIMES = {"საუკუნე", "ათასწლეული", "ათწლეული"}
+
+
 def _form(r, words: str, kind: str, end: int) -> str:
     "The form of the words in front of what follows."
     if kind == "era":
         return f"{plain(words).split(' ')[0]} წელთაღრიცხვით"
-    if kind == "title":
+    if kind in ("title", "rank"):
+        if _DEPUTY.match(r.text, end):
+            return decline_phrase(words, "ის") or words
         return agree(words, name_case(r.text, end))
     if kind == "adjective":
-        return agree(words, case_after(r.text, end))
+        return agree(words, agreement(r.text, end, plural=True)[0])
+    if words in _TIMES and after_kind(r.text, end) == "word":
+        after = r.text[end : end + 30].split()[0]
+        return words if is_verb(after) else decline_phrase(words, "ის") or words
     if kind == "attribute":
         return _say_before(r, words, end)
     return _say_language(r, words, end) if kind == "language" else plain(words)
@@ -1314,6 +1337,16 @@ def _title(r, m):
     return None
 
 
+@_rule("year", "k", r"(?P<many>წწ?)(?:\.|(?=-))(?: ?წ\.)?(?:-(?P<ending>[ა-ჰ]+))?(?! ?[ა-ჰ]\.)")
+def _year_in_words(r, m):
+    "`20-იანი წწ.`, `ოცდამეერთე წ.`: the year behind a number in words."
+    last = r.out[-1].rstrip() if r.out else ""
+    if not re.search("(?:იანი?|ერთი|ორი|სამი|ოთხი|ხუთი|ექვსი|შვიდი|რვა|ცხრა|ათი|ოცი|ასი|ცამეტი)$", last):
+        return None
+    noun = "წლები" if m["many"] == "წწ" or "წ. წ" in m[0] or "წ.წ" in m[0] else "წელი"
+    return RuleResult(decline_phrase(noun, m["ending"] or "ი"), _before_final_stop(r, m.end()), True)
+
+
 @_rule("spelled", "k", "(?P<word>[ა-ჰ](?:-[ა-ჰ]){2,30})(?![ა-ჰ-])")
 def _spelled_out(r, m):
     "`გ-ლ-ე-ხ-ი`: letter by letter."
@@ -1333,6 +1366,17 @@ def _initials(r, m):
     return RuleResult(" ".join(map(spell_georgian, letters)), m.end())
 
 # %% ../../nbs/text/rules.ipynb #38d6d435
+_BARE_UNITS = {s for s in UNITS if re.fullmatch("[ბ-ჰ]{2,5}", s) and not set(s) & set(VOWELS)}
+
+
+@_rule("unit", "k", "(?P<unit>[ბ-ჰ]{2,5})(?![ა-ჰ.])(?:-(?P<ending>[ა-ჰ]+))?")
+def _bare_unit(r, m):
+    "`სთ-ში`, `მე-13 კმ`: a unit without a number."
+    if m["unit"] not in _BARE_UNITS or _in_word(r, m):
+        return None
+    return decline_phrase(UNITS[m["unit"]], m["ending"] or "ი")
+
+
 _KEYBOARD = dict(zip("abcdefghijklmnopqrstuvwxyz", "აბცდეფგჰიჯკლმნოპქრსტუვწხყზ"))
 _KEYBOARD |= dict(W="ჭ", R="ღ", T="თ", S="შ", J="ჟ", Z="ძ", C="ჩ")
 
@@ -1376,7 +1420,7 @@ def _acronym(r, m):
 def _say_acronym(r, word: str, ending: str, end: int) -> str:
     "A known acronym in words; a genitive before a noun (`აშშ პრეზიდენტი`)."
     phrase = ACRONYMS[word]
-    noun = word not in LEGAL_FORMS and _noun_follows(r, end)
+    noun = word not in LEGAL_FORMS and _noun_follows(r, end, number=ending == "ს")
     if not ending:
         return decline_phrase(phrase, "ის") if noun else plain(phrase)
     if ending == "ს" and noun:  # of the letters, მე-შე-პეს
@@ -1388,7 +1432,8 @@ def _say_acronym(r, word: str, ending: str, end: int) -> str:
 
 def _is_doubtful(r, word: str, m) -> bool:
     "True where the case was guessed."
-    return word not in LEGAL_FORMS and m["ending"] in (None, "ს") and _noun_follows(r, m.end())
+    guessed = word not in LEGAL_FORMS and m["ending"] in (None, "ს")
+    return guessed and _noun_follows(r, m.end(), number=True)
 
 
 _FUNCTION_WORDS = set(
@@ -1401,37 +1446,27 @@ _FUNCTION_WORDS = set(
 _NOUN_END = re.compile("(?:[აეიოუ]|ის|ს|მა|მ|ში|ზე|თან|დან|მდე|ით|ვის)$")
 
 
-def _noun_follows(r, end: int) -> bool:
+def _noun_follows(r, end: int, number: bool) -> bool:
     "True if a number or a word follows that an acronym before it would be an attribute of."
     m = re.match(" (?:([ა-ჰ]{3,})(?![ა-ჰ])|[0-9])", r.text[end : end + 40])
     if not m or not m[1]:
-        return bool(m)
+        return bool(m) and number
     word = m[1]
     if word in _FUNCTION_WORDS or is_verb(word) or word.endswith("ად"):
         return False
     return bool(_NOUN_END.search(word))
 
 
-_BARE_UNITS = {s for s in UNITS if re.fullmatch("[ბ-ჰ]{2,5}", s) and not set(s) & set(VOWELS)}
-
-
-@_rule("unit", "k", "(?P<unit>[ბ-ჰ]{2,5})(?![ა-ჰ.])(?:-(?P<ending>[ა-ჰ]+))?")
-def _bare_unit(r, m):
-    "`სთ-ში`, `მე-13 კმ`: a unit without a number."
-    if m["unit"] not in _BARE_UNITS or _in_word(r, m):
-        return None
-    return decline_phrase(UNITS[m["unit"]], m["ending"] or "ი")
-
-
-_ODD_END = re.compile("(?:[გზკპჟტფყჩძწჭჯღჰ]|[ბ-ჰ][ბგდზკლპჟრტფქღყშჩცძწჭხჯჰ])$")
-_STOP_WORDS = set("აქ იქ კიდევ ახლაც მოკლედ ერთხელ".split())
+_CONSONANTS = "ბგდვზთკლმნპჟრსტფქღყშჩცძწჭხჯჰ"
+_ODD_END = re.compile(f"(?:[აეიოუ][გზკპჟტფყჩძწჭჯღჰქშ]|[{_CONSONANTS}][ბგდვზკლმნპჟრტფქღყშჩცძწჭხჯჰ])$")
+_STOP_WORDS = set("აქ იქ არც ვერც ზოგ ნუღარც მაშ აჰა ეჰ ოჰ უჰ აჰ ვაჰ იჰ ჰაჰ უფ ოფ ახ ვახ".split())
 
 
 @_rule("abbreviation", "k", r"(?P<word>[ა-ჰ]{2,8})\.(?= ?[ა-ჰ0-9\"A-Z])")
 def _unknown_abbreviation(r, m):
     "A word that cannot end a sentence, with a full stop: said as it stands, without the stop."
     word = m["word"]
-    odd = _ODD_END.search(word) and set(word) & set(VOWELS) and not set(word[-2:]) & set(VOWELS)
+    odd = len(word) > 2 and _ODD_END.search(word) and set(word) & set(VOWELS)
     if not odd or word in _STOP_WORDS or _in_word(r, m):
         return None
     return RuleResult(word, m.end(), True)
@@ -1632,6 +1667,10 @@ def _latin(r, m):
         if len(word) == 1 and re.match(rf"\. ?[{_L}]", r.text[end : end + 3]):
             return RuleResult(said, end + 1, True)  # J. Smith
         return _foreign(r, end, said, said, letters=True)
+    known = latin_lexicon().get(folded, ("", "", False))
+    if known[1] == "acronym" and known[0].endswith("ი") and not known[2]:
+        if re.match(" [ა-ჰ]", r.text[end : end + 2]) and _noun_follows(r, end, number=False):
+            return RuleResult(say_latin(word, bare=True), end)  # PR მენეჯერი
     classical = bool(_CLASSICAL.search(r.text[max(0, m.start() - 16) : m.start()]))
     bare, full = (say_latin(word.replace("'", ""), b, classical) for b in (True, False))
     if folded in _LATIN_SHORT and re.match(r"\. ?[A-Za-z]", r.text[end : end + 3]):
@@ -1683,6 +1722,15 @@ def _lonely_unit(r, m):
 
 _SIGN_WORDS = {"&": "და", "@": "ეთ", "+": "პლუს", "÷": "გაყოფილი", "∞": "უსასრულობა"}
 _SIGN_WORDS |= {sign: _RELATIONS[sign][0] for sign in "≠≤≥"}
+
+
+_PER_WORD = _any(s for s in PER_SIGNS if len(s) > 1)
+
+
+@_rule("unit", "o", rf"/ ?(?P<per>{_PER_WORD})(?![ა-ჰA-Za-z0-9²³])")
+def _per_sign(r, m):
+    "`კაცი/კმ²`: a unit behind a slash, the amount in words."
+    return per_unit(m["per"]) if r.before(m.start()) in LETTERS else None
 
 
 @_rule("sign", "do", "[&@+=#/·÷∞≠≤≥[\\]]")
