@@ -200,7 +200,12 @@ def _is_genitive(text: str, word: str, end: int) -> bool:
     if not word.endswith(("ოს", "უს")):
         return False
     m = _NEXT.match(text, end)
-    return bool(m) and not is_verb(m["word"])
+    after = m["word"] if m else "და"
+    there = after.endswith(("ში", "ზე", "დან", "თან", "მდე")) and word == "აგვისტოს"
+    return not (after in _LINKS or is_verb(after) or there)
+
+
+_LINKS = set("და ან თუ კი რომ რომელიც რომლის რომელსაც ხოლო მაგრამ ასევე ანუ მერე შემდეგ".split())
 
 # %% ../../nbs/text/agreement.ipynb #115261a5
 def _is_place(word: str, doubt: bool) -> bool:
@@ -227,7 +232,7 @@ def agreement(
             return "", False
         word, end = m["word"], m.end()
         if kind != "adjective":
-            if _is_attribute(word) and (m := _NEXT.match(text, end)):
+            if not plural and _is_attribute(word) and (m := _NEXT.match(text, end)):
                 start, doubt = m.start(), True
                 continue
             if _is_genitive(text, word, end):

@@ -124,6 +124,7 @@ def sound_out(
     "The word by letter-to-sound rules, a bare stem without case ending."
     word = fold_latin(word)
     word = re.sub(r"([b-df-hj-np-tv-z])\1", r"\1", word)  # a doubled consonant once
+    word = re.sub("[ao]e", "e", word) if classical else re.sub("(?<=[aeiournl])ce$", "se", word)
     if len(word) > 3 and not word.endswith("dze"):  # surnames such as Beridze keep their e
         word = re.sub(r"(?<=[b-df-hj-np-tv-xz])e$", "", word)  # silent e
     word = re.sub("qu?e?$", "k", word)

@@ -352,7 +352,8 @@ def _irregular(words: str, ending: str) -> str | None:
         ending = "ი" + ending
     ending = ending.removeprefix("ი") if ending.startswith("ივე") else ending
     if ending.startswith("ვე") and ending[2:] in ENDINGS:
-        return decline(words + "ვე", ending[2:])
+        case, particle = ENDINGS[ending[2:]]
+        return f"{words}ვე{CASES[case][3]}{particle}"  # the vowel stays: ორივესთვის
     if ending == "ღა":
         return words + ending
     return _glue(words, ending) if _COMPOUND.fullmatch(ending) else None

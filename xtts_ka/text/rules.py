@@ -418,10 +418,10 @@ def _date(r, m):
     return RuleResult(words, _before_final_stop(r, tail.end()), uncertain)
 
 
-@_rule("date", "d", r"([12][0-9]{3})-([0-9]{2})-([0-9]{2})(?![0-9-])")
+@_rule("date", "d", r"([12][0-9]{3})([-./])([0-9]{2})\2([0-9]{2})(?![0-9-])")
 def _iso_date(r, m):
     "`2023-05-12`."
-    year, month, day = map(int, m.groups())
+    year, month, day = map(int, m.group(1, 3, 4))
     if not (1 <= day <= 31 and 1 <= month <= 12):
         return None
     return f"{cardinal(year)} წლის {_day_and_month(day, month)}"
@@ -940,7 +940,8 @@ def _year_form(r, start: int, end: int, noun: str) -> tuple[str | None, str]:
     "The form of the noun, and the case of the numbers before it."
     after = re.match(' ?"?([ა-ჰ0-9]+)', r.text[end : end + 30])
     date = after and after[1][0] in "0123456789"
-    if not date and (is_verb(r.last_word(start)) or after and is_verb(after[1])):
+    there = after and PLACES.match(after[1]) and after[1].endswith("ში")
+    if not date and (is_verb(r.last_word(start)) or there or after and is_verb(after[1])):
         return ("წელს" if noun == "წელი" else "წლებში"), "dat"  # it happened then
     if noun == "წლები" and after and case_after(r.text, end) == "erg":
         return "წლებში", "dat"  # somebody did something in those years
@@ -1382,10 +1383,10 @@ _KEYBOARD |= dict(W="ჭ", R="ღ", T="თ", S="შ", J="ჟ", Z="ძ", C="ჩ")
 
 
 @_rule("mixed", "k", "[ა-ჰ]+(?:[A-Za-z]{1,3}[ა-ჰ]+)+|[ა-ჰ]{3,}[A-Za-z]{1,2}(?![A-Za-z0-9])")
-@_rule("mixed", "l", "[A-Za-z][ა-ჰ]{3,}")
+@_rule("mixed", "l", "[A-Za-z][a-z]?[ა-ჰ]{3,}")
 def _mixed_keyboard(r, m):
     "`საqართველო`: keys of the Georgian keyboard in Latin mode."
-    tail = m[0][1:]
+    tail = m[0].lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
     if m[0][0].isascii() and (tail in ENDINGS or tail.startswith(("იან", "ებ", "კოდ", "ვიტამინ"))):
         return None
     if r.before(m.start()).isalnum():
@@ -1403,7 +1404,8 @@ def _acronym(r, m):
     if not known and not _is_spelled(word):
         return None
     if not known and not ending and word[-1] == "ს" and word[:-1] in ACRONYMS and r.cfg.acronyms:
-        known, ending = ACRONYMS[word[:-1]], "ს"
+        word = word[:-1]
+        known, ending = ACRONYMS[word], "ს"
     if known and "-" not in known:
         return RuleResult(_say_acronym(r, word, ending, m.end()), m.end(), _is_doubtful(r, word, m))
     words = known or spell_georgian(word)
@@ -1541,6 +1543,20 @@ def _address(r, m):
     return RuleResult(said, end)
 
 # %% ../../nbs/text/rules.ipynb #4e517352
+_SIGNED_WORDS = "|".join(map(re.escape, latin_signs()))
+
+
+@_rule("latin", "l", rf"(?i:(?P<word>{_SIGNED_WORDS}))(?![A-Za-z0-9])")
+def _latin_sign_word(r, m):
+    "`Wi-Fi`, `C++`, `R&B`: words of the lexicon with a sign in them."
+    if r.cfg.latin != "transliterate" or r.before(m.start()).isalnum():
+        return None
+    word, _, full = latin_lexicon()[m["word"].lower()]
+    if full:
+        return _foreign(r, m.end(), word, word, letters=True)
+    return _foreign(r, m.end(), word.removesuffix("ი"), word)
+
+
 _ROMAN = "(?:[IVX]{1,7}|[MDCLXVI]{4,12})"
 
 
@@ -1589,20 +1605,6 @@ def _foreign(r, end: int, bare: str, full: str, letters: bool = False) -> RuleRe
     return RuleResult(full, end)
 
 
-_SIGNED_WORDS = "|".join(map(re.escape, latin_signs()))
-
-
-@_rule("latin", "l", rf"(?i:(?P<word>{_SIGNED_WORDS}))(?![A-Za-z0-9])")
-def _latin_sign_word(r, m):
-    "`Wi-Fi`, `C++`, `R&B`: words of the lexicon with a sign in them."
-    if r.cfg.latin != "transliterate" or r.before(m.start()).isalnum():
-        return None
-    word, _, full = latin_lexicon()[m["word"].lower()]
-    if full:
-        return _foreign(r, m.end(), word, word, letters=True)
-    return _foreign(r, m.end(), word.removesuffix("ი"), word)
-
-
 _RUN = re.compile(r"[A-Za-z]{1,40}(?:[ ,!?]{1,3}[A-Za-z]{1,40}(?![A-Za-z0-9@_.-])){0,60}")
 
 
@@ -1628,7 +1630,10 @@ _TO_CYRILLIC = str.maketrans("aeopcyxkmtABEKMHOPCTX", "аеорсухкмтАВ�
 def _homoglyphs(r, m):
     "`Totаlitas` with a Cyrillic а: letters of the other script that look alike."
     latin, cyrillic = m[0].translate(_LOOKALIKES), m[0].translate(_TO_CYRILLIC)
-    if re.fullmatch(rf"[{_L}]+", latin):
+    mostly_latin = 2 * len(re.findall(f"[{_L}]", m[0])) >= len(m[0])
+    if re.fullmatch(rf"[{_L}]+", latin) and (
+        mostly_latin or not re.fullmatch("[Ѐ-ӿ]+", cyrillic)
+    ):
         said = [say_latin(latin, bare=b) for b in (True, False)]
     elif re.fullmatch("[Ѐ-ӿ]+", cyrillic):
         said = [say_cyrillic(cyrillic, bare=b) for b in (True, False)]
