@@ -33,13 +33,16 @@ _FIRST = {re.split("[./]", short)[0] for short in ABBREVIATIONS}
 _NO_WORD = re.compile("[^აეიოუ]{2,}")
 
 
+_ENDING = re.compile("-([ა-ჰ]{1,6})(?![ა-ჰ])")
+
+
 def _may_lack_stop(text: str, word: str, end: int) -> bool:
     "`გვ 5`, `გამზ-ზე`, `ტელ: 112`, `რუსთაველის ქ-ზე`."
     if _NO_WORD.fullmatch(word):
         return True
     if len(word) > 2 and text[end : end + 1] == ":" and word not in _WORDS:
         return True
-    m = re.compile("-([ა-ჰ]{1,6})(?![ა-ჰ])").match(text, end)
+    m = _ENDING.match(text, end)
     return bool(m and m[1] in ENDINGS and (word == "ქ" or len(word) > 2 and word not in _WORDS))
 
 

@@ -140,7 +140,9 @@ _INVARIANT = set(
         "მწვანე მთავარ უმნიშვნელო უხეშ უბრალო საშუალო დანარჩენ ნახევრად"
     ).split()
 )  # Words between that never change
-_FROM_NOUN = re.compile("სა.{2,}ო|მე.+ე|უ.{3,}ო|მო.{3,}ო|.{2,}(?:თვალა|ფეხა|თმა|წვერა|ცხვირა|ხმა|ხელა)")
+_FROM_NOUN = re.compile(
+    "სა.{2,}ო|მე.+ე|უ.{3,}ო|მო.{3,}ო|.{2,}(?:თვალა|ფეხა|თმა|წვერა|ცხვირა|ხმა|ხელა)"
+)
 _GENITIVES = set(
     (
         "სოფლის ქალაქის სპორტის მუსიკის ფეხბურთის კალათბურთის რაგბის ჭადრაკის ღვინის წყლის "
@@ -212,7 +214,7 @@ def _is_place(word: str, doubt: bool) -> bool:
     "True for `თბილისში`, a place that something happens at and that is not counted."
     return not doubt and bool(PLACES.match(word)) and word.endswith(("ში", "თან", "დან", "მდე"))
 
-
+# %% ../../nbs/text/agreement.ipynb #069937c7
 def agreement(
     text: str,  # Folded text
     start: int,  # Where the number ends
@@ -248,7 +250,7 @@ def agreement(
         start = end
     return "", doubt
 
-
+# %% ../../nbs/text/agreement.ipynb #0229e9cf
 def case_after(
     text: str,  # Folded text
     start: int,  # Where the number ends

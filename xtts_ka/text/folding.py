@@ -132,7 +132,7 @@ def rebuild(
     letters: str,  # Letters of a word, as in a character class of a pattern
 ) -> str:
     "Words of `letters` and known signs in one spacing; a `‿` joins its neighbours to one word."
-    text = re.sub(" *‿ *", "", text)
+    text = re.sub(" {0,9}‿ {0,9}", "", text)  # bounded, for long runs of spaces
     word = rf"[{letters}]+(?:[-\'][{letters}]+)*"
     tokens = re.findall(rf"{word}|\.\.+|[{re.escape(PUNCTUATION)}]", text)
     tokens = ["..." if t.startswith("..") else t for t in tokens]

@@ -122,13 +122,18 @@ def sound_out(
     classical: bool = False,  # Latin of the school: c before e and i is ც
 ) -> str:
     "The word by letter-to-sound rules, a bare stem without case ending."
+    sounded = word[-1:].lower() in "éèêē"  # botanē: not silent
     word = fold_latin(word)
     word = re.sub(r"([b-df-hj-np-tv-z])\1", r"\1", word)  # a doubled consonant once
     word = re.sub("[ao]e", "e", word) if classical else re.sub("(?<=[aeiournl])ce$", "se", word)
-    if len(word) > 3 and not word.endswith("dze"):  # surnames such as Beridze keep their e
+    if (
+        len(word) > 3 and not word.endswith("dze") and not sounded
+    ):  # surnames such as Beridze keep their e
         word = re.sub(r"(?<=[b-df-hj-np-tv-xz])e$", "", word)  # silent e
     word = re.sub("qu?e?$", "k", word)
-    word = re.sub("^(?:k(?=n(?:igh|ow|ee|ock|it|if|ob|ot))|w(?=r(?:it|ap|on|is|es)))|(?<=[ao]m)b$", "", word)  # silent: knight, write, lamb
+    word = re.sub(
+        "^(?:k(?=n(?:igh|ow|ee|ock|it|if|ob|ot))|w(?=r(?:it|ap|on|is|es)))|(?<=[ao]m)b$", "", word
+    )  # silent: knight, write, lamb
     word = re.sub("(?<=[bcdfhlmnprst]a)tur$", "ture", word)  # the silent e of nature is gone
     word = re.sub("(?<=[aeioulcrn])tur$", "ture", word)
     word = re.sub("c(?=[eiy])", "ts" if classical else "s", word)
@@ -187,14 +192,16 @@ def say_latin(
 # %% ../../nbs/text/latin.ipynb #18a202d6
 _KEY = str.maketrans("თტქკყფპჩჭცწშხღჟძჯ", "TTKKKPPCCSSXHGZZJ".lower())
 _LATIN_KEYS = [
-    ("tch", "c"), ("ch", "c"), ("ts", "s"), ("tz", "s"), ("sh", "x"), ("kh", "h"), ("gh", "g"),
-    ("zh", "z"), ("dz", "z"), ("x", "h"), ("q", "k"), ("y", "k"), ("f", "p"), ("w", "s"), ("c", "s"),
-]  # fmt: skip
+    pair.split(":")
+    for pair in ("tch:c ch:c ts:s tz:s sh:x kh:h gh:g zh:z dz:z x:h q:k y:k f:p w:s c:s").split()
+]  # Longer ones first
 _PLAIN_KEY = str.maketrans("აბგდევზილმნორსუჰ", "abgdevzilmnorsuh")
 _ENGLISH = set(
-    "the and of is to in for you with that this are was on it by not be from or as at we he she they "
-    "have has will can new all your our who what how why but his her its la le de el les des und der "
-    "die das il di".split()
+    (
+        "the and of is to in for you with that this are was on it by not be from or as at we he "
+        "she they have has will can new all your our who what how why but his her its la le de el "
+        "les des und der die das il di"
+    ).split()
 )
 
 # %% ../../nbs/text/latin.ipynb #deef30aa
@@ -220,10 +227,7 @@ def _common() -> dict[str, str]:
     return found
 
 # %% ../../nbs/text/latin.ipynb #e5609f08
-_TYPED = [
-    ("tch", "ჭ"), ("ch", "ჩ"), ("ts", "ც"), ("tz", "ც"), ("sh", "შ"), ("kh", "ხ"), ("gh", "ღ"),
-    ("zh", "ჟ"), ("dz", "ძ"),
-]  # fmt: skip
+_TYPED = [p.split(":") for p in "tch:ჭ ch:ჩ ts:ც tz:ც sh:შ kh:ხ gh:ღ zh:ჟ dz:ძ".split()]
 _TYPED_LETTERS = dict(zip("abcdefghijklmnopqrstuvwxyz", "აბცდეფგჰიჯკლმნოპქრსთუვწხყზ"))
 
 

@@ -10,9 +10,7 @@ __all__ = ['MONTHS', 'CURRENCIES', 'CURRENCY_CODES', 'MAGNITUDES', 'UNITS', 'PER
 # %% ../../nbs/text/readings.ipynb #97c9fb05
 import re
 
-from .abbreviations import ABBREVIATIONS, TITLES
-from .agreement import case_after, noun_case
-from .numbers import ENDINGS, decline, inflect
+from .numbers import ENDINGS, decline
 
 # %% ../../nbs/text/readings.ipynb #b0536755
 _all_ = ["ABBREVIATIONS", "TITLES", "case_after", "noun_case"]  # Names that users import from here
@@ -66,7 +64,8 @@ _UNITS = """კმ km კილომეტრი|მ m მეტრი|სმ c
 წთ min წუთი|წმ sec წამი|კვტ kW კილოვატი|ვტ W ვატი|მგვტ MW მეგავატი|ვ V ვოლტი
 ჰც Hz ჰერცი|კჰც kHz კილოჰერცი|მჰც MHz მეგაჰერცი|გჰც GHz გიგაჰერცი|კბ KB კილობაიტი
 მბ MB მეგაბაიტი|გბ GB გიგაბაიტი|ტბ TB ტერაბაიტი|კკალ kcal კილოკალორია
-კალ cal კალორია|დბ dB დეციბელი|კვტსთ kWh კილოვატსაათი|კვტ/სთ kW/h კილოვატსაათი|მგვტსთ MWh მეგავატსაათი|ვტსთ Wh ვატსაათი
+კალ cal კალორია|დბ dB დეციბელი|კვტსთ kWh კილოვატსაათი|კვტ/სთ kW/h კილოვატსაათი
+მგვტსთ MWh მეგავატსაათი|ვტსთ Wh ვატსაათი
 კმ/სთ km/h კილომეტრი:საათში|მ/წმ m/s მეტრი:წამში|მბ/წმ MB/s მეგაბაიტი:წამში
 მბიტ Mbit მეგაბიტი|კბიტ Kbit კილობიტი|გბიტ Gbit გიგაბიტი|Mbps მეგაბიტი:წამში|Gbps გიგაბიტი:წამში
 mph მილი:საათში|rpm ბრუნი:წუთში|ბრ/წთ ბრუნი:წუთში|მკგ μg mcg მიკროგრამი

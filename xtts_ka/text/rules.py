@@ -46,7 +46,13 @@ from xtts_ka.text.numbers import (
 )
 
 # %% ../../nbs/text/rules.ipynb #50296fe1
-from .abbreviations import ABBREVIATIONS, TITLES, after_kind, find_abbreviation, readings
+from xtts_ka.text.abbreviations import (
+    ABBREVIATIONS,
+    TITLES,
+    after_kind,
+    find_abbreviation,
+    readings,
+)
 from .agreement import PLACES, agreement, case_after, is_verb, name_case, noun_case
 from xtts_ka.text.readings import (
     ACRONYMS,
@@ -465,7 +471,7 @@ def _clock_parts(hour, minute, second) -> list[tuple[str, str]]:
         parts.append((cardinal(int(second)), "წამი"))
     return parts
 
-
+# %% ../../nbs/text/rules.ipynb #105c40df
 @_rule("time", "d", rf"{_CLOCK}(?: ?[-—] ?{_CLOCK})?")
 @_rule("time", "d", r"([01]?[0-9]|2[0-4])\.([0-5][0-9])()(?= ?(?:საათ|სთ))()()()")
 def _time(r, m):
@@ -536,7 +542,7 @@ def _final(r, m):
     part = "ნახევარ" if m[1] == "2" else ordinal(int(m[1])) + "დ"
     return part + m["noun"]
 
-
+# %% ../../nbs/text/rules.ipynb #2977d5c0
 @_rule("fraction", "d", "(?P<whole>[0-9]{0,6}) ?(?P<part>[½⅓⅔¼¾⅕⅛])(?:[-—](?P<ending>[ა-ჰ]+))?")
 def _vulgar(r, m):
     "`1½`."
@@ -558,8 +564,8 @@ def _fraction_of(r, m, words: str):
 
 # %% ../../nbs/text/rules.ipynb #ab619c59
 _SECTION = (
-    "მუხლი|მუხლის|მუხლში|პუნქტი|პუნქტის|პუნქტში|თავი|თავში|ქვეპუნქტი|ნახ\\.|ნახაზი|ნახატი|ცხრ\\.|ცხრილი"
-    "|ცხრილში|სურ\\.|სურათი|ვერსია|ვერსიის|ვერსიაში|პარაგრაფი|ნაწილი|დანართი|§"
+    r"მუხლი|მუხლის|მუხლში|პუნქტი|პუნქტის|პუნქტში|თავი|თავში|ქვეპუნქტი|ნახ\.|ნახაზი|ნახატი|ცხრ\."
+    r"|ცხრილი|ცხრილში|სურ\.|სურათი|ვერსია|ვერსიის|ვერსიაში|პარაგრაფი|ნაწილი|დანართი|§"
 )
 _BEFORE_SECTION = re.compile(rf"(?:[A-Za-z]{{2}} ?|[A-Za-z] |(?<![A-Za-z])[vV]|(?:{_SECTION}) ?)$")
 _IS_AMOUNT = re.compile(r" ?(?:მლნ|მლრდ|მილი|ათას|ლარ|დოლარ|ევრო|პროცენტ|კგ|კმ|[%₾$€]|GB|MB|TB)")
@@ -572,7 +578,9 @@ def _said_parts(number: str, ending: str = "") -> str | None:
     return final and " წერტილი ".join([*map(whole, head), final])
 
 
-@_rule("parts", "d", r"(?P<number>[0-9]{1,5}(?:\.[0-9]{1,5}){2,9})(?![0-9])(?:-(?P<ending>[ა-ჰ]+))?")
+@_rule(
+    "parts", "d", r"(?P<number>[0-9]{1,5}(?:\.[0-9]{1,5}){2,9})(?![0-9])(?:-(?P<ending>[ა-ჰ]+))?"
+)
 @_rule("parts", "d", r"(?P<number>[0-9]{1,4}\.[0-9]{1,3})(?![0-9,])(?:-(?P<ending>[ა-ჰ]+))?")
 def _parts(r, m):
     "`192.168.0.1`, `Python 3.11`, `მუხლი 1.2`."
@@ -588,7 +596,7 @@ def _parts(r, m):
     said = _said_parts(m["number"], m["ending"] or "")
     return said or RuleResult(_said_parts(m["number"]), m.end("number"), True)
 
-
+# %% ../../nbs/text/rules.ipynb #da3408a3
 @_rule("list", "d", r"[0-9]{1,4}(?:,[0-9]{1,4}){2,20}(?![0-9]|[.,][0-9])(?:-(?P<ending>[ა-ჰ]+))?")
 def _list(r, m):
     "`1,2,3`."
@@ -610,7 +618,8 @@ _POINTS |= {"E": "აღმოსავლეთის გრძედის", "
     "angle",
     "d",
     r"(?P<degree>[0-9]{1,3})° ?(?P<minute>[0-9]{1,2}(?:[.,][0-9]+)?)['′]"
-    r"(?: ?(?P<second>[0-9]{1,2}(?:[.,][0-9]+)?)(?:[\"″]|''|′′))?(?: ?(?P<point>[NSEW])(?![A-Za-z]))?",
+    r"(?: ?(?P<second>[0-9]{1,2}(?:[.,][0-9]+)?)(?:[\"″]|''|′′))?"
+    r"(?: ?(?P<point>[NSEW])(?![A-Za-z]))?",
 )
 def _angle(r, m):
     "`41°43′12″`."
@@ -702,9 +711,7 @@ _LOOSE = re.compile(
     r"| -(?P<hyphen>[ა-ჰ]{1,7})(?![ა-ჰ])"
     rf"| (?P<compound>(?:{_MEASURES})იან[ა-ჰ]{{0,4}}|ნაირ[ა-ჰ]{{1,4}}|ჯერად[ა-ჰ]{{1,4}})(?![ა-ჰ])"
 )
-_PER = re.compile(
-    rf" ?/ ?(?P<count>[0-9]{{1,4}} ?)?(?P<per>{_any(PER_SIGNS)})(?![ა-ჰA-Za-z0-9²³])"
-)
+_PER = re.compile(rf" ?/ ?(?P<count>[0-9]{{1,4}} ?)?(?P<per>{_any(PER_SIGNS)})(?![ა-ჰA-Za-z0-9²³])")
 _YEAR = re.compile(r" ?(?P<many>წ\. ?წ(?=\.)|წწ?)(?:(?P<dot>\.)|-(?P<ending>[ა-ჰ]+)|(?![ა-ჰ.-]))")
 
 
@@ -795,7 +802,7 @@ def _collect_long_scale(r, a: _Amount):
         a.ending = "" if s["ending"] == "ი" else s["ending"]
         a.end = s.end()
 
-
+# %% ../../nbs/text/rules.ipynb #186eaab5
 def _collect_ending(r, a: _Amount):
     "An ending after a hyphen, or written together with a bare number."
     e = _ENDING.match(r.text, a.end)
@@ -807,11 +814,11 @@ def _collect_ending(r, a: _Amount):
             return  # 5ა: a letter
     if e:
         a.ending, a.end = re.sub("^(ე|ელ|ლ)-", r"\1", e["ending"]), e.end()
-    elif l := _LOOSE.match(r.text, a.end):
-        ending = l["ending"] or l["hyphen"] or l["compound"]
-        if l["hyphen"] and ending not in ENDINGS or not l["hyphen"] and a.unit:
+    elif loose := _LOOSE.match(r.text, a.end):
+        ending = loose["ending"] or loose["hyphen"] or loose["compound"]
+        if loose["hyphen"] and ending not in ENDINGS or not loose["hyphen"] and a.unit:
             return
-        a.ending, a.end, a.doubt = ending, l.end(), ending == "ჯერ"
+        a.ending, a.end, a.doubt = ending, loose.end(), ending == "ჯერ"
 
 
 _IRREGULAR = re.compile("ე$|იან|ლი$|ელი$|ი?ოდე|ნაირ|ჯერად")
@@ -841,7 +848,7 @@ def _distributive(number: str, case: str) -> str:
     stem = "თითო" if number == "1" else _agree(read_number(number), "dat")
     return f"{stem}-{words}"
 
-
+# %% ../../nbs/text/rules.ipynb #af573770
 def _say_with_noun(a: _Amount) -> str | None:
     "`ხუთ კილომეტრზე`, `ხუთპროცენტიანი`, `ხუთი მილიონი დოლარი`."
     noun = a.unit or a.scale
@@ -889,7 +896,11 @@ _SHORT_MONTHS = {k for k, rows in ABBREVIATIONS.items() if rows[0][1] == "month"
 
 
 def _is_month(word: str) -> bool:
-    return any(word.startswith(m[:4]) for m in MONTHS) or word.startswith("რიცხვ") or word in _SHORT_MONTHS
+    return (
+        any(word.startswith(m[:4]) for m in MONTHS)
+        or word.startswith("რიცხვ")
+        or word in _SHORT_MONTHS
+    )
 
 
 def _say_before_noun(r, a: _Amount) -> str:
@@ -979,9 +990,11 @@ def _amount(r, m):
 
 def _is_legal(r, a: _Amount) -> bool:
     "True beside `მუხლი`."
-    return r.last_word(a.start).startswith("მუხლ") or r.text[a.end : a.end + 6].startswith((" მუხლ", " პუნქ"))
+    return r.last_word(a.start).startswith("მუხლ") or r.text[a.end : a.end + 6].startswith(
+        (" მუხლ", " პუნქ")
+    )
 
-
+# %% ../../nbs/text/rules.ipynb #0080c02c
 def _legal(words: str) -> str:
     "A raised number of an article: `12²` is `თორმეტი პრიმა ორი`."
     return words.replace("კვადრატში", "პრიმა ორი").replace("კუბში", "პრიმა სამი")
@@ -1013,7 +1026,7 @@ _CENTURY_WORD = re.compile(r" (?=საუკუნ)| ?(?=სს?\.| ?ს-)")
 _ERA = re.compile("(?:წელთაღრიცხვ[ა-ჰ]+|(?:ძვ|ახ|ჩვ|ჩ)\\. ?წ\\.(?: ?აღ\\.)?) $")
 _SPAN_OF_TIME = re.compile(" საუკუნ[ა-ჰ]+ (?:წინ|განმავლობაში|მანძილზე|შემდეგ|მანძილი)")
 
-
+# %% ../../nbs/text/rules.ipynb #8aede2fa
 def _arabic_century(r, a: _Amount) -> RuleResult | None:
     "`19 საუკუნეში`, `ძვ. წ. 5 საუკუნე`: the number of a century is an ordinal."
     if not _CENTURY_WORD.match(r.text, a.end) or not all(n.isdigit() for n in a.numbers):
@@ -1191,7 +1204,8 @@ def _direction(r, m):
 @_rule(
     "acronym",
     "k",
-    r"(?P<letters>[ა-ჰ]\.(?: ?[ა-ჰ]\.){1,4}(?: ?[ა-ჰ](?![ა-ჰ.]))?)(?:[-—](?P<ending>[ა-ჰ]+))?(?![ა-ჰ])",
+    r"(?P<letters>[ა-ჰ]\.(?: ?[ა-ჰ]\.){1,4}(?: ?[ა-ჰ](?![ა-ჰ.]))?)"
+    "(?:[-—](?P<ending>[ა-ჰ]+))?(?![ა-ჰ])",
 )
 def _dotted_acronym(r, m):
     "`ა.შ.შ.`: as `აშშ`."
@@ -1215,7 +1229,7 @@ def _say_city(r, start: int, end: int) -> RuleResult | None:
         return RuleResult(decline("ქუჩა", ending["ending"]), ending.end(), True)
     after = re.match(' ?"?([ა-ჰ]{2,}(?:-[ა-ჰ]+)?)', r.text[end : end + 40])
     place = after and PLACES.match(after[1])
-    genitive = re.search("[ა-ჰ](?:ის|[აოუე]ს)\"? $", r.text[max(0, start - 6) : start])
+    genitive = re.search('[ა-ჰ](?:ის|[აოუე]ს)"? $', r.text[max(0, start - 6) : start])
     if genitive and not place or after_kind(r.text, end) == "number":
         return RuleResult("ქუჩა", _before_final_stop(r, end), bool(after))
     if after and not place and _FAMILY.match(after[1]):
@@ -1226,7 +1240,7 @@ def _say_city(r, start: int, end: int) -> RuleResult | None:
 
 # %% ../../nbs/text/rules.ipynb #da8dd760
 _LANGUAGE_NOUN = re.compile(
-    ' (?:[ა-ჰ]+ )?(?:ენ|სიტყვ|ტექსტ|თარგმან|ლიტერატურ|წყარო|ვერსი|სახელ|ტერმინ|წარმოშობ|მითოლოგი'
+    " (?:[ა-ჰ]+ )?(?:ენ|სიტყვ|ტექსტ|თარგმან|ლიტერატურ|წყარო|ვერსი|სახელ|ტერმინ|წარმოშობ|მითოლოგი"
     "|წარწერ|გამოცემ|ფორმ|ანბან|დიალექტ|ფუძ|ძირ|ხელოვნებ|კულტურ|არმი|ჯარ|პრეს|გაზეთ|ხალხ)"
 )
 
@@ -1234,7 +1248,7 @@ _LANGUAGE_NOUN = re.compile(
 def _say_language(r, words: str, end: int) -> str:
     "`ინგლ. London` is `ინგლისურად`, `ინგლ. ენაზე` is `ინგლისურ ენაზე`."
     case = agreement(r.text, end, plural=True)[0]
-    several = re.match(' [ა-ჰ]+ [ა-ჰ]{2}', r.text[end : end + 40])
+    several = re.match(" [ა-ჰ]+ [ა-ჰ]{2}", r.text[end : end + 40])
     if case or several or _LANGUAGE_NOUN.match(r.text[end : end + 40]):
         return agree(words, case)
     return decline(words, "ად") or words
@@ -1242,13 +1256,13 @@ def _say_language(r, words: str, end: int) -> str:
 
 def _is_given(r, start: int, end: int) -> bool:
     "True for `ივ.` before a surname, also before a patronymic or a second short form."
-    m = re.match(' ?([ა-ჰ]{3,})(?![ა-ჰ.])', r.text[end : end + 30])
+    m = re.match(" ?([ა-ჰ]{3,})(?![ა-ჰ.])", r.text[end : end + 30])
     return bool(m) and not is_verb(m[1]) and bool(_GIVEN_BEFORE.match(m[1]))
 
 
 _GIVEN_BEFORE = re.compile(
-    "[ა-ჰ]+(?:შვილ|ძე|ძის|ძემ|ძეს|ია(?:ს|მ)?$|იის|ავა|უა|ურ[იმს]|ულ[იმს]|ელ(?:ი|მა|ს|ის)$|ლის$|ნის$|ანი|იან[იმს]"
-    "|სკი|ოვი|ევი|ინი$|ეთელი|თელ|ეგი(?:ს|მ)?$|ბეგ|ანტ|ატი|ენტი)"
+    "[ა-ჰ]+(?:შვილ|ძე|ძის|ძემ|ძეს|ია(?:ს|მ)?$|იის|ავა|უა|ურ[იმს]|ულ[იმს]|ელ(?:ი|მა|ს|ის)$|ლის$"
+    "|ნის$|ანი|იან[იმს]|სკი|ოვი|ევი|ინი$|ეთელი|თელ|ეგი(?:ს|მ)?$|ბეგ|ანტ|ატი|ენტი)"
 )
 
 # %% ../../nbs/text/rules.ipynb #2bfaa06f
@@ -1272,7 +1286,7 @@ def _abbreviation(r, m):
         return RuleResult(plain(alone[0]), _before_final_stop(r, end), True)
     return None
 
-
+# %% ../../nbs/text/rules.ipynb #08237950
 def _say_abbreviation(r, start, end, words, kind, dot) -> RuleResult | None:
     "The words of an abbreviation of this kind, or None where it does not fit after all."
     if kind == "city":
@@ -1282,8 +1296,11 @@ def _say_abbreviation(r, start, end, words, kind, dot) -> RuleResult | None:
         said = decline_phrase(words, e["ending"])
         return said and RuleResult(said, e.end(), kind == "given")
     if not dot and "/" not in r.text[start:end] and "." not in r.text[start:end]:
-        if kind not in ("fixed", "numbered", "noun") or e or kind != "fixed" and (
-            after_kind(r.text, end) != "number"
+        if (
+            kind not in ("fixed", "numbered", "noun")
+            or e
+            or kind != "fixed"
+            and (after_kind(r.text, end) != "number")
         ):
             return None  # without a full stop: გვ 5, but not a word
     if kind == "rank" and not _FAMILY.match(r.text[end : end + 40].lstrip(" ")):
@@ -1298,7 +1315,7 @@ def _say_abbreviation(r, start, end, words, kind, dot) -> RuleResult | None:
 _DEPUTY = re.compile(" (?:მოადგილ|თანაშემწ|მრჩევ|აპარატ|კანდიდატ)")
 _TIMES = {"საუკუნე", "ათასწლეული", "ათწლეული"}
 
-
+# %% ../../nbs/text/rules.ipynb #3965c611
 def _form(r, words: str, kind: str, end: int) -> str:
     "The form of the words in front of what follows."
     if kind == "era":
@@ -1342,12 +1359,16 @@ def _title(r, m):
 def _year_in_words(r, m):
     "`20-იანი წწ.`, `ოცდამეერთე წ.`: the year behind a number in words."
     last = r.out[-1].rstrip() if r.out else ""
-    if not re.search("(?:იანი?|ერთი|ორი|სამი|ოთხი|ხუთი|ექვსი|შვიდი|რვა|ცხრა|ათი|ოცი|ასი|ცამეტი)$", last):
+    if not re.search(
+        "(?:იანი?|ერთი|ორი|სამი|ოთხი|ხუთი|ექვსი|შვიდი|რვა|ცხრა|ათი|ოცი|ასი|ცამეტი)$", last
+    ):
         return None
     noun = "წლები" if m["many"] == "წწ" or "წ. წ" in m[0] or "წ.წ" in m[0] else "წელი"
-    return RuleResult(decline_phrase(noun, m["ending"] or "ი"), _before_final_stop(r, m.end()), True)
+    return RuleResult(
+        decline_phrase(noun, m["ending"] or "ი"), _before_final_stop(r, m.end()), True
+    )
 
-
+# %% ../../nbs/text/rules.ipynb #fcb71c7e
 @_rule("spelled", "k", "(?P<word>[ა-ჰ](?:-[ა-ჰ]){2,30})(?![ა-ჰ-])")
 def _spelled_out(r, m):
     "`გ-ლ-ე-ხ-ი`: letter by letter."
@@ -1391,9 +1412,11 @@ def _mixed_keyboard(r, m):
         return None
     if r.before(m.start()).isalnum():
         return None
-    return RuleResult("".join(_KEYBOARD.get(c) or _KEYBOARD.get(c.lower(), c) for c in m[0]), m.end(), True)
+    return RuleResult(
+        "".join(_KEYBOARD.get(c) or _KEYBOARD.get(c.lower(), c) for c in m[0]), m.end(), True
+    )
 
-
+# %% ../../nbs/text/rules.ipynb #78a52981
 @_rule("acronym", "k", "(?P<word>[ა-ჰ]+)(?![ა-ჰ])(?:[-—](?P<ending>[ა-ჰ]+))?")
 def _acronym(r, m):
     "`აშშ-ში`, `დნმ-ის`."
@@ -1431,7 +1454,7 @@ def _say_acronym(r, word: str, ending: str, end: int) -> str:
     other = f"{plain(phrase)}-{ending if has_vowel else spell_georgian(ending)}"
     return decline_phrase(phrase, ending) or other
 
-
+# %% ../../nbs/text/rules.ipynb #a4e0b7f3
 def _is_doubtful(r, word: str, m) -> bool:
     "True where the case was guessed."
     guessed = word not in LEGAL_FORMS and m["ending"] in (None, "ს")
@@ -1440,7 +1463,8 @@ def _is_doubtful(r, word: str, m) -> bool:
 
 _FUNCTION_WORDS = set(
     (
-        "და ან თუ რომ კი არ ვერ ხომ ასევე არის იყო ისევ უკვე ხოლო მაგრამ ანუ როგორც მაშინ ახლა დღეს "
+        "და ან თუ რომ კი არ ვერ ხომ ასევე არის იყო ისევ უკვე ხოლო მაგრამ ანუ როგორც მაშინ ახლა "
+        "დღეს "
         "გუშინ ხვალ წელს კვლავ მხოლოდ პირველად შემდეგ წინააღმდეგ შორის მიერ ვითომ ძალიან ამ იმ ეს "
         "ის რა ვინ სად აღარ ჯერ ნუ აქ იქ მას მის მისი"
     ).split()
@@ -1460,10 +1484,12 @@ def _noun_follows(r, end: int, number: bool) -> bool:
 
 
 _CONSONANTS = "ბგდვზთკლმნპჟრსტფქღყშჩცძწჭხჯჰ"
-_ODD_END = re.compile(f"(?:[აეიოუ][გზკპჟტფყჩძწჭჯღჰქშ]|[{_CONSONANTS}][ბგდვზკლმნპჟრტფქღყშჩცძწჭხჯჰ])$")
+_ODD_END = re.compile(
+    f"(?:[აეიოუ][გზკპჟტფყჩძწჭჯღჰქშ]|[{_CONSONANTS}][ბგდვზკლმნპჟრტფქღყშჩცძწჭხჯჰ])$"
+)
 _STOP_WORDS = set("აქ იქ არც ვერც ზოგ ნუღარც მაშ აჰა ეჰ ოჰ უჰ აჰ ვაჰ იჰ ჰაჰ უფ ოფ ახ ვახ".split())
 
-
+# %% ../../nbs/text/rules.ipynb #6fd349a9
 @_rule("abbreviation", "k", r"(?P<word>[ა-ჰ]{2,8})\.(?= ?[ა-ჰ0-9\"A-Z])")
 def _unknown_abbreviation(r, m):
     "A word that cannot end a sentence, with a full stop: said as it stands, without the stop."
@@ -1472,6 +1498,8 @@ def _unknown_abbreviation(r, m):
     if not odd or word in _STOP_WORDS or _in_word(r, m):
         return None
     return RuleResult(word, m.end(), True)
+
+
 def _is_spelled(word: str) -> bool:
     "True for a short word without a vowel that is neither drawn out (ჰმმ) nor an interjection."
     if word not in ACRONYMS and len(word) > 1 and word[-1] == word[-2]:
@@ -1625,15 +1653,13 @@ def _latin_georgian(r, m):
 _LOOKALIKES = str.maketrans("аеорсухівкмнтАЕОРСУХІВКМНТ", "aeopcyxibkmhtAEOPCYXIBKMHT")
 _TO_CYRILLIC = str.maketrans("aeopcyxkmtABEKMHOPCTX", "аеорсухкмтАВЕКМНОРСТХ")
 
-
+# %% ../../nbs/text/rules.ipynb #9b149605
 @_rule("mixed", "lc", rf"(?=[{_L}]+[Ѐ-ӿ]|[Ѐ-ӿ]+[{_L}])[{_L}Ѐ-ӿ]+")
 def _homoglyphs(r, m):
     "`Totаlitas` with a Cyrillic а: letters of the other script that look alike."
     latin, cyrillic = m[0].translate(_LOOKALIKES), m[0].translate(_TO_CYRILLIC)
     mostly_latin = 2 * len(re.findall(f"[{_L}]", m[0])) >= len(m[0])
-    if re.fullmatch(rf"[{_L}]+", latin) and (
-        mostly_latin or not re.fullmatch("[Ѐ-ӿ]+", cyrillic)
-    ):
+    if re.fullmatch(rf"[{_L}]+", latin) and (mostly_latin or not re.fullmatch("[Ѐ-ӿ]+", cyrillic)):
         said = [say_latin(latin, bare=b) for b in (True, False)]
     elif re.fullmatch("[Ѐ-ӿ]+", cyrillic):
         said = [say_cyrillic(cyrillic, bare=b) for b in (True, False)]
@@ -1654,7 +1680,7 @@ _ENDING_OR_NOTHING = re.compile("(?:-[ა-ჰ]+)?")
 
 
 _LATIN_SHORT = {"mr", "mrs", "ms", "dr", "prof", "st", "jr", "sr", "inc", "ltd", "co", "vs", "etc"}
-_CLASSICAL = re.compile("(?:ლათ\\.|ლათინურ[ა-ჰ]{1,4}) \"?$")
+_CLASSICAL = re.compile('(?:ლათ\\.|ლათინურ[ა-ჰ]{1,4}) "?$')
 
 
 @_rule("latin", "l", rf"[{_L}]+(?:'[{_L}]+)*")
@@ -1671,7 +1697,10 @@ def _latin(r, m):
         said = spell_latin(word)
         if len(word) == 1 and re.match(rf"\. ?[{_L}]", r.text[end : end + 3]):
             return RuleResult(said, end + 1, True)  # J. Smith
-        return _foreign(r, end, said, said, letters=True)
+        result = _foreign(r, end, said, said, letters=True)
+        wrong_numeral = len(word) > 1 and not set(word) - set("IVXLCDM")  # IXX
+        result.uncertain = wrong_numeral or not (word.isupper() or len(word) == 1)
+        return result
     known = latin_lexicon().get(folded, ("", "", False))
     if known[1] == "acronym" and known[0].endswith("ი") and not known[2]:
         if re.match(" [ა-ჰ]", r.text[end : end + 2]) and _noun_follows(r, end, number=False):
@@ -1681,12 +1710,13 @@ def _latin(r, m):
     if folded in _LATIN_SHORT and re.match(r"\. ?[A-Za-z]", r.text[end : end + 3]):
         return RuleResult(bare, end + 1)  # Mr. Smith
     more = re.match(rf"(?:[ -]| ?& ?)[{_L}]|-?[0-9]", r.text[end : end + 4])
+    guessed = folded not in latin_lexicon()
     if more and more[0][0] == "-" and not more[0][1:].isdigit():
-        return RuleResult(bare + "-‿", end + 1)
+        return RuleResult(bare + "-‿", end + 1, guessed)
     if more:
-        return RuleResult(bare, end)
+        return RuleResult(bare, end, guessed)
     result = _foreign(r, end, bare, full, letters=keeps_vowel(word))
-    result.uncertain = folded not in latin_lexicon()
+    result.uncertain = guessed
     return result
 
 # %% ../../nbs/text/rules.ipynb #d3d7b1ca
