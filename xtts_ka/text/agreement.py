@@ -8,7 +8,7 @@ __all__ = ['PLACES', 'noun_case', 'is_verb', 'agreement', 'case_after', 'name_ca
 # %% ../../nbs/text/agreement.ipynb #d64bdb4a
 import re
 
-from .abbreviations import ABBREVIATIONS
+from .abbreviations import ABBREVIATIONS, REAL_WORDS
 from .numbers import ADVERBIAL, DATIVE, ENDINGS
 
 # %% ../../nbs/text/agreement.ipynb #069973ba
@@ -63,7 +63,8 @@ def noun_case(
     if word.endswith("მდე") and len(word) > 4 or word in _ADVERBIALS:
         return "adv"
     if re.search("[^აეიოუ]მა$", word):
-        return "erg" if len(word) > 3 and word not in _NOT_ERGATIVE else ""
+        noun = word in _NOT_ERGATIVE or word.endswith(("თქმა", "რტყმა"))
+        return "erg" if len(word) > 3 and not noun else ""
     if re.search("[აეოუ]მ$", word):
         return "erg" if len(word) > 3 or word in _SHORT_ERGATIVE else ""
     if not word.endswith("ს") or word.endswith("ის") or len(word) < 3:
@@ -113,9 +114,12 @@ _STEMS = (
     "პეტერბურგ თეირან კაირო იერუსალიმ მილან ვენეცი მიუნხენ ჰამბურგ საქართველო"
 ).split()
 _SHORT_STEMS = "გორ ფოთ წალკ ონ ვან ხონ ხობ აბაშ რომ ვენ რიგ სოფი სოჭ დელი".split()
-_PLACE_ENDING = "(?:ი|ა|ის|ს|ას|ში|აში|იდან|დან|ზე|თან|მდე|ამდე|მა|ამ|მ|ისთვის|იის|იაში|ია)?"
+_PLACE_ENDING = (
+    "(?:ი|ა|ის|ს|ას|ში|აში|იდან|დან|ზე|აზე|თან|სთან|ასთან|მდე|ამდე|მა|ამ|მ|ისთვის|ისკენ|იის|იაში|ია"
+    "|იას|იიდან|სთვის)?(?:აც|ც|ვე)?"
+)
 PLACES = re.compile(
-    f"(?:{'|'.join(_STEMS)})|(?:{'|'.join(_SHORT_STEMS)}){_PLACE_ENDING}(?![ა-ჰ])"
+    f"(?:{'|'.join(_STEMS)}|{'|'.join(_SHORT_STEMS)}){_PLACE_ENDING}(?![ა-ჰ])"
 )  # A town that is mentioned often, in any case
 
 # %% ../../nbs/text/agreement.ipynb #372a7ab6
@@ -192,7 +196,7 @@ def _of_abbreviation(text: str, m, start: int) -> str | None:
     if not m["dot"]:
         return None
     rows = ABBREVIATIONS.get(m["word"] + ".")
-    if not rows or not text[m.end() : m.end() + 2].strip():
+    if not rows or m["word"] in REAL_WORDS and not text[m.end() : m.end() + 2].strip():
         return None
     return "adjective" if any(kind == "adjective" for _, kind in rows) else "noun"
 
@@ -293,7 +297,10 @@ def name_case(
             return ""
         if n and is_verb(m["name"]):
             return ""
-        if case := _name_case(m["name"], m["ending"] or ""):
+        name, ending = m["name"], m["ending"] or ""
+        if ending and ending not in ENDINGS:
+            name, ending = ending, ""  # ნიუ-იორკში
+        if case := _name_case(name, ending):
             return "" if case == "nom" else case
         if n and m["name"].endswith(("ძე", "შვილი")):
             return ""

@@ -74,7 +74,8 @@ MJ მჯ მეგაჯოული|mAh მილიამპერსაა�
 ft ფუტი|lb ფუნტი|oz უნცია|px პიქსელი|dpi წერტილი:დიუმზე|ppm ნაწილაკი:მილიონზე|in დიუმი
 ც.ძ. ც.ძ ცხ.ძ. ცხ.ძ hp HP ცხენის_ძალა|mmHg მილიმეტრი:ვერცხლისწყლის_სვეტისა
 მგვტ MW მეგავატი|გვტ GW გიგავატი|დლ dl დეცილიტრი|ჰლ hl ჰექტოლიტრი
-კნ kN კილონიუტონი|მმოლ mmol მილიმოლი|მოლ mol მოლი|% % პროცენტი
+კნ kN კილონიუტონი|მმოლ mmol მილიმოლი|მოლ mol მოლი|მვტ მეგავატი|ც/ჰა ცენტნერი:ჰექტარზე|პ.პ. პროცენტული~_პუნქტი
+% % პროცენტი
 ‰ ‰ პრომილე|°C °C გრადუსი~_ცელსიუსი|°F °F გრადუსი~_ფარენჰაიტი|° ° გრადუსი
 ″ დიუმი|′ წუთი"""
 _POWERS = {"²": "კვადრატული~ ", "2": "კვადრატული~ ", "³": "კუბური~ ", "3": "კუბური~ "}
@@ -159,6 +160,7 @@ def bare_stem(
 # %% ../../nbs/text/readings.ipynb #dc5d1284
 _PER_TIME = "სთ=საათი წთ=წუთი წმ=წამი h=საათი s=წამი min=წუთი დღ=დღე თვ=თვე წ=წელიწადი"
 _PER = dict(p.split("=") for p in _PER_TIME.split())
+_PER_POWERS = dict.fromkeys(("წმ²", "წმ2", "s²", "s2"), "წამ კვადრატში")  # Of acceleration
 _PER_WORDS = dict.fromkeys(
     "საათი წუთი წამი დღე კვირა თვე წელი წელიწადი ლიტრი დღეში თვეში".split(), "ში"
 ) | dict.fromkeys("კაცი ბარელი ცალი ჰექტარი ტონა გრამი კილოგრამი მეტრი სული ოთახი".split(), "ზე")
@@ -168,6 +170,8 @@ def per_unit(
     sign: str,  # What stands behind the slash
 ) -> str | None:
     "`კილოგრამზე`, `კუბურ მეტრზე`, `საათში`, or None for what is no unit."
+    if sign in _PER_POWERS:
+        return _PER_POWERS[sign]
     if sign in _PER or sign in ("ლ", "l", "მლ", "dl", "დლ"):
         return decline_phrase(_PER.get(sign) or UNITS[sign], "ში")
     if sign in _PER_WORDS:
@@ -176,7 +180,12 @@ def per_unit(
     return decline_phrase(phrase, "ზე") if phrase and ":" not in phrase else None
 
 
-PER_SIGNS = [*_PER, *_PER_WORDS, *(s for s in UNITS if per_unit(s))]  # What may stand there
+PER_SIGNS = [
+    *_PER,
+    *_PER_POWERS,
+    *_PER_WORDS,
+    *(s for s in UNITS if per_unit(s)),
+]  # What may stand there
 
 # %% ../../nbs/text/readings.ipynb #38bc717b
 _ACRONYMS = """აშშ ამერიკის შეერთებული~ შტატები|შპს შეზღუდული პასუხისმგებლობის საზოგადოება

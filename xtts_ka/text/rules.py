@@ -189,7 +189,7 @@ def _class(c: str) -> str:
 # %% ../../nbs/text/rules.ipynb #3d452d2c
 _NO_ACRONYM = "(?!(?:" + "|".join(ACRONYMS) + ")(?![ა-ჰ]))"
 _HAS_VOWEL = "(?=[ბგდვზთკლმნპჟრსტფქღყშჩცძწჭხჯჰ]*[აეიოუ])"
-_PLAIN_WORD = _NO_ACRONYM + _HAS_VOWEL + "[ა-ჰ]{2,}(?![ა-ჰ.—A-Za-z/-])"
+_PLAIN_WORD = _NO_ACRONYM + _HAS_VOWEL + "[ა-ჰ]{2,}(?![ა-ჰ.—A-Za-z/:-])"
 _PLAIN_SIGNS = '"(?!-[ა-ჰ])|[ ,!?;:]+|\\.(?![0-9])|(?<=[ა-ჰ])-(?=[ა-ჰ]{2})'
 _PLAIN = re.compile(f"(?:{_PLAIN_WORD}|{_PLAIN_SIGNS})+")  # Stays unchanged
 _WORD = re.compile("[ა-ჰ]+")
@@ -365,6 +365,8 @@ def _is_behind_phone(r, start: int) -> bool:
 
 
 @_rule("phone", "d", r"\+[0-9]{1,3}(?:[ -]?\(?[0-9]{1,12}\)?){1,6}(?![0-9])")
+@_rule("phone", "d", r"\+[0-9]{1,3}[ -]?[0-9]{2,3},(?:[ -][0-9]{1,3}){2,4}(?![0-9])")
+@_rule("phone", "d", r"8[ -]800(?:[ -][0-9]{2,3}){2,4}(?![0-9])")
 @_rule("phone", "do", _LOCAL_PHONE)
 @_rule("phone", "d", r"2[ -][0-9]{2}[ -][0-9]{2}[ -][0-9]{2}(?![0-9])")
 @_rule("phone", "d", r"5[0-9]{2}[ -]?[0-9]{3}[ -]?[0-9]{3}(?![0-9]|[.,][0-9])")
@@ -564,7 +566,7 @@ def _fraction_of(r, m, words: str):
 
 # %% ../../nbs/text/rules.ipynb #ab619c59
 _SECTION = (
-    r"მუხლი|მუხლის|მუხლში|პუნქტი|პუნქტის|პუნქტში|თავი|თავში|ქვეპუნქტი|ნახ\.|ნახაზი|ნახატი|ცხრ\."
+    r"პ\.|მ\.|მუხ\.|მუხლი|მუხლის|მუხლში|პუნქტი|პუნქტის|პუნქტში|თავი|თავში|ქვეპუნქტი|ნახ\.|ნახაზი|ნახატი|ცხრ\."
     r"|ცხრილი|ცხრილში|სურ\.|სურათი|ვერსია|ვერსიის|ვერსიაში|პარაგრაფი|ნაწილი|დანართი|§"
 )
 _BEFORE_SECTION = re.compile(rf"(?:[A-Za-z]{{2}} ?|[A-Za-z] |(?<![A-Za-z])[vV]|(?:{_SECTION}) ?)$")
@@ -631,6 +633,19 @@ def _angle(r, m):
     return " ".join(said)
 
 
+@_rule("unit", "d", r"(?P<feet>[0-9]{1,2})′ ?(?P<inches>[0-9]{1,2})(?:″|′′)")
+def _feet(r, m):
+    "`6′2″`."
+    return f"{cardinal(int(m['feet']))} ფუტი {cardinal(int(m['inches']))} დიუმი"
+
+
+@_rule("money", "d", r"(?P<lari>[0-9]{1,9}) ?ლ\.? (?P<coins>[0-9]{1,2}) ?თ\.?(?![ა-ჰ])")
+def _lari_and_coins(r, m):
+    "`5 ლ. 50 თ.`"
+    pairs = [(cardinal(int(m["lari"])), "ლარი"), (cardinal(int(m["coins"])), "თეთრი")]
+    return RuleResult(_linked(pairs), _before_final_stop(r, m.end()))
+
+
 _CODES = "|".join(CURRENCY_CODES)
 
 
@@ -650,10 +665,14 @@ def _code_before(r, m):
 _ROOTS = {"√": "კვადრატული", "∛": "კუბური"}
 
 
-@_rule("root", "o", rf"(?P<sign>[√∛]) ?(?P<number>{_NUMBER})")
+@_rule("root", "o", rf"(?P<sign>[√∛]) ?(?:(?P<number>{_NUMBER})|(?P<letter>[a-z])(?![a-z]))")
 def _root(r, m):
     "`√2`."
-    return f"{_ROOTS[m['sign']]} ფესვი {_with_ending(read_number(m['number']), 'დან')}"
+    if m["letter"]:
+        number = _decline_letters(spell_latin(m["letter"]), "დან")
+    else:
+        number = _with_ending(read_number(m["number"]), "დან")
+    return f"{_ROOTS[m['sign']]} ფესვი {number}"
 
 # %% ../../nbs/text/rules.ipynb #45817be6
 _AMOUNT = (
@@ -663,7 +682,7 @@ _AMOUNT = (
 )
 _AMOUNT_PATTERN = re.compile(_AMOUNT)
 _JOIN = re.compile(
-    r"(?P<join>[-—]| [-—] | ?± ?| ?[×xх*·÷] ?(?=[0-9])| ?\+ ?|(?<=[0-9])[/:](?=[0-9]))"
+    r"(?P<join>[-—]| [-—] | ?± ?| ?[×xх*·÷] ?(?=[0-9])| ?\+ ?|(?<=[0-9])[/:](?=[0-9])| : (?=[0-9]+ ?=))"
     rf"(?P<number>{_NUMBER})(?!:[0-9])"
 )
 _JOINS = {
@@ -672,6 +691,7 @@ _JOINS = {
     "±": " პლუს-მინუს ",
     "+": " პლუს ",
     "÷": " გაყოფილი ",
+    "·": " გამრავლებული ",
     ":": " გაყოფილი ",
     "/": ", ",
 }  # Sign between two numbers -> words
@@ -768,6 +788,18 @@ def _collect_numbers(r, m) -> _Amount:
     return a
 
 # %% ../../nbs/text/rules.ipynb #8763ff32
+_LETTERED = set("კორპუსი კორპუსში ბინა ბინაში სახლი სახლში კლასი კლასში ქუჩა სადარბაზო".split())
+_LETTER = re.compile("[ა-ჰ](?![ა-ჰ])")
+
+
+def _is_letter_of(r, a: _Amount) -> bool:
+    "True for the `გ` of `კორპუსი 4გ` and of `7გ კლასი`, which is no gram."
+    if not _LETTER.match(r.text, a.end):
+        return False
+    before = r.last_word(a.start) in _LETTERED or r.before(a.start) == "№"
+    return before or r.text[a.end + 1 : a.end + 6] == " კლას"
+
+
 def _collect_noun(r, m, a: _Amount):
     "Add the magnitude, unit and ending that follow."
     if s := _SCALE.match(r.text, a.end):
@@ -777,7 +809,7 @@ def _collect_noun(r, m, a: _Amount):
     if sign and not a.scale:
         _collect_long_scale(r, a)
     glued = None
-    if not sign:
+    if not sign and not _is_letter_of(r, a):
         if u := _UNIT.match(r.text, a.end):
             sign, a.end = u["unit"], u.end()
         elif glued := _UNIT_GLUED.match(r.text, a.end):
@@ -852,6 +884,8 @@ def _distributive(number: str, case: str) -> str:
 def _say_with_noun(a: _Amount) -> str | None:
     "`ხუთ კილომეტრზე`, `ხუთპროცენტიანი`, `ხუთი მილიონი დოლარი`."
     noun = a.unit or a.scale
+    if a.ending.startswith("ან") and a.ending not in ENDINGS:
+        a.ending = "ი" + a.ending  # 5 ლ-ანი
     if a.ending and a.ending not in ENDINGS:
         if not a.ending.startswith("იან"):
             return None
@@ -947,12 +981,16 @@ def _say_year(r, a: _Amount, y) -> RuleResult | None:
     return RuleResult(f"{_say_numbers(a, case)} {form}", end, True)
 
 
+_BORN = re.compile(r"(?:დაბ|დაიბ|გარდ|გარდაიც|დაარს)\. $")
+
+
 def _year_form(r, start: int, end: int, noun: str) -> tuple[str | None, str]:
     "The form of the noun, and the case of the numbers before it."
     after = re.match(' ?"?([ა-ჰ0-9]+)', r.text[end : end + 30])
     date = after and after[1][0] in "0123456789"
     there = after and PLACES.match(after[1]) and after[1].endswith("ში")
-    if not date and (is_verb(r.last_word(start)) or there or after and is_verb(after[1])):
+    verb = is_verb(r.last_word(start)) or _BORN.search(r.text[max(0, start - 9) : start])
+    if not date and (verb or there or after and is_verb(after[1])):
         return ("წელს" if noun == "წელი" else "წლებში"), "dat"  # it happened then
     if noun == "წლები" and after and case_after(r.text, end) == "erg":
         return "წლებში", "dat"  # somebody did something in those years
@@ -1005,6 +1043,8 @@ def _unknown_ending(r, m, a: _Amount) -> RuleResult:
     end = a.end - len(a.ending)  # the number, then the letters as a word of their own
     if len(a.ending) > 3 and not a.unit and not a.scale:
         return RuleResult(_say_numbers(a, noun_case(a.ending)), end, True)
+    if len(a.ending) == 1 and not a.unit:  # 10-ბ კლასი
+        return RuleResult(_say_numbers(a, "nom"), end, True)
     r.notes.append(f"{r.text[m.start() : a.end]!r}: this ending of a number is not known")
     return RuleResult(_say_without_ending(a), end, True)
 
@@ -1084,7 +1124,8 @@ def _relation(r, m):
     a.equation = True
     _collect_noun(r, amount, a)
     words, ending = _RELATIONS[m["rel"]]
-    a.ending = a.ending or ending
+    variable = re.match("[a-z](?![a-z])", r.text[a.end : a.end + 2])
+    a.ending = a.ending or ("" if variable else ending)
     number = _plain_number(a.numbers[0])
     if a.coins and not a.scale and not a.joins and re.fullmatch("[0-9]+,[0-9]{2}", number):
         return RuleResult(f"{words} {a.lead}{_say_money(a, number)}", a.end)
@@ -1303,6 +1344,8 @@ def _say_abbreviation(r, start, end, words, kind, dot) -> RuleResult | None:
             and (after_kind(r.text, end) != "number")
         ):
             return None  # without a full stop: გვ 5, but not a word
+    if words == "სახელობის" and PLACES.match(r.last_word(start)):
+        return None  # თბილისის სახელმწიფო უნივერსიტეტი
     if kind == "rank" and not _FAMILY.match(r.text[end : end + 40].lstrip(" ")):
         return None
     if kind == "given" and not _is_given(r, start, end):
@@ -1481,6 +1524,15 @@ def _noun_follows(r, end: int, number: bool) -> bool:
     if word in _FUNCTION_WORDS or is_verb(word) or word.endswith("ად"):
         return False
     return bool(_NOUN_END.search(word))
+
+
+_SEPARATE = "ს|მ|მა|ში|ზე|ის|ით|დან|იდან|თან|სთან|მდე|ამდე|თვის|ისთვის|სთვის"
+
+
+@_rule("ending", "k", f"(?P<word>[ა-ჰ]{{3,}})-(?P<ending>{_SEPARATE})(?![ა-ჰ-])")
+def _separate_ending(r, m):
+    "`იუნესკო-ს`: an ending behind a hyphen."
+    return None if _in_word(r, m) else decline(m["word"], m["ending"])
 
 
 _CONSONANTS = "ბგდვზთკლმნპჟრსტფქღყშჩცძწჭხჯჰ"
@@ -1755,7 +1807,22 @@ def _lonely_unit(r, m):
     return said and plain(said)
 
 
-_SIGN_WORDS = {"&": "და", "@": "ეთ", "+": "პლუს", "÷": "გაყოფილი", "∞": "უსასრულობა"}
+@_rule("power", "o", r"\^ ?(?P<sign>-?)(?P<digits>[0-9]{1,3})(?![0-9])")
+def _caret(r, m):
+    "`2^3`."
+    if not re.search("[0-9A-Za-z,]", r.before(m.start())):
+        return None
+    digits = m["digits"].translate(str.maketrans("0123456789", _SUPER))
+    return _say_power(("⁻" if m["sign"] else "") + digits)
+
+
+@_rule("sign", "o", rf"× ?(?P<number>{_NUMBER})")
+def _times(r, m):
+    "`(2+3)×4`."
+    return f"გამრავლებული {_with_ending(read_number(m['number']), 'ზე')}"
+
+
+_SIGN_WORDS = {"&": "და", "@": "ეთ", "+": "პლუს", "÷": "გაყოფილი", "∞": "უსასრულობა", "∑": "ჯამი"}
 _SIGN_WORDS |= {sign: _RELATIONS[sign][0] for sign in "≠≤≥"}
 
 
@@ -1768,7 +1835,7 @@ def _per_sign(r, m):
     return per_unit(m["per"]) if r.before(m.start()) in LETTERS else None
 
 
-@_rule("sign", "do", "[&@+=#/·÷∞≠≤≥[\\]]")
+@_rule("sign", "do", "[&@+=#/·÷∞∑≠≤≥[\\]]")
 def _sign(r, m):
     "`&`, `=`, `#სიტყვა` and others."
     if m[0] == "#":
@@ -1791,7 +1858,8 @@ def _quoted_ending(r, m):
     if not said:
         return RuleResult('"', m.start() + 1)
     r.out[-1] = r.out[-1][: -len(last[0])] + said
-    return '"'
+    genitive = m["ending"] == "ს" and _noun_follows(r, m.end(), number=False)
+    return RuleResult('"', m.end(), genitive)
 
 
 @_rule("dash", "d", "[-—]")
