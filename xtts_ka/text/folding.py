@@ -23,10 +23,11 @@ SIGNS = (
     | dict.fromkeys("‐‑−﹣－", "-")
     | dict.fromkeys("‒–—―", "—")
     | dict.fromkeys(_SPACES, " ")
-    | dict.fromkeys("(){}、،⟨⟩·•", ",")
+    | dict.fromkeys("(){}、،⟨⟩•", ",")
+    | dict.fromkeys("·⋅∙", "·")
     | dict.fromkeys(_INVISIBLE + "™®©", "")
     | dict.fromkeys("’‘`´ʼ", "'")
-    | {c: c for c in "²³[]№"}  # Rules read these
+    | {c: c for c in "[]№′″⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺"}  # Rules read these
     | {"…": "...", "჻": ".", "。": ".", "º": "°", "˚": "°", "µ": "μ", "℃": "°C", "℉": "°F"}
 )  # Sign -> what it is folded to
 
@@ -61,13 +62,26 @@ _FOLD = _FoldTable()
 # %% ../../nbs/text/folding.ipynb #4b4a4af3
 _COMBINING = "\u0300-\u036f\u1ab0-\u1aff\u20d0-\u20ff"
 _CLUSTER = re.compile(f"[^{_COMBINING}][{_COMBINING}]*|.", re.S)
+_OLD = re.compile("[ოႭⴍᲝ](?=[ჳჃⴣᲣ])|[ჳჃⴣᲣ](?=[აეიოუჱჲႠႤႨႭႳⴀⴄⴈⴍⴓᲐᲔᲘᲝᲣ])")
+_LINE_END = re.compile(r"(?<=[ა-ჰ])[-‐\u00ad] *\r?\n *(?=[ა-ჰ])")
 _QUOTED = re.compile(r"(?<!\w)'([^']{1,80})'(?!\w)")  # Single quotes around words
+
+
+def _same_length(text: str) -> str:
+    "Letters that depend on their neighbours, and words that were divided at the end of a line."
+    if "\n" in text:
+        text = _LINE_END.sub(lambda m: "\u200b" * len(m[0]), text)
+    if not _OLD.search(text):
+        return text
+    text = re.sub("[ოႭⴍᲝ][ჳჃⴣᲣ]", "\u200bუ", text)  # one vowel in two letters
+    return _OLD.sub("ვ", text)
 
 
 def fold(
     text: str,  # Any text
 ) -> tuple[str, list[int] | None]:  # (folded text, offsets in the source; None: the same)
     "Fold a text. The offsets are those of each folded character and of the end."
+    text = _same_length(text)
     if unicodedata.is_normalized("NFC", text):
         folded = _QUOTED.sub(r'"\1"', text.translate(_FOLD))
         if all(len(_FOLD[ord(c)]) == 1 for c in set(text)):
@@ -118,7 +132,7 @@ def rebuild(
     letters: str,  # Letters of a word, as in a character class of a pattern
 ) -> str:
     "Words of `letters` and known signs in one spacing; a `‿` joins its neighbours to one word."
-    text = re.sub(" *‿ *", "", text)
+    text = re.sub(" {0,9}‿ {0,9}", "", text)  # bounded, for long runs of spaces
     word = rf"[{letters}]+(?:[-\'][{letters}]+)*"
     tokens = re.findall(rf"{word}|\.\.+|[{re.escape(PUNCTUATION)}]", text)
     tokens = ["..." if t.startswith("..") else t for t in tokens]

@@ -44,7 +44,11 @@ def to_mkhedruli(
     text: str,  # Any text; what is not Georgian stays as it is
 ) -> str:
     "Modern Mkhedruli: other scripts letter by letter, archaic letters by their reading."
-    return text.translate(_SCRIPTS).translate(_ARCHAIC)
+    modern = text.translate(_SCRIPTS)
+    if "ჳ" in modern:  # ოჳ is one vowel, and the letter alone before a vowel is a consonant
+        modern = modern.replace("ოჳ", "უ")
+        modern = re.sub("ჳ(?=[აეიოუჱჲ])", "ვ", modern)
+    return modern.translate(_ARCHAIC)
 
 # %% ../../nbs/text/letters.ipynb #488f18f7
 def has_georgian(

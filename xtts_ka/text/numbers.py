@@ -304,11 +304,18 @@ def decline(
     if stem in _NOUNS and head:
         modifiers = [head[-1]]
     head = [agree(w, case) if w in modifiers else w for w in head]
-    return " ".join([*head, stem + CASES[case][kind] + particle])
+    form = stem + CASES[case][kind]
+    if particle == "ც" and form[-1] not in "აეიოუ":
+        particle = "აც"  # რვამაც
+    return " ".join([*head, form + particle])
 
 # %% ../../nbs/text/numbers.ipynb #c32e3493
+_SECOND_PARTS = (
+    "ნაირ ფეხ თვალა თავა კუთხ წახნაგ ფერ გვარ გზის მხრივ კლასელ კურსელ ტომეულ წლეულ წლოვან "
+    "წელიწადნახევ საათნახევ თვენახევ ენოვან პირა ხმა ფრთა ჭიდ ბორბალა ვალენტ ბრალიან მაგ ჯერად"
+).split()
 _COMPOUND = re.compile(
-    "(?:იან|ებ|ეულ|მაგ|ი?ოდე|ჯერად).*|ნი|თა|.{2,}იან"
+    f"(?:იან|ებ|ეულ|ი?ოდე|{'|'.join(_SECOND_PARTS)}).*|ნი|თა|.{{2,}}იან"
     "(?:ი|მა|ს|ის|ით|ად|ო|ზე|ში|ებ.*|ა|ია|ივე|ისთვის|იდან|ამდე|თან|ისგან|ც|იც)?"
 )
 
@@ -327,10 +334,11 @@ def inflect_ordinal(
 ) -> str | None:
     "An ordinal in the case of the ending, or None."
     first = words.endswith("ი")
-    for mark in ("ელ", "ლ") if first else ("ე",):
+    ending = re.sub("^(ე|ელ|ლ)-", r"\1", ending)  # 21-ე-ს
+    for mark in ("ელ", "ლ", "ე") if first else ("ე",):
         rest = ending.removeprefix(mark)
         if ending == mark:
-            return words.removesuffix("ი")
+            return words if mark == "ე" else words.removesuffix("ი")
         if ending.startswith(mark) and rest in ENDINGS:
             return decline(words, rest)
     return decline(words, ending)
@@ -340,8 +348,12 @@ def _irregular(words: str, ending: str) -> str | None:
     "Once; `-ვე` with a case of its own (`ორივეს`); `-ღა`; compounds."
     if words == "ერთი" and ending in ("ჯერ", "ხელ"):
         return "ერთხელ"
+    if ending.startswith("ოდე"):
+        ending = "ი" + ending
+    ending = ending.removeprefix("ი") if ending.startswith("ივე") else ending
     if ending.startswith("ვე") and ending[2:] in ENDINGS:
-        return decline(words + "ვე", ending[2:])
+        case, particle = ENDINGS[ending[2:]]
+        return f"{words}ვე{CASES[case][3]}{particle}"  # the vowel stays: ორივესთვის
     if ending == "ღა":
         return words + ending
     return _glue(words, ending) if _COMPOUND.fullmatch(ending) else None

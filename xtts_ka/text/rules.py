@@ -17,8 +17,11 @@ from ..core.errors import XttsKaError
 from .folding import fold
 from xtts_ka.text.latin import (
     fold_latin,
+    georgian_words,
     is_initialism,
     keeps_vowel,
+    latin_lexicon,
+    latin_signs,
     say_cyrillic,
     say_greek,
     say_latin,
@@ -43,20 +46,28 @@ from xtts_ka.text.numbers import (
 )
 
 # %% ../../nbs/text/rules.ipynb #50296fe1
-from xtts_ka.text.readings import (
+from xtts_ka.text.abbreviations import (
     ABBREVIATIONS,
+    TITLES,
+    after_kind,
+    find_abbreviation,
+    readings,
+)
+from .agreement import PLACES, agreement, case_after, is_verb, name_case, noun_case
+from xtts_ka.text.readings import (
     ACRONYMS,
     CURRENCIES,
     CURRENCY_CODES,
     INTERJECTIONS,
+    LEGAL_FORMS,
     MAGNITUDES,
     MONTHS,
-    NUMBER_ABBREVIATIONS,
-    TITLES,
+    PER_SIGNS,
     UNITS,
     bare_stem,
-    case_after,
     decline_phrase,
+    per_unit,
+    plain,
     spell_georgian,
 )
 
@@ -69,6 +80,7 @@ class NormConfig:
     latin: Literal["transliterate", "spell", "keep"] = "transliterate"
     footnotes: bool = False  # Read footnote marks such as [2]; else they are left out
     acronyms: bool = True  # Say known acronyms in full (აშშ); else letter by letter
+    latin_georgian: bool = True  # Sentences such as `gamarjoba, rogor xar` are read as Georgian
 
 # %% ../../nbs/text/rules.ipynb #c2499650
 @dataclass(frozen=True)
@@ -97,6 +109,7 @@ class Reader:
         self.spans: list[Span] = []
         self.notes: list[str] = []  # Warnings
         self.left: dict[str, None] = {}  # Characters that were left out, in order
+        self.judged = 0  # Offset up to which Latin words are known not to be Georgian
         self.text, self.offsets = fold(text)
         if old := sorted(set(ARCHAIC) & set(text)):
             self.notes.append(f"archaic letters read as modern ones: {' '.join(old)}")
@@ -110,6 +123,11 @@ class Reader:
         if len(self.out) > 1 and self.out[-1] == "-":
             return True
         return bool(self.out and re.search("[ა-ჰ]-$", self.out[-1][-2:]))
+
+    def last_word(self, i: int) -> str:
+        "The Georgian word before offset `i` and a space, or nothing."
+        m = re.search('([ა-ჰ]+)"? $', self.text[max(0, i - 30) : i])
+        return m[1] if m else ""
 
     def at_end(self, i: int) -> bool:
         "True if nothing but closing signs follows offset `i`."
@@ -151,6 +169,7 @@ def _rule(kind: str, where: str, pattern: str):
 # %% ../../nbs/text/rules.ipynb #381d0463
 _MONEY = "".join(CURRENCIES)
 _L = "A-Za-zÀ-ÖØ-öø-ɏḀ-ỿə"  # Latin letters
+_SUPER = "⁰¹²³⁴⁵⁶⁷⁸⁹"  # Superscript digits
 _DIGITS = "0123456789+-—±~≈№§#½⅓⅔¼¾⅕⅛" + _MONEY
 _CLASSES = dict.fromkeys(_DIGITS, "d") | dict.fromkeys(LETTERS, "k")
 
@@ -170,7 +189,7 @@ def _class(c: str) -> str:
 # %% ../../nbs/text/rules.ipynb #3d452d2c
 _NO_ACRONYM = "(?!(?:" + "|".join(ACRONYMS) + ")(?![ა-ჰ]))"
 _HAS_VOWEL = "(?=[ბგდვზთკლმნპჟრსტფქღყშჩცძწჭხჯჰ]*[აეიოუ])"
-_PLAIN_WORD = _NO_ACRONYM + _HAS_VOWEL + "[ა-ჰ]{2,}(?![ა-ჰ.—-])"
+_PLAIN_WORD = _NO_ACRONYM + _HAS_VOWEL + "[ა-ჰ]{2,}(?![ა-ჰ.—A-Za-z/:-])"
 _PLAIN_SIGNS = '"(?!-[ა-ჰ])|[ ,!?;:]+|\\.(?![0-9])|(?<=[ა-ჰ])-(?=[ა-ჰ]{2})'
 _PLAIN = re.compile(f"(?:{_PLAIN_WORD}|{_PLAIN_SIGNS})+")  # Stays unchanged
 _WORD = re.compile("[ა-ჰ]+")
@@ -206,8 +225,11 @@ def _without_rule(r: Reader, pos: int) -> int:
         r.out.append(m[0])
         return m.end()
     c = r.text[pos]
-    if c not in "'*^|~_\\<>=°²³¹":
+    near = r.text[max(0, pos - 1) : pos + 2]
+    if c not in "'*^|~_\\<>=°·′″⁻⁺" + _SUPER or re.search("[0-9A-Za-z]", near) and c != "'":
         r.left[c] = None
+        r.say("dropped", pos, pos + 1, "", True)
+        return pos + 1
     r.out.append("" if c == "'" else " ")
     return pos + 1
 
@@ -219,7 +241,9 @@ _GROUPED = (
     r"|(?: [0-9]{3})+(?:[.,][0-9]{1,2})?)"  # 1 234,5
     r"(?![0-9]|[.,][0-9])"
 )
-_NUMBER = rf"(?:{_GROUPED}|[0-9]+[.,][0-9]+(?![0-9]|[.,][0-9])|[0-9]+)"
+_POWER = rf"(?P<power>[⁻⁺]?[{_SUPER}]{{1,4}})"
+_ANY_POWER = rf"(?:[⁻⁺]?[{_SUPER}]{{1,4}})?"
+_NUMBER = rf"(?:{_GROUPED}|[0-9]+[.,][0-9]+(?![0-9]|[.,][0-9])|[0-9]+){_ANY_POWER}"
 _VULGAR = {
     "½": (1, 2),
     "⅓": (1, 3),
@@ -242,16 +266,35 @@ def _plain_number(number: str) -> str:
 
 # %% ../../nbs/text/rules.ipynb #674ad68c
 def read_number(
-    number: str,  # Digits, perhaps grouped (`17,000`) or with decimals (`3,14`)
+    number: str,  # Digits, perhaps grouped (`17,000`), with decimals (`3,14`) or a power (`10⁶`)
 ) -> str:
     "A written number in words."
-    plain = _plain_number(number)
-    return decimal(plain) if "," in plain else whole(plain)
+    m = re.search(_POWER + "$", number)
+    plain = _plain_number(number[: m.start()] if m else number)
+    words = decimal(plain) if "," in plain else whole(plain)
+    return f"{words} {_say_power(m['power'])}" if m else words
+
+
+_POWER_NAMES = {"²": "კვადრატში", "³": "კუბში", "¹": "პრიმა"}
+_PLAIN_DIGITS = str.maketrans(_SUPER, "0123456789")
+
+
+def _say_power(power: str) -> str:
+    "`კვადრატში`, `მეექვსე ხარისხში`; a raised 1 is a mark of an article of law."
+    if power in _POWER_NAMES:
+        return _POWER_NAMES[power]
+    n = ordinal(int(power.strip("⁻⁺").translate(_PLAIN_DIGITS)))
+    return ("მინუს " if power[0] == "⁻" else "") + agree(n, "dat") + " ხარისხში"
 
 # %% ../../nbs/text/rules.ipynb #96729231
+_AFTER_NUMBER = {"პრიმა", "კვადრატში", "კუბში", "ხარისხში"}
+
+
 def _agree(words: str, case: str) -> str:
     "A number in words before a noun in that case."
     *head, last = words.split(" ")
+    if last in _AFTER_NUMBER:
+        return f"{_agree(' '.join(head), case)} {last}" if last == "პრიმა" else words
     if "მთელი" in head or words.endswith("ედი"):
         head = [agree(w, case) for w in head]
     return " ".join([*head, agree(last, case)])
@@ -259,6 +302,12 @@ def _agree(words: str, case: str) -> str:
 
 def _with_ending(words: str, ending: str, n: int | None = None) -> str | None:
     "A number with a written ending, or None for an unknown ending."
+    head, _, last = words.rpartition(" ")
+    if last in _AFTER_NUMBER:
+        if last != "პრიმა":
+            return words
+        first = inflect_ordinal(ordinal(n), "ე") if n and ending[:1] == "ე" else head
+        return f"{first} {last}"
     if (" მთელი " in words or words.endswith("ედი")) and ending in ENDINGS:
         *head, last = words.split(" ")
         head = [agree(w, ENDINGS[ending][0]) for w in head]
@@ -306,18 +355,32 @@ def _phone_group(group: str) -> str:
     return ", ".join(map(whole, [group[:cut], *pairs] if cut else pairs))
 
 # %% ../../nbs/text/rules.ipynb #7ac41f42
+_BEHIND_PHONE = re.compile("(?:ტელ|მობ|ფაქს|ტელეფონი?|მობილური|ნომერ(?:ზე|ი))[.: ,]{1,3}$")
 _LOCAL_PHONE = r",?0?(?:5[0-9]{2}|32|4[0-9]{2}),?(?:[ -][0-9]{1,3}){3,4}(?![0-9.,][0-9]|[0-9])"
 
 
+def _is_behind_phone(r, start: int) -> bool:
+    "True behind `ტელ.` and the like."
+    return bool(_BEHIND_PHONE.search(r.text[max(0, start - 16) : start]))
+
+
 @_rule("phone", "d", r"\+[0-9]{1,3}(?:[ -]?\(?[0-9]{1,12}\)?){1,6}(?![0-9])")
+@_rule("phone", "d", r"\+[0-9]{1,3}[ -]?[0-9]{2,3},(?:[ -][0-9]{1,3}){2,4}(?![0-9])")
+@_rule("phone", "d", r"8[ -]800(?:[ -][0-9]{2,3}){2,4}(?![0-9])")
 @_rule("phone", "do", _LOCAL_PHONE)
 @_rule("phone", "d", r"2[ -][0-9]{2}[ -][0-9]{2}[ -][0-9]{2}(?![0-9])")
-@_rule("phone", "d", r"5[0-9]{2}[ -][0-9]{3}[ -][0-9]{3}(?![0-9])")
+@_rule("phone", "d", r"5[0-9]{2}[ -]?[0-9]{3}[ -]?[0-9]{3}(?![0-9]|[.,][0-9])")
+@_rule("phone", "d", r"(?P<any>[0-9]{2,9})(?:[ -][0-9]{2,6}){0,4}(?![0-9]|[.,][0-9])")
 def _phone(r, m):
     "A telephone number group by group."
-    groups = re.findall("[0-9]+", m[0])
-    if not 7 <= sum(map(len, groups)) <= 15 or r.before(m.start()).isdigit():
+    groups, behind = re.findall("[0-9]+", m[0]), _is_behind_phone(r, m.start())
+    if not 5 + 2 * (not behind) <= sum(map(len, groups)) <= 15 or r.before(m.start()).isdigit():
         return None
+    if not behind and "any" in m.groupdict():
+        return None
+    if m[0][0] != "+" and len(groups) == 1 and len(m[0]) == 9:
+        groups = [m[0][:3], m[0][3:]]
+        return RuleResult(", ".join(map(_phone_group, groups)), m.end(), not behind)
     international = m[0][0] == "+"
     if international and len(groups) == 1:
         groups = [groups[0][:3], groups[0][3:6], groups[0][6:]]
@@ -327,6 +390,12 @@ def _phone(r, m):
 _YEAR_TAIL = re.compile(
     r"(?: ?წ\.?(?![ა-ჰ-])|(?P<noun>(?= წელ| წლ))|[-—](?P<ending>[ა-ჰ]+))?"
 )  # What may follow a date: `წ.`, the word for year, or an ending
+
+
+def _full_year(year: str) -> int:
+    "`24` is 2024, `87` is 1987."
+    short = int(year)
+    return short if len(year) > 2 else short + (2000 if short < 70 else 1900)
 
 
 def _day_and_month(day: int, month: int) -> str:
@@ -348,7 +417,7 @@ def _year_of_date(r, year: int, tail) -> str:
 @_rule("date", "d", r"([0-9]{1,2})([./-])([0-9]{1,2})\2([0-9]{4}|[0-9]{2})(?![0-9])(?!\2[0-9])")
 def _date(r, m):
     "`12.05.2023`, `1/2/24`."
-    day, month, year = int(m[1]), int(m[3]), int(m[4])
+    day, month, year = int(m[1]), int(m[3]), _full_year(m[4])
     if not (1 <= day <= 31 and 1 <= month <= 12) or r.before(m.start()) in (".", "-", "/"):
         return None
     tail = _YEAR_TAIL.match(r.text, m.end())
@@ -357,10 +426,10 @@ def _date(r, m):
     return RuleResult(words, _before_final_stop(r, tail.end()), uncertain)
 
 
-@_rule("date", "d", r"([12][0-9]{3})-([0-9]{2})-([0-9]{2})(?![0-9-])")
+@_rule("date", "d", r"([12][0-9]{3})([-./])([0-9]{2})\2([0-9]{2})(?![0-9-])")
 def _iso_date(r, m):
     "`2023-05-12`."
-    year, month, day = map(int, m.groups())
+    year, month, day = map(int, m.group(1, 3, 4))
     if not (1 <= day <= 31 and 1 <= month <= 12):
         return None
     return f"{cardinal(year)} წლის {_day_and_month(day, month)}"
@@ -379,6 +448,22 @@ _CLOCK_TAIL = re.compile(
 )
 
 
+_BOOKS = (
+    "მათე მარკოზი ლუკა იოანე საქმეები რომაელთა ფსალმუნი ფსალმუნნი დაბადება გამოსვლა ლევიანნი "
+    "რიცხვნი იგავნი ესაია იერემია ეზეკიელი დანიელი გამოცხადება მათეს მარკოზის ლუკას იოანეს"
+).split()
+_SCORE_BEFORE = re.compile(
+    rf"(?:{'|'.join(_BOOKS)}|(?:მათ|მარკ|ლუკ|ინ|იოან|ფს|დაბ|გამ|ეს|რომ|კორ)\.|ანგარიშ[ა-ჰ]*|ფრედ) $"
+)
+_SCORE_AFTER = re.compile(" (?:მოიგ|წააგ|დაამარცხ|დასრულდ|დამთავრდ|გაიმარჯვ|სძლი|აჯობ)")
+
+
+def _is_score(r, start: int, end: int) -> bool:
+    "True beside words of a game, and for verses of the Bible."
+    before = _SCORE_BEFORE.search(r.text[max(0, start - 14) : start])
+    return bool(before or _SCORE_AFTER.match(r.text, end))
+
+
 def _clock_parts(hour, minute, second) -> list[tuple[str, str]]:
     "(words, noun) of hour, minute, second; zeros are not said."
     parts = [(cardinal(int(hour)), "საათი")]
@@ -388,11 +473,13 @@ def _clock_parts(hour, minute, second) -> list[tuple[str, str]]:
         parts.append((cardinal(int(second)), "წამი"))
     return parts
 
-
+# %% ../../nbs/text/rules.ipynb #105c40df
 @_rule("time", "d", rf"{_CLOCK}(?: ?[-—] ?{_CLOCK})?")
 @_rule("time", "d", r"([01]?[0-9]|2[0-4])\.([0-5][0-9])()(?= ?(?:საათ|სთ))()()()")
 def _time(r, m):
     "`10:30-ზე`, `10:00-12:00`."
+    if _is_score(r, m.start(), m.end()):
+        return None
     tail = _CLOCK_TAIL.match(r.text, m.end())
     ending = tail["noun"] or tail["ending"] or ""
     if ending and ending != "ი" and ending not in ENDINGS:
@@ -405,31 +492,59 @@ def _time(r, m):
     return RuleResult(f"{_linked(first)} - {_linked(second, ending)}", end)
 
 # %% ../../nbs/text/rules.ipynb #586d617f
-@_rule("score", "d", r"([0-9]{1,3}):([0-9]{1,3})(?:[-—](?P<ending>[ა-ჰ]+))?(?![0-9:])")
+@_rule("score", "d", r"([0-9]{1,3}):([0-9]{1,3})(?:[-—](?P<ending>[ა-ჰ]+))?(?![0-9:]| ?=)")
+@_rule("score", "d", r"([0-9]{1,3}):([0-9]{1,3})[-—](?P<to>[0-9]{1,3})(?P<ending>)(?![0-9:])")
 def _score(r, m):
-    "`3:1`."
+    "`3:1`, `5:3-7`."
     first, second = int(m[1]), int(m[2])
     last = cardinal(second)
     if m["ending"]:
         last = _with_ending(last, m["ending"], second)
+    if last and "to" in m.groupdict():
+        last += " - " + cardinal(int(m["to"]))
     return last and f"{cardinal(first)} {last}"
 
 # %% ../../nbs/text/rules.ipynb #d93104f3
-@_rule("fraction", "d", r"([0-9]{1,4})/([0-9]{1,4})(?:[-—](?P<ending>[ა-ჰ]+))?(?![0-9/])")
+@_rule(
+    "fraction",
+    "d",
+    r"([0-9]{1,4})/([0-9]{1,4})(?! ?-?ფინალ)(?:[-—](?P<ending>[ა-ჰ]+))?(?![0-9/]|[.,][0-9])",
+)
 def _slash(r, m):
-    "`3/4`, `24/7`, `2019/2020`."
+    "`3/4`, `24/7`, `120/80`, `2019/2020`."
     top, bottom = int(m[1]), int(m[2])
-    if (top, bottom) == (24, 7) or top > bottom >= 10:
-        words = f"{cardinal(top)} {_with_ending(cardinal(bottom), 'ზე')}"  # a ratio, not a part
-    elif len(m[1]) == 4 and len(m[2]) in (2, 4):
-        words = f"{cardinal(top)} - {cardinal(bottom)}"
-    elif bottom < 2 or m[1][0] == "0" or m[2][0] == "0":
+    season = len(m[1]) == 4 and len(m[2]) in (2, 4)
+    if season and (len(m[2]) == 4 or (top + 1) % 100 == bottom):
+        return _season(r, m, top, bottom)
+    if (top, bottom) == (24, 7) or top >= bottom >= 10:
+        ending = m["ending"] or "ზე"  # a ratio, not a part
+        said = _with_ending(cardinal(bottom), ending, bottom)
+        return said and RuleResult(f"{cardinal(top)} {said}", m.end(), top == bottom)
+    if bottom < 2 or m[1][0] == "0" or m[2][0] == "0":
         return None
+    if re.match(" ?=", r.text[m.end() : m.end() + 2]) and not top % bottom:
+        return f"{cardinal(top)} გაყოფილი {_with_ending(cardinal(bottom), 'ზე')}"
+    return _fraction_of(r, m, fraction(top, bottom))
+
+
+def _season(r, m, top: int, bottom: int):
+    "`2024/25 სასწავლო წელს`."
+    if m["ending"]:
+        last = _with_ending(cardinal(bottom), m["ending"], bottom)
+        case = ENDINGS[m["ending"]][0] if m["ending"] in ENDINGS else "nom"
     else:
-        words = fraction(top, bottom)
-    return _fraction_of(r, m, words)
+        case = case_after(r.text, m.end())
+        last = _agree(cardinal(bottom), case)
+    return last and f"{_agree(cardinal(top), case)} - {last}"
 
 
+@_rule("fraction", "d", r"1/([248]|16)[- —]{1,3}(?P<noun>ფინალ[ა-ჰ]*)")
+def _final(r, m):
+    "`1/4-ფინალი`."
+    part = "ნახევარ" if m[1] == "2" else ordinal(int(m[1])) + "დ"
+    return part + m["noun"]
+
+# %% ../../nbs/text/rules.ipynb #2977d5c0
 @_rule("fraction", "d", "(?P<whole>[0-9]{0,6}) ?(?P<part>[½⅓⅔¼¾⅕⅛])(?:[-—](?P<ending>[ა-ჰ]+))?")
 def _vulgar(r, m):
     "`1½`."
@@ -446,8 +561,118 @@ def _fraction_of(r, m, words: str):
     unit = _UNIT.match(r.text, m.end())
     if not unit:
         return words
-    noun = _unit_phrase(unit["unit"]).replace("~", "")
+    noun = plain(_unit_phrase(unit["unit"]))
     return RuleResult(f"{words} {noun}", unit.end())
+
+# %% ../../nbs/text/rules.ipynb #ab619c59
+_SECTION = (
+    r"პ\.|მ\.|მუხ\.|მუხლი|მუხლის|მუხლში|პუნქტი|პუნქტის|პუნქტში|თავი|თავში|ქვეპუნქტი|ნახ\.|ნახაზი|ნახატი|ცხრ\."
+    r"|ცხრილი|ცხრილში|სურ\.|სურათი|ვერსია|ვერსიის|ვერსიაში|პარაგრაფი|ნაწილი|დანართი|§"
+)
+_BEFORE_SECTION = re.compile(rf"(?:[A-Za-z]{{2}} ?|[A-Za-z] |(?<![A-Za-z])[vV]|(?:{_SECTION}) ?)$")
+_IS_AMOUNT = re.compile(r" ?(?:მლნ|მლრდ|მილი|ათას|ლარ|დოლარ|ევრო|პროცენტ|კგ|კმ|[%₾$€]|GB|MB|TB)")
+
+
+def _said_parts(number: str, ending: str = "") -> str | None:
+    "`1.2.3` with `წერტილი` between the parts."
+    *head, last = number.split(".")
+    final = _with_ending(whole(last), ending, int(last)) if ending else whole(last)
+    return final and " წერტილი ".join([*map(whole, head), final])
+
+
+@_rule(
+    "parts", "d", r"(?P<number>[0-9]{1,5}(?:\.[0-9]{1,5}){2,9})(?![0-9])(?:-(?P<ending>[ა-ჰ]+))?"
+)
+@_rule("parts", "d", r"(?P<number>[0-9]{1,4}\.[0-9]{1,3})(?![0-9,])(?:-(?P<ending>[ა-ჰ]+))?")
+def _parts(r, m):
+    "`192.168.0.1`, `Python 3.11`, `მუხლი 1.2`."
+    parts = m["number"].split(".")
+    if len(parts) == 2:
+        before = r.text[max(0, m.start() - 12) : m.start()]
+        if not _BEFORE_SECTION.search(before) or _IS_AMOUNT.match(r.text, m.end("number")):
+            return None
+        return RuleResult(_said_parts(m["number"], m["ending"] or ""), m.end(), True)
+    address = len(parts) == 4 and all(int(p) < 256 for p in parts)
+    if re.fullmatch(_GROUPED, m["number"]) and not (address and parts[-1] != "000"):
+        return None
+    said = _said_parts(m["number"], m["ending"] or "")
+    return said or RuleResult(_said_parts(m["number"]), m.end("number"), True)
+
+# %% ../../nbs/text/rules.ipynb #da3408a3
+@_rule("list", "d", r"[0-9]{1,4}(?:,[0-9]{1,4}){2,20}(?![0-9]|[.,][0-9])(?:-(?P<ending>[ა-ჰ]+))?")
+def _list(r, m):
+    "`1,2,3`."
+    numbers = re.findall("[0-9]+", m[0])
+    if re.match(_GROUPED, m[0]) and all(len(n) == 3 for n in numbers[1:]):
+        return None
+    last = _with_ending(whole(numbers[-1]), m["ending"], int(numbers[-1])) if m["ending"] else None
+    if not last:
+        last = _agree(whole(numbers[-1]), case_after(r.text, m.end()))
+    end = m.end() if not m["ending"] or last != whole(numbers[-1]) else m.end() - len(m["ending"])
+    return RuleResult(", ".join([*map(whole, numbers[:-1]), last]), end, True)
+
+# %% ../../nbs/text/rules.ipynb #95d1f2de
+_POINTS = {"N": "ჩრდილოეთის განედის", "S": "სამხრეთის განედის"}
+_POINTS |= {"E": "აღმოსავლეთის გრძედის", "W": "დასავლეთის გრძედის"}
+
+
+@_rule(
+    "angle",
+    "d",
+    r"(?P<degree>[0-9]{1,3})° ?(?P<minute>[0-9]{1,2}(?:[.,][0-9]+)?)['′]"
+    r"(?: ?(?P<second>[0-9]{1,2}(?:[.,][0-9]+)?)(?:[\"″]|''|′′))?"
+    r"(?: ?(?P<point>[NSEW])(?![A-Za-z]))?",
+)
+def _angle(r, m):
+    "`41°43′12″`."
+    said = [f"{cardinal(int(m['degree']))} გრადუსი {read_number(m['minute'])} წუთი"]
+    if m["second"]:
+        said.append(f"{read_number(m['second'])} წამი")
+    if m["point"]:
+        said.insert(0, _POINTS[m["point"]])
+    return " ".join(said)
+
+
+@_rule("unit", "d", r"(?P<feet>[0-9]{1,2})′ ?(?P<inches>[0-9]{1,2})(?:″|′′)")
+def _feet(r, m):
+    "`6′2″`."
+    return f"{cardinal(int(m['feet']))} ფუტი {cardinal(int(m['inches']))} დიუმი"
+
+
+@_rule("money", "d", r"(?P<lari>[0-9]{1,9}) ?ლ\.? (?P<coins>[0-9]{1,2}) ?თ\.?(?![ა-ჰ])")
+def _lari_and_coins(r, m):
+    "`5 ლ. 50 თ.`"
+    pairs = [(cardinal(int(m["lari"])), "ლარი"), (cardinal(int(m["coins"])), "თეთრი")]
+    return RuleResult(_linked(pairs), _before_final_stop(r, m.end()))
+
+
+_CODES = "|".join(CURRENCY_CODES)
+
+
+@_rule("money", "l", rf"(?P<code>{_CODES}) ?(?=[0-9])")
+def _code_before(r, m):
+    "`USD 100`: as `$100`."
+    amount = _AMOUNT_PATTERN.match(r.text, m.end())
+    a = _collect_numbers(r, amount)
+    sign = CURRENCY_CODES[m["code"]]
+    a.unit, a.coins = CURRENCIES[sign]
+    number = _plain_number(a.numbers[0])
+    if re.fullmatch("[0-9]+,[0-9]{2}", number) and not a.joins:
+        return RuleResult(_say_money(a, number), a.end)
+    return RuleResult(_say_with_noun(a), a.end)
+
+
+_ROOTS = {"√": "კვადრატული", "∛": "კუბური"}
+
+
+@_rule("root", "o", rf"(?P<sign>[√∛]) ?(?:(?P<number>{_NUMBER})|(?P<letter>[a-z])(?![a-z]))")
+def _root(r, m):
+    "`√2`."
+    if m["letter"]:
+        number = _decline_letters(spell_latin(m["letter"]), "დან")
+    else:
+        number = _with_ending(read_number(m["number"]), "დან")
+    return f"{_ROOTS[m['sign']]} ფესვი {number}"
 
 # %% ../../nbs/text/rules.ipynb #45817be6
 _AMOUNT = (
@@ -455,8 +680,9 @@ _AMOUNT = (
     rf"(?P<money>[{_MONEY}] ?)?(?P<sign>[-—+±] ?(?=[0-9{_MONEY}]))?(?P<money2>[{_MONEY}] ?)?"
     rf"(?P<number>{_NUMBER})"
 )
+_AMOUNT_PATTERN = re.compile(_AMOUNT)
 _JOIN = re.compile(
-    r"(?P<join>[-—]| [-—] | ?± ?| ?[×xх*] ?(?=[0-9])| ?\+ ?| ?= ?| ?[<>] ?|(?<=[0-9])/(?=[0-9]))"
+    r"(?P<join>[-—]| [-—] | ?± ?| ?[×xх*·÷] ?(?=[0-9])| ?\+ ?|(?<=[0-9])[/:](?=[0-9])| : (?=[0-9]+ ?=))"
     rf"(?P<number>{_NUMBER})(?!:[0-9])"
 )
 _JOINS = {
@@ -464,12 +690,15 @@ _JOINS = {
     "—": " - ",
     "±": " პლუს-მინუს ",
     "+": " პლუს ",
-    "=": " უდრის ",
-    "<": " ნაკლებია ",
-    ">": " მეტია ",
+    "÷": " გაყოფილი ",
+    "·": " გამრავლებული ",
+    ":": " გაყოფილი ",
     "/": ", ",
 }  # Sign between two numbers -> words
-_GOVERNED = {"=": "ს"} | dict.fromkeys("<>×xх*", "ზე")  # Sign -> ending of the number after it
+_IN_EQUATION = {"-": " მინუს ", "—": " მინუს ", "/": " გაყოფილი "} | dict.fromkeys(
+    "*·", " გამრავლებული "
+)
+_GOVERNED = dict.fromkeys("×xх*·÷:", "ზე")  # Sign -> ending of the number after it
 _MARKS = {"№": "ნომერი ", "§": "პარაგრაფი ", "#": "ნომერი "}
 
 # %% ../../nbs/text/rules.ipynb #792547e3
@@ -478,15 +707,32 @@ def _any(keys) -> str:
     return "|".join(re.escape(k) for k in sorted(keys, key=len, reverse=True))
 
 
+_MEASURES = (
+    "წლ|თვ|დღ|კვირ|საათ|წუთ|წამ|კაც|ლარ|დოლარ|ოთახ|სართულ|ადგილ|მეტრ|კილომეტრ|გრამ|კილოგრამ|ლიტრ"
+    "|ტონ|პროცენტ|ქულ|ბალ|გრადუს|გვერდ|ვარსკვლავ|წევრ|ნაწილ|ტომ|კლას|სერი|ბიტ|ვოლტ|ვატ|ევრო|ცალ"
+    "|სანტიმეტრ|თეთრ|მილიონ|მილიარდ|ათას|დიუმ|ინჩ|კუთხ|მოქმედებ|აქტ|რაუნდ|პუნქტ"
+)
 _SCALE = re.compile(rf" ?(?P<short>{_any(MAGNITUDES)})(?![ა-ჰ])")
 _LONG_SCALE = re.compile(" (?P<stem>მილიონ|მილიარდ|ტრილიონ|ათას)(?P<ending>[ა-ჰ]*)")
+_PER_SIGN = rf"/ ?(?:[0-9]{{1,4}} ?)?(?:{_any(PER_SIGNS)})(?![ა-ჰA-Za-z0-9²³])"
+_UNIT_GLUED = re.compile(
+    rf" ?(?P<unit>{_any(s for s in [*UNITS, *CURRENCIES] if len(s) > 1 or not s.isalpha())})"
+    "(?P<ending>მდე|ამდე|დან|იდან|იანი?[ა-ჰ]{0,4}|ში|ზე|ით|ის|ია|იც|ს|მა)(?![ა-ჰ])"
+)
 _UNIT = re.compile(
     rf" ?(?P<unit>{_any([*UNITS, *CURRENCIES, *CURRENCY_CODES])})"
-    r"(?![ა-ჰA-Za-z0-9²³/])(?!\. ?[ა-ჰ]\.)"
+    rf"(?:(?![ა-ჰA-Za-z0-9²³/])(?!\. ?[ა-ჰ]\.)|(?={_PER_SIGN}))"
 )
-_ENDING = re.compile("[-—](?P<ending>[ა-ჰ]+)")
+_ENDING = re.compile("[-—](?P<ending>(?:ე-|ლ-|ელ-)?[ა-ჰ]+)")
 _GLUED = re.compile("(?P<ending>[ა-ჰ]{1,7})(?![ა-ჰ])")
-_YEAR = re.compile(r" ?(?P<many>წწ?)(?:(?P<dot>\.)|-(?P<ending>[ა-ჰ]+)|(?![ა-ჰ.-]))")
+_LOOSE = re.compile(
+    r"(?: -|- | )(?P<ending>მდე|ამდე|დან|იდან|ვე|ივე|ჯერ|ოდე|იოდე"
+    r"|იან(?:ი|მა|ს|ის|ით|ად|ზე|ში|ებ[ა-ჰ]{0,5})?)(?![ა-ჰ.])"
+    r"| -(?P<hyphen>[ა-ჰ]{1,7})(?![ა-ჰ])"
+    rf"| (?P<compound>(?:{_MEASURES})იან[ა-ჰ]{{0,4}}|ნაირ[ა-ჰ]{{1,4}}|ჯერად[ა-ჰ]{{1,4}})(?![ა-ჰ])"
+)
+_PER = re.compile(rf" ?/ ?(?P<count>[0-9]{{1,4}} ?)?(?P<per>{_any(PER_SIGNS)})(?![ა-ჰA-Za-z0-9²³])")
+_YEAR = re.compile(r" ?(?P<many>წ\. ?წ(?=\.)|წწ?)(?:(?P<dot>\.)|-(?P<ending>[ა-ჰ]+)|(?![ა-ჰ.-]))")
 
 
 def _unit_phrase(sign: str) -> str:
@@ -501,11 +747,17 @@ class _Amount:
     numbers: list[str]  # As written
     joins: list[str]  # Signs between them
     end: int  # Offset after the parts found so far
+    start: int = 0  # Offset of its first character
     lead: str = ""  # Words before it
     scale: str = ""  # `მილიონი`, ...
     unit: str = ""  # Noun phrase
     coins: str = ""  # Noun of the hundredth, when the unit is money
     ending: str = ""  # As written
+    case: str = "nom"  # Of a unit without a written ending
+    per: str = ""  # `კილოგრამზე` behind the unit
+    equation: bool = False  # Part of one: `5-3=2`
+    each: bool = False  # Twice the same: `10-10` is ten each
+    doubt: bool = False  # Another reading is possible
 
 # %% ../../nbs/text/rules.ipynb #2e7561fe
 _ISO_DATE = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}(?![0-9])")
@@ -513,7 +765,7 @@ _ISO_DATE = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}(?![0-9])")
 
 def _collect_numbers(r, m) -> _Amount:
     "The numbers of an amount and the signs between them."
-    a = _Amount([m["number"]], [], m.end())
+    a = _Amount([m["number"]], [], m.end(), m.start())
     a.lead = _MARKS.get((m["mark"] or "").strip(), "")
     if m["about"]:
         a.lead += "დაახლოებით "
@@ -523,12 +775,31 @@ def _collect_numbers(r, m) -> _Amount:
         join = j["join"].strip() or "-"
         if join in "-—" and _ISO_DATE.match(r.text[j.start("number") :]):
             break
+        if join == ":" and not re.match(" ?=", r.text[j.end() : j.end() + 2]):
+            break
         a.joins.append(join)
         a.numbers.append(j["number"])
         a.end = j.end()
+    twice = a.joins in (["-"], ["—"]) and a.numbers[0] == a.numbers[1]
+    a.each = twice and not _is_score(r, m.start(), a.end)
+    a.doubt = twice
+    near = r.text[max(0, m.start() - 2) : m.start()] + r.text[a.end : a.end + 2]
+    a.equation = bool(a.joins and re.search("[=≠<>≤≥]", near))
     return a
 
 # %% ../../nbs/text/rules.ipynb #8763ff32
+_LETTERED = set("კორპუსი კორპუსში ბინა ბინაში სახლი სახლში კლასი კლასში ქუჩა სადარბაზო".split())
+_LETTER = re.compile("[ა-ჰ](?![ა-ჰ])")
+
+
+def _is_letter_of(r, a: _Amount) -> bool:
+    "True for the `გ` of `კორპუსი 4გ` and of `7გ კლასი`, which is no gram."
+    if not _LETTER.match(r.text, a.end):
+        return False
+    before = r.last_word(a.start) in _LETTERED or r.before(a.start) == "№"
+    return before or r.text[a.end + 1 : a.end + 6] == " კლას"
+
+
 def _collect_noun(r, m, a: _Amount):
     "Add the magnitude, unit and ending that follow."
     if s := _SCALE.match(r.text, a.end):
@@ -537,11 +808,21 @@ def _collect_noun(r, m, a: _Amount):
     sign = (m["money"] or m["money2"] or "").strip()
     if sign and not a.scale:
         _collect_long_scale(r, a)
-    if not sign and (u := _UNIT.match(r.text, a.end)):
-        sign, a.end = u["unit"], u.end()
+    glued = None
+    if not sign and not _is_letter_of(r, a):
+        if u := _UNIT.match(r.text, a.end):
+            sign, a.end = u["unit"], u.end()
+        elif glued := _UNIT_GLUED.match(r.text, a.end):
+            sign, a.end = glued["unit"], glued.end()
     if sign:
         a.unit = _unit_phrase(sign)
         a.coins = CURRENCIES.get(CURRENCY_CODES.get(sign, sign), ("", ""))[1]
+    if glued:
+        a.ending = glued["ending"]
+        return
+    if sign and (p := _PER.match(r.text, a.end)):
+        count = agree(cardinal(int(p["count"])), "dat") + " " if p["count"] else ""
+        a.per, a.end = f" {count}{per_unit(p['per'])}", p.end()
     _collect_ending(r, a)
 
 
@@ -553,20 +834,32 @@ def _collect_long_scale(r, a: _Amount):
         a.ending = "" if s["ending"] == "ი" else s["ending"]
         a.end = s.end()
 
-
+# %% ../../nbs/text/rules.ipynb #186eaab5
 def _collect_ending(r, a: _Amount):
     "An ending after a hyphen, or written together with a bare number."
     e = _ENDING.match(r.text, a.end)
     if not e and not a.unit and not a.scale:
         e = _GLUED.match(r.text, a.end)
-        if e and not (e["ending"] in ENDINGS or re.match("ე$|იან|ლი$", e["ending"])):
+        if e and not (e["ending"] in ENDINGS or _IRREGULAR.match(e["ending"])):
             e = None
+        if e and e["ending"] == "ა":
+            return  # 5ა: a letter
     if e:
-        a.ending, a.end = e["ending"], e.end()
+        a.ending, a.end = re.sub("^(ე|ელ|ლ)-", r"\1", e["ending"]), e.end()
+    elif loose := _LOOSE.match(r.text, a.end):
+        ending = loose["ending"] or loose["hyphen"] or loose["compound"]
+        if loose["hyphen"] and ending not in ENDINGS or not loose["hyphen"] and a.unit:
+            return
+        a.ending, a.end, a.doubt = ending, loose.end(), ending == "ჯერ"
+
+
+_IRREGULAR = re.compile("ე$|იან|ლი$|ელი$|ი?ოდე|ნაირ|ჯერად")
 
 # %% ../../nbs/text/rules.ipynb #3b2c5703
 def _say_numbers(a: _Amount, case: str, skip_last: bool = False) -> str:
     "The numbers in words before a noun in that case; without the last one on request."
+    if a.each and not skip_last:
+        return a.lead + _distributive(a.numbers[0], case)
     said = [_agree(read_number(n), case) for n in a.numbers]
     for i, join in enumerate(a.joins, 1):
         if join in _GOVERNED:
@@ -576,22 +869,40 @@ def _say_numbers(a: _Amount, case: str, skip_last: bool = False) -> str:
         said.pop()
     words = a.lead + said[0] if said else a.lead
     for join, n in zip(a.joins, said[1:] + [""] * skip_last):
-        minus = join in "-—" and "=" in a.joins
-        words += (" მინუს " if minus else _JOINS.get(join, " ")) + n
+        between = a.equation and _IN_EQUATION.get(join) or _JOINS.get(join, " ")
+        words += between + n
     return words
 
 
+def _distributive(number: str, case: str) -> str:
+    "`ათ-ათი`: ten each."
+    words = "თითო" if number == "1" else _agree(read_number(number), case)
+    stem = "თითო" if number == "1" else _agree(read_number(number), "dat")
+    return f"{stem}-{words}"
+
+# %% ../../nbs/text/rules.ipynb #af573770
 def _say_with_noun(a: _Amount) -> str | None:
     "`ხუთ კილომეტრზე`, `ხუთპროცენტიანი`, `ხუთი მილიონი დოლარი`."
     noun = a.unit or a.scale
+    if a.ending.startswith("ან") and a.ending not in ENDINGS:
+        a.ending = "ი" + a.ending  # 5 ლ-ანი
     if a.ending and a.ending not in ENDINGS:
         if not a.ending.startswith("იან"):
             return None
         number = bare_stem(_say_numbers(a, "nom"))
-        return f"{number}{bare_stem(noun).removesuffix('ა')}{a.ending}"
-    case = ENDINGS[a.ending][0] if a.ending else "nom"
+        adjective = f"{bare_stem(noun).removesuffix('ა')}{a.ending}"
+        many = " " in adjective  # as კვადრატულ მეტრიანი
+        stems = " ".join(w.removesuffix("ი") for w in adjective.split(" ")[:-1])
+        return f"{number} {stems} {adjective.split(' ')[-1]}" if many else number + adjective
+    case = ENDINGS[a.ending][0] if a.ending else a.case
     scale = f" {agree(a.scale, case)}" if a.unit and a.scale else ""
-    return f"{_say_numbers(a, case)}{scale} {decline_phrase(noun, a.ending or 'ი')}"
+    if a.ending:
+        noun = decline_phrase(noun, a.ending)
+    elif case in ("dat", "erg", "adv"):
+        noun = " ".join(agree(w.removesuffix("~"), case) for w in noun.split(" "))
+    else:
+        noun = plain(noun)
+    return f"{_say_numbers(a, case)}{scale} {noun}{a.per}"
 
 # %% ../../nbs/text/rules.ipynb #3320683f
 def _say_with_ending(r, a: _Amount) -> str | None:
@@ -615,14 +926,27 @@ def _say_with_ending(r, a: _Amount) -> str | None:
     return _say_numbers(a, case, skip_last=True) + last
 
 # %% ../../nbs/text/rules.ipynb #63c21288
+_SHORT_MONTHS = {k for k, rows in ABBREVIATIONS.items() if rows[0][1] == "month"}
+
+
 def _is_month(word: str) -> bool:
-    return any(word.startswith(m[:4]) for m in MONTHS)
+    return (
+        any(word.startswith(m[:4]) for m in MONTHS)
+        or word.startswith("რიცხვ")
+        or word in _SHORT_MONTHS
+    )
 
 
 def _say_before_noun(r, a: _Amount) -> str:
     "A number without unit or ending agrees with the noun that follows."
-    case = case_after(r.text, a.end)
-    after = re.match(" ([ა-ჰ]+)", r.text[a.end : a.end + 20])
+    case, doubt = agreement(r.text, a.end)
+    a.doubt |= doubt
+    if _is_governed(r, a):
+        case = "dat"
+        if not re.match(' ?"?[ა-ჰA-Za-z]', r.text[a.end : a.end + 3]):
+            last = _say_numbers(a, "nom")
+            return _with_ending(last, "ს") or last
+    after = re.match(" ([ა-ჰ]+\\.?)", r.text[a.end : a.end + 20])
     if a.numbers[0] == "1" and not a.lead and after and _is_month(after[1]):
         others = [_agree(read_number(n), case) for n in a.numbers[1:]]
         return " - ".join([agree("პირველი", case), *others])
@@ -630,26 +954,47 @@ def _say_before_noun(r, a: _Amount) -> str:
         return f"{_say_numbers(a, case)} {agree(a.scale, case)}"
     return _say_numbers(a, case)
 
+
+_GOVERNORS = set(
+    (
+        "უდრის უდრიდა შეადგენს შეადგენდა აღწევს აღწევდა აღემატება აღემატებოდა უახლოვდება "
+        "უტოლდება გაუტოლდა მიაღწია გადააჭარბა აჭარბებს შეადგინა"
+    ).split()
+)  # Verbs whose object, an amount, is in the dative
+
+
+def _is_governed(r, a: _Amount) -> bool:
+    "True behind `უდრის` and the like."
+    return r.last_word(a.start) in _GOVERNORS
+
 # %% ../../nbs/text/rules.ipynb #25e29d48
 def _say_year(r, a: _Amount, y) -> RuleResult | None:
     "`2024 წ.`, `1918-1921 წწ.`"
-    noun = "წელი" if y["many"] == "წ" else "წლები"
+    noun = "წელი" if y["many"] == "წ" else "წლები"  # წწ. or წ.წ.
     if ending := y["ending"]:
         if ending not in ENDINGS:
             return None
         number = _say_numbers(a, ENDINGS[ending][0])
         return RuleResult(f"{number} {decline_phrase(noun, ending)}", y.end())
-    follows = re.match(" ?[ა-ჰ0-9]", r.text[y.end() : y.end() + 2])
-    case = case_after(r.text, y.end()) if noun == "წლები" and follows else ""
-    form: str | None = noun
-    if case == "erg":
-        form, case = "წლებში", "dat"  # somebody did something in those years
-    else:
-        case = "nom"
-        if follows:
-            form = decline_phrase(noun, "ის")
+    form, case = _year_form(r, a.start, y.end(), noun)
     end = y.end() - bool(y["dot"] and r.at_end(y.end()))
     return RuleResult(f"{_say_numbers(a, case)} {form}", end, True)
+
+
+_BORN = re.compile(r"(?:დაბ|დაიბ|გარდ|გარდაიც|დაარს)\. $")
+
+
+def _year_form(r, start: int, end: int, noun: str) -> tuple[str | None, str]:
+    "The form of the noun, and the case of the numbers before it."
+    after = re.match(' ?"?([ა-ჰ0-9]+)', r.text[end : end + 30])
+    date = after and after[1][0] in "0123456789"
+    there = after and PLACES.match(after[1]) and after[1].endswith("ში")
+    verb = is_verb(r.last_word(start)) or _BORN.search(r.text[max(0, start - 9) : start])
+    if not date and (verb or there or after and is_verb(after[1])):
+        return ("წელს" if noun == "წელი" else "წლებში"), "dat"  # it happened then
+    if noun == "წლები" and after and case_after(r.text, end) == "erg":
+        return "წლებში", "dat"  # somebody did something in those years
+    return (decline_phrase(noun, "ის") if after else noun), "nom"
 
 # %% ../../nbs/text/rules.ipynb #06e1ad06
 @_rule("number", "d", _AMOUNT)
@@ -663,18 +1008,77 @@ def _amount(r, m):
     a = _collect_numbers(r, m)
     if y := _YEAR.match(r.text, a.end):
         return _say_year(r, a, y)
+    if (words := _arabic_century(r, a)) is not None:
+        return words
     _collect_noun(r, m, a)
-    uncertain = bool(re.fullmatch("[0-9]{1,3}[ ,.][0-9]{3}", a.numbers[0]))
+    if not a.ending and (a.unit or a.scale):
+        _agree_unit(r, a)
+    uncertain = a.doubt or bool(re.fullmatch("[0-9]{1,3}[ ,.][0-9]{3}", a.numbers[0]))
     number = _plain_number(a.numbers[0])
     single = not a.joins and not a.scale
-    if a.coins and single and re.fullmatch("[0-9]+,[0-9]{2}", number):
+    if a.coins and single and not a.per and re.fullmatch("[0-9]+,[0-9]{2}", number):
         return RuleResult(a.lead + _say_money(a, number), a.end, uncertain)
     words = _say_amount(r, a)
     if words is not None:
-        return RuleResult(words, a.end, uncertain)
-    r.notes.append(f"{r.text[m.start() : a.end]!r}: this ending of a number is not known")
+        if re.search(f"[{_SUPER}]", a.numbers[0]) and _is_legal(r, a):
+            return RuleResult(_legal(words), a.end, True)
+        return RuleResult(words, a.end, uncertain or a.doubt)
+    return _unknown_ending(r, m, a)
+
+
+def _is_legal(r, a: _Amount) -> bool:
+    "True beside `მუხლი`."
+    return r.last_word(a.start).startswith("მუხლ") or r.text[a.end : a.end + 6].startswith(
+        (" მუხლ", " პუნქ")
+    )
+
+# %% ../../nbs/text/rules.ipynb #0080c02c
+def _legal(words: str) -> str:
+    "A raised number of an article: `12²` is `თორმეტი პრიმა ორი`."
+    return words.replace("კვადრატში", "პრიმა ორი").replace("კუბში", "პრიმა სამი")
+
+
+def _unknown_ending(r, m, a: _Amount) -> RuleResult:
+    "`18-წლამდე`: a word of its own, which the number agrees with; other letters are warned of."
     end = a.end - len(a.ending)  # the number, then the letters as a word of their own
+    if len(a.ending) > 3 and not a.unit and not a.scale:
+        return RuleResult(_say_numbers(a, noun_case(a.ending)), end, True)
+    if len(a.ending) == 1 and not a.unit:  # 10-ბ კლასი
+        return RuleResult(_say_numbers(a, "nom"), end, True)
+    r.notes.append(f"{r.text[m.start() : a.end]!r}: this ending of a number is not known")
     return RuleResult(_say_without_ending(a), end, True)
+
+
+def _agree_unit(r, a: _Amount):
+    "A unit without an ending: the dative behind some verbs, or before what is measured."
+    if _is_governed(r, a):
+        a.ending = "ს"
+    elif a.unit and not a.per and ":" not in a.unit and a.unit != "პროცენტი":
+        after = re.match(" ([ა-ჰ]{3,}ს)(?![ა-ჰ])", r.text[a.end : a.end + 30])
+        if after and noun_case(after[1]) == "dat" and not _TIME_WORD.match(after[1]):
+            a.case, a.doubt = "dat", True
+
+
+_TIME_WORD = re.compile("წელს|დღეს|წუხელ|საღამოს|დილას|ღამეს|შაბათს|კვირას|.*(?:იანვ|თებერ|მარტ)")
+
+
+_CENTURY_WORD = re.compile(r" (?=საუკუნ)| ?(?=სს?\.| ?ს-)")
+_ERA = re.compile("(?:წელთაღრიცხვ[ა-ჰ]+|(?:ძვ|ახ|ჩვ|ჩ)\\. ?წ\\.(?: ?აღ\\.)?) $")
+_SPAN_OF_TIME = re.compile(" საუკუნ[ა-ჰ]+ (?:წინ|განმავლობაში|მანძილზე|შემდეგ|მანძილი)")
+
+# %% ../../nbs/text/rules.ipynb #8aede2fa
+def _arabic_century(r, a: _Amount) -> RuleResult | None:
+    "`19 საუკუნეში`, `ძვ. წ. 5 საუკუნე`: the number of a century is an ordinal."
+    if not _CENTURY_WORD.match(r.text, a.end) or not all(n.isdigit() for n in a.numbers):
+        return None
+    numbers = [int(n) for n in a.numbers]
+    era = bool(_ERA.search(r.text[max(0, a.start - 20) : a.start]))
+    known = era or r.text[a.end : a.end + 4].strip()[:2] != "სა" or 10 <= numbers[-1] <= 21
+    if not 1 <= numbers[-1] <= 30 or not known or _SPAN_OF_TIME.match(r.text, a.end):
+        return None
+    last = agree(ordinal(numbers[-1]), case_after(r.text, a.end))
+    said = " - ".join([*map(ordinal, numbers[:-1]), last])
+    return _century(r, said, a.end) or RuleResult(said, a.end, not era)
 
 
 def _say_money(a: _Amount, number: str) -> str:
@@ -696,6 +1100,52 @@ def _say_without_ending(a: _Amount) -> str | None:
     a.ending = ""
     return _say_with_noun(a) if a.unit or a.scale else _say_numbers(a, "nom")
 
+# %% ../../nbs/text/rules.ipynb #8bae7a04
+_RELATIONS = {
+    "=": ("უდრის", "ს"),
+    "≠": ("არ უდრის", "ს"),
+    "!=": ("არ უდრის", "ს"),
+    "<": ("ნაკლებია", "ზე"),
+    ">": ("მეტია", "ზე"),
+    "≤": ("ნაკლებია ან ტოლია", "ზე"),
+    "<=": ("ნაკლებია ან ტოლია", "ზე"),
+    "≥": ("მეტია ან ტოლია", "ზე"),
+    ">=": ("მეტია ან ტოლია", "ზე"),
+}  # Sign -> words, ending of what follows
+
+
+@_rule("relation", "o", rf"(?P<rel>{_any(_RELATIONS)}) ?(?=[-—+±0-9{_MONEY}])")
+def _relation(r, m):
+    "`= 4`, `> 3%`: the amount after the sign is in the case that the word governs."
+    amount = _AMOUNT_PATTERN.match(r.text, m.end())
+    if not amount:
+        return None
+    a = _collect_numbers(r, amount)
+    a.equation = True
+    _collect_noun(r, amount, a)
+    words, ending = _RELATIONS[m["rel"]]
+    variable = re.match("[a-z](?![a-z])", r.text[a.end : a.end + 2])
+    a.ending = a.ending or ("" if variable else ending)
+    number = _plain_number(a.numbers[0])
+    if a.coins and not a.scale and not a.joins and re.fullmatch("[0-9]+,[0-9]{2}", number):
+        return RuleResult(f"{words} {a.lead}{_say_money(a, number)}", a.end)
+    said = _say_amount(r, a)
+    return said and RuleResult(f"{words} {said}", a.end)
+
+
+@_rule("relation", "o", r"(?P<sign>[=≠<>≤≥]) ?(?P<letter>[A-Za-z])(?![A-Za-z])")
+def _relation_to_letter(r, m):
+    "`= x`."
+    words, ending = _RELATIONS[m["sign"]]
+    return f"{words} {_decline_letters(spell_latin(m['letter']), ending)}"
+
+
+@_rule("power", "o", _POWER)
+def _lonely_power(r, m):
+    "`x²`: behind a letter or a bracket."
+    known = re.search("[A-Za-z,]", r.before(m.start()))
+    return _say_power(m["power"]) if known and m["power"] != "¹" else None
+
 # %% ../../nbs/text/rules.ipynb #7a30030b
 _ORDINAL_NUMBER = r"(?:[0-9]{1,15}|[IVXLC]{1,8}(?![A-Za-z]))"
 
@@ -703,23 +1153,32 @@ _ORDINAL_NUMBER = r"(?:[0-9]{1,15}|[IVXLC]{1,8}(?![A-Za-z]))"
 @_rule(
     "ordinal",
     "k",
-    rf"მე ?[-—] ?(?P<number>{_ORDINAL_NUMBER})"
-    rf"(?P<more>(?:[-—]{_ORDINAL_NUMBER})*)(?:[-—]?(?P<ending>[ა-ჰ]+))?",
+    rf"მე ?[-—] ?(?P<number>{_ORDINAL_NUMBER})(?P<prima>¹?)"
+    rf"(?P<more>(?:[-—]{_ORDINAL_NUMBER})*)(?:[-—]?(?P<ending>(?!მე[-—])(?:ე-|ლ-)?[ა-ჰ]+))?",
 )
 def _me_ordinal(r, m):
-    "`მე-5`, `მე-19-20`, `მე-XIX საუკუნეში`."
+    "`მე-5`, `მე-19-20`, `მე-XIX საუკუნეში`, `მე-10-კლასელი`, `მე-11ბ`."
     if r.before(m.start()) in LETTERS and m.start():
         return None
     written = [m["number"], *re.findall("[0-9IVXLC]+", m["more"])]
     numbers = [int(n) if n.isdigit() else roman(n) for n in written]
     if None in numbers:
         return None
-    ending = (m["ending"] or "").removeprefix("ე")
+    first = [*map(ordinal, numbers[:-1])]
+    ending = (m["ending"] or "").removeprefix("ე-").removeprefix("ე")
     last = _last_ordinal(r, ordinal(numbers[-1]), ending, m.end())
+    end = m.end()
     if last is None:
-        return None
-    said = " - ".join([*map(ordinal, numbers[:-1]), last])
-    return _century(r, said, m.end()) or said
+        last, end = _ordinal_word(ordinal(numbers[-1]), ending, m)
+    said = " - ".join([*first, last]) + (" პრიმა" if m["prima"] else "")
+    return _century(r, said, end) or RuleResult(said, end, end < m.end())
+
+
+def _ordinal_word(words: str, ending: str, m) -> tuple[str, int]:
+    "What is no ending: the second part of a compound, or letters of their own."
+    if ending.startswith(("კლასელ", "კურსელ", "ხარისხოვან", "ჯერ", "ჯგუფელ", "ადგილოსან")):
+        return words.removesuffix("ი") + ending, m.end()
+    return words, m.end() - len(m["ending"])
 
 
 def _last_ordinal(r, words: str, ending: str, end: int) -> str | None:
@@ -741,7 +1200,10 @@ def _century(r, said: str, end: int) -> RuleResult | None:
     if not c:
         return None
     noun = "საუკუნე" if c["many"] == "ს" else "საუკუნეები"
-    if ending := c["ending"] or c["dotted"]:
+    ending = c["ending"] or c["dotted"] or ""
+    if ending.startswith("ებ"):  # სს-ების
+        noun, ending = "საუკუნეები", ending[2:] or "ი"
+    if ending:
         form = decline_phrase(noun, ending)
         if not form:
             return None
@@ -751,77 +1213,213 @@ def _century(r, said: str, end: int) -> RuleResult | None:
     return RuleResult(words, c.end() - r.at_end(c.end()), True)
 
 # %% ../../nbs/text/rules.ipynb #20d92478
-def _dotted(key: str) -> str:
-    "Pattern of an abbreviation; a space may follow each full stop."
-    parts = key.removesuffix(".").split(".")
-    return r"\. ?".join(map(re.escape, parts)) + (r"\." if key.endswith(".") else "")
-
-
-def _any_dotted(keys) -> str:
-    return "|".join(map(_dotted, sorted(keys, key=len, reverse=True)))
-
-
-_ABBREVIATION_KEYS = {key.replace(" ", ""): v for key, v in ABBREVIATIONS.items()}
-_NAME_CASE = re.compile(f' ?"?(?P<name>[ა-ჰ{_L}Ѐ-ӿ]+)')
-_OBLIQUE = re.compile("(?:ში|ზე|ს|თან|დან|მდე|ით|[^აეიოუ]მა|ისკენ|ისთვის)$")
-
-
-def _agree_name(words: str, r, end: int) -> str:
-    "A title before a name: the stem in every case but the nominative."
-    m = _NAME_CASE.match(r.text, end)
-    if m and words.endswith("ი") and _OBLIQUE.search(m["name"]) and len(m["name"]) > 3:
-        return words[:-1]
-    return words
-
-
 def _in_word(r, m) -> bool:
     "True if a letter or hyphen stands before the match."
     return bool(r.before(m.start()) in (*LETTERS, "-") and m.start())
 
-# %% ../../nbs/text/rules.ipynb #2bfaa06f
-@_rule("abbreviation", "k", f"(?P<key>{_any_dotted(ABBREVIATIONS)})(?P<link>-(?P<ending>[ა-ჰ]+))?")
-def _abbreviation(r, m):
-    "`ა.შ.`, `ქ. თბილისში`."
-    if _in_word(r, m):
-        return None
-    words, before = _ABBREVIATION_KEYS[m["key"].replace(" ", "")]
-    if m["ending"]:
-        return decline_phrase(words, m["ending"])
-    if before == "noun":
-        return agree(words, case_after(r.text, m.end()))
-    if before == "name":
-        if not re.match(r' ?"?\w', r.text[m.end() : m.end() + 3]):
-            return None
-        return RuleResult(_agree_name(words, r, m.end()), m.end(), len(m["key"]) == 2)
-    return RuleResult(words, _before_final_stop(r, m.end()))
 
-# %% ../../nbs/text/rules.ipynb #993cc245
+def _say_before(r, words: str, end: int) -> str:
+    "A direction: the stem before a word, else the nominative."
+    return bare_stem(words) if after_kind(r.text, end) in ("word", "foreign") else words
+
+
+_DIRECTIONS = {"ჩრდ": "ჩრდილოეთ", "სამხ": "სამხრეთ", "აღმ": "აღმოსავლეთი", "დას": "დასავლეთი"}
+
+
 @_rule(
     "abbreviation",
     "k",
-    f"(?P<key>{_any_dotted(NUMBER_ABBREVIATIONS)})(?= ?(?:[0-9]|[IVXLC]+(?![A-Za-z])))",
+    r"(?P<first>(?:ჩრდ|სამხ)[ა-ჰ]{0,6})\.?(?:-| - | )(?P<second>აღმ|დას)(?P<rest>[ა-ჰ]{0,4})\."
+    "(?:-?(?P<ending>[ა-ჰ]+))?",
 )
-def _number_abbreviation(r, m):
-    "`ტ. 5`."
-    return None if _in_word(r, m) else NUMBER_ABBREVIATIONS[m["key"].replace(" ", "")]
+def _direction(r, m):
+    "`სამხრ.-აღმ.`"
+    first = next(v for k, v in _DIRECTIONS.items() if m["first"].startswith(k))
+    words = f"{first}-{_DIRECTIONS[m['second']]}"
+    if m["ending"] and m["ending"] in ENDINGS:
+        return decline(words, m["ending"])
+    end = m.start("ending") if m["ending"] else m.end()
+    return RuleResult(_say_before(r, words, end), _before_final_stop(r, end))
 
 
+@_rule(
+    "acronym",
+    "k",
+    r"(?P<letters>[ა-ჰ]\.(?: ?[ა-ჰ]\.){1,4}(?: ?[ა-ჰ](?![ა-ჰ.]))?)"
+    "(?:[-—](?P<ending>[ა-ჰ]+))?(?![ა-ჰ])",
+)
+def _dotted_acronym(r, m):
+    "`ა.შ.შ.`: as `აშშ`."
+    word = "".join(re.findall("[ა-ჰ]", m["letters"]))
+    phrase = ACRONYMS.get(word)
+    named = word in LEGAL_FORMS and re.match(" ?[ა-ჰ]", r.text[m.end() : m.end() + 2])
+    if not phrase or not r.cfg.acronyms or _in_word(r, m) or named:
+        return None
+    words = _say_acronym(r, word, m["ending"] or "", m.end())
+    return RuleResult(words, _before_final_stop(r, m.end()), True)
+
+# %% ../../nbs/text/rules.ipynb #2b3d11bb
+_SHORT_ENDING = re.compile("-(?P<ending>[ა-ჰ]{1,8})(?![ა-ჰ])")
+_FAMILY = re.compile("[ა-ჰ]{2,}(?:შვილ|ძ)(?:ი|ე|მა|ემ|ს|ეს|ის|ით|ისთვის|ისგან)?(?![ა-ჰ])")
+
+
+def _say_city(r, start: int, end: int) -> RuleResult | None:
+    "`ქ.`: a street behind a genitive, an initial before a surname, else a city."
+    ending = _SHORT_ENDING.match(r.text, end)
+    if ending and ending["ending"] in ENDINGS:
+        return RuleResult(decline("ქუჩა", ending["ending"]), ending.end(), True)
+    after = re.match(' ?"?([ა-ჰ]{2,}(?:-[ა-ჰ]+)?)', r.text[end : end + 40])
+    place = after and PLACES.match(after[1])
+    genitive = re.search('[ა-ჰ](?:ის|[აოუე]ს)"? $', r.text[max(0, start - 6) : start])
+    if genitive and not place or after_kind(r.text, end) == "number":
+        return RuleResult("ქუჩა", _before_final_stop(r, end), bool(after))
+    if after and not place and _FAMILY.match(after[1]):
+        return None  # ქ. ბერიძე
+    if not after and not after_kind(r.text, end):
+        return None
+    return RuleResult(agree("ქალაქი", name_case(r.text, end)), end, not place)
+
+# %% ../../nbs/text/rules.ipynb #da8dd760
+_LANGUAGE_NOUN = re.compile(
+    " (?:[ა-ჰ]+ )?(?:ენ|სიტყვ|ტექსტ|თარგმან|ლიტერატურ|წყარო|ვერსი|სახელ|ტერმინ|წარმოშობ|მითოლოგი"
+    "|წარწერ|გამოცემ|ფორმ|ანბან|დიალექტ|ფუძ|ძირ|ხელოვნებ|კულტურ|არმი|ჯარ|პრეს|გაზეთ|ხალხ)"
+)
+
+
+def _say_language(r, words: str, end: int) -> str:
+    "`ინგლ. London` is `ინგლისურად`, `ინგლ. ენაზე` is `ინგლისურ ენაზე`."
+    case = agreement(r.text, end, plural=True)[0]
+    several = re.match(" [ა-ჰ]+ [ა-ჰ]{2}", r.text[end : end + 40])
+    if case or several or _LANGUAGE_NOUN.match(r.text[end : end + 40]):
+        return agree(words, case)
+    return decline(words, "ად") or words
+
+
+def _is_given(r, start: int, end: int) -> bool:
+    "True for `ივ.` before a surname, also before a patronymic or a second short form."
+    m = re.match(" ?([ა-ჰ]{3,})(?![ა-ჰ.])", r.text[end : end + 30])
+    return bool(m) and not is_verb(m[1]) and bool(_GIVEN_BEFORE.match(m[1]))
+
+
+_GIVEN_BEFORE = re.compile(
+    "[ა-ჰ]+(?:შვილ|ძე|ძის|ძემ|ძეს|ია(?:ს|მ)?$|იის|ავა|უა|ურ[იმს]|ულ[იმს]|ელ(?:ი|მა|ს|ის)$|ლის$"
+    "|ნის$|ანი|იან[იმს]|სკი|ოვი|ევი|ინი$|ეთელი|თელ|ეგი(?:ს|მ)?$|ბეგ|ანტ|ატი|ენტი)"
+)
+
+# %% ../../nbs/text/rules.ipynb #2bfaa06f
+@_rule("abbreviation", "k", "[ა-ჰ]{1,11}(?=[./ -]|$)")
+def _abbreviation(r, m):
+    "`ა.შ.`, `ქ. თბილისში`, `პროფ. ბერიძემ`, `ფიზ. პირს`."
+    if _in_word(r, m):
+        return None
+    found = find_abbreviation(r.text, m.start())
+    if not found:
+        return None
+    key, end = found
+    if m[0] in INTERJECTIONS and r.text[end - 1] != ".":
+        return None
+    for words, kind in readings(key, r.text, m.start(), end):
+        said = _say_abbreviation(r, m.start(), end, words, kind, r.text[end - 1] == ".")
+        if said:
+            return said
+    alone = [w for w, k in reversed(ABBREVIATIONS[key]) if k in ("adjective", "title")]
+    if alone and len(m[0]) > 2 and r.text[end - 1] == ".":
+        return RuleResult(plain(alone[0]), _before_final_stop(r, end), True)
+    return None
+
+# %% ../../nbs/text/rules.ipynb #08237950
+def _say_abbreviation(r, start, end, words, kind, dot) -> RuleResult | None:
+    "The words of an abbreviation of this kind, or None where it does not fit after all."
+    if kind == "city":
+        return _say_city(r, start, end)
+    e = _SHORT_ENDING.match(r.text, end)
+    if e and e["ending"] in ENDINGS:
+        said = decline_phrase(words, e["ending"])
+        return said and RuleResult(said, e.end(), kind == "given")
+    if not dot and "/" not in r.text[start:end] and "." not in r.text[start:end]:
+        if (
+            kind not in ("fixed", "numbered", "noun")
+            or e
+            or kind != "fixed"
+            and (after_kind(r.text, end) != "number")
+        ):
+            return None  # without a full stop: გვ 5, but not a word
+    if words == "სახელობის" and PLACES.match(r.last_word(start)):
+        return None  # თბილისის სახელმწიფო უნივერსიტეტი
+    if kind == "rank" and not _FAMILY.match(r.text[end : end + 40].lstrip(" ")):
+        return None
+    if kind == "given" and not _is_given(r, start, end):
+        return None
+    return RuleResult(
+        _form(r, words, kind, end), _before_final_stop(r, end), kind in ("given", "language")
+    )
+
+
+_DEPUTY = re.compile(" (?:მოადგილ|თანაშემწ|მრჩევ|აპარატ|კანდიდატ)")
+_TIMES = {"საუკუნე", "ათასწლეული", "ათწლეული"}
+
+# %% ../../nbs/text/rules.ipynb #3965c611
+def _form(r, words: str, kind: str, end: int) -> str:
+    "The form of the words in front of what follows."
+    if kind == "era":
+        return f"{plain(words).split(' ')[0]} წელთაღრიცხვით"
+    if kind in ("title", "rank"):
+        if _DEPUTY.match(r.text, end):
+            return decline_phrase(words, "ის") or words
+        return agree(words, name_case(r.text, end))
+    if kind == "adjective":
+        return agree(words, agreement(r.text, end, plural=True)[0])
+    if words in _TIMES and after_kind(r.text, end) == "word":
+        after = r.text[end : end + 30].split()[0]
+        return words if is_verb(after) else decline_phrase(words, "ის") or words
+    if kind == "attribute":
+        return _say_before(r, words, end)
+    return _say_language(r, words, end) if kind == "language" else plain(words)
+
+# %% ../../nbs/text/rules.ipynb #993cc245
 _INITIAL = r"(?P<letters>[ა-ჰ]\.(?: ?[ა-ჰ]\.){0,4}) ?(?=\"?[ა-ჰ]{2})"
 
 
-@_rule(
-    "abbreviation",
-    "k",
-    f"(?P<key>{'|'.join(map(re.escape, TITLES))})(?P<ending>[ა-ჰ]+)(?![ა-ჰ])"
-    "|(?P<short>ბ|ქ)-(?P<case>ნი|ნმა|მა|ნს|ნის|ნო)(?![ა-ჰ])",
-)
+@_rule("abbreviation", "k", "(?P<word>[ა-ჰ]{1,7}-[ა-ჰ]{1,10}(?:-[ა-ჰ]{1,4})?)(?![ა-ჰ])")
 def _title(r, m):
-    "`ბ-ნმა`, `უნ-ტი`."
+    "`ბ-ნმა`, `უნ-ტი`, `სამ-რო`."
+    word = m["word"]
     if r.before(m.start()) in LETTERS and m.start():
         return None
-    if m["key"]:
-        return decline(TITLES[m["key"]], m["ending"])
-    return decline(TITLES[m["short"] + "-ნ"], m["case"].removeprefix("ნ") or "ი")
+    if s := re.fullmatch("(ბ|ქ)-(მა|ს|ის)", word):
+        return decline(TITLES[s[1] + "-ნ"], s[2])
+    for n in range(len(word), 2, -1):
+        if word[:n] in TITLES:
+            words, ending = TITLES[word[:n]], word[n:].strip("-")
+            if not ending:
+                ending_case = name_case(r.text, m.end())
+                return agree(words, ending_case) if words.endswith("ი") else words
+            return decline_phrase(words, ending) if ending in ENDINGS else None
+    return None
+
+
+@_rule("year", "k", r"(?P<many>წწ?)(?:\.|(?=-))(?: ?წ\.)?(?:-(?P<ending>[ა-ჰ]+))?(?! ?[ა-ჰ]\.)")
+def _year_in_words(r, m):
+    "`20-იანი წწ.`, `ოცდამეერთე წ.`: the year behind a number in words."
+    last = r.out[-1].rstrip() if r.out else ""
+    if not re.search(
+        "(?:იანი?|ერთი|ორი|სამი|ოთხი|ხუთი|ექვსი|შვიდი|რვა|ცხრა|ათი|ოცი|ასი|ცამეტი)$", last
+    ):
+        return None
+    noun = "წლები" if m["many"] == "წწ" or "წ. წ" in m[0] or "წ.წ" in m[0] else "წელი"
+    return RuleResult(
+        decline_phrase(noun, m["ending"] or "ი"), _before_final_stop(r, m.end()), True
+    )
+
+# %% ../../nbs/text/rules.ipynb #fcb71c7e
+@_rule("spelled", "k", "(?P<word>[ა-ჰ](?:-[ა-ჰ]){2,30})(?![ა-ჰ-])")
+def _spelled_out(r, m):
+    "`გ-ლ-ე-ხ-ი`: letter by letter."
+    return None if _in_word(r, m) else " ".join(map(_spelled_name, m["word"].split("-")))
+
+
+def _spelled_name(letter: str) -> str:
+    return "ხე" if letter == "ხ" else spell_georgian(letter)
 
 
 @_rule("initials", "k", _INITIAL)
@@ -833,6 +1431,35 @@ def _initials(r, m):
     return RuleResult(" ".join(map(spell_georgian, letters)), m.end())
 
 # %% ../../nbs/text/rules.ipynb #38d6d435
+_BARE_UNITS = {s for s in UNITS if re.fullmatch("[ბ-ჰ]{2,5}", s) and not set(s) & set(VOWELS)}
+
+
+@_rule("unit", "k", "(?P<unit>[ბ-ჰ]{2,5})(?![ა-ჰ.])(?:-(?P<ending>[ა-ჰ]+))?")
+def _bare_unit(r, m):
+    "`სთ-ში`, `მე-13 კმ`: a unit without a number."
+    if m["unit"] not in _BARE_UNITS or _in_word(r, m):
+        return None
+    return decline_phrase(UNITS[m["unit"]], m["ending"] or "ი")
+
+
+_KEYBOARD = dict(zip("abcdefghijklmnopqrstuvwxyz", "აბცდეფგჰიჯკლმნოპქრსტუვწხყზ"))
+_KEYBOARD |= dict(W="ჭ", R="ღ", T="თ", S="შ", J="ჟ", Z="ძ", C="ჩ")
+
+
+@_rule("mixed", "k", "[ა-ჰ]+(?:[A-Za-z]{1,3}[ა-ჰ]+)+|[ა-ჰ]{3,}[A-Za-z]{1,2}(?![A-Za-z0-9])")
+@_rule("mixed", "l", "[A-Za-z][a-z]?[ა-ჰ]{3,}")
+def _mixed_keyboard(r, m):
+    "`საqართველო`: keys of the Georgian keyboard in Latin mode."
+    tail = m[0].lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+    if m[0][0].isascii() and (tail in ENDINGS or tail.startswith(("იან", "ებ", "კოდ", "ვიტამინ"))):
+        return None
+    if r.before(m.start()).isalnum():
+        return None
+    return RuleResult(
+        "".join(_KEYBOARD.get(c) or _KEYBOARD.get(c.lower(), c) for c in m[0]), m.end(), True
+    )
+
+# %% ../../nbs/text/rules.ipynb #78a52981
 @_rule("acronym", "k", "(?P<word>[ა-ჰ]+)(?![ა-ჰ])(?:[-—](?P<ending>[ა-ჰ]+))?")
 def _acronym(r, m):
     "`აშშ-ში`, `დნმ-ის`."
@@ -843,16 +1470,86 @@ def _acronym(r, m):
     if not known and not _is_spelled(word):
         return None
     if not known and not ending and word[-1] == "ს" and word[:-1] in ACRONYMS and r.cfg.acronyms:
-        known, ending = ACRONYMS[word[:-1]], "ს"
-    words = known.replace("~", "") if known and "-" not in known else known or spell_georgian(word)
+        word = word[:-1]
+        known, ending = ACRONYMS[word], "ს"
+    if known and "-" not in known:
+        return RuleResult(_say_acronym(r, word, ending, m.end()), m.end(), _is_doubtful(r, word, m))
+    words = known or spell_georgian(word)
     if ending:
-        phrase = known and "-" not in known
-        declined = decline_phrase(known, ending) if phrase else _decline_letters(words, ending)
+        declined = _decline_letters(words, ending)
         if declined is None:
             has_vowel = set(ending) & set(VOWELS)
             declined = f"{words}-{ending if has_vowel else spell_georgian(ending)}"
         words = declined or words
-    return RuleResult(words, m.end(), len(word) == 1)
+    dotted = r.text[m.end() : m.end() + 1] == "." and not r.at_end(m.end())
+    return RuleResult(words, m.end(), len(word) == 1 or dotted)
+
+
+def _say_acronym(r, word: str, ending: str, end: int) -> str:
+    "A known acronym in words; a genitive before a noun (`აშშ პრეზიდენტი`)."
+    phrase = ACRONYMS[word]
+    noun = word not in LEGAL_FORMS and _noun_follows(r, end, number=ending == "ს")
+    if not ending:
+        return decline_phrase(phrase, "ის") if noun else plain(phrase)
+    if ending == "ს" and noun:  # of the letters, მე-შე-პეს
+        return decline_phrase(phrase, "ის")
+    has_vowel = set(ending) & set(VOWELS)
+    other = f"{plain(phrase)}-{ending if has_vowel else spell_georgian(ending)}"
+    return decline_phrase(phrase, ending) or other
+
+# %% ../../nbs/text/rules.ipynb #a4e0b7f3
+def _is_doubtful(r, word: str, m) -> bool:
+    "True where the case was guessed."
+    guessed = word not in LEGAL_FORMS and m["ending"] in (None, "ს")
+    return guessed and _noun_follows(r, m.end(), number=True)
+
+
+_FUNCTION_WORDS = set(
+    (
+        "და ან თუ რომ კი არ ვერ ხომ ასევე არის იყო ისევ უკვე ხოლო მაგრამ ანუ როგორც მაშინ ახლა "
+        "დღეს "
+        "გუშინ ხვალ წელს კვლავ მხოლოდ პირველად შემდეგ წინააღმდეგ შორის მიერ ვითომ ძალიან ამ იმ ეს "
+        "ის რა ვინ სად აღარ ჯერ ნუ აქ იქ მას მის მისი"
+    ).split()
+)
+_NOUN_END = re.compile("(?:[აეიოუ]|ის|ს|მა|მ|ში|ზე|თან|დან|მდე|ით|ვის)$")
+
+
+def _noun_follows(r, end: int, number: bool) -> bool:
+    "True if a number or a word follows that an acronym before it would be an attribute of."
+    m = re.match(" (?:([ა-ჰ]{3,})(?![ა-ჰ])|[0-9])", r.text[end : end + 40])
+    if not m or not m[1]:
+        return bool(m) and number
+    word = m[1]
+    if word in _FUNCTION_WORDS or is_verb(word) or word.endswith("ად"):
+        return False
+    return bool(_NOUN_END.search(word))
+
+
+_SEPARATE = "ს|მ|მა|ში|ზე|ის|ით|დან|იდან|თან|სთან|მდე|ამდე|თვის|ისთვის|სთვის"
+
+
+@_rule("ending", "k", f"(?P<word>[ა-ჰ]{{3,}})-(?P<ending>{_SEPARATE})(?![ა-ჰ-])")
+def _separate_ending(r, m):
+    "`იუნესკო-ს`: an ending behind a hyphen."
+    return None if _in_word(r, m) else decline(m["word"], m["ending"])
+
+
+_CONSONANTS = "ბგდვზთკლმნპჟრსტფქღყშჩცძწჭხჯჰ"
+_ODD_END = re.compile(
+    f"(?:[აეიოუ][გზკპჟტფყჩძწჭჯღჰქშ]|[{_CONSONANTS}][ბგდვზკლმნპჟრტფქღყშჩცძწჭხჯჰ])$"
+)
+_STOP_WORDS = set("აქ იქ არც ვერც ზოგ ნუღარც მაშ აჰა ეჰ ოჰ უჰ აჰ ვაჰ იჰ ჰაჰ უფ ოფ ახ ვახ".split())
+
+# %% ../../nbs/text/rules.ipynb #6fd349a9
+@_rule("abbreviation", "k", r"(?P<word>[ა-ჰ]{2,8})\.(?= ?[ა-ჰ0-9\"A-Z])")
+def _unknown_abbreviation(r, m):
+    "A word that cannot end a sentence, with a full stop: said as it stands, without the stop."
+    word = m["word"]
+    odd = len(word) > 2 and _ODD_END.search(word) and set(word) & set(VOWELS)
+    if not odd or word in _STOP_WORDS or _in_word(r, m):
+        return None
+    return RuleResult(word, m.end(), True)
 
 
 def _is_spelled(word: str) -> bool:
@@ -892,7 +1589,8 @@ def _say_address_part(part: str) -> str:
         return name
     if part.isdigit():
         return whole(part)
-    return spell_latin(part) if len(part) == 1 else say_latin(part, bare=True)
+    place = latin_lexicon().get(part.lower(), ("", ""))[1] == "place"
+    return spell_latin(part) if len(part) == 1 else say_latin(part, bare=not place)
 
 
 def _say_address(text: str) -> str:
@@ -925,6 +1623,20 @@ def _address(r, m):
     return RuleResult(said, end)
 
 # %% ../../nbs/text/rules.ipynb #4e517352
+_SIGNED_WORDS = "|".join(map(re.escape, latin_signs()))
+
+
+@_rule("latin", "l", rf"(?i:(?P<word>{_SIGNED_WORDS}))(?![A-Za-z0-9])")
+def _latin_sign_word(r, m):
+    "`Wi-Fi`, `C++`, `R&B`: words of the lexicon with a sign in them."
+    if r.cfg.latin != "transliterate" or r.before(m.start()).isalnum():
+        return None
+    word, _, full = latin_lexicon()[m["word"].lower()]
+    if full:
+        return _foreign(r, m.end(), word, word, letters=True)
+    return _foreign(r, m.end(), word.removesuffix("ი"), word)
+
+
 _ROMAN = "(?:[IVX]{1,7}|[MDCLXVI]{4,12})"
 
 
@@ -973,13 +1685,54 @@ def _foreign(r, end: int, bare: str, full: str, letters: bool = False) -> RuleRe
     return RuleResult(full, end)
 
 
-@_rule("sign", "l", r"(?:N|No\.?|№) ?(?=[0-9])")
+_RUN = re.compile(r"[A-Za-z]{1,40}(?:[ ,!?]{1,3}[A-Za-z]{1,40}(?![A-Za-z0-9@_.-])){0,60}")
+
+
+@_rule("latin_georgian", "l", "[A-Za-z]{2,}(?![A-Za-z0-9@_-])")
+def _latin_georgian(r, m):
+    "`gamarjoba, rogor xar?`"
+    if not r.cfg.latin_georgian or r.cfg.latin != "transliterate" or m.start() < r.judged:
+        return None
+    run = _RUN.match(r.text, m.start())
+    said = georgian_words(re.findall("[A-Za-z]+", run[0]))
+    if said is None or r.text[run.end() : run.end() + 1] == "-" and len(said) == 1:
+        r.judged = run.end()
+        return None
+    words = iter(said)
+    return RuleResult(re.sub("[A-Za-z]+", lambda _: next(words), run[0]), run.end(), True)
+
+
+_LOOKALIKES = str.maketrans("аеорсухівкмнтАЕОРСУХІВКМНТ", "aeopcyxibkmhtAEOPCYXIBKMHT")
+_TO_CYRILLIC = str.maketrans("aeopcyxkmtABEKMHOPCTX", "аеорсухкмтАВЕКМНОРСТХ")
+
+# %% ../../nbs/text/rules.ipynb #9b149605
+@_rule("mixed", "lc", rf"(?=[{_L}]+[Ѐ-ӿ]|[Ѐ-ӿ]+[{_L}])[{_L}Ѐ-ӿ]+")
+def _homoglyphs(r, m):
+    "`Totаlitas` with a Cyrillic а: letters of the other script that look alike."
+    latin, cyrillic = m[0].translate(_LOOKALIKES), m[0].translate(_TO_CYRILLIC)
+    mostly_latin = 2 * len(re.findall(f"[{_L}]", m[0])) >= len(m[0])
+    if re.fullmatch(rf"[{_L}]+", latin) and (mostly_latin or not re.fullmatch("[Ѐ-ӿ]+", cyrillic)):
+        said = [say_latin(latin, bare=b) for b in (True, False)]
+    elif re.fullmatch("[Ѐ-ӿ]+", cyrillic):
+        said = [say_cyrillic(cyrillic, bare=b) for b in (True, False)]
+    else:
+        return None
+    result = _foreign(r, m.end(), *said)
+    result.uncertain = True
+    return result
+
+
+@_rule("sign", "l", r"(?:N[°º]?|No\.?|№) ?(?=[0-9])")
 def _number_sign(r, m):
     "`No. 5`."
     return "ნომერი"
 
 # %% ../../nbs/text/rules.ipynb #2d258d4f
 _ENDING_OR_NOTHING = re.compile("(?:-[ა-ჰ]+)?")
+
+
+_LATIN_SHORT = {"mr", "mrs", "ms", "dr", "prof", "st", "jr", "sr", "inc", "ltd", "co", "vs", "etc"}
+_CLASSICAL = re.compile('(?:ლათ\\.|ლათინურ[ა-ჰ]{1,4}) "?$')
 
 
 @_rule("latin", "l", rf"[{_L}]+(?:'[{_L}]+)*")
@@ -996,14 +1749,27 @@ def _latin(r, m):
         said = spell_latin(word)
         if len(word) == 1 and re.match(rf"\. ?[{_L}]", r.text[end : end + 3]):
             return RuleResult(said, end + 1, True)  # J. Smith
-        return _foreign(r, end, said, said, letters=True)
-    bare, full = (say_latin(word.replace("'", ""), bare=b) for b in (True, False))
+        result = _foreign(r, end, said, said, letters=True)
+        wrong_numeral = len(word) > 1 and not set(word) - set("IVXLCDM")  # IXX
+        result.uncertain = wrong_numeral or not (word.isupper() or len(word) == 1)
+        return result
+    known = latin_lexicon().get(folded, ("", "", False))
+    if known[1] == "acronym" and known[0].endswith("ი") and not known[2]:
+        if re.match(" [ა-ჰ]", r.text[end : end + 2]) and _noun_follows(r, end, number=False):
+            return RuleResult(say_latin(word, bare=True), end)  # PR მენეჯერი
+    classical = bool(_CLASSICAL.search(r.text[max(0, m.start() - 16) : m.start()]))
+    bare, full = (say_latin(word.replace("'", ""), b, classical) for b in (True, False))
+    if folded in _LATIN_SHORT and re.match(r"\. ?[A-Za-z]", r.text[end : end + 3]):
+        return RuleResult(bare, end + 1)  # Mr. Smith
     more = re.match(rf"(?:[ -]| ?& ?)[{_L}]|-?[0-9]", r.text[end : end + 4])
+    guessed = folded not in latin_lexicon()
     if more and more[0][0] == "-" and not more[0][1:].isdigit():
-        return RuleResult(bare + "-‿", end + 1)
+        return RuleResult(bare + "-‿", end + 1, guessed)
     if more:
-        return RuleResult(bare, end)
-    return _foreign(r, end, bare, full, letters=keeps_vowel(word))
+        return RuleResult(bare, end, guessed)
+    result = _foreign(r, end, bare, full, letters=keeps_vowel(word))
+    result.uncertain = guessed
+    return result
 
 # %% ../../nbs/text/rules.ipynb #d3d7b1ca
 @_rule("cyrillic", "c", "[Ѐ-ӿ]+")
@@ -1038,10 +1804,38 @@ def _markup(r, m):
 def _lonely_unit(r, m):
     "A unit without a number: `%-ში`."
     said = decline_phrase(_unit_phrase(m["sign"]), m["ending"] or "ი")
-    return said and said.replace("~", "")
+    return said and plain(said)
 
 
-@_rule("sign", "do", "[&@+=#/[\\]]")
+@_rule("power", "o", r"\^ ?(?P<sign>-?)(?P<digits>[0-9]{1,3})(?![0-9])")
+def _caret(r, m):
+    "`2^3`."
+    if not re.search("[0-9A-Za-z,]", r.before(m.start())):
+        return None
+    digits = m["digits"].translate(str.maketrans("0123456789", _SUPER))
+    return _say_power(("⁻" if m["sign"] else "") + digits)
+
+
+@_rule("sign", "o", rf"× ?(?P<number>{_NUMBER})")
+def _times(r, m):
+    "`(2+3)×4`."
+    return f"გამრავლებული {_with_ending(read_number(m['number']), 'ზე')}"
+
+
+_SIGN_WORDS = {"&": "და", "@": "ეთ", "+": "პლუს", "÷": "გაყოფილი", "∞": "უსასრულობა", "∑": "ჯამი"}
+_SIGN_WORDS |= {sign: _RELATIONS[sign][0] for sign in "≠≤≥"}
+
+
+_PER_WORD = _any(s for s in PER_SIGNS if len(s) > 1)
+
+
+@_rule("unit", "o", rf"/ ?(?P<per>{_PER_WORD})(?![ა-ჰA-Za-z0-9²³])")
+def _per_sign(r, m):
+    "`კაცი/კმ²`: a unit behind a slash, the amount in words."
+    return per_unit(m["per"]) if r.before(m.start()) in LETTERS else None
+
+
+@_rule("sign", "do", "[&@+=#/·÷∞∑≠≤≥[\\]]")
 def _sign(r, m):
     "`&`, `=`, `#სიტყვა` and others."
     if m[0] == "#":
@@ -1049,18 +1843,23 @@ def _sign(r, m):
     if m[0] == "=":
         near = r.text[max(0, m.start() - 2) : m.end() + 2]
         return "უდრის" if re.search("[0-9A-Za-z]", near) else ","
-    return {"&": "და", "@": "ეთ", "+": "პლუს"}.get(m[0], ",")
+    return _SIGN_WORDS.get(m[0], ",")
 
 # %% ../../nbs/text/rules.ipynb #7c3fd918
+_FULL_NAMES = set("თიბისი ბიბისი ლიბერთი ბიემსი ემტივი პიესპი ჯიპიაი ტოიოტა სონი ნოკია".split())
+
+
 @_rule("quoted", "o", '"[-—](?P<ending>[ა-ჰ]{1,8})(?![ა-ჰ])')
 def _quoted_ending(r, m):
     "`„დინამო“-ს`: the ending goes into the quotation marks."
     last = re.search("([ა-ჰ]+) *$", r.out[-1][-60:]) if r.out else None
-    said = last and decline(last[1], m["ending"])
+    keeps = last and last[1] in _FULL_NAMES
+    said = last and (_decline_letters if keeps else decline)(last[1], m["ending"])
     if not said:
         return RuleResult('"', m.start() + 1)
     r.out[-1] = r.out[-1][: -len(last[0])] + said
-    return '"'
+    genitive = m["ending"] == "ს" and _noun_follows(r, m.end(), number=False)
+    return RuleResult('"', m.end(), genitive)
 
 
 @_rule("dash", "d", "[-—]")
