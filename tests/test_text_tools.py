@@ -1,6 +1,7 @@
 """Text commands as processes of their own: rules in words, transcriptions, lexicons."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +71,20 @@ def test_catalogue_romanization_and_scripts_lose_nothing():
         assert deromanize(romanize(text, system), system) == text
     for script in ("mtavruli", "asomtavruli", "nuskhuri"):
         assert to_script(to_script(text, script), "mkhedruli") == text
+
+
+def test_readers_that_are_not_installed_are_named(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "bench")
+    import readers
+
+    def absent():
+        import no_such_reader_of_georgian  # noqa: F401
+
+    ours = {"xtts_ka": readers.ours, "absent": absent}
+    monkeypatch.setattr(readers, "READERS", ours)
+    rows = readers.golden_rows()
+    some = rows[::25]
+    found, missing = readers.scores(some)
+    lines = readers.table(some, found, missing)
+    assert len(rows) > 800 and sum(found["xtts_ka"][1].values()) >= 0.97 * len(some)
+    assert any("absent: left out, for no_such_reader_of_georgian" in line for line in lines)
