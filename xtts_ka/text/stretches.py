@@ -181,7 +181,7 @@ def _items(text: str, languages: dict | None) -> list:  # of `Item`
         items.append(Item(start, end, "ka" if georgian else codes[name]))
     return sorted(items, key=lambda i: i.start)
 
-# %% ../../nbs/text/stretches.ipynb #81180442
+# %% ../../nbs/text/stretches.ipynb #3f0ab917
 _STOP = re.compile(r"[.!?…。！？\n](?=\s|$)|\n|[。！？]")
 
 
@@ -201,6 +201,7 @@ def _side(items: list, n: int, step: int, text: str) -> tuple:  # (language, wor
                 break
             if not language:
                 language, same = item.language, not stop
+                words += not between.strip()  # nothing but blanks: it belongs there more
             words += 1
         m += step
     return language, words, same
