@@ -363,6 +363,25 @@ def normalize():
     )
 
 
+def readers():
+    """Golden rows in words: how many each reader gets right, and its time. All peers that are
+    installed take part."""
+    from readers import golden_rows, ours, scores, table
+
+    rows = golden_rows()
+    found, missing = scores(rows)
+    right, _ = ours()
+    best = max((sum(c.values()) for name, (_, c) in found.items() if name != "xtts_ka"), default=0)
+    assert sum(found["xtts_ka"][1].values()) > best, "a peer reads more of the golden rows"
+    return Row(
+        f"readers, {len(rows)} golden rows",
+        lambda: cpu(lambda: [right(text, accepted) for _, text, accepted in rows]),
+        {},
+        {},
+        "rows read rightly:\n  " + "\n  ".join(table(rows, found, missing)),
+    )
+
+
 def g2p():
     "Words in phonemes; the errors of both on reference pronunciations are printed by bench/g2p.py."
     import espeakng_loader
@@ -458,6 +477,7 @@ ROWS = dict(
     loop=loop,
     numbers=numbers,
     normalize=normalize,
+    readers=readers,
     g2p=g2p,
     bpe=bpe,
     runner=runner,

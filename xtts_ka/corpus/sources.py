@@ -40,6 +40,7 @@ from .compose import compose
 from .loaders import Corpus, find_format, read_corpus
 from .sentences import load_sentences, recombine, words
 from .synthetic import SAMPLE_RATE, VOICES, Synthesizer
+from ..text.mixed import speakable
 from ..text.normalize import normalize
 
 # %% ../../nbs/corpus/sources.ipynb #ccd361b3
@@ -65,7 +66,7 @@ class CorpusConfig:
         ""  # Only train, val or test of a release (of Common Voice also `other`); empty: all
     )
     speaker_name: str = ""  # For releases that name no speakers
-    language: str = "ka"  # Of the texts; decides the normalisation
+    language: str = "ka"  # Of the texts, `mul` for several; decides the normalisation
     sample_rate: int = 22050  # Hz of the clips written
     max_seconds: float = 600.0  # Longest recording accepted
     voices: int | list[str] = 8  # S: number of the 12 voices, or their names
@@ -271,7 +272,7 @@ def _convert(
 ) -> tuple[Row, list]:
     """One clip with its normalised text, and the warnings of the normaliser.
     AudioError, PathError or ManifestError when it cannot be used."""
-    spoken = normalize(row.text, cfg.language)
+    spoken = speakable(row.text, cfg.language)
     if not any(map(str.isalpha, spoken.text)):
         raise ManifestError("nothing to say: " + "; ".join(spoken.warnings))
     wav, rate = read_audio(source.audio_path(row), cfg.sample_rate, cfg.max_seconds)
@@ -326,17 +327,22 @@ def _why(e: Exception) -> str:  # Reason of a reject
     return str(e)
 
 # %% ../../nbs/corpus/sources.ipynb #9ff00b2d
+def _one_language(cfg: CorpusConfig) -> str:
+    "The language that other rows are refused for; empty for `mul`."
+    return "" if cfg.language == "mul" else cfg.language
+
+
 def _read(cfg: CorpusConfig) -> Corpus:
     """Rows of the folder. Recordings of a release are decoded once, when they are converted;
     only those of our own manifest are checked first."""
     kind: str = cfg.format
     path = cfg.path or ""
     if kind == "auto" and find_input(path).is_dir():
-        kind = find_format(path, cfg.language)[0]
+        kind = find_format(path, _one_language(cfg))[0]
     return read_corpus(
         path,
         format=cfg.format,
-        language=cfg.language,
+        language=_one_language(cfg),
         split=cfg.part,
         speaker_name=cfg.speaker_name,
         check_audio=kind in ("auto", "manifest"),

@@ -215,7 +215,7 @@ def say_sovits(
         def speak(texts):
             return [model.speak(t, prompts[speaker], sampling, seed) for t in texts]
 
-        return attempts(speak, [text.text])[0]
+        return attempts(speak, [text.said])[0]  # The set is read in Georgian letters
 
     return [
         take(path, job, synthesize(*job), model.sample_rate) for job in bar(jobs, "GPT-SoVITS2")

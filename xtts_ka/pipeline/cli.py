@@ -110,7 +110,11 @@ def _normalize(args) -> int:
 
     return run_lines(
         normalize_lines(
-            read_lines(args.text, args.input), args.latin, args.format == "json", args.warnings
+            read_lines(args.text, args.input),
+            args.latin,
+            args.format == "json",
+            args.warnings,
+            args.explain,
         ),
         args.out,
     )
@@ -119,10 +123,29 @@ def _normalize(args) -> int:
 def _phonemize(args) -> int:
     from xtts_ka.pipeline.text_commands import phonemize_lines, read_lines, run_lines
 
-    return run_lines(
-        phonemize_lines(read_lines(args.text, args.input), args.mode, args.format == "json"),
-        args.out,
-    )
+    if args.assimilation and args.mode != "narrow":
+        raise ConfigError("phonemize: --assimilation is a matter of --mode narrow")
+    options = {
+        "notation": args.notation if args.notation != "ipa" else None,
+        "with_stress": args.stress,
+        "preserve_punctuation": args.punctuation,
+        "assimilation": args.assimilation,
+        "convention": "aspirated" if args.aspirated else None,
+    }
+    chosen = {name: value for name, value in options.items() if value}
+    lines = read_lines(args.text, args.input)
+    return run_lines(phonemize_lines(lines, args.mode, args.format == "json", **chosen), args.out)
+
+
+def _lexicon(args) -> int:
+    from xtts_ka.pipeline.text_commands import read_lines
+    from xtts_ka.text.g2p import GraphemeToPhoneme
+    from xtts_ka.text.lexicons import write_lexicon
+
+    lines = read_lines(args.text, args.input)
+    n = write_lexicon(args.out, lines, args.format, GraphemeToPhoneme(args.mode))
+    print(f"{args.out}: {n} words")
+    return 0
 
 # %% ../../nbs/pipeline/cli.ipynb #0f5e1bce
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -230,6 +253,12 @@ def _parsers_text(sub):
         action="store_true",
         help="name on the error stream what was left out of each line",
     )
+    n.add_argument(
+        "--explain",
+        action="store_true",
+        help="each change with its place and its rule in words, in lines below the text",
+    )
+    _phonetic_options(g)
     g.add_argument(
         "--mode",
         choices=("broad", "narrow"),
@@ -238,6 +267,50 @@ def _parsers_text(sub):
     )
     n.set_defaults(do=_normalize)
     g.set_defaults(do=_phonemize)
+
+# %% ../../nbs/pipeline/cli.ipynb #eb519790
+def _phonetic_options(p):
+    "Additions to a transcription."
+    p.add_argument("--notation", choices=("ipa", "xsampa"), default="ipa", help="the symbols")
+    p.add_argument("--stress", action="store_true", help="a mark before the stressed syllable")
+    p.add_argument(
+        "--punctuation",
+        action="store_true",
+        help="keep marks behind their words: pauses, questions",
+    )
+    p.add_argument(
+        "--assimilation",
+        action="store_true",
+        help="fluent speech, with --mode narrow: neighbouring consonants alike in voice",
+    )
+    p.add_argument("--aspirated", action="store_true", help="write the aspiration of ც and ჩ, too")
+
+
+def _parser_lexicon(sub):
+    p = sub.add_parser(
+        "lexicon",
+        help="pronunciations of a corpus for other programs",
+        formatter_class=_Help,
+        description=(
+            "The words of texts with their phonemes, as Montreal Forced Aligner, NeMo or Piper"
+            " read them."
+        ),
+    )
+    p.add_argument(
+        "text", metavar="TEXT", nargs="*", help="what to read; without it, the lines of --input"
+    )
+    p.add_argument(
+        "--input", metavar="FILE", default="-", help="UTF-8 text file; - is standard input"
+    )
+    p.add_argument("--out", metavar="FILE", required=True, help="file to write")
+    p.add_argument(
+        "--format",
+        choices=("mfa", "nemo", "piper"),
+        default="mfa",
+        help="mfa: word, tab, phonemes; nemo: JSON for IpaG2p; piper: JSON with symbols and ids",
+    )
+    p.add_argument("--mode", choices=("broad", "narrow"), default="broad", help="as in phonemize")
+    p.set_defaults(do=_lexicon)
 
 # %% ../../nbs/pipeline/cli.ipynb #8768e5cb
 _MODULES = {  # Command -> module with `add_arguments`, function, help
@@ -344,6 +417,7 @@ def parser(
     sub = p.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _parser_run(sub)
     _parsers_text(sub)
+    _parser_lexicon(sub)
     _parsers_modules(sub, words)
     r = sub.add_parser(
         "report",

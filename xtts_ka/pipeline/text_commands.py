@@ -46,6 +46,7 @@ def normalize_lines(
     latin: str = "transliterate",  # `NormConfig.latin`
     as_json: bool = False,  # One JSON object a line, with spans and warnings
     verbose: bool = False,  # Warnings of lines that could be read, too
+    why: bool = False,  # Each change with its rule
 ):  # Yields (output line, could anything be said?)
     "Normalize every line."
     from xtts_ka.text.normalize import KaNormalizer, NormConfig
@@ -59,26 +60,39 @@ def normalize_lines(
         elif verbose:
             for w in result.warnings:
                 _warn(number, line, w)
-        source = line.encode("utf-8", "replace").decode()
-        yield (
-            (
-                json.dumps({"line": number, "source": source, **asdict(result)}, ensure_ascii=False)
-                .encode("utf-8", "replace")
-                .decode()
-                if as_json
-                else result.text
-            ),
-            said or not line.strip(),
-        )
+        shown = _json(number, line, result, why) if as_json else result.text
+        if why and not as_json:
+            shown = _explained(line, result)
+        yield shown, said or not line.strip()
+
+
+def _json(number: int, line: str, result, why: bool) -> str:
+    "A line's result as an object; with `why`, each span has its rule in words."
+    from xtts_ka.text.explain import explanation
+
+    found = {"line": number, "source": line, **asdict(result)}
+    if why:
+        found["spans"] = [s | {"rule": explanation(s["kind"])} for s in found["spans"]]
+    return json.dumps(found, ensure_ascii=False).encode("utf-8", "replace").decode()
+
+
+def _explained(line: str, result) -> str:
+    from xtts_ka.text.explain import explain
+
+    return "\n".join(explain(line, result)).encode("utf-8", "replace").decode()
 
 # %% ../../nbs/pipeline/text_commands.ipynb #af7f78c1
 def phonemize_lines(
     lines,  # Of text
     mode: str = "broad",  # Or `narrow`
     as_json: bool = False,  # One JSON object a line, with words and their places
+    **options,  # Of `Phonemizer`: the text form is its transcription
 ):  # Yields (output line, could anything be said?)
     "Normalize every line and transcribe it to phonemes."
     from xtts_ka.text.g2p import GraphemeToPhoneme, PhonemeProcessor
+    from xtts_ka.text.phonetics import Phonemizer, Separator
+
+    write = Phonemizer(mode, separator=Separator(" ", "", " | "), **options) if options else None
 
     processor = PhonemeProcessor(GraphemeToPhoneme(mode=mode))
     for number, line in enumerate(lines, 1):
@@ -86,12 +100,13 @@ def phonemize_lines(
         words = [w for w in result.words if w.phonemes]
         if line.strip() and not words:
             _warn(number, line, "nothing in it can be said")
-        said = " | ".join(" ".join(w.phonemes) for w in words)
+        said = write(line) if write else " | ".join(" ".join(w.phonemes) for w in words)
         if as_json:
             said = json.dumps(
                 {
                     "line": number,
                     "text": result.text,
+                    **({"transcription": said} if write else {}),
                     "words": [
                         {"text": w.text, "start": w.start, "end": w.end, "phonemes": w.phonemes}
                         for w in words

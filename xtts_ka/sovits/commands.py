@@ -121,6 +121,12 @@ def _sampling_options(p):
         " else their plain mean",
     )
     p.add_argument(
+        "--foreign",
+        choices=("keep", "transliterate"),
+        default="keep",
+        help="parts in other languages: as they are, or in Georgian letters",
+    )
+    p.add_argument(
         "--retries",
         type=int,
         default=3,
@@ -301,6 +307,7 @@ def _speak(args) -> int:
     sampling = SamplingConfig(temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
     torch.set_num_threads(args.threads)
     model = load_model(args.model)
+    model.foreign = args.foreign
     prompts = model.encode_references(references)
     complete = [_write(model, text, prompts, sampling, args, path) for text, path in jobs]
     return 0 if all(complete) or args.allow_incomplete else 1

@@ -42,7 +42,8 @@ from .train_semantic import SemanticTokenizer
 from ..text.chunks import ENDS, Piece, closed, habits, pieces
 
 # %% ../../nbs/sovits/infer.ipynb #472812a8
-from ..text.normalize import normalize
+from ..text.mixed import mixed, unseen, unseen_warning
+from ..text.stretches import writing
 from xtts_ka.text.reading import (
     Reading,
     added_letters,
@@ -259,6 +260,7 @@ class PromptEncoder:
         self.limits = limits or Limits()
         known = "".join(m for m in ENDS if bpe.encode(m)[-1] > 255)  # marks that are no bytes
         self.texts = texts or habits([]) | {"ends": known}
+        self.foreign = "keep"  # Other languages as they are; `transliterate`: in Georgian letters
 
     def encode_references(self, references: list) -> list:  # `Reference`s -> `ReferencePrompt`s
         "Read, check and tokenise. `AudioError` for a recording that cannot be used."
@@ -266,25 +268,38 @@ class PromptEncoder:
         for r, share in zip(references, reference_shares(references)):
             wav, rate = read_reference(r.path)
             codes = torch.from_numpy(self.tokenizer.encode(wav, rate)).long()
-            text = self.normalize(r.text)[0] if r.text else ""
+            text = self.normalize(r.text, strict=True)[0] if r.text else ""
             out.append(ReferencePrompt(wav, rate, codes, text, share))
         return out
 
-    def normalize(self, text: str) -> tuple:  # (text in words, warnings)
-        "`XttsKaError` when nothing is left, or for letters that the training did not have."
-        result = normalize(text, self.language) if self.language else None
-        words = " ".join((result.text if result else text).split())
-        letters = self.tokenizer.letters
-        unknown = sorted({c for c in words.lower() if c.isalpha() and c not in letters.ids})
-        if unknown:
-            known = letters.characters.strip()[:60]
+    def normalize(
+        self,
+        text: str,  # As written
+        strict: bool = False,  # Refuse letters that the training did not have
+    ) -> tuple:  # (text in words, warnings)
+        "`XttsKaError` when nothing is left, or no letter that the training had."
+        words, warnings = self._words(text)
+        known = set(self.tokenizer.letters.characters)
+        new = unseen(words, known)
+        if new and (strict or not known & {c for c in words.lower() if c.isalpha()}):
             raise XttsKaError(
-                f"the text has letters that this model never learned: {' '.join(unknown[:12])};"
-                f" write it in the letters of its training texts ({known})"
+                f"the text has letters that this model never learned: {' '.join(new[:12])};"
+                f" write it in the letters of its training texts ({self._letters()})"
             )
         if not any(c.isalpha() for c in words):
             raise XttsKaError(f"nothing to say in {text!r}: it needs at least one letter")
-        return words, [str(w) for w in result.warnings] if result else []
+        return words, warnings + ([unseen_warning(words, known)] if new else [])
+
+    def _letters(self) -> str:
+        return self.tokenizer.letters.characters.strip()[:60]
+
+    def _words(self, text: str) -> tuple:  # (text in words, warnings)
+        "Each language by its own rules; a model of an unknown language takes a text as it is."
+        if not self.language:
+            return " ".join(text.split()), []
+        default = "ka" if self.language == "mul" else self.language
+        result = mixed(text, self.foreign, default, writing(default))
+        return " ".join(result.text.split()), result.warnings
 
     def split(self, text: str, most: int = 120) -> list:  # of `Piece`s
         "A normalised text in pieces that the model can speak, of at most so many BPE pieces."

@@ -503,7 +503,7 @@ class Sovits2Stage:
             self.ar_task.net,
             data.bpe,
             self.decoder,
-            language=self.language if self.language == "ka" else "",
+            language=self.language,
             prompt_seconds=self.cfg.prompt_seconds,
             bge=self.bge,
             limits=self.ar_task.limits(),

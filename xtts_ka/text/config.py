@@ -64,7 +64,7 @@ class Benchmark:
 
     path: str  # From the repository's root, or absolute
     mode: Literal["broad", "narrow"] = "broad"  # Kind of its transcriptions
-    convention: Literal["wikipron", "sigmorphon2021"] = "wikipron"  # Its notation of vowels
+    convention: Literal["wikipron", "sigmorphon2021", "aspirated"] = "wikipron"  # Its notation
 
 
 @config
@@ -72,7 +72,7 @@ class PhonemesConfig:
     "Stage phonemes: dictionary, vocabulary, the network for Latin words, benchmarks."
 
     mode: Literal["broad", "narrow"] = "broad"  # Phonemes of the dictionary and vocabulary
-    convention: Literal["wikipron", "sigmorphon2021"] = "wikipron"  # Notation of vowels
+    convention: Literal["wikipron", "sigmorphon2021", "aspirated"] = "wikipron"  # Notation
     texts: list[str] = []  # Further UTF-8 texts, a sentence per line, beside those of the corpus
     # TSV of word and phones: exceptions to the rules, the network learns them too
     pronunciations: str | None = None

@@ -20,12 +20,13 @@ BROAD = dict(zip(LETTERS, _SYMBOLS.split()))  # Letter -> phoneme
 CONVENTIONS = {
     "wikipron": {},
     "sigmorphon2021": {"a": "ɑ", "e": "ɛ", "o": "ɔ"},
+    "aspirated": {"t͡s": "t͡sʰ", "t͡ʃ": "t͡ʃʰ"},
 }  # Convention -> symbols that differ
 MODES = ("broad", "narrow", "neural")
 
 
 def convention_symbols(
-    name: str,  # `wikipron` or `sigmorphon2021`
+    name: str,  # `wikipron`, `sigmorphon2021` or `aspirated`
 ) -> dict[str, str]:  # Symbol -> symbol of this convention, where they differ
     "One of `CONVENTIONS`; XttsKaError for another name."
     if name not in CONVENTIONS:

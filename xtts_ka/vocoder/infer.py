@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['GRIFFIN_LIM', 'END', 'GenerateConfig', 'Vocoder', 'GriffinLim', 'open_vocoder', 'copy_synthesis', 'TextToMel',
-           'EspeakMel', 'normalized', 'FastSpeech2Mel', 'Item', 'find_items', 'speak_folder', 'item_synthesizer',
+           'EspeakMel', 'in_words', 'FastSpeech2Mel', 'Item', 'find_items', 'speak_folder', 'item_synthesizer',
            'generate', 'add_arguments', 'main']
 
 # %% ../../nbs/vocoder/infer.ipynb #214e4ba5
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -136,22 +136,41 @@ class EspeakMel:
         self.voice = voice
         self.log_mel = LogMel(mel)
         self.espeak = Synthesizer()
+        self.warnings: list[str] = []  # Of the last text
 
     @torch.no_grad()
     def __call__(self, text: str) -> Tensor:  # [n_mels, F]
-        speech = self.espeak.speak(normalized(text), self.voice)
-        wav = resample(speech.wav, speech.sample_rate, self.mel.sample_rate)
+        said = in_words(text)
+        self.warnings = said.warnings
+        wav = np.concatenate([self._part(p.text, p.language) for p in said.parts])
         return self.log_mel(pad_to_hop(torch.from_numpy(wav), self.mel))
 
-# %% ../../nbs/vocoder/infer.ipynb #aa32364e
-def normalized(
-    text: str,  # As written
-) -> str:
-    "Georgian text in words. `XttsKaError` if it has nothing that can be spoken."
-    from xtts_ka.text.normalize import normalize
+    def _part(self, text: str, language: str) -> np.ndarray:  # [T] at the rate of the mel
+        "Words of one language by espeak-ng's rules for it, in the same voice."
+        from xtts_ka.corpus.synthetic import VOICES
 
-    said = normalize(text, "ka").text
-    if not any(c.isalpha() for c in said):
+        voice = replace(VOICES[self.voice], language=_ESPEAK.get(language, language))
+        speech = self.espeak.speak(text, voice)
+        return resample(speech.wav, speech.sample_rate, self.mel.sample_rate)
+
+# %% ../../nbs/vocoder/infer.ipynb #aa32364e
+_ESPEAK = {"zh": "cmn"}  # ISO 639 code -> espeak-ng's
+
+
+def in_words(
+    text: str,  # As written, in any languages
+    letters=None,  # That the model knows; None: any
+):  # `MixedText`
+    """A text in words, each language by its own rules; what a model cannot say otherwise, in
+    Georgian letters, with a warning. `XttsKaError` if it has nothing that can be spoken."""
+    from xtts_ka.text.mixed import mixed, unseen
+
+    said = mixed(text)
+    if letters is not None and (new := unseen(said.text, letters)):
+        said = mixed(text, foreign="transliterate")
+        note = f"read in Georgian letters, for the model never learned: {' '.join(new[:12])}"
+        said.warnings = [note, *said.warnings]
+    if not any(c.isalpha() for c in said.text):
         raise XttsKaError(f"nothing in {text[:40]!r} can be spoken")
     return said
 
@@ -178,7 +197,13 @@ class FastSpeech2Mel:
         self.model = _load_fastspeech2(self.folder)
         self.speakers = self.model.config.num_speakers or 1
         self._check()
-        self.tokens = _tokens(self.vocab, self.folder)
+        self.warnings: list[str] = []  # Of the last text
+        self.tokens = _tokens(self.vocab, self.folder, self._said)
+
+    def _said(self, text: str, letters) -> str:  # In words that the model knows
+        said = in_words(text, letters)
+        self.warnings = said.warnings
+        return said.text
 
     def _check(self):
         "`CheckpointError` or `ConfigError` if bands or speaker do not fit the model."
@@ -242,18 +267,18 @@ _NEEDED = {
 }
 
 
-def _tokens(vocab: dict, folder) -> Callable:  # text -> tokens
+def _tokens(vocab: dict, folder, said: Callable) -> Callable:  # text -> tokens
     "The tokenizer of a model, chosen by its vocabulary."
     from xtts_ka.text.g2p import GraphemeToPhoneme
     from xtts_ka.text.letters import LETTERS
     from xtts_ka.text.phoneme_inventory import inventory
 
     if all(c in vocab for c in LETTERS):
-        return lambda text: list(normalized(text))
+        return lambda text: list(said(text, set("".join(vocab).lower())))
     g2p = GraphemeToPhoneme()
 
     def phonemes(text):
-        words = g2p.text(normalized(text))
+        words = g2p.text(said(text, LETTERS))
         return [p for word in words for p in (*word, " ")][:-1]
 
     if all(p in vocab for p in inventory("broad", "wikipron")):
@@ -398,6 +423,7 @@ def item_synthesizer(
     cfg: GenerateConfig,
     vocoder,  # From `open_vocoder`
     acoustic: TextToMel | None = None,  # For texts; None: the one of `cfg`
+    warnings: dict | None = None,  # Gets name of an item -> warnings of its text
 ) -> Callable:  # Item -> [T] float32
     "The function that synthesizes one item."
     mel = vocoder.mel
@@ -421,8 +447,10 @@ def item_synthesizer(
         )
 
     def from_text(item):
-        text = item.path.read_text(encoding="utf-8-sig")
-        return vocoder.generate(model(text)).cpu().numpy()
+        spoken = model(item.path.read_text(encoding="utf-8-sig"))
+        if warnings is not None and (found := getattr(model, "warnings", [])):
+            warnings[item.name] = found
+        return vocoder.generate(spoken).cpu().numpy()
 
     return from_text
 
@@ -444,7 +472,8 @@ def generate(
     mode, items, rejects = find_items(cfg.dataset_path, cfg.mode, cfg.split)
     vocoder = vocoder or open_vocoder(cfg.checkpoint_path, cfg.mel, cfg.precision, cfg.chunk)
     out, rate = resolve(cfg.path_to_save), vocoder.mel.sample_rate
-    synthesize = item_synthesizer(mode, cfg, vocoder, acoustic)
+    notes: dict = {}
+    synthesize = item_synthesizer(mode, cfg, vocoder, acoustic, notes)
     seconds, spent, clipped, bad = speak_folder(items, synthesize, out, rate)
     write_rejects(out / "rejects.csv", rejects + bad, "vocoder generate")
     trained = cfg.checkpoint_path != GRIFFIN_LIM
@@ -465,6 +494,7 @@ def generate(
     }
     if mode == "text":
         about["acoustic"] = type(acoustic).__name__ if acoustic else cfg.acoustic
+        about["warnings"] = notes
     write_json(out / "generated.json", about)
     return about
 
@@ -505,6 +535,8 @@ def main(args) -> int:  # 0; 1 if files were left out
     )
     if about["clipped_samples"]:
         print(f"{about['clipped_samples']} samples were above full scale and were clipped")
+    for name, notes in about.get("warnings", {}).items():
+        print(f"{name}: {'; '.join(notes)}")
     if about["rejects"]:
         reasons = display_path(resolve(cfg.path_to_save) / "rejects.csv")
         print(f"{about['rejects']} left out; why: {reasons}")

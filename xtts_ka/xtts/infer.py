@@ -22,7 +22,7 @@ from ..core.files import atomic_write, digest, sha256_file
 from ..core.foreign import reading
 from ..core.synthesis import SynthesisResult
 from ..text.chunks import ENDS, pieces
-from ..text.normalize import normalize
+from ..text.mixed import speakable
 from ..text.reading import lost_words
 from .config import DecodeConfig
 from .export import load_stock, verify_export
@@ -279,7 +279,7 @@ class _Pieces(_Voices):
     ) -> Plan:
         "The text in pieces. `XttsKaError` when nothing speakable is left."
         language = self.vocabulary.language
-        result = normalize(text, language)
+        result = speakable(text, language)
         if not any(c.isalpha() for c in result.text):
             why = "; ".join(map(str, result.warnings)) or "no letter in it"
             raise XttsKaError(

@@ -21,7 +21,7 @@ from ..core.manifest import write_rejects
 from ..core.paths import resolve
 from ..core.ragged import RaggedArray
 from ..corpus.clips import Clips
-from ..text.normalize import normalize
+from ..text.mixed import speakable
 from .base import Base, find_base
 from .config import InitConfig
 from .data import DataManager, load_clips, write_mels
@@ -130,7 +130,7 @@ class _InitSteps:
                 "per line"
             )
         lines = resolve(path).read_text(encoding="utf-8-sig").splitlines()
-        return [normalize(line, self.language).text.lower() for line in lines if line.strip()]
+        return [speakable(line, self.language).text.lower() for line in lines if line.strip()]
 
     def mels(self) -> Tensor:  # [80] mel_stats
         """Both mels of all clips, and `mel_stats.pth`: of the training clips, or the base's
