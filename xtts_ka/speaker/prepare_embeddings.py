@@ -9,13 +9,14 @@ __all__ = ['SUFFIXES', 'PARTS', 'Recordings', 'find_recordings', 'update_metadat
 
 # %% ../../nbs/speaker/prepare_embeddings.ipynb #9ddcf03b
 import os
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import MissingError, XttsKaError
-from ..core.paths import display_path, inside, resolve
+from ..core.paths import display_path, inside, refuse_same_file, resolve, walk
 
 # %% ../../nbs/speaker/prepare_embeddings.ipynb #a41a03f3
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff")
@@ -82,11 +83,10 @@ def _searched(folder):
             "give --segmented_dir a folder of recordings, or --metadata a manifest"
         )
 
-    def hidden(p):
-        return any(part.startswith(".") for part in p.relative_to(folder).parts)
-
-    audio = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    paths = sorted(p for p in audio if not hidden(p))
+    left: list = []
+    paths = sorted(p for p in walk(folder, left) if p.suffix.lower() in SUFFIXES)
+    for path, why in left:
+        print(f"{display_path(path)} is left out: {why}", file=sys.stderr)
     if not paths:
         raise XttsKaError(f"{display_path(folder)}: no recordings in it ({' '.join(SUFFIXES)})")
     files = [p.relative_to(folder).as_posix() for p in paths]
@@ -337,6 +337,7 @@ def prepare_embeddings(
     found = find_recordings(segmented_dir, metadata)
     generator = generator or VoiceEmbeddingGenerator(cfg=cfg, **options)
     root, cfg = resolve(output_dir), generator.cfg
+    refuse_same_file(root, [segmented_dir], "--output_dir")
     mine, complete = store_embeddings(generator, found.voices, root, cfg.overwrite)
     done = Prepared(
         root,

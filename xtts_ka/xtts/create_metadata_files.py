@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core.audio import no_such_file
 from ..core.errors import ConfigError, ManifestError, MissingError
 from ..core.files import digest, fresh_dir, write_json
 from ..core.manifest import Manifest, Reject, read_manifest, write_manifest, write_rejects
-from ..core.paths import display_path, resolve
+from ..core.paths import display_path, find_input, no_such, refuse_same_folder, resolve
 from ..corpus.split import SPLITS, assign_splits
 from ..speaker.store import read_index
 from .filters import reasons
@@ -52,9 +53,9 @@ def find_manifest(
     """The manifest with the texts: the one given, else `data/metadata.csv`, else the nearest above
     a recording."""
     if metadata:
-        if not resolve(metadata).is_file():
-            raise MissingError(f"--metadata {metadata}: no such file")
-        return resolve(metadata)
+        if not find_input(metadata).is_file():
+            raise MissingError(f"--metadata {metadata}: {no_such(metadata)}")
+        return find_input(metadata)
     above = [d / "metadata.csv" for r in list(recordings)[:1] for d in list(Path(r).parents)[:5]]
     found = [
         p
@@ -93,7 +94,7 @@ def match_rows(
         sound, stem = manifest.audio_path(row), Path(row.audio_file).stem
         vector = known.get(os.path.realpath(sound)) or plain.get(stem)
         why = (
-            "missing: no such file"
+            f"missing: {no_such_file(sound).detail}"
             if not sound.is_file()
             else "no embedding: no vector of this recording"
             if vector is None
@@ -149,10 +150,7 @@ def _check_target(out: Path, manifest: Path):
             f"--output_dir {display_path(out)}: it holds other files and would be replaced; give "
             "a new folder, or empty this one"
         )
-    if manifest.is_relative_to(out) or out in (manifest.parent, *manifest.parent.parents):
-        raise ConfigError(
-            f"--output_dir {display_path(out)}: the recordings lie in it; give another folder"
-        )
+    refuse_same_folder(out, [manifest], "--output_dir")
 
 # %% ../../nbs/xtts/create_metadata_files.ipynb #20f65348
 def create_metadata_files(
