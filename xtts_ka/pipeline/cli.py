@@ -10,6 +10,7 @@ import argparse
 import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -275,11 +276,19 @@ def _parsers_modules(sub, words):
         p.set_defaults(do=getattr(found, function))
 
 # %% ../../nbs/pipeline/cli.ipynb #eec47e9e
+class _Parser(argparse.ArgumentParser):
+    "Takes a text that begins with a minus, such as -5°C or -ზე, for a value: no option looks so."
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._negative_number_matcher = re.compile(r"-[^A-Za-z-]")
+
+
 def parser(
     words: Sequence = (),  # The words of the call: which command is used
 ) -> argparse.ArgumentParser:
     "The command line of `xtts-ka`."
-    p = argparse.ArgumentParser(
+    p = _Parser(
         "xtts-ka",
         description="Georgian text-to-speech: from recordings to a voice.",
         allow_abbrev=False,
@@ -338,9 +347,8 @@ def main(
 ) -> int:  # Exit status
     "`xtts-ka`."
     for stream in (sys.stdout, sys.stderr):
-        hasattr(stream, "reconfigure") and stream.reconfigure(
-            errors="replace"
-        )  # A terminal without Georgian shows `?` rather than stopping
+        if hasattr(stream, "reconfigure"):  # UTF-8 in every locale: `?` would lose the text
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "PASSIVE"
     )  # read when torch loads its threads; spinning ones crawl on a busy machine
