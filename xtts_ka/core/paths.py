@@ -189,7 +189,7 @@ def same_file(
     b: str | os.PathLike,
 ) -> bool:
     "Whether two paths are one file or folder, through links too; neither needs to exist."
-    a, b = Path(a).expanduser(), Path(b).expanduser()
+    a, b = resolve(a), resolve(b)
     if os.path.realpath(a) == os.path.realpath(b):
         return True
     return a.exists() and b.exists() and os.path.samefile(a, b)
@@ -215,9 +215,9 @@ def refuse_same_folder(
     option: str = "--out",  # That names `out`, for the message
 ):
     "`ConfigError` when a folder to be written is one that is read, or holds something that is."
-    root = os.path.realpath(Path(out).expanduser())
+    root = os.path.realpath(resolve(out))
     for path in filter(None, inputs):
-        real = os.path.realpath(Path(path).expanduser())
+        real = os.path.realpath(resolve(path))
         if os.path.commonpath([root, real]) == root:
             raise ConfigError(
                 f"{option} {out}: {path}, which is to be read, lies there and could be written"

@@ -11,6 +11,7 @@ import difflib
 import importlib
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -404,11 +405,19 @@ def _parsers_modules(sub, words):
         p.set_defaults(do=getattr(found, function))
 
 # %% ../../nbs/pipeline/cli.ipynb #eec47e9e
+class _Parser(argparse.ArgumentParser):
+    "Takes a text that begins with a minus, such as -5°C or -ზე, for a value: no option looks so."
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._negative_number_matcher = re.compile(r"-[^A-Za-z-]")
+
+
 def parser(
     words: Sequence = (),  # The words of the call: which command is used
 ) -> argparse.ArgumentParser:
     "The command line of `xtts-ka`."
-    p = argparse.ArgumentParser(
+    p = _Parser(
         "xtts-ka",
         description="Georgian text-to-speech: from recordings to a voice.",
         allow_abbrev=False,
@@ -493,11 +502,8 @@ def main(
 ) -> int:  # Exit status
     "`xtts-ka`."
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # A terminal without Georgian shows `?` rather than stopping; a file or a pipe on
-            # Windows would have an old code page, and lose every letter
-            pipe = WINDOWS and not stream.isatty()
-            stream.reconfigure(errors="replace", **({"encoding": "utf-8"} if pipe else {}))
+        if hasattr(stream, "reconfigure"):  # UTF-8 in every locale: `?` would lose the text
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "PASSIVE"
     )  # read when torch loads its threads; spinning ones crawl on a busy machine

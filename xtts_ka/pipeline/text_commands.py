@@ -6,33 +6,60 @@
 __all__ = ['read_lines', 'normalize_lines', 'phonemize_lines', 'run_lines']
 
 # %% ../../nbs/pipeline/text_commands.ipynb #b6f2e779
+import contextlib
 import json
 import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from ..core.errors import MissingError
+from ..core.errors import MissingError, XttsKaError
+from ..core.paths import find_input, no_such
 
 # %% ../../nbs/pipeline/text_commands.ipynb #60ac3435
+def _typed(text: str) -> str:
+    "A word of the command line, read as UTF-8 in every locale."
+    with contextlib.suppress(UnicodeError):
+        return os.fsencode(text).decode()
+    return text
+
+
+def _refuse_utf16(path: Path):
+    with open(path, "rb") as f:
+        begins = f.read(2) if path.is_file() else b""
+    if begins in (b"\xff\xfe", b"\xfe\xff"):
+        raise XttsKaError(f"{path}: UTF-16 text; save it as UTF-8")
+
+
 def read_lines(
     texts: list,  # Texts given on the command line
     path: str = "",  # Else a file, `-` for standard input
 ):  # Yields lines without their end
     "The input lines. `MissingError` names a missing file."
     if texts:
-        yield from (line for text in texts for line in text.splitlines() or [""])
+        yield from (line for text in map(_typed, texts) for line in text.splitlines() or [""])
     elif path in ("", "-"):
         if hasattr(sys.stdin, "reconfigure"):
             sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")
         yield from (line.rstrip("\r\n") for line in sys.stdin)
-    elif not Path(path).is_file():
+    elif not (place := find_input(path)).exists():
         raise MissingError(
-            f"{path}: no such file; give a UTF-8 text file, or `-` for standard input"
+            f"{path}: {no_such(path)}; give a UTF-8 text file, or `-` for standard input"
         )
     else:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as f:
+        _refuse_utf16(place)
+        with open(place, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as f:
             yield from (line.rstrip("\r\n") for line in f)
+
+
+def _lost(warnings: list) -> str:
+    "Letters and digits of scripts that the normaliser does not read; signs are no loss."
+    left = (w.removeprefix("left out: ") for w in warnings if w.startswith("left out: "))
+    return " ".join(c for part in left for c in part.split() if len(c) == 1 and c.isalnum())
+
+
+def _unsaid(lost: str) -> str:
+    return f"no reading for {lost}, left out" if lost else "nothing in it can be said"
 
 
 def _warn(number: int, line: str, what: str):
@@ -54,9 +81,10 @@ def normalize_lines(
     normalizer = KaNormalizer(NormConfig(latin=latin))  # type: ignore[arg-type]  # pydantic asks
     for number, line in enumerate(lines, 1):
         result = normalizer.normalize(line)
-        said = any(c.isalpha() for c in result.text)
+        lost = _lost(result.warnings)
+        said = any(c.isalpha() for c in result.text) and not lost
         if line.strip() and not said:
-            _warn(number, line, "nothing in it can be said")
+            _warn(number, line, _unsaid(lost))
         elif verbose:
             for w in result.warnings:
                 _warn(number, line, w)
@@ -98,8 +126,9 @@ def phonemize_lines(
     for number, line in enumerate(lines, 1):
         result = processor(line)
         words = [w for w in result.words if w.phonemes]
-        if line.strip() and not words:
-            _warn(number, line, "nothing in it can be said")
+        lost = _lost(result.warnings)
+        if line.strip() and (lost or not words):
+            _warn(number, line, _unsaid(lost))
         said = write(line) if write else " | ".join(" ".join(w.phonemes) for w in words)
         if as_json:
             said = json.dumps(
@@ -114,7 +143,7 @@ def phonemize_lines(
                 },
                 ensure_ascii=False,
             )
-        yield said, bool(words) or not line.strip()
+        yield said, bool(words) and not lost or not line.strip()
 
 # %% ../../nbs/pipeline/text_commands.ipynb #446d2d9b
 def run_lines(
@@ -124,7 +153,7 @@ def run_lines(
     "Write the lines; report at the end how many could not be read."
     lost, total = (_write_whole if out else _write)(results, out)
     if lost:
-        print(f"{lost} of {total} lines could not be said and came out empty", file=sys.stderr)
+        print(f"{lost} of {total} lines were not said whole; each is named above", file=sys.stderr)
     return int(lost > 0)
 
 

@@ -204,7 +204,7 @@ PATHS = {
 
 
 def _train(args) -> int:
-    from xtts_ka.core.paths import display_path, resolve
+    from xtts_ka.core.paths import display_path, find_input, refuse_same_file, resolve
     from xtts_ka.sovits.config import load_sovits
 
     cfg = load_sovits(args.config or None, args.overrides)
@@ -216,7 +216,8 @@ def _train(args) -> int:
     from xtts_ka.sovits.stage import Sovits2Stage
 
     torch.set_num_threads(cfg.threads)
-    segments, out = resolve(cfg.dataset_path), resolve(cfg.path_to_save)
+    segments, out = find_input(cfg.dataset_path), resolve(cfg.path_to_save)
+    refuse_same_file(out, [segments], "path_to_save")
     stage = Sovits2Stage(cfg, segments, out, cfg.seed, cfg.language)
     for row in stage.prepare():
         print("  ".join(f"{k}: {v}" for k, v in row.items()))
@@ -238,7 +239,7 @@ def _tokenize(args) -> int:
 
     import torch
 
-    from xtts_ka.core.paths import resolve
+    from xtts_ka.core.paths import find_input, refuse_same_file, resolve
     from xtts_ka.core.shards import which_shard
     from xtts_ka.sovits.tokens import tokenize_corpus
 
@@ -251,7 +252,8 @@ def _tokenize(args) -> int:
         local = int(os.environ.get("LOCAL_RANK", 0))
         device = f"cuda:{local % gpus}" if gpus else "cpu"
     torch.set_num_threads(args.threads)
-    manifest, model, out = map(resolve, (args.manifest, args.model, args.out))
+    manifest, model, out = find_input(args.manifest), find_input(args.model), resolve(args.out)
+    refuse_same_file(out, [manifest, manifest.parent, model])
     print(tokenize_corpus(manifest, model, out, rank, world, device, args.max_seconds))
     return 0
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.audio import is_silent, read_audio
 from ..core.errors import AudioError, MissingError
-from ..core.paths import display_path, resolve
+from ..core.paths import display_path, resolve, walk
 from ..core.randomness import rng
 from .config import AugmentConfig
 from .data import SUFFIXES
@@ -23,7 +23,7 @@ def _sounds_of(path) -> list:
     "The file itself, or all sound files below a folder, sorted."
     if path.is_file():
         return [path]
-    return sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    return sorted(p for p in walk(path) if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 def sound_files(

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core.errors import ManifestError, MissingError
 from ..core.files import atomic_write
-from ..core.paths import display_path, inside, resolve
+from ..core.paths import display_path, find_input, inside, refuse_same_file, resolve
 from .commands import Command, pairs_option
 from .verification import Trials, eer, min_dcf, read_trials
 
@@ -195,6 +195,8 @@ def _score_options(parser: argparse.ArgumentParser):
 def _score(args) -> int:
     from xtts_ka.speaker.create_speaker_embeddings import file_label
 
+    if args.output:
+        refuse_same_file(resolve(args.output), [find_input(args.pairs)], "--output")
     print(compute_score(args.pairs, args.embeddings, file_label(args.model_name), args.output))
     return 0
 

@@ -8,6 +8,7 @@ __all__ = ['SUFFIXES', 'LAYOUTS', 'Utterance', 'scan_folder', 'at_speeds', 'Wave
 
 # %% ../../nbs/speaker/data.ipynb #05679c66
 import os
+import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,8 @@ import numpy as np
 from ..core.audio import is_silent, probe, read_audio, read_crop, resample
 from ..core.errors import AudioError, ConfigError, ManifestError, MissingError
 from ..core.files import digest, fresh_dir, read_json, write_json
-from ..core.paths import display_path, resolve
+from ..core.manifest import tell
+from ..core.paths import display_path, find_input, no_such, walk
 from ..core.progress import bar
 from ..core.randomness import permutation, rng
 from ..corpus.loaders import has_table, read_data_set
@@ -46,10 +48,9 @@ def _audio_files(folder: Path, depth: int) -> list:
     "Audio files exactly `depth` folders below, sorted; hidden ones are left out."
 
     def wanted(p):
-        hidden = any(part.startswith(".") for part in p.relative_to(folder).parts)
-        return p.suffix.lower() in SUFFIXES and p.is_file() and not hidden
+        return p.suffix.lower() in SUFFIXES and len(p.relative_to(folder).parts) == depth + 1
 
-    return sorted(p for p in folder.glob("*/" * depth + "*") if wanted(p))
+    return sorted(p for p in walk(folder) if wanted(p))
 
 # %% ../../nbs/speaker/data.ipynb #07f6e1be
 def _by_folder(root: Path, sessions: bool) -> list:
@@ -80,6 +81,7 @@ def _libritts(root: Path, sessions: bool) -> list:
 def _metadata(root: Path, sessions: bool) -> list:
     "The rows of a manifest; a speaker has a folder where nobody else's recordings are in it."
     manifest = read_data_set(root)
+    tell(manifest)
     folders: dict[str, set] = {}
     for row in manifest.rows:
         folders.setdefault(row.speaker_name, set()).add(manifest.audio_path(row).parent)
@@ -105,19 +107,20 @@ def scan_folder(
     multi_rec_session: bool = False,  # Layout folder: a folder per session inside the speaker's
 ) -> list:  # of Utterance, sorted by path
     "Recordings and speakers; `MissingError` for a missing or empty folder, else `ConfigError`."
-    root = resolve(path)
+    root = find_input(path)
     if layout not in LAYOUTS:
         raise ConfigError(f"layout {layout!r} is not known; use one of {', '.join(LAYOUTS)}")
     if not root.is_dir():
         raise MissingError(
-            f"{display_path(root)}: no such folder; "
-            f"give the root of the recordings (layout {layout})"
+            f"{path}: {no_such(path, 'folder')}; give the root of the recordings (layout {layout})"
         )
     if layout == "auto":
         layout = _layout(root)
     found = _READERS[layout](root, multi_rec_session)
     if not found:
         raise MissingError(_no_recordings(root, layout, multi_rec_session))
+    if layout != "metadata":
+        _tell_left_out(root, layout, found)
     return sorted(found, key=lambda u: u.path)
 
 
@@ -130,6 +133,21 @@ def _layout(root: Path) -> str:
     deep = next((p for n in (2, 3) for p in _audio_files(root, n)[:1]), None)
     texts = deep is not None and deep.with_suffix(".normalized.txt").is_file()
     return "LibriTTS" if texts and not _audio_files(root, 1) else "folder"
+
+
+def _tell_left_out(root: Path, layout: str, found: list):
+    "Say which recordings below a folder do not lie as the layout has it, or cannot be reached."
+    left: list = []
+    sounds = {p for p in walk(root, left) if p.suffix.lower() in SUFFIXES}
+    other = sounds - {u.path for u in found}
+    if layout == "VCTK":
+        other = {p for p in other if not p.stem.endswith("_mic2")}
+    if other:
+        first = display_path(min(other))
+        what = f"{len(other)} recordings do not lie as in the layout {layout}"
+        print(f"{what} and are left out, the first: {first}", file=sys.stderr)
+    for path, why in left:
+        print(f"{display_path(path)} is left out: {why}", file=sys.stderr)
 
 
 def _no_recordings(root: Path, layout: str, sessions: bool) -> str:

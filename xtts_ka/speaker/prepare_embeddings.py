@@ -10,13 +10,14 @@ __all__ = ['SUFFIXES', 'PARTS', 'Recordings', 'find_recordings', 'update_metadat
 # %% ../../nbs/speaker/prepare_embeddings.ipynb #9ddcf03b
 import csv
 import os
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import MissingError, XttsKaError
-from ..core.paths import display_path, inside, resolve
+from ..core.paths import display_path, inside, refuse_same_file, resolve, walk
 from ..corpus.loaders import has_table, read_data_set
 
 # %% ../../nbs/speaker/prepare_embeddings.ipynb #a41a03f3
@@ -84,11 +85,10 @@ def _searched(folder):
             "give --segmented_dir a folder of recordings, or --metadata a manifest"
         )
 
-    def hidden(p):
-        return any(part.startswith(".") for part in p.relative_to(folder).parts)
-
-    audio = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    paths = sorted(p for p in audio if not hidden(p))
+    left: list = []
+    paths = sorted(p for p in walk(folder, left) if p.suffix.lower() in SUFFIXES)
+    for path, why in left:
+        print(f"{display_path(path)} is left out: {why}", file=sys.stderr)
     if not paths:
         raise XttsKaError(f"{display_path(folder)}: no recordings in it ({' '.join(SUFFIXES)})")
     files = [p.relative_to(folder).as_posix() for p in paths]
@@ -353,6 +353,7 @@ def prepare_embeddings(
     found = find_recordings(segmented_dir, metadata)
     generator = generator or VoiceEmbeddingGenerator(cfg=cfg, **options)
     root, cfg = resolve(output_dir), generator.cfg
+    refuse_same_file(root, [segmented_dir], "--output_dir")
     mine, complete = store_embeddings(generator, found.voices, root, cfg.overwrite)
     done = Prepared(
         root,

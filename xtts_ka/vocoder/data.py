@@ -18,7 +18,7 @@ from ..core.audio import is_silent, read_audio, read_crop
 from ..core.errors import AudioError, ConfigError, MissingError, XttsKaError
 from ..core.files import digest
 from ..core.manifest import Reject
-from ..core.paths import display_path, resolve
+from ..core.paths import display_path, find_input, no_such, resolve, walk
 from ..core.progress import bar
 from ..core.randomness import rng
 from ..corpus.loaders import has_table, read_data_set
@@ -40,10 +40,10 @@ def find_sources(
     folder,  # With `metadata.csv`, or recordings and folders of recordings
 ) -> tuple:  # ([Source] sorted by name, [Reject] of the manifest)
     "Recordings of a folder. `MissingError` if it does not exist or has none."
-    root = resolve(folder)
+    root = find_input(folder)
     if not root.is_dir():
         raise MissingError(
-            f"{display_path(root)}: no such folder; give one with recordings or with "
+            f"{folder}: {no_such(folder, 'folder')}; give one with recordings or with "
             "metadata.csv, e.g. data.train=outputs/demo/segments"
         )
     if has_table(root):
@@ -53,8 +53,11 @@ def find_sources(
             Source(manifest.audio_path(r), r.audio_file, r.split, r.line) for r in manifest.rows
         ]
     else:
-        rejects = []
-        found = [Source(p, p.relative_to(root).as_posix()) for p in _audio_files(root)]
+        left: list = []
+        found = [Source(p, p.relative_to(root).as_posix()) for p in _audio_files(root, left)]
+        rejects = [
+            Reject(0, p.relative_to(root).as_posix(), why, display_path(root)) for p, why in left
+        ]
     if not found:
         raise MissingError(
             f"{display_path(root)}: no recordings ({', '.join(AUDIO_SUFFIXES)}) in it or below it"
@@ -62,10 +65,10 @@ def find_sources(
     return sorted(found, key=lambda s: s.name), rejects
 
 
-def _audio_files(root: Path) -> list[Path]:
+def _audio_files(root: Path, left_out: list) -> list[Path]:
     "Audio files in a folder and below it, hidden ones left out."
-    files = [p for p in root.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()]
-    return sorted(p for p in files if not any(x.startswith(".") for x in p.relative_to(root).parts))
+    files = walk(root, left_out)
+    return sorted(p for p in files if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
 
 # %% ../../nbs/vocoder/data.ipynb #4765f0eb
 def _position(name: str) -> float:  # In [0, 1), a hash of the name

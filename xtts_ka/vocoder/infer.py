@@ -23,7 +23,7 @@ from ..core.config import build, config, load
 from ..core.errors import AudioError, CheckpointError, ConfigError, MissingError, XttsKaError
 from ..core.files import read_json, write_json
 from ..core.manifest import Reject, write_rejects
-from ..core.paths import display_path, resolve
+from ..core.paths import display_path, find_input, no_such, refuse_same_file, resolve, walk
 from ..core.progress import bar
 from ..corpus.loaders import has_table, read_data_set
 from .config import AUDIO_SUFFIXES, MelConfig, plain_overrides
@@ -312,9 +312,9 @@ def find_items(
     split: str = "",  # Of metadata.csv
 ) -> tuple:  # (mode, [Item], [Reject])
     "Items of a folder. `MissingError` without any; `ConfigError` for two items of one name."
-    folder = resolve(folder)
+    given, folder = folder, find_input(folder)
     if not folder.is_dir():
-        raise MissingError(f"{folder}: no such folder")
+        raise MissingError(f"{given}: {no_such(given, 'folder')}")
     mode = _find_mode(folder, mode)
     rejects: list = []
     if mode == "audio" and not (folder / "audio").is_dir() and has_table(folder):
@@ -322,7 +322,9 @@ def find_items(
     else:
         place = folder / _FOLDERS[mode]
         place = place if place.is_dir() else folder
-        paths = _below(place, _KINDS[mode])
+        left: list = []
+        paths = _below(place, _KINDS[mode], left_out=left)
+        rejects = [Reject(0, p.name, why, display_path(p)) for p, why in left]
         items = [Item(p.relative_to(place).with_suffix("").as_posix(), p) for p in paths]
     if not items:
         where = f" of split {split!r}" if split else ""
@@ -375,9 +377,9 @@ _WHERE = {
 }
 
 
-def _below(folder, suffixes, deep=True) -> list:
+def _below(folder, suffixes, deep=True, left_out=None) -> list:
     "Files of a folder (`deep`: and below it) by suffix, hidden ones left out."
-    found = folder.rglob("*") if deep else folder.glob("*")
+    found = walk(folder, left_out) if deep else folder.glob("*")
     paths = [p for p in found if p.suffix.lower() in suffixes and not p.name.startswith(".")]
     return sorted(p for p in paths if p.is_file())
 
@@ -404,7 +406,7 @@ def speak_folder(
     for item in bar(items, "generating"):
         try:
             wav = speak(item)
-        except (XttsKaError, UnicodeDecodeError) as e:
+        except (XttsKaError, UnicodeDecodeError, OSError) as e:
             rejects.append(Reject(0, item.name, _reason(e), display_path(item.path)))
             continue
         clipped += write_audio(Path(out) / f"{item.name}.wav", wav, rate)
@@ -415,6 +417,8 @@ def speak_folder(
 def _reason(e) -> str:
     if isinstance(e, AudioError):
         return f"{e.reason}: {e.detail}"
+    if isinstance(e, OSError):
+        return f"unreadable: {e.strerror or e}"
     return "not UTF-8" if isinstance(e, UnicodeDecodeError) else str(e).splitlines()[0]
 
 # %% ../../nbs/vocoder/infer.ipynb #12091515
@@ -461,6 +465,15 @@ def _acoustic_model(cfg: GenerateConfig, mel: MelConfig) -> TextToMel:
     return FastSpeech2Mel(cfg.acoustic, cfg.speaker)
 
 # %% ../../nbs/vocoder/infer.ipynb #e4d5f5ee
+def _spare_inputs(cfg: GenerateConfig, items: list):
+    "`ConfigError` when what is written would replace what is read."
+    folder, out = resolve(cfg.dataset_path), resolve(cfg.path_to_save)
+    places = [folder, *(folder / name for name in _FOLDERS.values() if (folder / name).is_dir())]
+    refuse_same_file(out, places, "path_to_save")
+    for item in items:
+        refuse_same_file(out / f"{item.name}.wav", [item.path], "path_to_save: ")
+
+
 def generate(
     cfg: GenerateConfig,
     vocoder=None,  # None: that of `cfg`
@@ -470,6 +483,7 @@ def generate(
 
     Errors: `MissingError`, `ConfigError`, `CheckpointError`."""
     mode, items, rejects = find_items(cfg.dataset_path, cfg.mode, cfg.split)
+    _spare_inputs(cfg, items)
     vocoder = vocoder or open_vocoder(cfg.checkpoint_path, cfg.mel, cfg.precision, cfg.chunk)
     out, rate = resolve(cfg.path_to_save), vocoder.mel.sample_rate
     notes: dict = {}

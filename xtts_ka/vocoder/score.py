@@ -22,7 +22,7 @@ from ..core.config import config, load
 from ..core.errors import AudioError, ConfigError, MissingError
 from ..core.files import atomic_write, read_json, write_json
 from ..core.manifest import Reject, write_rejects
-from ..core.paths import display_path, resolve
+from ..core.paths import display_path, find_input, no_such, resolve, walk
 from ..core.progress import bar
 from ..core.randomness import rng
 from .config import AUDIO_SUFFIXES, MelConfig, plain_overrides
@@ -59,14 +59,12 @@ def audio_files(
     folder,  # Where to look, also below
 ) -> dict:  # relative name without suffix -> path, sorted
     "Audio files of a folder. `MissingError` without any; `ConfigError` for two of one name."
-    folder = resolve(folder)
+    given, folder = folder, find_input(folder)
     if not folder.is_dir():
-        raise MissingError(f"{folder}: no such folder")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+        raise MissingError(f"{given}: {no_such(given, 'folder')}")
+    found = sorted(p for p in walk(folder) if p.suffix.lower() in AUDIO_SUFFIXES)
     out: dict[str, Path] = {}
     for p in found:
-        if any(x.startswith(".") for x in p.relative_to(folder).parts):
-            continue
         name = p.relative_to(folder).with_suffix("").as_posix()
         if name in out:
             raise ConfigError(

@@ -22,7 +22,7 @@ from ..core.errors import MissingError
 from ..core.files import atomic_write, read_jsonl, sha256_file, tree_digest, write_json
 from ..core.loop import FitResult, Interrupted, Task, fit, load_models, lr_scale
 from ..core.manifest import write_rejects
-from ..core.paths import display_path, resolve, slug
+from ..core.paths import display_path, refuse_same_file, resolve, slug
 from ..core.randomness import seeded_step
 from .checkpoint import load_generator, save_generator
 from .config import VocoderConfig, load_vocoder_config, plain_overrides
@@ -404,6 +404,7 @@ def train(
     `Interrupted`, `TrainingDiverged` and `CheckpointError` come from the loop."""
     cfg = with_overrides(cfg, overrides)
     out = resolve(out_dir)
+    refuse_same_file(out, [cfg.data.train, cfg.data.val, cfg.data.mels], "path_to_save")
     task, rejects = prepared or prepare(cfg, out)
     if rejects and _is_leader():
         first = f"{rejects[0].item}: {rejects[0].reason}"

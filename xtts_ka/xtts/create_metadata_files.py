@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core.audio import no_such_file
 from ..core.errors import ConfigError, ManifestError, MissingError, XttsKaError, guarded
 from ..core.files import atomic_write, digest, fresh_dir, read_json, sha256_file, write_json
 from ..core.manifest import Manifest, Reject, write_manifest, write_rejects
-from ..core.paths import display_path, resolve
+from ..core.paths import display_path, find_input, no_such, refuse_same_folder, resolve
 from ..corpus.loaders import read_data_set
 from ..corpus.split import SPLITS, assign_splits
 from ..speaker.prepare_embeddings import find_recordings, split_parts, update_metadata
@@ -58,9 +59,9 @@ def find_manifest(
     """The manifest with the texts: the one given, else `data/metadata.csv`, else the nearest above
     a recording."""
     if metadata:
-        if not resolve(metadata).is_file():
-            raise MissingError(f"--metadata {metadata}: no such file")
-        return resolve(metadata)
+        if not find_input(metadata).is_file():
+            raise MissingError(f"--metadata {metadata}: {no_such(metadata)}")
+        return find_input(metadata)
     above = [d / "metadata.csv" for r in list(recordings)[:1] for d in list(Path(r).parents)[:5]]
     found = [
         p
@@ -99,7 +100,7 @@ def match_rows(
         sound, stem = manifest.audio_path(row), Path(row.audio_file).stem
         vector = known.get(os.path.realpath(sound)) or plain.get(stem)
         why = (
-            "missing: no such file"
+            f"missing: {no_such_file(sound).detail}"
             if not sound.is_file()
             else "no embedding: no vector of this recording"
             if vector is None
@@ -155,10 +156,7 @@ def _check_target(out: Path, manifest: Path):
             f"--output_dir {display_path(out)}: it holds other files and would be replaced; give "
             "a new folder, or empty this one"
         )
-    if manifest.is_relative_to(out) or out in (manifest.parent, *manifest.parent.parents):
-        raise ConfigError(
-            f"--output_dir {display_path(out)}: the recordings lie in it; give another folder"
-        )
+    refuse_same_folder(out, [manifest], "--output_dir")
 
 # %% ../../nbs/xtts/create_metadata_files.ipynb #5eed7720
 _CANON = {"valid": "val", "validation": "val", "dev": "val", "eval": "test"}

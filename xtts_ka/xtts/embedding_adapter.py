@@ -22,7 +22,7 @@ from ..core.audio import read_audio
 from ..core.config import config, load, read_config
 from ..core.errors import MissingError, XttsKaError, guarded
 from ..core.files import DigestCache, atomic_write, digest, write_json
-from ..core.paths import display_path, resolve, slug
+from ..core.paths import display_path, refuse_same_file, resolve, slug
 from ..core.progress import bar
 from ..core.randomness import rng
 from ..corpus.split import place
@@ -260,6 +260,7 @@ class _Voices:
         self.xtts = xtts
         self.map: RidgeMap | None = None
         self.out = resolve(self.cfg.output_dir)
+        refuse_same_file(self.out, [self.cfg.embeddings_dir, self.cfg.model], "output_dir")
         self.folder: Any = None if xtts else find_base(self.cfg.model, self.cfg.accept_licence)
         self.made_by = model_digest or self._digest_model()
 
@@ -268,7 +269,8 @@ class _Voices:
         names = ("model.pth", "config.json", "mel_stats.pth")
         there = [n for n in names if (self.folder / n).is_file()]
         found = {n: cache.file(self.folder / n) for n in there}
-        cache.save()
+        if self.out.is_dir():  # Else a call that fails next would leave an empty folder behind
+            cache.save()
         return digest(found)
 
     @property
