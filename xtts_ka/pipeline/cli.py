@@ -17,7 +17,6 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..core.errors import ConfigError, guarded
-from ..core.processes import WINDOWS
 
 # %% ../../nbs/pipeline/cli.ipynb #bcb1792a
 def _run(args) -> int:
