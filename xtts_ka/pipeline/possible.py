@@ -6,15 +6,19 @@
 __all__ = ['lacking', 'needed_by', 'clips_of', 'outlook_lines', 'look']
 
 # %% ../../nbs/pipeline/possible.ipynb #ae2af020
+from typing import TYPE_CHECKING
+
 from ..core.errors import XttsKaError
 from ..core.paths import display_path
-from ..corpus.look import Facts, facts, look_at, told
+
+if TYPE_CHECKING:  # `run --list` does without numpy
+    from xtts_ka.corpus.look import Facts
 
 # %% ../../nbs/pipeline/possible.ipynb #f9a06503
 def lacking(
     cfg,  # Object of `run_config(stages)`
     stages: tuple,  # Of the run
-    found: Facts,  # Of its corpus, or of its clips
+    found: "Facts",  # Of its corpus, or of its clips
 ) -> dict:  # Stage -> why the corpus is not enough for it
     "The stages that cannot be done with so small a corpus."
     out = {}
@@ -29,9 +33,10 @@ def needed_by(name: str, stages: tuple) -> list[str]:
     return [s.name for s in stages if name in s.needs]
 
 # %% ../../nbs/pipeline/possible.ipynb #94d5f580
-def clips_of(run) -> Facts | None:
+def clips_of(run):  # `Facts`, or None
     "Facts of the clips that `segments` has made; None: it has not, or they cannot be read."
     from xtts_ka.core.manifest import read_manifest
+    from xtts_ka.corpus.look import facts
 
     path = run.dir / "segments" / "metadata.csv"
     if not path.is_file():
@@ -45,7 +50,7 @@ def clips_of(run) -> Facts | None:
 def outlook_lines(
     cfg,  # Object of `run_config(stages)`
     stages: tuple,  # Of the run
-    found: Facts,
+    found: "Facts",
     where: str = "",  # What was looked at
 ) -> list[str]:
     "One line of what can be done, and one for each stage that cannot."
@@ -65,6 +70,8 @@ def look(
     chosen: tuple,  # Stages of the call
 ) -> tuple[list[str], dict]:  # (lines, {stage that is left out: why})
     "A look at the recordings of a run that begins with a folder; the errors of `read_corpus`."
+    from xtts_ka.corpus.look import look_at, told
+
     corpus = getattr(run.cfg, "corpus", None)
     if getattr(corpus, "source", "") != "folder" or "corpus" not in [s.name for s in chosen]:
         return [], {}
