@@ -353,7 +353,7 @@ HOW = {
 # Other programs, and commands that need what is not here -> the test that runs them
 ELSEWHERE = {
     ("make", "test"): "tests/test_house.py::test_make_help_lists_the_targets",
-    ("make", "lab"): "tests/test_printed_commands.py::test_lab_opens_at_the_root",
+    ("make", "lab"): "tests/test_first_use.py::test_lab_opens_at_the_root",
     ("make", "docs"): "tests/test_docs.py::test_command_reference",
     ("make", "setup"): "tests/test_house.py::test_make_help_lists_the_targets",
     ("make", "bench"): "tests/test_house.py::test_make_help_lists_the_targets",
