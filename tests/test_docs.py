@@ -127,6 +127,34 @@ def test_every_tutorial_is_on_the_site_in_the_order_given():
     assert places == sorted(places) and places[-1] < blocks.index("core/a") < blocks.index("cli")
 
 
+def test_results_stand_first_and_come_from_the_demonstration():
+    names = ["index", "results", "scaling", "gallery", "commands", "guides/demonstration"]
+    found = docs.contents(
+        [Path(f"{n}.md") for n in [*names, "tutorials/first_run", "guides/voices"]]
+    )
+    places = [
+        found.source.index(x) for x in ("\nresults", "\nguides/demo", "tutorials/", "\ncommands")
+    ]
+    assert places == sorted(places)
+    kept = ROOT / "nbs/images/gallery/gallery.json"
+    assert '"run": "demo"' in kept.read_text(encoding="utf-8")
+    assert '"run": "demo"' in (ROOT / "nbs/results/demo.json").read_text(encoding="utf-8")
+
+
+def test_command_reference(tmp_path, monkeypatch):
+    "A heading for every command and each of its parts, its options with their defaults."
+    from xtts_ka.pipeline.cli import _MODULES
+
+    monkeypatch.setattr(docs, "PAGES", tmp_path)
+    names = docs.write_commands()
+    page = (tmp_path / "commands.md").read_text(encoding="utf-8")
+    assert {"run", "normalize", "config", *_MODULES} <= set(names)
+    for command in [*names, "sovits speak", "sovits train-tokenizer", "vocoder train", "hub push"]:
+        assert f"\n## `xtts-ka {command}`\n" in page, command
+    assert "| `--explain` |" in page and "| `--mode` | `broad` |" in page
+    assert "==SUPPRESS==" not in page
+
+
 def test_broken_links_are_found(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "index.html").write_text(

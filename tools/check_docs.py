@@ -18,6 +18,8 @@ SITE = ROOT / "_docs"
 WORDS = {
     "GradientReversal or resample": "resample",
     "a word of a heading": "checkpoint",
+    "a command": "create-metadata",
+    "a command of two words": "train-tokenizer",
     "Georgian, as it stands": "გამარჯობა",
     "Georgian, the beginning of a word": "თბილის",
 }

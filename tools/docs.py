@@ -287,16 +287,77 @@ def toctree(caption, names):
     return "\n".join(["```{toctree}", f":caption: {caption}", ":hidden:", "", *names, "```"])
 
 
+RESULTS = ("results", "guides/demonstration", "gallery", "scaling")  # What a visitor wants first
+COMMANDS = "commands"  # Page of the command line
+
+
 def contents(pages):
-    """Tables of contents for the first page, one a folder, the tutorials in the order that their
-    page gives."""
-    names, blocks = [p.with_suffix("").as_posix() for p in pages], []
+    """Tables of contents for the first page: results first, then one a folder, the tutorials in the
+    order that their page gives."""
+    names = [p.with_suffix("").as_posix() for p in pages]
+    first = [n for n in RESULTS if n in names]
+    blocks = [toctree("Results", first)] if first else []
+    names = [n for n in names if n not in first]
     for folder, caption in FOLDERS.items():
         if found := [n for n in names if n.partition("/")[0] == folder and "/" in n]:
             blocks.append(toctree(caption, sorted(found, key=place)))
-    return nbformat.v4.new_markdown_cell(
-        "\n\n".join([*blocks, toctree("More", [n for n in names if "/" not in n and n != "index"])])
-    )
+        if folder == "guides" and COMMANDS in names:
+            blocks.append(toctree("Reference", [COMMANDS]))
+    rest = [n for n in names if "/" not in n and n not in ("index", COMMANDS)]
+    return nbformat.v4.new_markdown_cell("\n\n".join([*blocks, toctree("More", rest)]))
+
+
+def command_help(command, parser):
+    "A command as markdown: how it is called, what it does, its options with their defaults."
+    import argparse
+
+    inner = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    lines = [f"## `{parser.prog}`", "", parser.description or "", ""]
+    lines += ["```", " ".join(parser.format_usage().removeprefix("usage: ").split()), "```", ""]
+    rows = []
+    for a in parser._actions:
+        if a.help in (None, argparse.SUPPRESS) or a in inner or a.dest == "help":
+            continue
+        name = ", ".join(f"`{o}`" for o in a.option_strings) or f"`{a.metavar or a.dest}`"
+        plain = a.default in (None, "", argparse.SUPPRESS, [], ()) or a.default is False
+        meaning = " ".join((a.help % {**vars(a), "prog": parser.prog}).split())
+        rows.append(
+            f"| {name} | {'' if plain else f'`{a.default}`'} | {meaning} |".replace("\n", " ")
+        )
+    if rows:
+        lines += ["| option | default | meaning |", "|---|---|---|", *rows, ""]
+    for group in inner:
+        for name, sub in group.choices.items():
+            lines += command_help(f"{command} {name}", sub)
+    return lines
+
+
+def write_commands():
+    """The page of all commands, from the parsers themselves: every command, such as
+    `create-metadata` or `sovits speak`, is a heading, so that the search finds it."""
+    import argparse
+
+    from xtts_ka.pipeline import cli
+    from xtts_ka.pipeline.stages import STAGES
+
+    parser = cli.parser(list(cli._MODULES))
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
+    lines = [
+        "# Command line",
+        "",
+        "> Every command of `xtts-ka`, with its options and their defaults.",
+        "",
+        "The same is printed by `xtts-ka COMMAND --help`. What a run can be told by `KEY=VALUE` is"
+        " printed by `xtts-ka config --explain SECTION`, for the sections "
+        + ", ".join(f"`{s.name}`" for s in STAGES)
+        + "; their tables stand on the pages of the configurations.",
+        "",
+    ]
+    for name, sub in commands.items():
+        lines += command_help(name, sub)
+    PAGES.mkdir(parents=True, exist_ok=True)
+    (PAGES / f"{COMMANDS}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return list(commands)
 
 
 def write_gallery(nbs):  # Whether there is one
@@ -343,7 +404,8 @@ def prepare(nbs):
     )
     if Path("index.ipynb") not in pages:
         sys.exit(f"{nbs / 'index.ipynb'} is missing: the site needs its first page")
-    made = [Path("gallery.md")] * write_gallery(nbs)
+    write_commands()
+    made = [Path(f"{COMMANDS}.md"), *[Path("gallery.md")] * write_gallery(nbs)]
     for page in pages:
         (PAGES / page).parent.mkdir(parents=True, exist_ok=True)
         if page.suffix == ".md":

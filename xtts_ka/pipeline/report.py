@@ -938,17 +938,17 @@ def _everyday_table(summary, rates) -> dict:
 def _everyday_note(held, whole, rates) -> str:
     "A summary of all synthesis chains."
     each = (
-        f"{100 * rate:.1f} % of the letters as {by} speaks them ({100 * whole[by]['low']:.0f} to"
-        f" {100 * whole[by]['high']:.0f} %), {whole[by]['stopped']} of {whole[by]['texts']} ended"
-        " by themselves"
+        f"{by} {100 * rate:.1f} % ({100 * whole[by]['low']:.0f} to"
+        f" {100 * whole[by]['high']:.0f} %; {whole[by]['stopped']} of {whole[by]['texts']} ended"
+        " by themselves)"
         for by, rate in rates.items()
         if by != "recording"
     )
-    floor = f"; in the recordings {100 * rates['recording']:.1f} %" if "recording" in rates else ""
+    floor = f"; the recordings {100 * rates['recording']:.1f} %" if "recording" in rates else ""
     return (
         f"{held['about']['texts']} texts as people type them,"
-        f" {held['about']['texts with an unseen word']} with a word that training never had. An"
-        f" independent recogniser misunderstands {'; '.join(each)}{floor}."
+        f" {held['about']['texts with an unseen word']} with a word that training never had. CER by"
+        f" an independent recogniser: {'; '.join(each)}{floor}."
     )
 
 # %% ../../nbs/pipeline/report.ipynb #7374d326

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'Stage', 'find_stage', 'check_stages', 'Shared', 'run_config', 'load_run', 'run_language', 'named_weights',
-           'parameters', 'declared', 'fit_parameters']
+           'parameters', 'declared', 'fit_parameters', 'check_notebook']
 
 # %% ../../nbs/pipeline/stages.ipynb #9c7b18a4
 import ast
@@ -15,7 +15,7 @@ import importlib
 from dataclasses import dataclass
 
 from ..core.config import config, load, to_dict
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, MissingError
 from ..core.paths import from_root, slug
 
 # %% ../../nbs/pipeline/stages.ipynb #5cd64634
@@ -370,3 +370,40 @@ def fit_parameters(
             " cell tagged `parameters`"
         )
     return {n: values[n] for n in names}
+
+# %% ../../nbs/pipeline/stages.ipynb #a5c0de31
+_CHECKED = "_xtts_ka_checked"  # Set in a notebook's globals
+_SHARED = ("run_dir", "seed", "threads", "language")  # Parameters of every notebook
+
+
+def check_notebook(
+    name: str,  # Stage
+    values: dict,  # `globals()` of its notebook, before anything else is assigned
+    stages=STAGES,
+):
+    """The first call of a run notebook: `ConfigError` for a parameter that it does not have, as
+    papermill passes on whatever it is given; `MissingError` for an earlier stage that has not
+    run, with its notebook."""
+    from xtts_ka.core.paths import display_path, resolve
+
+    stage = find_stage(name, stages)
+    known = {f.name for f in dataclasses.fields(stage.config_cls)} | set(_SHARED)
+    plain = (bool, int, float, str, list, dict, type(None))
+    given = [k for k, v in values.items() if type(v) in plain and not k.startswith("_")]
+    if _CHECKED in values:  # the cell is executed again: by now others have assigned names
+        given = []
+    for unknown in (k for k in given if k not in known and k not in ("In", "Out")):
+        close = difflib.get_close_matches(unknown, known, 1)
+        raise ConfigError(
+            f"{stage.notebook} has no parameter `{unknown}`"
+            + (f"; did you mean `{close[0]}`?" if close else "")
+            + f" It takes {', '.join(sorted(known))}"
+        )
+    values[_CHECKED] = True
+    run = resolve(values.get("run_dir", ""))
+    for needed in (find_stage(n, stages) for n in stage.needs):
+        if gone := [o for o in needed.outputs if not (run / o).exists()]:
+            raise MissingError(
+                f"{display_path(run / gone[0])}: the stage {needed.name} has not run; execute"
+                f" {needed.notebook} first, with the same run_dir, or xtts-ka run --to {name}"
+            )

@@ -1,0 +1,399 @@
+"""Every command that README, the guides and the tutorials print, run against the smoke run in a
+copy of its repository, and what it writes looked at.
+
+`outputs/demo` is the smoke run there, and `configs/demo.yaml` its configuration: the sizes are the
+only thing that differs from what a reader types. Names that a reader replaces (`nino.wav`,
+`recordings`, `FOLDER`, `OWNER/NAME`) are files made here. What trains for minutes gets steps of its
+own; a whole run is looked at with `--dry-run`, since the smoke run itself is one."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from smoke import RUN
+
+from xtts_ka.core.manifest import read_manifest
+
+pytestmark = pytest.mark.timeout(600)  # the first test waits for the run
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "nbs/guides").glob("*.md")),
+    *sorted((ROOT / "nbs/tutorials").glob("*.md")),
+]
+PROGRAMS = (
+    "xtts-ka",
+    "make",
+    "torchrun",
+    "srun",
+    "papermill",
+    "run_pretrain",
+    "tts",
+    "hf",
+    "python",
+)
+
+
+def printed(text):
+    "Command lines of a page, continued lines joined, in the shell's words."
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
+    inline = re.findall(rf"`((?:{'|'.join(PROGRAMS)}) [^`]+)`", text)
+    for line in [x for b in blocks for x in b.replace("\\\n", " ").splitlines()] + inline:
+        line = re.sub(r'"\$(\w+)[^"]*"', "2", line)
+        words = shlex.split(line, comments=True)
+        while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+            words = words[1:]  # RANK=3 in front of a command
+        if words and words[0] in PROGRAMS:
+            yield tuple(words)
+
+
+ALL = list(dict.fromkeys(w for page in PAGES for w in printed(page.read_text(encoding="utf-8"))))
+
+
+# ---- the place
+
+
+@pytest.fixture(scope="module")
+def place(smoke, tmp_path_factory):
+    "A copy of the smoke run's repository, in which commands may write."
+    from xtts_ka.corpus.sentences import load_sentences
+    from xtts_ka.corpus.synthetic import VOICES, Synthesizer
+
+    root = tmp_path_factory.mktemp("printed")
+    for name in ("nbs", "configs", "xtts_ka", "outputs", "settings.ini"):
+        source = smoke.root / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, root / name)
+    (root / "outputs" / RUN).rename(root / "outputs/demo")
+    tree = yaml.safe_load((root / "outputs/demo/config.yaml").read_text(encoding="utf-8"))
+    (root / "configs/demo.yaml").write_text(
+        yaml.safe_dump(tree | {"run": "demo"}, allow_unicode=True), encoding="utf-8"
+    )
+    synthesizer, rows = Synthesizer(), ["audio_file|text|speaker_name"]
+    (root / "recordings/wavs").mkdir(parents=True)
+    for i, s in enumerate(load_sentences()[:14]):
+        spoken = synthesizer.speak(s.text, VOICES[("giorgi", "ketevan")[i % 2]])
+        soundfile.write(root / f"recordings/wavs/{i}.wav", spoken.wav, 22050)
+        rows.append(f"wavs/{i}.wav|{s.text}|{('გია', 'ნინო')[i % 2]}")
+    (root / "recordings/metadata.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    for name, i in (("nino.wav", 1), ("my_voice.wav", 1), ("gia.wav", 0)):
+        shutil.copy(root / f"recordings/wavs/{i}.wav", root / name)
+    (root / "book.txt").write_text("5 კაცი\nდილა\n", encoding="utf-8")
+    shutil.copytree(root / "recordings/wavs", root / "FOLDER/audio")
+    libri = root / "LibriTTS/dev-clean/19/198"
+    libri.mkdir(parents=True)
+    shutil.copy(root / "nino.wav", libri / "19_198_0.wav")
+    return root
+
+
+@pytest.fixture
+def xtts_ka(place, monkeypatch, capsys):
+    "A call of `xtts-ka` in this process, from the root of the copy: (exit status, out, err)."
+    from xtts_ka.pipeline.cli import main
+
+    monkeypatch.setenv("XTTS_KA_ROOT", str(place))
+    monkeypatch.chdir(place)
+
+    def call(*words):
+        capsys.readouterr()
+        try:
+            code = main([str(w) for w in words])
+        except SystemExit as e:
+            code = e.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def fine(found, *words):
+    code, out, err = found
+    assert code == 0, out + err
+    for w in words:
+        assert w in out, f"{w!r} is not in:\n{out}\n{err}"
+    return out
+
+
+# ---- how each kind of command is run: (call, place, words) -> None
+
+
+def run_stages(call, place, words):
+    "Lists and plans as they are; what would train is planned."
+    whole = not {"--list", "--dry-run"} & set(words)
+    if "corpus.path=recordings" in words and "--to" in words:
+        words = [*words, "jobs=1"]
+        whole = False
+    out = fine(call(*words, *["--dry-run"] * whole), "11 stages" if whole else "")
+    if "--list" in words:
+        assert out.count(" done ") == 11 or "outputs/smoke" in out
+    elif "corpus.path=recordings" in words:
+        assert "14 usable" in out or (place / "outputs/nino/segments/metadata.csv").is_file(), out
+    else:
+        assert "/11 corpus" in out or "of 11 stages" in out
+
+
+def own_to_segments(call, place, words):
+    fine(call(*words), "14 clips", "enough for")
+    rows = read_manifest(place / "outputs/nino/segments").rows
+    assert len(rows) == 14 and {r.speaker_name for r in rows} == {"გია", "ნინო"}
+
+
+def needs_weights(call, place, words):
+    "The recipe for XTTS-v2: its weights are not here, and that is said before anything runs."
+    code, out, err = call(*words, "--dry-run")
+    assert code in (0, 2) and re.search(r"xtts_v2|common_voice|[Nn]o such", out + err), out + err
+
+
+def make_run(call, place, words):
+    given = dict(w.split("=", 1) for w in words[2:])
+    config = given.get("CONFIG", "configs/demo.yaml")
+    run_stages(call, place, ["run", "--config", config, *shlex.split(given.get("ARGS", ""))])
+
+
+def text_line(call, place, words):
+    "The printed answer stands below the command, or what it must hold."
+    out = fine(call(*words)).strip()
+    page = (ROOT / "nbs/guides/georgian_text.md").read_text(encoding="utf-8")
+    if m := re.search(re.escape(shlex.quote(words[-1]).replace("'", '"')) + r"\n# (.+)", page):
+        assert out == m[1]
+    if "--out" in words:
+        assert (place / "book.words.txt").read_text(encoding="utf-8") == "ხუთი კაცი\nდილა\n"
+    elif "json" in words:
+        assert json.loads(out)["source"] == words[-1]
+    else:
+        assert re.search("[ა-ჰ]|t", out) and not re.search(r"\d", out)
+
+
+def speak(call, place, words):
+    words = [*words, "--out", "spoken.wav"] if "--out" not in words else words
+    words = [w.replace("outputs/xtts_v2_ka", "outputs/demo") for w in words]
+    if "models/nino" in words and not (place / "models/nino").is_dir():
+        shutil.copytree(place / "outputs/demo/xtts", place / "models/nino")
+    target = place / words[words.index("--out") + 1]
+    target.unlink(missing_ok=True)
+    more = [] if words[0] == "sovits" else ["--max_codes_per_id", "0.3"]
+    if words[0] != "sovits" and "max_codes" not in str(call("speak", "--help")[1]):
+        more = []
+    code, out, err = call(*words, *more)
+    assert code in (0, 1) and target.is_file(), out + err  # 1: it lost words, after so few steps
+    wav, rate = soundfile.read(target)
+    assert rate >= 16000 and len(wav) > rate // 10 and np.abs(wav).max() > 1e-4
+
+
+def monitor(call, place, words):
+    words = [w for w in words if w not in ("--watch", "--interval", "30")]  # it ends by itself
+    code, out, err = call(*words)
+    assert code in (0, 3) and "full_pretrain" in out, out + err
+    if "--export" in words:
+        head = (place / "demo.csv").read_text(encoding="utf-8").splitlines()
+        assert len(head) > 20 and "step" in head[0]
+    if "--plot" in words:
+        assert list((place / "outputs/demo/monitor").glob("*.png"))
+
+
+def sweep(call, place, words):
+    fine(call(*words, *["--dry-run"] * ("--dry-run" not in words)), "demo-")
+
+
+def index(call, place, words):
+    fine(call(*words), "outputs/index.html")
+    assert '"demo"' in (place / "outputs/index.html").read_text(encoding="utf-8")
+
+
+def config(call, place, words):
+    assert yaml.safe_load(fine(call(*words)))["corpus"]["language"] == "ka"
+
+
+def embed(call, place, words):
+    out_dir = words[words.index("--output_dir") + 1] if "--output_dir" in words else "data/own"
+    words = [w.replace("data/segmented", "recordings") for w in words]
+    words += ["--output_dir", out_dir] if "--output_dir" not in words else []
+    before = (place / "recordings/metadata.csv").read_bytes()
+    shutil.rmtree(place / out_dir, ignore_errors=True)
+    fine(call(*words, "--no_visualize"), "vectors made now")
+    folder = words[words.index("--segmented_dir") + 1]
+    found = len(list((place / out_dir / "embeddings").glob("*.npy")))
+    assert found == len(read_manifest(place / folder, check_audio=False).rows)
+    assert (place / "recordings/metadata.csv").read_bytes() == before  # nobody's corpus is written
+
+
+def create_metadata(call, place, words):
+    shutil.rmtree(place / "data/split", ignore_errors=True)
+    if not (place / "data/embeddings/index.csv").is_file():
+        embed(
+            call,
+            place,
+            [
+                "embed",
+                "--segmented_dir",
+                "recordings",
+                "--output_dir",
+                "data/embeddings",
+                "--model",
+                "ecapa:outputs/demo/speaker_encoder",
+            ],
+        )
+    fine(call(*words, "--metadata", "recordings/metadata.csv"), "train.csv")
+    parts = [read_manifest(place / f"data/split/{p}.csv").rows for p in ("train", "val", "test")]
+    assert sum(map(len, parts)) == 14 and all(parts)
+
+
+def speaker_dataset(call, place, words):
+    fine(call(*words), "1 ok", "1 speakers")
+    assert list((place / "LibriTTS").rglob("*_averaged_embedding"))
+
+
+def train_speaker(call, place, words):
+    options = dict(
+        train_data_root=str(place / "recordings"),
+        models_dir=str(place / "models"),
+        run_id="printed",
+    )
+    (place / "train_config.json").write_text(json.dumps(options))
+    code, out, err = call(*words, "loop.steps=2")
+    assert code == 0 or "train_config.json" in err, out + err
+
+
+def vocoder(call, place, words):
+    words = [w.replace("outputs/xtts_v2_ka", "outputs/demo") for w in words]
+    if words[1] == "train":
+        tiny = ["loop.steps=2", "loop.validate_every=2", "loop.save_every=2", "loop.batch_size=2"]
+        tiny += ["data.max_val=1"]
+        fine(call(*words, *tiny))
+        target = next(w for w in words if w.startswith("path_to_save=")).partition("=")[2]
+        assert (place / target / "generator/generator.pt").is_file()
+    elif words[1] == "generate":
+        checkpoint = place / "outputs/vocoder-demo/generator"
+        if not checkpoint.is_dir():
+            shutil.copytree(place / "outputs/demo/vocoder/generator", checkpoint)
+        shutil.rmtree(place / "outputs/generated", ignore_errors=True)
+        fine(call(*words))
+        assert len(list((place / "outputs/generated").rglob("*.wav"))) == 14
+    else:
+        if not (place / "outputs/generated").is_dir():
+            shutil.copytree(place / "FOLDER/audio", place / "outputs/generated")
+        out = fine(call(*words, "metrics=[mcd]"))
+        assert "mcd" in out.lower()
+
+
+def tokenize(call, place, words):
+    words = [w.replace("data/metadata.csv", "recordings/metadata.csv") for w in words]
+    words = [w.replace("slurm", "0/1") for w in words]
+    shutil.rmtree(place / "data/tokens", ignore_errors=True)
+    fine(call(*words), "data/tokens")
+    if "1/8" not in words:
+        held = json.loads((place / "data/tokens/codes/index.json").read_text())
+        assert held and (place / "data/tokens/codes/frames.npy").is_file()
+
+
+def hub(call, place, words):
+    shared = place / "shared"
+    words = [w.replace("file:///mnt/shared/nino", f"file://{shared}/nino") for w in words]
+    words = [w.replace("OWNER/NAME", f"file://{shared}/name") for w in words]
+    if words[1] == "push":
+        shutil.rmtree(shared, ignore_errors=True)
+        out = fine(call(*words))
+        assert ("model.pth" in out or "semantic.safetensors" in out) or list(shared.rglob("*.json"))
+    else:
+        source = words[2].removeprefix("file://")
+        if not Path(source).is_dir():
+            fine(call("hub", "push", "outputs/demo/xtts", words[2], "--licence", "cc-by-4.0"))
+        shutil.rmtree(place / words[3], ignore_errors=True)
+        fine(call(*words))
+        assert (place / words[3] / "config.json").is_file()
+
+
+FULL = os.environ.get("XTTS_KA_FAULTS") == "full"
+
+
+def sovits_training(call, place, words):
+    "Seconds each: only with XTTS_KA_FAULTS=full; tests/test_sovits_resume.py trains all three."
+    if not FULL:
+        return parsed(call, place, words)
+    tiny = [f"{p}.loop.steps=2" for p in ("semantic", "ar", "decoder")]
+    fine(call(*words, *tiny, "prepare.voices=1", "prepare.voice_clips=2", "prepare.strangers=0"))
+    assert any((place / "outputs/sovits").rglob("*.safetensors")) or words[1] == "prepare"
+
+
+def parsed(call, place, words):
+    "Understood by the program; what it does is run where `ELSEWHERE` says."
+    from xtts_ka.pipeline.cli import parse
+
+    assert parse(list(words)).do
+
+
+# Words that a command begins with -> how it is run here; the longest that fits
+HOW = {
+    ("run",): run_stages,
+    ("run", "--config", "configs/xtts_v2_ka.yaml"): needs_weights,
+    ("run", "--config", "configs/demo.yaml", "--to", "segments"): own_to_segments,
+    ("normalize",): text_line,
+    ("phonemize",): text_line,
+    ("speak",): speak,
+    ("sovits", "speak"): speak,
+    ("sovits", "tokenize"): tokenize,
+    ("sovits",): sovits_training,
+    ("monitor",): monitor,
+    ("sweep",): sweep,
+    ("index",): index,
+    ("config",): config,
+    ("embed",): embed,
+    ("create-metadata",): create_metadata,
+    ("create-speaker-embeddings",): speaker_dataset,
+    ("train-speaker",): train_speaker,
+    ("vocoder",): vocoder,
+    ("hub",): hub,
+    ("adapt-embeddings",): parsed,
+}
+# Other programs, and commands that need what is not here -> the test that runs them
+ELSEWHERE = {
+    ("make", "test"): "tests/test_house.py::test_make_help_lists_the_targets",
+    ("make", "lab"): "tests/test_first_use.py::test_lab_opens_at_the_root",
+    ("make", "docs"): "tests/test_docs.py::test_command_reference",
+    ("make", "setup"): "tests/test_house.py::test_make_help_lists_the_targets",
+    ("make", "bench"): "tests/test_house.py::test_make_help_lists_the_targets",
+    ("make", "clean"): "tests/test_house.py::test_make_help_lists_the_targets",
+    ("python",): "tests/test_house.py::test_readme_names_what_exists",
+    ("hf",): "tests/test_hub.py::test_without_network_login_or_repository",
+    ("tts",): "tests/test_smoke.py::test_the_unmodified_tts_command_speaks_georgian",
+    ("torchrun",): "tests/test_torchrun.py",
+    ("srun",): "tests/test_torchrun.py",
+    ("papermill",): "tests/test_run_notebooks.py",
+    ("run_pretrain",): "tests/test_pretrain.py",
+}
+
+
+def longest(words, table):
+    keys = [k for k in table if tuple(words[: len(k)]) == k]
+    return table[max(keys, key=len)] if keys else None
+
+
+def handler(words):
+    "How a printed command is run, or the test that runs it; None: nobody thought of it."
+    if words[:2] == ("make", "run"):
+        return make_run
+    if words[0] == "xtts-ka":
+        return longest(words[1:], HOW)
+    return longest(words, ELSEWHERE)
+
+
+def test_every_printed_command_is_run():
+    assert len(ALL) > 70
+    assert [shlex.join(w) for w in ALL if not handler(w)] == []
+    for where in ELSEWHERE.values():
+        file, _, name = where.partition("::")
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert not name or f"def {name}(" in text, where
+
+
+@pytest.mark.parametrize(
+    "words", [w for w in ALL if callable(handler(w))], ids=lambda w: shlex.join(w)[:90]
+)
+def test_printed_command(words, xtts_ka, place):
+    how = handler(words)
+    how(xtts_ka, place, list(words if how is make_run else words[1:]))
