@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .audio import check_audio as _check_audio
 from .errors import AudioError, ManifestError, PathError
-from .files import atomic_write
+from .files import atomic_write, file_bytes
 from .paths import display_path, inside, outside
 
 # %% ../../nbs/core/manifest.ipynb #f215311a
@@ -83,7 +83,7 @@ def _lines(path: Path) -> list:  # [(line number, text or None)]; None: not UTF-
     """Lines that are not empty.
     Split at LF only, with or without CR before it: other separators may stand in a text."""
     try:
-        data = path.read_bytes()
+        data = file_bytes(path)
     except FileNotFoundError:
         raise ManifestError(
             f"{display_path(path)}: no such file; a folder of recordings needs "

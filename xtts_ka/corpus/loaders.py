@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 from ..core.audio import check_audio as _check_audio
 from ..core.errors import AudioError, ConfigError, ManifestError, MissingError, PathError
+from ..core.files import file_bytes
 from ..core.manifest import COLUMNS, SCRIPTS, Manifest, Reject, Row, read_manifest
 from ..core.paths import display_path, inside, outside, resolve
 
@@ -65,7 +66,7 @@ class Corpus(Manifest):
 def _lines(path: Path) -> Iterator:  # (line number, text; None: not UTF-8)
     "Lines that are not empty, split at LF only."
     try:
-        data = path.read_bytes()
+        data = file_bytes(path)
     except OSError as e:
         raise ManifestError(
             f"{display_path(path)}: cannot be read: {e.strerror}; "
@@ -121,11 +122,13 @@ def _table(
 def _transcript(path: Path) -> tuple[str, str]:  # (text, fault)
     "The text in a transcript file, on one line."
     try:
-        text = " ".join(path.read_bytes().decode("utf-8-sig").split())
+        text = " ".join(file_bytes(path).decode("utf-8-sig").split())
     except FileNotFoundError:
         return "", f"no transcript: {path.name} is not there"
     except UnicodeDecodeError:
         return "", f"not UTF-8: {path.name}"
+    except OSError as e:
+        return "", f"the transcript {path.name} cannot be read: {e.strerror}"
     return text, ""
 
 

@@ -343,7 +343,7 @@ def record(run: Run, stage, outcome, interrupts):
             stage.name,
             status="done",
             outputs=outputs,
-            metrics=read_json(metrics) if metrics.exists() else {},
+            metrics=read_json(metrics, {}) if metrics.exists() else {},
             **times,
         )
     else:
@@ -596,13 +596,13 @@ def gather_rejects(
         lines
         for s in stages
         if (p := Path(run_dir) / s.name / "rejects.csv").is_file()
-        and (lines := p.read_text(encoding="utf-8").splitlines())
+        and (lines := p.read_text(encoding="utf-8", errors="replace").splitlines())
     ]
     if not found:
         return 0
     rows = [line for lines in found for line in lines[1:] if line]
     path, text = Path(run_dir) / "rejects.csv", "\n".join([found[0][0], *rows]) + "\n"
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if not path.is_file() or path.read_bytes() != text.encode():
         atomic_write(path, text)  # A call that does nothing changes no file
     return len(rows)
 
@@ -633,8 +633,7 @@ def finish(run: Run, screen, code: int, ran: bool) -> int:  # Exit status
     screen.say(f"report: {display_path(page)}")
     if spoken.exists():
         screen.say(
-            f"{len(spoken.read_text(encoding='utf-8').splitlines())} spoken sentences:"
-            f" {display_path(spoken)}"
+            f"{len(spoken.read_bytes().splitlines())} spoken sentences: {display_path(spoken)}"
         )
     return code
 

@@ -9,9 +9,9 @@ __all__ = ['Pronunciations', 'read_pronunciations', 'GraphemeToPhoneme', 'Word',
 # %% ../../nbs/text/g2p.ipynb #3e0e3ad6
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ..core.errors import MissingError, XttsKaError
+from ..core.files import file_bytes
 from ..core.manifest import Reject
 from .letters import ARCHAIC, LETTERS, to_mkhedruli
 from xtts_ka.text.phoneme_inventory import (
@@ -40,7 +40,7 @@ def read_pronunciations(
 ) -> Pronunciations:
     "All usable lines; the others as rejects. MissingError for no file."
     try:
-        data = Path(path).read_bytes()
+        data = file_bytes(path)
     except OSError as e:
         raise MissingError(
             f"{path}: the pronunciations cannot be read ({e.strerror}); "
