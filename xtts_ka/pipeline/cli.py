@@ -333,10 +333,23 @@ def _unknown(words: list, p, argv) -> str:
     )
 
 # %% ../../nbs/pipeline/cli.ipynb #9b64a0d0
+def _open_streams():
+    """Open standard streams that were closed (`>&-`): the next file that is opened would take
+    their place, and get what is printed."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # Takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+
+
 def main(
     argv: list | None = None,  # Words of the call; default: `sys.argv`
 ) -> int:  # Exit status
     "`xtts-ka`."
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         hasattr(stream, "reconfigure") and stream.reconfigure(
             errors="replace"

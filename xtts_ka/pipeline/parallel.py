@@ -17,7 +17,7 @@ from dataclasses import asdict
 
 from ..core.progress import clock
 from .execute import Outcome, Watch, execute
-from .signals import Interrupts, RunInterrupted
+from .signals import Interrupts, RunInterrupted, held_back
 
 # %% ../../nbs/pipeline/parallel.ipynb #160d9704
 def _teller(out):
@@ -93,21 +93,22 @@ def execute_apart(
         env=env,
         pass_fds=list(pass_fds),
     )
-    child = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "from xtts_ka.pipeline.parallel import drive; raise SystemExit(drive())",
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        cwd=root,
-        env=dict(os.environ) if env is None else env,
-        pass_fds=tuple(pass_fds),
-        start_new_session=True,
-    )  # A session of its own: Ctrl-C reaches it by us
+    with held_back():
+        child = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "from xtts_ka.pipeline.parallel import drive; raise SystemExit(drive())",
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            cwd=root,
+            env=dict(os.environ) if env is None else env,
+            pass_fds=tuple(pass_fds),
+            start_new_session=True,
+        )  # A session of its own: Ctrl-C reaches it by us
     if interrupts is not None:
         interrupts.also(child.pid)
     outcome = None

@@ -9,6 +9,7 @@ __all__ = ['select', 'Run', 'StageDecision', 'stage_status', 'may_return', 'chec
            'show_plan']
 
 # %% ../../nbs/pipeline/runner.ipynb #b3f7df1a
+import contextlib
 import functools
 import os
 import shlex
@@ -213,7 +214,9 @@ class Screen:
         out=None,  # Text stream; default: stdout
     ):
         self.out = out or sys.stdout
-        self.tty, self.lock, self.live = self.out.isatty(), threading.Lock(), ""
+        self.tty, self.lock, self.live = self.out.isatty(), threading.RLock(), ""
+        self.lost = None  # Called once, when nobody reads what is said any more
+        self.silent = False
 
     def say(self, line: str = ""):
         with self.lock:
@@ -228,8 +231,18 @@ class Screen:
             self._write("\r\033[K" + self.live)
 
     def _write(self, text):
-        self.out.write(text)
-        self.out.flush()
+        if self.silent:
+            return
+        try:
+            self.out.write(text)
+            self.out.flush()
+        except (OSError, ValueError):  # `| head` has ended, or the terminal was closed
+            if self.lost is None:
+                raise
+            self.silent = True
+            with contextlib.suppress(OSError, ValueError):  # Python writes what is left at its end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())
+            self.lost()
 
 # %% ../../nbs/pipeline/runner.ipynb #35288b0f
 class StageWatch:
@@ -386,6 +399,7 @@ def run(
     from xtts_ka.pipeline.signals import Interrupts, RunInterrupted
 
     with RunLock(it.dir) as lock, Interrupts() as interrupts:
+        screen.lost = lambda: interrupts.stop(signal.SIGPIPE)
         it = Run(it.cfg, stages)  # The record as the lock's former holder left it
         sweep(it.dir)
         atomic_write(it.dir / "config.yaml", to_yaml(it.cfg))

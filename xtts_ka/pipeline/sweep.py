@@ -47,7 +47,7 @@ from xtts_ka.pipeline.runner import (
     select,
     stage_status,
 )
-from .signals import Interrupts
+from .signals import Interrupts, held_back
 from .stages import STAGES, load_run
 from .state import LockedError, Progress, RunLock
 
@@ -515,9 +515,12 @@ class Processes:
             f"▶ {self.title(job)}"
             + (f"  {', '.join(job.only)}, for others too" if job.only else "")
         )
-        with open(
-            self.log(job), "a" if job.trial.name in self.logs else "w", encoding="utf-8"
-        ) as log:
+        with (
+            open(
+                self.log(job), "a" if job.trial.name in self.logs else "w", encoding="utf-8"
+            ) as log,
+            held_back(),
+        ):
             process = subprocess.Popen(
                 self.command(job),
                 stdin=subprocess.PIPE,
