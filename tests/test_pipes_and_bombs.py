@@ -126,6 +126,7 @@ def test_other_edited_files_of_a_run(tmp_path, data):
     from xtts_ka.pipeline.kept import kept_record
     from xtts_ka.pipeline.runner import gather_rejects
     from xtts_ka.pipeline.state import Progress
+
     (tmp_path / "pretrain_progress.json").write_bytes(data)
     with pytest.raises(ConfigError, match="Delete .* to run every stage"):
         Progress(tmp_path)

@@ -38,9 +38,11 @@ def test_a_copied_run_shows_its_own_sounds(runs, said):
         assert read_run(run)["spoken"][0]["href"] == f"{name}/evaluate/wavs/a.wav"
     (runs / "two/evaluate/wavs/a.wav").unlink()  # Not there: not that of the other run
     found = report.read_spoken(runs / "two", media)["sounds"][0]
-    assert found["href"] == "" and found["problem"] and read_run(runs / "two")["spoken"][0][
-        "href"
-    ] is None
+    assert (
+        found["href"] == ""
+        and found["problem"]
+        and read_run(runs / "two")["spoken"][0]["href"] is None
+    )
 
 
 def test_players_of_its_notebooks_too(runs):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['sha256_file', 'digest', 'same_access', 'atomic_write', 'file_bytes', 'misfit', 'write_json', 'read_json',
-           'append_jsonl', 'read_jsonl', 'reserve', 'remove', 'fresh_dir', 'cached', 'sweep', 'DigestCache',
-           'tree_digest']
+           'sheet_cell', 'append_jsonl', 'read_jsonl', 'reserve', 'remove', 'fresh_dir', 'cached', 'sweep',
+           'DigestCache', 'tree_digest']
 
 # %% ../../nbs/core/files.ipynb #b48f2edb
 import contextlib
@@ -236,6 +236,14 @@ def _drop_half_line(f):
     f.seek(0, os.SEEK_END)
 
 # %% ../../nbs/core/files.ipynb #531c7bfe
+def sheet_cell(
+    value,  # Of a table that people open in a spreadsheet
+):  # The same; a text that would be run as a formula gets an apostrophe
+    "Names of files and runs come from others: `=HYPERLINK(...)` is a text here, not a formula."
+    risky = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
+    return f"'{value}" if risky else value
+
+
 def append_jsonl(
     path,  # File to append to; made with its folder when absent
     obj,  # One plain value

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['select', 'Run', 'StageDecision', 'stage_status', 'may_return', 'check_above', 'mark_stale', 'Screen', 'StageWatch',
-           'begin_stage', 'record', 'run', 'resolve_config', 'go_on_command', 'left_out', 'block', 'Call', 'run_stages',
-           'outdate_report', 'gather_rejects', 'finish', 'renew_index', 'make_report', 'run_name', 'show_list',
-           'show_plan']
+           'begin_stage', 'record', 'run', 'resolve_config', 'go_on_command', 'left_out', 'block', 'other_packages',
+           'Call', 'run_stages', 'outdate_report', 'gather_rejects', 'finish', 'renew_index', 'make_report', 'run_name',
+           'show_list', 'show_plan']
 
 # %% ../../nbs/pipeline/runner.ipynb #b3f7df1a
 import contextlib
@@ -28,7 +28,13 @@ from ..core.errors import ConfigError, XttsKaError, advice, explained
 from ..core.files import DigestCache, atomic_write, digest, read_json, sweep
 from ..core.paths import display_path, repo_root, resolve
 from ..core.progress import clock
-from .fingerprint import changed, notebook_cells, output_digests, parts
+from xtts_ka.pipeline.fingerprint import (
+    changed,
+    contents_digest,
+    notebook_cells,
+    output_digests,
+    parts,
+)
 from .kept import OLD, finished, kept_in, returnable, set_aside, take_back
 
 # %% ../../nbs/pipeline/runner.ipynb #0783035f
@@ -43,7 +49,7 @@ from xtts_ka.pipeline.stages import (
     parameters,
     run_language,
 )
-from .state import Progress, RunLock, now
+from .state import Progress, RunLock, now, package_versions
 
 # %% ../../nbs/pipeline/runner.ipynb #e8faa69c
 def select(
@@ -79,11 +85,15 @@ class Run:
         self,
         cfg,  # Object of `run_config(stages)`
         stages: tuple,  # In the order they run
+        verify: bool = False,  # Read every file again, whatever its date is
     ):
         check_stages(stages)
         self.cfg, self.stages, self.root = cfg, stages, repo_root()
         self.dir = self.root / "outputs" / cfg.run
         self.progress, self.cache = Progress(self.dir), DigestCache(self.dir / ".digests.json")
+        self.verify = verify
+        if verify:
+            self.cache.known = {}
 
     def cells(self, stage) -> list:
         return notebook_cells(self.root / stage.notebook)
@@ -97,6 +107,10 @@ class Run:
             {n: self.progress[n] for n in self.above(stage)},
             self.cache,
         )
+
+    def contents(self, stage) -> str:
+        "Digest of the inputs of a stage by content."
+        return contents_digest(getattr(self.cfg, stage.name), stage, self.cache)
 
     def above(
         self,
@@ -130,6 +144,19 @@ class StageDecision:
     fresh: bool = False  # Earlier outputs must be out of the way
 
 # %% ../../nbs/pipeline/runner.ipynb #743c8536
+def _inputs_by_content(run: Run, stage, state, new: dict) -> str:  # Another digest, or ""
+    """Compare inputs by content where their dates do not tell: other dates of equal files, as a
+    copy has them, change nothing (`new` is corrected). With `verify`, equal dates of other files
+    do: the digest that is returned stands for them."""
+    old = state.fingerprint_parts.get("inputs")
+    if not state.contents or not (run.verify or old != new["inputs"]):
+        return ""
+    same = run.contents(stage) == state.contents
+    if same and old:
+        new["inputs"] = old
+    return digest([new["inputs"], run.contents(stage)]) if not same and old == new["inputs"] else ""
+
+
 def stage_status(
     run: Run,
     stage,  # `Stage`
@@ -138,6 +165,8 @@ def stage_status(
 ) -> StageDecision:
     "Compare a stage's recorded fingerprints with the current ones."
     state, new = run.progress[stage.name], run.parts(stage)
+    if other := _inputs_by_content(run, stage, state, new):
+        return StageDecision(new | {"inputs": other}, "inputs changed behind their dates", True)
     diff, ended = changed(state.fingerprint_parts, new), state.status in ("done", "stale")
     verdict = functools.partial(StageDecision, new)
     if force:
@@ -310,6 +339,8 @@ def begin_stage(
         error=None,
         fingerprint=digest(verdict.parts),
         fingerprint_parts=verdict.parts,
+        contents=run.contents(stage),
+        packages=package_versions(),
     )
     begin, notebook, copy, env = (
         time.monotonic(),
@@ -381,6 +412,7 @@ def run(
     list_: bool = False,  # Show the stages and their status, run nothing
     dry_run: bool = False,  # Show what would run, run nothing
     stages: tuple | None = None,  # Default: `STAGES`
+    verify: bool = False,  # Compare every file by content, not by its date
 ) -> int:  # Exit status
     "Run the stages of a configuration that are out of date."
     stages = STAGES if stages is None else stages
@@ -388,7 +420,7 @@ def run(
     screen = Screen()
     if list_:
         return show_list(stages, run_name(config, overrides), screen)
-    it = Run(load_run(config and resolve_config(config), overrides, stages), stages)
+    it = Run(load_run(config and resolve_config(config), overrides, stages), stages, verify)
     if dry_run:
         return show_plan(it, chosen, force, screen)
     for stage in chosen:
@@ -400,7 +432,7 @@ def run(
 
     with RunLock(it.dir) as lock, Interrupts() as interrupts:
         screen.lost = lambda: interrupts.stop(signal.SIGPIPE)
-        it = Run(it.cfg, stages)  # The record as the lock's former holder left it
+        it = Run(it.cfg, stages, verify)  # The record as the lock's former holder left it
         sweep(it.dir)
         atomic_write(it.dir / "config.yaml", to_yaml(it.cfg))
         screen.say(
@@ -478,6 +510,17 @@ def block(
             run.progress.update(later.name, status="blocked", error=f"needs {stage.name}")
 
 # %% ../../nbs/pipeline/runner.ipynb #c64ef8d0
+def other_packages(state) -> str:  # As in `torch 2.5.1 (here 2.6.0)`, or ""
+    "Packages that had another version when a stage was made. Told, and no reason to run again."
+    here = package_versions()
+    found = [
+        f"{name} {made} (here {here.get(name, 'none')})"
+        for name, made in state.packages.items()
+        if here.get(name) != made
+    ]
+    return ", ".join(found)
+
+
 class Call:
     "One call of `run`: which stages are due, and how each starts and ends."
 
@@ -520,6 +563,9 @@ class Call:
         if state.status != "done":
             progress.update(stage.name, status="done")
         self.say("✓", stage, f"up to date (took {clock(state.seconds or 0)}, {state.ended})")
+        if other := other_packages(state):
+            self.screen.say(f"    made with {other}; --force makes it anew with what is here")
+        return None
 
     def _taken_back(self, stage, verdict: StageDecision) -> bool:
         "Whether what stands aside is what this call wants; then it is in its place again."

@@ -63,6 +63,9 @@ class Interrupts:
         )  # Python sets handlers there only
         heard = stopping_signals() if self.main else ()
         self.old = {s: signal.signal(s, self._on) for s in heard}
+        pause = getattr(signal, "SIGTSTP", None)
+        if self.main and pause and signal.getsignal(pause) is signal.SIG_DFL:
+            self.old[pause] = signal.signal(pause, self._pause)
         if self.main and hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, heard)  # See `held_back`
         return self
@@ -113,6 +116,18 @@ class Interrupts:
             self._pass_on()
         elif self.pid and time.monotonic() - self.at > 1:
             os.kill(self.pid, signal.SIGKILL)
+
+    def _pause(self, signum, frame):
+        """Ctrl-Z: the kernel pauses with us. It would go on, unseen, and ZeroMQ would drop what it
+        prints."""
+        pids = [pid for pid in (self.pid, *self.drivers) if pid]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGTSTP if pid in self.drivers else signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        for pid in pids:  # `fg` or `bg`
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGCONT)
 
     def _pass_on(self):
         if not (self.signum and self.pid) or self.sent:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from ..core.config import parse_override, to_dict, to_yaml
 from ..core.errors import ConfigError, XttsKaError, explained
-from ..core.files import atomic_write, digest, fresh_dir, remove
+from ..core.files import atomic_write, digest, fresh_dir, remove, sheet_cell
 from ..core.files import sweep as remove_left_over
 from ..core.paths import display_path, repo_root, slug
 from ..core.progress import clock
@@ -688,7 +688,7 @@ def as_csv(
         text := io.StringIO(), list(dict.fromkeys(k for r in rows for k in r)), lineterminator="\n"
     )
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({k: sheet_cell(v) for k, v in r.items()} for r in rows)
     return text.getvalue()
 
 # %% ../../nbs/pipeline/sweep.ipynb #f9948b0e
