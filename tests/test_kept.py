@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from test_runner import shelf, toys  # noqa: F401  # fixtures
+from test_runner import shelf, toys  # noqa: F401 fixtures
 
 from xtts_ka.core.files import fresh_dir
 

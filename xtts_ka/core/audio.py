@@ -388,6 +388,14 @@ def _check_md5(path, f, wav: np.ndarray):  # [T, channels]
         raise AudioError("corrupt", path, "the samples do not fit the MD5 in the header")
 
 # %% ../../nbs/core/audio.ipynb #a7468cbd
+def _check_phases(path, wav: np.ndarray):  # [T, channels]
+    "Channels of opposite phase cancel each other, and their mean would pass for silence."
+    mean, loudest = np.square(wav.mean(1)).mean(), np.square(wav).mean(0).max()
+    if loudest > 1e-6 and mean < 1e-3 * loudest:
+        why = "the channels have opposite phases and cancel each other; give one of them"
+        raise AudioError("level", path, why)
+
+
 def _samples(path, f, frames: int) -> np.ndarray:  # [frames] float32 in [-1, 1]
     "Decode to mono; check that the samples are complete, finite and not far outside [-1, 1]."
     try:
@@ -406,6 +414,8 @@ def _samples(path, f, frames: int) -> np.ndarray:  # [frames] float32 in [-1, 1]
     if peak > MAX_PEAK:
         why = f"peak {peak:.4g}, at most {MAX_PEAK}; floats must be scaled to [-1, 1]"
         raise AudioError("level", path, why)
+    if wav.shape[1] > 1:
+        _check_phases(path, wav)
     wav = wav[:, 0] if wav.shape[1] == 1 else wav.mean(1)  # [T, channels] -> [T]
     return np.ascontiguousarray(np.clip(wav, -1, 1) if peak > 1 else wav)
 

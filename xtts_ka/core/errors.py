@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['XttsKaError', 'ConfigError', 'PathError', 'ManifestError', 'TooSmallError', 'CheckpointError', 'MissingError',
-           'AudioError', 'advice', 'explained', 'guarded']
+           'AudioError', 'advice', 'explained', 'env_number', 'stopping_signals', 'guarded']
 
 # %% ../../nbs/core/errors.ipynb #bbdbad6b
 class XttsKaError(ValueError):
@@ -103,6 +103,29 @@ def explained(
     return f"{line}; {_ADVICE[e.errno]}" if e.errno in _ADVICE else line
 
 # %% ../../nbs/core/errors.ipynb #3f7b70ed
+def env_number(
+    name: str,  # Variable, as `WORLD_SIZE`
+    default: int,  # Where it is not set
+    env=os.environ,
+) -> int:
+    "A whole number from the environment; `ConfigError` for anything else."
+    text = env.get(name) or str(default)
+    if not re.fullmatch(r"-?[0-9]{1,9}", text):
+        raise ConfigError(f"{name}={text}: a whole number is expected; unset it to run alone")
+    return int(text)
+
+
+def stopping_signals() -> tuple:
+    """SIGINT, SIGTERM, SIGBREAK of Windows, and SIGHUP of a terminal that is closed, unless `nohup`
+    has it ignored."""
+    names = ("SIGINT", "SIGTERM", "SIGBREAK")
+    found = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        found.append(hangup)
+    return tuple(found)
+
+
 def guarded(
     program: str,  # Name of the command, as typed
     do,  # Function of the command; returns an exit status

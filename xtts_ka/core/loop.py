@@ -25,9 +25,16 @@ from pydantic import Field
 
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, set_aside
 from .config import config, to_dict
-from .errors import CheckpointError, ConfigError, MissingError, XttsKaError
+from xtts_ka.core.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingError,
+    XttsKaError,
+    env_number,
+    stopping_signals,
+)
 from .files import atomic_write, digest, read_json, read_jsonl, sweep, write_json
-from .processes import STOP_SIGNALS, lock, not_inherited
+from .processes import lock, not_inherited
 from .progress import Count, bar
 from .randomness import permutation, rng, seeded_step, torch_rng
 
@@ -497,7 +504,7 @@ class _Signals:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            self.old = {s: signal.signal(s, self.note) for s in STOP_SIGNALS}
+            self.old = {s: signal.signal(s, self.note) for s in stopping_signals()}
         return self
 
     def note(self, signum, frame):
@@ -1024,7 +1031,7 @@ def _fabric(cfg):
 def _if_complete(task, cfg, out_dir) -> FitResult | None:
     """The result of a training that is complete; its weights go into the task's models.
     None with several processes, without a checkpoint or where steps are left."""
-    if int(os.environ.get("WORLD_SIZE", 1)) * cfg.devices != 1:
+    if env_number("WORLD_SIZE", 1) * cfg.devices != 1:
         return None
     found = _checked(task, cfg, Path(out_dir) / "checkpoints")
     if found is None:

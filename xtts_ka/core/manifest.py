@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from .errors import AudioError, ManifestError, MissingError, PathError, XttsKaError
-from .files import atomic_write
+from .files import atomic_write, file_bytes
 from .paths import LEADS_OUT, display_path, find_input, inside, no_such, outside
 
 # %% ../../nbs/core/manifest.ipynb #f215311a
@@ -127,7 +127,7 @@ def _lines(path: Path) -> list:  # [(line number, text or None)]; None: not UTF-
     """Lines that are not empty.
     Split at LF only, with or without CR before it: other separators may stand in a text."""
     try:
-        data = path.read_bytes()
+        data = file_bytes(path)
     except FileNotFoundError:
         raise ManifestError(
             f"{display_path(path)}: {no_such(path)}; a folder of recordings needs "

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEADS_OUT', 'repo_root', 'resolve', 'display_path', 'find_run', 'find_input', 'from_root', 'tried', 'no_such',
            'same_name', 'likely_cause', 'same_file', 'refuse_same_file', 'refuse_same_folder', 'walk', 'run_path',
-           'run_file', 'inside', 'outside', 'slug']
+           'run_file', 'inside', 'check_name', 'outside', 'slug']
 
 # %% ../../nbs/core/paths.ipynb #7239d5db
 import configparser
@@ -299,6 +299,19 @@ def inside(
     return path
 
 # %% ../../nbs/core/paths.ipynb #42b8d051
+def check_name(
+    path: str | os.PathLike,  # Where something will be written
+    option: str = "",  # Option that gives it, for the message
+):
+    "`PathError` for a name that no file system takes; before the work, not after it."
+    for part in Path(path).parts:
+        if (size := len(os.fsencode(part))) > 255:
+            raise PathError(
+                f"{option} {part[:40]}...: the name has {size} bytes, at most 255 are possible "
+                "(a Georgian letter takes 3); give a shorter one".lstrip()
+            )
+
+
 def outside(
     rel: str,  # A path as written in a file
 ) -> str:  # Why it is refused, or ""

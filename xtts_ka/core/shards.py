@@ -13,22 +13,14 @@ import stat
 import time
 from pathlib import Path
 
-from .errors import AudioError, ConfigError, XttsKaError
+from .errors import AudioError, ConfigError, XttsKaError, env_number
 from .files import append_jsonl, read_jsonl, sha256_file, sweep
 from .processes import lock
 
 # %% ../../nbs/core/shards.ipynb #40a54ce7
-def _number(name: str, default: int, env=os.environ) -> int:
-    "A whole number from the environment; `ConfigError` for anything else."
-    text = env.get(name) or str(default)
-    if not re.fullmatch(r"-?[0-9]{1,9}", text):
-        raise ConfigError(f"{name}={text}: a whole number is expected; unset it to run alone")
-    return int(text)
-
-
 def distributed() -> tuple[int, int]:  # (rank, number of processes)
     "Rank among the processes that `torchrun` or Slurm started; (0, 1) for a single process."
-    rank, world = _number("RANK", 0), _number("WORLD_SIZE", 1)
+    rank, world = env_number("RANK", 0), env_number("WORLD_SIZE", 1)
     if not 0 <= rank < world:
         raise ConfigError(f"RANK={rank} and WORLD_SIZE={world} do not fit; unset both to run alone")
     return rank, world
@@ -52,7 +44,7 @@ def _slurm(env) -> tuple[int, int]:  # (rank, number of processes)
     "An array counts from its least index in steps; tasks of one job from 0."
 
     def number(name):
-        return _number(name, 0, env)
+        return env_number(name, 0, env)
 
     if env.get("SLURM_ARRAY_TASK_ID"):
         first = number("SLURM_ARRAY_TASK_MIN")

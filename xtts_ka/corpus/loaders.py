@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from ..core.audio import check_audio as _check_audio
 from ..core.audio import no_such_file
 from ..core.errors import AudioError, ConfigError, ManifestError, MissingError, PathError
+from ..core.files import file_bytes
 from xtts_ka.core.manifest import (
     COLUMNS,
     Manifest,
@@ -110,7 +111,7 @@ def _nfc(text: str) -> str:
 def _lines(path: Path) -> Iterator:  # (line number, text; None: not UTF-8)
     "Lines that are not empty, split at LF only."
     try:
-        data = path.read_bytes()
+        data = file_bytes(path)
     except OSError as e:
         raise ManifestError(
             f"{display_path(path)}: cannot be read: {e.strerror}; "
@@ -171,11 +172,13 @@ def _table(
 def _transcript(path: Path) -> tuple[str, str]:  # (text, fault)
     "The text in a transcript file, on one line."
     try:
-        text = " ".join(_nfc(same_name(path).read_bytes().decode("utf-8-sig")).split())
+        text = " ".join(_nfc(file_bytes(same_name(path)).decode("utf-8-sig")).split())
     except FileNotFoundError:
         return "", f"no transcript: {path.name} is not there"
     except UnicodeDecodeError:
         return "", f"not UTF-8: {path.name}"
+    except OSError as e:
+        return "", f"the transcript {path.name} cannot be read: {e.strerror}"
     return text, ""
 
 

@@ -6,9 +6,11 @@
 __all__ = ['Watch', 'LiveClient', 'LiveEngine', 'Outcome', 'kernel_env', 'execute']
 
 # %% ../../nbs/pipeline/execute.ipynb #c972d47b
+import contextlib
 import logging
 import os
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,6 +193,22 @@ def kernel_env(
     )
 
 # %% ../../nbs/pipeline/execute.ipynb #6429b736
+@contextlib.contextmanager
+def _jupyter_home(env: dict):
+    """Jupyter and IPython keep small files in HOME; where that is full or read-only, a kernel dies
+    without a reason. They get a folder of their own for the time of a notebook."""
+    with tempfile.TemporaryDirectory(prefix="xtts_ka-jupyter-") as folder:
+        own = {"JUPYTER_RUNTIME_DIR": folder, "IPYTHONDIR": f"{folder}/ipython"}
+        before = {k: os.environ.get(k) for k in own}
+        env.update(own)
+        os.environ.update(own)  # The file that tells both sides their ports is written by us
+        try:
+            yield
+        finally:
+            for k, v in before.items():
+                os.environ.pop(k, None) if v is None else os.environ.__setitem__(k, v)
+
+
 def execute(
     notebook,  # Run notebook
     output,  # Where its executed copy goes
@@ -215,23 +233,25 @@ def execute(
     )
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     begin, cpu = time.monotonic(), children_cpu()
+    env = dict(os.environ if env is None else env)
 
     def spent():
         return dict(seconds=time.monotonic() - begin, cpu_seconds=children_cpu() - cpu)
 
     try:
-        papermill.execute_notebook(
-            *(str(p).replace("{", "{{").replace("}", "}}") for p in (notebook, output)),
-            parameters,
-            engine_name="xtts_ka",
-            kernel_name="python3",
-            progress_bar=False,
-            cwd=str(root),
-            watch=watch or Watch(),
-            interrupts=interrupts or Interrupts(),
-            env=env,
-            pass_fds=pass_fds,
-        )
+        with _jupyter_home(env):
+            papermill.execute_notebook(
+                *(str(p).replace("{", "{{").replace("}", "}}") for p in (notebook, output)),
+                parameters,
+                engine_name="xtts_ka",
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=str(root),
+                watch=watch or Watch(),
+                interrupts=interrupts or Interrupts(),
+                env=env,
+                pass_fds=pass_fds,
+            )
     except PapermillExecutionError as e:
         lines = [line for line in e.source.splitlines() if line.strip()] or [""]
         return Outcome(

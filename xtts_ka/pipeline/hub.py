@@ -443,7 +443,7 @@ class FolderPlace:
         return (self.path / RECORD).is_file()
 
     def commit(
-        self, adds: dict, gone: list, message: str, private: bool, after: str = ""
+        self, adds: dict, gone: list, message: str, private: bool, after: str | None = None
     ) -> str:  # Where it lies
         """Copies beside the folder, then one exchange of names; others see the old state or the new
         one. `MissingError` when somebody else has pushed since `after` was read."""
@@ -451,7 +451,7 @@ class FolderPlace:
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_name(f".{self.path.name}.lock"), mode=0o666):
-            if self.state() != after:
+            if after is not None and self.state() != after:
                 raise MissingError(
                     f"{self.name}: somebody else changed it in the meantime; do it again"
                 )
@@ -591,7 +591,7 @@ class HubPlace:
             return self.api.repo_exists(self.name)
 
     def commit(
-        self, adds: dict, gone: list, message: str, private: bool, after: str = ""
+        self, adds: dict, gone: list, message: str, private: bool, after: str | None = None
     ) -> str:  # Address
         """One commit with everything, on top of the state `after`; the repository is made when
         absent."""

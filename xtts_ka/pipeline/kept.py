@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..core.errors import XttsKaError
 from ..core.files import read_json, remove, tree_digest, write_json
-from .state import StageState, now
+from .state import STATE, StageState, now
 
 # %% ../../nbs/pipeline/kept.ipynb #89fd2ea9
 OLD = ".old"
@@ -31,7 +31,7 @@ def kept_record(
 ) -> StageState | None:  # None: nothing is recorded
     "The record of the outputs that stand aside."
     try:
-        return StageState(**read_json(run.dir / place / f"{stage.name}.json"))
+        return StageState(**read_json(run.dir / place / f"{stage.name}.json", STATE))
     except (OSError, XttsKaError, TypeError):
         return None
 

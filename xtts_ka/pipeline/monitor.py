@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ..core.checkpoint import CheckpointManager, checkpoints
 from ..core.errors import ConfigError, MissingError
-from ..core.files import atomic_write, remove
+from ..core.files import atomic_write, remove, sheet_cell
 from ..core.paths import display_path, repo_root, resolve
 from ..core.progress import clock
 from .monitor_read import Training, eta, read_trainings, speed
@@ -246,10 +246,6 @@ def _finite(v):
     return None if isinstance(v, float) and not math.isfinite(v) else v
 
 
-def _safe(text):
-    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
 def _csv(seen) -> str:
     "The rows for a spreadsheet."
     out = io.StringIO()
@@ -257,9 +253,7 @@ def _csv(seen) -> str:
         out, ["training", "kind", "step", "seconds", "name", "value"], lineterminator="\n"
     )
     writer.writeheader()
-    writer.writerows(
-        {**r, "training": _safe(r["training"]), "name": _safe(r["name"])} for r in long_rows(seen)
-    )
+    writer.writerows({k: sheet_cell(v) for k, v in r.items()} for r in long_rows(seen))
     return out.getvalue()
 
 # %% ../../nbs/pipeline/monitor.ipynb #da9b8d35

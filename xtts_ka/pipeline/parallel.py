@@ -19,7 +19,7 @@ from ..core.processes import own_group
 from ..core.progress import clock
 from .estimate import about, ready, usual_seconds
 from .execute import Outcome, Watch, execute
-from .signals import Interrupts, RunInterrupted
+from .signals import Interrupts, RunInterrupted, held_back
 
 # %% ../../nbs/pipeline/parallel.ipynb #160d9704
 def _teller(out):
@@ -95,20 +95,21 @@ def execute_apart(
         env=env,
         pass_fds=list(pass_fds),
     )
-    child = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "from xtts_ka.pipeline.parallel import drive; raise SystemExit(drive())",
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        cwd=root,
-        env=dict(os.environ) if env is None else env,
-        **own_group(pass_fds),
-    )  # A group of its own: Ctrl-C reaches it by us
+    with held_back():
+        child = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "from xtts_ka.pipeline.parallel import drive; raise SystemExit(drive())",
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            cwd=root,
+            env=dict(os.environ) if env is None else env,
+            **own_group(pass_fds),
+        )  # A group of its own: Ctrl-C reaches it by us
     if interrupts is not None:
         interrupts.also(child.pid)
     outcome = None

@@ -28,8 +28,9 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
+from ..core.config import parse_yaml
 from ..core.errors import AudioError, PathError, XttsKaError
-from ..core.files import fresh_dir, read_json
+from ..core.files import file_bytes, fresh_dir, read_json
 from ..core.paths import display_path, repo_root, resolve, run_file, slug
 from .stages import STAGES
 from .state import Progress, StageState, wall_seconds
@@ -857,14 +858,12 @@ def read_config_rows(
     run_dir,  # outputs/<run>
 ) -> tuple[list, dict, str]:  # Sections with their rows, the tree itself, a note when there is none
     "config.yaml by sections, the shared values first."
-    import yaml
-
     path = Path(run_dir) / "config.yaml"
     if not path.exists():
         return [], {}, "No configuration was written yet."
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        tree = parse_yaml(file_bytes(path).decode("utf-8"), path.name) or {}
+    except (ValueError, OSError) as e:
         return [], {}, f"config.yaml cannot be read: {str(e).splitlines()[0]}"
     if not isinstance(tree, dict):
         return [], {}, "config.yaml holds no sections."

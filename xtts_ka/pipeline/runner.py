@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['MAKE', 'DEFAULT_CONFIG', 'select', 'Run', 'StageDecision', 'stage_status', 'may_return', 'check_above',
            'check_named_weights', 'mark_stale', 'Screen', 'StageWatch', 'begin_stage', 'record', 'run', 'check_source',
-           'planned', 'resolve_config', 'go_on_command', 'left_out', 'block', 'Call', 'run_stages', 'outdate_report',
-           'gather_rejects', 'finish', 'renew_index', 'make_report', 'run_name', 'show_list', 'show_plan']
+           'planned', 'resolve_config', 'go_on_command', 'left_out', 'block', 'other_packages', 'Call', 'run_stages',
+           'outdate_report', 'gather_rejects', 'finish', 'renew_index', 'make_report', 'run_name', 'show_list',
+           'show_plan']
 
 # %% ../../nbs/pipeline/runner.ipynb #b3f7df1a
+import contextlib
 import functools
 import os
 import shlex
@@ -29,7 +31,13 @@ from ..core.paths import display_path, find_input, no_such, repo_root
 from ..core.progress import clock
 from ..core.weights import check_weights
 from .estimate import about, usual_seconds, whole_seconds
-from .fingerprint import changed, notebook_cells, output_digests, parts
+from xtts_ka.pipeline.fingerprint import (
+    changed,
+    contents_digest,
+    notebook_cells,
+    output_digests,
+    parts,
+)
 from .kept import OLD, finished, kept_in, returnable, set_aside, take_back
 
 # %% ../../nbs/pipeline/runner.ipynb #0783035f
@@ -46,7 +54,7 @@ from xtts_ka.pipeline.stages import (
     parameters,
     run_language,
 )
-from .state import Progress, RunLock, now
+from .state import Progress, RunLock, now, package_versions
 
 # %% ../../nbs/pipeline/runner.ipynb #e8faa69c
 def select(
@@ -82,11 +90,15 @@ class Run:
         self,
         cfg,  # Object of `run_config(stages)`
         stages: tuple,  # In the order they run
+        verify: bool = False,  # Read every file again, whatever its date is
     ):
         check_stages(stages)
         self.cfg, self.stages, self.root = cfg, stages, repo_root()
         self.dir = self.root / "outputs" / cfg.run
         self.progress, self.cache = Progress(self.dir), DigestCache(self.dir / ".digests.json")
+        self.verify = verify
+        if verify:
+            self.cache.known = {}
 
     def cells(self, stage) -> list:
         return notebook_cells(self.root / stage.notebook)
@@ -100,6 +112,10 @@ class Run:
             {n: self.progress[n] for n in self.above(stage)},
             self.cache,
         )
+
+    def contents(self, stage) -> str:
+        "Digest of the inputs of a stage by content."
+        return contents_digest(getattr(self.cfg, stage.name), stage, self.cache)
 
     def above(
         self,
@@ -133,6 +149,19 @@ class StageDecision:
     fresh: bool = False  # Earlier outputs must be out of the way
 
 # %% ../../nbs/pipeline/runner.ipynb #743c8536
+def _inputs_by_content(run: Run, stage, state, new: dict) -> str:  # Another digest, or ""
+    """Compare inputs by content where their dates do not tell: other dates of equal files, as a
+    copy has them, change nothing (`new` is corrected). With `verify`, equal dates of other files
+    do: the digest that is returned stands for them."""
+    old = state.fingerprint_parts.get("inputs")
+    if not state.contents or not (run.verify or old != new["inputs"]):
+        return ""
+    same = run.contents(stage) == state.contents
+    if same and old:
+        new["inputs"] = old
+    return digest([new["inputs"], run.contents(stage)]) if not same and old == new["inputs"] else ""
+
+
 def stage_status(
     run: Run,
     stage,  # `Stage`
@@ -141,6 +170,8 @@ def stage_status(
 ) -> StageDecision:
     "Compare a stage's recorded fingerprints with the current ones."
     state, new = run.progress[stage.name], run.parts(stage)
+    if other := _inputs_by_content(run, stage, state, new):
+        return StageDecision(new | {"inputs": other}, "inputs changed behind their dates", True)
     diff, ended = changed(state.fingerprint_parts, new), state.status in ("done", "stale")
     verdict = functools.partial(StageDecision, new)
     if force:
@@ -231,8 +262,10 @@ class Screen:
         out=None,  # Text stream; default: stdout
     ):
         self.out = out or sys.stdout
-        self.tty, self.lock, self.live = self.out.isatty(), threading.Lock(), ""
+        self.tty, self.lock, self.live = self.out.isatty(), threading.RLock(), ""
         self.once: set = set()  # Lines that are shown once
+        self.lost = None  # Called once, when nobody reads what is said any more
+        self.silent = False
 
     def say(self, line: str = ""):
         with self.lock:
@@ -256,8 +289,18 @@ class Screen:
             self._write("\r\033[K" + self.live)
 
     def _write(self, text):
-        self.out.write(text)
-        self.out.flush()
+        if self.silent:
+            return
+        try:
+            self.out.write(text)
+            self.out.flush()
+        except (OSError, ValueError):  # `| head` has ended, or the terminal was closed
+            if self.lost is None:
+                raise
+            self.silent = True
+            with contextlib.suppress(OSError, ValueError):  # Python writes what is left at its end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())
+            self.lost()
 
 # %% ../../nbs/pipeline/runner.ipynb #35288b0f
 class StageWatch:
@@ -331,6 +374,8 @@ def begin_stage(
         error=None,
         fingerprint=digest(verdict.parts),
         fingerprint_parts=verdict.parts,
+        contents=run.contents(stage),
+        packages=package_versions(),
     )
     begin, notebook, copy, env = (
         time.monotonic(),
@@ -377,7 +422,7 @@ def record(run: Run, stage, outcome, interrupts):
             stage.name,
             status="done",
             outputs=outputs,
-            metrics=read_json(metrics) if metrics.exists() else {},
+            metrics=read_json(metrics, {}) if metrics.exists() else {},
             **times,
         )
     else:
@@ -402,6 +447,7 @@ def run(
     list_: bool = False,  # Show the stages and their status, run nothing
     dry_run: bool = False,  # Show what would run, run nothing
     stages: tuple | None = None,  # Default: `STAGES`
+    verify: bool = False,  # Compare every file by content, not by its date
 ) -> int:  # Exit status
     "Run the stages of a configuration that are out of date."
     stages = STAGES if stages is None else stages
@@ -409,7 +455,7 @@ def run(
     screen = Screen()
     if list_:
         return show_list(stages, run_name(config, overrides), screen, overrides, config)
-    it = Run(load_run(config and resolve_config(config), overrides, stages), stages)
+    it = Run(load_run(config and resolve_config(config), overrides, stages), stages, verify)
     check_source(it, chosen)
     if dry_run:
         return show_plan(it, chosen, force, screen)
@@ -422,7 +468,8 @@ def run(
     from xtts_ka.pipeline.signals import Interrupts, RunInterrupted
 
     with RunLock(it.dir) as lock, Interrupts() as interrupts:
-        it = Run(it.cfg, stages)  # The record as the lock's former holder left it
+        screen.lost = lambda: interrupts.stop(signal.SIGPIPE)
+        it = Run(it.cfg, stages, verify)  # The record as the lock's former holder left it
         sweep(it.dir)
         atomic_write(it.dir / "config.yaml", to_yaml(it.cfg))
         screen.say(f"{display_path(it.dir)}: {_outlook(it, chosen, force)}")
@@ -546,6 +593,17 @@ def block(
             run.progress.update(later.name, status="blocked", error=f"needs {stage.name}")
 
 # %% ../../nbs/pipeline/runner.ipynb #c64ef8d0
+def other_packages(state) -> str:  # As in `torch 2.5.1 (here 2.6.0)`, or ""
+    "Packages that had another version when a stage was made. Told, and no reason to run again."
+    here = package_versions()
+    found = [
+        f"{name} {made} (here {here.get(name, 'none')})"
+        for name, made in state.packages.items()
+        if here.get(name) != made
+    ]
+    return ", ".join(found)
+
+
 class Call:
     "One call of `run`: which stages are due, and how each starts and ends."
 
@@ -590,6 +648,9 @@ class Call:
         if state.status != "done":
             progress.update(stage.name, status="done")
         self.say("✓", stage, f"up to date (took {clock(state.seconds or 0)}, {state.ended})")
+        if other := other_packages(state):
+            self.screen.say(f"    made with {other}; --force makes it anew with what is here")
+        return None
 
     def _taken_back(self, stage, verdict: StageDecision) -> bool:
         "Whether what stands aside is what this call wants; then it is in its place again."
@@ -693,13 +754,13 @@ def gather_rejects(
         lines
         for s in stages
         if (p := Path(run_dir) / s.name / "rejects.csv").is_file()
-        and (lines := p.read_text(encoding="utf-8").splitlines())
+        and (lines := p.read_text(encoding="utf-8", errors="replace").splitlines())
     ]
     if not found:
         return 0
     rows = [line for lines in found for line in lines[1:] if line]
     path, text = Path(run_dir) / "rejects.csv", "\n".join([found[0][0], *rows]) + "\n"
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if not path.is_file() or path.read_bytes() != text.encode():
         atomic_write(path, text)  # A call that does nothing changes no file
     return len(rows)
 
@@ -737,8 +798,7 @@ def finish(
     screen.say(f"report: {display_path(page)}")
     if spoken.exists():
         screen.say(
-            f"{len(spoken.read_text(encoding='utf-8').splitlines())} spoken sentences:"
-            f" {display_path(spoken)}"
+            f"{len(spoken.read_bytes().splitlines())} spoken sentences: {display_path(spoken)}"
         )
     return code
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from ..core.config import parse_override, to_dict, to_yaml
 from ..core.errors import ConfigError, XttsKaError, explained
-from ..core.files import atomic_write, digest, fresh_dir, remove
+from ..core.files import atomic_write, digest, fresh_dir, remove, sheet_cell
 from ..core.files import sweep as remove_left_over
 from ..core.paths import display_path, repo_root, slug
 from ..core.processes import cores, interrupt, own_group, stop_self
@@ -47,7 +47,7 @@ from xtts_ka.pipeline.runner import (
     select,
     stage_status,
 )
-from .signals import Interrupts
+from .signals import Interrupts, held_back
 from .stages import STAGES, load_run, run_config
 from .state import LockedError, Progress, RunLock
 
@@ -516,9 +516,12 @@ class Processes:
             f"▶ {self.title(job)}"
             + (f"  {', '.join(job.only)}, for others too" if job.only else "")
         )
-        with open(
-            self.log(job), "a" if job.trial.name in self.logs else "w", encoding="utf-8"
-        ) as log:
+        with (
+            open(
+                self.log(job), "a" if job.trial.name in self.logs else "w", encoding="utf-8"
+            ) as log,
+            held_back(),
+        ):
             process = subprocess.Popen(
                 self.command(job),
                 stdin=subprocess.PIPE,
@@ -686,7 +689,7 @@ def as_csv(
         text := io.StringIO(), list(dict.fromkeys(k for r in rows for k in r)), lineterminator="\n"
     )
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({k: sheet_cell(v) for k, v in r.items()} for r in rows)
     return text.getvalue()
 
 # %% ../../nbs/pipeline/sweep.ipynb #f9948b0e

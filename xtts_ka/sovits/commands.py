@@ -9,7 +9,7 @@ __all__ = ['TOKENS', 'STEPS', 'PATHS', 'add_arguments', 'main']
 import argparse
 from pathlib import Path
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, env_number
 
 TOKENS = ("train_tokenizer", "tokenize")
 STEPS = {  # Command -> steps of `Sovits2Stage` that it runs, help
@@ -235,8 +235,6 @@ def _report(step: str, result):
 
 # %% ../../nbs/sovits/commands.ipynb #ade90bd0
 def _tokenize(args) -> int:
-    import os
-
     import torch
 
     from xtts_ka.core.paths import find_input, refuse_same_file, resolve
@@ -249,7 +247,7 @@ def _tokenize(args) -> int:
     rank, world = which_shard(args.shard)
     device, gpus = args.device, torch.cuda.device_count()
     if not device:
-        local = int(os.environ.get("LOCAL_RANK", 0))
+        local = env_number("LOCAL_RANK", 0)
         device = f"cuda:{local % gpus}" if gpus else "cpu"
     torch.set_num_threads(args.threads)
     manifest, model, out = find_input(args.manifest), find_input(args.model), resolve(args.out)

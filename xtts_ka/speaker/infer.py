@@ -18,7 +18,7 @@ import numpy as np
 
 from ..core.audio import is_silent, read_audio, resample, set_level
 from ..core.config import build, to_dict
-from ..core.errors import AudioError, ConfigError, XttsKaError
+from ..core.errors import AudioError, ConfigError, XttsKaError, env_number
 from ..core.files import atomic_write, digest
 from ..core.progress import bar
 from ..core.shards import assign_shard, distributed, recording_digest
@@ -122,7 +122,7 @@ def _local_device(device):
 
     if device is not None or "LOCAL_RANK" not in os.environ or not torch.cuda.is_available():
         return device
-    return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    return f"cuda:{env_number('LOCAL_RANK', 0) % torch.cuda.device_count()}"
 
 
 def _set_threads(n):

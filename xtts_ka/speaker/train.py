@@ -11,7 +11,6 @@ __all__ = ['Recordings', 'load_recordings', 'load_data', 'start_network', 'wide_
 # %% ../../nbs/speaker/train.ipynb #15e0d453
 import dataclasses
 import math
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import nn
 
 from ..core.audio import write_audio
 from ..core.config import to_dict
-from ..core.errors import ConfigError, MissingError
+from ..core.errors import ConfigError, MissingError, env_number
 from ..core.files import digest, remove, write_json
 from ..core.loop import FitResult, Task, fit, load_models
 from ..core.paths import display_path, resolve, slug
@@ -864,7 +863,7 @@ def _sinks(cfg: TrainConfig, out: Path) -> list:
 
 def is_first_process() -> bool:
     "True in the process that writes, also before the processes are connected."
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
+    return env_number("RANK", env_number("LOCAL_RANK", 0)) == 0
 
 # %% ../../nbs/speaker/train.ipynb #77247ce8
 def _data_line(task: EncoderTask) -> str:

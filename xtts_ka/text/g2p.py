@@ -10,9 +10,9 @@ __all__ = ['Pronunciations', 'read_pronunciations', 'GraphemeToPhoneme', 'Word',
 import re
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ..core.errors import MissingError, XttsKaError
+from ..core.files import file_bytes
 from ..core.manifest import Reject
 from .letters import ARCHAIC, LETTERS, to_mkhedruli
 from xtts_ka.text.phoneme_inventory import (
@@ -41,7 +41,7 @@ def read_pronunciations(
 ) -> Pronunciations:
     "All usable lines; the others as rejects. MissingError for no file."
     try:
-        data = Path(path).read_bytes()
+        data = file_bytes(path)
     except OSError as e:
         raise MissingError(
             f"{path}: the pronunciations cannot be read ({e.strerror}); "

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..core.errors import MissingError, XttsKaError
-from ..core.files import sha256_file
+from ..core.files import file_bytes, sha256_file
 from ..core.manifest import Reject
 from .letters import has_georgian, to_mkhedruli
 
@@ -123,7 +123,7 @@ def _opened(path) -> list[bytes]:
         raise MissingError(
             f"{path}: no such file; give a UTF-8 text with one sentence a line, or a table"
         )
-    data = Path(path).read_bytes()
+    data = file_bytes(path)
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise XttsKaError(f"{path}: UTF-16 text; save it as UTF-8")
     if b"\0" in data[:4096]:

@@ -20,7 +20,7 @@ from pydantic import Field
 from ..core.audio import read_audio
 from ..core.config import config, load
 from ..core.errors import AudioError, ConfigError, MissingError
-from ..core.files import atomic_write, read_json, write_json
+from ..core.files import atomic_write, read_json, sheet_cell, write_json
 from ..core.manifest import Reject, write_rejects
 from ..core.paths import display_path, find_input, no_such, resolve, walk
 from ..core.progress import bar
@@ -366,7 +366,8 @@ def _csv(scores: Scores) -> str:
         for name, row in rows.items():
             values = ["" if row[m] is None else f"{row[m]:.6g}" for m in scores.names]
             notes = scores.notes.get(name, []) if system == "generated" else []
-            sheet.writerow([system, name, *values, "; ".join(notes)])
+            texts = [sheet_cell(t) for t in (system, name, "; ".join(notes))]
+            sheet.writerow([*texts[:2], *values, texts[2]])
     return text.getvalue()
 
 # %% ../../nbs/vocoder/score.ipynb #7d110b17

@@ -9,7 +9,6 @@ __all__ = ['VocoderTask', 'start_generator', 'discriminators_beside', 'audio_sec
 
 # %% ../../nbs/vocoder/train.ipynb #1ae00672
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from ..core.audio import write_audio
 from ..core.config import build, literal, merge, parse_override, to_dict
-from ..core.errors import MissingError
+from ..core.errors import MissingError, env_number
 from ..core.files import atomic_write, read_jsonl, sha256_file, tree_digest, write_json
 from ..core.loop import FitResult, Interrupted, Task, fit, load_models, lr_scale
 from ..core.manifest import write_rejects
@@ -365,7 +364,7 @@ class TrainResult:
 
 
 def _is_leader() -> bool:
-    return int(os.environ.get("RANK", 0)) == 0  # Of several processes one writes
+    return env_number("RANK", 0) == 0  # Of several processes one writes
 
 # %% ../../nbs/vocoder/train.ipynb #cd111f02
 def prepare(
