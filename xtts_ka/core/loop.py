@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -695,11 +696,18 @@ def _checked(task, cfg, root) -> Checkpoint | None:
     if found is None:
         return None
     if diff := _differences(found.state["identity"], _identity(task, cfg)):
-        raise CheckpointError(
-            f"{found.path}: made with other options ({diff}); "
-            "put them back, or train into a new folder"
-        )
+        raise CheckpointError(f"{found.path}: made with other options ({diff}); {_way_on(diff)}")
     return found
+
+
+def _way_on(diff: str) -> str:
+    if re.fullmatch(r"steps was \d+, is \d+", diff):
+        return (
+            "the rate of a cosine schedule falls to its end at `steps`, so the run cannot be made "
+            "longer or shorter: put them back, train into a new folder, or choose "
+            "schedule=constant from the start, which may always go on"
+        )
+    return "put them back, or train into a new folder"
 
 # %% ../../nbs/core/loop.ipynb #bb77eb9b
 def _load_weights(models: dict, found: Checkpoint, suffix: str = ""):

@@ -122,7 +122,8 @@ def no_such(
     what: str = "file",  # Or folder
 ) -> str:
     "The sentence about a missing input: where it was looked for, and what is there instead."
-    cause = likely_cause(find_input(path))
+    given = Path(path).expanduser()
+    cause = likely_cause(Path.cwd() / given) or likely_cause(resolve(path))
     return f"no such {what} ({tried(path)})" + (f"; {cause}" if cause else "")
 
 # %% ../../nbs/core/paths.ipynb #18c59253
