@@ -282,7 +282,7 @@ def _sort_windows(items, lengths, span: int):
 # %% ../../nbs/core/loop.ipynb #aef0913a
 def _ignore_signals(_):
     "Workers ignore SIGINT and SIGTERM and exit with the parent."
-    for s in STOP_SIGNALS:
+    for s in stopping_signals():
         signal.signal(s, signal.SIG_IGN)
 
 
