@@ -20,7 +20,6 @@ import pytest
 import torch
 from smoke import RUN
 
-from xtts_ka.core import weights
 from xtts_ka.core.audio import write_audio
 from xtts_ka.core.config import build, config
 from xtts_ka.core.errors import CheckpointError, ConfigError, MissingError
@@ -455,7 +454,9 @@ def test_fetch(hub, tmp_path, capsys):
     asked = len(hub.asked)
     assert main(["fetch", "ecapa"]) == 0  # accepted before, and whole: nothing is taken again
     assert not any(p.endswith(".ckpt") for _, p, _ in hub.asked[asked:])
-    assert weights.find_local("ecapa") == folder
+    from xtts_ka.core.weights import find_local
+
+    assert find_local("ecapa") == folder
 
 
 def test_fetch_refuses_what_is_not_the_hubs(hub, tmp_path, capsys):
@@ -534,7 +535,7 @@ def test_wandb_gets_the_numbers(tmp_path, monkeypatch):
     ids = []
     for session in range(2):
         log = _Log(tmp_path / "metrics.jsonl", session, LoopConfig(wandb="voices"), True)
-        log.line({"kind": "train", "step": session + 1, "loss/main": 0.5})
+        log.line({"kind": "train", "step": session + 1, "loss/main": 0.5, **log.times()})
         ids.append(log.wandb.id)
         log.close()
     kept = [p.read_bytes() for p in tmp_path.rglob("*.wandb")]
