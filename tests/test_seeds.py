@@ -476,11 +476,13 @@ def test_offline_list_needs_no_network(hub, capsys):
 
 
 def test_plain_names_ask_the_hub(hub, tmp_path):
+    from xtts_ka.core.weights import hub_has
     from xtts_ka.speaker.pretrained import find_model
 
     folder = find_model("ecapa", "embedding_model.ckpt")
     assert (folder / "embedding_model.ckpt").stat().st_size == 512000
     assert any("/speechbrain/spkrec-ecapa-voxceleb/" in p for _, p, _ in hub.asked)
+    assert [hub_has("ecapa"), hub_has("no-such-name")] == [True, False]
     asked = len(hub.asked)
     assert find_model("ecapa", "embedding_model.ckpt") == folder and len(hub.asked) == asked
 
@@ -493,6 +495,7 @@ def test_all_missing_weights_before_the_first_stage(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "nbs/runs", tmp_path / "nbs/runs")
     monkeypatch.setenv("XTTS_KA_ROOT", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     named = {
         "embeddings.model": "wavlm-large",
         "xtts_init.base": "coqui/XTTS-v2",

@@ -27,7 +27,7 @@ from ..core.errors import ConfigError, XttsKaError, advice, explained
 from ..core.files import DigestCache, atomic_write, digest, read_json, sweep
 from ..core.paths import display_path, repo_root, resolve
 from ..core.progress import clock
-from ..core.weights import check_weights
+from ..core.weights import check_weights, find_local, hub_has
 from .fingerprint import changed, notebook_cells, output_digests, parts
 
 # %% ../../nbs/pipeline/runner.ipynb #0783035f
@@ -192,7 +192,9 @@ def check_named_weights(
         named = named_weights(run.cfg, stage)
         if named and not left_out(run, stage) and stage_status(run, stage, force).reason:
             wanted += named
-    check_weights(wanted)
+    gone = [w for w in wanted if find_local(w[1]) is None]
+    gone = [(option, name) for option, name, fetches in gone if not (fetches and hub_has(name))]
+    check_weights(gone)
 
 
 def mark_stale(
