@@ -195,7 +195,8 @@ def test_the_command_ends_with_its_workers(tmp_path, ending):
     voices(tmp_path / "data")
     on = {"num_workers": 2, "vis_train_art_every": 3, "vis_val_art_every": 1, "tensorboard": True}
     stopped = ending.startswith("SIG")
-    values = TINY | on | {"steps": 10**5 if stopped else 6, "use_data_augmentation": False}
+    length = {"steps": 10**5} if stopped else {"steps": None, "num_epochs": 6}
+    values = TINY | on | length | {"use_data_augmentation": False}
     values |= {"val_every": 5, "train_data_root": str(tmp_path / "data")}
     (tmp_path / "train_config.json").write_text(json.dumps(values))
     argv, out = ["--config", str(tmp_path / "train_config.json")], tmp_path / "out"
@@ -211,6 +212,8 @@ def test_the_command_ends_with_its_workers(tmp_path, ending):
     finally:
         process.kill()
     assert process.exitcode == {"done": 0, "failed": 2, "SIGTERM": 143, "SIGINT": 130}[ending]
+    if ending == "done":  # The log counts epochs as `num_epochs` does
+        assert [r["epoch"] for r in lines(out) if r["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
     told = {"done": "encoder of step", "failed": "the disk is gone"}
     assert told.get(ending, f"stopped by {ending}") in said(out)
 

@@ -18,6 +18,7 @@ import re
 import signal
 import threading
 import time
+import uuid
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Literal
@@ -441,7 +442,7 @@ def _open_wandb(project: str, folder: Path):
         ) from None
     held = folder / "wandb.json"
     if not held.is_file():
-        write_json(held, {"id": wandb.util.generate_id()})
+        write_json(held, {"id": uuid.uuid4().hex[:12]})
     name = "/".join(folder.resolve().parts[-2:])
     return wandb.init(
         project=project, id=read_json(held)["id"], name=name, dir=str(folder), resume="allow"

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS_FILE', 'CPML', 'CATALOGUE', 'Weights', 'known', 'is_hub_name', 'needed_files', 'find_local', 'missing_line',
-           'fetch_command', 'check_weights', 'accept_licence', 'fetch', 'offline_list', 'listing', 'add_arguments',
-           'main']
+           'fetch_command', 'hub_has', 'check_weights', 'accept_licence', 'fetch', 'offline_list', 'listing',
+           'add_arguments', 'main']
 
 # %% ../../nbs/core/weights.ipynb #1a86af5e
 import contextlib
@@ -207,6 +207,21 @@ def fetch_command(
 ) -> str:
     "The one command that gets them."
     return "xtts-ka fetch " + " ".join(dict.fromkeys(names))
+
+
+def hub_has(
+    name: str,  # Short name or `owner/name`
+) -> bool:
+    "True when the hub answers within seconds that it has these weights."
+    from httpx import HTTPError
+    from huggingface_hub import HfApi
+
+    w = known(name)
+    if not (w or is_hub_name(name)):
+        return False
+    with contextlib.suppress(OSError, ValueError, HTTPError):
+        return bool(HfApi().model_info(w.repo if w else name, timeout=5).id)
+    return False
 
 
 def check_weights(

@@ -29,7 +29,7 @@ from ..core.errors import ConfigError, TooSmallError, XttsKaError, advice, expla
 from ..core.files import DigestCache, atomic_write, digest, read_json, sweep
 from ..core.paths import display_path, find_input, no_such, repo_root
 from ..core.progress import clock
-from ..core.weights import check_weights
+from ..core.weights import check_weights, find_local, hub_has
 from .estimate import about, usual_seconds, whole_seconds
 from xtts_ka.pipeline.fingerprint import (
     changed,
@@ -238,7 +238,9 @@ def check_named_weights(
         named = named_weights(run.cfg, stage)
         if named and not left_out(run, stage) and stage_status(run, stage, force).reason:
             wanted += named
-    check_weights(wanted)
+    gone = [w for w in wanted if find_local(w[1]) is None]
+    gone = [(option, name) for option, name, fetches in gone if not (fetches and hub_has(name))]
+    check_weights(gone)
 
 
 def mark_stale(

@@ -31,6 +31,7 @@ class Stage:
     outputs: tuple = ()  # Paths in the run's folder that it writes
     inputs: tuple = ()  # Fields of its configuration that name files or folders outside the run
     weights: tuple = ()  # Fields of its configuration that name pretrained weights
+    fetches: tuple = ()  # Of these, those that the stage itself takes from the hub where it answers
     doc: str = ""  # One line for `--list`
     languages: tuple = ()  # Languages it is for; empty: any. For others its status is `blocked`
     # CPU seconds in the demonstration, about: what takes longest begins first when several run at a
@@ -81,6 +82,7 @@ STAGES = (
         outputs=("speaker_encoder",),
         inputs=("data", "checkpoint", "noise_paths", "music_paths", "reverb_paths"),
         weights=("encoder.name", "checkpoint"),
+        fetches=("encoder.name",),
         cost=70,
         doc="a network that tells voices apart (ECAPA-TDNN, GE2E)",
     ),
@@ -92,6 +94,7 @@ STAGES = (
         outputs=("embeddings",),
         inputs=("checkpoint",),
         weights=("model", "checkpoint"),
+        fetches=("model",),
         cost=25,
         doc="a voice embedding for every clip, maps to click and hear",
     ),
@@ -125,6 +128,7 @@ STAGES = (
         needs=("segments",),
         outputs=("xtts_init",),
         weights=("base",),
+        fetches=("base",),
         cost=160,
         doc="Georgian tokenizer, audio codes (DVAE), a fresh or given XTTS",
     ),
@@ -299,14 +303,15 @@ def run_language(
 def named_weights(
     cfg,  # Object of `run_config`
     stage: Stage,  # One of its stages
-) -> list[tuple[str, str]]:  # (option, name), without those that are made in the run
-    "The pretrained weights that a stage's configuration names."
+) -> list[tuple[str, str, bool]]:  # (option, name, whether the stage would fetch them itself)
+    "The pretrained weights that a stage's configuration names, without those of the run."
     found, section = [], getattr(cfg, stage.name)
     own = getattr(section, "checkpoint", None)  # Replaces the weights of a name
     for field in [f for f in stage.weights if f == "checkpoint" or not own]:
         value = functools.reduce(getattr, field.split("."), section)
         if value and not value.endswith("-untrained") and ":" not in value:
-            found.append((f"{stage.name}.{field}", value))
+            fetches = field in stage.fetches and getattr(section, "accept_licence", True)
+            found.append((f"{stage.name}.{field}", value, fetches))
     return found
 
 
