@@ -1,4 +1,4 @@
-"""The independent recogniser: `python bench/recogniser.py train OUT` trains it (about half an hour
+"""The independent recogniser: `python bench/recogniser.py train OUT` trains it (about 40 minutes
 of CPU) and writes xtts_ka/data/recogniser_ka/;
 `python bench/recogniser.py test` prints its errors on the voices that synthesis learns from, voice
 by voice."""
