@@ -141,7 +141,7 @@ def test_the_wheel_alone_starts_quickly(light):
     "words, extra",
     [
         (("-m", "xtts_ka.cli", "speak", "ა"), "speak"),
-        (("-m", "xtts_ka.cli", "sovits", "--help"), "speak"),
+        (("-m", "xtts_ka.cli", "index"), "notebooks"),
         (("-m", "xtts_ka.cli", "run", "--config", "configs/smoke.yaml"), "all"),
         (("-c", "import xtts_ka.text.tokenizer"), "tokenizers"),
         (("-c", "import xtts_ka.core.audio"), "speak"),

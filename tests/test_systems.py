@@ -221,6 +221,23 @@ def test_python_versions_agree(root):
     assert re.search(r"python: (\[.*\])", workflow)[1] == json.dumps([*do.PYTHONS])
 
 
+def late_tags(tags: list, version: str) -> list:
+    "Tags of releases that are later than the version in the settings."
+    number = [int(n) for n in version.split(".")]
+    return [t for t in tags if [int(n) for n in t[1:].split(".")] > number]
+
+
+def test_the_version_is_not_behind_the_tags(root):
+    """The version stands in settings.ini, so that a tarball without git installs offline; a release
+    is a tag of that version."""
+    from xtts_ka import __version__
+
+    assert late_tags(["v0.1.0", "v0.9.2", "v0.10.0"], "0.9.2") == ["v0.10.0"]
+    said = subprocess.run(["git", "tag", "--list"], cwd=root, capture_output=True, text=True)
+    tags = [t for t in said.stdout.split() if re.fullmatch(r"v\d+\.\d+\.\d+", t)]
+    assert late_tags(tags, __version__) == []
+
+
 def test_the_lock_has_digests(root):
     lock = tomllib.loads((root / "uv.lock").read_text(encoding="utf-8"))["package"]
     files = [

@@ -156,7 +156,7 @@ def setup(call, args):
         stop("setup: knows --cpu only, not " + " ".join(args))
     if sys.platform == "linux" and not VENV.exists():
         say(
-            "3.1 GB to download, 2.2 GB of them CUDA libraries. Without an NVIDIA GPU, and where"
+            "3.2 GB to download, 2.2 GB of them CUDA libraries. Without an NVIDIA GPU, and where"
             " PyTorch's own package index can be reached: `python tools/do.py setup --cpu`"
         )
     call("sync", "--frozen")

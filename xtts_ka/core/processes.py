@@ -139,7 +139,8 @@ def _give_up():
     _OURS.clear()
 
 
-hasattr(os, "register_at_fork") and os.register_at_fork(after_in_child=_give_up)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_give_up)
 
 
 @contextlib.contextmanager
