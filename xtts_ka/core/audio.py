@@ -195,9 +195,10 @@ def _source(path, head: bytes):
         size, present, follows = _sound_chunk(path, head)
         if not size and _unknown_length(head, size, present, follows):
             data = Path(path).read_bytes()
-            order = "big" if head[:4] == b"RIFX" else "little"
             at = len(data) - present - 4
-            return io.BytesIO(data[:at] + present.to_bytes(4, order) + data[at + 4 :])
+            length = present.to_bytes(4, "little")
+            length = length[::-1] if head[:4] == b"RIFX" else length
+            return io.BytesIO(data[:at] + length + data[at + 4 :])
     return os.fspath(path)
 
 

@@ -232,25 +232,25 @@ def walk(
 ) -> Iterator[Path]:
     "Files below a folder, without hidden ones, in no order; linked folders are entered once."
     entered: dict[tuple, Path] = {}  # (device, inode) -> first path
-    real, linked = [Path(root)], []
+    real, linked = [Path(root)], list[Path]()
     while real or linked:
         folder = real.pop() if real else linked.pop(0)
         try:
             s = folder.stat()
             first = entered.setdefault((s.st_dev, s.st_ino), folder)
-            entries = sorted(os.scandir(folder), key=lambda e: e.name) if first is folder else []
+            entries = sorted(os.scandir(folder), key=lambda d: d.name) if first is folder else []
         except OSError as e:
             first, entries = folder, []
             _note(left_out, folder, f"unreadable: {e.strerror}")
         if first is not folder:
             _note(left_out, folder, f"duplicate: a link to {first}, which is read already")
-        for e in entries:
-            if e.name.startswith("."):
+        for entry in entries:
+            if entry.name.startswith("."):
                 continue
-            if e.is_dir():
-                (linked if e.is_symlink() else real).append(folder / e.name)
+            if entry.is_dir():
+                (linked if entry.is_symlink() else real).append(folder / entry.name)
             else:
-                yield folder / e.name
+                yield folder / entry.name
 
 
 def _note(left_out: list | None, path: Path, why: str):
