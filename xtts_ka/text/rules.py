@@ -302,12 +302,12 @@ def _agree(words: str, case: str) -> str:
 
 def _with_ending(words: str, ending: str, n: int | None = None) -> str | None:
     "A number with a written ending, or None for an unknown ending."
-    head, _, last = words.rpartition(" ")
-    if last in _AFTER_NUMBER:
-        if last != "პრიმა":
+    before, _, mark = words.rpartition(" ")
+    if mark in _AFTER_NUMBER:
+        if mark != "პრიმა":
             return words
-        first = inflect_ordinal(ordinal(n), "ე") if n and ending[:1] == "ე" else head
-        return f"{first} {last}"
+        first = inflect_ordinal(ordinal(n), "ე") if n and ending[:1] == "ე" else before
+        return f"{first} {mark}"
     if (" მთელი " in words or words.endswith("ედი")) and ending in ENDINGS:
         *head, last = words.split(" ")
         head = [agree(w, ENDINGS[ending][0]) for w in head]
@@ -566,7 +566,8 @@ def _fraction_of(r, m, words: str):
 
 # %% ../../nbs/text/rules.ipynb #ab619c59
 _SECTION = (
-    r"პ\.|მ\.|მუხ\.|მუხლი|მუხლის|მუხლში|პუნქტი|პუნქტის|პუნქტში|თავი|თავში|ქვეპუნქტი|ნახ\.|ნახაზი|ნახატი|ცხრ\."
+    r"პ\.|მ\.|მუხ\."
+    r"|მუხლი|მუხლის|მუხლში|პუნქტი|პუნქტის|პუნქტში|თავი|თავში|ქვეპუნქტი|ნახ\.|ნახაზი|ნახატი|ცხრ\."
     r"|ცხრილი|ცხრილში|სურ\.|სურათი|ვერსია|ვერსიის|ვერსიაში|პარაგრაფი|ნაწილი|დანართი|§"
 )
 _BEFORE_SECTION = re.compile(rf"(?:[A-Za-z]{{2}} ?|[A-Za-z] |(?<![A-Za-z])[vV]|(?:{_SECTION}) ?)$")
@@ -682,7 +683,8 @@ _AMOUNT = (
 )
 _AMOUNT_PATTERN = re.compile(_AMOUNT)
 _JOIN = re.compile(
-    r"(?P<join>[-—]| [-—] | ?± ?| ?[×xх*·÷] ?(?=[0-9])| ?\+ ?|(?<=[0-9])[/:](?=[0-9])| : (?=[0-9]+ ?=))"
+    r"(?P<join>[-—]| [-—] | ?± ?| ?[×xх*·÷] ?(?=[0-9])| ?\+ ?"
+    r"|(?<=[0-9])[/:](?=[0-9])| : (?=[0-9]+ ?=))"
     rf"(?P<number>{_NUMBER})(?!:[0-9])"
 )
 _JOINS = {
@@ -897,7 +899,7 @@ def _say_with_noun(a: _Amount) -> str | None:
     case = ENDINGS[a.ending][0] if a.ending else a.case
     scale = f" {agree(a.scale, case)}" if a.unit and a.scale else ""
     if a.ending:
-        noun = decline_phrase(noun, a.ending)
+        noun = decline_phrase(noun, a.ending) or noun
     elif case in ("dat", "erg", "adv"):
         noun = " ".join(agree(w.removesuffix("~"), case) for w in noun.split(" "))
     else:
@@ -1013,7 +1015,8 @@ def _amount(r, m):
     _collect_noun(r, m, a)
     if not a.ending and (a.unit or a.scale):
         _agree_unit(r, a)
-    uncertain = a.doubt or bool(re.fullmatch("[0-9]{1,3}[ ,.][0-9]{3}", a.numbers[0]))
+    unclear = "[0-9]{1,3}[ ,.][0-9]{3}|[0-9]{9,}"  # A decimal? A code?
+    uncertain = a.doubt or bool(re.fullmatch(unclear, a.numbers[0]))
     number = _plain_number(a.numbers[0])
     single = not a.joins and not a.scale
     if a.coins and single and not a.per and re.fullmatch("[0-9]+,[0-9]{2}", number):
@@ -1046,7 +1049,7 @@ def _unknown_ending(r, m, a: _Amount) -> RuleResult:
     if len(a.ending) == 1 and not a.unit:  # 10-ბ კლასი
         return RuleResult(_say_numbers(a, "nom"), end, True)
     r.notes.append(f"{r.text[m.start() : a.end]!r}: this ending of a number is not known")
-    return RuleResult(_say_without_ending(a), end, True)
+    return RuleResult(_say_without_ending(a) or "", end, True)
 
 
 def _agree_unit(r, a: _Amount):
@@ -1267,7 +1270,7 @@ def _say_city(r, start: int, end: int) -> RuleResult | None:
     "`ქ.`: a street behind a genitive, an initial before a surname, else a city."
     ending = _SHORT_ENDING.match(r.text, end)
     if ending and ending["ending"] in ENDINGS:
-        return RuleResult(decline("ქუჩა", ending["ending"]), ending.end(), True)
+        return RuleResult(decline("ქუჩა", ending["ending"]) or "ქუჩა", ending.end(), True)
     after = re.match(' ?"?([ა-ჰ]{2,}(?:-[ა-ჰ]+)?)', r.text[end : end + 40])
     place = after and PLACES.match(after[1])
     genitive = re.search('[ა-ჰ](?:ის|[აოუე]ს)"? $', r.text[max(0, start - 6) : start])
@@ -1298,7 +1301,7 @@ def _say_language(r, words: str, end: int) -> str:
 def _is_given(r, start: int, end: int) -> bool:
     "True for `ივ.` before a surname, also before a patronymic or a second short form."
     m = re.match(" ?([ა-ჰ]{3,})(?![ა-ჰ.])", r.text[end : end + 30])
-    return bool(m) and not is_verb(m[1]) and bool(_GIVEN_BEFORE.match(m[1]))
+    return bool(m and not is_verb(m[1]) and _GIVEN_BEFORE.match(m[1]))
 
 
 _GIVEN_BEFORE = re.compile(
@@ -1335,7 +1338,7 @@ def _say_abbreviation(r, start, end, words, kind, dot) -> RuleResult | None:
     e = _SHORT_ENDING.match(r.text, end)
     if e and e["ending"] in ENDINGS:
         said = decline_phrase(words, e["ending"])
-        return said and RuleResult(said, e.end(), kind == "given")
+        return RuleResult(said, e.end(), kind == "given") if said else None
     if not dot and "/" not in r.text[start:end] and "." not in r.text[start:end]:
         if (
             kind not in ("fixed", "numbered", "noun")
@@ -1490,9 +1493,9 @@ def _say_acronym(r, word: str, ending: str, end: int) -> str:
     phrase = ACRONYMS[word]
     noun = word not in LEGAL_FORMS and _noun_follows(r, end, number=ending == "ს")
     if not ending:
-        return decline_phrase(phrase, "ის") if noun else plain(phrase)
+        return (noun and decline_phrase(phrase, "ის")) or plain(phrase)
     if ending == "ს" and noun:  # of the letters, მე-შე-პეს
-        return decline_phrase(phrase, "ის")
+        ending = "ის"
     has_vowel = set(ending) & set(VOWELS)
     other = f"{plain(phrase)}-{ending if has_vowel else spell_georgian(ending)}"
     return decline_phrase(phrase, ending) or other
