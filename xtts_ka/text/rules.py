@@ -1539,12 +1539,15 @@ def _separate_ending(r, m):
 
 
 _CONSONANTS = "ბგდვზთკლმნპჟრსტფქღყშჩცძწჭხჯჰ"
-_ODD_END = re.compile(
-    f"(?:[აეიოუ][გზკპჟტფყჩძწჭჯღჰქშ]|[{_CONSONANTS}][ბგდვზკლმნპჟრტფქღყშჩცძწჭხჯჰ])$"
-)
-_STOP_WORDS = set("აქ იქ არც ვერც ზოგ ნუღარც მაშ აჰა ეჰ ოჰ უჰ აჰ ვაჰ იჰ ჰაჰ უფ ოფ ახ ვახ".split())
+_ODD_END = re.compile(f"[{_CONSONANTS}][ბგდვზკლმნპჟრტფქღყშჩძწჭხჯჰ]$|^.{{2}}[გზკპჟტფყჩძწჭჯღჰქშ]$")
+_STOP_WORDS = set(
+    (
+        "აქ იქ ზეგ ქვეშ მაგ მეტ ზოგ რიგ შიგ მუქ ეგ ჯეფ მაშ ეჰ ოჰ უჰ აჰ ვაჰ იჰ ჰაჰ უფ პოპ ოღონდ "
+        "ვახტანგ ალბერტ ედუარდ არნოლდ რობერტ ბერნარდ რიჩარდ ლეონარდ კარგ გვერდზ ვაშ"
+    ).split()
+)  # Words and names that end a sentence all the same
 
-# %% ../../nbs/text/rules.ipynb #6fd349a9
+
 @_rule("abbreviation", "k", r"(?P<word>[ა-ჰ]{2,8})\.(?= ?[ა-ჰ0-9\"A-Z])")
 def _unknown_abbreviation(r, m):
     "A word that cannot end a sentence, with a full stop: said as it stands, without the stop."
