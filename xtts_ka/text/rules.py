@@ -1221,6 +1221,12 @@ def _in_word(r, m) -> bool:
     return bool(r.before(m.start()) in (*LETTERS, "-") and m.start())
 
 
+_REGION = re.compile(
+    " (?:და |[ა-ჰ]+ )?(?:[ა-ჰ]{3,}ეთ|საქართველ|ევროპ|აზი|ამერიკ|აფრიკ|კავკასი|გერმანი|ციმბირ|ნაწილ"
+    "|მხარ|საზღვ|სანაპირ|რეგიონ|ფერდობ|ქარ|განედ|გრძედ|ნახევარ|აღმ|დას|ჩრდ|სამხ|კარიბჭ|ბანკ|სლავ)"
+)  # What `დას.` is said of; alone it may be a sister
+
+
 def _say_before(r, words: str, end: int) -> str:
     "A direction: the stem before a word, else the nominative."
     return bare_stem(words) if after_kind(r.text, end) in ("word", "foreign") else words
@@ -1349,6 +1355,8 @@ def _say_abbreviation(r, start, end, words, kind, dot) -> RuleResult | None:
             return None  # without a full stop: გვ 5, but not a word
     if words == "სახელობის" and PLACES.match(r.last_word(start)):
         return None  # თბილისის სახელმწიფო უნივერსიტეტი
+    if r.text[start:end] == "დას." and not _REGION.match(r.text, end):
+        return None
     if kind == "rank" and not _FAMILY.match(r.text[end : end + 40].lstrip(" ")):
         return None
     if kind == "given" and not _is_given(r, start, end):
