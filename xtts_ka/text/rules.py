@@ -1168,6 +1168,9 @@ def _me_ordinal(r, m):
     if None in numbers:
         return None
     first = [*map(ordinal, numbers[:-1])]
+    near = r.last_word(m.start()) in _LETTERED or r.text[m.end() : m.end() + 5] == " კლას"
+    if m["ending"] == "ა" and r.before(m.end() - 1).isdigit() and near:  # მე-8ა კლასი
+        return RuleResult(" - ".join([*first, ordinal(numbers[-1])]), m.end() - 1)
     ending = (m["ending"] or "").removeprefix("ე-").removeprefix("ე")
     last = _last_ordinal(r, ordinal(numbers[-1]), ending, m.end())
     end = m.end()
