@@ -374,7 +374,7 @@ def _is_behind_phone(r, start: int) -> bool:
 def _phone(r, m):
     "A telephone number group by group."
     groups, behind = re.findall("[0-9]+", m[0]), _is_behind_phone(r, m.start())
-    if not 5 + 2 * (not behind) <= sum(map(len, groups)) <= 15 or r.before(m.start()).isdigit():
+    if not 5 + 2 * (not behind) <= sum(map(len, groups)) <= 15 or r.before(m.start()).isdecimal():
         return None
     if not behind and "any" in m.groupdict():
         return None
@@ -911,7 +911,7 @@ def _say_with_ending(r, a: _Amount) -> str | None:
     "`25-ზე`, `5-6-ე`, `20-იანი`."
     number = _plain_number(a.numbers[-1])
     leading_zero = number[0] == "0" and len(number) > 1
-    is_whole = number.isdigit() and len(number) <= 15 and not leading_zero
+    is_whole = number.isdecimal() and len(number) <= 15 and not leading_zero
     n = int(number) if is_whole else None
     last = _with_ending(read_number(a.numbers[-1]), a.ending, n)
     if last is None:
@@ -919,7 +919,7 @@ def _say_with_ending(r, a: _Amount) -> str | None:
     if not a.joins:
         return a.lead + last
     is_ordinal = n and a.ending[0] == "ე" and not a.ending.startswith("ებ")
-    if is_ordinal and all(x.isdigit() for x in a.numbers):
+    if is_ordinal and all(x.isdecimal() for x in a.numbers):
         return " - ".join([*(ordinal(int(x)) for x in a.numbers[:-1]), last])
     if a.ending in ENDINGS:
         case = ENDINGS[a.ending][0]
@@ -1072,7 +1072,7 @@ _SPAN_OF_TIME = re.compile(" საუკუნ[ა-ჰ]+ (?:წინ|გან
 # %% ../../nbs/text/rules.ipynb #8aede2fa
 def _arabic_century(r, a: _Amount) -> RuleResult | None:
     "`19 საუკუნეში`, `ძვ. წ. 5 საუკუნე`: the number of a century is an ordinal."
-    if not _CENTURY_WORD.match(r.text, a.end) or not all(n.isdigit() for n in a.numbers):
+    if not _CENTURY_WORD.match(r.text, a.end) or not all(n.isdecimal() for n in a.numbers):
         return None
     numbers = [int(n) for n in a.numbers]
     era = bool(_ERA.search(r.text[max(0, a.start - 20) : a.start]))
@@ -1164,12 +1164,12 @@ def _me_ordinal(r, m):
     if r.before(m.start()) in LETTERS and m.start():
         return None
     written = [m["number"], *re.findall("[0-9IVXLC]+", m["more"])]
-    numbers = [int(n) if n.isdigit() else roman(n) for n in written]
+    numbers = [int(n) if n.isdecimal() else roman(n) for n in written]
     if None in numbers:
         return None
     first = [*map(ordinal, numbers[:-1])]
     near = r.last_word(m.start()) in _LETTERED or r.text[m.end() : m.end() + 5] == " კლას"
-    if m["ending"] == "ა" and r.before(m.end() - 1).isdigit() and near:  # მე-8ა კლასი
+    if m["ending"] == "ა" and r.before(m.end() - 1).isdecimal() and near:  # მე-8ა კლასი
         return RuleResult(" - ".join([*first, ordinal(numbers[-1])]), m.end() - 1)
     ending = (m["ending"] or "").removeprefix("ე-").removeprefix("ე")
     last = _last_ordinal(r, ordinal(numbers[-1]), ending, m.end())
@@ -1604,7 +1604,7 @@ _ADDRESS_NAMES = {
 def _say_address_part(part: str) -> str:
     if name := _ADDRESS_NAMES.get(part.lower()):
         return name
-    if part.isdigit():
+    if part.isdecimal():
         return whole(part)
     place = latin_lexicon().get(part.lower(), ("", ""))[1] == "place"
     return spell_latin(part) if len(part) == 1 else say_latin(part, bare=not place)
@@ -1780,7 +1780,7 @@ def _latin(r, m):
         return RuleResult(bare, end + 1)  # Mr. Smith
     more = re.match(rf"(?:[ -]| ?& ?)[{_L}]|-?[0-9]", r.text[end : end + 4])
     guessed = folded not in latin_lexicon()
-    if more and more[0][0] == "-" and not more[0][1:].isdigit():
+    if more and more[0][0] == "-" and not more[0][1:].isdecimal():
         return RuleResult(bare + "-‿", end + 1, guessed)
     if more:
         return RuleResult(bare, end, guessed)
@@ -1891,4 +1891,4 @@ def _dash(r, m):
 @_rule("point", "o", r"\.(?=[0-9])")
 def _point(r, m):
     "`1.2.3`: the point is said between digits."
-    return "წერტილი" if r.before(m.start()).isdigit() else "."
+    return "წერტილი" if r.before(m.start()).isdecimal() else "."
