@@ -144,6 +144,18 @@ def test_any_string_is_read_and_reading_is_a_fixed_point():
         "<b>",
         "&amp;",
         "'",
+        "ქ-ნ",
+        "x²",
+        "10⁶",
+        "√2",
+        "= 4",
+        "41°43′",
+        "rogor xar",
+        "საqართველო",
+        "Totаl",
+        "სოჳლი",
+        "/100 კმ",
+        "გ-ლ-ე",
     ]
     texts = st.one_of(
         st.lists(st.sampled_from(pieces), max_size=8).map("".join),
@@ -191,6 +203,12 @@ def test_any_string_is_read_and_reading_is_a_fixed_point():
         "10:" * 30_000,
         "1 000 " * 20_000,
         "\u0301" * 100_000,
+        "№" * 60_000,
+        "gamarjoba, " * 10_000,
+        "1=" * 30_000,
+        "ა/" * 50_000,
+        "პროფ. ი. " * 10_000,
+        "5, " * 30_000,
     ],
 )
 def test_long_lines_take_linear_time(text):

@@ -100,7 +100,6 @@ def _applies(kind: str, after: str, number: bool, genitive: bool) -> bool:
         "month": number or after == "number",
         "numbered": after == "number",
         "part": genitive,
-        "settlement": genitive and after in ("", "number"),
         "city": bool(after) or genitive,
         "title": after in ("word", "foreign"),
         "given": after == "word",

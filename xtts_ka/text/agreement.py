@@ -214,6 +214,9 @@ def _is_genitive(text: str, word: str, end: int) -> bool:
 _LINKS = set("და ან თუ კი რომ რომელიც რომლის რომელსაც ხოლო მაგრამ ასევე ანუ მერე შემდეგ".split())
 
 # %% ../../nbs/text/agreement.ipynb #115261a5
+_AND_MORE = re.compile(" (?:და|ან) [0-9]")
+
+
 def _is_place(word: str, doubt: bool) -> bool:
     "True for `თბილისში`, a place that something happens at and that is not counted."
     return not doubt and bool(PLACES.match(word)) and word.endswith(("ში", "თან", "დან", "მდე"))
@@ -226,7 +229,8 @@ def agreement(
     plural: bool = False,  # The noun may be in the plural, as behind an adjective
 ) -> tuple[str, bool]:  # (case as `noun_case`, True if another reading is possible)
     "Case of the noun that a number or title belongs to."
-    start, doubt = _SAME.match(text, start).end(), False
+    same, doubt = _SAME.match(text, start), False
+    start = same.end() if same else start
     for _ in range(words):
         if f := _FOREIGN.match(text, start):
             if f["ending"] in ENDINGS and (case := _written_case(f["ending"])):
@@ -249,6 +253,8 @@ def agreement(
                 return case, doubt
             if not _may_precede(word):
                 return "", False
+            if word[-1] not in "აეიოუ" and _AND_MORE.match(text, end):
+                return "dat", True  # 5 დიდ და 3 პატარა ოთახში: the stem alone shows the case
         if m["dot"] and kind != "adjective":
             return "", False
         start = end

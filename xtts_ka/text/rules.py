@@ -302,12 +302,12 @@ def _agree(words: str, case: str) -> str:
 
 def _with_ending(words: str, ending: str, n: int | None = None) -> str | None:
     "A number with a written ending, or None for an unknown ending."
-    head, _, last = words.rpartition(" ")
-    if last in _AFTER_NUMBER:
-        if last != "პრიმა":
+    before, _, mark = words.rpartition(" ")
+    if mark in _AFTER_NUMBER:
+        if mark != "პრიმა":
             return words
-        first = inflect_ordinal(ordinal(n), "ე") if n and ending[:1] == "ე" else head
-        return f"{first} {last}"
+        first = inflect_ordinal(ordinal(n), "ე") if n and ending[:1] == "ე" else before
+        return f"{first} {mark}"
     if (" მთელი " in words or words.endswith("ედი")) and ending in ENDINGS:
         *head, last = words.split(" ")
         head = [agree(w, ENDINGS[ending][0]) for w in head]
@@ -374,7 +374,7 @@ def _is_behind_phone(r, start: int) -> bool:
 def _phone(r, m):
     "A telephone number group by group."
     groups, behind = re.findall("[0-9]+", m[0]), _is_behind_phone(r, m.start())
-    if not 5 + 2 * (not behind) <= sum(map(len, groups)) <= 15 or r.before(m.start()).isdigit():
+    if not 5 + 2 * (not behind) <= sum(map(len, groups)) <= 15 or r.before(m.start()).isdecimal():
         return None
     if not behind and "any" in m.groupdict():
         return None
@@ -566,7 +566,8 @@ def _fraction_of(r, m, words: str):
 
 # %% ../../nbs/text/rules.ipynb #ab619c59
 _SECTION = (
-    r"პ\.|მ\.|მუხ\.|მუხლი|მუხლის|მუხლში|პუნქტი|პუნქტის|პუნქტში|თავი|თავში|ქვეპუნქტი|ნახ\.|ნახაზი|ნახატი|ცხრ\."
+    r"პ\.|მ\.|მუხ\."
+    r"|მუხლი|მუხლის|მუხლში|პუნქტი|პუნქტის|პუნქტში|თავი|თავში|ქვეპუნქტი|ნახ\.|ნახაზი|ნახატი|ცხრ\."
     r"|ცხრილი|ცხრილში|სურ\.|სურათი|ვერსია|ვერსიის|ვერსიაში|პარაგრაფი|ნაწილი|დანართი|§"
 )
 _BEFORE_SECTION = re.compile(rf"(?:[A-Za-z]{{2}} ?|[A-Za-z] |(?<![A-Za-z])[vV]|(?:{_SECTION}) ?)$")
@@ -682,7 +683,8 @@ _AMOUNT = (
 )
 _AMOUNT_PATTERN = re.compile(_AMOUNT)
 _JOIN = re.compile(
-    r"(?P<join>[-—]| [-—] | ?± ?| ?[×xх*·÷] ?(?=[0-9])| ?\+ ?|(?<=[0-9])[/:](?=[0-9])| : (?=[0-9]+ ?=))"
+    r"(?P<join>[-—]| [-—] | ?± ?| ?[×xх*·÷] ?(?=[0-9])| ?\+ ?"
+    r"|(?<=[0-9])[/:](?=[0-9])| : (?=[0-9]+ ?=))"
     rf"(?P<number>{_NUMBER})(?!:[0-9])"
 )
 _JOINS = {
@@ -897,7 +899,7 @@ def _say_with_noun(a: _Amount) -> str | None:
     case = ENDINGS[a.ending][0] if a.ending else a.case
     scale = f" {agree(a.scale, case)}" if a.unit and a.scale else ""
     if a.ending:
-        noun = decline_phrase(noun, a.ending)
+        noun = decline_phrase(noun, a.ending) or noun
     elif case in ("dat", "erg", "adv"):
         noun = " ".join(agree(w.removesuffix("~"), case) for w in noun.split(" "))
     else:
@@ -909,7 +911,7 @@ def _say_with_ending(r, a: _Amount) -> str | None:
     "`25-ზე`, `5-6-ე`, `20-იანი`."
     number = _plain_number(a.numbers[-1])
     leading_zero = number[0] == "0" and len(number) > 1
-    is_whole = number.isdigit() and len(number) <= 15 and not leading_zero
+    is_whole = number.isdecimal() and len(number) <= 15 and not leading_zero
     n = int(number) if is_whole else None
     last = _with_ending(read_number(a.numbers[-1]), a.ending, n)
     if last is None:
@@ -917,7 +919,7 @@ def _say_with_ending(r, a: _Amount) -> str | None:
     if not a.joins:
         return a.lead + last
     is_ordinal = n and a.ending[0] == "ე" and not a.ending.startswith("ებ")
-    if is_ordinal and all(x.isdigit() for x in a.numbers):
+    if is_ordinal and all(x.isdecimal() for x in a.numbers):
         return " - ".join([*(ordinal(int(x)) for x in a.numbers[:-1]), last])
     if a.ending in ENDINGS:
         case = ENDINGS[a.ending][0]
@@ -1013,7 +1015,8 @@ def _amount(r, m):
     _collect_noun(r, m, a)
     if not a.ending and (a.unit or a.scale):
         _agree_unit(r, a)
-    uncertain = a.doubt or bool(re.fullmatch("[0-9]{1,3}[ ,.][0-9]{3}", a.numbers[0]))
+    unclear = "[0-9]{1,3}[ ,.][0-9]{3}|[0-9]{9,}"  # A decimal? A code?
+    uncertain = a.doubt or bool(re.fullmatch(unclear, a.numbers[0]))
     number = _plain_number(a.numbers[0])
     single = not a.joins and not a.scale
     if a.coins and single and not a.per and re.fullmatch("[0-9]+,[0-9]{2}", number):
@@ -1046,7 +1049,7 @@ def _unknown_ending(r, m, a: _Amount) -> RuleResult:
     if len(a.ending) == 1 and not a.unit:  # 10-ბ კლასი
         return RuleResult(_say_numbers(a, "nom"), end, True)
     r.notes.append(f"{r.text[m.start() : a.end]!r}: this ending of a number is not known")
-    return RuleResult(_say_without_ending(a), end, True)
+    return RuleResult(_say_without_ending(a) or "", end, True)
 
 
 def _agree_unit(r, a: _Amount):
@@ -1069,7 +1072,7 @@ _SPAN_OF_TIME = re.compile(" საუკუნ[ა-ჰ]+ (?:წინ|გან
 # %% ../../nbs/text/rules.ipynb #8aede2fa
 def _arabic_century(r, a: _Amount) -> RuleResult | None:
     "`19 საუკუნეში`, `ძვ. წ. 5 საუკუნე`: the number of a century is an ordinal."
-    if not _CENTURY_WORD.match(r.text, a.end) or not all(n.isdigit() for n in a.numbers):
+    if not _CENTURY_WORD.match(r.text, a.end) or not all(n.isdecimal() for n in a.numbers):
         return None
     numbers = [int(n) for n in a.numbers]
     era = bool(_ERA.search(r.text[max(0, a.start - 20) : a.start]))
@@ -1161,10 +1164,13 @@ def _me_ordinal(r, m):
     if r.before(m.start()) in LETTERS and m.start():
         return None
     written = [m["number"], *re.findall("[0-9IVXLC]+", m["more"])]
-    numbers = [int(n) if n.isdigit() else roman(n) for n in written]
+    numbers = [int(n) if n.isdecimal() else roman(n) for n in written]
     if None in numbers:
         return None
     first = [*map(ordinal, numbers[:-1])]
+    near = r.last_word(m.start()) in _LETTERED or r.text[m.end() : m.end() + 5] == " კლას"
+    if m["ending"] == "ა" and r.before(m.end() - 1).isdecimal() and near:  # მე-8ა კლასი
+        return RuleResult(" - ".join([*first, ordinal(numbers[-1])]), m.end() - 1)
     ending = (m["ending"] or "").removeprefix("ე-").removeprefix("ე")
     last = _last_ordinal(r, ordinal(numbers[-1]), ending, m.end())
     end = m.end()
@@ -1218,6 +1224,12 @@ def _in_word(r, m) -> bool:
     return bool(r.before(m.start()) in (*LETTERS, "-") and m.start())
 
 
+_REGION = re.compile(
+    " (?:და |[ა-ჰ]+ )?(?:[ა-ჰ]{3,}ეთ|საქართველ|ევროპ|აზი|ამერიკ|აფრიკ|კავკასი|გერმანი|ციმბირ|ნაწილ"
+    "|მხარ|საზღვ|სანაპირ|რეგიონ|ფერდობ|ქარ|განედ|გრძედ|ნახევარ|აღმ|დას|ჩრდ|სამხ|კარიბჭ|ბანკ|სლავ)"
+)  # What `დას.` is said of; alone it may be a sister
+
+
 def _say_before(r, words: str, end: int) -> str:
     "A direction: the stem before a word, else the nominative."
     return bare_stem(words) if after_kind(r.text, end) in ("word", "foreign") else words
@@ -1267,7 +1279,7 @@ def _say_city(r, start: int, end: int) -> RuleResult | None:
     "`ქ.`: a street behind a genitive, an initial before a surname, else a city."
     ending = _SHORT_ENDING.match(r.text, end)
     if ending and ending["ending"] in ENDINGS:
-        return RuleResult(decline("ქუჩა", ending["ending"]), ending.end(), True)
+        return RuleResult(decline("ქუჩა", ending["ending"]) or "ქუჩა", ending.end(), True)
     after = re.match(' ?"?([ა-ჰ]{2,}(?:-[ა-ჰ]+)?)', r.text[end : end + 40])
     place = after and PLACES.match(after[1])
     genitive = re.search('[ა-ჰ](?:ის|[აოუე]ს)"? $', r.text[max(0, start - 6) : start])
@@ -1298,7 +1310,7 @@ def _say_language(r, words: str, end: int) -> str:
 def _is_given(r, start: int, end: int) -> bool:
     "True for `ივ.` before a surname, also before a patronymic or a second short form."
     m = re.match(" ?([ა-ჰ]{3,})(?![ა-ჰ.])", r.text[end : end + 30])
-    return bool(m) and not is_verb(m[1]) and bool(_GIVEN_BEFORE.match(m[1]))
+    return bool(m and not is_verb(m[1]) and _GIVEN_BEFORE.match(m[1]))
 
 
 _GIVEN_BEFORE = re.compile(
@@ -1335,7 +1347,7 @@ def _say_abbreviation(r, start, end, words, kind, dot) -> RuleResult | None:
     e = _SHORT_ENDING.match(r.text, end)
     if e and e["ending"] in ENDINGS:
         said = decline_phrase(words, e["ending"])
-        return said and RuleResult(said, e.end(), kind == "given")
+        return RuleResult(said, e.end(), kind == "given") if said else None
     if not dot and "/" not in r.text[start:end] and "." not in r.text[start:end]:
         if (
             kind not in ("fixed", "numbered", "noun")
@@ -1346,6 +1358,8 @@ def _say_abbreviation(r, start, end, words, kind, dot) -> RuleResult | None:
             return None  # without a full stop: გვ 5, but not a word
     if words == "სახელობის" and PLACES.match(r.last_word(start)):
         return None  # თბილისის სახელმწიფო უნივერსიტეტი
+    if r.text[start:end] == "დას." and not _REGION.match(r.text, end):
+        return None
     if kind == "rank" and not _FAMILY.match(r.text[end : end + 40].lstrip(" ")):
         return None
     if kind == "given" and not _is_given(r, start, end):
@@ -1490,9 +1504,9 @@ def _say_acronym(r, word: str, ending: str, end: int) -> str:
     phrase = ACRONYMS[word]
     noun = word not in LEGAL_FORMS and _noun_follows(r, end, number=ending == "ს")
     if not ending:
-        return decline_phrase(phrase, "ის") if noun else plain(phrase)
+        return (noun and decline_phrase(phrase, "ის")) or plain(phrase)
     if ending == "ს" and noun:  # of the letters, მე-შე-პეს
-        return decline_phrase(phrase, "ის")
+        ending = "ის"
     has_vowel = set(ending) & set(VOWELS)
     other = f"{plain(phrase)}-{ending if has_vowel else spell_georgian(ending)}"
     return decline_phrase(phrase, ending) or other
@@ -1536,12 +1550,15 @@ def _separate_ending(r, m):
 
 
 _CONSONANTS = "ბგდვზთკლმნპჟრსტფქღყშჩცძწჭხჯჰ"
-_ODD_END = re.compile(
-    f"(?:[აეიოუ][გზკპჟტფყჩძწჭჯღჰქშ]|[{_CONSONANTS}][ბგდვზკლმნპჟრტფქღყშჩცძწჭხჯჰ])$"
-)
-_STOP_WORDS = set("აქ იქ არც ვერც ზოგ ნუღარც მაშ აჰა ეჰ ოჰ უჰ აჰ ვაჰ იჰ ჰაჰ უფ ოფ ახ ვახ".split())
+_ODD_END = re.compile(f"[{_CONSONANTS}][ბგდვზკლმნპჟრტფქღყშჩძწჭხჯჰ]$|^.{{2}}[გზკპჟტფყჩძწჭჯღჰქშ]$")
+_STOP_WORDS = set(
+    (
+        "აქ იქ ზეგ ქვეშ მაგ მეტ ზოგ რიგ შიგ მუქ ეგ ჯეფ მაშ ეჰ ოჰ უჰ აჰ ვაჰ იჰ ჰაჰ უფ პოპ ოღონდ "
+        "ვახტანგ ალბერტ ედუარდ არნოლდ რობერტ ბერნარდ რიჩარდ ლეონარდ კარგ გვერდზ ვაშ"
+    ).split()
+)  # Words and names that end a sentence all the same
 
-# %% ../../nbs/text/rules.ipynb #6fd349a9
+
 @_rule("abbreviation", "k", r"(?P<word>[ა-ჰ]{2,8})\.(?= ?[ა-ჰ0-9\"A-Z])")
 def _unknown_abbreviation(r, m):
     "A word that cannot end a sentence, with a full stop: said as it stands, without the stop."
@@ -1587,7 +1604,7 @@ _ADDRESS_NAMES = {
 def _say_address_part(part: str) -> str:
     if name := _ADDRESS_NAMES.get(part.lower()):
         return name
-    if part.isdigit():
+    if part.isdecimal():
         return whole(part)
     place = latin_lexicon().get(part.lower(), ("", ""))[1] == "place"
     return spell_latin(part) if len(part) == 1 else say_latin(part, bare=not place)
@@ -1763,7 +1780,7 @@ def _latin(r, m):
         return RuleResult(bare, end + 1)  # Mr. Smith
     more = re.match(rf"(?:[ -]| ?& ?)[{_L}]|-?[0-9]", r.text[end : end + 4])
     guessed = folded not in latin_lexicon()
-    if more and more[0][0] == "-" and not more[0][1:].isdigit():
+    if more and more[0][0] == "-" and not more[0][1:].isdecimal():
         return RuleResult(bare + "-‿", end + 1, guessed)
     if more:
         return RuleResult(bare, end, guessed)
@@ -1874,4 +1891,4 @@ def _dash(r, m):
 @_rule("point", "o", r"\.(?=[0-9])")
 def _point(r, m):
     "`1.2.3`: the point is said between digits."
-    return "წერტილი" if r.before(m.start()).isdigit() else "."
+    return "წერტილი" if r.before(m.start()).isdecimal() else "."
