@@ -334,7 +334,7 @@ def check_vocab(
     if not why:
         rules = content.get("normalizer")
         sequence = {"type": str, "normalizers": list}
-        ill = rules is not None and misfit(rules, ({"type": str, "pattern?": dict}, sequence))
+        ill = misfit(rules, ({"type": str, "pattern?": dict}, sequence)) if rules else ""
         found = [] if ill else _rules(rules)
         foreign = ["too many rules"] if len(found) > 500 else map(_foreign_rule, found)
         why = ill or next(filter(None, foreign), "")
@@ -349,7 +349,7 @@ def check_vocab(
     return content
 
 
-_EMPTY = {
+_EMPTY: dict = {
     "version": "1.0",
     "truncation": None,
     "padding": None,
