@@ -167,6 +167,9 @@ def test_metadata_of_parts_that_are_there(tmp_path, monkeypatch):
             assert np.load(data / "split" / r.extra["embedding"])[0] == number + 1
         assert len(read_manifest(data / "split/train.csv").rows) == 3
         assert "foreign.wav" in (data / "split/rejects.csv").read_text()
+    with pytest.raises(ConfigError, match="other files"):  # A new division would replace the parts
+        create(parser.parse_args(["--split", "stratified"]))
+    assert (data / "split/test/foreign.wav").is_file()
 
 
 # ---- options

@@ -151,7 +151,8 @@ _RECORD = "create_metadata.json"
 # %% ../../nbs/xtts/create_metadata_files.ipynb #092bc258
 def _check_target(out: Path, manifest: Path):
     "`ConfigError` when the folder holds something else: it is replaced whole."
-    if out.is_dir() and any(out.iterdir()) and not (out / _RECORD).is_file():
+    record = read_json(out / _RECORD) if (out / _RECORD).is_file() else {"parts": {}}
+    if out.is_dir() and any(out.iterdir()) and "parts" in record:
         raise ConfigError(
             f"--output_dir {display_path(out)}: it holds other files and would be replaced; give "
             "a new folder, or empty this one"
