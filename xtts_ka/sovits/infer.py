@@ -36,7 +36,6 @@ from ..text.chunks import ENDS, Piece, closed, habits, pieces
 
 # %% ../../nbs/sovits/infer.ipynb #472812a8
 from ..text.mixed import mixed, unseen, unseen_warning
-from ..text.stretches import writing
 from xtts_ka.text.reading import (
     Reading,
     added_letters,
@@ -45,6 +44,7 @@ from xtts_ka.text.reading import (
     missing_words,
     read_errors,
 )
+from ..text.stretches import writing
 
 PROMPTS = ("all", "heaviest", "none")
 LEVEL = -23.0  # dB RMS of references and of the result
