@@ -21,7 +21,7 @@ from ..core.progress import bar
 from ..corpus.clips import Clips
 from .config import EvaluateConfig
 from .metrics import prompt_leakage, retrieval, tail_db, wilson
-from ..text.mixed import speakable
+from ..text import mixed
 from ..xtts.data import load_clips
 from ..xtts.dvae import decode, encode
 from ..xtts.export import load_dvae
@@ -80,7 +80,7 @@ def speakable_texts(
     "Texts that have letters of the model's language, and the others with the reason."
     speakable, rejects = [], []
     for n, text in enumerate(texts, 1):
-        result = speakable(text, language)
+        result = mixed.speakable(text, language)
         if any(c.isalpha() for c in result.text):
             speakable.append(text)
             continue

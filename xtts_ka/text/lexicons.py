@@ -9,7 +9,7 @@ __all__ = ['PIPER_IDS', 'FORMATS', 'words_of', 'pronunciations', 'write_mfa', 'r
 # %% ../../nbs/text/lexicons.ipynb #51d6cf67
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..core.errors import MissingError, XttsKaError
@@ -125,7 +125,8 @@ def write_piper(
 ) -> list[str]:  # Symbols that the voice does not have; they are left out
     "A lexicon for Piper."
     table = piper_ids(voice)
-    entries, gone = {}, set()
+    entries: dict[str, dict] = {}
+    gone: set[str] = set()
     for word, phones in lexicon.items():
         symbols = _symbols(phones, ties=False)
         gone.update(s for s in symbols if s not in table)
@@ -135,7 +136,7 @@ def write_piper(
     return sorted(gone)
 
 # %% ../../nbs/text/lexicons.ipynb #b1ae1a43
-FORMATS = {"mfa": write_mfa, "nemo": write_nemo, "piper": write_piper}
+FORMATS: dict[str, Callable] = {"mfa": write_mfa, "nemo": write_nemo, "piper": write_piper}
 
 
 def write_lexicon(
