@@ -23,6 +23,11 @@ class Word:
     start: float  # Seconds from the beginning of the waveform
     end: float
 
+    def later(self, seconds: float) -> "Word":
+        "The same word, so much later; never before the beginning."
+        start, end = (round(max(0.0, float(t + seconds)), 3) for t in (self.start, self.end))
+        return Word(self.text, start, end)
+
 # %% ../../nbs/core/subtitles.ipynb #b441cc7a
 def monotone_path(
     attention,  # [steps, places], non-negative
@@ -84,10 +89,8 @@ def subtitles(
     comma = "," if kind == "srt" else "."
     rows = ["WEBVTT", ""] if kind == "vtt" else []
     for n, (start, end, text) in enumerate(cues, 1):
-        rows += [
-            *([str(n)] if kind == "srt" else []),
-            f"{_clock(start, comma)} --> {_clock(end, comma)}",
-        ]
+        rows += [str(n)] if kind == "srt" else []
+        rows += [f"{_clock(start, comma)} --> {_clock(end, comma)}"]
         rows += [" ".join(text.split()).replace("-->", "→"), ""]
     return "\n".join(rows)
 

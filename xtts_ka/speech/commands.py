@@ -267,8 +267,6 @@ def say_lines(
     spoken = opened.voice.batch([text for _, text in fine], **opened.call)
     write = _into_folder if folder else _into_file
     write(Path(out).expanduser(), [n for n, _ in fine], spoken, rejects, subtitles)
-    for note in dict.fromkeys(w for s in spoken for w in s.warnings if "named alignment" in w):
-        print(f"note: {note}")
     partly = [Reject(n, text, _unsaid(s)) for (n, text), s in zip(fine, spoken) if not s.complete]
     _print_rejects(path, partly)
     return rejects, partly
@@ -326,11 +324,9 @@ def _into_file(out, numbers, spoken, rejects, subtitles):
 # %% ../../nbs/speech/commands.ipynb #1deaf29c
 def _joined(spoken: list, wav) -> Speech:
     "All lines as one, for its subtitles."
-    from xtts_ka.core.subtitles import Word
-
     words, at = [], 0.0
     for s in spoken:
-        words += [Word(w.text, w.start + at, w.end + at) for w in s.words]
+        words += [w.later(at) for w in s.words]
         at += s.seconds + PAUSE
     return Speech(
         wav,

@@ -128,7 +128,7 @@ class Joiner:
     def begins(self) -> list[float]:
         "Seconds at which the first sample of each piece, cut or not, would stand."
         both = zip(self.starts, self.cuts)
-        return [(start - cut) / OUTPUT_SAMPLE_RATE for start, cut in both]
+        return [int(start - cut) / OUTPUT_SAMPLE_RATE for start, cut in both]
 
 # %% ../../nbs/xtts/join.ipynb #804a54e2
 def join(
