@@ -74,10 +74,7 @@ def check(
     if o.speaker is not None and o.reference:
         raise ConfigError("--speaker with --reference: give one of them")
     if o.weights and len(o.weights) != len(o.reference):
-        raise ConfigError(
-            f"--weight: {len(o.weights)} weights for {len(o.reference)} references; give one for"
-            " each"
-        )
+        raise ConfigError(f"weights: {len(o.weights)} for {len(o.reference)} references")
     if len(o.reference_texts) > len(o.reference):
         raise ConfigError(
             f"--reference-text: {len(o.reference_texts)} texts for {len(o.reference)} references;"
@@ -445,15 +442,16 @@ def _add_sound(add):
 # %% ../../nbs/speech/commands.ipynb #6d0837e1
 def _options(args) -> Options:
     "From the parsed words of a call."
+    if args.weight and len(args.weight) != len(args.reference):
+        raise ConfigError(
+            f"--weight: {len(args.weight)} weights for {len(args.reference)} references; give one"
+            " for each"
+        )
     pairs = [parse_reference(word) for word in args.reference]
     given = [w for _, w in pairs if w is not None]
     if given and args.weight:
         raise ConfigError("--weight with --reference FILE:WEIGHT: give weights in one way")
     weights = args.weight or ([1.0 if w is None else w for _, w in pairs] if given else [])
-    if args.weight and len(args.weight) != len(pairs):
-        raise ConfigError(
-            f"--weight: {len(args.weight)} weights for {len(pairs)} references; give one for each"
-        )
     same = (
         "checkpoint speaker reference_texts language temperature seed speed precision best_of"
         " retries top_k top_p voices way vocoder prompt proportion device threads"

@@ -6,8 +6,9 @@
 __all__ = ['HOST', 'PORT', 'POLICY', 'SPACE_APP', 'SPACE_CARD', 'SPACE_DOCKER', 'reading', 'Uploads', 'speak_once', 'make_blocks',
            'make_app', 'write_space', 'add_arguments', 'main']
 
-# %% ../../nbs/speech/page.ipynb #e965585e
+# %% ../../nbs/speech/page.ipynb #8c49a5d4
 import argparse
+import os
 import secrets
 import shutil
 import tempfile
@@ -15,10 +16,10 @@ from pathlib import Path
 
 from ..core.errors import ConfigError, MissingError, XttsKaError
 from ..core.files import atomic_write
-from .lines import check_references
-from .server import Booth, Limits, open_booth, speech_routes
 from ..text.markup import has_markup, read_markup
 from ..text.normalize import normalize
+from .lines import check_references
+from .server import Booth, Limits, open_booth, speech_routes
 
 HOST, PORT = "127.0.0.1", 7860
 POLICY = (
@@ -50,13 +51,21 @@ def reading(
 class Uploads:
     "Recordings of one request, under names of our own, gone afterwards."
 
-    def __init__(self, files: list, most_mb: int):
+    def __init__(
+        self,
+        files: list,
+        most_mb: int,
+        home=None,  # Folder of the page's uploads; others are refused
+    ):
         self.files, self.most = [Path(f) for f in files if f], most_mb << 20
+        self.home = home and Path(home).resolve()
 
     def __enter__(self) -> list[Path]:
         self.folder = Path(tempfile.mkdtemp(prefix="xtts-ka-"))
         out = []
         for file in self.files:
+            if self.home and not file.resolve().is_relative_to(self.home):
+                raise ConfigError("a recording must be uploaded on this page")
             if file.stat().st_size > self.most:
                 raise ConfigError(f"the recording has more than {self.most >> 20} MB")
             out.append(self.folder / f"{secrets.token_hex(8)}.audio")
@@ -77,11 +86,12 @@ def speak_once(
     speed: float,
     temperature: float,
     seed: float,
+    home=None,  # Folder of the page's uploads
 ):  # (`Speech`, or None; what to show)
     "One press of the button; a mistake becomes a line in plain words."
     pairs = [(f, w) for f, w in zip(recordings, weights) if f]
     try:
-        with Uploads([f for f, _ in pairs], booth.limits.upload_mb) as files:
+        with Uploads([f for f, _ in pairs], booth.limits.upload_mb, home) as files:
             _checked(files)
             call = dict(references=files, weights=[w for _, w in pairs]) if files else {}
             spoken = booth.speak(
@@ -168,6 +178,7 @@ def _references(gr) -> tuple:
 def _wire(gr, booth: Booth, folder: Path, parts: tuple, inputs: list, outputs: list):
     "What happens on the page."
     text, said, model, speaker, button = parts
+    uploads = folder / "uploads"
 
     def shown(words, name):
         languages = booth.voice(name).languages
@@ -179,7 +190,8 @@ def _wire(gr, booth: Booth, folder: Path, parts: tuple, inputs: list, outputs: l
 
     def press(words, name, who, one, two, share_one, share_two, *sampling):
         recordings, weights = [one, two], [share_one, share_two]
-        spoken, told = speak_once(booth, words, name, who, recordings, weights, *sampling)
+        call = words, name, who, recordings, weights, *sampling
+        spoken, told = speak_once(booth, *call, uploads)
         if spoken is None:
             return None, told, None
         wav = folder / f"{secrets.token_hex(8)}.wav"
@@ -198,7 +210,8 @@ def make_app(
     "The page at /, the speech server at /v1."
     gr = _gradio()
     app = speech_routes(booth)
-    folder = Path(tempfile.mkdtemp(prefix="xtts-ka-sounds-"))
+    folder = Path(tempfile.mkdtemp(prefix="xtts-ka-page-"))
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     plain = gr.themes.Base(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     )

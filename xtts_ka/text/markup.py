@@ -165,7 +165,7 @@ class _Walk:
 
     def close(self, pause: float = 0.0):
         "End a stretch; a pause with nothing before it belongs to what was there."
-        if self.text.strip() or not self.parts:
+        if self.text.strip() or pause and not self.parts:
             self.parts.append(Stretch(self.text.strip(), pause, self.language))
         elif pause:
             last = self.parts[-1]
@@ -283,4 +283,6 @@ def plan_text(
         words.append(spoken)
         plan.tail = stretch.pause
     plan.text = " ".join(words)
+    if plan.pieces:  # what follows the last piece is `tail`
+        plan.pieces[-1] = replace(plan.pieces[-1], pause=0.0)
     return plan
