@@ -16,10 +16,10 @@ from pathlib import Path
 
 from ..core.errors import ConfigError, MissingError, XttsKaError
 from ..core.files import atomic_write
-from ..text.markup import has_markup, read_markup
-from ..text.normalize import normalize
 from .lines import check_references
 from .server import Booth, Limits, open_booth, speech_routes
+from ..text.markup import has_markup, read_markup
+from ..text.normalize import normalize
 
 HOST, PORT = "127.0.0.1", 7860
 POLICY = (
@@ -154,7 +154,9 @@ def make_blocks(booth: Booth, folder: Path):  # gradio.Blocks
         button = gr.Button("თქვი · Speak", variant="primary", elem_id="speak")
         sound = gr.Audio(label="ხმა · Sound", type="filepath", elem_id="sound", interactive=False)
         told = gr.Textbox(label="შედეგი · Result", interactive=False, elem_id="result", lines=2)
-        times = gr.File(label="სუბტიტრები · Subtitles", elem_id="times", interactive=False)
+        times = gr.File(
+            label="სუბტიტრები · Subtitles", elem_id="times", interactive=False, height=90
+        )
         inputs = [text, model, speaker, *files, *shares, speed, lively, seed]
         _wire(gr, booth, folder, (text, said, model, speaker, button), inputs, [sound, told, times])
     return page

@@ -479,7 +479,15 @@ def load_voices(
         raise CheckpointError(f"{path}: not the voices of an XTTS; take it again from its source")
     return held
 
-# %% ../../nbs/xtts/network.ipynb #5bc3016d
+# %% ../../nbs/xtts/network.ipynb #dcdc7ad5
+def _text_ends(folder: Path) -> dict:
+    "START and STOP of texts: as in coqui-tts, the vocabulary decides."
+    content = read_json(folder / "vocab.json") if (folder / "vocab.json").is_file() else {}
+    ids = content.get("model", {}).get("vocab", {})
+    ends = {"gpt_start_text_token": ids.get("[START]"), "gpt_stop_text_token": ids.get("[STOP]")}
+    return {k: v for k, v in ends.items() if v is not None}
+
+
 def load_network(
     folder,  # An export, or XTTS-v2's own folder: model.pth, config.json
 ) -> Xtts:  # In evaluation mode, float32, on the CPU
@@ -492,6 +500,7 @@ def load_network(
     if not isinstance(given, dict):
         raise CheckpointError(f"{folder}/config.json: no model_args in it; it is not XTTS's")
     args = complete_args(given, shape_of(state), str(folder / "config.json"))[0]
+    args |= _text_ends(folder)
     with torch.device("meta"):
         gpt, encoder = Gpt(args), SpeakerEncoder()
     _fill(gpt, state, "gpt.", path)
