@@ -110,7 +110,7 @@ class Page:
         self.b, self.address = browser, address
         browser.call("Page.navigate", url=address)
         browser.wait(
-            "document.querySelector('#speak') && document.querySelector('#text textarea')", 60
+            "document.querySelector('#speak') && document.querySelector('#text textarea')", 240
         )
 
     def write(self, text):
@@ -133,7 +133,7 @@ class Page:
     def upload(self, where, file):
         document = self.b.call("DOM.getDocument", depth=0)["root"]["nodeId"]
         wait = f"document.querySelector('#{where} input[type=file]')"
-        self.b.wait(f"!!{wait}")
+        self.b.wait(f"!!{wait}", 120)
         node = self.b.call(
             "DOM.querySelector", nodeId=document, selector=f"#{where} input[type=file]"
         )["nodeId"]
@@ -147,7 +147,7 @@ def test_the_page_speaks_mixes_downloads_and_explains(served, smoke, tmp_path):
     with Browser(height=1600) as browser:
         page = Page(browser, served)
         page.write("დილა 5")
-        browser.wait(f"{page.value('reading')} === 'დილა ხუთი'")
+        browser.wait(f"{page.value('reading')} === 'დილა ხუთი'", 120)
         page.press()
         first = f"{page.value('result')}.match(/ s, (\\S+):/)?.[1]"
         assert browser.wait(first, 240) != "reference"
