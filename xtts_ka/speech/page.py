@@ -230,6 +230,8 @@ def make_app(
         theme=plain,
         footer_links=[],
     )
+    # gradio checks that a path in a request was uploaded only where it has launched the page
+    blocks.has_launched = True
 
     @app.middleware("http")
     async def policy(request, go_on):

@@ -265,9 +265,10 @@ def plan_text(
     cut: Callable,  # (normalised text, language) -> `Piece`s
 ) -> Planned:
     "The pieces of a text with marks. What `normalise` raises for a stretch is raised."
-    plan, words = Planned("", [], [], []), []
+    plan = Planned("", [], [], [])
+    words: list[str] = []
     for stretch in read_markup(text):
-        if not stretch.text.strip() and (stretch.pause or plan.pieces):
+        if not stretch.text.strip() and stretch.pause:
             plan.lead += stretch.pause
             continue
         spoken, spans, warnings = normalise(stretch.text, stretch.language)
