@@ -404,7 +404,7 @@ def _add_files(add):
 def _add_sampling(add):
     trained = "language code; by default the one the model was trained in (XTTS)"
     add("--language", help=trained)
-    greedy = "0: greedy decoding; higher: livelier, and more often wrong; by default the model's"
+    greedy = "0: greedy decoding; higher: livelier, and more often wrong; by default 0.3"
     add("--temperature", type=float, help=greedy)
     add("--top-k", metavar="K", type=int, help="draw from the K likeliest; 0: from all")
     add("--top-p", metavar="P", type=float, help="draw from the likeliest that together have P")
