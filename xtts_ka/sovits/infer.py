@@ -11,6 +11,7 @@ __all__ = ['PROMPTS', 'LEVEL', 'SAMPLING', 'NO_POINTER', 'Reference', 'parse_ref
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -498,7 +499,8 @@ class Sovits(TokenWriter):
     def to(self, device) -> "Sovits":
         "All networks on a device."
         nets = [self.tokenizer.net, self.ar, self.decoder.net, self.decoder.text]
-        helpers = [h for h in (self.tokenizer.extract, self.bge) if hasattr(h, "net")]
+        both: Any = (self.tokenizer.extract, self.bge)
+        helpers = [h for h in both if hasattr(h, "net")]
         for net in [*nets, *(h.net for h in helpers)]:
             net.to(device)
         for helper in helpers:

@@ -150,7 +150,7 @@ def answer(
     kind = body.get("response_format") or "mp3"
     if kind not in FORMATS:
         raise ConfigError(f"response_format {kind!r}: there is {', '.join(FORMATS)}")
-    call = {"speaker": body.get("voice") or None}
+    call: dict[str, Any] = {"speaker": body.get("voice") or None}
     for name, default in (("speed", 1.0), ("temperature", None), ("seed", 1)):
         value = body.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
@@ -160,7 +160,8 @@ def answer(
     for name in ("voice", "model"):
         if not isinstance(body.get(name) or "", str):
             raise ConfigError(f"{name}: a name is needed")
-    spoken = booth.speak(body.get("input"), body.get("model") or "", **call)
+    text: Any = body.get("input")
+    spoken = booth.speak(text, body.get("model") or "", **call)
     return encoded(spoken, kind), FORMATS[kind]
 
 # %% ../../nbs/speech/server.ipynb #2165bdf7

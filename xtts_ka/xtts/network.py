@@ -11,6 +11,7 @@ __all__ = ['KERNELS', 'DILATIONS', 'UPS', 'SLOPE', 'Positions', 'Matrix', 'Condi
 # %% ../../nbs/xtts/network.ipynb #aecc6b65
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -164,7 +165,7 @@ class Perceiver(nn.Module):
         super().__init__()
         inner = int(4 * dim * 2 / 3)
         self.latents = nn.Parameter(torch.empty(latents, dim))
-        self.layers = nn.ModuleList(
+        self.layers: Any = nn.ModuleList(
             nn.ModuleList(
                 [
                     CrossAttention(dim),
@@ -309,7 +310,7 @@ class SqueezeBlock(nn.Module):
         self.conv2 = nn.Conv2d(wide, wide, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(wide)
         squeeze = nn.Linear(wide, wide // 8), nn.ReLU(), nn.Linear(wide // 8, wide), nn.Sigmoid()
-        self.se = _part(fc=nn.Sequential(*squeeze))
+        self.se: Any = _part(fc=nn.Sequential(*squeeze))
         self.downsample = None
         if stride != 1 or narrow != wide:
             shortcut = nn.Conv2d(narrow, wide, 1, stride, bias=False)
@@ -342,7 +343,7 @@ class SpeakerEncoder(nn.Module):
     def __init__(self):
         super().__init__()
         mel = _part(spectrogram=_buffers(window=400), mel_scale=_buffers(fb=(257, 64)))
-        self.torch_spec = nn.Sequential(_buffers(filter=(1, 1, 2)), mel)
+        self.torch_spec: Any = nn.Sequential(_buffers(filter=(1, 1, 2)), mel)
         self.conv1, self.bn1 = nn.Conv2d(1, 32, 3, 1, 1), nn.BatchNorm2d(32)
         narrow = 32
         for n, (wide, blocks, stride) in enumerate(zip(self.WIDTHS, self.BLOCKS, self.STRIDES), 1):
@@ -432,7 +433,7 @@ class Xtts(nn.Module):
         return torch.stack([self.gpt.get_style_emb(m) for m in scaled]).mean(0).transpose(1, 2)
 
 # %% ../../nbs/xtts/network.ipynb #26dc6107
-def _fill(net: nn.Module, state: dict, prefix: str, path) -> nn.Module:
+def _fill(net: nn.Module, state: dict, prefix: str, path) -> Any:
     "The weights under a prefix, strictly; in evaluation mode."
     own = {
         k.removeprefix(prefix): v.float() if v.is_floating_point() else v
@@ -536,7 +537,7 @@ class CodeDecoder(nn.Module):
 
     def __init__(self, codes: int, codebook_dim: int, hidden: int, blocks: int, mels: int = 80):
         super().__init__()
-        self.codebook = _buffers(embed=(codebook_dim, codes))
+        self.codebook: Any = _buffers(embed=(codebook_dim, codes))
         wide = 2 * hidden
         first = [nn.Conv1d(codebook_dim, wide, 1)] if blocks else []
         before = wide if blocks else codebook_dim
