@@ -94,7 +94,9 @@ def check(
             raise ConfigError(f"--{option}: {o.checkpoint} is {family}, which has no such option")
     if o.reference:
         xtts = family == "xtts"
-        check_references(o.reference, 1.0 if xtts and o.weights else 0.2, 1.0 if xtts else 0.2)
+        check_references(
+            list(o.reference), 1.0 if xtts and o.weights else 0.2, 1.0 if xtts else 0.2
+        )
     return family
 
 
