@@ -14,7 +14,16 @@ import zipfile
 from pathlib import Path
 
 LEVELS = dict(
-    core=0, text=1, corpus=1, speaker=2, vocoder=2, xtts=3, sovits=3, evaluate=4, pipeline=5
+    core=0,
+    text=1,
+    corpus=1,
+    speaker=2,
+    vocoder=2,
+    xtts=3,
+    sovits=3,
+    evaluate=4,
+    pipeline=5,
+    speech=6,
 )
 ALLOWED_SIDEWAYS = {("corpus", "text")}
 

@@ -53,7 +53,7 @@ def refused(run, *words, code=2):
         (
             ("speak",),
             (
-                "--checkpoint DIR",
+                "--model",
                 "--speaker NAME",
                 "--out FILE",
                 "(default: spoken.wav)",

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from xtts_ka.core.errors import ConfigError, MissingError, XttsKaError
 from xtts_ka.core.files import read_json, write_json
 from xtts_ka.core.randomness import rng, seeded_step
+from xtts_ka.pipeline.cli import both_spellings
+from xtts_ka.speech.commands import add_arguments, main
 from xtts_ka.text.chunks import chunks
-from xtts_ka.xtts.commands import add_arguments, main
 from xtts_ka.xtts.config import DecodeConfig, GptConfig
 from xtts_ka.xtts.fast import (
     FastDecoder,
@@ -703,7 +704,7 @@ def test_the_vocoder_speaks_where_there_is_one(spelling, tmp_path, capsys):
 
 
 def test_streams_join_without_a_seam(export):
-    lean, stock = KaXtts(export, precision="float32"), KaXtts(export)
+    lean, stock = KaXtts(export), KaXtts(export, precision=None)
     text = "დილა მშვიდობისა, ჩემო კარგო!"
     for speed in (1.0, 0.75):
         whole = lean.speak(text, speed=speed).wav
@@ -770,8 +771,36 @@ def test_latents_are_stretched_as_coqui_does():
         assert torch.equal(stretched(z), official)
 
 
+def test_the_same_voice_and_sound_without_coqui(export, tmp_path):
+    "Our modules against coqui's classes: voices from recordings, codes, and the sound of both."
+    from xtts_ka.core.audio import write_audio
+
+    wav = 0.1 * rng(3, "voice").standard_normal(22050 * 7).astype(np.float32)
+    write_audio(tmp_path / "voice.wav", wav, 22050)
+    lean, stock = KaXtts(export), KaXtts(export, precision=None)
+    assert type(lean.xtts).__module__.startswith("xtts_ka.") and lean.speakers == stock.speakers
+    ours, theirs = (m.clone([tmp_path / "voice.wav"]) for m in (lean, stock))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours, theirs))
+    said, heard = (m.speak("დილა მშვიდობისა", ours, SPELT) for m in (lean, stock))
+    assert all(torch.equal(a, b) for a, b in zip(said.codes, heard.codes))
+    assert np.abs(said.wav - heard.wav).max() < 1e-4 and said.speaker == "reference"
+
+
+def test_a_voice_by_its_name(export):
+    model = KaXtts(export)
+    last = model.speakers[-1]
+    by_name, by_voice = (
+        model.speak("დილა", last, SPELT),
+        model.speak("დილა", model.voice(last), SPELT),
+    )
+    assert by_name.speaker == by_voice.speaker == last
+    assert np.array_equal(by_name.wav, by_voice.wav)
+    with pytest.raises(ConfigError, match="^way 'autoo': give one of auto"):
+        KaXtts(export, way="autoo")
+
+
 def test_coquis_modules_stay_as_they_were(export):
-    stock = KaXtts(export)
+    stock = KaXtts(export, precision=None)
     before = stock.speak("დილა")
     state = {k: v.clone() for k, v in stock.xtts.state_dict().items()}
     FastDecoder(stock.decoder.waveform_decoder, "bfloat16")
@@ -885,6 +914,7 @@ def export(tmp_path_factory):
 def call(*words):
     p = argparse.ArgumentParser()
     add_arguments(p)
+    both_spellings(p)
     return main(p.parse_args([str(w) for w in words]))
 
 
@@ -942,13 +972,13 @@ def test_speak_reads_a_file(export, tmp_path, capsys):
         (("ა", "--text_file", "t.txt"), "not both"),
         (("--text_file", "none.txt"), "none.txt: no such file"),
         (("ა", "--speed", "5"), "--speed 5.0: give 0.5"),
-        (("ა", "--stream", "--best_of", "3"), "--stream with --best_of"),
-        (("ა", "--out", "-"), "--out -: the name must end in"),
+        (("ა", "--stream", "--best_of", "3"), "--stream with --best-of"),
+        (("--text_file", "t.txt", "--out", "-"), "--out -: with --text-file"),
         (
             ("ა", "--reference", "a.wav", "--weight", "1", "--weight", "2"),
             "2 weights for 1 references",
         ),
-        (("ა", "--best_of", "0"), "best_of"),
+        (("ა", "--best_of", "0"), "--best-of 0: give 1 to 64"),
     ],
 )
 def test_speak_refuses(export, tmp_path, monkeypatch, words, message):

@@ -320,13 +320,13 @@ def test_command_line(tmp_path):
     assert (
         told.returncode == 0
         and "--reference" in told.stdout
-        and "(default: 0.3)" in told.stdout
+        and "default 0.3" in " ".join(told.stdout.split())
         and "--allow-incomplete" in told.stdout
     )
     bad = call("train-ar", "dataset_path=nowhere", "path_to_save=out", "ar.layer=2")
     assert bad.returncode == 2 and "did you mean `ar.layers`" in bad.stderr
-    missing = call("speak", "--model", "nowhere", "--text", "დილა", "--reference", "a.wav")
-    assert missing.returncode == 2 and "no GPT-SoVITS2 model here" in missing.stderr
+    missing = call("speak", "--model", "nowhere", "--text", "დილა")
+    assert missing.returncode == 2 and "nowhere: no such folder" in missing.stderr
 
 
 @pytest.mark.slow

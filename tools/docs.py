@@ -52,6 +52,7 @@ FOLDERS = dict(
     sovits="sovits",
     evaluate="evaluate",
     pipeline="pipeline",
+    speech="speech",
 )
 CONF = """
 project, author, html_title = {title!r}, {author!r}, {title!r}

@@ -43,7 +43,8 @@ MOVED = {  # Old path -> new path, inside the package
     "xtts.initialize": "xtts.stage_init",
     "xtts.mel": "xtts.features",
     "xtts.speak": "xtts.infer",
-    "xtts.speak_command": "xtts.commands",
+    "xtts.commands": "speech.commands",
+    "xtts.speak_command": "speech.commands",
     "xtts.train": "xtts.stage",
 }
 

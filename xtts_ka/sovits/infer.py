@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['PROMPTS', 'LEVEL', 'SAMPLING', 'NO_POINTER', 'Reference', 'parse_reference', 'reference_shares', 'ReferencePrompt',
-           'read_reference', 'trim_silence', 'join_with_pauses', 'crop_middle', 'proportional_weights', 'Take',
-           'PromptEncoder', 'TokenWriter', 'Sovits', 'save_model', 'load_model']
+           'read_reference', 'sound_edges', 'trim_silence', 'join_with_pauses', 'crop_middle', 'proportional_weights',
+           'Take', 'PromptEncoder', 'TokenWriter', 'Sovits', 'save_model', 'load_model']
 
 # %% ../../nbs/sovits/infer.ipynb #f8e27b77
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ..core.audio import is_silent, read_audio, set_level
 from ..core.config import build
+from ..core.device import choose_device
 from xtts_ka.core.errors import (
     AudioError,
     CheckpointError,
@@ -29,7 +31,8 @@ from ..core.files import read_json, write_json
 from ..core.foreign import budget, check_state, reading
 from ..core.progress import bar
 from ..core.randomness import torch_rng
-from ..core.synthesis import SynthesisResult
+from ..core.subtitles import Word, word_times
+from ..core.synthesis import Speech
 from .ar import ArModel, Segment, pointer_positions, to_grid
 from .config import SamplingConfig, TextConfig
 from .features import TOKEN_RATE
@@ -42,6 +45,7 @@ from .train_semantic import SemanticTokenizer
 from ..text.chunks import ENDS, Piece, closed, habits, pieces
 
 # %% ../../nbs/sovits/infer.ipynb #472812a8
+from ..text.markup import Planned, check_language, plan_text
 from ..text.mixed import mixed, unseen, unseen_warning
 from xtts_ka.text.reading import (
     Reading,
@@ -132,21 +136,31 @@ def read_reference(
     return set_level(wav[: 60 * rate], LEVEL), rate
 
 # %% ../../nbs/sovits/infer.ipynb #ad52290a
-def trim_silence(
+def sound_edges(
     wav: np.ndarray,  # [T] float32
     rate: int,  # Hz
     keep: float = 0.03,  # Seconds of silence that stay at both ends
     floor: float = -38.0,  # dB below the loudest 10 ms: a decoder's silence hums at about -42
-) -> np.ndarray:
-    "Without silence at both ends."
+) -> tuple[int, int]:  # First sample, one after the last
+    "Where the sound is, with a little silence at both ends."
     n, margin = rate // 100, int(keep * rate)
     power = np.zeros(0)
     if len(wav) >= n:
         power = np.square(wav[: len(wav) // n * n].reshape(-1, n)).mean(1)
     loud = np.flatnonzero(power > power.max(initial=0.0) * 10 ** (floor / 10))
     if not len(loud):
-        return wav[:0]
-    return wav[max(0, loud[0] * n - margin) : (loud[-1] + 1) * n + margin]
+        return 0, 0
+    return max(0, int(loud[0]) * n - margin), int(loud[-1] + 1) * n + margin
+
+
+def trim_silence(
+    wav: np.ndarray,  # [T] float32
+    rate: int,  # Hz
+    **options,  # Of `sound_edges`
+) -> np.ndarray:
+    "Without silence at both ends."
+    start, end = sound_edges(wav, rate, **options)
+    return wav[start:end]
 
 # %% ../../nbs/sovits/infer.ipynb #d96a336c
 def join_with_pauses(
@@ -268,17 +282,21 @@ class PromptEncoder:
         for r, share in zip(references, reference_shares(references)):
             wav, rate = read_reference(r.path)
             codes = torch.from_numpy(self.tokenizer.encode(wav, rate)).long()
-            text = self.normalize(r.text, strict=True)[0] if r.text else ""
+            text = self.read(r.text, strict=True)[0] if r.text else ""
             out.append(ReferencePrompt(wav, rate, codes, text, share))
         return out
 
-    def normalize(
+    def normalize(self, text: str) -> tuple:  # (text in words, warnings); errors as for `read`
+        words, _, warnings = self.read(text)
+        return words, warnings
+
+    def read(
         self,
         text: str,  # As written
         strict: bool = False,  # Refuse letters that the training did not have
-    ) -> tuple:  # (text in words, warnings)
+    ) -> tuple:  # (text in words, spans, warnings)
         "`XttsKaError` when nothing is left, or no letter that the training had."
-        words, warnings = self._words(text)
+        words, spans, warnings = self._words(text)
         known = set(self.tokenizer.letters.characters)
         new = unseen(words, known)
         if new and (strict or not known & {c for c in words.lower() if c.isalpha()}):
@@ -288,18 +306,18 @@ class PromptEncoder:
             )
         if not any(c.isalpha() for c in words):
             raise XttsKaError(f"nothing to say in {text!r}: it needs at least one letter")
-        return words, warnings + ([unseen_warning(words, known)] if new else [])
+        return words, spans, warnings + ([unseen_warning(words, known)] if new else [])
 
     def _letters(self) -> str:
         return self.tokenizer.letters.characters.strip()[:60]
 
-    def _words(self, text: str) -> tuple:  # (text in words, warnings)
+    def _words(self, text: str) -> tuple:  # (text in words, spans, warnings)
         "Each language by its own rules; a model of an unknown language takes a text as it is."
         if not self.language:
-            return " ".join(text.split()), []
+            return " ".join(text.split()), [], []
         default = "ka" if self.language == "mul" else self.language
         result = mixed(text, self.foreign, default, writing(default))
-        return " ".join(result.text.split()), result.warnings
+        return " ".join(result.text.split()), result.spans, result.warnings
 
     def split(self, text: str, most: int = 120) -> list:  # of `Piece`s
         "A normalised text in pieces that the model can speak, of at most so many BPE pieces."
@@ -368,6 +386,7 @@ class TokenWriter(PromptEncoder):
         sampling: SamplingConfig,
         seed: int = 1,
         retries: int = 3,  # Further takes of a faulty piece
+        first: int = 0,  # Number of the first piece in its text; names the draws
     ) -> list:  # of `Take`s
         "Sample every piece, check it, and sample faulty ones again."
         best: dict[int, Take] = {}
@@ -376,7 +395,7 @@ class TokenWriter(PromptEncoder):
             again = (attempt,) if attempt else ()
             if attempt == 1:  # at temperature 0 all takes would be the same
                 sampling = replace(sampling, temperature=max(sampling.temperature, 0.3))
-            keys = [(seed, "speak", parts[i].text, i, *again) for i in todo]
+            keys = [(seed, "speak", parts[i].text, first + i, *again) for i in todo]
             some = [parts[i] for i in todo]
             tokens = self.sample([p.text for p in some], prompt, sampling, keys)
             for i, take in zip(todo, self.check(some, tokens)):
@@ -432,7 +451,7 @@ class Sovits(TokenWriter):
     ) -> Tensor:  # [1, speaker_dim]
         "The mixed voice of all references."
         references = [r for r in references if r.share > 0]
-        each = torch.cat([self.decoder.voice([(r.wav, r.rate)]) for r in references])  # [R, S]
+        each = torch.cat([self._voice_of(r.wav, r.rate) for r in references])  # [R, S]
         shares = torch.tensor([r.share for r in references])
         shares = shares / shares.sum()
         if len(references) == 1 or not proportion:
@@ -442,9 +461,12 @@ class Sovits(TokenWriter):
 
         def measure(weights):  # [R] -> [S], the voice of the probe with this mixture
             wav = self.sound(probe, "", weights[None] @ each, 0.0)
-            return self.decoder.voice([(wav, self.sample_rate)])[0]
+            return self._voice_of(wav, self.sample_rate)[0]
 
         return proportional_weights(measure, shares)[None] @ each
+
+    def _voice_of(self, wav, rate: int) -> Tensor:  # [1, S] on the CPU
+        return self.decoder.voice([(wav, rate)]).cpu()
 
     def sound(
         self,
@@ -453,21 +475,62 @@ class Sovits(TokenWriter):
         voice: Tensor,  # [1, speaker_dim]
         noise: float = 0.3,  # Of the decoder's prior
         seed: int = 1,
+        speed: float = 1.0,  # Above 1: sooner said, at the same pitch
     ) -> np.ndarray:  # [samples] float32 at `LEVEL`
         "Tokens through the decoder."
-        vectors = self.tokenizer.vectors(codes[None])[0]  # [T, dim]
+        vectors = self.tokenizer.vectors(codes[None].to(self.tokenizer.device))[0]  # [T, dim]
         ids = self.bpe.encode(text) if text else []
-        return set_level(self.decoder.speak(vectors, ids, voice, noise, seed), LEVEL)
+        voice = voice.to(self.decoder.device)
+        return set_level(self.decoder.speak(vectors, ids, voice, noise, seed, speed), LEVEL)
 
-    def join(self, takes: list, voice: Tensor, noise: float, seed: int) -> np.ndarray:  # [T]
-        "Takes through the decoder, with their pauses."
-        wavs, pauses = [], []
+    def join(
+        self, takes: list, voice: Tensor, noise: float, seed: int, speed: float = 1.0
+    ) -> tuple:
+        """Takes through the decoder, with their pauses: a waveform [T], and the second at which the
+        first sample of each, cut or not, would stand."""
+        wavs, pauses, begins, at = [], [], [], 0
         for k, take in enumerate(takes):
-            if len(take.tokens.codes):
-                wav = self.sound(take.tokens.codes, take.piece.text, voice, noise, seed + k)
-                wavs.append(trim_silence(wav, self.sample_rate))
-                pauses.append(take.piece.pause)
-        return join_with_pauses(wavs, pauses, self.sample_rate)
+            if not len(take.tokens.codes):
+                begins.append(at / self.sample_rate)
+                continue
+            text, pause = take.piece.text, take.piece.pause / speed
+            wav = self.sound(take.tokens.codes, text, voice, noise, seed + k, speed)
+            start, end = sound_edges(wav, self.sample_rate)
+            begins.append((at - start) / self.sample_rate)
+            wavs.append(wav[start:end])
+            pauses.append(pause)
+            at += len(wavs[-1]) + int(pause * self.sample_rate)
+        return join_with_pauses(wavs, pauses, self.sample_rate), begins
+
+    def plan(self, text: str, most: int = 120) -> Planned:  # BPE pieces that are spoken at once
+        "The text, with or without marks, in pieces."
+
+        def normalised(part: str, language: str) -> tuple:
+            one = self.language not in ("", "mul")
+            check_language(language, [self.language] if one else [])
+            return self.read(part)
+
+        plan = plan_text(text, normalised, lambda words, _: self.split(words, most))
+        if not plan.pieces:
+            raise XttsKaError(f"nothing to say in {text!r}: it needs at least one letter")
+        return plan
+
+    def words_of(self, take: Take, begin: float = 0.0, speed: float = 1.0) -> list[Word]:
+        "When each word of a take is spoken; empty without a pointer."
+        path, text = take.tokens.path, take.piece.text
+        found = word_times(text, path, self.bpe.offsets(text), 1 / TOKEN_RATE / speed)
+        return [w.later(begin) for w in found] if len(path) else []
+
+    def to(self, device) -> "Sovits":
+        "All networks on a device."
+        nets = [self.tokenizer.net, self.ar, self.decoder.net, self.decoder.text]
+        both: Any = (self.tokenizer.extract, self.bge)
+        helpers = [h for h in both if hasattr(h, "net")]
+        for net in [*nets, *(h.net for h in helpers)]:
+            net.to(device)
+        for helper in helpers:
+            helper.device = device
+        return self
 
     def speak(
         self,
@@ -480,30 +543,91 @@ class Sovits(TokenWriter):
         most: int = 120,  # BPE pieces that are spoken at once
         proportion: bool = True,  # Mix voices in proportion to their weights, see `voice`
         retries: int = 3,  # Further takes of a faulty piece
-    ) -> SynthesisResult:
+        speed: float = 1.0,  # 0.5 to 2; above 1: sooner said, at the same pitch
+        speaker: str = "reference",  # Name to report
+    ) -> Speech:
         "Speak a text with the voice of all references."
-        words, warnings = self.normalize(text)
-        if not references or not isinstance(references[0], ReferencePrompt):
-            files = [r if isinstance(r, Reference) else Reference(r) for r in references]
-            references = self.encode_references(files)
-        parts = self.split(words, most)
-        takes = self.best_takes(parts, self.prompt(references, prompt), sampling, seed, retries)
-        if not self.ar.cfg.pointer:
-            warnings.append(NO_POINTER)
-        return SynthesisResult(
-            wav=self.join(takes, self.voice(references, proportion), noise, seed),
+        _check_speed(speed)
+        plan = self.plan(text, most)
+        references = self._encoded(references)
+        first = self.prompt(references, prompt)
+        takes = self.best_takes(plan.pieces, first, sampling, seed, retries)
+        voice = self.voice(references, proportion)
+        wav, begins = self.join(takes, voice, noise, seed, speed)
+        return self._spoken(plan, takes, wav, begins, speed, speaker)
+
+    def _encoded(self, references: list) -> list:  # of `ReferencePrompt`s
+        if references and isinstance(references[0], ReferencePrompt):
+            return references
+        files = [r if isinstance(r, Reference) else Reference(r) for r in references]
+        return self.encode_references(files)
+
+    def stream(
+        self,
+        text: str,
+        references: list,
+        sampling: SamplingConfig = SAMPLING,
+        seed: int = 1,
+        prompt: str = "all",
+        noise: float = 0.3,
+        most: int = 120,
+        proportion: bool = True,
+        retries: int = 3,
+        speed: float = 1.0,
+        speaker: str = "reference",  # All as `speak`
+    ):  # Yields [T] float32; returns the `Speech`
+        "Speak piece by piece; together they are what `speak` gives."
+        _check_speed(speed)
+        plan = self.plan(text, most)
+        references = self._encoded(references)
+        start, voice = self.prompt(references, prompt), self.voice(references, proportion)
+        takes, begins, wavs, at = [], [], [], 0
+        for k, piece in enumerate(plan.pieces):
+            take = self.best_takes([piece], start, sampling, seed, retries, k)
+            wav, begin = self.join(take, voice, noise, seed + k, speed)
+            takes += take
+            begins.append(at / self.sample_rate + begin[0])
+            at += len(wav)
+            wavs.append(wav)
+            before = [] if k else [_silence(plan.lead / speed, self.sample_rate)]
+            yield from (w for w in (*before, wav) if len(w))
+        yield from (w for w in [_silence(plan.tail / speed, self.sample_rate)] if len(w))
+        return self._spoken(plan, takes, np.concatenate(wavs), begins, speed, speaker)
+
+    def _spoken(
+        self, plan: Planned, takes: list, wav, begins: list, speed: float, speaker: str
+    ) -> Speech:
+        lead, tail = (_silence(s / speed, self.sample_rate) for s in (plan.lead, plan.tail))
+        times = [self.words_of(t, plan.lead / speed + b, speed) for t, b in zip(takes, begins)]
+        warnings = plan.warnings + ([] if self.ar.cfg.pointer else [NO_POINTER])
+        return Speech(
+            wav=np.concatenate([lead, wav, tail]) if len(wav) else wav,
             sample_rate=self.sample_rate,
-            text=words,
+            text=plan.text,
+            speaker=speaker,
+            spans=plan.spans,
+            words=[w for ws in times for w in ws],
+            piece_words=list(map(len, times)),
+            way="the VITS2 decoder",
             codes=[t.tokens.codes for t in takes],
             stopped=all(t.tokens.stopped for t in takes),
             warnings=warnings + [t.fault for t in takes if t.fault],
             missing=[w for t in takes for w in t.missing],
-            pieces=parts,
+            pieces=plan.pieces,
             positions=[t.tokens.path for t in takes],
             transcript=" ".join(" ".join(t.transcript for t in takes).split()),
         )
 
 # %% ../../nbs/sovits/infer.ipynb #bcf2a30d
+def _check_speed(speed: float):
+    if not 0.5 <= speed <= 2:
+        raise ConfigError(f"speed {speed}: give 0.5 (half as fast) to 2 (twice as fast)")
+
+
+def _silence(seconds: float, rate: int) -> np.ndarray:
+    return np.zeros(round(seconds * rate), np.float32)
+
+
 def save_model(
     model: Sovits,
     folder,
@@ -531,9 +655,10 @@ def save_model(
 def load_model(
     folder,
     bge: str = "",  # Folder of BGE-M3, if not that of the training
+    device="cpu",  # `cpu`, `cuda`, `cuda:1`, `mps`, or `auto`: a GPU where there is one
 ) -> Sovits:
     "`MissingError` names what is not there, `CheckpointError` what does not fit."
-    folder = Path(folder)
+    folder, place = Path(folder), choose_device(device)
     if not (folder / "config.json").is_file():
         raise MissingError(
             f"{folder}: no GPT-SoVITS2 model here (config.json is missing);"
@@ -570,7 +695,7 @@ def _assembled(folder: Path, about: dict, bge: BgeM3 | None) -> Sovits:
         raise CheckpointError(
             f"{folder}/config.json: prompt_seconds is {about['prompt_seconds']}; at most 600"
         )
-    return Sovits(
+    model = Sovits(
         tokenizer,
         ar,
         bpe,
@@ -581,3 +706,4 @@ def _assembled(folder: Path, about: dict, bge: BgeM3 | None) -> Sovits:
         limits=Limits(**limits) if limits else None,
         texts=about.get("texts"),
     )
+    return model.to(place) if place.type != "cpu" else model

@@ -456,7 +456,8 @@ class Decoder:
         voice: Tensor,  # [1, speaker_dim] from `voice`
         noise: float = 0.3,  # Share of the prior's deviation; 0: its mean
         seed: int = 0,  # Of the noise
-    ) -> np.ndarray:  # [T * 2 * hop] float32 in [-1, 1]
+        speed: float = 1.0,  # Above 1: sooner said, at the same pitch
+    ) -> np.ndarray:  # [T * 2 * hop / speed] float32 in [-1, 1]
         "One utterance."
         if not len(vectors):
             raise XttsKaError("no tokens to speak")
@@ -465,7 +466,13 @@ class Decoder:
         lengths = torch.tensor([len(vectors)], device=self.device)
         text, batch = self.text(ids, n), vectors[None].to(self.device)
         draws = torch_rng(seed, "noise")
-        wav = self.net.infer(batch, lengths, text, n, voice, noise, draws)  # [1, T * 2 * hop]
+        inputs = batch, lengths, text, n, voice, noise, draws
+        if speed == 1.0:
+            wav = self.net.infer(*inputs)  # [1, T * 2 * hop]
+        else:
+            z, _ = self.net.latent(*inputs)  # [1, latent, 2 T]
+            z = F.interpolate(z, scale_factor=[1 / speed], mode="linear")
+            wav = self.net.sound(z, voice, 1024)
         return wav[0].clamp(-1, 1).cpu().numpy()
 
     def save(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..core.config import to_dict
 from ..core.errors import CheckpointError, XttsKaError
+from ..core.mel import slaney_bank
 from ..core.randomness import torch_rng
 from .config import MelConfig
 
@@ -109,9 +110,7 @@ class Stft(nn.Module):
 # %% ../../nbs/vocoder/features.ipynb #3e06fdce
 @lru_cache(maxsize=16)
 def _bands(sample_rate, n_fft, n_mels, fmin, fmax) -> Tensor:  # [n_mels, n_fft / 2 + 1]
-    from librosa.filters import mel
-
-    return torch.from_numpy(mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax))
+    return torch.from_numpy(slaney_bank(sample_rate, n_fft, n_mels, fmin, fmax))
 
 
 def mel_bands(

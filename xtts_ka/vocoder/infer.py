@@ -86,6 +86,7 @@ def open_vocoder(
     mel: MelConfig | None = None,  # Expected front end; of griffin-lim, its own
     precision: str = "auto",
     chunk: int = 512,  # Frames at a time
+    device="cpu",
 ) -> Any:  # `Vocoder`
     "A vocoder ready for use. `MissingError`; `CheckpointError`, also for another front end."
     if str(path) == GRIFFIN_LIM:
@@ -96,7 +97,7 @@ def open_vocoder(
     place = resolve(path)
     if (place / "generator").is_dir():
         place /= "generator"
-    return FastGenerator(load_generator(place, mel), precision, chunk)
+    return FastGenerator(load_generator(place, mel).to(device), precision, chunk)
 
 # %% ../../nbs/vocoder/infer.ipynb #cf19578d
 @torch.no_grad()

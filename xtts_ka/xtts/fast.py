@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.errors import ConfigError
 from .features import CODE_STRIDE, HOP, OUTPUT_SAMPLE_RATE, SAMPLE_RATE
+from .network import KERNELS, Generator, plain_state
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 
@@ -91,6 +92,10 @@ class FastGPT:
         self.layers = [_Layer(block, gpt.heads, precision) for block in gpt.gpt.h]
         self.kv = torch.bfloat16 if precision == "bfloat16" else torch.float32
 
+    @property
+    def device(self):
+        return self.mel_head.weight.device
+
     def session(
         self,
         heads: list
@@ -162,10 +167,8 @@ class Session:
 
     def _buffers(self, rows: int, slots: int):
         size = rows, self.gpt.heads, slots, self.gpt.model_dim // self.gpt.heads
-        return [
-            (torch.zeros(size, dtype=self.gpt.kv), torch.zeros(size, dtype=self.gpt.kv))
-            for _ in self.gpt.layers
-        ]
+        like = dict(dtype=self.gpt.kv, device=self.gpt.device)
+        return [(torch.zeros(size, **like), torch.zeros(size, **like)) for _ in self.gpt.layers]
 
     def start(
         self,
@@ -195,7 +198,7 @@ class Session:
             done.append((row, p))
         self.cache, self.at = whole, longest
         # [B] empty slots in front
-        self.lead = torch.tensor([longest - p.shape[1] for p in prefixes])
+        self.lead = torch.tensor([longest - p.shape[1] for p in prefixes], device=self.gpt.device)
         if self.heads:
             self._look(texts, [torch.cat(q) for q in zip(*queries)])
         return torch.cat(latents)
@@ -208,7 +211,7 @@ class Session:
         self.keys *= self.keys.shape[-1] ** -0.5
         outside = torch.arange(widest) < widest - torch.tensor(texts)[:, None]  # [B, widest]
         self.outside = (
-            torch.zeros(outside.shape).masked_fill(outside, -math.inf)[:, None]
+            torch.zeros(outside.shape).masked_fill(outside, -math.inf)[:, None].to(self.gpt.device)
             if outside.any()
             else None
         )
@@ -228,16 +231,15 @@ class Session:
         if self.at == self.cache[0][0].shape[2]:
             self.cache = [(self._longer(k), self._longer(v)) for k, v in self.cache]
         # [B, 1, 1, slots]
-        mask = (
-            None
-            if not self.lead.any()
-            else (torch.arange(self.at + 1) >= self.lead[:, None])[:, None, None]
-        )
+        mask = None if not self.lead.any() else self._filled()[:, None, None]
         latents = self.gpt.hidden(x, self, self.at, mask)[:, 0]
         self.at += 1
         if self.heads:
             self._attend(self.queries)
         return latents
+
+    def _filled(self) -> Tensor:  # [B, slots] bool
+        return torch.arange(self.at + 1, device=self.gpt.device) >= self.lead[:, None]
 
     def _longer(self, x):
         return F.pad(x, (0, 0, 0, max(self.GROW, self.at // 2)))
@@ -272,10 +274,10 @@ def fast_latents(
 
 # %% ../../nbs/xtts/fast.ipynb #b0fb37dd
 def plain_generator(
-    generator,  # coqui's HifiganGenerator
-):  # A new one without weight norm, as narrow as it can be
+    generator,  # coqui's HifiganGenerator, or a `network.Generator`
+) -> Generator:  # A new one with plain weights, as narrow as it can be
     "The generator as it is best used. What it says is the same up to rounding."
-    state = {name: _plain(generator, name) for name in _names(generator)}
+    state = {k: v.detach() for k, v in plain_state(generator.state_dict()).items()}
     per_stage = generator.num_kernels
     alive = _alive(state, len(generator.ups), per_stage)
     blocks = [
@@ -289,21 +291,6 @@ def plain_generator(
         {k: state[k][tuple(map(slice, shape))].clone() for k, shape in shapes.items()}
     )
     return net.eval().requires_grad_(False)
-
-# %% ../../nbs/xtts/fast.ipynb #a6f18976
-def _names(net) -> list:
-    return [
-        f"{n}.{p}"
-        for n, m in net.named_modules()
-        if isinstance(m, (nn.Conv1d, nn.ConvTranspose1d))
-        for p in ("weight", "bias")
-        if getattr(m, p) is not None
-    ]
-
-
-def _plain(net, name) -> Tensor:  # Direction and gain multiplied
-    module, part = name.rsplit(".", 1)
-    return getattr(net.get_submodule(module), part).detach().clone()
 
 # %% ../../nbs/xtts/fast.ipynb #02db7032
 def _alive(state: dict, stages: int, blocks: int) -> list:  # [stages + 1]
@@ -344,16 +331,9 @@ def _alive(state: dict, stages: int, blocks: int) -> list:  # [stages + 1]
     return [min(n, 16 * math.ceil((max(u, default=0) + 1) / 16)) for n, u in zip(wide, used)]
 
 # %% ../../nbs/xtts/fast.ipynb #2bbee8ee
-def _like(net, channels: list, blocks: list):  # A generator of the same kind without weight norm
-    from torch.nn.utils import parametrize
-
-    from xtts_ka.xtts.waveform_decoder import KERNELS, make_generator
-
+def _like(net, channels: list, blocks: list):  # A generator of the same kind with plain weights
     kept = [[KERNELS[n % 3] for n in blocks if n // 3 == stage] for stage in range(4)]
-    new = make_generator(net.conv_pre.in_channels, channels, kept, net.cond_layer.in_channels)
-    for m in [m for m in new.modules() if parametrize.is_parametrized(m, "weight")]:
-        parametrize.remove_parametrizations(m, "weight")
-    return new
+    return Generator(net.conv_pre.in_channels, channels, kept, net.cond_layer.in_channels)
 
 # %% ../../nbs/xtts/fast.ipynb #0fc224c0
 def reach(
@@ -450,7 +430,7 @@ class FastDecoder:
     ) -> Tensor:  # [T] float32
         "A whole sentence."
         z = stretched(latents, speed)
-        return self.frames(z, voice, 0, z.shape[2])
+        return self.frames(z, voice.to(z.device), 0, z.shape[2])
 
     def stream(
         self,
@@ -467,5 +447,5 @@ class FastDecoder:
             z = stretched(so_far, speed)[:, :, : None if final else sure]
             until = z.shape[2] if final else sure - self.reach
             if until > spoken:
-                yield self.frames(z, voice, spoken, until)
+                yield self.frames(z, voice.to(z.device), spoken, until)
             spoken = until

@@ -30,6 +30,8 @@ class Edges:
         self.share = 10 ** (-below / 20)
         self.edge = int(edge * OUTPUT_SAMPLE_RATE)
         self.begun = False  # Nothing loud has come yet
+        self.seen = 0  # Samples that came
+        self.cut = 0  # Samples cut at the beginning
         self.held, self.rest = _nothing(), _nothing()
 
     def push(
@@ -60,6 +62,8 @@ class Edges:
     def _let(self, new, loud) -> np.ndarray:
         "Give out what lies before the last loud frame, hold the rest."
         whole = np.concatenate([self.held, new])
+        before = self.seen - len(self.held)  # Samples that `whole` does not have
+        self.seen += len(new)
         at = len(self.held) + FRAME * np.flatnonzero(loud)
         opening = self.start and not self.begun
         if not len(at):
@@ -69,6 +73,7 @@ class Edges:
         last = min(at[-1] + FRAME, len(whole))
         said, self.held = whole[first:last].copy(), whole[last:]
         if opening:
+            self.cut = before + first
             said[: at[0] - first] *= np.linspace(0, 1, at[0] - first)
         self.begun = True
         return said
@@ -91,6 +96,9 @@ class Joiner:
         self.speed = speed
         self.options = edges
         self.at = -1  # number of the piece
+        self.length = 0  # Samples given out
+        self.starts: list[int] = []  # Of each piece: samples given out before it
+        self.cuts: list[int] = []  # Of each piece: samples cut at its beginning
         self.edges: Any = None  # `Edges` of the piece
 
     def next(self) -> np.ndarray:  # [t] the pause before it
@@ -100,13 +108,27 @@ class Joiner:
         loudest = 0.0 if first else self.edges.loudest
         self.at += 1
         self.edges = Edges(not first, not last, loudest=loudest, **self.options)
-        return np.zeros(max(0, round(pause * OUTPUT_SAMPLE_RATE)), np.float32)
+        silence = np.zeros(max(0, round(pause * OUTPUT_SAMPLE_RATE)), np.float32)
+        self.starts.append(self.length + len(silence))
+        self.cuts.append(0)
+        return self._given(silence)
 
     def push(self, wav) -> np.ndarray:
-        return self.edges.push(wav)
+        return self._given(self.edges.push(wav))
 
     def close(self) -> np.ndarray:
-        return self.edges.close()
+        return self._given(self.edges.close())
+
+    def _given(self, wav) -> np.ndarray:
+        self.length += len(wav)
+        self.cuts[-1] = self.edges.cut
+        return wav
+
+    @property
+    def begins(self) -> list[float]:
+        "Seconds at which the first sample of each piece, cut or not, would stand."
+        both = zip(self.starts, self.cuts)
+        return [int(start - cut) / OUTPUT_SAMPLE_RATE for start, cut in both]
 
 # %% ../../nbs/xtts/join.ipynb #804a54e2
 def join(

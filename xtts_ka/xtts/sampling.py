@@ -255,9 +255,9 @@ def decode_steps(
     latents = session.start(prefixes, [len(i) + 2 for i in ids])  # B x [1, n, D] -> [B, D]
     living = rows
     while True:
-        logits = gpt.mel_head(latents)  # [b, D] -> [b, V]
+        logits = gpt.mel_head(latents).cpu()  # [b, D] -> [b, V]; draws are made on the CPU
         if heads:
-            _watch(session.attention, living, logits)
+            _watch(session.attention.cpu(), living, logits)
         going = [n for n, row in enumerate(living) if row.take(logits[n], latents[n])]
         yield rows
         if not going:
@@ -298,13 +298,16 @@ def check_heads(
 # %% ../../nbs/xtts/sampling.ipynb #8d909318
 def prefix(gpt, cond, ids) -> Tensor:  # [1, 32 + text + 2, D]
     "What stands before the first code."
-    text = torch.tensor([[gpt.start_text_token, *ids, gpt.stop_text_token]])
-    return torch.cat([cond, gpt.text_embedding(text) + gpt.text_pos_embedding(text)], 1)
+    device = gpt.text_embedding.weight.device
+    text = torch.tensor([[gpt.start_text_token, *ids, gpt.stop_text_token]], device=device)
+    embedded = gpt.text_embedding(text) + gpt.text_pos_embedding(text)
+    return torch.cat([cond.to(device), embedded], 1)
 
 
 def _code_input(gpt, codes: list, position: int) -> Tensor:  # [b, 1, D]
-    place = gpt.mel_pos_embedding.get_fixed_embedding(position, gpt.mel_embedding.weight.device)
-    return gpt.mel_embedding(torch.tensor(codes)[:, None]) + place
+    device = gpt.mel_embedding.weight.device
+    place = gpt.mel_pos_embedding.get_fixed_embedding(position, device)
+    return gpt.mel_embedding(torch.tensor(codes, device=device)[:, None]) + place
 
 # %% ../../nbs/xtts/sampling.ipynb #f3d07340
 def decode_codes(

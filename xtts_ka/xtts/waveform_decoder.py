@@ -188,10 +188,9 @@ def voice_vector(
     wavs: list,  # [T] waveforms of one voice at 22,050 Hz
 ) -> Tensor:  # [1, 512, 1] mean of the normalised vectors
     "As coqui's `get_speaker_embedding`, over several references."
-    vectors = [
-        encoder(torch.from_numpy(resample(w.numpy(), SAMPLE_RATE, 16000))[None], l2_norm=True)
-        for w in wavs
-    ]
+    device = encoder.fc.weight.device
+    waves = [torch.from_numpy(resample(w.numpy(), SAMPLE_RATE, 16000))[None] for w in wavs]
+    vectors = [encoder(w.to(device), l2_norm=True) for w in waves]
     return torch.stack(vectors).mean(0).unsqueeze(-1)
 
 # %% ../../nbs/xtts/waveform_decoder.ipynb #b79144a2
