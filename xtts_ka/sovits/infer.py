@@ -671,7 +671,8 @@ def load_model(
         numbers += 2**27 if features.get("features") else 0  # A speech model from another folder
         texts = BgeM3(bge or about["bge"]) if about["bge"] else None
         with budget(numbers, folder):
-            return _assembled(folder, about, texts)
+            model = _assembled(folder, about, texts)
+    return model.to(place) if place.type != "cpu" else model
 
 
 # More would need minutes of reference, or never end
@@ -695,7 +696,7 @@ def _assembled(folder: Path, about: dict, bge: BgeM3 | None) -> Sovits:
         raise CheckpointError(
             f"{folder}/config.json: prompt_seconds is {about['prompt_seconds']}; at most 600"
         )
-    model = Sovits(
+    return Sovits(
         tokenizer,
         ar,
         bpe,
@@ -706,4 +707,3 @@ def _assembled(folder: Path, about: dict, bge: BgeM3 | None) -> Sovits:
         limits=Limits(**limits) if limits else None,
         texts=about.get("texts"),
     )
-    return model.to(place) if place.type != "cpu" else model
