@@ -239,8 +239,8 @@ def check_named_weights(
         if named and not left_out(run, stage) and stage_status(run, stage, force).reason:
             wanted += named
     gone = [w for w in wanted if find_local(w[1]) is None]
-    gone = [(option, name) for option, name, fetches in gone if not (fetches and hub_has(name))]
-    check_weights(gone)
+    lost = [(option, name) for option, name, fetches in gone if not (fetches and hub_has(name))]
+    check_weights(lost)
 
 
 def mark_stale(

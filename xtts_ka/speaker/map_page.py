@@ -199,7 +199,7 @@ def label_places(
     for name, points in groups.items():
         half = 4.5 * len(shorten(name, 20)) * unit
         x, y = np.sort(xy[points], axis=0).T
-        places = []
+        places: list = []
         for share in (0.5, 0.2, 0.8, 0.0, 1.0):
             for level, side in ((0.95, 1), (0.05, -1), (1.0, 1), (0.0, -1)):
                 at = x[int(share * (len(x) - 1))], y[int(level * (len(y) - 1))]
