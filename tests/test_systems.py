@@ -261,6 +261,21 @@ def test_extras_are_whole(root):
     assert not heavy & light, "the light core is text alone"
 
 
+def test_ranges_leave_out_what_breaks(root):
+    "Without the lock, pip takes the newest: GPT-2 of transformers 5.24 fails in a training."
+    from packaging.requirements import Requirement
+
+    t = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    speak = {r.name: r for r in map(Requirement, t["project"]["optional-dependencies"]["speak"])}
+    lock = tomllib.loads((root / "uv.lock").read_text(encoding="utf-8"))["package"]
+    locked = next(p["version"] for p in lock if p["name"] == "transformers")
+    assert "5.24.0" not in speak["transformers"].specifier
+    assert locked in speak["transformers"].specifier
+    assert {"2.6.0", "2.9.1+cu126"} <= set(
+        speak["torch"].specifier.filter(["2.5.1", "2.6.0", "2.9.1+cu126"])
+    ), "an installed PyTorch stays"
+
+
 def test_every_library_is_in_an_extra(root):
     """What the package imports is a dependency or in an extra; what another library brings is
     named with it."""

@@ -326,26 +326,6 @@ def outside(
     return "`..` in the path" if ".." in re.split(r"[/\\]", rel) else ""
 
 # %% ../../nbs/core/paths.ipynb #53aadd64
-def same_file(a: str | os.PathLike, b: str | os.PathLike) -> bool:
-    "The same place, through links too."
-    a, b = Path(a).expanduser(), Path(b).expanduser()
-    return a.resolve() == b.resolve() or a.exists() and b.exists() and os.path.samefile(a, b)
-
-
-def refuse_same_file(
-    out: str | os.PathLike,  # File to be written
-    inputs,  # Files to be read
-    option: str = "--out",  # That names `out`, for the message
-):
-    "`ConfigError` when an output is an input; call it before anything is opened."
-    for path in inputs:
-        if path and same_file(out, path):
-            raise ConfigError(
-                f"{option} {out}: the same file as {path}, which is to be read and would be lost;"
-                " give another name"
-            )
-
-
 def slug(
     text: str,  # An identifier: a speaker, a sentence's id
     limit: int = 100,  # Maximum bytes in UTF-8; file systems allow 255
