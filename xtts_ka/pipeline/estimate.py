@@ -49,7 +49,8 @@ def whole_seconds(
     "Wall time of all of them."
     if any(not seconds.get(s.name) for s in stages):
         return None
-    waiting, ends, at = list(stages), {}, 0.0
+    waiting, at = list(stages), 0.0
+    ends: dict[str, float] = {}
     while waiting or ends:
         open_ = {s.name for s in waiting} | set(ends)
         for stage in ready(waiting, open_)[: jobs - len(ends)]:
