@@ -296,8 +296,8 @@ class NothingLeft(ManifestError):
 def _take_folder(cfg: CorpusConfig, folder: Path) -> tuple[list[Row], list[Reject]]:
     "Convert every usable clip. Returns rows and rejects; ManifestError when no clip is left."
     source = _read(cfg)
-    for note in notes(source):
-        print(f"note: {note}")
+    for remark in notes(source):
+        print(f"note: {remark}")
     rows: list[Row] = []
     odd: list[str] = []  # Lines of text_warnings.jsonl
     rejects = list(source.rejects)

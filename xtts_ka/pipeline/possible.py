@@ -6,7 +6,7 @@
 __all__ = ['lacking', 'needed_by', 'clips_of', 'outlook_lines', 'look']
 
 # %% ../../nbs/pipeline/possible.ipynb #ae2af020
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import XttsKaError
 from ..core.paths import display_path
@@ -72,7 +72,7 @@ def look(
     "A look at the recordings of a run that begins with a folder; the errors of `read_corpus`."
     from xtts_ka.corpus.look import look_at, told
 
-    corpus = getattr(run.cfg, "corpus", None)
+    corpus: Any = getattr(run.cfg, "corpus", None)
     if getattr(corpus, "source", "") != "folder" or "corpus" not in [s.name for s in chosen]:
         return [], {}
     found = look_at(corpus)

@@ -72,7 +72,8 @@ def load_encoder(
     if folder.is_file() and folder.stem == "encoder" and folder.with_suffix(".json").is_file():
         folder = folder.parent
     if folder.is_file() and folder.suffix != ".ckpt":
-        spec = EncoderConfig(name=plain_name(name), layer=layer, pooling=pooling)
+        options: dict = dict(name=plain_name(name), layer=layer, pooling=pooling)
+        spec = EncoderConfig(**options)
         return load_weights_file(folder, spec)
     if folder.suffix == ".ckpt" or (folder / "embedding_model.ckpt").is_file():
         return load_speechbrain(folder)

@@ -235,10 +235,12 @@ def load_wavlm(
     trained_head = "WavLMForXVector" in (hf.get("architectures") or ())
     head = plain_name(cfg.name).endswith("-sv") or trained_head
     weights = next((folder / f for f in WEIGHTS if (folder / f).is_file()), None)
-    if weights is None and state is None:
-        why = f"{display_path(folder)} has no weights"
-        raise missing_weights(cfg.name, why, WAVLM_FILES)
-    model = _with_weights(hf, head, read_state(weights) if state is None else state, folder)
+    if state is None:
+        if weights is None:
+            why = f"{display_path(folder)} has no weights"
+            raise missing_weights(cfg.name, why, WAVLM_FILES)
+        state = read_state(weights)
+    model = _with_weights(hf, head, state, folder)
     preprocessor = folder / "preprocessor_config.json"
     if preprocessor.is_file():
         normalize = read_json(preprocessor)["do_normalize"]

@@ -52,6 +52,7 @@ class Voice:
     "A model that speaks; `load` makes one."
 
     family = ""  # One of `FAMILIES`
+    model: Any  # `KaXtts` or `Sovits`
     folder: Path
     speakers: list[str]  # Their names; the first is the default
     languages: list[str]  # Codes; empty: not recorded
