@@ -324,14 +324,14 @@ class SovitsDecoderTask(_DecoderPass):
 
     def optimizers(self, models, cfg):
         options = dict(lr=cfg.lr, betas=cfg.betas, weight_decay=cfg.weight_decay, fused=True)
-        both = [*self.net.parameters(), *self.text.parameters()]
+        matrices: list = []
+        others = [*self.net.parameters()]
         if cfg.muon_lr:
-            matrices, both = split_matrices(self.net, MUON_PARTS, kernels=True)
-            both += self.text.parameters()
-            muon = KernelMuon(matrices, cfg.muon_lr, taps=True)
-            found = {"g": Together(muon, torch.optim.AdamW(both, **options))}
-        else:
-            found = {"g": torch.optim.AdamW(both, **options)}
+            matrices, others = split_matrices(self.net, MUON_PARTS, kernels=True)
+        adamw = torch.optim.AdamW([*others, *self.text.parameters()], **options)
+        found: dict = {"g": adamw}
+        if matrices:  # very narrow networks have none
+            found["g"] = Together(KernelMuon(matrices, cfg.muon_lr, taps=True), adamw)
         if "d" in self.phases:
             found["d"] = torch.optim.AdamW([*self.discriminators.parameters()], **options)
         return found
