@@ -263,7 +263,11 @@ def _called(node):
         return f"weights_only={keys['weights_only']}"
     if keys.get("allow_pickle", "False") != "False":
         return f"allow_pickle={keys['allow_pickle']}"
-    if call.endswith(".from_pretrained") and (why := _open_to_code(call, keys)):
+    if (
+        call.endswith(".from_pretrained")
+        and not call.startswith("nn.")
+        and (why := _open_to_code(call, keys))
+    ):
         return f"{call}: {why}"
     if call.startswith("pickle.") and not call.endswith("Error"):
         return call

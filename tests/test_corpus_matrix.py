@@ -206,7 +206,7 @@ def outcome(command, form, hurt, tmp):
     "What a cell of the table is: '' when all is accounted for, the sentence of a refusal, a fault."
     path, lines = FORMATS[form](tmp / "in")
     lines += HURTS[hurt](path)
-    files = len(sounds(tmp / "in"))
+    files = len(sounds(path))
     try:
         kept, rejected = COMMANDS[command](path, tmp / "out", form)
     except XttsKaError as e:
@@ -220,14 +220,7 @@ def outcome(command, form, hurt, tmp):
 
 
 # (command, form, hurt; None: any) -> what is known to be wrong, with its place
-LINKS = "linked folders are not entered by Path.rglob of Python 3.11, and are not named"
-DROPPED = "speaker.data.scan_folder: rejected lines of the list are not told"
-KNOWN = {(None, form, "linked folder"): LINKS for form in ("vctk", "libritts", "folder", "fleurs")}
-KNOWN |= {
-    ("create-speaker-embeddings, train-speaker", form, "one bad row"): DROPPED
-    for form in FORMATS
-    if form == "manifest" or form.startswith("list")
-}
+KNOWN: dict = {}
 
 
 def known(command, form, hurt):

@@ -499,7 +499,7 @@ def parse(
     program: str = "",  # Name under which the command of `argv` was called, if it is another one
 ) -> argparse.Namespace:
     "Parse a call; wrong ones end with exit status 2 and a hint."
-    argv = [_as_text(w) for w in (sys.argv[1:] if argv is None else argv)]
+    argv = [str(w) for w in (sys.argv[1:] if argv is None else argv)]
     p = parser(argv)
     if program and argv:
         _rename(p, argv[0], program)
@@ -523,12 +523,6 @@ def _rename(p, command: str, program: str):
     for inner in _commands(used).values():
         inner.prog = inner.prog.replace(used.prog, program, 1)
     used.prog = program
-
-
-def _as_text(word: str) -> str:
-    "A text that begins with a minus is no option: none has Georgian letters."
-    word = str(word)
-    return f" {word}" if re.match(r"-+[^\x00-\x7f]", word) else word
 
 
 def _unknown(words: list, p, argv) -> str:
