@@ -4,7 +4,10 @@ what is rejected are together what was given, or one sentence says why the form 
 What each command reads with is called here; what it does with the recordings afterwards is not,
 so that four hundred cells take seconds. The commands themselves run in test_printed_commands.py."""
 
+import contextlib
+import io
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -139,8 +142,12 @@ def speaker_folder(path, out, form):
     from xtts_ka.speaker.data import scan_folder
 
     layout = {"vctk": "VCTK", "libritts": "LibriTTS"}.get(form, "auto")
-    found = scan_folder(path, layout)
-    return len(found), len(getattr(found, "rejects", ()))
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        found = scan_folder(path, layout)
+    told = re.findall(r"(\d+) (?:lines rejected|recordings do not lie)", said.getvalue())
+    told += ["1"] * said.getvalue().count("is left out: ")
+    return len(found), sum(map(int, told))
 
 
 def vocoder_train(path, out, form):

@@ -231,7 +231,8 @@ def test_prompt_mask_of_every_row(run):
         ({f"c{i}": dict(duration=99.0) for i in range(30)}, "30 too long"),
         ({f"c{i}": dict(text="დილა " * 200) for i in range(30)}, "30 text too long"),
         ({f"c{i}": dict(audio_file=f"wavs/gone{i}.wav") for i in range(30)}, "30 missing"),
-        ({f"c{i}": dict(text="123") for i in range(30)}, "30 no letters"),
+        ({f"c{i}": dict(text="123") for i in range(30)}, "30 text"),  # digits are to be read first
+        ({f"c{i}": dict(text="?!") for i in range(30)}, "30 no letters"),
     ],
 )
 def test_a_set_without_a_usable_clip_says_why(tmp_path, change, counts):

@@ -4,6 +4,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +40,8 @@ def environment(
 def main():
     python = (ROOT / ".python-version").read_text().strip()
     python = ".".join(python.split(".")[:2])
-    done = subprocess.run(EXPORT.split(), cwd=ROOT, text=True, capture_output=True)
+    call = [sys.executable, "tools/do.py", *EXPORT.split()]  # the pinned uv
+    done = subprocess.run(call, cwd=ROOT, text=True, capture_output=True)
     if done.returncode:
         raise SystemExit(f"{EXPORT}: {done.stderr.strip()}")
     (ROOT / "environment.yml").write_text(environment(done.stdout, python), encoding="utf-8")
