@@ -394,7 +394,9 @@ def check_notebook(
     stage = find_stage(name, stages)
     known = {f.name for f in dataclasses.fields(stage.config_cls)} | set(_SHARED)
     plain = (bool, int, float, str, list, dict, type(None))
-    given = [k for k, v in values.items() if type(v) in plain and not k.startswith("_")]
+    # Constants that the first cell imports are written in capitals
+    named = (k for k, v in values.items() if type(v) in plain and not k.isupper())
+    given = [k for k in named if not k.startswith("_")]
     if _CHECKED in values:  # the cell is executed again: by now others have assigned names
         given = []
     for unknown in (k for k in given if k not in known and k not in ("In", "Out")):
