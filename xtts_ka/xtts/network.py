@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['KERNELS', 'DILATIONS', 'UPS', 'SLOPE', 'Positions', 'Matrix', 'ConditioningBlock', 'ConditioningEncoder', 'Gated',
-           'CrossAttention', 'Perceiver', 'Gpt', 'ResBlock', 'Through', 'Generator', 'plain_state', 'SqueezeBlock',
-           'SpeakerEncoder', 'HifiDecoder', 'SpeakerManager', 'Xtts', 'load_voices', 'load_network', 'CodeDecoder',
-           'load_code_decoder']
+           'CrossAttention', 'Perceiver', 'Backbone', 'Gpt', 'ResBlock', 'Through', 'Generator', 'plain_state',
+           'SqueezeBlock', 'SpeakerEncoder', 'HifiDecoder', 'SpeakerManager', 'Xtts', 'load_voices', 'load_network',
+           'CodeDecoder', 'load_code_decoder']
 
 # %% ../../nbs/xtts/network.ipynb #aecc6b65
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -183,6 +184,35 @@ class Perceiver(nn.Module):
             x = feed(x) + x
         return self.norm(x)
 
+# %% ../../nbs/xtts/network.ipynb #831ed1a8
+class Backbone(nn.Module):
+    "GPT-2's blocks. Speaking takes their weights (`fast`); whole sequences go through `forward`."
+
+    def __init__(self, blocks: nn.ModuleList, dim: int, heads: int):
+        super().__init__()
+        self.h = blocks
+        self.ln_f = nn.LayerNorm(dim)
+        self.heads = heads
+
+    def forward(
+        self,
+        inputs_embeds: Tensor,  # [B, n, D]
+        return_dict: bool = True,  # As transformers' GPT-2 is called
+    ) -> SimpleNamespace:  # last_hidden_state [B, n, D]
+        x = inputs_embeds
+        for block in self.h:
+            x = x + self._attend(block.attn, block.ln_1(x))
+            wide = F.gelu(block.mlp.c_fc(block.ln_2(x)), approximate="tanh")  # [B, n, 4 D]
+            x = x + block.mlp.c_proj(wide)
+        return SimpleNamespace(last_hidden_state=self.ln_f(x))
+
+    def _attend(self, attention, x: Tensor) -> Tensor:  # [B, n, D]
+        B, n, D = x.shape
+        qkv = attention.c_attn(x).view(B, n, 3, self.heads, D // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, n, D / heads]
+        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return attention.c_proj(seen.transpose(1, 2).reshape(B, n, D))
+
 # %% ../../nbs/xtts/network.ipynb #831ed1a9
 class Gpt(nn.Module):
     "The weights of XTTS's GPT, and its view of a voice."
@@ -207,7 +237,7 @@ class Gpt(nn.Module):
         self.text_embedding = _table(texts, dim)
         self.mel_embedding = _table(codes, dim)
         blocks = nn.ModuleList(_block(dim) for _ in range(self.layers))
-        self.gpt = _part(h=blocks, ln_f=nn.LayerNorm(dim))
+        self.gpt = Backbone(blocks, dim, self.heads)
         self.mel_pos_embedding = Positions(self.max_mel_tokens, dim)
         self.text_pos_embedding = Positions(self.max_text_tokens, dim)
         self.final_norm = nn.LayerNorm(dim)
