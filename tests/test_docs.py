@@ -38,11 +38,12 @@ def fault(words):
     from xtts_ka.pipeline.stages import load_run
     from xtts_ka.vocoder.config import load_vocoder_config, plain_overrides
 
+    named_alone = [*words, "--help"] if len(words) == 1 else words  # a command, not a call
     try:
-        args = parse(words)
+        args = parse(named_alone)
         if words[0] == "run" and args.config:
             load_run(ROOT / args.config, args.overrides)
-        elif words[:2] == ["vocoder", "train"]:
+        elif words[:2] == ["vocoder", "train"] and args.config:
             load_vocoder_config(
                 ROOT / args.config,
                 [w for w in plain_overrides(args.overrides) if not w.startswith("path_to_save=")],
@@ -50,7 +51,8 @@ def fault(words):
         else:
             [parse_override(w) for w in getattr(args, "overrides", [])]
     except (SystemExit, ConfigError) as e:
-        return f"{shlex.join(words)}: {e}"
+        helped = isinstance(e, SystemExit) and not e.code
+        return "" if helped else f"{shlex.join(words)}: {e}"
     return ""
 
 
