@@ -1361,6 +1361,9 @@ _GIVEN_BEFORE = re.compile(
 )
 
 # %% ../../nbs/text/rules.ipynb #2bfaa06f
+_SECOND = re.compile("-([ა-ჰ]{4,})")
+
+
 @_rule("abbreviation", "k", "[ა-ჰ]{1,11}(?=[./ -]|$)")
 def _abbreviation(r, m):
     "`ა.შ.`, `ქ. თბილისში`, `პროფ. ბერიძემ`, `ფიზ. პირს`."
@@ -1376,6 +1379,10 @@ def _abbreviation(r, m):
         said = _say_abbreviation(r, m.start(), end, words, kind, r.text[end - 1] == ".")
         if said:
             return said
+    titles = [w for w, k in ABBREVIATIONS[key] if k == "title"]
+    second = _SECOND.match(r.text, end)
+    if titles and second and second[1] not in ENDINGS:
+        return RuleResult(bare_stem(titles[0]) + "-‿", end + 1)  # გენ.-მაიორი
     alone = [w for w, k in reversed(ABBREVIATIONS[key]) if k in ("adjective", "title")]
     if alone and len(m[0]) > 2 and r.text[end - 1] == ".":
         return RuleResult(plain(alone[0]), _before_final_stop(r, end), True)
@@ -1485,12 +1492,27 @@ def _spelled_name(letter: str) -> str:
     return "ხე" if letter == "ხ" else spell_georgian(letter)
 
 
+_IN_DISTRICT = re.compile("[ა-ჰ]{3,}(?:, ?| ?[(])[ა-ჰ]{3,}ის (?:რ-ნ|რაიონ|მუნიციპალიტეტ|თემ)")
+_CURRENT = {"მ": "მიმდინარე", "ა": "ამა", "გ": "გასული"}
+
+
+@_rule("abbreviation", "k", "(?P<which>[მაგ])/(?=წლ(?:ის|იდან|ამდე|ისთვის)(?![ა-ჰ])|წელს)")
+def _this_year(r, m):
+    "`მ/წლის`."
+    if _in_word(r, m):
+        return None
+    words = _CURRENT[m["which"]]
+    return agree(words, "dat") if r.text.startswith("წელს", m.end()) else words
+
+
 @_rule("initials", "k", _INITIAL)
 def _initials(r, m):
     "`ა.ს. პუშკინი`."
     if _in_word(r, m):
         return None
     letters = re.findall("[ა-ჰ]", m["letters"])
+    if letters == ["ს"] and _IN_DISTRICT.match(r.text[m.end() : m.end() + 60]):
+        return RuleResult(agree("სოფელი", name_case(r.text, m.end())), m.end(), True)
     return RuleResult(" ".join(map(spell_georgian, letters)), m.end())
 
 # %% ../../nbs/text/rules.ipynb #38d6d435
@@ -1632,7 +1654,12 @@ _SEPARATE = "ს|მ|მა|ში|ზე|ის|ით|დან|იდან|�
 @_rule("ending", "k", f"(?P<word>[ა-ჰ]{{3,}})-(?P<ending>{_SEPARATE})(?![ა-ჰ-])")
 def _separate_ending(r, m):
     "`იუნესკო-ს`: an ending behind a hyphen."
-    return None if _in_word(r, m) else decline(m["word"], m["ending"])
+    return None if _in_word(r, m) else _decline_stem(m["word"], m["ending"])
+
+
+def _decline_stem(word: str, ending: str) -> str | None:
+    "A name as written before a hyphen; one that ends in a consonant is the stem."
+    return decline(word if word[-1] in VOWELS else word + "ი", ending)
 
 
 _CONSONANTS = "ბგდვზთკლმნპჟრსტფქღყშჩცძწჭხჯჰ"
@@ -1982,7 +2009,7 @@ def _quoted_ending(r, m):
     "`„დინამო“-ს`: the ending goes into the quotation marks."
     last = re.search("([ა-ჰ]+) *$", r.out[-1][-60:]) if r.out else None
     keeps = last and last[1] in _FULL_NAMES
-    said = last and (_decline_letters if keeps else decline)(last[1], m["ending"])
+    said = last and (_decline_letters if keeps else _decline_stem)(last[1], m["ending"])
     if not said:
         return RuleResult('"', m.start() + 1)
     r.out[-1] = r.out[-1][: -len(last[0])] + said
