@@ -995,6 +995,8 @@ def _year_form(r, start: int, end: int, noun: str) -> tuple[str | None, str]:
     date = after and after[1][0] in "0123456789"
     there = after and PLACES.match(after[1]) and after[1].endswith("ში")
     verb = is_verb(r.last_word(start)) or _BORN.search(r.text[max(0, start - 9) : start])
+    how = re.match(" [ა-ჰ]+(?:ით|ად) ([ა-ჰ]+)", r.text[end : end + 40])
+    there = there or how and (is_verb(how[1]) or _ACTED.fullmatch(how[1]))  # სიკვდილით დასაჯეს
     if not date and (verb or there or after and is_verb(after[1])):
         return ("წელს" if noun == "წელი" else "წლებში"), "dat"  # it happened then
     if noun == "წლები" and after and case_after(r.text, end) == "erg":
@@ -1440,6 +1442,10 @@ def _form(r, words: str, kind: str, end: int) -> str:
     if words in _TIMES and after_kind(r.text, end) == "word":
         after = r.text[end : end + 30].split()[0]
         return words if is_verb(after) else decline_phrase(words, "ის") or words
+    if words in ("მუნიციპალიტეტი", "რაიონი") and re.match(
+        r" ?(?:სოფ|დაბ|ქ|ს)\.", r.text[end : end + 6]
+    ):
+        return words.removesuffix("ი") + "ის"
     if words == "თბილისი" and after_kind(r.text, end) == "word":
         return "თბილისის"
     if kind == "attribute":
@@ -1580,7 +1586,7 @@ _HEAD = re.compile(
 def _head_ending(r, end: int) -> str:
     "Ending of the institution that a legal form stands before, `ი` where none is found."
     ending, left = "", 9
-    words = re.match('(?: "?[ა-ჰ-]+){1,12}', r.text[end : end + 200])
+    words = re.match('(?: "?(?:[ა-ჰ-]+|№ ?[0-9]+)){1,12}', r.text[end : end + 200])
     words = words[0].split() if words else []
     for n, word in enumerate(words):
         head = _HEAD.fullmatch(word.strip('"'))
