@@ -145,7 +145,8 @@ def sound_out(
 _FRENCH = [
     pair.rsplit(":", 1)
     for pair in (
-        r"gu(?=[eiy]):გ j|g(?=[eiy]):ჟ c(?=[eiy]):ს (?<=..)(?:es?|[tdxps])$: ([b-df-hj-np-tv-z])\1:\1 (?<=..)er$:ე eau|au:ო ou:უ "
+        r"gu(?=[eiy]):გ j|g(?=[eiy]):ჟ c(?=[eiy]):ს "
+        r"(?<=..)(?:es?|[tdxps])$: ([b-df-hj-np-tv-z])\1:\1 (?<=..)er$:ე eau|au:ო ou:უ "
         "oi:უა ai|ei:ე eu:ე tion:სიონ ch:შ gn:ნი qu:კ ph:ფ th:ტ [ea][nm](?=[bcdfgpqtsvშკფსჟ]):ან "
         "a?i[nm](?=[bcdfgpqtsvშკფ]|$):ენ c:კ h:"
     ).split(" ")

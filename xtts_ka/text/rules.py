@@ -1587,14 +1587,14 @@ def _head_ending(r, end: int) -> str:
     "Ending of the institution that a legal form stands before, `ი` where none is found."
     ending, left = "", 9
     words = re.match('(?: "?(?:[ა-ჰ-]+|№ ?[0-9]+)){1,12}', r.text[end : end + 200])
-    words = words[0].split() if words else []
-    for n, word in enumerate(words):
+    after = words[0].split() if words else []
+    for n, word in enumerate(after):
         head = _HEAD.fullmatch(word.strip('"'))
         if n >= left or left == 9 and n > 7:
             break
         if head and word[-1] != '"':
             ending = head["case"] or ""
-            following = words[n + 1 : n + 2]
+            following = after[n + 1 : n + 2]
             if ending == "ს" and following and _NOUN_END.search(following[0]):
                 ending = "" if is_verb(following[0]) else "ის"
             if ending != "ის":
