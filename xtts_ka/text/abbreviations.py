@@ -99,6 +99,7 @@ def _applies(kind: str, after: str, number: bool, genitive: bool) -> bool:
     fits = {
         "month": number or after == "number",
         "numbered": after == "number",
+        "counted": number,
         "part": genitive,
         "city": bool(after) or genitive,
         "title": after in ("word", "foreign"),

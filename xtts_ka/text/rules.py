@@ -734,7 +734,10 @@ _LOOSE = re.compile(
     rf"| (?P<compound>(?:{_MEASURES})იან[ა-ჰ]{{0,4}}|ნაირ[ა-ჰ]{{1,4}}|ჯერად[ა-ჰ]{{1,4}})(?![ა-ჰ])"
 )
 _PER = re.compile(rf" ?/ ?(?P<count>[0-9]{{1,4}} ?)?(?P<per>{_any(PER_SIGNS)})(?![ა-ჰA-Za-z0-9²³])")
-_YEAR = re.compile(r" ?(?P<many>წ\. ?წ(?=\.)|წწ?)(?:(?P<dot>\.)|-(?P<ending>[ა-ჰ]+)|(?![ა-ჰ.-]))")
+_YEAR = re.compile(
+    r" ?(?P<many>წ\. ?წ(?=\.)|წწ?)(?:(?P<dot>\.)(?:-(?P<dotted>[ა-ჰ]+))?|-(?P<ending>[ა-ჰ]+)"
+    r"|(?![ა-ჰ.-]))"
+)
 
 
 def _unit_phrase(sign: str) -> str:
@@ -960,7 +963,7 @@ def _say_before_noun(r, a: _Amount) -> str:
 _GOVERNORS = set(
     (
         "უდრის უდრიდა შეადგენს შეადგენდა აღწევს აღწევდა აღემატება აღემატებოდა უახლოვდება "
-        "უტოლდება გაუტოლდა მიაღწია გადააჭარბა აჭარბებს შეადგინა"
+        "უტოლდება გაუტოლდა მიაღწია გადააჭარბა აჭარბებს"
     ).split()
 )  # Verbs whose object, an amount, is in the dative
 
@@ -973,7 +976,7 @@ def _is_governed(r, a: _Amount) -> bool:
 def _say_year(r, a: _Amount, y) -> RuleResult | None:
     "`2024 წ.`, `1918-1921 წწ.`"
     noun = "წელი" if y["many"] == "წ" else "წლები"  # წწ. or წ.წ.
-    if ending := y["ending"]:
+    if ending := y["ending"] or y["dotted"]:
         if ending not in ENDINGS:
             return None
         number = _say_numbers(a, ENDINGS[ending][0])
@@ -992,6 +995,8 @@ def _year_form(r, start: int, end: int, noun: str) -> tuple[str | None, str]:
     date = after and after[1][0] in "0123456789"
     there = after and PLACES.match(after[1]) and after[1].endswith("ში")
     verb = is_verb(r.last_word(start)) or _BORN.search(r.text[max(0, start - 9) : start])
+    how = re.match(" [ა-ჰ]+(?:ით|ად) ([ა-ჰ]+)", r.text[end : end + 40])
+    there = there or how and (is_verb(how[1]) or _ACTED.fullmatch(how[1]))  # სიკვდილით დასაჯეს
     if not date and (verb or there or after and is_verb(after[1])):
         return ("წელს" if noun == "წელი" else "წლებში"), "dat"  # it happened then
     if noun == "წლები" and after and case_after(r.text, end) == "erg":
@@ -1055,17 +1060,34 @@ def _unknown_ending(r, m, a: _Amount) -> RuleResult:
 def _agree_unit(r, a: _Amount):
     "A unit without an ending: the dative behind some verbs, or before what is measured."
     if _is_governed(r, a):
-        a.ending = "ს"
+        noun = not a.unit and re.match(' "?[ა-ჰA-Za-z]', r.text[a.end : a.end + 3])
+        a.ending = "" if noun else "ს"  # 45 მლნ ლარს: the noun takes the case
+    elif a.unit and _MEASURED.match(r.text[a.end : a.end + 30]):
+        a.case = "dat"  # 500 მ სიმაღლეზე
+    elif a.coins and not a.per and _PAID.match(r.text[a.end : a.end + 20]):
+        a.ending, a.doubt = "ის", True  # 5 მლნ ₾ ინვესტიცია
     elif a.unit and not a.per and ":" not in a.unit and a.unit != "პროცენტი":
         after = re.match(" ([ა-ჰ]{3,}ს)(?![ა-ჰ])", r.text[a.end : a.end + 30])
+        acted = after and (is_verb(after[1]) or _ACTED.fullmatch(after[1]))
+        if acted:
+            return  # 3 სთ ისაუბრეს
         if after and noun_case(after[1]) == "dat" and not _TIME_WORD.match(after[1]):
             a.case, a.doubt = "dat", True
 
 
+_ACTED = re.compile("(?:[იუ]|და|გა|ჩა|შე|წა|აღ|გამო|მი|ა)[ა-ჰ]{3,}ეს")  # A verb of several
+_PAID = re.compile(
+    " (?:ინვესტიცი|დახმარებ|ჯარიმ|გრანტ|სესხ|ბიუჯეტ|კრედიტ|ზარალ|ზიან|მოგებ|შემოსავ|ვალი|ღირებულ"
+    "|პრიზ|საჩუქ|კომპენსაცი|პროექტ|ფონდი|კონტრაქტ|ხელშეკრულებ|დაფინანსებ|ფასდაკლებ|შეღავათ|ქრთამ)"
+)
+_MEASURED = re.compile(
+    " (?:სიმაღლე|სიღრმე|სიგრძე|სიგანე|მანძილ|დაშორება|რადიუს|სიჩქარე|ფართობ|ტემპერატურა|სიმძლავრე"
+    "|ტერიტორია|მონაკვეთ|დისტანცია|ნიშნულ)(?:ს|ზე|ში|მდე|ამდე)(?![ა-ჰ])"
+)
 _TIME_WORD = re.compile("წელს|დღეს|წუხელ|საღამოს|დილას|ღამეს|შაბათს|კვირას|.*(?:იანვ|თებერ|მარტ)")
 
 
-_CENTURY_WORD = re.compile(r" (?=საუკუნ)| ?(?=სს?\.| ?ს-)")
+_CENTURY_WORD = re.compile(r" (?=საუკუნ)| ?(?=სს?\.(?! ?კ\.)| ?ს-)")
 _ERA = re.compile("(?:წელთაღრიცხვ[ა-ჰ]+|(?:ძვ|ახ|ჩვ|ჩ)\\. ?წ\\.(?: ?აღ\\.)?) $")
 _SPAN_OF_TIME = re.compile(" საუკუნ[ა-ჰ]+ (?:წინ|განმავლობაში|მანძილზე|შემდეგ|მანძილი)")
 
@@ -1197,8 +1219,30 @@ def _last_ordinal(r, words: str, ending: str, end: int) -> str | None:
 _CENTURY = re.compile(r" ?(?P<many>სს?)(?:(?P<dot>\.)(?:-(?P<dotted>[ა-ჰ]+))?|-(?P<ending>[ა-ჰ]+))")
 
 
+_QUARTER = re.compile(
+    r" ?კვ(?:\.(?:-(?P<dotted>[ა-ჰ]+))?|-(?P<ending>[ა-ჰ]+))(?! ?[სკ]?მ(?![ა-ჰ]))"
+)
+
+
+def _quarter(r, said: str, q) -> RuleResult | None:
+    "`III კვ.`: of a year."
+    ending = q["ending"] or q["dotted"] or ""
+    follows = re.match(" ?([ა-ჰ]+|[0-9])", r.text[q.end() : q.end() + 30])
+    if not ending and follows:
+        verb = follows[1].isdecimal() or is_verb(follows[1])
+        ending = "" if follows[1] in _FUNCTION_WORDS else "ში" if verb else "ის"
+    form = decline_phrase("კვარტალი", ending or "ი")
+    if not form:
+        return None
+    return RuleResult(
+        f"{said} {form}", q.end() - (not ending and r.at_end(q.end())), not q["ending"]
+    )
+
+
 def _century(r, said: str, end: int) -> RuleResult | None:
     "`ს.` after an ordinal is a century, in the genitive before a word; `ტ.` is a volume."
+    if q := _QUARTER.match(r.text, end):
+        return _quarter(r, said, q)
     if v := re.match(r" ?ტ\.", r.text[end : end + 4]):
         after = end + v.end()
         return RuleResult(said + " ტომი", after - r.at_end(after))
@@ -1214,7 +1258,7 @@ def _century(r, said: str, end: int) -> RuleResult | None:
         if not form:
             return None
         return RuleResult(f"{agree(said, ENDINGS[ending][0])} {form}", c.end())
-    follows = re.match(" ?[ა-ჰ0-9]", r.text[c.end() : c.end() + 2])
+    follows = re.match(" ?[ა-ჰ0-9IVX]", r.text[c.end() : c.end() + 2])
     words = f"{said} {decline_phrase(noun, 'ის') if follows else noun}"
     return RuleResult(words, c.end() - r.at_end(c.end()), True)
 
@@ -1319,6 +1363,9 @@ _GIVEN_BEFORE = re.compile(
 )
 
 # %% ../../nbs/text/rules.ipynb #2bfaa06f
+_SECOND = re.compile("-([ა-ჰ]{4,})")
+
+
 @_rule("abbreviation", "k", "[ა-ჰ]{1,11}(?=[./ -]|$)")
 def _abbreviation(r, m):
     "`ა.შ.`, `ქ. თბილისში`, `პროფ. ბერიძემ`, `ფიზ. პირს`."
@@ -1334,6 +1381,10 @@ def _abbreviation(r, m):
         said = _say_abbreviation(r, m.start(), end, words, kind, r.text[end - 1] == ".")
         if said:
             return said
+    titles = [w for w, k in ABBREVIATIONS[key] if k == "title"]
+    second = _SECOND.match(r.text, end)
+    if titles and second and second[1] not in ENDINGS:
+        return RuleResult(bare_stem(titles[0]) + "-‿", end + 1)  # გენ.-მაიორი
     alone = [w for w, k in reversed(ABBREVIATIONS[key]) if k in ("adjective", "title")]
     if alone and len(m[0]) > 2 and r.text[end - 1] == ".":
         return RuleResult(plain(alone[0]), _before_final_stop(r, end), True)
@@ -1356,11 +1407,16 @@ def _say_abbreviation(r, start, end, words, kind, dot) -> RuleResult | None:
             and (after_kind(r.text, end) != "number")
         ):
             return None  # without a full stop: გვ 5, but not a word
+    if e and kind == "noun" and e["ending"].startswith("იან"):
+        return RuleResult(bare_stem(words) + e["ending"], e.end(), True)  # 350 გვ.-იანი
     if words == "სახელობის" and PLACES.match(r.last_word(start)):
         return None  # თბილისის სახელმწიფო უნივერსიტეტი
     if r.text[start:end] == "დას." and not _REGION.match(r.text, end):
         return None
-    if kind == "rank" and not _FAMILY.match(r.text[end : end + 40].lstrip(" ")):
+    named = _FAMILY.match(r.text[end : end + 40].lstrip(" ")) or _DEPUTY.match(r.text, end)
+    if kind == "rank" and not named:
+        return None
+    if words == "მინიმუმ" and after_kind(r.text, end) != "number":
         return None
     if kind == "given" and not _is_given(r, start, end):
         return None
@@ -1386,6 +1442,12 @@ def _form(r, words: str, kind: str, end: int) -> str:
     if words in _TIMES and after_kind(r.text, end) == "word":
         after = r.text[end : end + 30].split()[0]
         return words if is_verb(after) else decline_phrase(words, "ის") or words
+    if words in ("მუნიციპალიტეტი", "რაიონი") and re.match(
+        r" ?(?:სოფ|დაბ|ქ|ს)\.", r.text[end : end + 6]
+    ):
+        return words.removesuffix("ი") + "ის"
+    if words == "თბილისი" and after_kind(r.text, end) == "word":
+        return "თბილისის"
     if kind == "attribute":
         return _say_before(r, words, end)
     return _say_language(r, words, end) if kind == "language" else plain(words)
@@ -1436,12 +1498,27 @@ def _spelled_name(letter: str) -> str:
     return "ხე" if letter == "ხ" else spell_georgian(letter)
 
 
+_IN_DISTRICT = re.compile("[ა-ჰ]{3,}(?:, ?| ?[(])[ა-ჰ]{3,}ის (?:რ-ნ|რაიონ|მუნიციპალიტეტ|თემ)")
+_CURRENT = {"მ": "მიმდინარე", "ა": "ამა", "გ": "გასული"}
+
+
+@_rule("abbreviation", "k", "(?P<which>[მაგ])/(?=წლ(?:ის|იდან|ამდე|ისთვის)(?![ა-ჰ])|წელს)")
+def _this_year(r, m):
+    "`მ/წლის`."
+    if _in_word(r, m):
+        return None
+    words = _CURRENT[m["which"]]
+    return agree(words, "dat") if r.text.startswith("წელს", m.end()) else words
+
+
 @_rule("initials", "k", _INITIAL)
 def _initials(r, m):
     "`ა.ს. პუშკინი`."
     if _in_word(r, m):
         return None
     letters = re.findall("[ა-ჰ]", m["letters"])
+    if letters == ["ს"] and _IN_DISTRICT.match(r.text[m.end() : m.end() + 60]):
+        return RuleResult(agree("სოფელი", name_case(r.text, m.end())), m.end(), True)
     return RuleResult(" ".join(map(spell_georgian, letters)), m.end())
 
 # %% ../../nbs/text/rules.ipynb #38d6d435
@@ -1499,10 +1576,39 @@ def _acronym(r, m):
     return RuleResult(words, m.end(), len(word) == 1 or dotted)
 
 
+_HEAD = re.compile(
+    "(?:უნივერსიტეტ|ცენტრ|სააგენტო|სკოლა?|ფონდ|ინსტიტუტ|აკადემია?|ბიურო|თეატრ|მუზეუმ|სამსახურ|კოლეჯ"
+    "|ბიბლიოთეკა?|საავადმყოფო|დეპარტამენტ|ლიცეუმ|არქივ|ლაბორატორია?|ორგანიზაცია?|ასოციაცია?|კავშირ)"
+    "(?P<case>ი|მა|მ|ს|ის|ში|ზე|თან|სთან|იდან|დან|ით|თვის|ისთვის|სთვის)?"
+)
+
+
+def _head_ending(r, end: int) -> str:
+    "Ending of the institution that a legal form stands before, `ი` where none is found."
+    ending, left = "", 9
+    words = re.match('(?: "?(?:[ა-ჰ-]+|№ ?[0-9]+)){1,12}', r.text[end : end + 200])
+    after = words[0].split() if words else []
+    for n, word in enumerate(after):
+        head = _HEAD.fullmatch(word.strip('"'))
+        if n >= left or left == 9 and n > 7:
+            break
+        if head and word[-1] != '"':
+            ending = head["case"] or ""
+            following = after[n + 1 : n + 2]
+            if ending == "ს" and following and _NOUN_END.search(following[0]):
+                ending = "" if is_verb(following[0]) else "ის"
+            if ending != "ის":
+                break
+            left = n + 3  # უნივერსიტეტის ბიბლიოთეკამ: the last one counts
+    return ending or "ი"
+
+
 def _say_acronym(r, word: str, ending: str, end: int) -> str:
     "A known acronym in words; a genitive before a noun (`აშშ პრეზიდენტი`)."
     phrase = ACRONYMS[word]
     noun = word not in LEGAL_FORMS and _noun_follows(r, end, number=ending == "ს")
+    if not ending and word in ("სსიპ", "ააიპ"):
+        return decline_phrase(phrase, _head_ending(r, end)) or plain(phrase)
     if not ending:
         return (noun and decline_phrase(phrase, "ის")) or plain(phrase)
     if ending == "ს" and noun:  # of the letters, მე-შე-პეს
@@ -1514,6 +1620,8 @@ def _say_acronym(r, word: str, ending: str, end: int) -> str:
 # %% ../../nbs/text/rules.ipynb #a4e0b7f3
 def _is_doubtful(r, word: str, m) -> bool:
     "True where the case was guessed."
+    if word in ("სსიპ", "ააიპ") and not m["ending"]:
+        return _head_ending(r, m.end()) != "ი"
     guessed = word not in LEGAL_FORMS and m["ending"] in (None, "ს")
     return guessed and _noun_follows(r, m.end(), number=True)
 
@@ -1526,6 +1634,10 @@ _FUNCTION_WORDS = set(
         "ის რა ვინ სად აღარ ჯერ ნუ აქ იქ მას მის მისი"
     ).split()
 )
+_LAND = re.compile(
+    "(?:[ა-ჰ]{3,}ეთ(?:ი|ის|ს|ში|თან|იდან)|(?:ევროპ|აზი|ამერიკ|აფრიკ|გერმანი|უკრაინ|იაპონი|ბელგი)"
+    "(?:ა|ის|ას|აში|ასთან|იდან)|(?:საქართველო|კორეა|პოლონეთი|ისრაელი?|ირანი?|იტალია)(?:ს|ში|სთან|დან)?)"
+)
 _NOUN_END = re.compile("(?:[აეიოუ]|ის|ს|მა|მ|ში|ზე|თან|დან|მდე|ით|ვის)$")
 
 
@@ -1537,6 +1649,8 @@ def _noun_follows(r, end: int, number: bool) -> bool:
     word = m[1]
     if word in _FUNCTION_WORDS or is_verb(word) or word.endswith("ად"):
         return False
+    if _LAND.fullmatch(word) or PLACES.match(word):
+        return False  # აშშ საქართველოს ეხმარება
     return bool(_NOUN_END.search(word))
 
 
@@ -1546,7 +1660,12 @@ _SEPARATE = "ს|მ|მა|ში|ზე|ის|ით|დან|იდან|�
 @_rule("ending", "k", f"(?P<word>[ა-ჰ]{{3,}})-(?P<ending>{_SEPARATE})(?![ა-ჰ-])")
 def _separate_ending(r, m):
     "`იუნესკო-ს`: an ending behind a hyphen."
-    return None if _in_word(r, m) else decline(m["word"], m["ending"])
+    return None if _in_word(r, m) else _decline_stem(m["word"], m["ending"])
+
+
+def _decline_stem(word: str, ending: str) -> str | None:
+    "A name as written before a hyphen; one that ends in a consonant is the stem."
+    return decline(word if word[-1] in VOWELS else word + "ი", ending)
 
 
 _CONSONANTS = "ბგდვზთკლმნპჟრსტფქღყშჩცძწჭხჯჰ"
@@ -1559,7 +1678,7 @@ _STOP_WORDS = set(
 )  # Words and names that end a sentence all the same
 
 
-@_rule("abbreviation", "k", r"(?P<word>[ა-ჰ]{2,8})\.(?= ?[ა-ჰ0-9\"A-Z])")
+@_rule("abbreviation", "k", r"(?P<word>[ა-ჰ]{2,8})\.(?= ?[ა-ჰ0-9\"A-Z]|[,:;)])")
 def _unknown_abbreviation(r, m):
     "A word that cannot end a sentence, with a full stop: said as it stands, without the stop."
     word = m["word"]
@@ -1655,6 +1774,17 @@ def _latin_sign_word(r, m):
 
 
 _ROMAN = "(?:[IVX]{1,7}|[MDCLXVI]{4,12})"
+_MISSPELT = {
+    "IIII": 4,
+    "VIIII": 9,
+    "XIIII": 14,
+    "XVIIII": 19,
+    "IXX": 19,
+    "IIXX": 18,
+    "IIX": 8,
+    "VX": 15,
+    "VIX": 16,
+}  # Of a century
 
 
 def _is_latin_letter(r, m) -> bool:
@@ -1674,6 +1804,10 @@ def _is_latin_letter(r, m) -> bool:
 def _romans(r, m):
     "`XIX საუკუნე`, `XIX-XX`, `ერეკლე II-ის`."
     numbers = [roman(n) for n in re.findall("[A-Z]+", m["numerals"])]
+    if numbers == [None] and re.match(r" ?(?:საუკუნ|სს?[.-])", r.text[m.end() : m.end() + 7]):
+        numbers, misspelt = [_MISSPELT.get(m["numerals"])], True
+    else:
+        misspelt = False
     if None in numbers or _is_latin_letter(r, m):
         return None
     final = ordinal(numbers[-1])
@@ -1681,7 +1815,9 @@ def _romans(r, m):
     if last is None:
         return RuleResult(final, m.end("numerals"), True)
     said = " - ".join([*map(ordinal, numbers[:-1]), last])
-    return _century(r, said, m.end()) or RuleResult(said, m.end(), len(m["numerals"]) == 1)
+    result = _century(r, said, m.end()) or RuleResult(said, m.end(), len(m["numerals"]) == 1)
+    result.uncertain |= misspelt
+    return result
 
 # %% ../../nbs/text/rules.ipynb #67c871cd
 def _foreign(r, end: int, bare: str, full: str, letters: bool = False) -> RuleResult:
@@ -1749,6 +1885,10 @@ _ENDING_OR_NOTHING = re.compile("(?:-[ა-ჰ]+)?")
 
 
 _LATIN_SHORT = {"mr", "mrs", "ms", "dr", "prof", "st", "jr", "sr", "inc", "ltd", "co", "vs", "etc"}
+_LANGUAGE = re.compile(
+    "(ფრანგ|ინგლ|ლათ|გერმ|იტალ|ესპ|რუს|ბერძ)[ა-ჰ]{0,4}?(?:\\.|უ[ლრ](?:ად|იდან"
+    "|[ა-ჰ]{0,2} (?:სიტყვ|ტერმინ|სახელ)))"
+)  # Of the Latin words that follow
 _CLASSICAL = re.compile('(?:ლათ\\.|ლათინურ[ა-ჰ]{1,4}) "?$')
 
 
@@ -1775,7 +1915,9 @@ def _latin(r, m):
         if re.match(" [ა-ჰ]", r.text[end : end + 2]) and _noun_follows(r, end, number=False):
             return RuleResult(say_latin(word, bare=True), end)  # PR მენეჯერი
     classical = bool(_CLASSICAL.search(r.text[max(0, m.start() - 16) : m.start()]))
-    bare, full = (say_latin(word.replace("'", ""), b, classical) for b in (True, False))
+    languages = _LANGUAGE.findall(r.text, max(0, m.start() - 160), m.start())
+    french = languages[-1:] == ["ფრანგ"]
+    bare, full = (say_latin(word.replace("'", ""), b, classical, french) for b in (True, False))
     if folded in _LATIN_SHORT and re.match(r"\. ?[A-Za-z]", r.text[end : end + 3]):
         return RuleResult(bare, end + 1)  # Mr. Smith
     more = re.match(rf"(?:[ -]| ?& ?)[{_L}]|-?[0-9]", r.text[end : end + 4])
@@ -1855,6 +1997,8 @@ def _per_sign(r, m):
 @_rule("sign", "do", "[&@+=#/·÷∞∑≠≤≥[\\]]")
 def _sign(r, m):
     "`&`, `=`, `#სიტყვა` and others."
+    if m[0] == "&" and re.search('[A-Za-z]"? ?$', r.text[max(0, m.start() - 3) : m.start()]):
+        return "ენდ" if re.match(" ?[A-Z]", r.text[m.end() : m.end() + 2]) else "და"
     if m[0] == "#":
         return "ჰეშთეგი" if re.match("[ა-ჰA-Za-z]", r.text[m.end() : m.end() + 1]) else ""
     if m[0] == "=":
@@ -1871,7 +2015,7 @@ def _quoted_ending(r, m):
     "`„დინამო“-ს`: the ending goes into the quotation marks."
     last = re.search("([ა-ჰ]+) *$", r.out[-1][-60:]) if r.out else None
     keeps = last and last[1] in _FULL_NAMES
-    said = last and (_decline_letters if keeps else decline)(last[1], m["ending"])
+    said = last and (_decline_letters if keeps else _decline_stem)(last[1], m["ending"])
     if not said:
         return RuleResult('"', m.start() + 1)
     r.out[-1] = r.out[-1][: -len(last[0])] + said
