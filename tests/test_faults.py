@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -271,7 +272,7 @@ def test_read_only_outputs(report_run, tmp_path, monkeypatch, capsys, counted):
 def test_a_mistake_of_ours_begins_with_a_line_that_says_what_holds(monkeypatch, capsys):
     from xtts_ka.pipeline import cli, runner
 
-    monkeypatch.setattr(runner, "run", lambda *a: 1 / 0)
+    monkeypatch.setattr(runner, "run", lambda *a, **kw: 1 / 0)
     assert cli.main(["run", "--config", "configs/smoke.yaml"]) == 1
     first, second, *_ = capsys.readouterr().err.splitlines()
     assert (
@@ -388,7 +389,7 @@ def one_file(folder, raws, name, head, read, fields):
         n for n, raw in said.items() if holds_something(raw)
     } <= {*kept, *out}
     for r in m.rows:
-        own = said[r.line].decode().removesuffix("\r")
+        own = unicodedata.normalize("NFC", said[r.line].decode().removesuffix("\r"))
         assert fields(own, r), (own, r)
     for r in m.rejects:
         assert r.reason and r.file.endswith(name)

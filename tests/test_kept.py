@@ -24,7 +24,7 @@ def test_an_attempt_that_fails_never_costs_a_finished_stage(toys, capsys):
     assert (toys.dir / ".old/first/weights").read_text() == "a night"
     assert toys.ran() == ["first", "first"]
     assert toys.run(to="first", dry_run=True) == 0
-    assert "first          would be taken back" in capsys.readouterr().out
+    assert "1/3 first  would be taken back" in capsys.readouterr().out
     assert toys.run(to="first") == 0 and toys.ran() == []
     assert "taken back from outputs/t/.old" in capsys.readouterr().out
     assert (toys.dir / "first/weights").read_text() == "a night"

@@ -105,7 +105,7 @@ BAD = [  # line, item in rejects.csv, how the reason begins
     (f"wavs/link.wav|{TEXT}|nino", "wavs/link.wav", "path: a link leads out of the folder"),
     (f"wavs/good2.wav|{TEXT}|nino|again", "wavs/good2.wav", "fields: 3 expected, 4 found"),
     ("wavs/good3.wav|Hello there|nino", "wavs/good3.wav", "no Georgian letters"),
-    ("wavs/good4.wav|... 12!|nino", "wavs/good4.wav", "no letters"),
+    ("wavs/good4.wav|... !?|nino", "wavs/good4.wav", "no letters"),
     (f"wavs/good5.wav|{TEXT}|", "wavs/good5.wav", "speaker: no speaker name"),
     (f"{HTML}|{TEXT}|nino", HTML, "missing: no such file"),
 ]
@@ -223,9 +223,8 @@ def failed(ended, *words):
 
 def test_empty_manifest(home, tmp_path):
     (tmp_path / "metadata.csv").touch()
-    failed(
+    refused(
         run(home, "empty", tmp_path),
-        "ManifestError",
         f"{tmp_path}/metadata.csv: the file is empty",
         HEAD,
     )
@@ -233,14 +232,14 @@ def test_empty_manifest(home, tmp_path):
 
 def test_wrong_delimiter(home, tmp_path):
     manifest(tmp_path, "a.wav,ა,ბ", head="file,words,who")
-    failed(
+    refused(
         run(home, "delimiter", tmp_path),
         f"{tmp_path}/metadata.csv:1: the columns are separated by commas; use `|`",
     )
 
 
 def test_no_manifest(home, tmp_path):
-    failed(
+    refused(
         run(home, "missing", tmp_path),
         f"{tmp_path}: no corpus is recognised here. Looked for metadata.csv",
         HEAD,

@@ -65,6 +65,7 @@ def make_run(outputs, name, seed, loss, evil=""):
 def outputs(tmp_path, monkeypatch):
     "Two whole runs, one with markup wherever a word can be, and broken ones."
     monkeypatch.setenv("XTTS_KA_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # the folder one stands in comes first
     folder = tmp_path / "outputs"
     make_run(folder, "one", 1, 2.5)
     make_run(folder, "two", 2, 2.25)

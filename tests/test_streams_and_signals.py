@@ -15,6 +15,7 @@ from xtts_ka.pipeline.signals import Interrupts, RunInterrupted, held_back
 
 
 def test_a_closed_terminal_saves_and_stops():
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` may have started the tests
     with Interrupts(lambda line: None) as interrupts:
         os.kill(os.getpid(), signal.SIGHUP)
         time.sleep(0.01)

@@ -285,8 +285,8 @@ def test_every_library_is_in_an_extra(root):
     listed = [*t["dependencies"], *(d for e in t["optional-dependencies"].values() for d in e)]
     have = {_same(re.split(r"[>=<\[]", d)[0]) for d in listed} | {"xtts-ka"}
     # of others: httpx of huggingface-hub, cycler of matplotlib, pydantic_core of pydantic; g2p_en
-    # is for English and named in its message
-    have |= {"httpx", "cycler", "pydantic-core", "g2p-en", "pyyaml"}
+    # is for English, wandb for those who have an account; both are named in their message
+    have |= {"httpx", "cycler", "pydantic-core", "g2p-en", "pyyaml", "wandb"}
     names = {"yaml": "pyyaml"} | _PACKAGES
     found = {
         top

@@ -38,10 +38,10 @@ def environment(
 
 
 def main():
-    python = (ROOT / ".python-version").read_text().strip()
+    python = (ROOT / ".python-version").read_text(encoding="utf-8").strip()
     python = ".".join(python.split(".")[:2])
     call = [sys.executable, "tools/do.py", *EXPORT.split()]  # the pinned uv
-    done = subprocess.run(call, cwd=ROOT, text=True, capture_output=True)
+    done = subprocess.run(call, cwd=ROOT, encoding="utf-8", capture_output=True)
     if done.returncode:
         raise SystemExit(f"{EXPORT}: {done.stderr.strip()}")
     (ROOT / "environment.yml").write_text(environment(done.stdout, python), encoding="utf-8")

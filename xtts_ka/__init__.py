@@ -1,5 +1,13 @@
 __version__ = "0.1.0"
 
+
+def load(path, *args, **kwargs):
+    "A run, a model's folder or a name on the hub as a voice: see `xtts_ka.speech.voice.load`."
+    from .speech.voice import load
+
+    return load(path, *args, **kwargs)
+
+
 from .core.extras import install as install_extras
 from .moved import install as install_moved
 

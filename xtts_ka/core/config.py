@@ -201,10 +201,13 @@ def _short(value, limit: int = 60) -> str:
 def _nearest(key: tuple, owner, root) -> str:
     "The key that was probably meant, with its dots: beside the wrong one, or elsewhere."
     word, known = str(key[-1]), _names(owner)
-    if there := [k for k in _keys(root) if k[-1] == word]:
+    beside = difflib.get_close_matches(word, known, 1, 0.6)
+    there = [k for k in _keys(root) if k[-1] == word]
+    # a letter off beside it comes before the very word elsewhere
+    if beside and (not there or difflib.get_close_matches(word, beside, 1, 0.85)):
+        return f"did you mean `{_dotted((*key[:-1], beside[0]))}`?"
+    if there:
         return f"did you mean `{_dotted(there[0])}`?"
-    if close := difflib.get_close_matches(word, known, 1, 0.6):
-        return f"did you mean `{_dotted((*key[:-1], close[0]))}`?"
     return "known keys: " + ", ".join(known)
 
 

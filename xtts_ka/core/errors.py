@@ -80,7 +80,8 @@ _ADVICE = {
     errno.EMFILE: "too many files are open: raise the limit (ulimit -n 4096)",
     errno.EIO: "the disk does not answer as it should: look at the system's log, and have a copy",
 }
-_WRITER = "PytorchStreamWriter failed writing"  # torch does not say why
+# torch does not say why
+_WRITER = re.compile(r"PytorchStreamWriter failed writing|inline_container.*unexpected pos")
 
 # %% ../../nbs/core/errors.ipynb #ff8a0046
 def advice(
@@ -89,7 +90,7 @@ def advice(
     "The way out of a system error, found by the error number in its message."
     if number := re.search(r"\[Errno (\d+)\]|os error (\d+)", message):
         return _ADVICE.get(int(number[1] or number[2]), "")
-    return _FULL if _WRITER in message else ""
+    return _FULL if _WRITER.search(message) else ""
 
 
 def explained(

@@ -13,7 +13,7 @@ import threading
 import time
 
 from ..core.errors import stopping_signals
-from ..core.processes import interrupt, kill
+from ..core.processes import interrupt, kill, pause
 
 # %% ../../nbs/pipeline/signals.ipynb #c221516e
 class RunInterrupted(BaseException):
@@ -123,14 +123,7 @@ class Interrupts:
     def _pause(self, signum, frame):
         """Ctrl-Z: the kernel pauses with us. It would go on, unseen, and ZeroMQ would drop what it
         prints."""
-        pids = [pid for pid in (self.pid, *self.drivers) if pid]
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGTSTP if pid in self.drivers else signal.SIGSTOP)
-        os.kill(os.getpid(), signal.SIGSTOP)
-        for pid in pids:  # `fg` or `bg`
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGCONT)
+        pause([self.pid] if self.pid else [], self.drivers)
 
     def _pass_on(self):
         if not (self.signum and self.pid) or self.sent:

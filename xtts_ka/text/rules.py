@@ -1158,7 +1158,10 @@ def _relation(r, m):
     return said and RuleResult(f"{words} {said}", a.end)
 
 
-@_rule("relation", "o", r"(?P<sign>[=≠<>≤≥]) ?(?P<letter>[A-Za-z])(?![A-Za-z])")
+_NO_TAG = r"(?!<[A-Za-z](?:\s[a-z-]+=[^<>]{0,300}|\s?/?)>)"  # `<b>`, `<a href=...>`
+
+
+@_rule("relation", "o", rf"{_NO_TAG}(?P<sign>[=≠<>≤≥]) ?(?P<letter>[A-Za-z])(?![A-Za-z])")
 def _relation_to_letter(r, m):
     "`= x`."
     words, ending = _RELATIONS[m["sign"]]
