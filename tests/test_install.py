@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 from test_house import cpu_seconds
 
 BUILD = "import sys, setuptools.build_meta as b; b.build_wheel(sys.argv[1])"
+ROOT = Path(__file__).resolve().parents[1]
 LIGHT_BYTES = 40_000_000
 
 
@@ -142,7 +143,7 @@ def test_the_wheel_alone_starts_quickly(light):
     [
         (("-m", "xtts_ka.cli", "speak", "ა"), "speak"),
         (("-m", "xtts_ka.cli", "index"), "notebooks"),
-        (("-m", "xtts_ka.cli", "run", "--config", "configs/smoke.yaml"), "all"),
+        (("-m", "xtts_ka.cli", "run", "--config", str(ROOT / "configs/smoke.yaml")), "all"),
         (("-c", "import xtts_ka.text.tokenizer"), "tokenizers"),
         (("-c", "import xtts_ka.core.audio"), "speak"),
     ],

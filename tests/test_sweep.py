@@ -195,6 +195,7 @@ def stop(signum, frame):
     (run/"saved").write_text(signal.Signals(signum).name)
     sys.exit(128 + signum)
 for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, stop)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # As `Interrupts`, see `held_back`
 stop_with_parent()
 with RunLock(run): (run/"begun").touch(); time.sleep(60)
 """
