@@ -66,7 +66,7 @@ def wanted():
 def test_readme_speaks():
     models = [model for model, *_ in wanted()]
     assert (
-        models.count("xtts") >= 2 and models.count("sovits") >= 2
+        models.count("xtts") >= 2 and models.count("sovits") >= 1
     )  # else the search above finds nothing any more
 
 
