@@ -14,7 +14,7 @@ import xtts_ka
 from xtts_ka.core.audio import read_audio, write_audio
 from xtts_ka.core.errors import ConfigError, XttsKaError
 from xtts_ka.pipeline.cli import main
-from xtts_ka.speech.voice import speakers_of
+from xtts_ka.speech.voice import find_model, speakers_of
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "outputs/demo"
@@ -134,6 +134,7 @@ def test_no_model_there(run, tmp_path):
     ):
         with pytest.raises(XttsKaError, match=why):
             xtts_ka.load(path, **options)
+    assert find_model(run / "xtts/model.pth") == find_model(run / "xtts")
 
 
 # speaking starts quickly

@@ -327,6 +327,8 @@ def find_model(
         raise ConfigError(f"model {family!r}: give one of {', '.join(FAMILIES)}")
     folder = Path(path).expanduser()
     folder = folder if folder.exists() else resolve(path)
+    if folder.is_file():  # model.pth, say: the folder it lies in
+        folder = folder.parent
     if found := family_of(folder):
         if family and family != found:
             raise ConfigError(f"model {family!r}: in {display_path(folder)} lies {found}")
