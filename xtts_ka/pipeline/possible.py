@@ -6,19 +6,16 @@
 __all__ = ['lacking', 'needed_by', 'clips_of', 'outlook_lines', 'look']
 
 # %% ../../nbs/pipeline/possible.ipynb #ae2af020
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core.errors import XttsKaError
 from ..core.paths import display_path
-
-if TYPE_CHECKING:  # `run --list` does without numpy
-    from xtts_ka.corpus.look import Facts
 
 # %% ../../nbs/pipeline/possible.ipynb #f9a06503
 def lacking(
     cfg,  # Object of `run_config(stages)`
     stages: tuple,  # Of the run
-    found: "Facts",  # Of its corpus, or of its clips
+    found,  # `corpus.look.Facts` of its corpus, or of its clips
 ) -> dict:  # Stage -> why the corpus is not enough for it
     "The stages that cannot be done with so small a corpus."
     out = {}
@@ -50,7 +47,7 @@ def clips_of(run):  # `Facts`, or None
 def outlook_lines(
     cfg,  # Object of `run_config(stages)`
     stages: tuple,  # Of the run
-    found: "Facts",
+    found,  # `corpus.look.Facts`
     where: str = "",  # What was looked at
 ) -> list[str]:
     "One line of what can be done, and one for each stage that cannot."
