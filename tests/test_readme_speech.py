@@ -100,9 +100,10 @@ def references(run, names):
 
 
 def call(run, model, said, names, out):
-    "The words of README's call, with this run's folders."
+    "The words of README's call, with this run's folders; the smoke run says few words."
+    few = ["--allow-incomplete"] if run.name == "smoke" else []
     if model == "xtts":
-        return ["speak", said, "--checkpoint", str(run / "xtts"), "--out", str(out)]
+        return ["speak", said, "--checkpoint", str(run / "xtts"), "--out", str(out), *few]
     return [
         "sovits",
         "speak",
@@ -115,6 +116,7 @@ def call(run, model, said, names, out):
         "1",
         "--out",
         str(out),
+        *few,
     ]
 
 
@@ -135,6 +137,8 @@ def test_the_example_in_python(run, tmp_path, monkeypatch):
 
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?)```", page, re.S)[1]
+    if run.name == "smoke":  # It has other voices
+        code = code.replace("ketevan", "nino")
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs/demo").symlink_to(run)
     monkeypatch.chdir(tmp_path)
