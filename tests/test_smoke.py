@@ -373,7 +373,7 @@ def one_line(found, *words):
 def test_speak_says_what_is_wrong(smoke, say, tmp_path):
     one_line(say(TEXT, checkpoint=tmp_path / "none"), "none", "no such folder", "make run")
     one_line(say(TEXT, checkpoint=tmp_path), "neither a model (model.pth", "nor a run")
-    one_line(say(TEXT, checkpoint=smoke.dir / "xtts/model.pth"), "model.pth", "folder")
+    one_line(say(TEXT, checkpoint=Path(__file__)), "test_smoke.py", "folder")
     one_line(say(TEXT, speaker="nobody"), "nobody", "has giorgi, nino")
     one_line(say("你好 🙂"), "nothing to speak", "你好")
     one_line(say(" "), "the text is empty")

@@ -328,6 +328,8 @@ def find_model(
     folder = Path(path).expanduser()
     folder = folder if folder.exists() else resolve(path)
     if folder.is_file():  # model.pth, say: the folder it lies in
+        if folder.suffix not in {".pth", ".pt", ".safetensors", ".json"}:
+            raise ConfigError(f"{display_path(folder)}: not a model; give the model's folder")
         folder = folder.parent
     if found := family_of(folder):
         if family and family != found:
