@@ -23,7 +23,7 @@ import resource, sys
 from xtts_ka.pipeline.cli import main
 status = main(sys.argv[1:])
 used = resource.getrusage(resource.RUSAGE_SELF)
-heavy = {"TTS", "transformers", "librosa", "matplotlib", "sympy", "lightning_fabric"}
+heavy = {"TTS", "transformers", "librosa", "matplotlib", "lightning_fabric"}
 print(status, used.ru_utime + used.ru_stime, *sorted(heavy & set(sys.modules)))
 """
 
