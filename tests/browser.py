@@ -154,6 +154,26 @@ class Browser:
                 clickCount=int(kind != "mouseMoved"),
             )
 
+    def press(self, where):
+        "A click on the middle of an element, once it stands still."
+        box, before = f"document.querySelector({json.dumps(where)})", None
+        place = f"(r => [r.x + r.width / 2, r.y + r.height / 2])({box}.getBoundingClientRect())"
+        while (now := self.run(place)) != before:
+            self.run(f"{box}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+            before = self.run(place)
+            time.sleep(0.25)
+        self.click(*now)
+
+    def fill(self, where, text):
+        "The text of an input, as if it had been typed."
+        self.run(f"""(box => {{
+            const kind = box.tagName === 'TEXTAREA' ? HTMLTextAreaElement : HTMLInputElement;
+            Object.getOwnPropertyDescriptor(kind.prototype, 'value').set.call(
+                box, {json.dumps(text)});
+            for (const name of ['input', 'change', 'blur'])
+                box.dispatchEvent(new Event(name, {{bubbles: true}}));
+        }})(document.querySelector({json.dumps(where)}))""")
+
     def tap(self, x, y):
         self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
         self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])

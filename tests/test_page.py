@@ -3,6 +3,7 @@ outside, nothing of this machine's files."""
 
 import json
 import re
+import socket
 import threading
 import time
 import urllib.error
@@ -17,6 +18,7 @@ from browser import Browser, chromium
 pytest.importorskip("gradio", reason="the extra `demo` is not installed")
 
 from xtts_ka.core.audio import read_audio  # noqa: E402
+from xtts_ka.pipeline.cli import main  # noqa: E402
 from xtts_ka.speech.page import make_app  # noqa: E402
 from xtts_ka.speech.server import Limits, open_booth  # noqa: E402
 
@@ -111,6 +113,15 @@ def test_no_file_of_this_machine_is_read(served, smoke):
     assert "importorskip" not in told
 
 
+def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(tmp_path, capsys):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert main(["demo", str(tmp_path), "--port", str(port)]) == 2
+    assert f"port {port}: " in (told := capsys.readouterr().err) and "--port 0" in told
+
+
 # in the browser
 
 
@@ -130,22 +141,8 @@ class Page:
         if self.b.run(f"{box}.value") == text:
             return
         before = self.b.run(f"{read}.innerHTML")
-        self.b.run(f"""(box => {{
-            Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, 'value')
-                .set.call(box, {json.dumps(text)});
-            box.dispatchEvent(new Event('input', {{bubbles: true}}));
-        }})({box})""")
+        self.b.fill("#text textarea", text)
         self.b.wait(f"{read}.innerHTML !== {json.dumps(before)}", 60)
-
-    def click(self, where):
-        "A press of the mouse on the middle of an element, once it stands still."
-        box, before = f"document.querySelector({json.dumps(where)})", None
-        place = f"(r => [r.x + r.width / 2, r.y + r.height / 2])({box}.getBoundingClientRect())"
-        while (now := self.b.run(place)) != before:
-            self.b.run(f"{box}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
-            before = self.b.run(place)
-            time.sleep(0.25)
-        self.b.click(*now)
 
     def choose(self, where, name):
         "An entry of a list; it is pressed again where the page was still moving."
@@ -155,7 +152,7 @@ class Page:
         while not self.b.run(f"!!{entry}"):
             assert time.monotonic() < until, f"{where}: the list does not open"
             self.b.run("document.activeElement.blur()")
-            self.click(f"#{where} input")
+            self.b.press(f"#{where} input")
             time.sleep(0.3)
         self.b.run(f"{entry}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))")
 
@@ -165,7 +162,7 @@ class Page:
     def speak(self, expected, part="text"):
         "Press the button; what is told once it holds what is expected."
         told = self.field("result", part)
-        self.click("#speak")
+        self.b.press("#speak")
         self.b.wait(f"!!{told}?.includes({json.dumps(expected)})", 120)
         return self.b.run("document.querySelector('#result').textContent")
 
@@ -183,7 +180,7 @@ class Page:
         call = dict(behavior="allow", downloadPath=str(here))
         self.b.call("Page.setDownloadBehavior", **call)
         self.b.wait(f"!!document.querySelector('{where}')", 60)
-        self.click(where)
+        self.b.press(where)
         until = time.monotonic() + 60
         while not (found := [p for p in here.glob("*.*") if p.suffix != ".crdownload"]):
             assert time.monotonic() < until, f"{where}: nothing was downloaded"
@@ -227,19 +224,17 @@ def test_the_page_speaks_with_the_other_model_and_voice(page, served):
 
 def test_the_page_mixes_two_recordings(page, smoke, tmp_path):
     page.write(TEXT)
-    page.click("#recordings button")
+    page.b.press("#recordings button")
     files = sorted((smoke.dir / "segments/wavs").glob("*/*.wav"))
     longest = sorted(files, key=lambda p: p.stat().st_size)[-2:]
     for n, file in enumerate(longest, 1):
         page.upload(f"reference{n}", file)
     page.speak("s, reference", "label b")
     mixed = page.save("#sound a[download]", tmp_path).read_bytes()
-    page.b.run("""(() => { const box = document.querySelector('#weight1 input[type=number]');
-        Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(box, 0);
-        for (const e of ['input', 'change', 'blur']) box.dispatchEvent(new Event(e)); })()""")
+    page.b.fill("#weight1 input[type=number]", "0")
     link = "document.querySelector('#sound a[download]')?.href"
     before = page.b.run(link)
-    page.click("#speak")
+    page.b.press("#speak")
     page.b.wait(f"{link} && {link} !== {json.dumps(before)}", 120)
     assert page.save("#sound a[download]", tmp_path).read_bytes() != mixed, "weights have no effect"
 

@@ -14,6 +14,7 @@ import html
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 import time
 from importlib import resources
@@ -447,6 +448,20 @@ def add_arguments(p: argparse.ArgumentParser):
     p.add_argument("--space", metavar="DIR", help=space)
 
 
+def _bound(host: str, port: int) -> socket.socket:
+    "A port of our own, taken before a model is loaded; `ConfigError` when it is not to be had."
+    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    if os.name != "nt":  # There it would share a port that is taken
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+    except OSError as e:
+        found.close()
+        why = e.strerror or e
+        raise ConfigError(f"demo: {host}, port {port}: {why}; --port 0 takes a free one") from e
+    return found
+
+
 def main(args) -> int:
     "`xtts-ka demo`."
     if args.space:
@@ -458,12 +473,11 @@ def main(args) -> int:
     import uvicorn
 
     limits = Limits(characters=args.characters, waiting=args.waiting)
-    app = make_app(open_booth(args.checkpoint, limits, args.device, args.family or ""))
-    if args.host not in (HOST, "localhost", "::1"):
-        print(f"note: other machines can reach this page at port {args.port}")
-    server = uvicorn.Server(
-        uvicorn.Config(app, host=args.host, port=args.port, log_level="warning")
-    )
-    print(f"http://{args.host}:{args.port}  (Ctrl-C ends it)", flush=True)
-    server.run()
+    with _bound(args.host, args.port) as taken:
+        port = taken.getsockname()[1]
+        app = make_app(open_booth(args.checkpoint, limits, args.device, args.family or ""))
+        if args.host not in (HOST, "localhost", "::1"):
+            print(f"note: other machines can reach this page at port {port}")
+        print(f"http://{args.host}:{port}  (Ctrl-C ends it)", flush=True)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[taken])
     return 0
