@@ -7,6 +7,7 @@ __all__ = ['SUFFIXES', 'LANGUAGE_SCRIPTS', 'FORMATS', 'Found', 'Corpus', 'find_f
            'read_data_set']
 
 # %% ../../nbs/corpus/loaders.ipynb #e4270686
+import contextlib
 import os
 import re
 import unicodedata
@@ -43,6 +44,7 @@ from xtts_ka.core.paths import (
     walk,
 )
 from ..core.progress import bar
+from ..core.weights import is_hub_name
 from .packed import Packed, Tar, safe_name
 from xtts_ka.corpus.parquet import (
     EXTRA_COLUMNS,
@@ -460,7 +462,8 @@ def _pieces(root: Path, o) -> list[Piece]:
 def _parquet(root: Path, o) -> Iterator:
     "Rows of all shards. `ManifestError` where none of them can be read."
     pieces, names = _pieces(root, o), set[str]()
-    faults = []
+    faults: list[str] = []
+    read: Counter = Counter()  # Rows of each part
     for piece in pieces:
         shown = display_path(piece.path)
         shard = Shard(piece.path)
@@ -476,6 +479,9 @@ def _parquet(root: Path, o) -> Iterator:
             if entry.row < 0:
                 yield Found(piece.path.name, file=shown, fault=entry.fault)
                 continue
+            if o.most and read[piece.split] >= o.most:
+                break
+            read[piece.split] += 1
             yield _parquet_row(piece, shard, columns, entry, names, o, shown)
 
 # %% ../../nbs/corpus/loaders.ipynb #c0pq0004
@@ -701,7 +707,8 @@ def _collect(
 
 # %% ../../nbs/corpus/loaders.ipynb #348a3485
 def read_corpus(
-    path,  # Folder of a release as it was unpacked, or its `metadata.csv`
+    path,  # Folder of a release as it was unpacked, its `metadata.csv`, a Parquet file, or
+    # the name of a data set that is in the hub's cache, as google/fleurs
     format: str = "auto",  # One of `FORMATS`  # noqa: A002, as `corpus.format`
     language: str = "",  # Two letters; refuses other languages and texts without its letters
     split: str = "",  # Only this part: train, val or test (of Common Voice also `other`, ...)
@@ -712,6 +719,7 @@ def read_corpus(
     subset: str = "",  # Of a data set of several, as `ka_ge` of FLEURS
     text_column: str = "",  # Of Parquet and FLEURS; empty: as written, see `parquet.TEXT_COLUMNS`
     audio_column: str = "",  # Of Parquet with more than one
+    most: int = 0,  # Rows of each part of Parquet shards; 0: all
     unpack_to: Path | None = None,  # Where recordings in containers go; None: `data/unpacked`
 ) -> Corpus:
     """Rows of a release, and rejects with file, line and reason; `Corpus.audio_path(row)` is a
@@ -736,6 +744,7 @@ def read_corpus(
         subset=subset,
         text_column=text_column,
         audio_column=audio_column,
+        most=most,
         remarks=[],
         root=root,
         path=path,
@@ -771,11 +780,22 @@ def _remarks(o) -> list[str]:
     ]
 
 # %% ../../nbs/corpus/loaders.ipynb #c06b164b
+def _on_hub(name, subset: str) -> Path | None:
+    "The folder of a data set of the hub that is in a cache on this machine."
+    if find_input(name).exists() or not is_hub_name(name):
+        return None
+    from xtts_ka.corpus.hub import cached_data_set
+
+    with contextlib.suppress(MissingError):  # a library
+        return cached_data_set(str(name), subset)
+    return None
+
+
 def _recognise(path, format_: str, language: str, subset: str = "") -> tuple[str, Path, Path]:
     "(format, root of the files, the path resolved); the errors of `read_corpus`."
     if format_ not in FORMATS:
         raise ConfigError(f"format={format_!r} is not known; use one of {', '.join(FORMATS)}")
-    given, path = path, find_input(path)
+    given, path = path, _on_hub(path, subset) or find_input(path)
     if not path.exists():
         raise MissingError(
             f"{given}: {no_such(given, 'folder')}; "

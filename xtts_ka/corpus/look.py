@@ -14,7 +14,7 @@ from ..core.errors import AudioError, PathError
 from ..core.manifest import Reject
 from ..core.paths import display_path
 from .loaders import Corpus, read_corpus
-from .sources import CorpusConfig
+from .sources import CorpusConfig, local_source
 
 # %% ../../nbs/corpus/look.ipynb #28447aa9
 @dataclass(frozen=True)
@@ -73,17 +73,21 @@ class Look:
 
 
 def look_at(
-    cfg: CorpusConfig,  # With `source: folder`
+    cfg: CorpusConfig,  # With `source: folder`, or `hub` and a data set on this machine
     most: int = MOST,  # Recordings that are opened at most
 ) -> Look:
     "Read the lists of a corpus and the heads of recordings; the errors of `read_corpus`."
     corpus = read_corpus(
-        cfg.path,
+        local_source(cfg),
         format=cfg.format,
         language=cfg.language,
         split=cfg.part,
         speaker_name=cfg.speaker_name,
         check_audio=False,
+        subset=cfg.subset,
+        text_column=cfg.text_column,
+        audio_column=cfg.audio_column,
+        most=cfg.most,
     )
     step = max(1, -(-len(corpus.rows) // most))
     seconds, bad = [], []

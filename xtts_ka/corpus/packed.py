@@ -179,3 +179,8 @@ class Packed:
         if fault := self.faults.get(name):
             raise AudioError(fault.reason, name, fault.detail)
         return place
+
+    def drop(self, name: str):
+        "Delete an unpacked recording that is not needed again."
+        if self.home and name in self.places:
+            self._place(name).unlink(missing_ok=True)

@@ -123,9 +123,9 @@ def _of_subset(pieces: list, root: Path, subset: str, language: str) -> list[Pie
     "One subset: the one named, the only one, or the one of the language. `ConfigError`."
     names = list(dict.fromkeys(p.subset for p in pieces))
     if subset:
-        chosen = [n for n in names if subset in (n, *n.split("/"))] or [
-            n for n in names if not n and root.name == subset
-        ]
+        above = [p.partition(".")[0] for p in root.parts]  # of a cache, and of `data/hub`
+        chosen = [n for n in names if subset in (n, *n.split("/"))]
+        chosen = chosen or [n for n in names if not n and subset in (root.name, *above)]
     else:
         mine = [n for n in names if language and re.split("[_-]", n.lower())[0] == language]
         chosen = mine or names
