@@ -4,7 +4,9 @@ import json
 import os
 import shutil
 import socket
+from collections import Counter
 
+import fake_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +14,6 @@ from shards import KA, cv_table, fleurs, fleurs_table, sound, write
 
 from xtts_ka.core.errors import ConfigError, MissingError
 from xtts_ka.core.files import read_json
-from xtts_ka.corpus import hub
 from xtts_ka.corpus.loaders import read_corpus
 from xtts_ka.corpus.look import look_at
 from xtts_ka.corpus.sources import CorpusConfig, build_corpus, check_source
@@ -122,22 +123,49 @@ def test_what_is_not_here_says_how_to_get_it(cache, tmp_path, monkeypatch):
             step(config(stream=True), tmp_path / "out")
 
 
-def test_a_stream_keeps_the_rows_that_were_asked_for(cache, tmp_path):
-    row = [
+def test_a_stream_keeps_the_rows_that_were_asked_for(cache, tmp_path, monkeypatch):
+    "`datasets` streams from a hub on this machine; the second call asks nobody."
+    import datasets
+    import huggingface_hub.constants
+
+    monkeypatch.undo()  # the network is there
+    monkeypatch.setenv("XTTS_KA_ROOT", str(tmp_path))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(cache / "datasets"))
+    rows = [
         ("a" * 64, f"{n}.mp3", sound(n, kind="mp3"), KA[n % 4], 2, 0, "", "ka") for n in range(6)
     ]
     for name in ("train", "test", "invalidated"):
-        write(tmp_path / f"made/ka/{name}-00000-of-00001.parquet", cv_table(row))
+        write(tmp_path / f"made/ka/{name}-00000-of-00001.parquet", cv_table(rows))
     (tmp_path / "made/README.md").write_text(
         "---\nconfigs:\n- config_name: ka\n  data_files:\n"
         + "".join(f"  - {{split: {n}, path: ka/{n}-*}}\n" for n in ("train", "test", "invalidated"))
         + "---\n"
     )
-    out = hub.stream_data_set(str(tmp_path / "made"), "ka", most=4)
+    server = fake_hub.Hub("someone/common_voice", tmp_path / "made")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.endpoint)
+    template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.endpoint)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    cfg = config(path="someone/common_voice", subset="ka", stream=True, most=4)
+    check_source(cfg, tmp_path / "out")
+    server.broken = True
+    with pytest.raises(MissingError, match="the hub cannot be asked: .*403"):
+        build_corpus(cfg, tmp_path / "out")
+    server.broken = False
+    made = build_corpus(cfg, tmp_path / "out")
+    assert Counter(r.split for r in made.rows) == {"train": 4, "test": 4} and not made.rejects
+    [out] = (tmp_path / "data/hub").glob("*/ka.first-4")
     assert read_json(out / "rows.json")["rows"] == {"train": 4, "test": 4}
     assert {"segment", "accent"}.isdisjoint(pq.read_schema(next(out.glob("test*"))).names)
-    corpus = read_corpus(out, language="ka")
-    assert len(corpus.rows) == 8 and not corpus.rejects
-    assert corpus.audio_path(corpus.rows[0]).read_bytes() == row[0][2]
-    shutil.rmtree(tmp_path / "made")
-    assert hub.stream_data_set(str(tmp_path / "made"), "ka", most=4) == out  # kept
+    kept = read_corpus(out, split="test")
+    assert kept.audio_path(kept.rows[0]).read_bytes() == rows[0][2]
+    server.asked.clear()
+    assert len(build_corpus(cfg, tmp_path / "again").rows) == 8 and not server.asked
+    with pytest.raises(ConfigError, match="'xx' not found. Available: .'ka'"):
+        build_corpus(config(path=cfg.path, subset="xx", stream=True), tmp_path / "xx")
+    with pytest.raises(MissingError, match="someone/else: the hub cannot be asked"):
+        check_source(config(path="someone/else", stream=True), tmp_path / "xx")
+    server.shutdown()

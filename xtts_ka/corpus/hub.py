@@ -98,7 +98,8 @@ def _offline(name: str, e: Exception) -> MissingError:
     said = " ".join(str(e).split())[:200] or type(e).__name__
     return MissingError(
         f"{name}: the hub cannot be asked: {said}; check the name, the network, HF_ENDPOINT and "
-        f"HF_HUB_OFFLINE, or get the files by another machine: {_download(name)}"
+        "HF_HUB_OFFLINE (a gated data set: accept its terms on its page, then hf auth login), or "
+        f"get the files by another machine: {_download(name)}"
     )
 
 
@@ -141,15 +142,18 @@ def _parts(source: str, subset: str, split: str) -> dict:  # name of a part -> I
     return known
 
 
+_TABLE = 50  # Rows
+
+
 def _write_part(part, folder: Path, name: str, most: int, text: str, audio: str) -> int:  # Rows
     "Shards of one part, of about 500 MB, with the columns that are used."
     import pyarrow.parquet as pq
 
     part = part.decode(False).with_format("arrow")
-    tables = (part.take(most) if most else part).iter(batch_size=50)
+    tables = (part.take(most) if most else part).iter(batch_size=_TABLE)
     shard, rows, size, writer = 0, 0, 0, None
     try:
-        for table in bar(tables, name):
+        for table in bar(tables, f"{name}, {_TABLE} rows at a time"):
             columns = find_columns(table.schema, text, audio)
             tops = dict.fromkeys([columns.audio, *(c.partition(".")[0] for c in columns.wanted)])
             table = table.select([n for n in table.schema.names if n in tops])
