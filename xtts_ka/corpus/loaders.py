@@ -57,6 +57,7 @@ from xtts_ka.corpus.parquet import (
     choose_pieces,
     find_columns,
     find_pieces,
+    is_shard,
     read_rows,
 )
 
@@ -593,7 +594,7 @@ def find_format(
     sounds = [p for p in files if p.suffix.lower() in SUFFIXES]
     if any(same_name(p.with_suffix(s)).is_file() for p in sounds for s in (".txt", ".lab")):
         return "folder", path
-    if any(p.suffix.lower() in SHARDS for p in files):
+    if any(map(is_shard, files)):
         return "parquet", path
     for home in _homes(path, language, subset):
         if kind := _table_format(home):
@@ -847,8 +848,12 @@ def has_table(
 
 def _is_shards(folder: Path) -> bool:
     "True when a folder has Parquet or Arrow shards, and no recordings of its own."
-    kinds = {p.suffix.lower() for p in walk(folder)} if folder.is_dir() else set()
-    return bool(kinds & set(SHARDS)) and not kinds & set(SUFFIXES)
+    found = False
+    for path in walk(folder) if folder.is_dir() else ():
+        if path.suffix.lower() in SUFFIXES:
+            return False
+        found |= is_shard(path)
+    return found
 
 
 def read_data_set(

@@ -69,10 +69,9 @@ class CorpusConfig:
         "libritts",
         "parquet",
         "folder",
-    ] = "auto"  # Of that folder, see `corpus.loaders`; auto recognises it
-    part: str = (
-        ""  # Only train, val or test of a release (of Common Voice also `other`); empty: all
-    )
+    ] = "auto"
+    # Only train, val or test of a release (of Common Voice also `other`); empty: all
+    part: str = ""
     subset: str = ""  # Of a data set of several: `ka_ge`; empty: the only one, or the language's
     # Of Parquet and FLEURS; empty: the text as written (FLEURS: raw_transcription)
     text_column: str = ""
