@@ -75,6 +75,7 @@ def test_files_in_the_hub_cache_need_no_network(cache, tmp_path):
     assert [r.text for r in made.rows][2] == "მოვიდა ხუთი კაცი." and not made.rejects
     assert {r.extra["gender"] for r in made.rows} == {"male", "female"}
     assert len(read_corpus("google/fleurs", subset="ka_ge", split="test").rows) == 1
+    assert len(read_corpus("google/fleurs", language="ka", check_audio=False).rows) == 5
     with pytest.raises(MissingError, match="en_us: no such folder, and not in the caches"):
         build_corpus(config(subset="en_us"), tmp_path / "other")
 
@@ -104,7 +105,9 @@ def test_arrow_files_of_datasets_need_no_network(cache, tmp_path):
     in_datasets_cache(cache, "google/fleurs", "ka_ge", fleurs_table(rows), "test")
     made = build_corpus(config(), tmp_path / "out")
     assert len(made.rows) == 4 and {r.split for r in made.rows} == {"test"}
-    [found] = (cache / "datasets").rglob("*.arrow")
+    in_datasets_cache(cache, "google/fleurs", "en_us", fleurs_table(rows[:1]), "test")
+    assert len(read_corpus("google/fleurs", language="ka", check_audio=False).rows) == 4
+    [found] = (cache / "datasets").rglob("ka_ge/*/*/*.arrow")
     found.write_bytes(found.read_bytes()[:900])
     with pytest.raises(ValueError, match="fleurs-test.arrow"):
         build_corpus(config(), tmp_path / "again")

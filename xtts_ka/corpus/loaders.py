@@ -781,14 +781,14 @@ def _remarks(o) -> list[str]:
     ]
 
 # %% ../../nbs/corpus/loaders.ipynb #c06b164b
-def _on_hub(name, subset: str) -> Path | None:
+def _on_hub(name, subset: str, language: str) -> Path | None:
     "The folder of a data set of the hub that is in a cache on this machine."
     if find_input(name).exists() or not is_hub_name(name):
         return None
     from xtts_ka.corpus.hub import cached_data_set
 
     with contextlib.suppress(MissingError):  # a library
-        return cached_data_set(str(name), subset)
+        return cached_data_set(str(name), subset, language=language)
     return None
 
 
@@ -796,11 +796,12 @@ def _recognise(path, format_: str, language: str, subset: str = "") -> tuple[str
     "(format, root of the files, the path resolved); the errors of `read_corpus`."
     if format_ not in FORMATS:
         raise ConfigError(f"format={format_!r} is not known; use one of {', '.join(FORMATS)}")
-    given, path = path, _on_hub(path, subset) or find_input(path)
+    given, path = path, _on_hub(path, subset, language) or find_input(path)
     if not path.exists():
+        get = f" (of the hub: hf download {given} --repo-type dataset)" * is_hub_name(given)
         raise MissingError(
             f"{given}: {no_such(given, 'folder')}; "
-            "give the folder into which the corpus was unpacked"
+            f"give the folder into which the corpus was unpacked{get}"
         )
     root = path if path.is_dir() else path.parent
     if format_ == "auto" and path.is_file() and path.suffix.lower() in SHARDS:

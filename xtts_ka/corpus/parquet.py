@@ -438,6 +438,13 @@ def find_columns(
     audio: str = "",  # Column with the sound; empty: the only one, or `audio`
 ) -> Columns:
     "Which column is what; `ManifestError` lists the columns where one is not found."
+    try:
+        return _find_columns(schema, text, audio)
+    except UnicodeDecodeError:
+        raise ManifestError("the name of a column is not UTF-8") from None
+
+
+def _find_columns(schema, text: str, audio: str) -> Columns:
     features = _features(schema)
     sound = _audio_column(schema, features, audio)
     texts = _text_column(schema, text)
