@@ -253,16 +253,33 @@ def _common_voice_tables(files: dict, split: str) -> list[str]:
         return ["validated"]
     return [n for n in ("train", "dev", "test") if n in files]
 
+# %% ../../nbs/corpus/loaders.ipynb #c0pq0007
+def _common_voice_tars(root: Path, o) -> dict[str, Tar]:
+    """Tar file of each recording, as mirrors on the hub have them: `transcript/ka/train.tsv`,
+    `audio/ka/train/ka_train_0.tar`."""
+    found: dict[str, Tar] = {}
+    for path in sorted(root.parent.parent.glob(f"audio/{root.name}/*/*.tar")):
+        tar = Tar(path)
+        try:
+            found |= dict.fromkeys(tar.names(), tar)
+        except ManifestError as e:
+            o.remarks.append(str(e))
+    return found
+
 # %% ../../nbs/corpus/loaders.ipynb #c0ld0001
 def _common_voice(root: Path, o) -> Iterator:
     "Rows of `validated.tsv`, or of the file that `split` names."
     files = {p.stem: p for p in root.glob("*.tsv")}
     main = _common_voice_tables(files, o.split)
     part, speaker_part = _common_voice_parts(files)
+    tars = None if (root / "clips").is_dir() else _common_voice_tars(root, o)
     for path in (files[n] for n in main):
         shown = display_path(path)
         for n, row, fault in _table(path, "\t", _CV_COLUMNS):
             name = row.get("path", "")
+            tar = tars.get(name) if tars else None
+            if tars and not tar and not fault:
+                fault = "missing: no such recording in the tar files"
             split = _PARTS.get(path.stem, "")
             if main == ["validated"]:
                 tested = speaker_part.get(row.get("client_id"), "")
@@ -279,6 +296,7 @@ def _common_voice(root: Path, o) -> Iterator:
                 line=n,
                 file=shown,
                 fault=fault or _voted(row) or _other_language(row.get("locale", ""), o.language),
+                packed=(tar, name) if tar else None,
             )
 
 # %% ../../nbs/corpus/loaders.ipynb #e6476b39
@@ -544,10 +562,10 @@ def _first(path: Path) -> str:  # First line that is not empty
 
 
 def _homes(path: Path, language: str, subset: str = "") -> list[Path]:
-    """The folder, and those inside it (and inside `data`, as on the hub) that are named after the
-    subset or the language (`ka`, `ka_ge`)."""
+    """The folder, and those inside it (and inside `data` or `transcript`, as on the hub) that are
+    named after the subset or the language (`ka`, `ka_ge`)."""
     homes = [path]
-    for folder in (path, path / "data"):
+    for folder in (path, path / "data", path / "transcript"):
         if subset:
             homes.append(folder / subset)
         elif language:
