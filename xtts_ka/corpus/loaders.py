@@ -259,6 +259,8 @@ def _common_voice_tars(root: Path, o) -> dict[str, Tar]:
     `audio/ka/train/ka_train_0.tar`."""
     found: dict[str, Tar] = {}
     for path in sorted(root.parent.parent.glob(f"audio/{root.name}/*/*.tar")):
+        if not path.is_file():
+            continue
         tar = Tar(path)
         try:
             found |= dict.fromkeys(tar.names(), tar)

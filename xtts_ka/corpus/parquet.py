@@ -270,6 +270,8 @@ class Shard:
     @functools.cached_property
     def file(self):
         "`ManifestError` when it cannot be opened."
+        if not self.path.is_file():
+            raise ManifestError("not a plain file")  # a pipe would block for ever
         try:
             return (_Arrow if self.path.suffix.lower() == ".arrow" else _Parquet)(self.path)
         except (MissingError, ManifestError):
