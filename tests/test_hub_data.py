@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tarfile
 from collections import Counter
 
@@ -151,6 +152,16 @@ def test_what_is_not_here_says_how_to_get_it(cache, tmp_path, monkeypatch):
     for step in (check_source, build_corpus):
         with pytest.raises(MissingError, match="the hub cannot be asked.*HF_HUB_OFFLINE"):
             step(config(stream=True), tmp_path / "out")
+
+
+def test_a_missing_library_is_one_sentence(cache, tmp_path, monkeypatch):
+    fleurs(tmp_path / "made")
+    for name in ("pyarrow", "huggingface_hub"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingError, match="pyarrow, which is not installed.*xtts_ka.hub"):
+        read_corpus(tmp_path / "made")
+    with pytest.raises(MissingError, match="huggingface_hub, which is not installed.*xtts_ka.hub"):
+        check_source(config(), tmp_path / "out")
 
 
 def test_a_stream_keeps_the_rows_that_were_asked_for(cache, tmp_path, monkeypatch):

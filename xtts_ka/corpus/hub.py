@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ConfigError, MissingError
-from ..core.extras import how_to_get
 from ..core.files import fresh_dir, read_json, write_json
 from ..core.paths import find_input, resolve, slug
 from ..core.progress import bar
@@ -26,8 +25,11 @@ def _library(name: str) -> Any:
 
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as e:
-        raise MissingError(f"a data set of the hub: {how_to_get(e) or e}") from None
+    except ModuleNotFoundError:
+        raise MissingError(
+            f"a data set of the hub needs {name}, which is not installed; "
+            "the extra `hub` brings it: pip install 'xtts_ka[hub]'"
+        ) from None
 
 
 def _snapshots(name: str) -> list[Path]:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import AudioError, ConfigError, ManifestError, MissingError, PathError
-from ..core.extras import how_to_get
 from ..core.files import file_bytes
 from ..core.paths import display_path, inside, walk
 from .packed import MAX_BYTES
@@ -186,8 +185,11 @@ _BATCH = 32  # Rows at a time
 def _pyarrow() -> Any:
     try:
         import pyarrow
-    except ModuleNotFoundError as e:
-        raise MissingError(f"Parquet and Arrow files: {how_to_get(e) or e}") from None
+    except ModuleNotFoundError:
+        raise MissingError(
+            "Parquet and Arrow files are read by pyarrow, which is not installed; "
+            "the extra `hub` brings it: pip install 'xtts_ka[hub]'"
+        ) from None
     return pyarrow
 
 
