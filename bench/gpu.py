@@ -180,14 +180,14 @@ TRAININGS = {
 
 def training(b: Bench) -> dict:
     "Batches doubled until memory or time ends; the compiled way begins where it pays."
-    rows, sizes = [], [2] if b.small else [16, 32, 64, 128, 256, 512]
+    rows, sizes = [], [2] if b.small else [32, 64, 128, 256, 512]
     for name, (make, precision, compiled) in TRAININGS.items():
         if compiled and b.small:
             continue  # compilation takes longer than the whole test
         start = time.perf_counter()
         try:
             prepared, step = make(b, sizes[0], precision, compiled)
-            for size in sizes[2 * compiled :] or sizes:
+            for size in sizes[compiled:] if precision == "bf16" else sizes[:2]:
                 row = {"way": name, "precision": precision, "batch": size}
                 try:
                     row |= one_batch(b, prepared, step, size)
@@ -413,27 +413,41 @@ def agreement(b: Bench, voice: Voice) -> dict:
 # The vocoder
 
 
+STEPS = [  # (way, precision, batch, cudnn.benchmark)
+    ("ours", "bf16-mixed", 16, False),
+    ("ours", "bf16-mixed", 16, True),
+    ("original", "bf16-mixed", 16, False),
+    ("ours", "32-true", 16, False),
+    ("original", "32-true", 16, False),
+    ("ours", "bf16-mixed", 64, False),
+    ("ours", "bf16-mixed", 64, True),
+    ("original", "bf16-mixed", 64, False),
+]
+
+
 def vocoder(b: Bench) -> dict:
     "A GAN step of HiFi-GAN V1 as `core.loop` does it, beside the published order of work."
     from vocoder import Step
 
-    rows, preset = [], "v3" if b.small else "v1"
+    rows, preset, steps = [], "v3" if b.small else "v1", STEPS[:1] if b.small else STEPS
     more = {"discriminator": {"kinds": ["mpd"], "width": 0.1}} if b.small else {}
-    for batch in [1] if b.small else [16, 64]:
-        for precision in ["bf16-mixed"] if b.small else ["bf16-mixed", "32-true"]:
-            for way in ("ours", "original"):
-                try:
-                    b.clean()
-                    step = Step(preset, batch, precision, b.device, **more)
-                    many = dict(warm=0, times=1) if b.small else dict(warm=4, times=8)
-                    seconds = b.seconds(getattr(step, way), **many)
-                    audio = batch * 8192 / 22050 / seconds
-                    row = {"way": way, "precision": precision, "batch": batch}
-                    row |= {"steps a second": round(1 / seconds, 2), "memory, GB": b.peak()}
-                    rows.append(row | {"audio seconds a second": round(audio, 1)})
-                except Exception as error:
-                    rows.append({"way": way, "batch": batch} | failed(error))
-                step = None
+    many = dict(warm=0, times=1) if b.small else dict(warm=4, times=8)
+    for way, precision, batch, tried in steps:
+        if b.left() < 0:
+            break
+        batch = 1 if b.small else batch
+        row = {"way": way, "precision": precision, "batch": batch, "cudnn.benchmark": tried}
+        try:
+            b.clean()
+            b.torch.backends.cudnn.benchmark = tried
+            step = Step(preset, batch, precision, b.device, **more)
+            seconds = b.seconds(getattr(step, way), **many)
+            row |= {"steps a second": round(1 / seconds, 2), "memory, GB": b.peak()}
+            row |= {"audio seconds a second": round(batch * 8192 / 22050 / seconds, 1)}
+        except Exception as error:
+            row |= failed(error)
+        step, b.torch.backends.cudnn.benchmark = None, False
+        rows.append(row)
     return {"preset": preset, "rows": rows}
 
 
@@ -672,7 +686,11 @@ def about(b: Bench, commit: str) -> dict:
             return version(name)
 
     names = ("torch", "transformers", "coqui-tts", "triton")
-    out = {"commit": commit, "small": b.small, "device": f"CPU, {torch.get_num_threads()} threads"}
+    out: dict = {
+        "commit": commit,
+        "small": b.small,
+        "device": f"CPU, {torch.get_num_threads()} threads",
+    }
     out["versions"] = {"python": sys.version.split()[0], **{n: held(n) for n in names}}
     if b.cuda:
         p = torch.cuda.get_device_properties(0)
@@ -719,6 +737,10 @@ def main(words=None) -> int:
         print("bench: no GPU here, so in small: a test of the script, no figures are kept")
     path = args.json or (None if b.small else RESULTS)
     record: dict = about(b, args.commit or _commit()) | {"parts": {}}
+    if path and path.is_file():  # other parts, measured before on the same device, stay
+        before = json.loads(path.read_text(encoding="utf-8"))
+        same = before.get("device") == record["device"] and before.get("small") == b.small
+        record["parts"] = before["parts"] if same else {}
     jobs = {n: PARTS[n] for n in args.parts or PARTS}
     if args.speak:
         jobs = {"speak": (lambda b: speak(b, args.speak), 0.1)} | jobs
@@ -733,7 +755,8 @@ def main(words=None) -> int:
         except Exception as error:
             part = failed(error)
         b.clean()
-        record["parts"][name] = part | {"wall seconds": round(time.monotonic() - start, 1)}
+        part |= {"wall seconds": round(time.monotonic() - start, 1), "commit": record["commit"]}
+        record["parts"][name] = part
         shown(name, record["parts"][name])
         record["promises"] = verdict(record["parts"], b.small)
         if path:
@@ -741,11 +764,22 @@ def main(words=None) -> int:
                 json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
             )
     print(f"\n{record['device']}: {json.dumps(record['promises'])}")
-    errors = "error" in json.dumps(record["parts"]).replace("out of memory", "")
-    whole = not any("error" in p for p in record["parts"].values())
-    return int(
-        not whole or any(not p["kept"] for p in record["promises"].values()) or b.small and errors
-    )
+    errors = list(_errors({n: record["parts"][n] for n in jobs}))
+    for error in errors:
+        print(f"bench: failed: {error}", file=sys.stderr)
+    return int(bool(errors) or any(not p["kept"] for p in record["promises"].values()))
+
+
+def _errors(found):
+    "Everything that failed, somewhere in a record; the end of the memory ends a sweep."
+    if isinstance(found, list):
+        for row in found:
+            yield from _errors(row)
+    elif isinstance(found, dict):
+        if found.get("error", "out of memory") != "out of memory":
+            yield found["error"]
+        for value in found.values():
+            yield from _errors(value)
 
 
 def _commit() -> str:
