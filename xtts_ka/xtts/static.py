@@ -8,6 +8,7 @@ __all__ = ['layer_step', 'compiled_step', 'Slate', 'Slates', 'StaticSession']
 # %% ../../nbs/xtts/static.ipynb #57a10003
 import math
 import threading
+import warnings
 from functools import cache
 from typing import Any
 
@@ -112,9 +113,17 @@ class Slate:
                 for _ in range(3):
                     self._compute()
             torch.cuda.current_stream().wait_stream(own)
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-                self._compute()
+            graph = torch.cuda.CUDAGraph()
+            try:
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                    self._compute()
+            except RuntimeError as e:
+                why = str(e).strip().partition("\n")[0]
+                warnings.warn(
+                    f"the step was not recorded, so decoding is slow: {why}", stacklevel=2
+                )
+            else:
+                self.graph = graph
 
     def step(self):
         "From `x` to `latents`; the slot moves on."
@@ -162,13 +171,15 @@ class StaticSession(Session):
     def start(self, prefixes: list, texts: list | tuple = ()) -> Tensor:  # [B, D]
         longest, rows = max(p.shape[1] for p in prefixes), len(prefixes)
         slate = self.slate = self.gpt.slates.take(rows, longest + self.GROW, self.heads)
-        lead = torch.tensor([longest - p.shape[1] for p in prefixes])
-        x = torch.cat([F.pad(p, (0, 0, longest - p.shape[1], 0)) for p in prefixes])  # [B, n, D]
+        lead = [longest - p.shape[1] for p in prefixes]
+        x = torch.cat([F.pad(p, (0, 0, n, 0)) for p, n in zip(prefixes, lead)])  # [B, n, D]
         self.cache = [(k[:rows], v[:rows]) for k, v in slate.cache]
-        mask = self._before(lead, longest).to(x.device) if lead.any() else None
+        before = torch.tensor(lead, device=x.device)
+        mask = self._before(before, longest) if any(lead) else None
         latents = self.gpt.hidden(x, self, 0, mask)[:, -1]
         slate.at.fill_(longest)
-        slate.lead.zero_()[:rows, 0] = lead.to(x.device)
+        slate.lead.zero_()
+        slate.lead[:rows, 0] = before
         self.at, self.living = longest, torch.arange(rows, device=x.device)
         self.whole = True
         if self.heads:
@@ -176,9 +187,9 @@ class StaticSession(Session):
         return latents
 
     def _before(self, lead: Tensor, n: int) -> Tensor:  # [B, 1, n, n] bool
-        at = torch.arange(n)
+        at = torch.arange(n, device=lead.device)
         seen = (at <= at[:, None]) & (at >= lead[:, None, None])  # [B, n, n]
-        return (seen | torch.eye(n, dtype=torch.bool))[:, None]
+        return (seen | (at == at[:, None]))[:, None]
 
     def step(self, x: Tensor) -> Tensor:  # [b, 1, D] -> [b, D]
         if self.at == len(self.slate.slots):
