@@ -13,7 +13,7 @@ from xtts_ka.core.errors import ConfigError
 from xtts_ka.core.randomness import rng
 from xtts_ka.xtts.config import GptConfig
 from xtts_ka.xtts.fast import FastGPT, Session
-from xtts_ka.xtts.gpt import gpt_losses, make_gpt, quicken, sequences
+from xtts_ka.xtts.gpt import gpt_forward, gpt_losses, make_gpt, quicken, sequences
 from xtts_ka.xtts.static import Slate, StaticSession
 
 
@@ -98,8 +98,10 @@ def test_a_training_step_stays_on_the_gpu(pretended):
     codes = [torch.zeros(int(n), dtype=torch.long) for n in draw.integers(9, 20, 4)]
     net = quicken(pretended).train()
     batch = {**sequences(text, codes, net), "reference": torch.zeros(4, 80, 60)}
-    losses = gpt_losses(net, {k: v.to("cuda") for k, v in batch.items()})
-    assert {str(x.device) for x in losses} == {"cuda:0"}
+    batch = {k: v.to("cuda") for k, v in batch.items()}
+    out = gpt_forward(net, batch, [[0, 1], [1, 0]])  # with alignment heads
+    found = [*gpt_losses(net, batch), out.scores, out.latents]
+    assert {str(x.device) for x in found} == {"cuda:0"}
 
 
 def test_a_cpu_keeps_its_session():
