@@ -133,7 +133,7 @@ def test_all_parts_in_small(bench, tmp_path, capsys):
     near = decoding["agreement"]["least cosine of latents"]
     assert near["float32"] > 0.99999 and near["bfloat16"] > 0.999
     assert set(record["parts"]["training"]["best"]) == {"ours", "coqui", "coqui, float32"}
-    assert len(record["parts"]["sovits"]["rows"]) == 6
+    assert len(record["parts"]["sovits"]["rows"]) == 5
 
 
 def test_a_failed_part_is_named_and_the_others_stay(bench, tmp_path, capsys, monkeypatch):
