@@ -1,7 +1,9 @@
 """The page in a real browser, and the speech server beside it: 127.0.0.1 alone, nothing from
 outside, nothing of this machine's files."""
 
+import contextlib
 import json
+import os
 import re
 import socket
 import threading
@@ -107,10 +109,29 @@ def test_no_file_of_this_machine_is_read(served, smoke):
     for path in ("/etc/passwd", here, smoke.dir / "config.yaml", f"{here.parent}/../README.md"):
         for form in (f"/gradio_api/file={path}", f"/file={path}", f"/gradio_api/file%3D{path}"):
             assert ask(served, form)[0] in (403, 404, 405), form
-    stolen = {"path": str(here), "meta": {"_type": "gradio.FileData"}}
-    told = press(served, stolen)
-    assert "event: error" in told or "must be uploaded on this page" in told
-    assert "importorskip" not in told
+    for path in (here, f"{os.environ['GRADIO_TEMP_DIR']}/../../{here}"):
+        told = press(served, {"path": str(path), "meta": {"_type": "gradio.FileData"}})
+        assert "event: error" in told or "must be uploaded on this page" in told
+        assert "importorskip" not in told
+
+
+def test_the_server_fetches_no_address(served):
+    "gradio would take a recording from the web: a page for others must not be sent there."
+    asked = []
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        other.settimeout(0.5)
+        outside = f"http://127.0.0.1:{other.getsockname()[1]}/a.wav"
+        for path in (outside, "https://example.com/a.wav"):
+            told = press(served, {"path": path, "meta": {"_type": "gradio.FileData"}})
+            assert json.loads(told) == {"error": "a recording must be uploaded on this page"}
+        with contextlib.suppress(TimeoutError):
+            asked.append(other.accept())
+    assert not asked
+    data = b'{"data": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    assert ask(served, "/gradio_api/call/speak", raw=data)[0] == 400
+    assert ask(served, "/gradio_api/call/speak", raw=b" " * (2 << 20))[0] == 400
 
 
 def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(tmp_path, capsys):

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['HOST', 'PORT', 'KEPT', 'NAMES', 'EXAMPLES', 'POLICY', 'GEORGIAN', 'HEAD', 'SPACE_APP', 'SPACE_CARD', 'SPACE_DOCKER',
-           'reading', 'result', 'refusal', 'Uploads', 'speak_once', 'make_blocks', 'sweep', 'make_app', 'write_space',
-           'add_arguments', 'main']
+           'reading', 'result', 'refusal', 'Uploads', 'speak_once', 'make_blocks', 'sweep', 'names_addresses',
+           'refused', 'make_app', 'write_space', 'add_arguments', 'main']
 
 # %% ../../nbs/speech/page.ipynb #8c49a5d4
 import argparse
 import atexit
 import html
+import json
 import os
 import secrets
 import shutil
@@ -346,12 +347,41 @@ def sweep(
         except OSError:  # Gone meanwhile
             pass
 
+# %% ../../nbs/speech/page.ipynb #c41d7e55
+def names_addresses(
+    data,  # Of a request to gradio, parsed
+) -> bool:
+    "Whether a file in it is an address of the web, which gradio would fetch."
+    if isinstance(data, list):
+        return any(map(names_addresses, data))
+    if not isinstance(data, dict):
+        return False
+    path = data.get("path")
+    return (isinstance(path, str) and "://" in path) or any(map(names_addresses, data.values()))
+
+
+async def refused(
+    request,  # starlette.requests.Request
+) -> str:  # Empty: let it through
+    "Why a request to gradio is not answered."
+    if request.method != "POST" or request.url.path.endswith("/upload"):
+        return ""
+    if int(request.headers.get("content-length") or 0) > 1 << 20:
+        return "the request is larger than 1 MiB"
+    try:
+        outside = names_addresses(json.loads(await request.body() or b"null"))
+    except (ValueError, RecursionError):
+        return "the body is not JSON"
+    return "a recording must be uploaded on this page" if outside else ""
+
 # %% ../../nbs/speech/page.ipynb #d1e36ea0
 def make_app(
     booth: Booth,
 ):  # fastapi.FastAPI
     "The page at /, the speech server at /v1."
     gr = _gradio()
+    from starlette.responses import JSONResponse
+
     app = speech_routes(booth)
     folder = Path(tempfile.mkdtemp(prefix="xtts-ka-page-")).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -378,7 +408,10 @@ def make_app(
 
     @app.middleware("http")
     async def policy(request, go_on):
-        response = await go_on(request)
+        if not request.url.path.startswith("/v1/") and (why := await refused(request)):
+            response = JSONResponse({"error": why}, 400)
+        else:
+            response = await go_on(request)
         response.headers["Content-Security-Policy"] = POLICY
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
