@@ -158,7 +158,11 @@ class Browser:
         "A click on the middle of an element, once it stands still."
         box, before = f"document.querySelector({json.dumps(where)})", None
         place = f"(r => [r.x + r.width / 2, r.y + r.height / 2])({box}.getBoundingClientRect())"
-        while (now := self.run(place)) != before:
+        hit = f"(p => {box}.contains(document.elementFromPoint(...p)))({place})"
+        until = time.monotonic() + 30
+        while (now := self.run(place)) != before or not self.run(hit):
+            if time.monotonic() > until:
+                raise TimeoutError(f"{where} is covered, or does not stand still")
             self.run(f"{box}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
             before = self.run(place)
             time.sleep(0.25)
