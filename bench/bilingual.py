@@ -160,7 +160,9 @@ def speakers_texts():
         counts = CLIPS["main" if name in MAIN else "more"]
         for language, texts in sentences(counts, 100 + n, taken).items():
             kept = [t for t in texts if whole(t)[:-1] not in taken]
-            out += [(name, "val" if k % 25 == 0 else "train", language, t) for k, t in enumerate(kept)]
+            out += [
+                (name, "val" if k % 25 == 0 else "train", language, t) for k, t in enumerate(kept)
+            ]
     return out
 
 
@@ -171,7 +173,7 @@ def judge_voices():
     "Every other voice of the recogniser's training; the model has heard none of them."
     from xtts_ka.evaluate.recogniser import TRAINING_VOICES
 
-    return dict(list(sorted(TRAINING_VOICES.items()))[::2])
+    return dict(sorted(TRAINING_VOICES.items())[::2])
 
 
 def train_judge(out):
@@ -258,9 +260,7 @@ def listen(model, manifest, judge, own):
 
     table, shown = [], []
     for language in LANGUAGES:
-        rows = [
-            r for r in manifest.rows if (r.split, r.extra["language"]) == ("test", language)
-        ]
+        rows = [r for r in manifest.rows if (r.split, r.extra["language"]) == ("test", language)]
         heard = {"recording": [], "spoken": [], "recording, own": [], "spoken, own": []}
         stopped, lengths = 0, []
         for r in rows:

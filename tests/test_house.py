@@ -162,6 +162,17 @@ def test_notebooks_show_something(root, tmp_path):
     assert [house.illustrated(n) for n in (mute, loud)] == [False, True]
 
 
+def test_axes_of_notebooks_are_named(root, tmp_path):
+    assert [b for n in house.notebooks(root) for b in house.bare_plots(n)] == []
+    helper = "def show(ax):\n    ax.set(xlabel='seconds', ylabel='Hz')"
+    half = "def half(ax):\n    ax.set(xlabel='seconds')"
+    draw = "fig, ax = plt.subplots()\n"
+    named = notebook_file(tmp_path / "named.ipynb", (helper, []), (draw + "show(ax)", []))
+    bare = notebook_file(tmp_path / "bare.ipynb", (half, []), (draw + "half(ax)", []), (draw, []))
+    assert house.bare_plots(named) == []
+    assert house.bare_plots(bare) == ["bare.ipynb: code cell 1", "bare.ipynb: code cell 2"]
+
+
 def test_every_family_has_the_same_floor_plan(root):
     plan = house.floor_plan((root / "ARCHITECTURE.md").read_text(encoding="utf-8"))
     assert set(plan) == {"speaker", "vocoder", "xtts", "sovits"}
