@@ -266,6 +266,43 @@ def test_evaluation_begins_with_its_table_and_compares_both_models():
         assert wanted in text, wanted
 
 
+def test_notebooks_show_the_run_of_the_user(smoke, monkeypatch):
+    "`show_run`, which nbs/results.ipynb calls for the run that its first cell names."
+    import IPython.display
+
+    from xtts_ka.pipeline import report
+    from xtts_ka.pipeline.show_run import show_run
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    monkeypatch.setattr(report, "_show", shown.append)
+    show_run(smoke.dir, sentences=2)
+    head, rows, picture, sounds = shown
+    assert smoke.dir.name in head.data and picture.axes
+    assert {"XTTS", "sovits2", "recording"} <= {r[1] for r in rows.rows}
+    takes = [p.caption.split(",")[0] for p in sounds.items]
+    assert takes[0] == "recording" and takes.count("recording") == 2 and "sovits2" in takes
+    cells = json.loads((ROOT / "nbs/results.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    assert code[0].startswith('run_dir = ""') and "show_run(run_dir)" in json.dumps(cells)
+
+
+def test_every_path_says_how_it_ended_on_every_kind_of_text(smoke):
+    "In the table of the report: texts without marks, single words, titles, lists, and all others."
+    from xtts_ka.evaluate.everyday_texts import KINDS
+
+    held = json.loads((smoke.dir / "evaluate/everyday.json").read_text(encoding="utf-8"))
+    ended = {(s["path"], s["kind"]): (s["stopped"], s["texts"]) for s in held["summary"]}
+    paths = {path for path, _ in ended}
+    assert {"XTTS", "XTTS, by the vocoder", "sovits2"} <= paths
+    assert {"no_mark", "word", "title", "list"} <= set(KINDS)
+    assert {kind for _, kind in ended} == {"all", *KINDS}
+    assert all((path, kind) in ended for path in paths for kind in KINDS)
+    assert all(0 <= stopped <= texts for stopped, texts in ended.values())
+    page = (smoke.dir / "report/evaluate.html").read_text(encoding="utf-8")
+    assert page.count("ended by itself") >= 2
+
+
 def test_the_page_of_a_stage_shows_its_table_first():
     from xtts_ka.pipeline.report import StagePage, _environment, _stage_html, _table_block
 
