@@ -114,6 +114,31 @@ def test_a_corpus_that_nobody_named_is_not_written(home, monkeypatch):
     assert b"|embedding" in (folder / "metadata.csv").read_bytes()
 
 
+def test_a_read_only_data_set_is_embedded_whole(home, capsys):
+    "Vectors and map are there; the list with the vectors is written beside them, and that is said."
+    from faults import read_only
+
+    from xtts_ka.core.manifest import read_manifest
+    from xtts_ka.speaker.config import EncoderConfig
+    from xtts_ka.speaker.ecapa import new_ecapa
+    from xtts_ka.speaker.encoders import save_encoder
+    from xtts_ka.speaker.generate_embeddings import main
+
+    folder = recordings(home / "recordings", 3)
+    save_encoder(home / "encoder", new_ecapa(EncoderConfig(channels=16, dim=24)))
+    words = ["--segmented_dir", "recordings", "--metadata", "recordings/metadata.csv"]
+    words += ["--output_dir", "vectors", "--model", "ecapa:encoder"]
+    with read_only(folder) as closed:
+        if not closed:
+            pytest.skip("root may write everywhere, and no folder can be mounted read-only here")
+        assert main(words) == 0
+    said = capsys.readouterr()
+    assert "cannot be written" in said.out and "vectors/metadata.csv" in said.out, said
+    rows = read_manifest(home / "vectors/metadata.csv", check_audio=False).rows
+    assert all((home / "vectors" / r.extra["embedding"]).is_file() for r in rows) and len(rows) == 3
+    assert list((home / "vectors").rglob("*.html"))
+
+
 # ---- the terminal
 
 
