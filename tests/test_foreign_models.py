@@ -263,6 +263,7 @@ def pushed(tmp_path, record, monkeypatch):
         '{"files": ' + "9" * 5000 + "}",
         '{"files": {"notes.txt": {"bytes": 1, "sha256": "0"}}}',
     ],
+    ids=lambda record: record[:40],
 )
 def test_a_hostile_record_of_a_push_is_one_line(tmp_path, record, monkeypatch):
     from xtts_ka.pipeline.hub import pull, push
