@@ -6,11 +6,10 @@ words that it has, are then spoken by the same call in every language, each with
 other one. Two listen: the package's recogniser, which took no part and knows Georgian alone, and a
 copy of it that has been taught English spelling by other voices. Adds `bilingual` to
 nbs/results/sovits.json and players to nbs/results/audio/bilingual; nbs/sovits/compare.ipynb shows
-both. About a quarter of an hour of CPU; what OUT already has is taken."""
+both. About a quarter of an hour of CPU; after a kill the same command goes on."""
 
 import random
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -228,8 +227,8 @@ def train_judge(out):
 # the measurement
 
 
-def train(out):
-    "The model by configs/sovits/demo.yaml; (`Sovits2Stage`, training -> CPU seconds)."
+def train_writer(out):
+    "Tokenizer and autoregressive model by configs/sovits/demo.yaml: a `Sovits2Stage`."
     from xtts_ka.corpus.synthetic import VOICES
     from xtts_ka.sovits.config import load_sovits
     from xtts_ka.sovits.stage import Sovits2Stage
@@ -239,11 +238,35 @@ def train(out):
     stage = Sovits2Stage(cfg, folder, out / "model", cfg.seed, cfg.language)
     stage.prepare()
     stage.train_tokenizer()
-    print(stage.tokenize(), flush=True)
+    stage.tokenize()
     stage.train_ar()
-    stage.train_decoder()
-    stage.export()
-    return stage, {c["model"]: c["CPU seconds"] for c in stage.costs}
+    return stage
+
+
+def written(stage):
+    "Language -> errors that the tokenizer reads in recordings' tokens and in those written freely."
+    from xtts_ka.evaluate.recogniser import error_rate
+    from xtts_ka.sovits.config import SamplingConfig
+
+    out, clips = {}, stage.data.clips
+    for language in LANGUAGES:
+        rows = [
+            i
+            for i in stage.data.test_rows(unseen=False)
+            if clips.rows[i].extra["language"] == language
+        ]
+        made = stage.ar_task.sample_clips(rows, SamplingConfig(temperature=0))
+        texts = [clips.rows[i].text for i in rows]
+        own = stage.tokenizer.transcribe([stage.codes[i] for i in rows])
+        new = stage.tokenizer.transcribe([m.codes for m in made])
+        out[language] = {
+            "language": language,
+            "sentences": len(rows),
+            "CER, tokens": round(error_rate([*zip(texts, own)])[0], 4),
+            "CER, written": round(error_rate([*zip(texts, new)])[0], 4),
+            "stopped": sum(m.stopped for m in made),
+        }
+    return out
 
 
 def reference(manifest, row):
@@ -258,11 +281,11 @@ def reference(manifest, row):
 
 
 def listen(model, manifest, judge, own):
-    "One row per language: errors of the recordings and of speech, endings, lengths."
+    "Language -> errors of the recordings and of speech, endings, lengths; and what was heard."
     from xtts_ka.core.audio import read_audio
     from xtts_ka.evaluate.recogniser import error_rate
 
-    table, shown = [], []
+    table, shown = {}, []
     for language in LANGUAGES:
         rows = [r for r in manifest.rows if (r.split, r.extra["language"]) == ("test", language)]
         heard = {"recording": [], "spoken": [], "recording, own": [], "spoken, own": []}
@@ -280,17 +303,13 @@ def listen(model, manifest, judge, own):
                     heard[f"{what}, own"].append((r.text, own.transcribe(*sound)))
             shown.append((language, r.text, heard["spoken"][-1][1]))
         rates = {k: [round(x, 4) for x in error_rate(v)] for k, v in heard.items() if v}
-        table.append(
-            {
-                "language": language,
-                "sentences": len(rows),
-                **{f"CER, {k}": v[0] for k, v in rates.items()},
-                "low": rates["spoken"][1],
-                "high": rates["spoken"][2],
-                "ended by itself": stopped,
-                "length ratio": round(float(np.mean(lengths)), 3),
-            }
-        )
+        table[language] = {
+            **{f"CER, {k}": v[0] for k, v in rates.items()},
+            "low": rates["spoken"][1],
+            "high": rates["spoken"][2],
+            "ended by itself": stopped,
+            "length ratio": round(float(np.mean(lengths)), 3),
+        }
     return table, shown
 
 
@@ -314,31 +333,38 @@ def players(model, manifest, judge):
 def main(out):
     import torch
     from compare import commit
-    from sovits import keep
 
     from xtts_ka.core.manifest import read_manifest
     from xtts_ka.evaluate.recogniser import Recogniser
     from xtts_ka.sovits.infer import load_model
 
     torch.set_num_threads(1)
-    out, begin = Path(out), time.process_time()
+    out = Path(out)
+    stage = train_writer(out)
+    train = stage.data.clips.split("train")
+    about = {**commit(), "clips": len(train), "minutes": stage.data.minutes(train)}
+    rows = written(stage)
+    report(about, rows)
+    stage.train_decoder()
+    stage.export()
     judge, judged = train_judge(out / "judge")
-    stage, costs = train(out)
+    costs = {c["model"]: c["CPU seconds"] for c in stage.costs} | {"recogniser": round(judged)}
     model = load_model(out / "model/model")
     manifest = read_manifest(out / "segments", check_audio=False)
-    table, shown = listen(model, manifest, judge, Recogniser())
-    said = players(model, manifest, judge)
-    for row in [*table, *said]:
-        print("  ".join(f"{k}: {v}" for k, v in row.items()), flush=True)
-    for language, text, heard in shown[:: len(shown) // 12]:
+    spoken, shown = listen(model, manifest, judge, Recogniser())
+    rows = {language: row | spoken[language] for language, row in rows.items()}
+    report(about | {"CPU seconds": costs}, rows, players(model, manifest, judge))
+    for language, text, heard in shown:
         print(f"{language}: {text} -> {heard}")
-    about = {
-        "clips": len(stage.data.clips.split("train")),
-        "minutes": stage.data.minutes(stage.data.clips.split("train")),
-        "CPU seconds": {**costs, "recogniser": round(judged)},
-        "whole command, CPU seconds": round(time.process_time() - begin),
-    }
-    keep(bilingual={**commit(), **about, "rows": table, "said": said})
+
+
+def report(about, rows, said=()):
+    "Print, and keep in nbs/results/sovits.json."
+    from sovits import keep
+
+    for row in [*rows.values(), *said]:
+        print("  ".join(f"{k}: {v}" for k, v in row.items()), flush=True)
+    keep(bilingual={**about, "rows": [*rows.values()], "said": [*said]})
 
 
 if __name__ == "__main__":

@@ -659,11 +659,12 @@ def load_model(
 ) -> Sovits:
     "`MissingError` names what is not there, `CheckpointError` what does not fit."
     folder, place = Path(folder), choose_device(device)
-    if not (folder / "config.json").is_file():
-        raise MissingError(
-            f"{folder}: no GPT-SoVITS2 model here (config.json is missing);"
-            " the stage sovits2 writes one to outputs/RUN/sovits2/model"
-        )
+    for name in ("config.json", "semantic.json", "ar.json"):
+        if not (folder / name).is_file():
+            raise MissingError(
+                f"{folder}: no GPT-SoVITS2 model here ({name} is missing);"
+                " the stage sovits2 writes one to outputs/RUN/sovits2/model"
+            )
     about = read_json(folder / "config.json", _CONFIG)
     numbers = sum(p.stat().st_size for p in folder.glob("*.safetensors")) // 4
     with reading(folder):
