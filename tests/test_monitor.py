@@ -1,17 +1,15 @@
 """The monitor beside a training that runs, in the hands of a shell, and against its promise to keep
 what is needed."""
 
-import contextlib
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
+from calls import called
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,16 +17,8 @@ PY = [sys.executable, "-m", "xtts_ka.pipeline.cli", "monitor"]
 
 
 def monitor(*words):
-    "`xtts-ka monitor` in this process; as a process it stands in `test_ctrl_c_...`."
-    from xtts_ka.pipeline.cli import main
-
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = main(["monitor", *map(str, words)])
-        except SystemExit as e:
-            code = e.code
-    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
+    "`xtts-ka monitor` in this process; as one of its own it is called in `test_ctrl_c_...`."
+    return called("monitor", *words)
 
 
 TRAINING = """
