@@ -599,7 +599,7 @@ def describe(
     notes: dict[str, str] = {}
     for c in reversed(cls.__mro__):
         if dataclasses.is_dataclass(c):
-            notes |= _notes(c)
+            notes |= _notes(typing.cast(type, c))
     out = []
     for f in dataclasses.fields(cls):
         kind = _annotation(cls, f.name)
