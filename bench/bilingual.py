@@ -6,7 +6,7 @@ words that it has, are then spoken by the same call in every language, each with
 other one. Two listen: the package's recogniser, which took no part and knows Georgian alone, and a
 copy of it that has been taught English spelling by other voices. Adds `bilingual` to
 nbs/results/sovits.json and players to nbs/results/audio/bilingual; nbs/sovits/compare.ipynb shows
-both. About a quarter of an hour of CPU; after a kill the same command goes on."""
+both. About ten minutes of CPU; after a kill the same command goes on."""
 
 import random
 import sys
@@ -31,7 +31,7 @@ OPTIONS = [
     "language=mul",
     "threads=1",
     "text.vocab_size=340",  # 256 bytes, 33 and 26 letters, marks
-    "ar.loop.steps=260",  # fewer than the demonstration's, so that all ends in a quarter of an hour
+    "ar.loop.steps=260",  # fewer than the demonstration's, so that all ends in ten minutes
     "ar.loop.validate_every=260",
     "decoder.loop.steps=300",
     "decoder.loop.validate_every=300",
