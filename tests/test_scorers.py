@@ -4,6 +4,7 @@ about what is missing."""
 import ast
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import types
@@ -183,11 +184,25 @@ def test_plain_folder_with_bin_weights_and_no_adapter(tmp_path):
     net.config.auto_map = {"AutoModelForCTC": "evil.Model"}  # remote code is not run
     net.config.save_pretrained(tmp_path)
     (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
-    torch.save(net.state_dict(), tmp_path / "pytorch_model.bin")
+    older = {"original0": "weight_g", "original1": "weight_v"}  # as older files name them
+    state = {
+        re.sub(r"parametrizations\.weight\.(original\d)", lambda m: older[m[1]], k): v
+        for k, v in net.state_dict().items()
+    }
+    assert any(k.endswith("weight_g") for k in state)
+    torch.save(state, tmp_path / "pytorch_model.bin")
     scorer = open_scorer(f"ctc:{tmp_path}")
     wavs = [speech(1.0), speech(2.0, 1)]
     theirs = pipeline_of(scorer)
     assert [h.text for h in scorer.transcribe(wavs)] == [theirs(w)["text"] for w in wavs]
+    for key, value in net.state_dict().items():
+        assert torch.equal(scorer.net[2].state_dict()[key], value), key
+
+    torch.save(
+        {k: v for k, v in state.items() if "lm_head" not in k}, tmp_path / "pytorch_model.bin"
+    )
+    with pytest.raises(CheckpointError, match="lm_head.bias; they are not made up"):
+        open_scorer(f"ctc:{tmp_path}").score(wavs)
 
     class Code:
         def __reduce__(self):
