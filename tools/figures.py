@@ -438,7 +438,7 @@ def headline(kept):
         f"{m['everyday texts']} texts as people type them, from single words to paragraphs, "
         f"{unseen} with a word never trained on; "
         "character error rate (CER) by an independent recogniser with its 95 % interval, "
-        "and likeness to the speaker by Resemblyzer:"
+        "likeness by Resemblyzer:"
     )
     return f"{HEAD}\n{words}\n\n{listen(kept)}\n{TAIL}"
 
