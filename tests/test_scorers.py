@@ -234,6 +234,59 @@ def test_w2v_bert(tmp_path):
         assert scorer.transcribe([wav])[0].text == pipeline_of(scorer)(wav)["text"]
 
 
+def whisper_folder(folder):
+    "A tiny Whisper with bytes as its vocabulary, in the hub's layout."
+    import torch
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import (
+        GenerationConfig,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperTokenizer,
+    )
+
+    letters = {c: i for i, c in enumerate(sorted(ByteLevel.alphabet()))}
+    tokenizer = WhisperTokenizer(vocab={**letters, "<|endoftext|>": 256}, merges=[])
+    names = "startoftranscript ka transcribe translate notimestamps startofprev nospeech".split()
+    tokenizer.add_special_tokens({"additional_special_tokens": [f"<|{n}|>" for n in names]})
+    tokenizer.add_tokens([f"<|{i * 0.02:.2f}|>" for i in range(1501)])
+    ids = {n: tokenizer.convert_tokens_to_ids(f"<|{n}|>") for n in names}
+    ends = dict(eos_token_id=256, pad_token_id=256, bos_token_id=256)
+    ends["decoder_start_token_id"] = ids["startoftranscript"]
+    sizes = dict.fromkeys(("encoder_layers", "decoder_layers"), 1)
+    sizes |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
+    sizes |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 32)
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        vocab_size=len(tokenizer), d_model=16, max_target_positions=64, **sizes, **ends
+    )
+    net = WhisperForConditionalGeneration(config)
+    net.generation_config = GenerationConfig(
+        **ends,
+        max_length=40,
+        is_multilingual=True,
+        lang_to_id={"<|ka|>": ids["ka"]},
+        task_to_id={n: ids[n] for n in ("transcribe", "translate")},
+        no_timestamps_token_id=ids["notimestamps"],
+        max_initial_timestamp_index=50,
+    )
+    net.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    WhisperFeatureExtractor().save_pretrained(folder)
+
+
+def test_whisper_reads_short_and_long_clips(tmp_path):
+    whisper_folder(tmp_path)
+    short, long = speech(1.0), speech(33.0)
+    scorer = open_scorer(f"whisper:{tmp_path}")
+    rows = scorer.score([short, long])
+    assert all(isinstance(r.get("text"), str) for r in rows) and rows[1]["text"]
+    assert scorer.card.name.endswith("?lang=ka")
+    with pytest.raises(ConfigError, match="no language 'kat'; it has ka"):
+        open_scorer(f"whisper:{tmp_path}?lang=kat").score([short])
+
+
 # likeness: equal to Resemblyzer's own class
 
 

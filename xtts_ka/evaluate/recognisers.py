@@ -381,10 +381,11 @@ class Whisper(Transcriber):
                 use_safetensors=True,
                 dtype=torch.float32,
             ).eval()
-        if not getattr(model.generation_config, "lang_to_id", None):
-            raise CheckpointError(
-                f"{display_path(self.folder)}: a Whisper of one language (no lang_to_id in "
-                "generation_config.json); take a multilingual one"
+        known = getattr(model.generation_config, "lang_to_id", None) or {}
+        if f"<|{self.lang}|>" not in known:
+            names = _listed(k.strip("<|>") for k in known) or "one language only, and no choice"
+            raise ConfigError(
+                f"{display_path(self.folder)}: no language {self.lang!r}; it has {names}"
             )
         return pipeline(
             "automatic-speech-recognition",
