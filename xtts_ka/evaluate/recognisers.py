@@ -372,13 +372,21 @@ class Whisper(Transcriber):
     @functools.cached_property
     def net(self):  # Pipeline
         import torch
-        from transformers import WhisperForConditionalGeneration, WhisperProcessor, pipeline
+        from transformers import (
+            WhisperFeatureExtractor,
+            WhisperForConditionalGeneration,
+            WhisperTokenizer,
+            pipeline,
+        )
 
         from xtts_ka.core.device import choose_device
 
-        own = dict(local_files_only=True)
+        own: dict = dict(local_files_only=True)
         with loading(self.folder):
-            processor = WhisperProcessor.from_pretrained(
+            extractor = WhisperFeatureExtractor.from_pretrained(
+                self.folder, trust_remote_code=False, **own
+            )
+            tokenizer = WhisperTokenizer.from_pretrained(
                 self.folder, trust_remote_code=False, **own
             )
             model = WhisperForConditionalGeneration.from_pretrained(
@@ -397,8 +405,8 @@ class Whisper(Transcriber):
         return pipeline(
             "automatic-speech-recognition",
             model=model,
-            tokenizer=processor.tokenizer,
-            feature_extractor=processor.feature_extractor,
+            tokenizer=tokenizer,
+            feature_extractor=extractor,
             device=choose_device(self.device),
         )
 
