@@ -5,6 +5,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -345,6 +346,36 @@ def test_do_takes_the_python_that_is_there(tmp_path, monkeypatch):
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv/pyvenv.cfg").write_text("home = /x\nversion_info = 3.13.0\n")
     assert do.python_version("uv") == "3.13"
+
+
+FAKE_UV = """#!{python}
+import sys
+words = sys.argv[1:]
+if words[:1] == ["--version"]:
+    sys.exit(print("uv 9"))
+if "--offline" in words or words[:2] == ["pip", "compile"]:
+    sys.exit("error: Failed to fetch: tcp connect error")
+print("asked:", *words)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the program that stands for uv is a script")
+@pytest.mark.parametrize("command", ["run", "test", "setup"])
+def test_without_a_network_the_first_line_says_what_to_do(root, tmp_path, command):
+    "Nothing is here and no index answers: one line before uv's own, and uv is not asked further."
+    (tmp_path / "tools").mkdir()
+    shutil.copy(root / "tools/do.py", tmp_path / "tools")
+    uv = tmp_path / "bin/uv"
+    uv.parent.mkdir()
+    uv.write_text(FAKE_UV.format(python=sys.executable))
+    uv.chmod(0o755)
+    env = {"PATH": f"{uv.parent}:/usr/bin:/bin", "UV_PYTHON": "3.11"}
+    call = [sys.executable, str(tmp_path / "tools/do.py"), command]
+    done = subprocess.run(call, capture_output=True, text=True, env=env)
+    first, second, *_ = done.stderr.splitlines()
+    assert done.returncode == 1 and "asked" not in done.stdout
+    assert first.startswith("do: no network: ") and "give the same command again" in first
+    assert "tcp connect error" in second
 
 
 def test_uv_is_pinned_with_digests(root):
