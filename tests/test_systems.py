@@ -255,7 +255,7 @@ def test_extras_are_whole(root):
     t = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     extras = t["project"]["optional-dependencies"]
     named = set(re.search(r"\[(.*)\]", extras["all"][0])[1].split(","))
-    assert named == {"speak", "train", "notebooks", "score", "cluster", "demo"}
+    assert named == {"speak", "train", "notebooks", "score", "cluster", "demo", "hub"}
     assert "xtts_ka[all]" in t["dependency-groups"]["dev"]
     heavy = {"torch", "numpy", "coqui-tts", "tokenizers", "scipy"}
     light = {re.split(r"[>=<\[]", d)[0] for d in t["project"]["dependencies"]}
@@ -333,11 +333,16 @@ def test_do_takes_the_python_that_is_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(do.subprocess, "run", find)
     monkeypatch.setattr(do, "VENV", tmp_path / ".venv")
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
     assert do.python_version("uv") == "3.12"
     here.add("3.11")
     assert do.python_version("uv") == "3.11"
     here.clear()
     assert do.python_version("uv") == ""
+    kept = tmp_path / "pyenv/versions/3.13.0/bin/python"  # pyenv has it, and it is not chosen
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    assert do.python_version("uv") == str(kept)
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv/pyvenv.cfg").write_text("home = /x\nversion_info = 3.13.0\n")
     assert do.python_version("uv") == "3.13"

@@ -118,12 +118,24 @@ def python_version(uv):
     except (OSError, TypeError):
         pass
     for version in PYTHONS:
-        found = [uv, "python", "find", "--no-python-downloads", "--no-project", version]
-        if not subprocess.run(found, capture_output=True, cwd=str(ROOT)).returncode:
+        found = interpreter(uv, version)
+        if found:
             if version != PYTHONS[0]:
                 say("no Python 3.11 here; taking " + version)
-            return version
+            return found
     return ""
+
+
+def interpreter(uv, version):
+    "What uv is to take for a version: the version itself, or a path; empty: not on this machine."
+    find = [uv, "python", "find", "--no-python-downloads", "--no-project", version]
+    if not subprocess.run(find, capture_output=True, cwd=str(ROOT)).returncode:
+        return version
+    # With pyenv, `python3.N` on the PATH ends with an error unless that version is chosen, and uv
+    # looks no further
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    found = [p for form in ("bin/python", "python.exe") for p in pyenv.glob(f"{version}.*/{form}")]
+    return str(max(found, key=lambda p: p.stat().st_mtime)) if found else ""
 
 
 # commands
@@ -249,12 +261,12 @@ def quick(call, args):
 def versions(call, args):
     "the quick tests on each Python from 3.11 to 3.13 that is here, each in .venv-3.N"
     for version in PYTHONS:
-        find = [call.uv, "python", "find", "--no-python-downloads", "--no-project", version]
-        if subprocess.run(find, capture_output=True, cwd=str(ROOT)).returncode:
+        python = interpreter(call.uv, version)
+        if not python:
             say(f"no Python {version} here, left out")
             continue
         say("Python " + version)
-        call.env["UV_PYTHON"] = version
+        call.env["UV_PYTHON"] = python
         call.env["UV_PROJECT_ENVIRONMENT"] = str(ROOT / (".venv-" + version))
         sync(call)
         call.tool("pytest", *(args or QUICK))
