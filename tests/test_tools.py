@@ -139,7 +139,7 @@ def test_everyday_texts_come_first_where_they_were_spoken(kept):
     first = figures.headline(run(DAILY | own)).splitlines()
     with pytest.raises(SystemExit, match="no everyday texts"):
         figures.headline(run(own))
-    assert "150 texts as people type them" in first[1] and "116 of them" in first[1]
+    assert "150 texts as people type them" in first[1] and "116 with a word" in first[1]
     rows = {line.split("|")[1].strip(): line for line in first if line.startswith("| ")}
     assert "| 11.0 % (9 to 13 %) | 150 of 150 |" in rows["GPT-SoVITS2"]
     assert "| 20.0 % (18 to 22 %) | 149 of 150 | 2.40 |" in rows["XTTS with its own decoder"]
