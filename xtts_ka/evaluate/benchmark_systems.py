@@ -7,11 +7,13 @@ __all__ = ['KINDS', 'SOUNDS', 'CARD', 'FIELDS', 'SECONDS_BASE', 'SECONDS_PER_LET
            'read_card', 'System', 'Recordings', 'Folder', 'Espeak', 'VocoderCopy', 'Model', 'Program', 'open_systems',
            'Clip', 'look', 'check_rates', 'speak_all']
 
-# %% ../../nbs/evaluate/benchmark_systems.ipynb #7098f740
+# %% ../../nbs/evaluate/benchmark_systems.ipynb #4235b041
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -22,13 +24,21 @@ import numpy as np
 
 from ..core.audio import is_silent, read_audio, write_audio
 from ..core.errors import AudioError, ConfigError, MissingError, XttsKaError
-from ..core.files import append_jsonl, atomic_write, digest, read_json, read_jsonl, remove
+from xtts_ka.core.files import (
+    append_jsonl,
+    atomic_write,
+    digest,
+    read_json,
+    read_jsonl,
+    remove,
+    sweep,
+)
 from ..core.paths import display_path, find_input, same_name, slug, tried
 from ..core.processes import own_group
 from ..core.progress import bar
 from .benchmark_texts import TestSet, TestText, letters
 
-# %% ../../nbs/evaluate/benchmark_systems.ipynb #aaff96a5
+# %% ../../nbs/evaluate/benchmark_systems.ipynb #a990e409
 KINDS = ("recordings", "folder", "model", "espeak", "vocoder", "command")
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3")
 
@@ -54,8 +64,8 @@ def parse_system(
         kind, what = _kind_of(rest), rest
     if kind not in KINDS:
         raise ConfigError(
-            f"system {line!r}: nothing of that name here; give NAME=KIND:WHAT, where the kind is one"
-            f" of {', '.join(KINDS)}, as in mine=folder:wavs/mine"
+            f"system {line!r}: nothing of that name here; give NAME=KIND:WHAT, where the kind is"
+            f" one of {', '.join(KINDS)}, as in mine=folder:wavs/mine"
         )
     options: dict = {}
     if kind == "model":
@@ -287,7 +297,7 @@ class Model(System):
         asked = self.line.options.get("speaker", text.speaker)
         return asked if asked in self.voice.speakers else self.voice.speakers[:1][0]
 
-# %% ../../nbs/evaluate/benchmark_systems.ipynb #73dbc712
+# %% ../../nbs/evaluate/benchmark_systems.ipynb #53d3c4a9
 FIELDS = ("text", "out", "id", "speaker", "recording", "list", "folder")
 
 
@@ -337,9 +347,29 @@ class Program(System):
         last = said.decode("utf-8", "replace").strip().splitlines()[-1:]
         return f"exit status {process.returncode}" + (f": {last[0][:200]}" if last else "")
 
+    def call_for(self, text: TestText, target: Path) -> str:  # What went wrong, or ""
+        "One text. The file goes to its place when the program has ended well."
+        with tempfile.TemporaryDirectory(prefix="xtts-ka-") as aside:
+            made = Path(aside) / target.name
+            problem = self.call(asdict(text) | {"text": text.said, "out": made}, self.timeout)
+            if problem or not made.is_file():
+                return problem or _NO_FILE
+            shutil.move(made, target)
+        return ""
+
+    def call_for_all(self, todo: list, aside: Path) -> str:  # What went wrong, or ""
+        "All texts at once, into `aside/wavs`."
+        rows = ["\t".join((t.id, t.said, t.speaker, t.recording)) for t in todo]
+        names = atomic_write(aside / "list.tsv", "\n".join(rows) + "\n")
+        (aside / "wavs").mkdir()
+        return self.call({"list": names, "folder": aside / "wavs"}, self.timeout * len(todo))
+
+
+_NO_FILE = "no file was written"
+
 
 def _filled(word: str, values: dict) -> str:
-    return re.sub(r"\{(\w+)\}", lambda m: str(values[m[1]]), word)
+    return re.sub(r"\{(\w+)\}", lambda m: str(values.get(m[1], "")), word)
 
 
 def _end(pid: int):
@@ -448,7 +478,7 @@ def check_rates(
         if c.good and c.rate != usual:
             c.problem = f"rate: {c.rate} Hz, the others {usual} Hz"
 
-# %% ../../nbs/evaluate/benchmark_systems.ipynb #beab96d3
+# %% ../../nbs/evaluate/benchmark_systems.ipynb #06348725
 def speak_all(
     system: System,
     out: Path,  # Folder of the system
@@ -497,39 +527,37 @@ def _takes(system: System, todo: list, wavs: Path) -> Iterator[tuple]:  # (text,
     if not todo:
         return
     wavs.mkdir(parents=True, exist_ok=True)
+    sweep(wavs.parent)  # what a killed benchmark left
     if isinstance(system, Program) and system.whole:
         yield from _by_list(system, todo, wavs)
         return
     for text in bar(todo, system.name):
-        began, problem = time.perf_counter(), ""
-        target = wavs / f"{text.id}.wav"
-        try:
-            if isinstance(system, Program):
-                values = asdict(text) | {"text": text.said, "out": target}
-                problem = system.call(_all_fields(values), system.timeout)
-            else:
-                wav, rate = system.speak(text)
-                write_audio(target, np.clip(wav, -1, 1), rate)
-        except MissingError:
-            raise
-        except XttsKaError as e:
-            problem = str(e)
-        if not problem and not target.is_file():
-            problem = "no file was written"
+        began = time.perf_counter()
+        problem = _take(system, text, wavs / f"{text.id}.wav")
         yield text, problem, round(time.perf_counter() - began, 3)
 
 
-def _all_fields(values: dict) -> dict:
-    return {f: "" for f in FIELDS} | values
+def _take(system: System, text: TestText, target: Path) -> str:  # What went wrong, or ""
+    try:
+        if isinstance(system, Program):
+            return system.call_for(text, target)
+        wav, rate = system.speak(text)
+        write_audio(target, np.clip(wav, -1, 1), rate)
+    except MissingError:
+        raise
+    except XttsKaError as e:
+        return str(e)
+    return ""
 
 
 def _by_list(system: Program, todo: list, wavs: Path) -> Iterator[tuple]:
-    rows = ["\t".join((t.id, t.said, t.speaker, t.recording)) for t in todo]
-    names = atomic_write(wavs.parent / "todo.tsv", "\n".join(rows) + "\n")
+    "One call for all texts; each file goes to its place when the call has ended."
     began = time.perf_counter()
-    values = _all_fields({"list": names, "folder": wavs})
-    problem = system.call(values, system.timeout * len(todo))
-    took = (time.perf_counter() - began) / len(todo)
-    for text in todo:
-        there = (wavs / f"{text.id}.wav").is_file()
-        yield text, "" if there else problem or "no file was written", round(took, 3)
+    with tempfile.TemporaryDirectory(dir=wavs.parent, prefix=f".tmp-{os.getpid()}-") as aside:
+        problem = system.call_for_all(todo, Path(aside))
+        took = round((time.perf_counter() - began) / len(todo), 3)
+        for text in todo:
+            made = Path(aside) / "wavs" / f"{text.id}.wav"
+            if made.is_file():
+                os.replace(made, wavs / made.name)
+            yield text, "" if (wavs / made.name).is_file() else problem or _NO_FILE, took
