@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'ScorerCard', 'weights_digest', 'package_version', 'clip_fault', 'Scorer', 'Transcript', 'Transcriber',
-           'to_transcript', 'Likeness', 'to_vector', 'split_name', 'open_scorer', 'ScoreCache', 'scored', 'score_wavs']
+           'to_transcript', 'Likeness', 'to_vector', 'split_name', 'open_scorer', 'number', 'ScoreCache', 'scored',
+           'score_wavs']
 
 # %% ../../nbs/evaluate/scorers.ipynb #6d332b41
 import importlib
@@ -212,7 +213,24 @@ def open_scorer(
         raise ConfigError(f"scorer {name!r}: no option {unknown[0]!r}; there are: {known}")
     return build(kind, where, **given)
 
-# %% ../../nbs/evaluate/scorers.ipynb #e5e6bd62
+# %% ../../nbs/evaluate/scorers.ipynb #fee53c09
+def number(
+    scorer: str,
+    option: str,
+    value,  # As given, often as text
+    least: float = 0.0,
+    most: float = 3600.0,
+) -> float:
+    "A number among the options of a scorer; `ConfigError` for anything else."
+    try:
+        x = float(value)
+    except (TypeError, ValueError):
+        x = float("nan")
+    if not least <= x <= most:
+        raise ConfigError(f"{scorer}: {option}={value}: a number from {least:g} to {most:g}")
+    return x
+
+# %% ../../nbs/evaluate/scorers.ipynb #4c2b0147
 class ScoreCache:
     "Results of one scorer in one version, in a JSONL file."
 
@@ -236,7 +254,7 @@ class ScoreCache:
         if self.path:
             append_jsonl(self.path, {"sound": sound, "result": result})
 
-# %% ../../nbs/evaluate/scorers.ipynb #bdc8050f
+# %% ../../nbs/evaluate/scorers.ipynb #a9b14eda
 def _read(file, rate: int):  # Waveform at `rate`, or the fault
     try:
         return read_audio(file, rate, LONGEST)[0]
