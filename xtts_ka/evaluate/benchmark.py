@@ -31,7 +31,7 @@ from .benchmark_systems import Clip, open_systems, speak_all
 from .benchmark_texts import TestSet, read_test_set
 from .scorers import Scorer, open_scorer, scored, to_vector
 
-# %% ../../nbs/evaluate/benchmark.ipynb #df1eeb7a
+# %% ../../nbs/evaluate/benchmark.ipynb #5d8c75d4
 @config
 class BenchmarkConfig:
     "Options of `xtts-ka benchmark` and of its notebook."
@@ -39,7 +39,7 @@ class BenchmarkConfig:
     texts: str = ""  # A run, a data set, `google/fleurs`, a list (.txt, .tsv) or `everyday`
     split: str = "test"  # Part of the data set
     language: str = "ka"  # Two letters
-    sentences: int = Field(0, ge=0)  # Texts at most, evenly over the set; 0: all
+    sentences: int = Field(0, ge=0)  # Texts at most, drawn once and for all; 0: all
     systems: list[str] = []  # Lines `NAME=KIND:WHAT`, see `evaluate.benchmark_systems`
     scorers: list[str] = []  # Names, see `evaluate.scorers`; empty: those that are installed
     timeout: float = Field(120.0, gt=0)  # Seconds of a program for a text

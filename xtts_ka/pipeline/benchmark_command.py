@@ -18,7 +18,7 @@ from ..evaluate.benchmark_tables import head, main_columns, shown
 from ..evaluate.benchmark_texts import read_test_set
 from .benchmark_page import add_answers, write_page
 
-# %% ../../nbs/pipeline/benchmark_command.ipynb #46cf97a2
+# %% ../../nbs/pipeline/benchmark_command.ipynb #df285624
 def add_arguments(p):  # `argparse.ArgumentParser`
     "Options of `xtts-ka benchmark`."
     d = BenchmarkConfig()
@@ -26,7 +26,7 @@ def add_arguments(p):  # `argparse.ArgumentParser`
     say("--texts", metavar="TEXTS", help="a run, a data set, google/fleurs, a list, or everyday")
     say("--split", help=f"part of the data set (default: {d.split})")
     say("--language", metavar="CODE", help=f"of the texts (default: {d.language})")
-    say("--sentences", type=int, metavar="N", help="texts at most, evenly over the set; 0: all")
+    say("--sentences", type=int, metavar="N", help="texts at most, drawn once and for all; 0: all")
     say(
         "--system",
         action="append",

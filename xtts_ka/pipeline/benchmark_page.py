@@ -256,7 +256,7 @@ def _rating(r: dict) -> list:
     interval = f"{r['low']:.2f} to {r['high']:.2f}"
     return [f"{r['value']:.2f}", interval, r["n"], r["listeners"]]
 
-# %% ../../nbs/pipeline/benchmark_page.ipynb #5d4520ed
+# %% ../../nbs/pipeline/benchmark_page.ipynb #cea61a82
 def _lead(result: dict) -> str:
     t, systems = result["test set"], result["systems"]
     failed = sum(len(s["failures"]) for s in systems)
@@ -308,7 +308,7 @@ def page_data(
         "common": result["common texts"],
         "table": _figures(result, "common"),
         "own": _figures(result, "own") if any(s["missing"] for s in result["systems"]) else {},
-        "caption": caption(result),
+        "caption": caption(result, "Below a figure: its 95 % bootstrap interval over texts."),
         "files": ["benchmark.json", "table.md", "table.tex"],
         "apart": APART,
         "published": _published(result["test set"]["language"]),
