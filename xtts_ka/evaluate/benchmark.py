@@ -7,7 +7,7 @@ __all__ = ['DEFAULT_SCORERS', 'Clips', 'LOWEST', 'SHOWN', 'BenchmarkConfig', 'Co
            'rate_with', 'compare_with', 'what_is_lost', 'tabulate', 'compare', 'measured', 'Benchmark', 'own_folder',
            'read_result']
 
-# %% ../../nbs/evaluate/benchmark.ipynb #f50928ad
+# %% ../../nbs/evaluate/benchmark.ipynb #a1282486
 import contextlib
 import dataclasses
 import os
@@ -26,6 +26,7 @@ from ..core.files import read_json, write_json
 from ..core.paths import display_path, refuse_same_folder, resolve, slug
 from ..core.processes import lock
 from ..core.progress import bar
+from .benchmark_listening import check_kinds
 from .benchmark_stats import all_pairs, estimate
 from .benchmark_systems import Clip, open_systems, speak_all
 from .benchmark_texts import TestSet, read_test_set
@@ -345,7 +346,7 @@ def _length(path) -> float:
     except AudioError:
         return 0.0
 
-# %% ../../nbs/evaluate/benchmark.ipynb #dd441d3e
+# %% ../../nbs/evaluate/benchmark.ipynb #5f031ff4
 class Benchmark:
     "Speak, judge, compare; `run` does all and returns the content of `benchmark.json`."
 
@@ -360,16 +361,17 @@ class Benchmark:
         self.out = resolve(out)
         self.notes: list[str] = []
         _check_out(self.out)
+        check_kinds(cfg.listen)
         self.test_set = read_test_set(cfg.texts, cfg.split, cfg.language, cfg.sentences)
         if not cfg.systems:
             raise ConfigError(
                 "benchmark: which systems? Give --system NAME=KIND:WHAT for each, for example"
                 " --system recordings --system mine=folder:wavs/mine"
             )
-        self.scorers = self._open_scorers()
         self.systems = open_systems(cfg.systems, self.test_set, cfg.timeout)
         folders = [s.line.what for s in self.systems if s.line.kind in ("folder", "model")]
         refuse_same_folder(self.out, [f for f in folders if resolve(f).exists()])
+        self.scorers = self._open_scorers()
 
     def _open_scorers(self) -> list[Scorer]:
         "The scorers that were asked for; of the default ones those that are installed."
