@@ -11,7 +11,6 @@ import contextlib
 import functools
 import importlib.util
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +18,13 @@ import torch
 from ..core.audio import resample
 from ..core.errors import MissingError
 from ..core.mel import slaney_bank
-from .scorers import Scorer, ScorerCard, package_version, weights_digest
+from xtts_ka.evaluate.scorers import (
+    Scorer,
+    ScorerCard,
+    package_file,
+    package_version,
+    weights_digest,
+)
 
 # %% ../../nbs/evaluate/naturalness.ipynb #71a319ba
 SAMPLE_RATE = 16000  # Hz
@@ -80,26 +85,13 @@ SCORE_EXTRA = 'pip install "xtts_ka[score]"'
 ENGLISH = "ratings of mostly English speech: compare with the recordings' own score only"
 
 
-def _package_file(package: str, *parts: str) -> Path:
-    "A file inside an installed package, which is not imported."
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingError(
-            f"the package {package} is not installed (it contains its weights): {SCORE_EXTRA}"
-        )
-    path = Path(spec.submodule_search_locations[0], *parts)
-    if not path.is_file():
-        raise MissingError(f"{path.name} is not in the package {package}: install it again")
-    return path
-
-
 class DistillMos(Scorer):
     "DistillMOS: `mos` of each clip."
 
     options = ()
 
     def __init__(self, name: str = "distillmos", where: str = ""):
-        weights = _package_file("distillmos", "weights", "distill_mos_v7.pt")
+        weights = package_file("distillmos", "weights", "distill_mos_v7.pt", get=SCORE_EXTRA)
         self.card = ScorerCard(
             "distillmos",
             "naturalness",
@@ -135,6 +127,7 @@ def dns_windows(
 
 @functools.cache
 def _dns_bank():  # (window [321], mel filters [120, 161])
+    "The bins of an odd transform end below half the rate, where torchaudio's filters do not."
     from scipy.signal import get_window
 
     return get_window("hann", 321), slaney_bank(SAMPLE_RATE, 321, 120, 0.0, SAMPLE_RATE / 2)
@@ -145,8 +138,7 @@ def dns_mel(
 ) -> np.ndarray:  # [1 + T // 160, 120] float32
     "Mel in decibels below its maximum, scaled to about -1 to 1: the input of `p808`."
     shape, bank = _dns_bank()
-    padded = np.pad(wav, 160)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, 321)[::160] * shape
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(wav, 160), 321)[::160] * shape
     mel = np.square(np.abs(np.fft.rfft(frames))) @ bank.T  # [frames, 161] -> [frames, 120]
     db = 10 * np.log10(np.maximum(mel, 1e-10))
     db -= db.max()
@@ -160,7 +152,7 @@ class DnsMos(Scorer):
     batch = 1
 
     def __init__(self, name: str = "dnsmos", where: str = ""):
-        folder = _package_file("speechmos", "dnsmos_models", "model_v8.onnx").parent
+        folder = package_file("speechmos", "dnsmos_models", "model_v8.onnx", get=SCORE_EXTRA).parent
         self.files = [folder / "sig_bak_ovr.onnx", folder / "model_v8.onnx"]
         self.card = ScorerCard(
             "dnsmos",
