@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_SCORERS', 'Clips', 'LOWEST', 'SHOWN', 'BenchmarkConfig', 'Column', 'Judged', 'score_files', 'read_with',
-           'rate_with', 'compare_with', 'what_is_lost', 'tabulate', 'compare', 'measured', 'Benchmark', 'own_folder',
-           'read_result']
+           'rate_with', 'compare_with', 'measure_with', 'what_is_lost', 'tabulate', 'compare', 'measured', 'Benchmark',
+           'own_folder', 'read_result']
 
 # %% ../../nbs/evaluate/benchmark.ipynb #a1282486
 import contextlib
@@ -53,7 +53,7 @@ class BenchmarkConfig:
 
 DEFAULT_SCORERS = ("builtin", "distillmos", "dnsmos", "resemblyzer", "prosody")
 
-# %% ../../nbs/evaluate/benchmark.ipynb #e43cecac
+# %% ../../nbs/evaluate/benchmark.ipynb #2629266f
 @dataclass(frozen=True)
 class Column:
     "One figure of every system."
@@ -82,11 +82,12 @@ class Judged:
 
     columns: list[Column]
     parts: dict  # Column key -> {system: {id: (numerator, denominator)}}
-    heard: dict = field(default_factory=dict)  # System -> {id: transcript}
+    heard: dict = field(default_factory=dict)  # System -> {id: `error_rates.error_row`}
     notes: list = field(default_factory=list)  # Sentences
+    whole: Any = None  # Or a function: (system, ids) -> {column key: cell}
     about: dict = field(default_factory=dict)  # Figures of the scorer as a whole
 
-# %% ../../nbs/evaluate/benchmark.ipynb #ea7a8b8c
+# %% ../../nbs/evaluate/benchmark.ipynb #a5c201d6
 Clips = dict[str, dict[str, Clip]]  # System -> {id: clip}
 
 
@@ -111,37 +112,30 @@ def read_with(
     test_set: TestSet,
 ) -> Judged:
     "Error rates of letters and words by a recogniser."
-    from xtts_ka.sovits.semantic import normalize_transcript
-    from xtts_ka.text.normalize import normalize
-    from xtts_ka.text.phoneme_inventory import edits
+    from xtts_ka.evaluate.error_rates import error_row
 
     short = scorer.card.name.partition(":")[0]
-    cer, wer = (
-        _column(scorer.card, f, f"{f}, {short}", unit="%", better="lower", percent=True, digits=1)
-        for f in ("CER", "WER")
-    )
-    wer = dataclasses.replace(wer, main=False)
-    judged = Judged([cer, wer], {cer.key: {}, wer.key: {}})
-    said = {t.id: normalize_transcript(t.said) for t in test_set.texts}
+    figures = {  # Name -> numerator and denominator of `error_row`
+        "CER": ("wrong", "of"),
+        "WER": ("wrong words", "words"),
+        "CER without blanks": ("wrong letters", "letters"),
+    }
+    options = dict(unit="%", better="lower", percent=True, digits=1)
+    columns = {
+        f: _column(scorer.card, f, f"{f}, {short}", main=f == "CER", **options) for f in figures
+    }
+    judged = Judged(list(columns.values()), {c.key: {} for c in columns.values()})
+    said = {t.id: t.said for t in test_set.texts}
     for name, of in clips.items():
-        heard = {}
-        for id_, clip in of.items():
-            result = results[name].get(id_, {})
-            if clip.path is None or "error" in result:
-                continue
-            words = normalize(result.get("text", ""), test_set.language).text
-            heard[id_] = normalize_transcript(words)
-        judged.heard[name] = heard
-        for key, split in ((cer.key, False), (wer.key, True)):
-            judged.parts[key][name] = {
-                i: _wrong(said[i], h, split, edits) for i, h in heard.items()
-            }
+        rows = judged.heard[name] = {
+            i: error_row(said[i], results[name].get(i, {}).get("text", ""), test_set.language)
+            for i, clip in of.items()
+            if clip.path is not None and "error" not in results[name].get(i, {})
+        }
+        for figure, (wrong, of_) in figures.items():
+            parts = {i: (row[wrong], row[of_]) for i, row in rows.items()}
+            judged.parts[columns[figure].key][name] = parts
     return judged
-
-
-def _wrong(said: str, heard: str, by_words: bool, edits) -> tuple[int, int]:
-    a, b = (said.split(), heard.split()) if by_words else (said, heard)
-    return edits(a, b), len(a)
 
 # %% ../../nbs/evaluate/benchmark.ipynb #8fbc113b
 LOWEST = {"naturalness": 1.0, "likeness": 0.0}
@@ -184,7 +178,7 @@ def _values(of: dict, results: dict, figure: str, lowest: float) -> dict:  # id 
             out[id_] = (float(found[figure]), 1)
     return out
 
-# %% ../../nbs/evaluate/benchmark.ipynb #6d138036
+# %% ../../nbs/evaluate/benchmark.ipynb #19ec656b
 def compare_with(
     scorer: Any,  # `Likeness`
     results: dict,
@@ -224,60 +218,93 @@ def _is(clip: Clip, id_: str, recorded: list) -> bool:
 
 def _strangers(vectors: dict, speaker: dict) -> dict:
     "Likeness of the recordings among themselves: of one speaker, of different ones, EER."
-    from xtts_ka.speaker.verification import eer
+    from xtts_ka.evaluate.likeness import spread
 
-    ids = list(vectors)
-    who = np.array([speaker[i] for i in ids])
-    cosine = np.stack([vectors[i] for i in ids]) @ np.stack([vectors[i] for i in ids]).T
-    upper = np.triu(np.ones_like(cosine, bool), 1)
-    same = cosine[upper & (who[:, None] == who[None])]
-    other = cosine[upper & (who[:, None] != who[None])]
-    out = {}
-    if len(other):
-        out["other speakers, 95th percentile"] = round(float(np.percentile(other, 95)), 4)
-    if len(same):
-        out["one speaker, mean"] = round(float(same.mean()), 4)
-    if len(same) and len(other):
-        out["EER"] = round(eer(same, other)[0], 4)
-    return out
+    found = spread(np.stack(list(vectors.values())), [speaker[i] for i in vectors])
+    figures = {
+        "one speaker, mean": found.same,
+        "other speakers, 95th percentile": found.different,
+        "EER": found.eer,
+    }
+    return {k: round(v, 4) for k, v in figures.items() if np.isfinite(v)}
 
-# %% ../../nbs/evaluate/benchmark.ipynb #0caa4c0d
+# %% ../../nbs/evaluate/benchmark.ipynb #56756947
+def measure_with(
+    scorer: Scorer,
+    results: dict,
+    clips: Clips,
+    test_set: TestSet,
+    cache: Path,
+) -> Judged:
+    "Distances to the recordings, 0 (noise) to 100 (recordings)."
+    from xtts_ka.evaluate.prosody import FEATURES, clip_values
+
+    recorded = [t for t in test_set.texts if t.recording]
+    if not recorded:
+        return Judged([], {}, notes=["prosody: the texts have no recordings to compare with"])
+    found = scored(scorer, [t.recording for t in recorded], cache)
+    real = [clip_values(r, t.said) for t, r in zip(recorded, found)]
+    said = {t.id: t.said for t in test_set.texts}
+    values = {
+        name: {i: clip_values(r, said[i]) for i, r in of.items()} for name, of in results.items()
+    }
+    columns = [
+        _column(scorer.card, f, f, digits=0, main=f in ("pitch", "letters/s")) for f in FEATURES
+    ]
+    return Judged(columns, {c.key: {} for c in columns}, whole=_Prosody(columns, values, real))
+
+
+@dataclass
+class _Prosody:
+    "Scores of each system on some of its texts."
+
+    columns: list
+    values: dict  # System -> {id: `clip_values`}
+    real: list
+
+    def __call__(self, name: str, ids: list) -> dict:  # Column key -> cell
+        from xtts_ka.evaluate.prosody import prosody_scores
+
+        of = self.values[name]
+        scores = prosody_scores([of[i] for i in ids if i in of], self.real)
+        out = {}
+        for c in self.columns:
+            found = scores[c.label]
+            if (value := found["score"]) is not None:
+                out[c.key] = {"value": value, "low": value, "high": value, "n": found["clips"]}
+        return out
+
+# %% ../../nbs/evaluate/benchmark.ipynb #813a68b0
 SHOWN = 12  # Confusions and words of a system
 
 
 def what_is_lost(
-    heard: dict,  # id -> transcript
-    test_set: TestSet,
+    rows: dict,  # id -> `error_rates.error_row`
 ) -> dict:
     "Edits, confusions of letters and lost words of one system."
-    from xtts_ka.evaluate.closeup import LOST, letter_confusions
-    from xtts_ka.evaluate.metrics import align_letters, skipped_words
-    from xtts_ka.sovits.semantic import normalize_transcript
+    from xtts_ka.evaluate.error_rates import NOTHING, letter_errors, lost_words
 
-    said = {t.id: normalize_transcript(t.said) for t in test_set.texts if t.id in heard}
-    pairs = [(said[i], heard[i]) for i in said]
-    counts = letter_confusions(pairs)
+    counts = letter_errors(list(rows.values()))
     of: Counter = Counter()
     for (a, _), n in counts.items():
         of[a] += n
     wrong = [(a, b, n, of[a]) for (a, b), n in counts.most_common() if a != b]
-    added = sum(i is None for a, b in pairs for i, _ in align_letters(a, b))
-    words = Counter(w for a, b in pairs for w in skipped_words(a, b))
     return {
-        "letters": sum(of.values()),
-        "replaced": sum(n for a, b, n, _ in wrong if b != LOST),
-        "lost": sum(n for a, b, n, _ in wrong if b == LOST),
-        "added": added,
+        "letters": of.total() - of[NOTHING],
+        "replaced": sum(n for a, b, n, _ in wrong if NOTHING not in (a, b)),
+        "lost": sum(n for a, b, n, _ in wrong if b == NOTHING),
+        "added": of[NOTHING],
         "confusions": wrong[:SHOWN],
-        "words": words.most_common(SHOWN),
+        "words": [(w["word"], w["lost"], w["heard"]) for w in lost_words([*rows.values()], SHOWN)],
     }
 
-# %% ../../nbs/evaluate/benchmark.ipynb #9a7f9030
+# %% ../../nbs/evaluate/benchmark.ipynb #02344878
 def tabulate(
     columns: list[Column],
     parts: dict,  # Column key -> {system: {id: (numerator, denominator)}}
     ids: dict,  # System -> ids to count
     cfg: BenchmarkConfig,
+    wholes=(),  # Functions of `Judged.whole`
 ) -> dict:  # System -> {column key: {value, low, high, n}}
     "Every figure with its interval; nothing where nothing was judged."
     out: dict = {}
@@ -289,6 +316,8 @@ def tabulate(
             found = estimate(chosen, cfg.draws, cfg.seed)
             if found.n:
                 out[name][c.key] = found.row()
+        for whole in wholes:
+            out[name] |= whole(name, own)
     return out
 
 
@@ -346,7 +375,7 @@ def _length(path) -> float:
     except AudioError:
         return 0.0
 
-# %% ../../nbs/evaluate/benchmark.ipynb #5f031ff4
+# %% ../../nbs/evaluate/benchmark.ipynb #584af4df
 class Benchmark:
     "Speak, judge, compare; `run` does all and returns the content of `benchmark.json`."
 
@@ -414,6 +443,8 @@ class Benchmark:
             kind = scorer.card.kind
             if kind == "recogniser":
                 found = read_with(scorer, results, self.clips, self.test_set)
+            elif kind == "prosody":
+                found = measure_with(scorer, results, self.clips, self.test_set, cache)
             elif kind == "likeness":
                 found = compare_with(scorer, results, self.clips, self.test_set, cache)
             else:
@@ -429,6 +460,7 @@ class Benchmark:
         order = [t.id for t in self.test_set.texts]
         common = [i for i in order if all(i in ids for ids in own.values())]
         heard = next((j.heard for j in self.judged if j.heard), {})
+        wholes = [j.whole for j in self.judged if j.whole]
         return {
             "format": 1,
             "made by": f"xtts_ka {__version__}",
@@ -438,11 +470,11 @@ class Benchmark:
             "scorers": [asdict(s.card) for s in self.scorers],
             "about": {s.card.name: j.about for s, j in zip(self.scorers, self.judged[1:])},
             "columns": [asdict(c) for c in columns],
-            "common": tabulate(columns, parts, dict.fromkeys(own, common), self.cfg),
+            "common": tabulate(columns, parts, dict.fromkeys(own, common), self.cfg, wholes),
             "common texts": len(common),
-            "own": tabulate(columns, parts, own, self.cfg),
+            "own": tabulate(columns, parts, own, self.cfg, wholes),
             "pairs": compare(columns, parts, common, self.cfg),
-            "lost": {s: what_is_lost(h, self.test_set) for s, h in heard.items()},
+            "lost": {s: what_is_lost(h) for s, h in heard.items()},
             "texts": [self._text(t, columns, parts, heard) for t in self.test_set.texts],
             "notes": self.notes + self.test_set.notes + [n for j in self.judged for n in j.notes],
         }
@@ -475,7 +507,7 @@ class Benchmark:
                 "file": file,
                 "problem": clip.problem,
                 "seconds": clip.seconds,
-                "heard": heard.get(name, {}).get(text.id),
+                "heard": heard.get(name, {}).get(text.id, {}).get("heard"),
                 "values": values,
             }
         return {

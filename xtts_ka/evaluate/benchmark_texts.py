@@ -6,13 +6,12 @@
 __all__ = ['TestText', 'TestSet', 'letters', 'make_ids', 'say_in_words', 'sample', 'from_list', 'from_data_set', 'from_everyday',
            'read_test_set']
 
-# %% ../../nbs/evaluate/benchmark_texts.ipynb #a710f3e0
+# %% ../../nbs/evaluate/benchmark_texts.ipynb #221f256c
 import re
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .. import __version__
 from ..core.errors import ConfigError, ManifestError, XttsKaError
 from ..core.files import digest
 from ..core.manifest import read_lines
@@ -20,7 +19,7 @@ from ..core.paths import display_path, find_input, slug
 from ..core.randomness import rng
 from ..text.normalize import normalize
 
-# %% ../../nbs/evaluate/benchmark_texts.ipynb #7ec34fbf
+# %% ../../nbs/evaluate/benchmark_texts.ipynb #5199c4bc
 @dataclass(frozen=True)
 class TestText:
     "One text of a test set."
@@ -45,12 +44,18 @@ class TestSet:
     language: str  # Two letters
     texts: list[TestText]
     notes: list[str] = field(default_factory=list)  # What was left out, for the reader
-    normalizer: str = f"xtts_ka {__version__}"  # What made the words
 
     @property
     def key(self) -> str:  # 12 hex digits
         "Digest of ids and texts: only results of the same texts can be compared."
         return digest([(t.id, t.text, t.said) for t in self.texts])[:12]
+
+    @property
+    def normalizer(self) -> str:
+        "What made the words, with its version."
+        from xtts_ka.evaluate.error_rates import normaliser_version
+
+        return normaliser_version()
 
     def about(self) -> dict:
         "The test set in `benchmark.json`."
