@@ -228,7 +228,7 @@ def prosody_scores(
     seed: int = 0,
 ) -> dict:  # Feature -> score (None: too few clips), distance, halves, noise, clips
     "Compare a system with recordings, feature by feature."
-    out = {}
+    out: dict[str, dict] = {}
     for feature in FEATURES:
         mine, real = ([c[feature] for c in side if c[feature]] for side in (system, recordings))
         if min(len(mine), len(real)) < FEWEST:

@@ -117,8 +117,8 @@ def choose_language(folder: Path, lang: str) -> Path | None:  # Its adapter
             raise ConfigError(f"{place}: has several languages; add ?lang=, one of {known}")
         return None
     if lang not in nested or lang not in adapters:
-        known = nested & set(adapters)
-        way = f"it has {_listed(known)}" if known else "it is of one language: leave ?lang= out"
+        both = nested & set(adapters)
+        way = f"it has {_listed(both)}" if both else "it is of one language: leave ?lang= out"
         lacks = "in its vocab.json" if lang not in nested else f"adapter.{lang}.safetensors"
         raise ConfigError(f"{place}: no language {lang!r} ({lacks}); {way}")
     return adapters[lang]
