@@ -7,6 +7,7 @@ __all__ = ['SUFFIXES', 'LANGUAGE_SCRIPTS', 'FORMATS', 'Found', 'Corpus', 'find_f
            'read_data_set']
 
 # %% ../../nbs/corpus/loaders.ipynb #e4270686
+import contextlib
 import os
 import re
 import unicodedata
@@ -43,6 +44,7 @@ from xtts_ka.core.paths import (
     walk,
 )
 from ..core.progress import bar
+from ..core.weights import is_hub_name
 from .packed import Packed, Tar, safe_name
 from xtts_ka.corpus.parquet import (
     EXTRA_COLUMNS,
@@ -55,6 +57,7 @@ from xtts_ka.corpus.parquet import (
     choose_pieces,
     find_columns,
     find_pieces,
+    is_shard,
     read_rows,
 )
 
@@ -460,7 +463,8 @@ def _pieces(root: Path, o) -> list[Piece]:
 def _parquet(root: Path, o) -> Iterator:
     "Rows of all shards. `ManifestError` where none of them can be read."
     pieces, names = _pieces(root, o), set[str]()
-    faults = []
+    faults: list[str] = []
+    read: Counter = Counter()  # Rows of each part
     for piece in pieces:
         shown = display_path(piece.path)
         shard = Shard(piece.path)
@@ -476,6 +480,9 @@ def _parquet(root: Path, o) -> Iterator:
             if entry.row < 0:
                 yield Found(piece.path.name, file=shown, fault=entry.fault)
                 continue
+            if o.most and read[piece.split] >= o.most:
+                break
+            read[piece.split] += 1
             yield _parquet_row(piece, shard, columns, entry, names, o, shown)
 
 # %% ../../nbs/corpus/loaders.ipynb #c0pq0004
@@ -587,7 +594,7 @@ def find_format(
     sounds = [p for p in files if p.suffix.lower() in SUFFIXES]
     if any(same_name(p.with_suffix(s)).is_file() for p in sounds for s in (".txt", ".lab")):
         return "folder", path
-    if any(p.suffix.lower() in SHARDS for p in files):
+    if any(map(is_shard, files)):
         return "parquet", path
     for home in _homes(path, language, subset):
         if kind := _table_format(home):
@@ -701,7 +708,8 @@ def _collect(
 
 # %% ../../nbs/corpus/loaders.ipynb #348a3485
 def read_corpus(
-    path,  # Folder of a release as it was unpacked, or its `metadata.csv`
+    path,  # Folder of a release as it was unpacked, its `metadata.csv`, a Parquet file, or
+    # the name of a data set that is in the hub's cache, as google/fleurs
     format: str = "auto",  # One of `FORMATS`  # noqa: A002, as `corpus.format`
     language: str = "",  # Two letters; refuses other languages and texts without its letters
     split: str = "",  # Only this part: train, val or test (of Common Voice also `other`, ...)
@@ -712,6 +720,7 @@ def read_corpus(
     subset: str = "",  # Of a data set of several, as `ka_ge` of FLEURS
     text_column: str = "",  # Of Parquet and FLEURS; empty: as written, see `parquet.TEXT_COLUMNS`
     audio_column: str = "",  # Of Parquet with more than one
+    most: int = 0,  # Rows of each part of Parquet shards; 0: all
     unpack_to: Path | None = None,  # Where recordings in containers go; None: `data/unpacked`
 ) -> Corpus:
     """Rows of a release, and rejects with file, line and reason; `Corpus.audio_path(row)` is a
@@ -736,6 +745,7 @@ def read_corpus(
         subset=subset,
         text_column=text_column,
         audio_column=audio_column,
+        most=most,
         remarks=[],
         root=root,
         path=path,
@@ -771,11 +781,22 @@ def _remarks(o) -> list[str]:
     ]
 
 # %% ../../nbs/corpus/loaders.ipynb #c06b164b
+def _on_hub(name, subset: str) -> Path | None:
+    "The folder of a data set of the hub that is in a cache on this machine."
+    if find_input(name).exists() or not is_hub_name(name):
+        return None
+    from xtts_ka.corpus.hub import cached_data_set
+
+    with contextlib.suppress(MissingError):  # a library
+        return cached_data_set(str(name), subset)
+    return None
+
+
 def _recognise(path, format_: str, language: str, subset: str = "") -> tuple[str, Path, Path]:
     "(format, root of the files, the path resolved); the errors of `read_corpus`."
     if format_ not in FORMATS:
         raise ConfigError(f"format={format_!r} is not known; use one of {', '.join(FORMATS)}")
-    given, path = path, find_input(path)
+    given, path = path, _on_hub(path, subset) or find_input(path)
     if not path.exists():
         raise MissingError(
             f"{given}: {no_such(given, 'folder')}; "
@@ -827,8 +848,12 @@ def has_table(
 
 def _is_shards(folder: Path) -> bool:
     "True when a folder has Parquet or Arrow shards, and no recordings of its own."
-    kinds = {p.suffix.lower() for p in walk(folder)} if folder.is_dir() else set()
-    return bool(kinds & set(SHARDS)) and not kinds & set(SUFFIXES)
+    found = False
+    for path in walk(folder) if folder.is_dir() else ():
+        if path.suffix.lower() in SUFFIXES:
+            return False
+        found |= is_shard(path)
+    return found
 
 
 def read_data_set(

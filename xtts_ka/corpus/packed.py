@@ -158,6 +158,16 @@ class Packed:
         self.places[name] = container, key
         self._names[id(container)][container.group(key)][key] = name
 
+    def only(
+        self,
+        names,  # Of rows
+    ) -> "Packed":
+        "Some of the recordings: what is not needed is not unpacked."
+        made = Packed(self.home)
+        for name in filter(self.places.__contains__, names):
+            made.add(name, *self.places[name])
+        return made
+
     def folder(self, container: Container) -> Path:
         "Where its recordings are written."
         if container.path not in self._folders:
@@ -179,3 +189,8 @@ class Packed:
         if fault := self.faults.get(name):
             raise AudioError(fault.reason, name, fault.detail)
         return place
+
+    def drop(self, name: str):
+        "Delete an unpacked recording that is not needed again."
+        if self.home and name in self.places:
+            self._place(name).unlink(missing_ok=True)
