@@ -6,13 +6,13 @@
 __all__ = ['TestText', 'TestSet', 'letters', 'make_ids', 'say_in_words', 'sample', 'from_list', 'from_data_set', 'from_everyday',
            'read_test_set']
 
-# %% ../../nbs/evaluate/benchmark_texts.ipynb #221f256c
+# %% ../../nbs/evaluate/benchmark_texts.ipynb #08ef8ea4
 import re
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.errors import ConfigError, ManifestError, XttsKaError
+from ..core.errors import ConfigError, ManifestError, MissingError, XttsKaError
 from ..core.files import digest
 from ..core.manifest import read_lines
 from ..core.paths import display_path, find_input, slug
@@ -111,7 +111,7 @@ def say_in_words(
     named = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
     return out, [f"{len(left)} texts without a word are left out: {named}"] if left else []
 
-# %% ../../nbs/evaluate/benchmark_texts.ipynb #3efce4c7
+# %% ../../nbs/evaluate/benchmark_texts.ipynb #a1c0f6fa
 def sample(
     rows: list,
     most: int,  # 0: all
@@ -147,11 +147,12 @@ def from_data_set(
     split: str,
     language: str,
     most: int = 0,  # Rows, drawn once and for all; 0: all
+    subset: str = "",  # Of a data set of several, as `ka_ge` of FLEURS
 ) -> tuple[list[tuple], list[str]]:  # (rows, notes)
     "Texts with their recordings; those inside containers are unpacked."
     from xtts_ka.corpus.loaders import read_corpus
 
-    corpus = read_corpus(path, language=language, split=split)
+    corpus = read_corpus(path, language=language, split=split, subset=subset)
     ids = dict(
         zip((r.audio_file for r in corpus.rows), make_ids([r.audio_file for r in corpus.rows]))
     )
@@ -170,12 +171,24 @@ def from_everyday(most: int | None) -> list[tuple]:  # (id, text, "", "")
 
     return [(f"{n:03}-{t.kind}", t.text, "", "") for n, t in enumerate(load_everyday(most), 1)]
 
-# %% ../../nbs/evaluate/benchmark_texts.ipynb #f330c255
+# %% ../../nbs/evaluate/benchmark_texts.ipynb #0e8f61d2
+def _found(source: str, subset: str, split: str, stream: bool) -> Path:
+    "The folder of a data set; a name of the hub is looked for in its caches first."
+    from xtts_ka.corpus.hub import find_data_set
+
+    try:
+        return find_data_set(source, subset, split, stream)
+    except MissingError as e:
+        raise MissingError(str(e).replace("corpus.stream=true", "--stream")) from None
+
+
 def read_test_set(
     source: str,  # See the table above
     split: str = "test",  # Of a data set
     language: str = "ka",
     most: int = 0,  # Texts, drawn once and for all; 0: all
+    subset: str = "",  # Of a data set of several, as `ka_ge` of FLEURS
+    stream: bool = False,  # Fetch a data set of the hub that is not on this machine
 ) -> TestSet:
     "The texts of a benchmark. `XttsKaError`s name what is missing or cannot be read."
     if not source:
@@ -194,7 +207,8 @@ def read_test_set(
         rows, notes = from_data_set(path / "segments", split, "", most)
     else:
         name = Path(source).name
-        rows, notes = from_data_set(source, split, language, most)
+        folder = _found(source, subset, split, stream)
+        rows, notes = from_data_set(folder, split, language, most, subset)
     texts, left = say_in_words(sample(rows, most), language)
     if not texts:
         raise ManifestError(f"{source}: no text that can be said")

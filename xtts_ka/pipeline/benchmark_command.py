@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['add_arguments', 'options', 'write_list', 'summary', 'main']
 
-# %% ../../nbs/pipeline/benchmark_command.ipynb #e1f2d080
+# %% ../../nbs/pipeline/benchmark_command.ipynb #cede4609
 import dataclasses
 import glob
 
@@ -13,18 +13,19 @@ from ..core.config import build, load, to_dict
 from ..core.errors import ConfigError
 from ..core.files import atomic_write
 from ..core.paths import display_path, resolve
-from ..evaluate.benchmark import Benchmark, BenchmarkConfig
+from ..evaluate.benchmark import Benchmark, BenchmarkConfig, open_texts
 from ..evaluate.benchmark_tables import head, main_columns, shown
-from ..evaluate.benchmark_texts import read_test_set
 from .benchmark_page import add_answers, write_page
 
-# %% ../../nbs/pipeline/benchmark_command.ipynb #df285624
+# %% ../../nbs/pipeline/benchmark_command.ipynb #1ef46a12
 def add_arguments(p):  # `argparse.ArgumentParser`
     "Options of `xtts-ka benchmark`."
     d = BenchmarkConfig()
     say = p.add_argument
     say("--texts", metavar="TEXTS", help="a run, a data set, google/fleurs, a list, or everyday")
     say("--split", help=f"part of the data set (default: {d.split})")
+    say("--subset", metavar="NAME", help="of a data set of several, as ka_ge of google/fleurs")
+    say("--stream", action="store_const", const=True, help="fetch a data set of the hub")
     say("--language", metavar="CODE", help=f"of the texts (default: {d.language})")
     say("--sentences", type=int, metavar="N", help="texts at most, drawn once and for all; 0: all")
     say(
@@ -55,7 +56,7 @@ def add_arguments(p):  # `argparse.ArgumentParser`
         help="add what listeners saved to the benchmark in --out, and end",
     )
 
-# %% ../../nbs/pipeline/benchmark_command.ipynb #f68fa444
+# %% ../../nbs/pipeline/benchmark_command.ipynb #186e490d
 def options(args) -> BenchmarkConfig:
     "The file, and over it what was typed."
     cfg = load(BenchmarkConfig, args.config and resolve(args.config))
@@ -72,7 +73,7 @@ def write_list(cfg: BenchmarkConfig, file: str) -> int:
     "Ids and words of a test set, for a system elsewhere."
     if not file.lower().endswith(".tsv"):
         raise ConfigError(f"--list {file}: the name must end in .tsv")
-    test_set = read_test_set(cfg.texts, cfg.split, cfg.language, cfg.sentences)
+    test_set = open_texts(cfg)
     lines = [f"{t.id}\t{t.said}" for t in test_set.texts]
     atomic_write(resolve(file), "\n".join(["id\ttext", *lines]) + "\n")
     print(f"{file}: {len(lines)} texts of {test_set.name}, each to be spoken into <id>.wav")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SURE', 'page_data', 'write_page', 'write_test', 'add_answers']
 
-# %% ../../nbs/pipeline/benchmark_page.ipynb #cd22fd7e
+# %% ../../nbs/pipeline/benchmark_page.ipynb #03f94e39
 from pathlib import Path
 
 from ..core.errors import ConfigError, XttsKaError
@@ -18,18 +18,18 @@ from xtts_ka.evaluate.benchmark_tables import (
     APART,
     best,
     caption,
+    figure,
     main_columns,
     published,
     published_cells,
     recorded,
-    shown,
     to_latex,
     to_markdown,
 )
 from .report import LANGUAGES, Media, _environment, _table_block, _templates
 from .run_index import script_json
 
-# %% ../../nbs/pipeline/benchmark_page.ipynb #0fe74b3b
+# %% ../../nbs/pipeline/benchmark_page.ipynb #77a0678c
 _KINDS = {
     "recordings": "people, or the corpus's voices",
     "folder": "files by others",
@@ -46,15 +46,13 @@ def _unit(column: dict) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _cell(of: dict, column: dict, name: str, winner: str) -> dict:
+def _cell(of: dict, column: dict, name: str, winners: set) -> dict:
     cell = of.get(column["key"])
-    value = shown(cell, column, "±") if cell else ""
-    figure, _, half = value.partition(" ± ")
-    scale, digits = (100 if column["percent"] else 1), column["digits"]
-    low_high = (
-        f"{scale * cell['low']:.{digits}f} to {scale * cell['high']:.{digits}f}" if half else ""
-    )
-    return {"value": figure, "interval": low_high, "best": name == winner}
+    if not cell:
+        return {"value": "", "interval": "", "best": False}
+    low, high = (figure(cell, column, k) for k in ("low", "high"))
+    interval = f"{low} to {high}" if cell["low"] < cell["high"] else ""
+    return {"value": figure(cell, column), "interval": interval, "best": name in winners}
 
 
 def _figures(result: dict, which: str) -> dict:
@@ -62,7 +60,7 @@ def _figures(result: dict, which: str) -> dict:
     columns = main_columns(result)
     table = result[which]
     winners = {
-        c["key"]: best(table, c, recorded(result)) if which == "common" else "" for c in columns
+        c["key"]: best(table, c, recorded(result)) if which == "common" else set() for c in columns
     }
     rows = []
     for s in result["systems"]:
@@ -99,7 +97,7 @@ def _published(language: str) -> dict:
     table = _table_block({"columns": ["system", *held["judges"].values(), "note"], "rows": rows})
     return {"about": held["about"], "table": table, "sources": list(held["sources"].items())}
 
-# %% ../../nbs/pipeline/benchmark_page.ipynb #0a2d04b7
+# %% ../../nbs/pipeline/benchmark_page.ipynb #b713037a
 SURE = 0.05  # p below which a difference is coloured
 
 
@@ -116,15 +114,21 @@ def _matrix(column: dict, found: list, order: list) -> dict:
 
 
 def _difference(d: dict, column: dict) -> dict:
-    scale, digits = (100 if column["percent"] else 1), column["digits"]
     sure = d["adjusted"] < SURE
     good = (d["value"] < 0) == (column["better"] == "lower")
-    low, high = (f"{scale * d[k]:+.{digits}f}" for k in ("low", "high"))
+    value, low, high = (_signed(figure(d, column, k)) for k in ("value", "low", "high"))
     return {
-        "value": f"{scale * d['value']:+.{digits}f}".replace("-", "−"),
+        "value": value,
         "kind": ("good" if good else "worse") if sure else "",
         "title": f"{d['a']} less {d['b']}: {low} to {high}, p {d['adjusted']:.3g}, {d['n']} texts",
     }
+
+
+def _signed(text: str) -> str:
+    "With its sign; minus nothing is nothing."
+    if not text.strip("-0."):
+        return text.strip("-")
+    return text.replace("-", "−") if text.startswith("-") else f"+{text}"
 
 
 def _strips(column: dict, result: dict) -> dict:
