@@ -383,7 +383,7 @@ def _length(path) -> float:
     except AudioError:
         return 0.0
 
-# %% ../../nbs/evaluate/benchmark.ipynb #88ac8dc5
+# %% ../../nbs/evaluate/benchmark.ipynb #629f766d
 class Benchmark:
     "Speak, judge, compare; `run` does all and returns the content of `benchmark.json`."
 
@@ -397,6 +397,7 @@ class Benchmark:
         self.cfg = cfg
         self.out = resolve(out)
         self.notes: list[str] = []
+        self.clips: Clips = {}
         _check_out(self.out)
         check_kinds(cfg.listen)
         self.test_set = open_texts(cfg)
@@ -426,7 +427,6 @@ class Benchmark:
 
     def speak(self) -> Clips:
         "Every text by every system."
-        self.clips: Clips = {}
         for n, system in enumerate(self.systems):
             system.open()
             found = speak_all(system, self.out / "systems" / slug(system.name))
@@ -529,7 +529,8 @@ class Benchmark:
     def run(self) -> dict:
         "All steps; `benchmark.json` is written at the end."
         with own_folder(self.out):
-            self.speak()
+            if not self.clips:
+                self.speak()
             self.judge()
             result = self.result()
             old = read_result(self.out) if (self.out / self.FILE).is_file() else {}
