@@ -6,12 +6,9 @@
 __all__ = ['TRIALS', 'FORMS', 'SENTENCES', 'GRID', 'LEVEL', 'FORMAT', 'ANSWERS', 'RANGES', 'check_kinds', 'design',
            'write_sounds', 'read_answers', 'screened', 'count_answers']
 
-# %% ../../nbs/evaluate/benchmark_listening.ipynb #a256975a
+# %% ../../nbs/evaluate/benchmark_listening.ipynb #073a42a6
 import itertools
-from collections import Counter
 from pathlib import Path
-
-import numpy as np
 
 from ..core.audio import read_audio, set_level, write_audio
 from ..core.errors import ConfigError, XttsKaError

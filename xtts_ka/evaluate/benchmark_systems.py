@@ -99,8 +99,8 @@ def _options(text: str, line: str) -> dict:
         out[key] = (float(value) if number[1] else int(value)) if number else value
     return out
 
-# %% ../../nbs/evaluate/benchmark_systems.ipynb #bbe72d88
-CARD = {  # What a card may say -> type
+# %% ../../nbs/evaluate/benchmark_systems.ipynb #56345959
+CARD: dict[str, Any] = {  # What a card may say -> type
     "name?": str,
     "licence?": str,
     "license?": str,
@@ -137,7 +137,7 @@ def read_card(
 def _plain(value):
     return value if isinstance(value, (str, int, float)) else str(value)
 
-# %% ../../nbs/evaluate/benchmark_systems.ipynb #94a4e76e
+# %% ../../nbs/evaluate/benchmark_systems.ipynb #1e398f0b
 class System:
     "Something that speaks the texts of a test set."
 
@@ -146,6 +146,7 @@ class System:
         self.test_set = test_set
         self.timeout = timeout  # Seconds for a text; a program alone is stopped then
         self.name = line.name
+        self.made: dict = {}  # Its card, once it has spoken
 
     @property
     def made_of(self) -> dict:
@@ -386,8 +387,8 @@ def _end(pid: int):
         except psutil.NoSuchProcess:
             pass
 
-# %% ../../nbs/evaluate/benchmark_systems.ipynb #f12dc61a
-_CLASSES = {
+# %% ../../nbs/evaluate/benchmark_systems.ipynb #0616cc42
+_CLASSES: dict[str, type[System]] = {
     "recordings": Recordings,
     "folder": Folder,
     "espeak": Espeak,
@@ -408,12 +409,12 @@ def open_systems(
     for p, s in zip(parsed, slugs):
         if slugs.count(s) > 1:
             raise ConfigError(f"two systems are called {p.name}; give each its own NAME=")
-    systems = [_CLASSES[p.kind](p, test_set, timeout) for p in parsed]
-    for s in systems:
-        if not isinstance(s, Model):  # a model is opened when its turn comes: memory
-            s.open()
+    systems: list[System] = [_CLASSES[p.kind](p, test_set, timeout) for p in parsed]
+    for system in systems:
+        if isinstance(system, Model):  # opened when its turn comes: memory
+            _check_model(system)
         else:
-            _check_model(s)
+            system.open()
     return systems
 
 
