@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import socket
+import sys
+import tarfile
 from collections import Counter
 
 import fake_hub
@@ -14,6 +16,7 @@ from shards import KA, cv_table, fleurs, fleurs_table, sound, write
 
 from xtts_ka.core.errors import ConfigError, MissingError
 from xtts_ka.core.files import read_json
+from xtts_ka.core.manifest import notes
 from xtts_ka.corpus.loaders import read_corpus
 from xtts_ka.corpus.look import look_at
 from xtts_ka.corpus.sources import CorpusConfig, build_corpus, check_source
@@ -75,13 +78,12 @@ def test_files_in_the_hub_cache_need_no_network(cache, tmp_path):
     assert [r.text for r in made.rows][2] == "მოვიდა ხუთი კაცი." and not made.rejects
     assert {r.extra["gender"] for r in made.rows} == {"male", "female"}
     assert len(read_corpus("google/fleurs", subset="ka_ge", split="test").rows) == 1
+    assert len(read_corpus("google/fleurs", language="ka", check_audio=False).rows) == 5
     with pytest.raises(MissingError, match="en_us: no such folder, and not in the caches"):
         build_corpus(config(subset="en_us"), tmp_path / "other")
 
 
 def test_fleurs_as_tables_and_tar_files_in_the_hub_cache(cache, tmp_path):
-    import tarfile
-
     home = tmp_path / "made/data/ka_ge"
     (home / "audio/test").mkdir(parents=True)
     for n in range(2):
@@ -99,12 +101,41 @@ def test_fleurs_as_tables_and_tar_files_in_the_hub_cache(cache, tmp_path):
     assert (len(made.rows), len(made.rejects)) == (2, 1)
 
 
+def test_a_mirror_of_common_voice_as_tables_and_tar_files(cache, tmp_path):
+    "`transcript/ka/train.tsv` and `audio/ka/train/ka_train_0.tar`, two of which one is damaged."
+    head, made = "client_id\tpath\tsentence\tup_votes\tdown_votes\tlocale\n", tmp_path / "made"
+    (made / "transcript/ka").mkdir(parents=True)
+    for part, numbers in (("train", (0, 1, 2)), ("test", (3,))):
+        rows = [f"{part * 9}\t{n}.mp3\t{KA[n]}\t2\t0\tka\n" for n in numbers]
+        (made / f"transcript/ka/{part}.tsv").write_text(head + "".join(rows))
+        for n in numbers:
+            path = made / f"audio/ka/{part}/ka_{part}_{n}.tar"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / f"{n}.mp3").write_bytes(sound(n, kind="mp3"))
+            with tarfile.open(path, "w") as tar:
+                tar.add(tmp_path / f"{n}.mp3", f"ka_{part}_{n}/{n}.mp3")
+    (made / "audio/ka/train/ka_train_1.tar").write_bytes(b"no tar file")
+    corpus = read_corpus(made, language="ka")
+    assert corpus.format == "common_voice" and [r.split for r in corpus.rows] == ["train"] * 2 + [
+        "test"
+    ]
+    assert corpus.audio_path(corpus.rows[1]).read_bytes() == sound(2, kind="mp3")
+    [reject] = corpus.rejects
+    assert (reject.item, reject.line) == ("clips/1.mp3", 3) and "tar files" in reject.reason
+    assert "ka_train_1.tar: cannot be read" in notes(corpus)[0]
+    in_hub_cache(cache, "someone/common_voice", made)
+    made = build_corpus(config(path="someone/common_voice", subset="ka"), tmp_path / "out")
+    assert (len(made.rows), len(made.rejects)) == (3, 1)
+
+
 def test_arrow_files_of_datasets_need_no_network(cache, tmp_path):
     rows = [(n, f"test/{n}.wav", sound(n), KA[n], n % 2) for n in range(4)]
     in_datasets_cache(cache, "google/fleurs", "ka_ge", fleurs_table(rows), "test")
     made = build_corpus(config(), tmp_path / "out")
     assert len(made.rows) == 4 and {r.split for r in made.rows} == {"test"}
-    [found] = (cache / "datasets").rglob("*.arrow")
+    in_datasets_cache(cache, "google/fleurs", "en_us", fleurs_table(rows[:1]), "test")
+    assert len(read_corpus("google/fleurs", language="ka", check_audio=False).rows) == 4
+    [found] = (cache / "datasets").rglob("ka_ge/*/*/*.arrow")
     found.write_bytes(found.read_bytes()[:900])
     with pytest.raises(ValueError, match="fleurs-test.arrow"):
         build_corpus(config(), tmp_path / "again")
@@ -121,6 +152,16 @@ def test_what_is_not_here_says_how_to_get_it(cache, tmp_path, monkeypatch):
     for step in (check_source, build_corpus):
         with pytest.raises(MissingError, match="the hub cannot be asked.*HF_HUB_OFFLINE"):
             step(config(stream=True), tmp_path / "out")
+
+
+def test_a_missing_library_is_one_sentence(cache, tmp_path, monkeypatch):
+    fleurs(tmp_path / "made")
+    for name in ("pyarrow", "huggingface_hub"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingError, match="pyarrow, which is not installed.*xtts_ka.hub"):
+        read_corpus(tmp_path / "made")
+    with pytest.raises(MissingError, match="huggingface_hub, which is not installed.*xtts_ka.hub"):
+        check_source(config(), tmp_path / "out")
 
 
 def test_a_stream_keeps_the_rows_that_were_asked_for(cache, tmp_path, monkeypatch):

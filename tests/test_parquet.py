@@ -145,6 +145,21 @@ def test_rows_that_cannot_be_used_cost_themselves_alone(tmp_path):
     assert len(folders) == 1 and not folders & {tmp_path, tmp_path / "in"}
 
 
+def test_no_label_leads_out(tmp_path):
+    "Names that reach for other folders, hide, are too long, or differ in their case only."
+    labels = ["/etc/passwd", "..", "../../up.wav", "C:\\x\\y.wav", ".hidden.wav", "a\0b.wav"]
+    labels += ["ა" * 300 + ".wav", "A.wav", "a.wav", "a.wav", "con|~\u2028.wav", "", "x/"]
+    path = plain(tmp_path / "in/train.parquet", [(sound(0), p, KA[0]) for p in labels])
+    found = read_corpus(path, speaker_name="nino", unpack_to=tmp_path / "out")
+    assert not found.rejects and len({r.audio_file.lower() for r in found.rows}) == len(labels)
+    places = {found.audio_path(r) for r in found.rows}
+    assert len(places) == len(labels) and len({p.parent for p in places}) == 1
+    assert all(p.resolve().parent.parent == (tmp_path / "out").resolve() for p in places)
+    assert not any(p.name.startswith(".") for p in places)
+    made = build_corpus(CorpusConfig(source="folder", path=str(path)), tmp_path / "made")
+    assert len(made.rows) == len(labels)
+
+
 def varint(n):  # zigzag, as thrift's compact protocol writes integers
     n, out = n << 1, b""
     while n > 127:

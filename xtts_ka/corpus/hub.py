@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ConfigError, MissingError
-from ..core.extras import how_to_get
 from ..core.files import fresh_dir, read_json, write_json
 from ..core.paths import find_input, resolve, slug
 from ..core.progress import bar
@@ -26,8 +25,11 @@ def _library(name: str) -> Any:
 
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as e:
-        raise MissingError(f"a data set of the hub: {how_to_get(e) or e}") from None
+    except ModuleNotFoundError:
+        raise MissingError(
+            f"a data set of the hub needs {name}, which is not installed; "
+            "the extra `hub` brings it: pip install 'xtts_ka[hub]'"
+        ) from None
 
 
 def _snapshots(name: str) -> list[Path]:
@@ -44,12 +46,15 @@ def _snapshots(name: str) -> list[Path]:
     return found
 
 
-def _arrow(name: str, subset: str) -> list[Path]:
+def _arrow(name: str, subset: str, language: str) -> list[Path]:
     "The folder of the cache of `datasets`, which takes seconds to import."
     home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
     cache = Path(os.environ.get("HF_DATASETS_CACHE") or f"{home}/datasets").expanduser()
-    if not any(cache.glob(f"{name.partition('/')[0]}___*")):
+    if not (homes := list(cache.glob(f"{name.partition('/')[0]}___*"))):
         return []
+    if language and not subset:
+        own = [p.name for home in homes for p in home.glob(f"{language}_*")]
+        subset = own[0] if len(own) == 1 else ""
     _library("datasets").logging.set_verbosity_error()  # it tells what it found
     from datasets.packaged_modules.cache.cache import Cache
 
@@ -77,6 +82,7 @@ def cached_data_set(
     subset: str = "",  # `ka_ge`
     split: str = "",
     most: int = 0,
+    language: str = "",  # Two letters: of several subsets the one of this language
 ) -> Path | None:  # Folder; None: not on this machine
     "A data set that is on this machine; no network is asked."
     from xtts_ka.corpus.loaders import find_format
@@ -84,12 +90,12 @@ def cached_data_set(
     for path in (
         *(_streamed(name, subset, s, m) for s, m in ((split, most), (split, 0), ("", 0))),
         *_snapshots(name),
-        *_arrow(name, subset),
+        *_arrow(name, subset, language),
     ):
         if path.is_dir():
             with contextlib.suppress(ValueError):  # of another subset or part, or no corpus
-                if find_format(path, subset=subset)[0] == "parquet":
-                    choose_pieces(path, subset, split)
+                if find_format(path, language, subset)[0] == "parquet":
+                    choose_pieces(path, subset, split, language)
                 return path
     return None
 
@@ -207,13 +213,14 @@ def find_data_set(
     most: int = 0,  # Rows of each part that are fetched; 0: all
     text_column: str = "",
     audio_column: str = "",
+    language: str = "",
 ) -> Path:
     "The folder of a data set. `MissingError` says how to get one that is not here."
     if (folder := find_input(name)).exists():
         return folder
     if not is_hub_name(name):
         raise MissingError(f"{name}: no such folder, and no name of the hub, as google/fleurs is")
-    if found := cached_data_set(name, subset, split, most):
+    if found := cached_data_set(name, subset, split, most, language):
         return found
     if stream:
         return stream_data_set(name, subset, split, most, text_column, audio_column)

@@ -253,16 +253,35 @@ def _common_voice_tables(files: dict, split: str) -> list[str]:
         return ["validated"]
     return [n for n in ("train", "dev", "test") if n in files]
 
+# %% ../../nbs/corpus/loaders.ipynb #c0pq0007
+def _common_voice_tars(root: Path, o) -> dict[str, Tar]:
+    """Tar file of each recording, as mirrors on the hub have them: `transcript/ka/train.tsv`,
+    `audio/ka/train/ka_train_0.tar`."""
+    found: dict[str, Tar] = {}
+    for path in sorted(root.parent.parent.glob(f"audio/{root.name}/*/*.tar")):
+        if not path.is_file():
+            continue
+        tar = Tar(path)
+        try:
+            found |= dict.fromkeys(tar.names(), tar)
+        except ManifestError as e:
+            o.remarks.append(str(e))
+    return found
+
 # %% ../../nbs/corpus/loaders.ipynb #c0ld0001
 def _common_voice(root: Path, o) -> Iterator:
     "Rows of `validated.tsv`, or of the file that `split` names."
     files = {p.stem: p for p in root.glob("*.tsv")}
     main = _common_voice_tables(files, o.split)
     part, speaker_part = _common_voice_parts(files)
+    tars = None if (root / "clips").is_dir() else _common_voice_tars(root, o)
     for path in (files[n] for n in main):
         shown = display_path(path)
         for n, row, fault in _table(path, "\t", _CV_COLUMNS):
             name = row.get("path", "")
+            tar = tars.get(name) if tars else None
+            if tars and not tar and not fault:
+                fault = "missing: no such recording in the tar files"
             split = _PARTS.get(path.stem, "")
             if main == ["validated"]:
                 tested = speaker_part.get(row.get("client_id"), "")
@@ -279,6 +298,7 @@ def _common_voice(root: Path, o) -> Iterator:
                 line=n,
                 file=shown,
                 fault=fault or _voted(row) or _other_language(row.get("locale", ""), o.language),
+                packed=(tar, name) if tar else None,
             )
 
 # %% ../../nbs/corpus/loaders.ipynb #e6476b39
@@ -544,10 +564,10 @@ def _first(path: Path) -> str:  # First line that is not empty
 
 
 def _homes(path: Path, language: str, subset: str = "") -> list[Path]:
-    """The folder, and those inside it (and inside `data`, as on the hub) that are named after the
-    subset or the language (`ka`, `ka_ge`)."""
+    """The folder, and those inside it (and inside `data` or `transcript`, as on the hub) that are
+    named after the subset or the language (`ka`, `ka_ge`)."""
     homes = [path]
-    for folder in (path, path / "data"):
+    for folder in (path, path / "data", path / "transcript"):
         if subset:
             homes.append(folder / subset)
         elif language:
@@ -781,14 +801,14 @@ def _remarks(o) -> list[str]:
     ]
 
 # %% ../../nbs/corpus/loaders.ipynb #c06b164b
-def _on_hub(name, subset: str) -> Path | None:
+def _on_hub(name, subset: str, language: str) -> Path | None:
     "The folder of a data set of the hub that is in a cache on this machine."
     if find_input(name).exists() or not is_hub_name(name):
         return None
     from xtts_ka.corpus.hub import cached_data_set
 
     with contextlib.suppress(MissingError):  # a library
-        return cached_data_set(str(name), subset)
+        return cached_data_set(str(name), subset, language=language)
     return None
 
 
@@ -796,11 +816,12 @@ def _recognise(path, format_: str, language: str, subset: str = "") -> tuple[str
     "(format, root of the files, the path resolved); the errors of `read_corpus`."
     if format_ not in FORMATS:
         raise ConfigError(f"format={format_!r} is not known; use one of {', '.join(FORMATS)}")
-    given, path = path, _on_hub(path, subset) or find_input(path)
+    given, path = path, _on_hub(path, subset, language) or find_input(path)
     if not path.exists():
+        get = f" (of the hub: hf download {given} --repo-type dataset)" * is_hub_name(given)
         raise MissingError(
             f"{given}: {no_such(given, 'folder')}; "
-            "give the folder into which the corpus was unpacked"
+            f"give the folder into which the corpus was unpacked{get}"
         )
     root = path if path.is_dir() else path.parent
     if format_ == "auto" and path.is_file() and path.suffix.lower() in SHARDS:

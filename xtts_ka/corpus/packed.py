@@ -11,14 +11,15 @@ import os
 import re
 import secrets
 import tarfile
+import zlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from ..core.errors import AudioError
+from ..core.errors import AudioError, ManifestError
 from ..core.files import digest
-from ..core.paths import resolve, slug
+from ..core.paths import display_path, resolve, slug
 
 # %% ../../nbs/corpus/packed.ipynb #611256d4
 MAX_BYTES = 2**30  # Of one recording in a container
@@ -74,6 +75,14 @@ class Tar:
 
     def group(self, key) -> Hashable:
         return ""
+
+    def names(self) -> list[str]:
+        "Of all recordings in it; `ManifestError` for a damaged file."
+        try:
+            with tarfile.open(self.path) as tar:
+                return [re.split(r"[/\\]", m.name)[-1] for m in tar if m.isfile()]
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as e:
+            raise ManifestError(f"{display_path(self.path)}: cannot be read: {e}") from None
 
     def sounds(self, group) -> Iterator[tuple]:
         with tarfile.open(self.path, "r|*") as tar:  # a stream: nothing is read twice

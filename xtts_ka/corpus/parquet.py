@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import AudioError, ConfigError, ManifestError, MissingError, PathError
-from ..core.extras import how_to_get
 from ..core.files import file_bytes
 from ..core.paths import display_path, inside, walk
 from .packed import MAX_BYTES
@@ -186,8 +185,11 @@ _BATCH = 32  # Rows at a time
 def _pyarrow() -> Any:
     try:
         import pyarrow
-    except ModuleNotFoundError as e:
-        raise MissingError(f"Parquet and Arrow files: {how_to_get(e) or e}") from None
+    except ModuleNotFoundError:
+        raise MissingError(
+            "Parquet and Arrow files are read by pyarrow, which is not installed; "
+            "the extra `hub` brings it: pip install 'xtts_ka[hub]'"
+        ) from None
     return pyarrow
 
 
@@ -270,6 +272,8 @@ class Shard:
     @functools.cached_property
     def file(self):
         "`ManifestError` when it cannot be opened."
+        if not self.path.is_file():
+            raise ManifestError("not a plain file")  # a pipe would block for ever
         try:
             return (_Arrow if self.path.suffix.lower() == ".arrow" else _Parquet)(self.path)
         except (MissingError, ManifestError):
@@ -438,6 +442,13 @@ def find_columns(
     audio: str = "",  # Column with the sound; empty: the only one, or `audio`
 ) -> Columns:
     "Which column is what; `ManifestError` lists the columns where one is not found."
+    try:
+        return _find_columns(schema, text, audio)
+    except UnicodeDecodeError:
+        raise ManifestError("the name of a column is not UTF-8") from None
+
+
+def _find_columns(schema, text: str, audio: str) -> Columns:
     features = _features(schema)
     sound = _audio_column(schema, features, audio)
     texts = _text_column(schema, text)

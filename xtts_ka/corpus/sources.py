@@ -359,7 +359,9 @@ def local_source(
     found = find_input(path)
     if cfg.source == "folder" or found.exists():
         return found
-    return cached_data_set(path, cfg.subset, cfg.part, cfg.most) if is_hub_name(path) else None
+    if not is_hub_name(path):
+        return None
+    return cached_data_set(path, cfg.subset, cfg.part, cfg.most, _one_language(cfg))
 
 
 def _source_path(cfg: CorpusConfig) -> Path:
@@ -374,6 +376,7 @@ def _source_path(cfg: CorpusConfig) -> Path:
         cfg.most,
         cfg.text_column,
         cfg.audio_column,
+        _one_language(cfg),
     )
 
 
