@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SYNTHETIC', 'TRAINED', 'Builtin', 'find_folder', 'weight_files', 'check_class', 'adapter_files', 'choose_language',
-           'spans', 'Ctc', 'save_as_hub', 'make_tokenizer', 'Whisper', 'quiet_pieces', 'Omnilingual', 'Nemo']
+           'loading', 'spans', 'Ctc', 'save_as_hub', 'make_tokenizer', 'Whisper', 'quiet_pieces', 'Omnilingual', 'Nemo']
 
-# %% ../../nbs/evaluate/recognisers.ipynb #d9eaa04f
+# %% ../../nbs/evaluate/recognisers.ipynb #09237d71
+import contextlib
 import functools
 from pathlib import Path
 
@@ -123,7 +124,21 @@ def choose_language(folder: Path, lang: str) -> Path | None:  # Its adapter
         raise ConfigError(f"{place}: no language {lang!r} ({lacks}); {way}")
     return adapters[lang]
 
-# %% ../../nbs/evaluate/recognisers.ipynb #cea4c651
+# %% ../../nbs/evaluate/recognisers.ipynb #eb0097b5
+@contextlib.contextmanager
+def loading(
+    folder: Path,
+):
+    "Whatever a library says while it loads a folder becomes one line, `CheckpointError`."
+    place = display_path(folder)
+    try:
+        with reading(place):
+            yield
+    except OSError as e:
+        why = " ".join(str(e).split())[:300]
+        raise CheckpointError(f"{place}: not a whole model of transformers ({why})") from e
+
+# %% ../../nbs/evaluate/recognisers.ipynb #31f733ed
 TRAINED = "as the card of this model says: find out whether it heard the speech it judges"
 
 
@@ -184,7 +199,7 @@ class Ctc(Transcriber):
 
         own = dict(local_files_only=True)
         language = dict(target_lang=self.lang) if self.lang else {}
-        with reading(display_path(self.folder)):
+        with loading(self.folder):
             extractor = AutoFeatureExtractor.from_pretrained(self.folder, **own)
             tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(self.folder, **own, **language)
             model = AutoModelForCTC.from_pretrained(
@@ -231,7 +246,7 @@ class Ctc(Transcriber):
             out.append({"text": tokenizer.decode(ids.tolist()), "confidence": confidence})
         return out
 
-# %% ../../nbs/evaluate/recognisers.ipynb #1c8b7f41
+# %% ../../nbs/evaluate/recognisers.ipynb #75f93fa1
 def save_as_hub(
     model,  # `Wav2Vec2ForCTC` with `adapter_attn_dim`
     letters: list,  # Symbols without the special ones
@@ -264,7 +279,7 @@ def make_tokenizer(letters: list, lang: str, folder):  # `Wav2Vec2CTCTokenizer`
     write_json(path, {lang: {s: i for i, s in enumerate(symbols)}})
     return Wav2Vec2CTCTokenizer(str(path), target_lang=lang)
 
-# %% ../../nbs/evaluate/recognisers.ipynb #9ddb68c2
+# %% ../../nbs/evaluate/recognisers.ipynb #351fb279
 class Whisper(Transcriber):
     "Whisper in a folder of transformers; clips over 30 s by its own long-form decoding."
 
@@ -299,7 +314,7 @@ class Whisper(Transcriber):
         from xtts_ka.core.device import choose_device
 
         own = dict(local_files_only=True)
-        with reading(display_path(self.folder)):
+        with loading(self.folder):
             processor = WhisperProcessor.from_pretrained(self.folder, **own)
             model = WhisperForConditionalGeneration.from_pretrained(
                 self.folder, **own, trust_remote_code=False, dtype=torch.float32
@@ -325,7 +340,7 @@ class Whisper(Transcriber):
             for w in wavs
         ]
 
-# %% ../../nbs/evaluate/recognisers.ipynb #a7b3253d
+# %% ../../nbs/evaluate/recognisers.ipynb #934cc91e
 def quiet_pieces(
     wav: np.ndarray,  # [T]
     rate: int,  # Hz
@@ -355,7 +370,7 @@ def _foreign(module: str, package: str, what: str):
             f"pip install {package}, best into an environment of its own beside this package"
         ) from e
 
-# %% ../../nbs/evaluate/recognisers.ipynb #ff1cfd2e
+# %% ../../nbs/evaluate/recognisers.ipynb #92a525b4
 class Omnilingual(Transcriber):
     "Meta's Omnilingual ASR by its package `omnilingual-asr`."
 

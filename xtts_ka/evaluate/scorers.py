@@ -122,6 +122,8 @@ class Scorer(ABC):
         faults = [clip_fault(w, self.rate) for w in wavs]
         out: list[dict] = [{"error": f} for f in faults]
         sound = [i for i, f in enumerate(faults) if not f]
+        if sound:
+            getattr(self, "net", None)  # A network that cannot be loaded is no clip's fault
         for k in range(0, len(sound), self.batch):
             rows = sound[k : k + self.batch]
             clips = [np.ascontiguousarray(wavs[i], dtype=np.float32) for i in rows]
@@ -223,17 +225,18 @@ def split_name(
 
 def open_scorer(
     name: str,  # See the table above
+    where: str = "",  # Folder, file or hub name, instead of behind the colon
     **options,  # Of the scorer, as behind `?` in the name; these win
 ) -> Scorer:
     "A scorer by its name; `MissingError` names the package or file that it lacks."
-    kind, where, given = split_name(name)
+    kind, place, given = split_name(name)
     module, cls = _SCORERS[kind]
     build = getattr(importlib.import_module(f"xtts_ka.evaluate.{module}"), cls)
     given |= options
     if unknown := sorted(set(given) - set(build.options)):
         known = ", ".join(build.options) or "none"
         raise ConfigError(f"scorer {name!r}: no option {unknown[0]!r}; there are: {known}")
-    return build(kind, where, **given)
+    return build(kind, where or place, **given)
 
 # %% ../../nbs/evaluate/scorers.ipynb #abb3a9e0
 def number(
