@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEFAULT_SCORERS', 'Clips', 'LOWEST', 'SHOWN', 'BenchmarkConfig', 'open_texts', 'Column', 'Judged', 'score_files',
            'read_with', 'rate_with', 'compare_with', 'measure_with', 'what_is_lost', 'tabulate', 'compare', 'measured',
-           'Benchmark', 'own_folder', 'read_result']
+           'about_system', 'about_text', 'Speakers', 'Benchmark', 'own_folder', 'read_result']
 
 # %% ../../nbs/evaluate/benchmark.ipynb #a1282486
 import contextlib
@@ -185,7 +185,7 @@ def _values(of: dict, results: dict, figure: str, lowest: float) -> dict:  # id 
             out[id_] = (float(found[figure]), 1)
     return out
 
-# %% ../../nbs/evaluate/benchmark.ipynb #19ec656b
+# %% ../../nbs/evaluate/benchmark.ipynb #10c2bce3
 def compare_with(
     scorer: Any,  # `Likeness`
     results: dict,
@@ -197,7 +197,7 @@ def compare_with(
     column = _column(scorer.card, "likeness", f"likeness, {scorer.card.name.partition(':')[0]}")
     recorded = [t for t in test_set.texts if t.recording]
     found = scored(scorer, [t.recording for t in recorded], cache)
-    vectors = {t.id: to_vector(r, scorer.dim) for t, r in zip(recorded, found)}
+    vectors = {t.id: to_vector(r, scorer.dim) for t, r in zip(recorded, found) if "error" not in r}
     speaker = {t.id: t.speaker for t in recorded}
     if not vectors:
         note = f"{column.label}: the texts have no recordings to compare with"
@@ -306,7 +306,7 @@ def what_is_lost(
         "words": [(w["word"], w["lost"], w["heard"]) for w in lost_words([*rows.values()], SHOWN)],
     }
 
-# %% ../../nbs/evaluate/benchmark.ipynb #02344878
+# %% ../../nbs/evaluate/benchmark.ipynb #1f61d9ae
 def tabulate(
     columns: list[Column],
     parts: dict,  # Column key -> {system: {id: (numerator, denominator)}}
@@ -340,9 +340,9 @@ def compare(
     for c in columns:
         if not (c.main and c.better):
             continue
-        of = parts[c.key]
-        common = [i for i in ids if all(i in of[s] for s in of)]
-        tables = {s: np.array([of[s][i] for i in common]) for s in of if of[s]}
+        of = {s: p for s, p in parts[c.key].items() if p}
+        common = [i for i in ids if all(i in p for p in of.values())]
+        tables = {s: np.array([p[i] for i in common]) for s, p in of.items()}
         if common and len(tables) > 1:
             found = all_pairs(tables, cfg.draws, cfg.seed)
             out[c.key] = [{k: _short(v) for k, v in asdict(d).items()} for d in found]
@@ -383,9 +383,60 @@ def _length(path) -> float:
     except AudioError:
         return 0.0
 
-# %% ../../nbs/evaluate/benchmark.ipynb #629f766d
-class Benchmark:
-    "Speak, judge, compare; `run` does all and returns the content of `benchmark.json`."
+# %% ../../nbs/evaluate/benchmark.ipynb #f2af675a
+def about_system(
+    system,  # `benchmark_systems.System` that has spoken
+    of: list[Clip],
+) -> dict:
+    "A system in `benchmark.json`."
+    failed = [c for c in of if c.problem]
+    return {
+        "name": system.name,
+        "kind": system.line.kind,
+        "card": system.made,
+        "clips": sum(c.path is not None for c in of),
+        "missing": sum(c.path is None for c in of),
+        "failures": [{"id": c.id, "problem": c.problem} for c in failed],
+        "seconds": round(sum(c.seconds for c in of), 2),
+    }
+
+
+def about_text(
+    text,  # `TestText`
+    clips: Clips,
+    columns: list[Column],
+    parts: dict,  # Column key -> {system: {id: (numerator, denominator)}}
+    heard: dict,  # System -> {id: `error_rates.error_row`}
+    out: Path,  # Folder of the benchmark: files are named from there
+) -> dict:
+    "One text of `benchmark.json`, with all that is known of it."
+    spoken = {}
+    for name, of in clips.items():
+        clip = of[text.id]
+        values = {
+            c.key: round(v[0] / v[1], 4)
+            for c in columns
+            if (v := parts[c.key].get(name, {}).get(text.id)) and v[1]
+        }
+        file = clip.path and Path(os.path.relpath(clip.path, out)).as_posix()
+        spoken[name] = {
+            "file": file,
+            "problem": clip.problem,
+            "seconds": clip.seconds,
+            "heard": heard.get(name, {}).get(text.id, {}).get("heard"),
+            "values": values,
+        }
+    return {
+        "id": text.id,
+        "text": text.text,
+        "said": text.said,
+        "speaker": text.speaker,
+        "spoken": spoken,
+    }
+
+# %% ../../nbs/evaluate/benchmark.ipynb #41bdb807
+class Speakers:
+    "The systems of a benchmark, and what they have spoken."
 
     FILE = "benchmark.json"
 
@@ -442,6 +493,10 @@ class Benchmark:
             if hasattr(system, name):
                 delattr(system, name)
 
+# %% ../../nbs/evaluate/benchmark.ipynb #6b0366a1
+class Benchmark(Speakers):
+    "Speak, judge, compare; `run` does all and returns the content of `benchmark.json`."
+
     def judge(self) -> list[Judged]:
         "Every clip by every scorer."
         cache = self.out / "scores"
@@ -474,7 +529,7 @@ class Benchmark:
             "made by": f"xtts_ka {__version__}",
             "options": dataclasses.asdict(self.cfg),
             "test set": self.test_set.about(),
-            "systems": [self._about(s) for s in self.systems],
+            "systems": [about_system(s, [*self.clips[s.name].values()]) for s in self.systems],
             "scorers": [asdict(s.card) for s in self.scorers],
             "about": {s.card.name: j.about for s, j in zip(self.scorers, self.judged[1:])},
             "columns": [asdict(c) for c in columns],
@@ -483,47 +538,11 @@ class Benchmark:
             "own": tabulate(columns, parts, own, self.cfg, wholes),
             "pairs": compare(columns, parts, common, self.cfg),
             "lost": {s: what_is_lost(h) for s, h in heard.items()},
-            "texts": [self._text(t, columns, parts, heard) for t in self.test_set.texts],
+            "texts": [
+                about_text(t, self.clips, columns, parts, heard, self.out)
+                for t in self.test_set.texts
+            ],
             "notes": self.notes + self.test_set.notes + [n for j in self.judged for n in j.notes],
-        }
-
-    def _about(self, system) -> dict:
-        of = list(self.clips[system.name].values())
-        failed = [c for c in of if c.problem]
-        return {
-            "name": system.name,
-            "kind": system.line.kind,
-            "card": system.made,
-            "clips": sum(c.path is not None for c in of),
-            "missing": sum(c.path is None for c in of),
-            "failures": [{"id": c.id, "problem": c.problem} for c in failed],
-            "seconds": round(sum(c.seconds for c in of), 2),
-        }
-
-    def _text(self, text, columns, parts, heard) -> dict:
-        "One text with all that is known of it."
-        spoken = {}
-        for name, of in self.clips.items():
-            clip = of[text.id]
-            values = {
-                c.key: round(v[0] / v[1], 4)
-                for c in columns
-                if (v := parts[c.key].get(name, {}).get(text.id)) and v[1]
-            }
-            file = clip.path and Path(os.path.relpath(clip.path, self.out)).as_posix()
-            spoken[name] = {
-                "file": file,
-                "problem": clip.problem,
-                "seconds": clip.seconds,
-                "heard": heard.get(name, {}).get(text.id, {}).get("heard"),
-                "values": values,
-            }
-        return {
-            "id": text.id,
-            "text": text.text,
-            "said": text.said,
-            "speaker": text.speaker,
-            "spoken": spoken,
         }
 
     def run(self) -> dict:

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Estimate', 'estimate', 'Difference', 'difference', 'holm', 'all_pairs', 'by_listeners']
 
-# %% ../../nbs/evaluate/benchmark_stats.ipynb #3753b7a7
+# %% ../../nbs/evaluate/benchmark_stats.ipynb #faad1fe5
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from ..core.randomness import rng
 
-# %% ../../nbs/evaluate/benchmark_stats.ipynb #1fb5e165
+# %% ../../nbs/evaluate/benchmark_stats.ipynb #36d61a6f
 @dataclass(frozen=True)
 class Estimate:
     "A figure with its 95 % interval."
@@ -32,8 +33,11 @@ class Estimate:
         }
 
 
-def _drawn(n: int, draws: int, seed: int) -> np.ndarray:  # [draws, n] indices
-    return rng(seed, "benchmark").integers(n, size=(draws, n))
+@functools.lru_cache(4)
+def _counts(n: int, draws: int, seed: int) -> np.ndarray:  # [draws, n]
+    "How often each text is in each draw."
+    drawn = rng(seed, "benchmark").integers(n, size=(draws, n))
+    return np.stack([np.bincount(row, minlength=n) for row in drawn]).astype(np.float64)
 
 
 def estimate(
@@ -46,12 +50,12 @@ def estimate(
     top, bottom = table.sum(0)
     if not bottom:
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    sums = table[_drawn(len(table), draws, seed)].sum(1)  # [draws, 2]
+    sums = _counts(len(table), draws, seed) @ table  # [draws, 2]
     ratios = sums[:, 0] / np.maximum(sums[:, 1], 1e-12)
     low, high = np.percentile(ratios, [2.5, 97.5])
     return Estimate(float(top / bottom), float(low), float(high), len(table))
 
-# %% ../../nbs/evaluate/benchmark_stats.ipynb #080e2089
+# %% ../../nbs/evaluate/benchmark_stats.ipynb #24c2f51e
 @dataclass(frozen=True)
 class Difference:
     "Of two systems: the first less the second."
@@ -77,10 +81,10 @@ def difference(
     a, b = np.asarray(a, float), np.asarray(b, float)
     if not len(a) or not a[:, 1].sum() or not b[:, 1].sum():
         return Difference(*names, float("nan"), float("nan"), float("nan"), 1.0)
-    index = _drawn(len(a), draws, seed)
+    counts = _counts(len(a), draws, seed)
 
     def ratio(table):
-        sums = table[index].sum(1)
+        sums = counts @ table  # [draws, 2]
         return sums[:, 0] / np.maximum(sums[:, 1], 1e-12)
 
     drawn = ratio(a) - ratio(b)  # [draws]
