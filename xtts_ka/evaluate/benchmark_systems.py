@@ -479,7 +479,7 @@ def check_rates(
         if c.good and c.rate != usual:
             c.problem = f"rate: {c.rate} Hz, the others {usual} Hz"
 
-# %% ../../nbs/evaluate/benchmark_systems.ipynb #06348725
+# %% ../../nbs/evaluate/benchmark_systems.ipynb #693b5ff9
 def speak_all(
     system: System,
     out: Path,  # Folder of the system
@@ -544,8 +544,8 @@ def _take(system: System, text: TestText, target: Path) -> str:  # What went wro
             return system.call_for(text, target)
         wav, rate = system.speak(text)
         write_audio(target, np.clip(wav, -1, 1), rate)
-    except MissingError:
-        raise
+    except (MissingError, ConfigError):
+        raise  # of the call, not of this text
     except XttsKaError as e:
         return str(e)
     return ""

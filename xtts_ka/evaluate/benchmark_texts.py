@@ -79,21 +79,17 @@ def letters(text: str) -> str:
     "The letters of a text alone."
     return "".join(c for c in text if unicodedata.category(c)[0] == "L")
 
-# %% ../../nbs/evaluate/benchmark_texts.ipynb #838f5269
+# %% ../../nbs/evaluate/benchmark_texts.ipynb #0bf4df51
 def make_ids(
     files: list,  # Paths relative to the data set
 ) -> list[str]:  # One safe and unique name each
-    "The stem of each file; its whole path where stems are not unique."
-    stems = [slug(Path(f).stem) for f in files]
-    folded = [s.casefold() for s in stems]
-    return (
-        [
-            s if folded.count(s.casefold()) == 1 else slug(str(Path(f).with_suffix("")))
-            for s, f in zip(stems, files)
-        ]
-        if len(set(folded)) < len(folded)
-        else stems
-    )
+    "The stem of each file, with as many folders before it as make all names unique."
+    parts = [Path(f).with_suffix("").parts for f in files]
+    for depth in range(1, max((len(p) for p in parts), default=1) + 1):
+        names = [slug("-".join(p[-depth:])) for p in parts]
+        if len({n.casefold() for n in names}) == len(names):
+            return names
+    return [slug(str(f)) for f in files]  # names that differ in their ending alone
 
 # %% ../../nbs/evaluate/benchmark_texts.ipynb #ce43ad9e
 def say_in_words(
