@@ -357,8 +357,8 @@ def test_an_output_is_no_input(made, call):
 
 @pytest.mark.skipif(not chromium(), reason="no Chromium")
 def test_a_listener(made, call, tmp_path):
-    """Every kind of trial: a sound is played to its end, then answered; the answers are exported
-    and counted. The page asks for nothing outside, and is in Georgian and English."""
+    """Every kind of trial: a sound is played to its end, then answered; the answers are kept,
+    exported and counted. The page asks for nothing outside, and is in Georgian and English."""
     out = made[0] / "out"
     plan = json.loads((out / "listening_key.json").read_text(encoding="utf-8"))
     with Browser() as b:
@@ -368,6 +368,11 @@ def test_a_listener(made, call, tmp_path):
         titles = [b.run("document.title"), press(b, "#lang"), b.run("document.title")]
         assert {titles[0], titles[2]} == {"მოსმენის ტესტი", "Listening test"}
         press(b, "#native")
+        press(b, "#start")
+        answer_trial(b)
+        b.open(out / "listen/index.html")  # closed and opened again: the answer is kept
+        b.run(FASTER)
+        assert b.run("[state.at, Object.keys(state.answers).length]") == [-1, 1]
         press(b, "#start")
         while not b.run("!!document.querySelector('#export')"):
             answer_trial(b)

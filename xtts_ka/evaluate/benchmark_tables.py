@@ -62,10 +62,10 @@ def head(column: dict) -> str:
     unit = ", %" if column["percent"] else ""
     return f"{column['label']}{unit}{arrow}"
 
-# %% ../../nbs/evaluate/benchmark_tables.ipynb #b75a1d50
+# %% ../../nbs/evaluate/benchmark_tables.ipynb #9725b463
 def published(
     language: str = "ka",
-) -> dict:  # about, judges, rows, sources; empty for a language without any
+) -> dict:  # about, judges, digits, rows, sources; empty for a language without any
     "Figures of others on FLEURS, with their sources."
     path = files("xtts_ka") / "data" / f"published_{language}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -74,11 +74,11 @@ def published(
 APART = "as published, other judge"
 
 
-def published_cells(row: dict, judges: dict) -> list[str]:
-    "Figures of a published row in the order of its judges."
-    return ["–" if row[k] is None else f"{row[k]:g}" for k in judges]
+def published_cells(row: dict, held: dict) -> list[str]:
+    "Figures of a published row in the order of its judges, with the digits of the source."
+    return ["–" if row[k] is None else f"{row[k]:.{held['digits'][k]}f}" for k in held["judges"]]
 
-# %% ../../nbs/evaluate/benchmark_tables.ipynb #66b47004
+# %% ../../nbs/evaluate/benchmark_tables.ipynb #b346facb
 def _markdown_row(cells) -> str:
     return "| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
 
@@ -130,11 +130,11 @@ def _published_markdown(result: dict) -> list[str]:
     lines.append(_markdown_row(["---"] + ["---:"] * len(held["judges"]) + ["---", "---"]))
     for row in held["rows"]:
         source = f"[{row['source']}]({held['sources'][row['source']]})"
-        cells = published_cells(row, held["judges"])
+        cells = published_cells(row, held)
         lines.append(_markdown_row([row["name"], *cells, row["note"], source]))
     return lines
 
-# %% ../../nbs/evaluate/benchmark_tables.ipynb #d09dbdd1
+# %% ../../nbs/evaluate/benchmark_tables.ipynb #8172b887
 _TEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -204,7 +204,7 @@ def _published_latex(result: dict) -> list[str]:
         return []
     judges = held["judges"]
     rows = [
-        _tex_row([tex(r["name"]), *(tex(c) for c in published_cells(r, judges)), tex(r["note"])])
+        _tex_row([tex(r["name"]), *(tex(c) for c in published_cells(r, held)), tex(r["note"])])
         for r in held["rows"]
     ]
     used = ", ".join(f"{name}: {at}" for name, at in held["sources"].items())

@@ -29,7 +29,7 @@ from xtts_ka.evaluate.benchmark_tables import (
 from .report import LANGUAGES, Media, _environment, _table_block, _templates
 from .run_index import script_json
 
-# %% ../../nbs/pipeline/benchmark_page.ipynb #77a0678c
+# %% ../../nbs/pipeline/benchmark_page.ipynb #205ba66a
 _KINDS = {
     "recordings": "people, or the corpus's voices",
     "folder": "files by others",
@@ -93,7 +93,7 @@ def _published(language: str) -> dict:
     held = published(language)
     if not held:
         return {}
-    rows = [[r["name"], *published_cells(r, held["judges"]), r["note"]] for r in held["rows"]]
+    rows = [[r["name"], *published_cells(r, held), r["note"]] for r in held["rows"]]
     table = _table_block({"columns": ["system", *held["judges"].values(), "note"], "rows": rows})
     return {"about": held["about"], "table": table, "sources": list(held["sources"].items())}
 
