@@ -237,7 +237,7 @@ def test_killed_and_resumed(spoken, tmp_path, call):
             "--system",
             program(tmp_path, wait),
             "--scorer",
-            "builtin",
+            "prosody",
             "--out",
             tmp_path / name / "out",
         ]

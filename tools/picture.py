@@ -1,7 +1,8 @@
 """The picture in README: the first page of a run's report, as a browser shows it. Needs chromium or
 chrome, which nothing else here does.
 
-python tools/picture.py outputs/demo    writes nbs/images/report.png"""
+python tools/picture.py outputs/demo         writes nbs/images/report.png
+python tools/picture.py outputs/benchmark    of a benchmark, writes nbs/images/benchmark.png"""
 
 import shutil
 import subprocess
@@ -12,15 +13,12 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURE = ROOT / "nbs/images/report.png"
-WIDTH, HEIGHT, SCALE = (
-    860,
-    800,
-    2,
-)  # Of the window in CSS pixels; pixels of the picture for each of them
+IMAGES = ROOT / "nbs/images"
+REPORT = (860, 800, 2)  # Window in CSS pixels; pixels of the picture for each of them
+BENCHMARK = (1240, 960, 1.5)
 
 
-def shoot(page, picture, browser):
+def shoot(page, picture, browser, size):
     "Let a browser draw a page into a PNG."
     with tempfile.TemporaryDirectory() as profile:
         options = [
@@ -32,8 +30,8 @@ def shoot(page, picture, browser):
             "--disable-background-networking",
             "--hide-scrollbars",
             f"--user-data-dir={profile}",
-            f"--window-size={WIDTH},{HEIGHT}",
-            f"--force-device-scale-factor={SCALE}",
+            f"--window-size={size[0]},{size[1]}",
+            f"--force-device-scale-factor={size[2]}",
             "--virtual-time-budget=3000",
             f"--screenshot={picture}",
             page.resolve().as_uri(),
@@ -42,7 +40,11 @@ def shoot(page, picture, browser):
 
 
 def main(args):
-    page = Path(args[0] if args else ROOT / "outputs/demo") / "report/index.html"
+    folder = Path(args[0] if args else ROOT / "outputs/demo")
+    other = (folder / "benchmark.json").is_file()
+    page = folder / ("index.html" if other else "report/index.html")
+    size = BENCHMARK if other else REPORT
+    picture = IMAGES / ("benchmark.png" if other else "report.png")
     if not page.is_file():
         sys.exit(f"{page}: no report there; `make run` writes one")
     browser = next(
@@ -54,12 +56,12 @@ def main(args):
     if browser is None:
         sys.exit("neither chromium nor chrome is on the PATH")
     with tempfile.TemporaryDirectory() as folder:
-        shoot(page, raw := Path(folder) / "raw.png", browser)
-        PICTURE.parent.mkdir(exist_ok=True)
+        shoot(page, raw := Path(folder) / "raw.png", browser, size)
+        picture.parent.mkdir(exist_ok=True)
         Image.open(raw).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(
-            PICTURE, optimize=True
+            picture, optimize=True
         )
-    print(f"{PICTURE.relative_to(ROOT)}: {PICTURE.stat().st_size / 1000:.0f} kB")
+    print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
