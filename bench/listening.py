@@ -2,7 +2,7 @@
 
 python bench/listening.py damage --run outputs/demo   known damage of LJSpeech and LibriSpeech,
                                                       rated by DistillMOS, DNSMOS and PESQ; about
-                                                      four CPU minutes
+                                                      two CPU minutes
 python bench/listening.py voices --run outputs/demo   equal error rates of Resemblyzer, of the run's
                                                       encoder and of MFCC on LibriSpeech's trials
 python bench/listening.py ctc outputs/ctc_ka          train a small Wav2Vec2ForCTC on synthetic
@@ -26,9 +26,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "nbs/results/listening.json"
-SECONDS = 6.0  # Of a clip, at most
+SECONDS = 5.0  # Of a clip, at most
 RATE = 22050  # Hz, of the models
-PART = {"ljspeech_mini": 12, "librispeech_mini": 12}  # Clips of a set
+PART = {"ljspeech_mini": 8, "librispeech_mini": 8}  # Clips of a set
 
 
 def keep(name, value):
@@ -43,13 +43,14 @@ def keep(name, value):
 def chosen(data):
     "(set, name of the clip, wav at 22,050 Hz): spread over each set, its speakers in turn."
     from xtts_ka.core.audio import read_audio, set_level
-    from xtts_ka.core.manifest import read_manifest
+    from xtts_ka.speaker.data import scan_folder
 
     for name, count in PART.items():
-        rows = read_manifest(data / name, check_audio=False).rows
-        for row in rows[:: max(1, len(rows) // count)][:count]:
-            wav, _ = read_audio(data / name / row.audio_file, RATE)
-            yield name, row.audio_file, set_level(wav[: round(SECONDS * RATE)], -23.0)
+        found = scan_folder(data / name, "metadata")
+        for u in found[:: max(1, len(found) // count)][:count]:
+            wav, _ = read_audio(u.path, RATE)
+            clip = u.path.relative_to(data / name).as_posix()
+            yield name, clip, set_level(wav[: round(SECONDS * RATE)], -23.0)
 
 
 def rated(judges, wav, original):
@@ -227,7 +228,7 @@ def small_network(letters):
     )
 
 
-def batches(clips, ids, order, most=20 * 16000):
+def batches(clips, ids, order, most=10 * 16000):
     "Padded batches of clips of similar length: (wav [B, T], mask, labels)."
     import numpy as np
     import torch
@@ -295,8 +296,8 @@ def ctc(args):
         print(f"bench: {args.out} is there already; name another folder", file=sys.stderr)
         return 2
     names = sorted(TRAINING_VOICES)[:: args.every]
-    clips = spoken(args.clips, 7, (1, 4), names)
-    test = spoken(40, 1007, (3, 6), names)
+    clips = spoken(args.clips, 7, (1, 3), names)
+    test = spoken(30, 1007, (2, 4), names)
     letters = sorted({c for _, t in clips for c in t} - {" "})
     ids = [[4 if c == " " else 5 + letters.index(c) for c in t] for _, t in clips]
     net = small_network(len(letters))
@@ -351,9 +352,9 @@ def main():
     c = commands.add_parser("ctc")
     c.set_defaults(do=ctc)
     c.add_argument("out", help="folder of the recogniser")
-    c.add_argument("--minutes", type=float, default=6.0, help="CPU minutes of training")
-    c.add_argument("--clips", type=int, default=1200)
-    c.add_argument("--every", type=int, default=19, help="every n-th of the 75 training voices")
+    c.add_argument("--minutes", type=float, default=3.0, help="CPU minutes of training")
+    c.add_argument("--clips", type=int, default=900)
+    c.add_argument("--every", type=int, default=38, help="every n-th of the 75 training voices")
     args = p.parse_args()
     if "data" in args and not all((args.data / s).is_dir() for s in PART):
         print(f"bench: no {' and '.join(PART)} in {args.data}; nothing measured", file=sys.stderr)

@@ -4,6 +4,7 @@ about what is missing."""
 import ast
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import types
@@ -183,11 +184,25 @@ def test_plain_folder_with_bin_weights_and_no_adapter(tmp_path):
     net.config.auto_map = {"AutoModelForCTC": "evil.Model"}  # remote code is not run
     net.config.save_pretrained(tmp_path)
     (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
-    torch.save(net.state_dict(), tmp_path / "pytorch_model.bin")
+    older = {"original0": "weight_g", "original1": "weight_v"}  # as older files name them
+    state = {
+        re.sub(r"parametrizations\.weight\.(original\d)", lambda m: older[m[1]], k): v
+        for k, v in net.state_dict().items()
+    }
+    assert any(k.endswith("weight_g") for k in state)
+    torch.save(state, tmp_path / "pytorch_model.bin")
     scorer = open_scorer(f"ctc:{tmp_path}")
     wavs = [speech(1.0), speech(2.0, 1)]
     theirs = pipeline_of(scorer)
     assert [h.text for h in scorer.transcribe(wavs)] == [theirs(w)["text"] for w in wavs]
+    for key, value in net.state_dict().items():
+        assert torch.equal(scorer.net[2].state_dict()[key], value), key
+
+    torch.save(
+        {k: v for k, v in state.items() if "lm_head" not in k}, tmp_path / "pytorch_model.bin"
+    )
+    with pytest.raises(CheckpointError, match="lm_head.bias; they are not made up"):
+        open_scorer(f"ctc:{tmp_path}").score(wavs)
 
     class Code:
         def __reduce__(self):
@@ -217,6 +232,59 @@ def test_w2v_bert(tmp_path):
     scorer = open_scorer(f"ctc:{tmp_path}")
     for wav in (speech(1.0), speech(1.63)):
         assert scorer.transcribe([wav])[0].text == pipeline_of(scorer)(wav)["text"]
+
+
+def whisper_folder(folder):
+    "A tiny Whisper with bytes as its vocabulary, in the hub's layout."
+    import torch
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import (
+        GenerationConfig,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperTokenizer,
+    )
+
+    letters = {c: i for i, c in enumerate(sorted(ByteLevel.alphabet()))}
+    tokenizer = WhisperTokenizer(vocab={**letters, "<|endoftext|>": 256}, merges=[])
+    names = "startoftranscript ka transcribe translate notimestamps startofprev nospeech".split()
+    tokenizer.add_special_tokens({"additional_special_tokens": [f"<|{n}|>" for n in names]})
+    tokenizer.add_tokens([f"<|{i * 0.02:.2f}|>" for i in range(1501)])
+    ids = {n: tokenizer.convert_tokens_to_ids(f"<|{n}|>") for n in names}
+    ends = dict(eos_token_id=256, pad_token_id=256, bos_token_id=256)
+    ends["decoder_start_token_id"] = ids["startoftranscript"]
+    sizes = dict.fromkeys(("encoder_layers", "decoder_layers"), 1)
+    sizes |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
+    sizes |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 32)
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        vocab_size=len(tokenizer), d_model=16, max_target_positions=64, **sizes, **ends
+    )
+    net = WhisperForConditionalGeneration(config)
+    net.generation_config = GenerationConfig(
+        **ends,
+        max_length=40,
+        is_multilingual=True,
+        lang_to_id={"<|ka|>": ids["ka"]},
+        task_to_id={n: ids[n] for n in ("transcribe", "translate")},
+        no_timestamps_token_id=ids["notimestamps"],
+        max_initial_timestamp_index=50,
+    )
+    net.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    WhisperFeatureExtractor().save_pretrained(folder)
+
+
+def test_whisper_reads_short_and_long_clips(tmp_path):
+    whisper_folder(tmp_path)
+    short, long = speech(1.0), speech(33.0)
+    scorer = open_scorer(f"whisper:{tmp_path}")
+    rows = scorer.score([short, long])
+    assert all(isinstance(r.get("text"), str) for r in rows) and rows[1]["text"]
+    assert scorer.card.name.endswith("?lang=ka")
+    with pytest.raises(ConfigError, match="no language 'kat'; it has ka"):
+        open_scorer(f"whisper:{tmp_path}?lang=kat").score([short])
 
 
 # likeness: equal to Resemblyzer's own class

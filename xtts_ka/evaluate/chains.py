@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RATED', 'EvaluatedUtterance', 'SynthesisChains', 'sovits_chains', 'open_voices', 'score_chains', 'score_voice',
-           'score_sound', 'write_samples', 'path_row', 'path_metrics', 'near_and_far']
+           'score_sound', 'write_samples', 'path_row', 'path_metrics', 'judges', 'near_and_far']
 
 # %% ../../nbs/evaluate/chains.ipynb #53b489b8
 import os
@@ -20,7 +20,7 @@ from ..core.files import read_json, write_json
 from ..core.paths import run_file, slug
 from ..core.progress import bar
 from .recogniser import Recogniser, error_rate
-from .scorers import INDEPENDENT, OWN, score_clips
+from .scorers import INDEPENDENT, OWN, ScorerCard, score_clips
 from ..xtts.features import OUTPUT_SAMPLE_RATE, SAMPLE_RATE
 from ..xtts.infer import KaXtts
 from ..xtts.vocode import LatentVocoder, hifi_mel
@@ -217,7 +217,7 @@ def open_voices(
     return out
 
 # %% ../../nbs/evaluate/chains.ipynb #2fb2e6fa
-RATED = 10  # Sentences of a path that DistillMOS rates
+RATED = 8  # Sentences of a path that DistillMOS rates
 
 
 def score_chains(
@@ -366,6 +366,18 @@ def path_metrics(
         )
     }
     return out | {k: round(v, 3) for k, v in about.items() if np.isfinite(v)}
+
+
+def judges(
+    voices: dict,  # Of `open_voices`
+    rated: bool,  # By DistillMOS
+) -> list[ScorerCard]:
+    "Cards of the scorers that have judged a run."
+    from xtts_ka.evaluate.naturalness import has_mos
+    from xtts_ka.evaluate.scorers import open_scorer
+
+    names = ["builtin"] + ["distillmos"] * (rated and has_mos())
+    return [open_scorer(n).card for n in names] + [v.scorer.card for v in voices.values()]
 
 
 def near_and_far(

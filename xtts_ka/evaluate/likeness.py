@@ -173,7 +173,7 @@ class Encoder(Likeness):
         self.dim = self.net.dim
         get = f"xtts-ka fetch {where or self.default.get(name, '')}"
         self.card = ScorerCard(
-            f"{name}:{where}" if where else name,
+            f"{name}:{display_path(where)}" if where else name,
             "likeness",
             f"weights {self.net.digest[:12]}",
             self.learned,

@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['SYNTHETIC', 'TRAINED', 'Builtin', 'find_folder', 'weight_files', 'check_class', 'adapter_files', 'choose_language',
-           'loading', 'spans', 'Ctc', 'save_as_hub', 'make_tokenizer', 'Whisper', 'quiet_pieces', 'Omnilingual', 'Nemo']
+           'loading', 'read_weights', 'build_ctc', 'spans', 'Ctc', 'save_as_hub', 'make_tokenizer', 'Whisper',
+           'quiet_pieces', 'Omnilingual', 'Nemo']
 
 # %% ../../nbs/evaluate/recognisers.ipynb #09237d71
 import contextlib
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..core.errors import CheckpointError, ConfigError, MissingError
 from ..core.files import read_json
-from ..core.foreign import reading
+from ..core.foreign import check_state, reading
 from ..core.paths import display_path
 from ..core.weights import check_weights, find_local
 from .recogniser import Recogniser
@@ -130,15 +132,70 @@ def loading(
     folder: Path,
 ):
     "Whatever a library says while it loads a folder becomes one line, `CheckpointError`."
-    place = display_path(folder)
+    import logging
+
+    from transformers.utils.logging import (
+        disable_progress_bar,
+        enable_progress_bar,
+        is_progress_bar_enabled,
+    )
+
+    place, logger = display_path(folder), logging.getLogger("transformers")
+    level = logger.level
+    if bar := is_progress_bar_enabled():
+        disable_progress_bar()
+    logger.setLevel(logging.ERROR)  # What it would report is checked here
     try:
         with reading(place):
             yield
     except OSError as e:
         why = " ".join(str(e).split())[:300]
         raise CheckpointError(f"{place}: not a whole model of transformers ({why})") from e
+    finally:
+        logger.setLevel(level)
+        if bar:
+            enable_progress_bar()
 
-# %% ../../nbs/evaluate/recognisers.ipynb #31f733ed
+# %% ../../nbs/evaluate/recognisers.ipynb #967f6e63
+def read_weights(
+    folder: Path,
+) -> dict:  # name -> tensor
+    "All weights of a folder, read without running anything that lies in it."
+    from xtts_ka.speaker.pretrained import read_state
+
+    out: dict = {}
+    for path in weight_files(folder):
+        out |= check_state(read_state(path), display_path(path))
+    return out
+
+
+def build_ctc(
+    folder: Path,
+):  # transformers' `...ForCTC` with all its weights
+    "`CheckpointError` where weights are missing: they are not made up."
+    import torch
+    from transformers import MODEL_FOR_CTC_MAPPING, AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    kind: Any = MODEL_FOR_CTC_MAPPING[type(config)]
+    model, info = kind.from_pretrained(
+        None,
+        config=config,
+        state_dict=read_weights(folder),
+        trust_remote_code=False,
+        output_loading_info=True,
+        dtype=torch.float32,
+    )
+    lacking = sorted(k for k in info["missing_keys"] if "masked_spec_embed" not in k)
+    if lacking:
+        raise CheckpointError(
+            f"{display_path(folder)}: {len(lacking)} weights of {type(model).__name__} are not "
+            f"in its file, e.g. {lacking[0]}; they are not made up"
+        )
+    model.config._name_or_path = str(folder)  # Where `load_adapter` looks
+    return model
+
+# %% ../../nbs/evaluate/recognisers.ipynb #b59f3d8a
 TRAINED = "as the card of this model says: find out whether it heard the speech it judges"
 
 
@@ -192,19 +249,18 @@ class Ctc(Transcriber):
     @functools.cached_property
     def net(self):  # (extractor, tokenizer, model)
         "The network, loaded with the first clip."
-        import torch
-        from transformers import AutoFeatureExtractor, AutoModelForCTC, Wav2Vec2CTCTokenizer
+        from transformers import AutoFeatureExtractor, Wav2Vec2CTCTokenizer
 
         from xtts_ka.core.device import choose_device
 
-        own = dict(local_files_only=True)
+        here, own = self.folder, dict(local_files_only=True)
         language = dict(target_lang=self.lang) if self.lang else {}
-        with loading(self.folder):
-            extractor = AutoFeatureExtractor.from_pretrained(self.folder, **own)
-            tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(self.folder, **own, **language)
-            model = AutoModelForCTC.from_pretrained(
-                self.folder, **own, trust_remote_code=False, dtype=torch.float32
+        with loading(here):
+            extractor = AutoFeatureExtractor.from_pretrained(here, trust_remote_code=False, **own)
+            tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(
+                here, trust_remote_code=False, **own, **language
             )
+            model = build_ctc(here)
             if self.lang:
                 model.load_adapter(self.lang, **own)
         if extractor.sampling_rate != self.rate:
@@ -246,7 +302,7 @@ class Ctc(Transcriber):
             out.append({"text": tokenizer.decode(ids.tolist()), "confidence": confidence})
         return out
 
-# %% ../../nbs/evaluate/recognisers.ipynb #75f93fa1
+# %% ../../nbs/evaluate/recognisers.ipynb #ecbd1ce3
 def save_as_hub(
     model,  # `Wav2Vec2ForCTC` with `adapter_attn_dim`
     letters: list,  # Symbols without the special ones
@@ -279,7 +335,7 @@ def make_tokenizer(letters: list, lang: str, folder):  # `Wav2Vec2CTCTokenizer`
     write_json(path, {lang: {s: i for i, s in enumerate(symbols)}})
     return Wav2Vec2CTCTokenizer(str(path), target_lang=lang)
 
-# %% ../../nbs/evaluate/recognisers.ipynb #351fb279
+# %% ../../nbs/evaluate/recognisers.ipynb #99bfd7cf
 class Whisper(Transcriber):
     "Whisper in a folder of transformers; clips over 30 s by its own long-form decoding."
 
@@ -315,14 +371,21 @@ class Whisper(Transcriber):
 
         own = dict(local_files_only=True)
         with loading(self.folder):
-            processor = WhisperProcessor.from_pretrained(self.folder, **own)
+            processor = WhisperProcessor.from_pretrained(
+                self.folder, trust_remote_code=False, **own
+            )
             model = WhisperForConditionalGeneration.from_pretrained(
-                self.folder, **own, trust_remote_code=False, dtype=torch.float32
+                self.folder,
+                **own,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=torch.float32,
             ).eval()
-        if not getattr(model.generation_config, "lang_to_id", None):
-            raise CheckpointError(
-                f"{display_path(self.folder)}: a Whisper of one language (no lang_to_id in "
-                "generation_config.json); take a multilingual one"
+        known = getattr(model.generation_config, "lang_to_id", None) or {}
+        if f"<|{self.lang}|>" not in known:
+            names = _listed(k.strip("<|>") for k in known) or "one language only, and no choice"
+            raise ConfigError(
+                f"{display_path(self.folder)}: no language {self.lang!r}; it has {names}"
             )
         return pipeline(
             "automatic-speech-recognition",
@@ -340,7 +403,7 @@ class Whisper(Transcriber):
             for w in wavs
         ]
 
-# %% ../../nbs/evaluate/recognisers.ipynb #934cc91e
+# %% ../../nbs/evaluate/recognisers.ipynb #ed49bba8
 def quiet_pieces(
     wav: np.ndarray,  # [T]
     rate: int,  # Hz
@@ -370,7 +433,7 @@ def _foreign(module: str, package: str, what: str):
             f"pip install {package}, best into an environment of its own beside this package"
         ) from e
 
-# %% ../../nbs/evaluate/recognisers.ipynb #92a525b4
+# %% ../../nbs/evaluate/recognisers.ipynb #78fbbba2
 class Omnilingual(Transcriber):
     "Meta's Omnilingual ASR by its package `omnilingual-asr`."
 
@@ -439,8 +502,8 @@ class Nemo(Transcriber):
 
         models = self.module.models.ASRModel
         held = Path(self.where).is_file()
-        model = models.restore_from(self.where) if held else models.from_pretrained(self.where)
-        return model.eval().to(choose_device(self.device))
+        load = models.restore_from if held else models.from_pretrained
+        return load(self.where).eval().to(choose_device(self.device))
 
     def _score(self, wavs):
         found = self.net.transcribe(list(wavs), batch_size=len(wavs))

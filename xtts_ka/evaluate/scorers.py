@@ -297,7 +297,7 @@ def scored(
     store = ScoreCache(cache, scorer.card)
     sounds = [sha256_file(f) if Path(f).is_file() else None for f in files]
     todo = {s: f for s, f in zip(sounds, files) if s and s not in store.held}
-    errors: dict = {None: {"error": "no such file"}}
+    made: dict = {None: {"error": "no such file"}}
     pending = list(todo.items())
     batches = [pending[k : k + scorer.batch] for k in range(0, len(pending), scorer.batch)]
     for batch in progress(batches):
@@ -306,8 +306,8 @@ def scored(
         for (sound, _), wav in zip(batch, wavs):
             result = {"error": wav} if isinstance(wav, str) else next(fine)
             store.add(sound, result)
-            errors[sound] = result
-    return [store.held.get(s) or errors[s] for s in sounds]
+            made[sound] = result
+    return [store.held.get(s) or made[s] for s in sounds]
 
 
 def score_wavs(
