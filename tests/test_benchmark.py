@@ -277,6 +277,7 @@ def test_parquet_of_the_hub_is_the_same_test_set(spoken, tmp_path, made, call):
     assert packed["test set"]["digest"] == plain["test set"]["digest"]
     heard = [t["spoken"]["recordings"]["heard"] for t in packed["texts"]]
     assert heard == [t["spoken"]["recordings"]["heard"] for t in plain["texts"]]
+    assert (tmp_path / "out/index.html").read_text(encoding="utf-8").count("<audio") == 5
 
 
 def test_a_list_for_systems_elsewhere(made, call, tmp_path):

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['SURE', 'page_data', 'write_page', 'write_test', 'add_answers']
 
-# %% ../../nbs/pipeline/benchmark_page.ipynb #03f94e39
+# %% ../../nbs/pipeline/benchmark_page.ipynb #49721dc7
 from pathlib import Path
 
 from ..core.errors import ConfigError, XttsKaError
 from ..core.files import atomic_write, fresh_dir, read_json, remove, write_json
 from ..core.paths import display_path, find_input, repo_root, resolve
+from ..corpus.packed import unpacked_root
 from ..evaluate.benchmark import read_result
 from ..evaluate.benchmark_listening import FORMAT, count_answers, design, write_sounds
 from ..evaluate.benchmark_systems import parse_system
@@ -189,12 +190,13 @@ def _lost(result: dict) -> list[dict]:
 def _edits(of: dict) -> float:
     return (of["replaced"] + of["lost"] + of["added"]) / max(1, of["letters"])
 
-# %% ../../nbs/pipeline/benchmark_page.ipynb #caa857da
+# %% ../../nbs/pipeline/benchmark_page.ipynb #312096bf
 def _allowed(result: dict) -> list[Path]:
     "Folders that the benchmark took sounds from."
     options = result["options"]
     lines = [parse_system(s) for s in options["systems"]]
     named = [line.what for line in lines if line.kind == "folder"] + [options["texts"]]
+    named.append(str(unpacked_root()))  # recordings of Parquet and tar files
     return [p if p.is_dir() else p.parent for n in named if (p := find_input(n)).exists()]
 
 
