@@ -325,7 +325,8 @@ def ctc(args):
         "steps": steps,
         "loss": round(loss, 4),
         "cpu_seconds": round(spent),
-        "scorer": dataclasses.asdict(scorer.card) | {"name": "ctc:OUT?lang=ka", "needs": "this"},
+        "scorer": dataclasses.asdict(scorer.card)
+        | {"name": "ctc:OUT?lang=ka", "needs": "python bench/listening.py ctc OUT"},
         "files": sorted(f.name for f in out.iterdir()),
         "test": rates | {"as the pipeline": f"{same} of {len(test)}"},
         "examples": [

@@ -22,6 +22,7 @@ from ..core.mel import MelSpec, mel_transform
 from ..core.paths import display_path, resolve
 from ..core.weights import check_weights, find_local
 from xtts_ka.evaluate.scorers import (
+    LONGEST,
     Likeness,
     ScorerCard,
     package_file,
@@ -60,9 +61,10 @@ class Ge2eLstm(nn.Module):
         self,
         wavs: list,  # Of [T] float32 at 16 kHz
     ) -> list[np.ndarray]:  # Of [256], of length 1
-        "The mean over the windows of each utterance; all windows in one batch."
+        "The mean over the windows of each utterance; those of all utterances in batches."
         windows = [partials(w) for w in wavs]
-        vectors = self(torch.cat(windows)).split([len(w) for w in windows])  # of [N, 256]
+        rows = torch.cat([self(some) for some in torch.cat(windows).split(256)])
+        vectors = rows.split([len(w) for w in windows])  # of [N, 256]
         return [nn.functional.normalize(v.mean(0), dim=0).numpy() for v in vectors]
 
 
@@ -171,6 +173,7 @@ class Encoder(Likeness):
                 f"{where}: a WavLM without a head for speakers; take wavlm-base-plus-sv"
             )
         self.dim = self.net.dim
+        self.longest = 60.0 if name == "wavlm-sv" else LONGEST
         get = f"xtts-ka fetch {where or self.default.get(name, '')}"
         self.card = ScorerCard(
             f"{name}:{display_path(where)}" if where else name,

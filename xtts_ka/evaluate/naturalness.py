@@ -194,6 +194,7 @@ class WvMosScorer(Scorer):
     "WV-MOS: `mos` of each clip."
 
     options = ()
+    longest = 60.0
 
     def __init__(self, name: str = "wvmos", where: str = ""):
         from xtts_ka.vocoder.wvmos import SOURCE, find_weights

@@ -31,6 +31,9 @@ def track_f0(
     rate: int = 16000,
 ) -> np.ndarray:  # [F] Hz every 10 ms, NaN where unvoiced
     "F0 by the autocorrelation of windowed frames, divided by that of the window (Boersma 1993)."
+    part = 30 * rate  # Memory grows with the frames
+    if len(wav) > part:
+        return np.concatenate([track_f0(wav[k : k + part], rate) for k in range(0, len(wav), part)])
     size, hop = round(0.04 * rate), round(HOP * rate)
     window = np.hanning(size)
     frames = _frames(wav, size, hop)

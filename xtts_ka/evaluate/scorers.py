@@ -109,6 +109,7 @@ class Scorer(ABC):
     card: ScorerCard
     rate = 16000  # Hz of the waveforms
     batch = 4  # Waveforms that `_score` gets at once
+    longest = LONGEST  # Seconds of a clip; less where memory grows with the square of it
 
     @abstractmethod
     def _score(self, wavs: list) -> list[dict]:
@@ -119,7 +120,7 @@ class Scorer(ABC):
         wavs: Sequence[np.ndarray],  # [T] float32 in [-1, 1] at `rate`
     ) -> list[dict]:  # In the same order; `{"error": reason}` for a clip that has no score
         "Score waveforms; one that fails does not stop the others."
-        faults = [clip_fault(w, self.rate) for w in wavs]
+        faults = [clip_fault(w, self.rate, self.longest) for w in wavs]
         out: list[dict] = [{"error": f} for f in faults]
         sound = [i for i, f in enumerate(faults) if not f]
         if sound:

@@ -164,6 +164,7 @@ class Utmos(Scorer):
     "UTMOS22-strong: `mos` of each clip."
 
     options = ()
+    longest = 60.0
 
     def __init__(self, name: str = "utmos", where: str = ""):
         self.file = find_utmos(where)
