@@ -719,6 +719,7 @@ def plot_estimates(
             ax.set_yticks(range(len(names)), names)
             ax.margins(x=0.15)
         axes[0, 0].invert_yaxis()
+        axes[0, 0].set_ylabel("system")
     return fig
 
 # %% ../../nbs/pipeline/figures.ipynb #f450c105
