@@ -114,6 +114,7 @@ DAILY = {
     "everyday stopped, XTTS": "149 of 150",
     "everyday worst kind, XTTS": "word, 24.0%",
     "everyday MOS, XTTS": 2.4,
+    "everyday likeness, XTTS": 0.88,
     "everyday likeness by Resemblyzer, XTTS": 0.76,
     "everyday CER, sovits2": 0.11,
     "everyday CER interval, sovits2": "0.090 to 0.130",
