@@ -16,6 +16,7 @@ variants of one short training with each other; they do not say how good a full 
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -90,13 +91,18 @@ def attention(stage, i):
 
 def spoken(stage, texts) -> dict:
     "Unseen texts, spoken greedily: the codes of each, and how many end by themselves."
+    import torch
+
     from xtts_ka.xtts.config import DecodeConfig
     from xtts_ka.xtts.fast import FastGPT
     from xtts_ka.xtts.sampling import decode_batch
 
-    stage.compute_speaker_latents()
-    voices = sorted(stage.speakers)
-    conds = [stage.speakers[voices[k % len(voices)]]["gpt_cond_latent"] for k in range(len(texts))]
+    voices = []
+    with torch.inference_mode():
+        for s in stage.clips.speakers:
+            clips = [stage.clips.wav(i) for i in stage.voice_clips(s)]
+            voices.append(stage.conditioning(torch.cat(clips)))
+    conds = [voices[k % len(voices)] for k in range(len(texts))]
     ids = [stage.vocabulary.encode(t) for t in texts]
     said = decode_batch(FastGPT(stage.gpt_net), conds, ids, DecodeConfig(temperature=0))
     pairs = [(text, take.codes.tolist()) for text, take in zip(texts, said)]
@@ -144,6 +150,11 @@ def pad_picture(picture):
     return [[round(float(x), 3) for x in row] for row in picture]
 
 
+def copy_once(source, target):
+    if source.is_dir() and not target.is_dir():
+        shutil.copytree(source, target)
+
+
 def measure(run, name, changes, args, work):
     "Train a variant and judge it."
     import torch
@@ -153,10 +164,11 @@ def measure(run, name, changes, args, work):
     torch.set_num_threads(1)
     cfg = options(run, args.steps, args.preset, changes)
     began, clock = time.process_time(), time.monotonic()
-    stage = Pretrain(
-        cfg, run / "segments", run / "xtts_init", Path(work) / name.replace(" ", "-"), args.seed
-    )
+    out, aligner = Path(work) / f"{args.key or args.preset}-{name.replace(' ', '-')}", "aligner"
+    stage = Pretrain(cfg, run / "segments", run / "xtts_init", out, args.seed)
+    copy_once(Path(work) / aligner, out / aligner)  # the same for every size
     result = stage.gpt()
+    copy_once(out / aligner, Path(work) / aligner)
     spent, seconds = time.process_time() - began, time.monotonic() - clock
     stage.gpt_net = stage.task.net.cpu()  # what follows is short, and runs on the CPU
     clip = max(stage.clips.split("val"), key=lambda i: -abs(len(stage.codes[i]) - 60))
@@ -187,7 +199,8 @@ def measure_all(run, args):
     from multiprocessing import get_context
 
     chosen = [(n, c) for n, c in VARIANTS.items() if args.only in n]
-    with tempfile.TemporaryDirectory() as work:
+    with tempfile.TemporaryDirectory() as made_here:
+        work = args.work or made_here
         if args.jobs == 1:
             return [measure(run, n, c, args, work) for n, c in chosen]
         with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
@@ -366,6 +379,11 @@ def main():
         type=int,
         default=1,
         help="variants trained at a time, a process each (default: 1)",
+    )
+    p.add_argument(
+        "--work",
+        metavar="DIR",
+        help="keeps the trainings there: the same command goes on where it was stopped",
     )
     p.add_argument(
         "--listen",
