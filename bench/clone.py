@@ -312,7 +312,10 @@ def main():
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="folder of a run with xtts/; the last needs speaker_encoder/ as well",
+        help=(
+            "folder of a run with xtts/; the last needs speaker_encoder/ as well; `parts RUN`:"
+            " what holds its clones"
+        ),
     )
     ap.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     args = ap.parse_args()

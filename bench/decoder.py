@@ -177,9 +177,16 @@ class Run:
         return self.told[id(item)]
 
     def own(self, item: Item):  # `Decoded`
+        import torch
+
+        from xtts_ka.xtts.sampling import Decoded
+
         if id(item) not in self.chosen:
             [(_, takes)] = self.model.plan_takes([item.text], self.model.voice(item.voice))
-            self.chosen[id(item)] = takes[0]
+            codes, latents = (
+                torch.cat([getattr(t, k) for t in takes]) for k in ("codes", "latents")
+            )
+            self.chosen[id(item)] = Decoded(codes, latents, True)  # of all pieces
         return self.chosen[id(item)]
 
     def recording(self, item):
