@@ -5,7 +5,8 @@ promise for each. Every contender is a callable that returns the CPU seconds
 of one go; they take turns, round after round, so that a busy machine slows all of them alike. The
 table shows medians with minimum and maximum, and the ratio of medians;
 a missed promise is red and makes the exit code 1. A peer that is not installed is named, and its
-row left out. All figures go to bench/results/."""
+row left out. All figures go to bench/results/. `make bench ARGS=gpu` measures a GPU instead
+(bench/gpu.py)."""
 
 import csv
 import functools
@@ -485,4 +486,8 @@ ROWS = dict(
 ROWS |= speaker.ROWS | embeddings.ROWS | xtts.ROWS | vocoder.ROWS | sovits.ROWS
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["gpu"]:  # by the clock of a GPU, so no rows
+        from gpu import main as gpu
+
+        sys.exit(gpu(sys.argv[2:]))
     main(ROWS)

@@ -37,7 +37,7 @@ def some_mel(frames=FRAMES, batch=1):
 class Step:
     "One GAN step on the same segments, ours and as published. Both start from the same weights."
 
-    def __init__(self, preset, batch, precision="32-true", device="cpu"):
+    def __init__(self, preset, batch, precision="32-true", device="cpu", **more):
         import torch
 
         from xtts_ka.core.config import build
@@ -47,7 +47,7 @@ class Step:
         from xtts_ka.vocoder.train import VocoderTask
 
         self.torch, self.device, self.bf16 = torch, device, precision == "bf16-mixed"
-        self.cfg = build(VocoderConfig, dict(preset=preset, loop=dict(batch_size=batch)))
+        self.cfg = build(VocoderConfig, dict(preset=preset, loop=dict(batch_size=batch), **more))
         clips = [
             VocoderClip(
                 Source(Path(), str(k)),

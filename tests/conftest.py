@@ -43,6 +43,13 @@ def root():
     return ROOT
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unpacked(tmp_path_factory):
+    "Recordings of Parquet and tar files are unpacked here, not into `data/unpacked`."
+    home = tmp_path_factory.getbasetemp() / "unpacked"
+    os.environ.setdefault("XTTS_KA_UNPACKED", str(home))
+
+
 @pytest.fixture
 def workshop(tmp_path):
     """Notebooks, package and settings in a folder of their own, so that export and clean change

@@ -8,6 +8,8 @@ import contextlib
 import io
 import os
 import re
+import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +52,22 @@ def parquet(root):
     return root, 5
 
 
+def fleurs_tar(root):
+    "FLEURS as it is downloaded: tables, and a compressed tar file for each part."
+    home, lines = RELEASES["fleurs"](root)
+    for part in ("train", "dev", "test"):
+        with tarfile.open(home / f"audio/{part}.tar.gz", "w:gz", compresslevel=1) as tar:
+            tar.add(home / "audio" / part, part)
+        shutil.rmtree(home / "audio" / part)
+    return home, lines
+
+
 FORMATS = RELEASES | {
     "list, comma": listed(",", quoted=True),
     "list, semicolon": listed(";", quoted=True),
     "list, tab": listed("\t", quoted=True),
-    "parquet": parquet,
+    "parquet, plain": parquet,
+    "fleurs, tar": fleurs_tar,
 }
 
 

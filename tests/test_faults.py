@@ -563,7 +563,7 @@ def test_malformed_sounds(tmp_path, counted):
 
 def test_paths_that_lead_out(tmp_path, counted):
     """Neither a manifest nor a release of another form reaches a file outside of its folder; and
-    nothing here unpacks archives."""
+    no archive is unpacked as a whole: its members are written under names of ours."""
     from xtts_ka.core.audio import write_audio
     from xtts_ka.core.errors import PathError
     from xtts_ka.core.manifest import read_manifest

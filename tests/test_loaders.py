@@ -8,6 +8,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+import shards
 import soundfile as sf
 
 from xtts_ka.core.errors import ConfigError, ManifestError
@@ -144,6 +145,7 @@ RELEASES = dict(
     vctk=vctk,
     libritts=libritts,
     folder=folder,
+    parquet=shards.fleurs,
     manifest=manifest,
 )
 
@@ -192,6 +194,7 @@ def test_a_release_becomes_a_corpus(name, tmp_path):
         ("fleurs", {"train": 2, "val": 1, "test": 1}),
         ("coqui", {"train": 3, "val": 1}),
         ("libritts", {"train": 3, "val": 1}),
+        ("parquet", {"train": 3, "test": 1}),
         ("vctk", {"": 4}),
     ],
 )

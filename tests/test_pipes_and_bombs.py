@@ -51,6 +51,8 @@ def test_a_pipe_never_blocks_a_reader(pipe):
         lambda: read_config(pipe("c.yaml")),
         lambda: read_manifest(pipe("m/metadata.csv").parent),
         lambda: read_corpus(pipe("l/metadata.csv").parent),
+        lambda: read_corpus(pipe("s/train.parquet").parent),
+        lambda: read_corpus(pipe("s2/train.arrow")),
         lambda: read_pronunciations(pipe("p.tsv")),
         lambda: read_texts(pipe("t.txt")),
         lambda: read_json(pipe("j.json")),

@@ -94,6 +94,7 @@ ORDER = {  # Pages of a folder in the order in which a newcomer reads them
         "newcomer",
         "own_recordings",
         "common_voice",
+        "hub_data",
         "several_machines",
         "another_language",
         "first_run_ka",

@@ -68,10 +68,14 @@ def look(
 ) -> tuple[list[str], dict]:  # (lines, {stage that is left out: why})
     "A look at the recordings of a run that begins with a folder; the errors of `read_corpus`."
     from xtts_ka.corpus.look import look_at, told
+    from xtts_ka.corpus.sources import local_source
 
     corpus: Any = getattr(run.cfg, "corpus", None)
-    if getattr(corpus, "source", "") != "folder" or "corpus" not in [s.name for s in chosen]:
+    recordings = getattr(corpus, "source", "") in ("folder", "hub")
+    if not recordings or "corpus" not in [s.name for s in chosen]:
         return [], {}
+    if local_source(corpus) is None:
+        return [f"{corpus.path}: its rows will come over the network, nothing to look at yet"], {}
     found = look_at(corpus)
     if not found.corpus.rows:
         first = found.rejects[0]

@@ -67,7 +67,11 @@ def _listed(folder, path):
     "Rows of a manifest; lines that cannot be read are its rejects."
     m = read_data_set(path)
     files = [r.audio_file for r in m.rows]
-    paths = [_first(m.folder, folder, f) for f in files]
+    inner = getattr(m, "packed", ())  # Recordings in Parquet or tar files
+    paths = [
+        m.audio_path(r) if r.audio_file in inner else _first(m.folder, folder, r.audio_file)
+        for r in m.rows
+    ]
     return Recordings(_voices(paths, files, [r.speaker_name for r in m.rows]), m, files)
 
 

@@ -142,13 +142,13 @@ def check_heads(
 # %% ../../nbs/xtts/alignment.ipynb #5b652c26
 def head_scores(
     gpt,  # coqui's GPT
-    inputs: tuple,  # [B, L, D] input of each block: `hidden_states` of the transformer
+    inputs: tuple | dict,  # [B, L, D] input of each block that has one of the heads
     heads: list | tuple,  # [[layer, head], ...]
     first: int,  # Position of the first code
     seen: Tensor,  # [B, L] positions that are no padding
 ) -> Tensor:  # [heads, B, L - first, L] scores before the softmax; -inf where a code may not look
     "Scores of the codes over everything before them."
-    length = inputs[0].shape[1]
+    length = seen.shape[1]
     later = torch.ones(length - first, length, dtype=torch.bool, device=seen.device).triu(first + 1)
     hidden_from = later[None] | ~seen[:, None]  # [B, L - first, L]
     out = []

@@ -159,6 +159,7 @@ class GptConfig:
     freeze: list[str] = []  # Prefixes of parameters that are not trained, e.g. `gpt.h.0.`
     lora: LoraConfig = LoraConfig()  # Train small matrices instead of the transformer
     checkpointing: bool = False  # Recompute activations: less memory, a third more time
+    compile: bool = False  # torch.compile the blocks, on a GPU: a minute at the start, faster steps
     # Validation sentences decoded freely: do they stop, how long are they
     free_run: int = Field(0, ge=0)
     # Weight of the free run in the score that picks the best step

@@ -8,6 +8,7 @@ __all__ = ['PRECISIONS', 'vnni', 'matrix', 'FastGPT', 'Session', 'fast_latents',
 
 # %% ../../nbs/xtts/fast.ipynb #15d7c785
 import math
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -21,13 +22,20 @@ from .network import KERNELS, Generator, plain_state
 PRECISIONS = ("float32", "bfloat16", "int8")
 
 # %% ../../nbs/xtts/fast.ipynb #5b38be1d
+def _addmm(weight, bias, x):  # [in, out], [out], [..., in] -> [..., out]
+    return torch.addmm(bias, x.flatten(0, -2), weight).view(*x.shape[:-1], -1)
+
+
 def _float32(weight, bias):  # [in, out], [out] -> a function of [..., in]
-    return lambda x: torch.addmm(bias, x.flatten(0, -2), weight).view(*x.shape[:-1], -1)
+    return partial(_addmm, weight, bias)
+
+
+def _half(weight, bias, x):  # [out, in] and [out] bfloat16, [..., in] -> [..., out] float32
+    return F.linear(x.bfloat16(), weight, bias).float()
 
 
 def _bfloat16(weight, bias):
-    w, b = weight.T.contiguous().bfloat16(), bias.bfloat16()
-    return lambda x: F.linear(x.bfloat16(), w, b).float()
+    return partial(_half, weight.T.contiguous().bfloat16(), bias.bfloat16())
 
 
 def _int8(weight, bias):
@@ -69,7 +77,9 @@ class FastGPT:
         self,
         gpt,  # coqui's GPT in evaluation mode
         precision: Literal["float32", "bfloat16", "int8"] = "float32",  # Of the matrices
+        compiled: bool = False,  # torch.compile the step of `static`: half a minute, then faster
     ):
+        self.compiled = compiled
         self.precision, self.heads, self.model_dim = precision, gpt.heads, gpt.model_dim
         for name in (
             "max_text_tokens",
@@ -91,6 +101,7 @@ class FastGPT:
         ]
         self.layers = [_Layer(block, gpt.heads, precision) for block in gpt.gpt.h]
         self.kv = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.slates: Any = None  # Buffers of `static`, from its first session on
 
     @property
     def device(self):
@@ -101,7 +112,12 @@ class FastGPT:
         heads: list
         | tuple = (),  # (layer, head) of each attention head whose look at the text is wanted
     ):
-        return Session(self, heads)
+        "Buffers of a batch: those that grow, or on an NVIDIA GPU fixed ones (`static`)."
+        if self.device.type != "cuda":
+            return Session(self, heads)
+        from xtts_ka.xtts.static import StaticSession
+
+        return StaticSession(self, heads)
 
     def hidden(
         self, x: Tensor, session, at: int, mask=None
@@ -132,7 +148,11 @@ class _Layer:
         q, new_k, new_v = qkv.permute(2, 0, 3, 1, 4).to(k.dtype)  # 3 x [B, H, n, D / H]
         k[:, :, at : at + n], v[:, :, at : at + n] = new_k, new_v
         seen = F.scaled_dot_product_attention(
-            q, k[:, :, : at + n], v[:, :, : at + n], attn_mask=mask, is_causal=n > 1
+            q,
+            k[:, :, : at + n],
+            v[:, :, : at + n],
+            attn_mask=mask,
+            is_causal=n > 1 and mask is None,
         )
         # [B, H, n, D / H] -> [B, n, D]
         x = x + self.out(seen.transpose(1, 2).reshape(b, n, d).float())

@@ -454,7 +454,7 @@ class KaXtts(_Sound):
         seed: int = 1,
         speaker: str = "",
         speed: float = 1.0,  # As `speak`
-        size: int = 8,  # Pieces decoded at once
+        size: int | None = None,  # Pieces decoded at once; None: 8, on an NVIDIA GPU 64
     ) -> list[Speech]:  # In the order given
         "Many texts; the same speech as one by one, sooner."
         voice, speaker = self.voice_and_name(voice, speaker)
@@ -467,7 +467,7 @@ class KaXtts(_Sound):
         voice: tuple,  # From `voice` or `clone`
         cfg: DecodeConfig | None = None,
         seed: int = 1,
-        size: int = 8,  # As `speak_many`
+        size: int | None = None,  # As `speak_many`
     ) -> list[tuple]:  # (`Plan`, one `Decoded` per piece)
         "The GPT's codes and latents for texts, before they become sound."
         plans = [self.plan(t) for t in texts]

@@ -190,7 +190,7 @@ class Backbone(nn.Module):
 
     def __init__(self, blocks: nn.ModuleList, dim: int, heads: int):
         super().__init__()
-        self.h = blocks
+        self.h: Any = blocks
         self.ln_f = nn.LayerNorm(dim)
         self.heads = heads
 

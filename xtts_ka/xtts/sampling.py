@@ -332,7 +332,7 @@ def decode_batch(
     cfg: DecodeConfig | None = None,
     seeds: list | tuple = (),  # Default: 0 for all
     pace: LengthPrior | None = None,
-    size: int = 8,  # Sentences at once
+    size: int | None = None,  # Sentences at once; None: 8, on an NVIDIA GPU 64
     watch: Watch | None = None,
 ) -> list[Decoded]:  # In the order given
     """Many sentences: the same tokens as one by one, sooner, because weights are read once for all
@@ -340,6 +340,7 @@ def decode_batch(
     seeds = list(seeds) or [0] * len(ids)
     out: list = [None] * len(ids)
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))  # like lengths end together
+    size = size or (64 if gpt.mel_head.weight.is_cuda else 8)
     size = size if hasattr(gpt, "session") else 1
     for group in (order[a : a + size] for a in range(0, len(order), size)):
         voices, texts, draws = ([x[i] for i in group] for x in (conds, ids, seeds))
@@ -384,7 +385,7 @@ def decode_best(
     cfg: DecodeConfig | None = None,
     seeds: list | tuple = (),
     pace: LengthPrior | None = None,
-    size: int = 8,  # Takes at once
+    size: int | None = None,  # Takes at once, as `decode_batch`
     watch: Watch | None = None,  # Alignment heads to watch
     errors=None,  # (number of a sentence, codes [n]) -> errors per letter when read back, or None
 ) -> list[Decoded]:

@@ -294,7 +294,7 @@ class _GptModels(_GptBatches):
             make_gpt(self.cfg, len(v), v.start, v.stop, self.codebook) if new else self.start(),
             self.cfg,
         )
-        quicken(self.net)
+        quicken(self.net).compiled = self.cfg.compile
         if new and self.vectors is not None and self.cfg.codebook_start:
             start_from_codebook(self.net, self.vectors, self.cfg.loop.seed)
         if self.heads is None:
@@ -339,9 +339,9 @@ class _GptModels(_GptBatches):
         if self.cfg.optimizer == "muon":
             return {"main": muon_and_adamw(matrices, others + extra, self.cfg.muon_lr, cfg.lr)}
         both = [p for p in models["gpt"].parameters() if p.requires_grad]
-        return {
-            "main": torch.optim.AdamW(both + extra, lr=cfg.lr, betas=(0.9, 0.96), weight_decay=0.01)
-        }
+        options = dict(lr=cfg.lr, betas=(0.9, 0.96), weight_decay=0.01)
+        on_gpu = both[0].is_cuda or None  # None: as torch chooses
+        return {"main": torch.optim.AdamW(both + extra, fused=on_gpu, **options)}
 
 # %% ../../nbs/xtts/train_gpt.ipynb #7d0b0204
 class _GptLosses(_GptModels):
