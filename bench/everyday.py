@@ -20,7 +20,7 @@ from compare import commit
 def evaluate(run, texts, mos_clips, seed):
     "The test after it has spoken, and the flat metrics."
     from xtts_ka.core.config import build
-    from xtts_ka.evaluate.chains import SpeakerSimilarity
+    from xtts_ka.evaluate.chains import open_voices
     from xtts_ka.evaluate.config import EvaluateConfig
     from xtts_ka.evaluate.everyday import EverydayTest, run_options
     from xtts_ka.xtts.data import load_clips
@@ -30,11 +30,7 @@ def evaluate(run, texts, mos_clips, seed):
     clips, _ = load_clips(run / "segments", vocabulary)
     options = {"decode": run_options(run).get("evaluate", {}).get("decode", {})}
     cfg = build(EvaluateConfig, options | {"everyday": texts, "mos_clips": mos_clips})
-    voices = (
-        SpeakerSimilarity(run / "speaker_encoder", clips, seed)
-        if (run / "speaker_encoder/encoder.json").is_file()
-        else None
-    )
+    voices = open_voices(run, clips)
     with tempfile.TemporaryDirectory() as out:
         test = EverydayTest(
             cfg, run, clips, Path(out) / "evaluate", vocabulary.language, voices, seed

@@ -37,6 +37,7 @@ class Browser:
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
+            "--disable-quic",
             "--no-first-run",
             "--disable-background-networking",
             "--disable-sync",
@@ -152,6 +153,30 @@ class Browser:
                 buttons=buttons,
                 clickCount=int(kind != "mouseMoved"),
             )
+
+    def press(self, where):
+        "A click on the middle of an element, once it stands still."
+        box, before = f"document.querySelector({json.dumps(where)})", None
+        place = f"(r => [r.x + r.width / 2, r.y + r.height / 2])({box}.getBoundingClientRect())"
+        hit = f"(p => {box}.contains(document.elementFromPoint(...p)))({place})"
+        until = time.monotonic() + 30
+        while (now := self.run(place)) != before or not self.run(hit):
+            if time.monotonic() > until:
+                raise TimeoutError(f"{where} is covered, or does not stand still")
+            self.run(f"{box}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+            before = self.run(place)
+            time.sleep(0.25)
+        self.click(*now)
+
+    def fill(self, where, text):
+        "The text of an input, as if it had been typed."
+        self.run(f"""(box => {{
+            const kind = box.tagName === 'TEXTAREA' ? HTMLTextAreaElement : HTMLInputElement;
+            Object.getOwnPropertyDescriptor(kind.prototype, 'value').set.call(
+                box, {json.dumps(text)});
+            for (const name of ['input', 'change', 'blur'])
+                box.dispatchEvent(new Event(name, {{bubbles: true}}));
+        }})(document.querySelector({json.dumps(where)}))""")
 
     def tap(self, x, y):
         self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])

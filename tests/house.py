@@ -362,6 +362,50 @@ def illustrated(notebook):
     return any(kind in text for kind in ("image/png", "image/svg+xml", "<audio"))
 
 
+DRAWS = {"subplots", "figure", "Figure", "specgram", "imshow", "semilogy", "bar", "barh", "hist"}
+AXES = {axis: {f"{axis}label", f"set_{axis}label", f"sup{axis}label"} for axis in "xy"}
+
+
+def _words_of(tree):
+    "(words, bodies): names, attributes and keywords of a cell; those of a function stand by it."
+    words, bodies, queue = set(), {}, list(ast.iter_child_nodes(tree))
+    while queue:
+        node = queue.pop()
+        if isinstance(node, ast.FunctionDef):
+            bodies[node.name] = _words_of(node)[0]
+            continue
+        if isinstance(node, ast.Attribute):
+            words.add(node.attr)
+        elif isinstance(node, ast.Name):
+            words.add(node.id)
+        elif isinstance(node, ast.keyword) and node.arg:
+            words.add(node.arg)
+        queue += ast.iter_child_nodes(node)
+    return words, bodies
+
+
+def bare_plots(notebook):
+    "Cells that draw axes and do not name both; helpers of the notebook are followed."
+    parsed = []
+    for source in cells(notebook):
+        try:
+            parsed.append(_words_of(ast.parse(re.sub(r"^[%!].*", "pass", source, flags=re.M))))
+        except SyntaxError:
+            continue
+    helpers = {name: words for _, bodies in parsed for name, words in bodies.items()}
+    out = []
+    for n, (words, _) in enumerate(parsed):
+        found, queue = set(words), list(words & helpers.keys())
+        while queue:
+            new = helpers[queue.pop()] - found
+            found |= new
+            queue += new & helpers.keys()
+        named = all(found & AXES[axis] for axis in "xy") or found & {"set_axis_off", "pairplot"}
+        if found & DRAWS and found & {"plt", "axes", "ax"} and not named:
+            out.append(f"{notebook.name}: code cell {n}")
+    return out
+
+
 FLOOR_PLAN = re.compile(r"<!-- floor plan.*?-->(.*?)<!-- end of floor plan -->", re.S)
 
 

@@ -1,5 +1,5 @@
-"""The command line as a user meets it: help, mistakes, exit statuses. Each call is a process of its
-own."""
+"""The command line as a user meets it: help, mistakes, exit statuses. What depends on the process
+(the installed program, what it imports) is one of its own; mistakes are made in this one."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from calls import called
 
 PROGRAM = [str(Path(sys.executable).with_name("xtts-ka"))]
 
@@ -79,15 +80,16 @@ def test_version_and_module(tmp_path):
 
 
 def test_wrong_calls(tmp_path):
-    refused(call(cwd=tmp_path), "COMMAND")
-    refused(call("rnu", cwd=tmp_path), "rnu", "run")
-    refused(call("run", cwd=tmp_path), "--config configs/demo.yaml")
-    refused(call("run", "--confg", "a.yaml", cwd=tmp_path), "did you mean --config?")
+    refused(called(cwd=tmp_path), "COMMAND")
+    refused(called("rnu", cwd=tmp_path), "rnu", "run")
+    refused(called("run", cwd=tmp_path), "--config configs/demo.yaml")
+    refused(called("run", "--confg", "a.yaml", cwd=tmp_path), "did you mean --config?")
     refused(
-        call("run", "--config", "none.yaml", cwd=tmp_path, root=tmp_path), "none.yaml: no such file"
+        called("run", "--config", "none.yaml", cwd=tmp_path, root=tmp_path),
+        "none.yaml: no such file",
     )
-    refused(call("report", tmp_path, cwd=tmp_path), "pretrain_progress.json", "outputs/demo")
-    refused(call("speak", "  ", "--checkpoint", tmp_path, cwd=tmp_path), "the text is empty")
+    refused(called("report", tmp_path, cwd=tmp_path), "pretrain_progress.json", "outputs/demo")
+    refused(called("speak", "  ", "--checkpoint", tmp_path, cwd=tmp_path), "the text is empty")
 
 
 def test_wrong_configuration_names_file_line_and_the_right_key(tmp_path):
@@ -95,7 +97,7 @@ def test_wrong_configuration_names_file_line_and_the_right_key(tmp_path):
 
     def with_(text):
         wrong.write_text(text)
-        return call("run", "--config", "wrong.yaml", cwd=tmp_path, root=tmp_path)
+        return called("run", "--config", "wrong.yaml", cwd=tmp_path, root=tmp_path)
 
     refused(
         with_("run: a\nseed: 2\ncorpus:\n  voicse: 4\n"),
@@ -115,7 +117,7 @@ def test_wrong_overrides(tmp_path):
     (tmp_path / "c.yaml").write_text("run: a\n")
 
     def run(*words):
-        return call("run", "--config", "c.yaml", *words, cwd=tmp_path, root=tmp_path)
+        return called("run", "--config", "c.yaml", *words, cwd=tmp_path, root=tmp_path)
 
     refused(run("corpus.voices", "=", "4"), "corpus.voices")
     refused(run("corpus.voices: 4"), "write corpus.voices=4")
@@ -144,10 +146,10 @@ def test_list_is_quick_and_imports_no_stage(tmp_path):
 
 @pytest.mark.parametrize("name", ["demo", "smoke"])
 def test_shipped_configurations_are_whole(root, tmp_path, name):
-    run = call("config", "--config", root / f"configs/{name}.yaml", cwd=tmp_path)
+    run = called("config", "--config", root / f"configs/{name}.yaml", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     (tmp_path / "full.yaml").write_text(run.stdout)
-    again = call("config", "--config", "full.yaml", cwd=tmp_path)
+    again = called("config", "--config", "full.yaml", cwd=tmp_path)
     assert again.stdout == run.stdout and yaml.safe_load(run.stdout)["run"] == name
     bare = [
         f"{name}.yaml:{i}: {line.strip()}"
@@ -161,14 +163,14 @@ def test_the_configuration_fits_the_notebooks(root, tmp_path):
     "A field that a notebook does not take, or the other way round, is found by a dry run."
     from xtts_ka.pipeline.stages import STAGES
 
-    run = call("run", "--config", "configs/smoke.yaml", "--dry-run", "run=not-there", cwd=root)
+    run = called("run", "--config", "configs/smoke.yaml", "--dry-run", "run=not-there", cwd=root)
     assert run.returncode == 0 and run.stdout.count("would run") == len(STAGES), (
         run.stdout + run.stderr
     )
 
 
 def test_overrides_stand_anywhere(root, tmp_path):
-    run = call(
+    run = called(
         "config",
         "corpus.voices=3",
         "--config",
@@ -186,21 +188,23 @@ def test_text_commands_keep_lines_and_say_what_is_lost(tmp_path):
     (tmp_path / "in.txt").write_bytes(
         "ქ. თბილისში 25-ზე\r\n\n".encode() + b"\xff\xfe\n" + "XIX ს-ში\n".encode()
     )
-    run = call("normalize", "--input", "in.txt", cwd=tmp_path)
+    run = called("normalize", "--input", "in.txt", cwd=tmp_path)
     assert (
         run.stdout.split("\n") == ["ქალაქ თბილისში ოცდახუთზე", "", "", "მეცხრამეტე საუკუნეში", ""]
         and run.returncode == 1
     )
     assert "line 3" in run.stderr and "1 of 4 lines" in run.stderr and "Traceback" not in run.stderr
-    run = call("phonemize", "--mode", "narrow", "ვარდი და 2", cwd=tmp_path)
+    run = called("phonemize", "--mode", "narrow", "ვარდი და 2", cwd=tmp_path)
     assert (run.returncode, run.stdout) == (0, "v a ɾ d i | d̥ a | o ɾ i\n")
-    spans = json.loads(call("normalize", "--format", "json", "5%-ით", cwd=tmp_path).stdout)["spans"]
+    spans = json.loads(called("normalize", "--format", "json", "5%-ით", cwd=tmp_path).stdout)[
+        "spans"
+    ]
     assert [(s["source"], s["spoken"]) for s in spans] == [("5%-ით", "ხუთი პროცენტით")]
-    refused(call("normalize", "--input", "nowhere.txt", cwd=tmp_path), "nowhere.txt")
+    refused(called("normalize", "--input", "nowhere.txt", cwd=tmp_path), "nowhere.txt")
 
 
 def test_speak_says_what_is_missing(tmp_path):
-    refused(call("speak", "გამარჯობა", "--checkpoint", tmp_path / "none", cwd=tmp_path), "none")
+    refused(called("speak", "გამარჯობა", "--checkpoint", tmp_path / "none", cwd=tmp_path), "none")
 
 
 def test_a_locked_run_names_its_holder(root, tmp_path):
@@ -211,7 +215,7 @@ def test_a_locked_run_names_its_holder(root, tmp_path):
     (tmp_path / "c.yaml").write_text("run: a\n")
     with RunLock(tmp_path / "outputs/a"):
         refused(
-            call("run", "--config", "c.yaml", cwd=tmp_path, root=tmp_path),
+            called("run", "--config", "c.yaml", cwd=tmp_path, root=tmp_path),
             f"process {os.getpid()}",
             "run=NAME",
         )

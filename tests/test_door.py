@@ -1,8 +1,6 @@
 """One door to both families: `xtts_ka.load`, and one command, `xtts-ka speak`."""
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +15,9 @@ from xtts_ka.pipeline.cli import main
 from xtts_ka.speech.voice import find_model, speakers_of
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bench"))
+import door
+
 DEMO = ROOT / "outputs/demo"
 TEXT = "გამარჯობა, როგორ ხარ?"
 
@@ -139,99 +140,31 @@ def test_no_model_there(run, tmp_path):
 
 # speaking starts quickly
 
-START = """
-import resource, sys
-import xtts_ka
-voice = xtts_ka.load(sys.argv[1], device="cpu")
-next(iter(voice.stream("გამარჯობა", retries=0)))
-used = resource.getrusage(resource.RUSAGE_SELF)
-heavy = {m.split(".")[0] for m in sys.modules} & {"TTS", "transformers", "librosa", "matplotlib"}
-print(used.ru_utime + used.ru_stime, *sorted(heavy))
-"""
 
-
-def test_the_first_sound_within_four_seconds_of_cpu(run):
-    call = [sys.executable, "-c", START, str(run)]
-    env = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
-    done = subprocess.run(call, env=env, capture_output=True, text=True, check=True)
-    seconds, *heavy = done.stdout.split()
-    assert float(seconds) < 4 and not heavy, done.stdout
+@pytest.mark.parametrize("family", ["xtts", "sovits2"])
+def test_the_first_sound_within_four_seconds_of_cpu(run, family):
+    "Of the whole command, from the cold start; bench/door.py prints it for any run."
+    seconds, heavy = door.first_sound(run, family, "გამარჯობა", ("--retries", "0"))
+    assert seconds < door.SECONDS and not heavy, (seconds, heavy)
 
 
 # words in time
-
-WITHIN = 0.08  # Seconds, in the median
 
 
 @pytest.fixture(scope="module")
 def recorded():
     "Held-out recordings of the demo run, their texts, and when each word begins and ends."
-    from xtts_ka.core.manifest import read_manifest
-    from xtts_ka.core.subtitles import _WORD
-    from xtts_ka.text.normalize import normalize
-    from xtts_ka.xtts.alignment import letter_times, read_alignments
-
-    if (
-        not (DEMO / "xtts/model.pth").is_file()
-        or not (DEMO / "segments/alignments.jsonl").is_file()
-    ):
+    needed = ("xtts/model.pth", "sovits2/model/ar.json", "segments/alignments.jsonl")
+    if not all((DEMO / name).is_file() for name in needed):
         pytest.skip("no demo run here; make run writes one")
-    found, times = [], read_alignments(DEMO / "segments")
-    for row in read_manifest(DEMO / "segments", check_audio=False).rows:
-        if row.split != "test" or row.audio_file not in times or len(found) == 20:
-            continue
-        text = normalize(row.text).text
-        letters = letter_times(text, times[row.audio_file])
-        if letters is None:
-            continue
-        spans = [(letters[m.start()][0], letters[m.end() - 1][1]) for m in _WORD.finditer(text)]
-        found.append((row, text, spans))
+    found = door.recorded(DEMO)
     assert len(found) == 20
     return found
 
 
-def off(words, spans) -> list:
-    pairs = zip(words, spans, strict=True)
-    return [e for w, (a, b) in pairs for e in (abs(w.start - a), abs(w.end - b))]
-
-
-def test_words_of_xtts_are_where_the_corpus_has_them(recorded):
-    "The attention along a recording's own codes, as in speaking."
-    from xtts_ka.xtts.dvae import encode
-    from xtts_ka.xtts.export import load_dvae
-    from xtts_ka.xtts.features import code_mel
-    from xtts_ka.xtts.sampling import _code_input, prefix
-
-    model, errors = xtts_ka.load(DEMO, "xtts", "cpu").model, []
-    dvae, gpt = load_dvae(DEMO / "xtts"), model.engine
-    for row, text, spans in recorded:
-        wav = torch.from_numpy(read_audio(DEMO / "segments" / row.audio_file, 22050)[0])
-        codes = encode(dvae, code_mel(wav) / model.xtts.mel_stats[:, None]).tolist()
-        ids, said = model.vocabulary.encode(text), [gpt.start_audio_token, *codes[:-1]]
-        with torch.inference_mode():
-            session = gpt.session(model.watch.heads)
-            start = [prefix(gpt, model.voice()[0], ids), _code_input(gpt, said[:1], 0)]
-            session.start([torch.cat(start, 1)], [len(ids) + 2])
-            seen = [session.attention[0].clone()]
-            for n, code in enumerate(said[1:], 1):
-                session.step(_code_input(gpt, [code], n))
-                seen.append(session.attention[0].clone())
-        errors += off(model.words_of(text, torch.stack(seen)), spans)
-    assert np.median(errors) < WITHIN, np.median(errors)
-
-
-def test_words_of_sovits_are_where_the_corpus_has_them(recorded):
-    "The path that its pointer is taught, over a recording's own tokens."
-    from xtts_ka.core.subtitles import word_times
-    from xtts_ka.sovits.features import TOKEN_RATE
-
-    model, errors = xtts_ka.load(DEMO, "sovits2", "cpu").model, []
-    for row, text, spans in recorded:
-        codes = model.tokenizer.encode(*read_audio(DEMO / "segments" / row.audio_file))
-        path = model.tokenizer.align(codes, model.bpe.pieces(text))
-        words = word_times(text, path, model.bpe.offsets(text), 1 / TOKEN_RATE)
-        errors += off(words, spans)
-    assert np.median(errors) < WITHIN, np.median(errors)
+@pytest.mark.parametrize("errors", [door.xtts_errors, door.sovits_errors])
+def test_words_are_where_the_corpus_has_them(recorded, errors):
+    assert np.median(errors(DEMO, recorded)) < door.WITHIN
 
 
 # the command

@@ -114,6 +114,31 @@ def test_a_corpus_that_nobody_named_is_not_written(home, monkeypatch):
     assert b"|embedding" in (folder / "metadata.csv").read_bytes()
 
 
+def test_a_read_only_data_set_is_embedded_whole(home, capsys):
+    "Vectors and map are there; the list with the vectors is written beside them, and that is said."
+    from faults import read_only
+
+    from xtts_ka.core.manifest import read_manifest
+    from xtts_ka.speaker.config import EncoderConfig
+    from xtts_ka.speaker.ecapa import new_ecapa
+    from xtts_ka.speaker.encoders import save_encoder
+    from xtts_ka.speaker.generate_embeddings import main
+
+    folder = recordings(home / "recordings", 3)
+    save_encoder(home / "encoder", new_ecapa(EncoderConfig(channels=16, dim=24)))
+    words = ["--segmented_dir", "recordings", "--metadata", "recordings/metadata.csv"]
+    words += ["--output_dir", "vectors", "--model", "ecapa:encoder"]
+    with read_only(folder) as closed:
+        if not closed:
+            pytest.skip("root may write everywhere, and no folder can be mounted read-only here")
+        assert main(words) == 0
+    said = capsys.readouterr()
+    assert "cannot be written" in said.out and "vectors/metadata.csv" in said.out, said
+    rows = read_manifest(home / "vectors/metadata.csv", check_audio=False).rows
+    assert all((home / "vectors" / r.extra["embedding"]).is_file() for r in rows) and len(rows) == 3
+    assert list((home / "vectors").rglob("*.html"))
+
+
 # ---- the terminal
 
 
@@ -264,6 +289,43 @@ def test_evaluation_begins_with_its_table_and_compares_both_models():
     text = "\n".join(code)
     for wanted in ("plot_closeups(", "plot_confusions(", "paired(", '"sovits2"', "the recording"):
         assert wanted in text, wanted
+
+
+def test_notebooks_show_the_run_of_the_user(smoke, monkeypatch):
+    "`show_run`, which nbs/results.ipynb calls for the run that its first cell names."
+    import IPython.display
+
+    from xtts_ka.pipeline import report
+    from xtts_ka.pipeline.show_run import show_run
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    monkeypatch.setattr(report, "_show", shown.append)
+    show_run(smoke.dir, sentences=2)
+    head, rows, picture, sounds = shown
+    assert smoke.dir.name in head.data and picture.axes
+    assert {"XTTS", "sovits2", "recording"} <= {r[1] for r in rows.rows}
+    takes = [p.caption.split(",")[0] for p in sounds.items]
+    assert takes[0] == "recording" and takes.count("recording") == 2 and "sovits2" in takes
+    cells = json.loads((ROOT / "nbs/results.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    assert code[0].startswith('run_dir = ""') and "show_run(run_dir)" in json.dumps(cells)
+
+
+def test_every_path_says_how_it_ended_on_every_kind_of_text(smoke):
+    "In the table of the report: texts without marks, single words, titles, lists, and all others."
+    from xtts_ka.evaluate.everyday_texts import KINDS
+
+    held = json.loads((smoke.dir / "evaluate/everyday.json").read_text(encoding="utf-8"))
+    ended = {(s["path"], s["kind"]): (s["stopped"], s["texts"]) for s in held["summary"]}
+    paths = {path for path, _ in ended}
+    assert {"XTTS", "XTTS, by the vocoder", "sovits2"} <= paths
+    assert {"no_mark", "word", "title", "list"} <= set(KINDS)
+    assert {kind for _, kind in ended} == {"all", *KINDS}
+    assert all((path, kind) in ended for path in paths for kind in KINDS)
+    assert all(0 <= stopped <= texts for stopped, texts in ended.values())
+    page = (smoke.dir / "report/evaluate.html").read_text(encoding="utf-8")
+    assert page.count("ended by itself") >= 2
 
 
 def test_the_page_of_a_stage_shows_its_table_first():

@@ -51,6 +51,17 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_a_cut_model_without_a_record_is_one_line(folder):
+    "Its `model.pth` ends early, and no `export.json` says what it should be."
+    from xtts_ka.xtts.infer import KaXtts
+
+    whole = (folder / "model.pth").read_bytes()
+    for size in (0, 1, len(whole) // 2, len(whole) - 1):
+        (folder / "model.pth").write_bytes(whole[:size])
+        with pytest.raises(XttsKaError, match="model.pth"):
+            KaXtts(folder)
+
+
 def tensors(name, make):
     def change(folder):
         import torch
@@ -252,6 +263,7 @@ def pushed(tmp_path, record, monkeypatch):
         '{"files": ' + "9" * 5000 + "}",
         '{"files": {"notes.txt": {"bytes": 1, "sha256": "0"}}}',
     ],
+    ids=lambda record: record[:40],
 )
 def test_a_hostile_record_of_a_push_is_one_line(tmp_path, record, monkeypatch):
     from xtts_ka.pipeline.hub import pull, push

@@ -104,6 +104,19 @@ def test_outputs_spare_inputs(tmp_path, capsys, command):
     assert (segments / "rejects.csv").read_text() == "kept"
 
 
+@pytest.mark.parametrize("command", ["normalize", "phonemize"])
+def test_a_text_is_changed_in_place_or_not_at_all(tmp_path, command, capsys, monkeypatch):
+    "Its own input as `--out`, by another name too: the whole text is there afterwards."
+    from xtts_ka.pipeline.cli import main
+
+    text, link = tmp_path / "a.txt", tmp_path / "b.txt"
+    text.write_text("5 კატა\n" * 3, encoding="utf-8")
+    link.symlink_to(text)
+    assert main([command, "--input", str(text), "--out", str(link)]) in (0, 2)
+    lines = text.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 3 and all(lines), capsys.readouterr()
+
+
 # C: data lost without a word
 
 

@@ -3,8 +3,10 @@ is named with its reason."""
 
 import ast
 import json
+import shutil
 import time
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -215,6 +217,21 @@ def test_no_speaker_of_common_voice_is_in_training_and_test(tmp_path):
     rows = read_corpus(path, language="ka").rows
     tested = {r.speaker_name for r in rows if r.split == "test"}
     assert tested and not tested & {r.speaker_name for r in rows if r.split != "test"}
+
+
+def test_the_notebook_finds_common_voice_in_its_archive(tmp_path, monkeypatch, root):
+    "colab/common_voice.ipynb, where a release is as it was downloaded."
+    release, _ = common_voice(tmp_path / "released")
+    shutil.make_archive(tmp_path / "common_voice_ka", "gztar", release.parent, release.name)
+    cells = json.loads((root / "colab/common_voice.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = next("".join(c["source"]) for c in cells if "unpack_archive" in "".join(c["source"]))
+    monkeypatch.chdir(tmp_path)
+    names = dict(COMMON_VOICE="", DRIVE=str(tmp_path), BASE="none", CONFIG="c", RUN="r")
+    names |= {"OVERRIDES": "", "options": [], "Path": Path}
+    exec(code, names)
+    told = dict(o.split("=", 1) for o in names["options"] if o.startswith("corpus."))
+    found = read_corpus(told["corpus.path"], format=told["corpus.format"], language="ka")
+    assert len(found.rows) == 4
 
 
 def test_fleurs_gives_nobody_a_foreign_reference(tmp_path):

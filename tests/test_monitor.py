@@ -9,16 +9,16 @@ import sys
 import time
 
 import pytest
+from calls import called
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 PY = [sys.executable, "-m", "xtts_ka.pipeline.cli", "monitor"]
 
 
-def monitor(*words, **kw):
-    return subprocess.run(
-        [*PY, *map(str, words)], capture_output=True, text=True, timeout=120, **kw
-    )
+def monitor(*words):
+    "`xtts-ka monitor` in this process; as one of its own it is called in `test_ctrl_c_...`."
+    return called("monitor", *words)
 
 
 TRAINING = """
@@ -130,6 +130,20 @@ def test_wrong_calls(run, words, why):
     )
 
 
+def test_an_export_spares_the_run(run):
+    "A file of the run is never written over; an earlier export may be."
+    record = run / "full_pretrain/gpt/training.json"
+    found = monitor("--dir", run, "--export", record)
+    assert found.returncode == 2 and "a file of the run" in found.stderr
+    assert record.read_text() == '{"steps": 1000}'
+    (run.parent / "link").symlink_to(run)
+    again = run.parent / "link/full_pretrain/gpt/training.json"
+    assert monitor("--dir", run, "--export", again).returncode == 2
+    for name in ("all.csv", "all.json", "all.csv", "all.json"):
+        assert monitor("--dir", run, "--export", run / name).returncode == 0
+    assert json.loads((run / "all.json").read_text())["values"]
+
+
 def test_damaged_record_of_the_run(run):
     (run / "pretrain_progress.json").write_text("{torn")
     found = monitor("--dir", run)
@@ -148,7 +162,7 @@ def test_names_are_text(run):
     assert "<img src=x" not in page and "&lt;img src=x" in page
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     steps=st.lists(st.integers(1, 40), unique=True, max_size=7),
     torn=st.sets(st.integers(0, 6)),

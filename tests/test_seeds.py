@@ -22,7 +22,7 @@ from smoke import RUN
 
 from xtts_ka.core.audio import write_audio
 from xtts_ka.core.config import build, config
-from xtts_ka.core.errors import CheckpointError, ConfigError, MissingError
+from xtts_ka.core.errors import AudioError, CheckpointError, ConfigError, MissingError
 from xtts_ka.core.manifest import read_manifest
 from xtts_ka.pipeline.cli import main
 
@@ -309,6 +309,24 @@ def test_vocoder_train_on_ljspeech(tmp_path):
     assert (len(train) + len(val), rejects) == (4, [])
 
 
+def test_sovits_prepare_on_ljspeech(tmp_path):
+    "No column says what is learned from: the clips are divided, and all of them are there."
+    from xtts_ka.sovits.config import PrepareConfig
+    from xtts_ka.sovits.data import collect_clips
+
+    for n in range(12):
+        sound(tmp_path / f"lj/wavs/LJ001-{n:04}.wav", 1.0, 22050)
+    ljspeech(tmp_path / "lj", [f"LJ001-{n:04}" for n in range(12)])
+    found = collect_clips(PrepareConfig(), tmp_path / "lj", tmp_path / "out", 1, "en").clips
+    parts = {part: len(found.split(part)) for part in ("train", "val", "test")}
+    assert parts["train"] >= 9 and sum(parts.values()) == 12 and parts["test"]
+    again = collect_clips(PrepareConfig(), tmp_path / "lj", tmp_path / "out", 1, "en").clips
+    assert again.rows == found.rows
+    sound(tmp_path / "lj/wavs/LJ001-0000.wav", 1.0, 48000)
+    with pytest.raises(AudioError, match="48000 Hz, clips need 22050.*run --to segments"):
+        [found.samples(i) for i in range(12)]
+
+
 def test_embedding_leaves_a_foreign_table_alone(tmp_path):
     "The table of LJSpeech has no header: a column would make another file of it."
     from xtts_ka.speaker.prepare_embeddings import find_recordings, update_metadata
@@ -544,7 +562,8 @@ def test_wandb_gets_the_numbers(tmp_path, monkeypatch):
         log.line({"kind": "train", "step": session + 1, "loss/main": 0.5, **log.times()})
         ids.append(log.wandb.id)
         log.close()
-    kept = [p.read_bytes() for p in tmp_path.rglob("*.wandb")]
+    files = {p.resolve() for p in tmp_path.rglob("*.wandb")}  # `latest-run` is a link
+    kept = [p.read_bytes() for p in files]
     assert ids[0] == ids[1] and len(kept) == 2 and all(b"train/loss/main" in k for k in kept)
 
 

@@ -1,5 +1,6 @@
 """Small things that cost an hour: long names, formulas, a full HOME, opposite phases."""
 
+import contextlib
 import csv
 import io
 
@@ -65,15 +66,23 @@ def test_lock_files_are_not_shared_between_runs(tmp_path):
     assert sorted(p.name for p in (tmp_path / "b/x").iterdir()) == ["link", "w.bin"]
 
 
-def test_a_kernel_starts_where_home_cannot_be_written(tmp_path, monkeypatch):
+def test_a_kernel_starts_where_home_is_full(tmp_path, monkeypatch):
+    from faults import Disk
     from test_runner import write_notebook
 
     from xtts_ka.pipeline.execute import execute
 
-    (tmp_path / "home").write_text("")  # HOME is a file: nothing can be written below it
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "XDG_RUNTIME_DIR", "JUPYTER_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     notebook = write_notebook(tmp_path, "10_first", ("n = 1",))
-    done = execute(notebook, tmp_path / "out.ipynb", {"n": 2}, tmp_path)
+    with Disk(tmp_path / "home", 1 << 16) as disk:
+        if not disk.mounted:
+            pytest.skip("no right to mount a small tmpfs here")
+        (tmp_path / "home/.local/share/jupyter/runtime").mkdir(parents=True)
+        (tmp_path / "home/.ipython/profile_default").mkdir(parents=True)
+        with contextlib.suppress(OSError), open(tmp_path / "home/full", "wb") as f:
+            while True:
+                f.write(bytes(4096))
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        done = execute(notebook, tmp_path / "out.ipynb", {"n": 2}, tmp_path)
     assert done, (done.name, done.message)

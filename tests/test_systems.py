@@ -5,6 +5,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -254,7 +255,7 @@ def test_extras_are_whole(root):
     t = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     extras = t["project"]["optional-dependencies"]
     named = set(re.search(r"\[(.*)\]", extras["all"][0])[1].split(","))
-    assert named == {"speak", "train", "notebooks", "score", "cluster", "demo"}
+    assert named == {"speak", "train", "notebooks", "score", "cluster", "demo", "hub"}
     assert "xtts_ka[all]" in t["dependency-groups"]["dev"]
     heavy = {"torch", "numpy", "coqui-tts", "tokenizers", "scipy"}
     light = {re.split(r"[>=<\[]", d)[0] for d in t["project"]["dependencies"]}
@@ -332,14 +333,49 @@ def test_do_takes_the_python_that_is_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(do.subprocess, "run", find)
     monkeypatch.setattr(do, "VENV", tmp_path / ".venv")
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
     assert do.python_version("uv") == "3.12"
     here.add("3.11")
     assert do.python_version("uv") == "3.11"
     here.clear()
     assert do.python_version("uv") == ""
+    kept = tmp_path / "pyenv/versions/3.13.0/bin/python"  # pyenv has it, and it is not chosen
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    assert do.python_version("uv") == str(kept)
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv/pyvenv.cfg").write_text("home = /x\nversion_info = 3.13.0\n")
     assert do.python_version("uv") == "3.13"
+
+
+FAKE_UV = """#!{python}
+import sys
+words = sys.argv[1:]
+if words[:1] == ["--version"]:
+    sys.exit(print("uv 9"))
+if "--offline" in words or words[:2] == ["pip", "compile"]:
+    sys.exit("error: Failed to fetch: tcp connect error")
+print("asked:", *words)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the program that stands for uv is a script")
+@pytest.mark.parametrize("command", ["run", "test", "setup"])
+def test_without_a_network_the_first_line_says_what_to_do(root, tmp_path, command):
+    "Nothing is here and no index answers: one line before uv's own, and uv is not asked further."
+    (tmp_path / "tools").mkdir()
+    shutil.copy(root / "tools/do.py", tmp_path / "tools")
+    uv = tmp_path / "bin/uv"
+    uv.parent.mkdir()
+    uv.write_text(FAKE_UV.format(python=sys.executable))
+    uv.chmod(0o755)
+    env = {"PATH": f"{uv.parent}:/usr/bin:/bin", "UV_PYTHON": "3.11"}
+    call = [sys.executable, str(tmp_path / "tools/do.py"), command]
+    done = subprocess.run(call, capture_output=True, text=True, env=env)
+    first, second, *_ = done.stderr.splitlines()
+    assert done.returncode == 1 and "asked" not in done.stdout
+    assert first.startswith("do: no network: ") and "give the same command again" in first
+    assert "tcp connect error" in second
 
 
 def test_uv_is_pinned_with_digests(root):

@@ -64,14 +64,26 @@ def bootstrap():
         )
     if not made:
         python = TOOLS / "env" / ("Scripts/python.exe" if WINDOWS else "bin/python")
-        return subprocess.call([str(python), *pip])
+        return installed([str(python), *pip])
     shutil.rmtree(TOOLS / "env", ignore_errors=True)  # Debian makes half of it without ensurepip
     if subprocess.call([sys.executable, "-m", "pip", "--version"], stdout=subprocess.DEVNULL):
         stop(
             sys.executable + " has neither venv (see .tools/venv.log) nor pip;"
             " on Debian and Ubuntu: apt install python3-venv. Or install uv by its own installer"
         )
-    return subprocess.call([sys.executable, *pip, "--target", str(TOOLS / "lib")])
+    return installed([sys.executable, *pip, "--target", str(TOOLS / "lib")])
+
+
+def installed(words):
+    "Exit status of pip; of a failure the first line says what to do."
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        say(
+            "uv could not be installed: a network and a package index are needed the first time"
+            " (or name one: PIP_INDEX_URL, HTTPS_PROXY; or install uv by its own installer)."
+            " pip says:\n" + done.stdout.decode("utf-8", "replace").strip()
+        )
+    return done.returncode
 
 
 def the_uv():
@@ -79,7 +91,7 @@ def the_uv():
     found = find_uv()
     if not found:
         if bootstrap():
-            stop("uv could not be installed; the lines above say why (a package index is needed)")
+            raise SystemExit(1)
         found = find_uv() or stop("uv was installed into .tools but does not start")
     return found
 
@@ -106,12 +118,24 @@ def python_version(uv):
     except (OSError, TypeError):
         pass
     for version in PYTHONS:
-        found = [uv, "python", "find", "--no-python-downloads", "--no-project", version]
-        if not subprocess.run(found, capture_output=True, cwd=str(ROOT)).returncode:
+        found = interpreter(uv, version)
+        if found:
             if version != PYTHONS[0]:
                 say("no Python 3.11 here; taking " + version)
-            return version
+            return found
     return ""
+
+
+def interpreter(uv, version):
+    "What uv is to take for a version: the version itself, or a path; empty: not on this machine."
+    find = [uv, "python", "find", "--no-python-downloads", "--no-project", version]
+    if not subprocess.run(find, capture_output=True, cwd=str(ROOT)).returncode:
+        return version
+    # With pyenv, `python3.N` on the PATH ends with an error unless that version is chosen, and uv
+    # looks no further
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    found = [p for form in ("bin/python", "python.exe") for p in pyenv.glob(f"{version}.*/{form}")]
+    return str(max(found, key=lambda p: p.stat().st_mtime)) if found else ""
 
 
 # commands
@@ -141,11 +165,38 @@ class Caller:
     def tool(self, *words):
         self("run", "--frozen", *words)
 
+    def fails(self, *words, **options):
+        "What uv says when a call fails, else an empty text; nothing is shown."
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        done = subprocess.run([self.uv, *words], cwd=str(ROOT), env=self.env, **pipes, **options)
+        return (done.stdout.decode("utf-8", "replace") or "it failed") if done.returncode else ""
+
+    def check_network(self, *words):
+        "Before uv tries for minutes: where a package must be fetched and no index answers, stop."
+        if CPU.exists() or not self.fails(*words, "--inexact", "--offline", "--quiet"):
+            return  # All is here
+        ask = ("pip", "compile", "--quiet", "--no-deps", "--refresh", "--python", sys.executable)
+        self.env.update(UV_HTTP_RETRIES="0", UV_HTTP_TIMEOUT="15")
+        why = self.fails(*ask, "-", input=b"pip")
+        for name in ("UV_HTTP_RETRIES", "UV_HTTP_TIMEOUT"):
+            self.env.pop(name)
+            self.env.update({name: os.environ[name]} if name in os.environ else {})
+        if why:
+            stop(NO_NETWORK + why.strip())
+
+
+NO_NETWORK = (
+    "no network: packages of the lock are missing here, and no package index answers. Connect (or"
+    " name an index or proxy that is reachable: UV_DEFAULT_INDEX, HTTPS_PROXY) and give the same"
+    " command again; or bring .venv or uv's cache (`uv cache dir`) from a machine of this kind"
+    " where `python tools/do.py setup` has run. uv says:\n"
+)
+
 
 def sync(call):
-    call(
-        "sync", "--frozen", "--quiet"
-    )  # Without the peers of bench/, whose lazy modules break tests
+    words = ("sync", "--frozen")  # Without the peers of bench/, whose lazy modules break tests
+    call.check_network(*words)
+    call(*words, "--quiet")
 
 
 def setup(call, args):
@@ -154,6 +205,7 @@ def setup(call, args):
         return setup_cpu(call)
     if args:
         stop("setup: knows --cpu only, not " + " ".join(args))
+    call.check_network("sync", "--frozen")
     if sys.platform == "linux" and not VENV.exists():
         say(
             "3.2 GB to download, 2.2 GB of them CUDA libraries. Without an NVIDIA GPU, and where"
@@ -167,6 +219,7 @@ def setup_cpu(call):
     bulk = dict(re.findall(BULK, (ROOT / "uv.lock").read_text(encoding="utf-8")))
     leave = [word for name in sorted(bulk) for word in ("--no-install-package", name)]
     CPU.unlink() if CPU.exists() else None
+    call.check_network("sync", "--frozen", *leave)
     call("sync", "--frozen", *leave)
     torch = [f"{name}=={bulk[name]}" for name in ("torch", "torchaudio")]
     call("pip", "install", "--python", str(VENV), "--torch-backend", "cpu", *torch)
@@ -179,6 +232,7 @@ def run(call, args):
     "run the pipeline into outputs/: run [--config configs/demo.yaml] [--list] [key=value ...]"
     given = any(a == "--config" or a.startswith("--config=") for a in args)
     config = [] if given else ["--config", "configs/demo.yaml"]
+    call.check_network("sync", "--frozen")
     call.last("run", "--frozen", "xtts-ka", "run", *config, *args)
 
 
@@ -207,12 +261,12 @@ def quick(call, args):
 def versions(call, args):
     "the quick tests on each Python from 3.11 to 3.13 that is here, each in .venv-3.N"
     for version in PYTHONS:
-        find = [call.uv, "python", "find", "--no-python-downloads", "--no-project", version]
-        if subprocess.run(find, capture_output=True, cwd=str(ROOT)).returncode:
+        python = interpreter(call.uv, version)
+        if not python:
             say(f"no Python {version} here, left out")
             continue
         say("Python " + version)
-        call.env["UV_PYTHON"] = version
+        call.env["UV_PYTHON"] = python
         call.env["UV_PROJECT_ENVIRONMENT"] = str(ROOT / (".venv-" + version))
         sync(call)
         call.tool("pytest", *(args or QUICK))

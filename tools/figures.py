@@ -100,6 +100,13 @@ def daily(path):
         Figure(
             "evaluate", f"everyday MOS, {path}", "DistillMOS", "{:.2f}", *(mos if asked else ())
         ),
+        Figure(
+            "evaluate",
+            f"everyday likeness by Resemblyzer, {path}",
+            "likeness to recordings of the speaker, by Resemblyzer (by the run's own encoder:"
+            f" {{everyday likeness, {path}:.2f}})",
+            "{:.2f}",
+        ),
     )
 
 
@@ -388,7 +395,11 @@ def samples(run, path):
 def listen(kept):
     "The first table of README: what can be heard, and how much of it is understood."
     m, run, patient = kept["stages"]["evaluate"]["metrics"], kept["run"], longer()
-    lines = ["| | listen | CER | ended by itself | DistillMOS |", "|---|---|--:|--:|--:|"]
+    lines = ["| | listen | CER | ended | likeness | DistillMOS |", "|---|---|--:|--:|--:|--:|"]
+
+    def two(value):
+        return f"{value:.2f}" if value else ""
+
     for path, name in {"recording": "recordings", **PATHS}.items():
         if f"everyday CER, {path}" not in m:
             continue
@@ -396,17 +407,20 @@ def listen(kept):
             f"{100 * m[f'everyday CER, {path}']:.1f} %"
             f" ({span(m[f'everyday CER interval, {path}'])})"
         )
-        mos = f"{m[f'everyday MOS, {path}']:.2f}" if f"everyday MOS, {path}" in m else ""
+        mos = two(m.get(f"everyday MOS, {path}"))
+        like = two(m.get(f"everyday likeness by Resemblyzer, {path}"))
         stopped = m[f"everyday stopped, {path}"] if path != "recording" else ""
-        lines.append(f"| {name} | {samples(run, path)} | {cer} | {stopped} | {mos} |")
+        lines.append(f"| {name} | {samples(run, path)} | {cer} | {stopped} | {like} | {mos} |")
         row = patient.get("rows", {}).get(path) if path != "recording" else None
         if row:
             interval = span(f"{row['low']} to {row['high']}")
             cer = f"{100 * row['CER']:.1f} % ({interval})"
-            mos = f"{row['MOS']:.2f}" if row["MOS"] else ""
+            like, mos = two(row.get("likeness by Resemblyzer")), two(row["MOS"])
             ended = f"{row['stopped']} of {row['texts']}"
             name = f"{name}, after {patient['minutes']} CPU minutes (`demo_long`)"
-            lines.append(f"| {name} | {samples('demo_long', path)} | {cer} | {ended} | {mos} |")
+            lines.append(
+                f"| {name} | {samples('demo_long', path)} | {cer} | {ended} | {like} | {mos} |"
+            )
     return "\n".join(lines)
 
 
@@ -422,8 +436,9 @@ def headline(kept):
     words = (
         f"**From nothing to a voice in {spent}**, without downloading recordings or weights. "
         f"{m['everyday texts']} texts as people type them, from single words to paragraphs, "
-        f"{unseen} of them with a word never trained on; "
-        "character error rate (CER) by an independent recogniser, with its 95 % interval:"
+        f"{unseen} with a word never trained on; "
+        "character error rate (CER) by an independent recogniser with its 95 % interval, "
+        "likeness by Resemblyzer:"
     )
     return f"{HEAD}\n{words}\n\n{listen(kept)}\n{TAIL}"
 

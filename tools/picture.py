@@ -1,9 +1,9 @@
-"""The picture in README: the first page of a run's report, as a browser shows it. Needs chromium or
-chrome, which nothing else here does.
+"""Pictures of README and the guides, as a browser shows them: the first page of a run's report, and
+the page that speaks. Needs chromium or chrome.
 
-python tools/picture.py outputs/demo    writes nbs/images/report.png"""
+python tools/picture.py outputs/demo           writes nbs/images/report.png and page.png
+python tools/picture.py outputs/demo page      one of them"""
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,7 +12,11 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURE = ROOT / "nbs/images/report.png"
+IMAGES = ROOT / "nbs/images"
+TEXT = "შეხვედრა 14:30-ზეა, 2 ვაშლი 5%-ით იაფია."
+sys.path.insert(0, str(ROOT / "tests"))
+from browser import Browser, chromium  # noqa: E402
+
 WIDTH, HEIGHT, SCALE = (
     860,
     800,
@@ -41,25 +45,46 @@ def shoot(page, picture, browser):
         subprocess.run([browser, *options], check=True, capture_output=True, timeout=120)
 
 
-def main(args):
-    page = Path(args[0] if args else ROOT / "outputs/demo") / "report/index.html"
+def report(run, picture):
+    "The beginning of the report."
+    page = run / "report/index.html"
     if not page.is_file():
         sys.exit(f"{page}: no report there; `make run` writes one")
-    browser = next(
-        filter(
-            None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))
-        ),
-        None,
-    )
-    if browser is None:
+    shoot(page, picture, chromium())
+
+
+def page(run, picture):
+    "The page of `xtts-ka demo`, while it says a text."
+    words = ["-m", "xtts_ka.cli", "demo", str(run), "--port", "0", "--device", "cpu"]
+    served = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True)
+    try:
+        address = served.stdout.readline().split()[0]
+        with Browser(WIDTH + 300, HEIGHT) as browser:
+            browser.call("Page.navigate", url=address)
+            browser.wait("!!document.querySelector('#text textarea')", 120)
+            browser.fill("#text textarea", TEXT)
+            browser.wait("!!document.querySelector('#reading .chips')", 60)
+            browser.press("#speak")
+            browser.wait("!!document.querySelector('#result .now')", 120)
+            browser.shot(picture, whole=True)
+    finally:
+        served.terminate()
+        served.wait()
+
+
+def main(args):
+    run = Path(args[0] if args else ROOT / "outputs/demo")
+    if chromium() is None:
         sys.exit("neither chromium nor chrome is on the PATH")
-    with tempfile.TemporaryDirectory() as folder:
-        shoot(page, raw := Path(folder) / "raw.png", browser)
-        PICTURE.parent.mkdir(exist_ok=True)
-        Image.open(raw).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(
-            PICTURE, optimize=True
-        )
-    print(f"{PICTURE.relative_to(ROOT)}: {PICTURE.stat().st_size / 1000:.0f} kB")
+    IMAGES.mkdir(exist_ok=True)
+    for make in (report, page):
+        if make.__name__ not in (args[1:] or ("report", "page")):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            make(run, raw := Path(folder) / "raw.png")
+            image = Image.open(raw).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+            image.save(picture := IMAGES / f"{make.__name__}.png", optimize=True)
+        print(f"{picture.relative_to(ROOT)}: {picture.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

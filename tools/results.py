@@ -37,6 +37,8 @@ def paths_of(metrics):
                 "high": high,
                 "stopped": metrics[f"stopped, {n}"],
                 "likeness": metrics.get(f"likeness, {n}"),
+                "likeness by Resemblyzer": metrics.get(f"likeness by Resemblyzer, {n}"),
+                "MOS": metrics.get(f"MOS, {n}"),
                 "right voice": metrics.get(f"right voice, {n}"),
             }
         )

@@ -596,12 +596,10 @@ def describe(
     prefix: str = "",  # Put before each key
 ) -> list[Option]:
     "All options in the order of the source; nested ones stand in place of their parent."
-    from fastcore.docments import docments
-
     notes: dict[str, str] = {}
     for c in reversed(cls.__mro__):
         if dataclasses.is_dataclass(c):
-            notes |= {k: v for k, v in docments(c, returns=False).items() if v}
+            notes |= _notes(typing.cast(type, c))
     out = []
     for f in dataclasses.fields(cls):
         kind = _annotation(cls, f.name)
@@ -611,6 +609,13 @@ def describe(
         else:
             out.append(Option(key, _type_name(kind), _default(f), notes.get(f.name, "")))
     return out
+
+
+@functools.cache  # Python parses the whole module for each class
+def _notes(cls) -> dict[str, str]:  # Field -> comment beside it
+    from fastcore.docments import docments
+
+    return {k: v for k, v in docments(cls, returns=False).items() if v}
 
 
 def _default(f: dataclasses.Field):

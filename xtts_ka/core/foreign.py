@@ -90,6 +90,11 @@ def budget(
     class Count(TorchDispatchMode):
         asked = calls = 0
 
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            "Or torch imports its compiler, a second of CPU, to keep it away from this mode."
+            return False
+
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             name = func.overloadpacket.__name__
             if name in _SIZED or name in _RANGES:

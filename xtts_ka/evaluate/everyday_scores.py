@@ -35,7 +35,8 @@ class Take:
     warnings: list = field(default_factory=list)
     seconds: float = math.nan  # Of the recording of this text by this voice
     heard: str = ""  # The transcript
-    similarity: float = math.nan  # Mean cosine to recordings of the speaker
+    similarity: float = math.nan  # Mean cosine to recordings of the speaker, by the run's encoder
+    independent: float = math.nan  # The same by Resemblyzer
     mos: float = math.nan  # DistillMOS
     file: Path | None = None  # Audio file
 
@@ -75,6 +76,7 @@ def score_row(
         "seconds": round(seconds, 3),
         "length ratio": _number(ratio, 4),
         "likeness": _number(t.similarity, 4),
+        "likeness by Resemblyzer": _number(t.independent, 4),
         "MOS": _number(t.mos, 3),
         "file": None,
     }
@@ -121,6 +123,7 @@ def sum_up(
         "in range": sum(LENGTHS[0] <= x <= LENGTHS[1] for x in ratios),
         "length ratio": _mean(rows, "length ratio")[0],
         "likeness": _mean(rows, "likeness")[0],
+        "likeness by Resemblyzer": _mean(rows, "likeness by Resemblyzer")[0],
         "MOS": mos,
         "MOS half": half,
         "judged": sum(r["MOS"] is not None for r in rows),
@@ -158,6 +161,9 @@ def everyday_row(
     def of(key, n="texts"):
         return f"{s[key]} of {s[n]}" if s[key] is not None and s[n] else ""
 
+    def two(value):
+        return "" if value is None else f"{value:.2f}"
+
     half = "" if s["MOS half"] is None else f" ± {s['MOS half']:.2f}"
     return {
         "kind": KINDS.get(s["kind"], s["kind"]),
@@ -170,7 +176,8 @@ def everyday_row(
         "words skipped": of("skipped", "words"),
         "stretches repeated": s["repeated"],
         "length 0.75 to 1.3": of("in range", "lengths"),
-        "likeness": "" if s["likeness"] is None else f"{s['likeness']:.2f}",
+        "likeness, own encoder": two(s["likeness"]),
+        "likeness, Resemblyzer": two(s["likeness by Resemblyzer"]),
         "DistillMOS": "" if s["MOS"] is None else f"{s['MOS']:.2f}{half}",
     }
 
@@ -200,6 +207,10 @@ def everyday_metrics(
             out[f"everyday length in range, {path}"] = f"{s['in range']} of {s['lengths']}"
         if s["likeness"] is not None:
             out[f"everyday likeness, {path}"] = round(s["likeness"], 3)
+        if s["likeness by Resemblyzer"] is not None:
+            out[f"everyday likeness by Resemblyzer, {path}"] = round(
+                s["likeness by Resemblyzer"], 3
+            )
         if s["MOS"] is not None:
             out[f"everyday MOS, {path}"] = round(s["MOS"], 2)
     return out

@@ -134,6 +134,7 @@ class Recogniser:
                 f"{display_path(folder)}: no recogniser here; "
                 "train one with `python bench/recogniser.py train OUT`"
             )
+        self.folder = folder
         self.net = SemanticTokenizer.load(folder)
 
     def transcribe(

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -301,6 +302,23 @@ def export(
     )
 
 # %% ../../nbs/pipeline/monitor.ipynb #d47a21c3
+_HEADS = (b"training,kind,step", b'{\n "trainings"', b"PAR1")  # Of the three kinds
+
+
+def _spare(path: Path, run_dir: Path):
+    "`ConfigError` for a file of the run itself; an earlier export may be written again."
+    inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(run_dir))
+    if not (inside and path.is_file()):
+        return
+    with open(path, "rb") as f:
+        if f.read(32).startswith(_HEADS):
+            return
+    raise ConfigError(
+        f"--export {path}: a file of the run, which would be lost; give another name, or none"
+        f" for {BESIDE} in the run's folder"
+    )
+
+
 def plot_training(
     s: TrainingStatus,
 ):
@@ -707,7 +725,8 @@ def main(
     elif not args.cleanup:
         print("\n".join(table(seen, stages)))
     if args.export:
-        target = folder / BESIDE if args.export == BESIDE else args.export
+        target = folder / BESIDE if args.export == BESIDE else Path(args.export)
+        _spare(target, folder)
         print(display_path(export(target, seen, stages)))
     if args.plot:
         print("\n".join(map(display_path, plot(folder, seen, stages))))

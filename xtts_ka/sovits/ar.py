@@ -19,6 +19,7 @@ from ..core.errors import CheckpointError, MissingError
 from ..core.weights import find_local
 from .config import ArConfig
 from .quantize import Quantizer, codebook_tables
+from .qwen import Qwen2
 from .text_encoder import TextEncoder
 
 ABSENT = -1  # No code at this place of the grid
@@ -262,13 +263,15 @@ class ArModel(nn.Module):
         cfg: ArConfig,
         text: TextEncoder,
         quantizer: Quantizer,  # Of the tokenizer; only its vectors are used, and not trained
+        speaks: bool = False,  # It is trained: through our own layers, which load sooner
     ):
         super().__init__()
         self.cfg = cfg
         self.text = text
         self.n_codebooks = quantizer.n_codebooks
         self.codebook_size = quantizer.codebook_size
-        self.qwen = qwen(cfg)
+        sizes = cfg.dim, cfg.layers, cfg.heads, cfg.kv_heads, cfg.ffn
+        self.qwen: Any = Qwen2(*sizes) if speaks else qwen(cfg)
         d, D, G = cfg.dim, quantizer.dim, self.n_codebooks
         self.register_buffer("tables", codebook_tables(quantizer), persistent=True)
         self.learned = None

@@ -659,12 +659,9 @@ def load_model(
 ) -> Sovits:
     "`MissingError` names what is not there, `CheckpointError` what does not fit."
     folder, place = Path(folder), choose_device(device)
-    if not (folder / "config.json").is_file():
-        raise MissingError(
-            f"{folder}: no GPT-SoVITS2 model here (config.json is missing);"
-            " the stage sovits2 writes one to outputs/RUN/sovits2/model"
-        )
+    _needs(folder, "config.json")
     about = read_json(folder / "config.json", _CONFIG)
+    _needs(folder, "semantic.json", "ar.json")
     numbers = sum(p.stat().st_size for p in folder.glob("*.safetensors")) // 4
     with reading(folder):
         features = read_json(folder / "semantic.json", {"semantic": dict})["semantic"]
@@ -673,6 +670,16 @@ def load_model(
         with budget(numbers, folder):
             model = _assembled(folder, about, texts)
     return model.to(place) if place.type != "cpu" else model
+
+
+def _needs(folder: Path, *names: str):
+    "`MissingError` for a file that is not there."
+    for name in names:
+        if not (folder / name).is_file():
+            raise MissingError(
+                f"{folder}: no GPT-SoVITS2 model here ({name} is missing);"
+                " the stage sovits2 writes one to outputs/RUN/sovits2/model"
+            )
 
 
 # More would need minutes of reference, or never end

@@ -380,7 +380,7 @@ def load_ar(
     cfg = build(ArConfig, {"pointer": False} | about["ar"] | {"init": ""})
     text = TextEncoder(build(TextConfig, about["text"]), bpe.size, about["features"])
     quantizer = tokenizer.net.quantizer
-    net = ArModel(cfg, text, quantizer)
+    net = ArModel(cfg, text, quantizer, speaks=True)
     try:
         net.load_state_dict(load_file(folder / "ar.safetensors"))
     except Exception as e:  # safetensors and torch raise several kinds

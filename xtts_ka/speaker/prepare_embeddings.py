@@ -9,6 +9,7 @@ __all__ = ['SUFFIXES', 'PARTS', 'Recordings', 'find_recordings', 'update_metadat
 
 # %% ../../nbs/speaker/prepare_embeddings.ipynb #9ddcf03b
 import csv
+import errno
 import os
 import sys
 from collections import Counter
@@ -117,6 +118,7 @@ def update_metadata(
     path,  # `metadata.csv`
     vectors,  # audio_file -> path of its `.npy` from the file's folder; others get an empty field
     column="embedding",  # Its name
+    to=None,  # File to write; None: `path` itself
 ) -> int:  # Rows that have a vector
     "Write the column `embedding` into a manifest, atomically."
     from xtts_ka.core.files import atomic_write
@@ -138,7 +140,7 @@ def update_metadata(
         if line.strip() and n >= head:
             line = _with_cell(line, column if n == head else cells.get(n), at, mark)
         out.append(line)
-    atomic_write(path, b"\n".join(out))
+    atomic_write(to or path, b"\n".join(out))
     return sum(map(bool, cells.values()))
 
 # %% ../../nbs/speaker/prepare_embeddings.ipynb #2a6e6850
@@ -388,7 +390,7 @@ def _finish(done, found, generator, update_manifest, title):
     done.metadata = found.manifest.path if found.manifest else None
     own = getattr(found.manifest, "format", "manifest") == "manifest"  # Not LJSpeech's, and so on
     if found.manifest and own and update_manifest and _has_pipes(found.manifest.path):
-        update_metadata(found.manifest.path, _vector_paths(root, found, entries))
+        done.metadata = _add_vectors(root, found, entries)
         done.updated = True
     update_xtts_config(root / "xtts_config.json", root, **_settings(generator))
     if cfg.visualize:
@@ -402,11 +404,30 @@ def _has_pipes(path: Path) -> bool:
     return b"|" in path.read_bytes().lstrip(b"\xef\xbb\xbf\r\n ").split(b"\n", 1)[0]
 
 
-def _vector_paths(root, found, entries) -> dict:  # audio_file -> path from the manifest's folder
+def _add_vectors(root, found, entries) -> Path:  # The manifest that has them
+    "Write the column; where the data set cannot be written, into a copy beside the vectors."
+    path = found.manifest.path
+    try:
+        update_metadata(path, _vector_paths(root, found, entries, path.parent))
+        return path
+    except OSError as e:
+        if e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        why = e.strerror
+    copy = root / path.name
+    update_metadata(path, _vector_paths(root, found, entries, root), to=copy)
+    print(
+        f"note: {display_path(path)} cannot be written ({why}); the list with the vectors is"
+        f" {display_path(copy)}, and its audio files lie where they were"
+    )
+    return copy
+
+
+def _vector_paths(root, found, entries, start: Path) -> dict:  # audio_file -> path from `start`
     out = {}
     for file, voice in zip(found.files, found.voices):
         if npy := entries[voice.utt].npy:
-            out[file] = Path(os.path.relpath(root / npy, found.manifest.folder)).as_posix()
+            out[file] = Path(os.path.relpath(root / npy, start)).as_posix()
     return out
 
 

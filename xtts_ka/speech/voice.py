@@ -266,6 +266,8 @@ class SovitsVoice(Voice):
             for k in self.SPEAKING
             if options.get(k) is not None and k != "reference_texts"
         }
+        if not len(references):  # All are one voice: there are no shares to adjust
+            more.setdefault("proportion", False)
         return dict(
             references=prompts, sampling=sampling, seed=seed, speed=speed, speaker=name, **more
         )
