@@ -363,6 +363,49 @@ def init(call, place, words):
     assert list((place / words[1] / "configs").glob("*.yaml"))
 
 
+def benchmark(call, place, words):
+    """Few texts and the built-in recogniser; another program, `tts`, has a test of its own. FLEURS
+    is not here, which is said before anything is spoken."""
+    if "--answers" in words:
+        key = place / "outputs/benchmark/listening_key.json"
+        if not key.is_file():
+            small = ["--sentences", "2", "--scorer", "builtin", "--system", "espeak:nino"]
+            small += ["--system", "recordings", "--out", "outputs/benchmark"]
+            fine(call("benchmark", "--texts", "outputs/demo", *small))
+        answers_of_a_listener(json.loads(key.read_text(encoding="utf-8")), place)
+        fine(call(*words), "1 listeners")
+        return
+    if "google/fleurs" in words:
+        code, out, err = call(*words)
+        assert code == 2 and "google/fleurs ka_ge" in err and "--stream" in err, out + err
+        return
+    fine(call("benchmark", "--texts", "outputs/demo", "--list", "all.tsv"), "each to be spoken")
+    if "--list" in words:
+        fine(call(*words), words[-1])
+        assert (place / words[-1]).read_text(encoding="utf-8").startswith("id\ttext\n")
+        return
+    for line in (place / "all.tsv").read_text(encoding="utf-8").splitlines()[1:]:
+        (place / "wavs/mine").mkdir(parents=True, exist_ok=True)
+        shutil.copy(place / "nino.wav", place / f"wavs/mine/{line.partition(chr(9))[0]}.wav")
+    at = [i for i, w in enumerate(words) if w.startswith("coqui=")]
+    words = [w for i, w in enumerate(words) if FULL or not (i in at or i + 1 in at)]
+    shutil.rmtree(place / "outputs/benchmark", ignore_errors=True)
+    out = fine(call(*words, "--sentences", "2", "--scorer", "builtin"), "table.tex")
+    assert "recordings " in out and (place / "outputs/benchmark/index.html").is_file()
+
+
+def answers_of_a_listener(plan, place):
+    form = [(name, plan["trials"][name]) for name in plan["forms"][0]]
+    answers = [
+        {"trial": n, "stimuli": t["stimuli"], "values": [3.0] * len(t["stimuli"])}
+        for n, t in form
+        if t["kind"] == "mos"
+    ]
+    held = {"format": "xtts_ka listening test 1", "test": plan["test"], "listener": "one"}
+    held |= {"about": {"native": True}, "answers": answers}
+    (place / "answers-one.json").write_text(json.dumps(held), encoding="utf-8")
+
+
 def lexicon(call, place, words):
     fine(call(*words))
     assert "დილა" in (place / words[words.index("--out") + 1]).read_text(encoding="utf-8")
@@ -403,6 +446,7 @@ HOW = {
     ("adapt-embeddings",): parsed,
     ("demo",): parsed,  # tests/test_page.py opens it
     ("fetch",): parsed,  # gigabytes
+    ("benchmark",): benchmark,
     ("init",): init,
     ("lexicon",): lexicon,
     ("voices",): voices,

@@ -2,6 +2,7 @@
 from notebooks, and none of them by hand."""
 
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -113,6 +114,8 @@ DAILY = {
     "everyday stopped, XTTS": "149 of 150",
     "everyday worst kind, XTTS": "word, 24.0%",
     "everyday MOS, XTTS": 2.4,
+    "everyday likeness, XTTS": 0.88,
+    "everyday likeness by Resemblyzer, XTTS": 0.76,
     "everyday CER, sovits2": 0.11,
     "everyday CER interval, sovits2": "0.090 to 0.130",
     "everyday stopped, sovits2": "150 of 150",
@@ -138,10 +141,10 @@ def test_everyday_texts_come_first_where_they_were_spoken(kept):
     first = figures.headline(run(DAILY | own)).splitlines()
     with pytest.raises(SystemExit, match="no everyday texts"):
         figures.headline(run(own))
-    assert "150 texts as people type them" in first[1] and "116 of them" in first[1]
+    assert "150 texts as people type them" in first[1] and "116 with a word" in first[1]
     rows = {line.split("|")[1].strip(): line for line in first if line.startswith("| ")}
     assert "| 11.0 % (9 to 13 %) | 150 of 150 |" in rows["GPT-SoVITS2"]
-    assert "| 20.0 % (18 to 22 %) | 149 of 150 | 2.40 |" in rows["XTTS with its own decoder"]
+    assert "| 20.0 % (18 to 22 %) | 149 of 150 | 0.76 | 2.40 |" in rows["XTTS with its own decoder"]
     assert "| 10.0 % (9 to 11 %) |  |" in rows["recordings"]
     lines = figures.results(run(DAILY | own)).splitlines()[2:]
     assert lines[0].startswith("| **Everyday texts") and "Everyday" not in figures.results(run(own))
@@ -296,3 +299,19 @@ def test_addresses_outside_are_found(tmp_path):
     }.items():
         (tmp_path / name).write_text(text)
     assert docs.outside(tmp_path) == ["a.html", "b.css", "c.html"]
+
+
+def test_notebooks_for_lent_machines_say_what_each_cell_took(root):
+    "tools/colab.py wrote it: a row for every cell that runs, from a run of these cells."
+    for path in sorted((root / "colab").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        assert cells[-1]["id"] == "took", path
+        rows = re.findall(r"^\| (.+) \| (\d+) s \|$", "".join(cells[-1]["source"]), re.M)
+        wanted, heading = [], "Settings"
+        for cell in cells[:-1]:
+            source = "".join(cell["source"])
+            if cell["cell_type"] == "markdown":
+                heading = (re.findall(r"^## (.+)$", source, re.M) or [heading])[-1]
+            else:
+                wanted.append(heading)
+        assert [name for name, _ in rows] == wanted, path

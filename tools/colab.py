@@ -197,7 +197,7 @@ def try_one(path: Path, recordings: Path, version: str, work: Path):
             f"Executed in small by `python tools/colab.py`: `configs/smoke.yaml` on {len(found)}"
             f" recordings, without a GPU, on {os.cpu_count()} cores of a {platform.system()}"
             f" machine that others use too, with Python {got} and PyTorch {before.split()[0]},"
-            " which stayed as it was. Times are of the clock.",
+            " which stayed as it was; installed by pip. Times are of the clock.",
         ),
     )
     print(f"{path.relative_to(ROOT)}: every cell was executed; {work}")

@@ -99,6 +99,7 @@ ORDER = {  # Pages of a folder in the order in which a newcomer reads them
         "another_language",
         "first_run_ka",
         "own_recordings_ka",
+        "score_your_tts_ka",
     ),
     "guides": (
         "running",

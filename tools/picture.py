@@ -2,7 +2,8 @@
 the page that speaks. Needs chromium or chrome.
 
 python tools/picture.py outputs/demo           writes nbs/images/report.png and page.png
-python tools/picture.py outputs/demo page      one of them"""
+python tools/picture.py outputs/demo page      one of them
+python tools/picture.py outputs/benchmark benchmark    the page of a benchmark: benchmark.png"""
 
 import subprocess
 import sys
@@ -24,7 +25,7 @@ WIDTH, HEIGHT, SCALE = (
 )  # Of the window in CSS pixels; pixels of the picture for each of them
 
 
-def shoot(page, picture, browser):
+def shoot(page, picture, browser, width=WIDTH, height=HEIGHT, scale=SCALE):
     "Let a browser draw a page into a PNG."
     with tempfile.TemporaryDirectory() as profile:
         options = [
@@ -36,8 +37,8 @@ def shoot(page, picture, browser):
             "--disable-background-networking",
             "--hide-scrollbars",
             f"--user-data-dir={profile}",
-            f"--window-size={WIDTH},{HEIGHT}",
-            f"--force-device-scale-factor={SCALE}",
+            f"--window-size={width},{height}",
+            f"--force-device-scale-factor={scale}",
             "--virtual-time-budget=3000",
             f"--screenshot={picture}",
             page.resolve().as_uri(),
@@ -51,6 +52,14 @@ def report(run, picture):
     if not page.is_file():
         sys.exit(f"{page}: no report there; `make run` writes one")
     shoot(page, picture, chromium())
+
+
+def benchmark(folder, picture):
+    "The beginning of a benchmark's page."
+    page = folder / "index.html"
+    if not page.is_file():
+        sys.exit(f"{page}: no benchmark there; `xtts-ka benchmark` writes one")
+    shoot(page, picture, chromium(), 1240, 960, 1.5)
 
 
 def page(run, picture):
@@ -77,7 +86,7 @@ def main(args):
     if chromium() is None:
         sys.exit("neither chromium nor chrome is on the PATH")
     IMAGES.mkdir(exist_ok=True)
-    for make in (report, page):
+    for make in (report, page, benchmark):
         if make.__name__ not in (args[1:] or ("report", "page")):
             continue
         with tempfile.TemporaryDirectory() as folder:

@@ -80,7 +80,10 @@ def main(args):
     folder = Path(args[0]) / "notebooks"
     if not folder.is_dir():
         sys.exit(f"{folder}: no such folder; a finished run has one")
-    for path in sorted(RUNS.glob("*.ipynb")):
+    from xtts_ka.pipeline.stages import STAGES
+
+    stages = {Path(s.notebook).name for s in STAGES}  # 96_benchmark is none
+    for path in sorted(p for p in RUNS.glob("*.ipynb") if p.name in stages):
         executed = nbformat.read(folder / path.name, as_version=4)
         notebook, missing = taken(nbformat.read(path, as_version=4), executed)
         if missing:

@@ -371,6 +371,11 @@ _MODULES = {  # Command -> module with `add_arguments`, function, help
         "main",
         "GPT-SoVITS2: train it step by step, speak with references",
     ),
+    "benchmark": (
+        "xtts_ka.pipeline.benchmark_command",
+        "main",
+        "judge any systems on the same texts: one page, one table, and a listening test",
+    ),
     "hub": (
         "xtts_ka.pipeline.hub",
         "main",

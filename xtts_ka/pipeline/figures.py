@@ -6,7 +6,7 @@
 __all__ = ['PALETTE', 'INK', 'QUIET', 'IGNORED', 'IGNORED_PREFIXES', 'CONFUSED', 'style', 'describe_figure', 'plot_wave',
            'plot_mel', 'plot_mel_pair', 'smooth', 'plot_losses', 'plot_durations', 'plot_pairs', 'perplexity',
            'plot_code_usage', 'plot_retrieval', 'plot_alignments', 'plot_dtw', 'plot_closeups', 'plot_confusions',
-           'plot_paths', 'plot_everyday']
+           'plot_paths', 'plot_estimates', 'plot_everyday']
 
 # %% ../../nbs/pipeline/figures.ipynb #88156f48
 import contextlib
@@ -692,6 +692,34 @@ def plot_paths(
             ylabel="path",
             xlim=(0, None),
         )
+    return fig
+
+# %% ../../nbs/pipeline/figures.ipynb #f6fa2d2c
+def plot_estimates(
+    table: dict,  # System -> {column: {value, low, high}}, of `benchmark.json`
+    columns: list,  # Its columns
+):
+    "Every column of a benchmark: systems with their intervals."
+    names = list(table)
+    with _canvas(
+        width=2.2 * len(columns) + 1.2,
+        height=0.8 + 0.3 * len(names),
+        cols=len(columns),
+        squeeze=False,
+        sharey=True,
+    ) as (fig, axes):
+        for ax, c in zip(axes[0], columns):
+            scale = 100 if c["percent"] else 1
+            for y, name in enumerate(names):
+                if cell := table[name].get(c["key"]):
+                    low, value, high = (scale * cell[k] for k in ("low", "value", "high"))
+                    ax.plot([low, high], [y, y], color=PALETTE[0], lw=4, alpha=0.4)
+                    ax.plot(value, y, "o", ms=4, color=PALETTE[0])
+            ax.set(title=c["label"], xlabel="%" if c["percent"] else c["unit"])
+            ax.set_yticks(range(len(names)), names)
+            ax.margins(x=0.15)
+        axes[0, 0].invert_yaxis()
+        axes[0, 0].set_ylabel("system")
     return fig
 
 # %% ../../nbs/pipeline/figures.ipynb #f450c105

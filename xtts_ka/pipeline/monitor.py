@@ -712,6 +712,9 @@ def main(
     if args.delete and not args.cleanup:
         raise ConfigError("--delete belongs to --cleanup: give both")
     folder = _folder(args)
+    target = folder / BESIDE if args.export == BESIDE else Path(args.export or "")
+    if args.export:
+        _spare(target, folder)
     if args.cleanup:
         print("\n".join(cleanup(folder, args.keep, args.delete)))
     if args.watch:
@@ -725,8 +728,6 @@ def main(
     elif not args.cleanup:
         print("\n".join(table(seen, stages)))
     if args.export:
-        target = folder / BESIDE if args.export == BESIDE else Path(args.export)
-        _spare(target, folder)
         print(display_path(export(target, seen, stages)))
     if args.plot:
         print("\n".join(map(display_path, plot(folder, seen, stages))))
