@@ -14,6 +14,13 @@ other voices: no clone can be expected above
 the one, and one without any ear lies near the other. With two runs the last line says how much of
 the way from the first to `own` the second goes.
 
+    python bench/clone.py parts outputs/demo [--json FILE]
+
+says what holds the clones of a run: each row swaps one part of the way from a recording to a clone
+for what the voice's own recording gives, by our own decoding. *Excitation* and *envelope* are the
+fine and the coarse structure of each frame's spectrum (30 cepstral coefficients): pitch and tone,
+and formants.
+
 coqui-tts reads files by torchcodec, which needs FFmpeg; here soundfile reads them, and nothing else
 of it is changed."""
 
@@ -23,12 +30,14 @@ import os
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["XTTS_KA_PROGRESS"] = "off"
 import numpy as np
 import torch
+from decoder import crossed
 
 from xtts_ka.core.audio import read_audio, resample, set_level, write_audio
 from xtts_ka.core.randomness import seeded_step
@@ -40,6 +49,7 @@ from xtts_ka.xtts.export import load_stock
 from xtts_ka.xtts.features import OUTPUT_SAMPLE_RATE
 
 VOICES = ("steph", "alicia", "victor", "robert")
+SIX = (*VOICES, "linda", "marco")  # Of `parts`
 HEARD = (
     "ჩემი მეგობარი ხვალ საღამოს ჩამოვა ქალაქში და ბევრ ამბავს მოგვიყვება.",
     "მთაში ცივი ქარი ქროდა, მაგრამ ცა სუფთა იყო და ვარსკვლავები ანათებდა.",
@@ -74,6 +84,8 @@ def listeners(run):
     "Name -> (waveforms at 16 kHz -> vectors)."
     ecapa = SpeakerEncoder(load_encoder(run / "speaker_encoder"), "ecapa", "cpu")
     out = {"ECAPA of the run": ecapa.embed}
+    # only its preprocessing, which is not used here, asks for webrtcvad
+    sys.modules.setdefault("webrtcvad", types.ModuleType("webrtcvad"))
     try:
         from resemblyzer import VoiceEncoder
     except ImportError:
@@ -164,6 +176,133 @@ def table(judge, rows, runs):
     return way
 
 
+# What holds a clone
+
+
+class Parts:
+    "A run's chain from a recording to a clone, each part exchangeable."
+
+    def __init__(self, run):
+        from xtts_ka.vocoder.infer import open_vocoder
+        from xtts_ka.xtts.distil import orthonormal
+        from xtts_ka.xtts.export import load_dvae
+        from xtts_ka.xtts.infer import KaXtts
+
+        self.model = KaXtts(run / "xtts", precision="float32")
+        self.dvae, self.stats = load_dvae(run / "xtts"), self.model.xtts.mel_stats
+        self.vocoder = open_vocoder(run / "vocoder")
+        self.teacher = SpeakerEncoder(load_encoder(run / "speaker_encoder"), "ecapa", "cpu")
+        self.up = orthonormal(self.teacher.dim)  # [512, dim]
+
+    def taught(self, heard):  # [T] at 22,050 Hz each -> [1, 512, 1]
+        "The vector of the encoder that the export's has learned from."
+        vectors = self.teacher.embed([resample(w, SAMPLE_RATE, EAR_RATE) for w in heard])
+        mean = torch.from_numpy(vectors).float().mean(0) @ self.up.T
+        return (mean / mean.norm())[None, :, None]
+
+    def said(self, text, voice):  # [n, D]
+        "Latents of the codes that the GPT chooses."
+        [(_, takes)] = self.model.plan_takes([text], voice)
+        return torch.cat([t.latents for t in takes])
+
+    def mel(self, wav):  # [T] at 22,050 Hz -> [80, 4 n]
+        from xtts_ka.xtts.features import code_mel
+
+        return code_mel(torch.from_numpy(wav)) / self.stats[:, None]
+
+    def told(self, text, wav, cond):  # [n, D]
+        "Latents of a recording's own codes."
+        from xtts_ka.xtts.dvae import encode
+        from xtts_ka.xtts.sampling import teacher_latents
+
+        codes = encode(self.dvae, self.mel(wav))
+        ids = self.model.vocabulary.encode(self.model.plan(text).pieces[0].text)
+        return teacher_latents(self.model.gpt, cond, ids, codes)
+
+    def sound(self, latents, vector):  # [T] at 24 kHz
+        return np.asarray(self.model.sound(latents, vector, 1.0))
+
+    def copy(self, wav, coded: bool):  # [T] at 24 kHz
+        "A recording by the vocoder, from its mel or from that of its codes."
+        from xtts_ka.evaluate.chains import hifi_mel
+        from xtts_ka.vocoder.features import LogMel
+        from xtts_ka.xtts.dvae import decode, encode
+
+        if coded:
+            mel = decode(self.dvae, encode(self.dvae, self.mel(wav))) * self.stats[:, None]
+            mel = hifi_mel(mel, self.vocoder.mel)
+        else:
+            mel = LogMel(self.vocoder.mel)(torch.from_numpy(wav))
+        made = self.vocoder.generate(mel).numpy()
+        return resample(made, SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
+
+    @torch.inference_mode()
+    def ways(self, heard, own, stored) -> dict:  # Row -> [T] waveforms at 24 kHz
+        "Three sentences of one voice; `stored` is the run's voice of the same sex."
+        from xtts_ka.xtts.infer import condition
+
+        cond, vector = condition(self.model.xtts, [torch.from_numpy(w) for w in heard])
+        taught, mine = self.taught(heard), self.model.voice(stored)
+        free = [self.said(t, (cond, vector)) for t in SAID]
+        told = [self.told(t, w, cond) for t, w in zip(SAID, own)]
+        pace = [self.sound(z, vector) for z in told]
+        wide = [resample(w, SAMPLE_RATE, OUTPUT_SAMPLE_RATE) for w in own]
+        return {
+            "the run's own voice": [self.sound(self.said(t, mine), mine[1]) for t in SAID],
+            "clone": [self.sound(z, vector) for z in free],
+            "clone, the teacher's vector": [self.sound(z, taught) for z in free],
+            "the recording's codes": pace,
+            "the recording's codes, the teacher's vector": [self.sound(z, taught) for z in told],
+            "... and the recording's envelope": [crossed(a, b) for a, b in zip(pace, wide)],
+            "... and the recording's excitation": [crossed(b, a) for a, b in zip(pace, wide)],
+            "the recording's codes by the vocoder": [self.copy(w, True) for w in own],
+            "the recording by the vocoder": [self.copy(w, False) for w in own],
+            "own": wide,
+        }
+
+
+def stored_voice(names, gender: str) -> str:
+    "The run's voice of that sex; the first where none is known."
+    from xtts_ka.corpus.synthetic import VOICES as KNOWN
+
+    return next((n for n in names if n in KNOWN and KNOWN[n].gender == gender), names[0])
+
+
+def measured_parts(run, names):
+    "listener -> row -> voice -> likeness."
+    parts, spoken, sound = Parts(run), {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, pair in record(folder, names).items():
+            heard, own = ([read_audio(p, SAMPLE_RATE)[0] for p in files] for files in pair)
+            sex = TRAINING_VOICES[f"ear-{name}"].gender
+            rows = parts.ways(heard, own, stored_voice(parts.model.speakers, sex))
+            sound[name] = [resample(w, SAMPLE_RATE, EAR_RATE) for w in heard]
+            for row, wavs in rows.items():
+                narrow = [resample(np.float32(w), OUTPUT_SAMPLE_RATE, EAR_RATE) for w in wavs]
+                spoken.setdefault(row, {})[name] = narrow
+    return {
+        judge: {
+            row: {name: likeness(listen, sound[name], wavs[name]) for name in names}
+            for row, wavs in spoken.items()
+        }
+        for judge, listen in listeners(run).items()
+    }
+
+
+def parts_table(judge, rows):
+    "Print mean likeness and share of the way from the run's own voice to the recordings."
+    means = {row: float(np.mean(list(values.values()))) for row, values in rows.items()}
+    first, last = means["the run's own voice"], means["own"]
+    print(f"\n{judge:46}{'likeness':>9}{'of the way':>12}")
+    for row, mean in means.items():
+        print(f"{row:46}{mean:9.3f}{100 * (mean - first) / (last - first):10.0f} %")
+
+
+def keep(args, values):
+    if args.json:
+        args.json.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
 def main():
     ap = argparse.ArgumentParser(
         description="Clone voices never heard by unmodified coqui-tts, and say how alike they are."
@@ -173,25 +312,27 @@ def main():
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="folder of a run with xtts/; the last needs speaker_encoder/ as well",
+        help=(
+            "folder of a run with xtts/; the last needs speaker_encoder/ as well; `parts RUN`:"
+            " what holds its clones"
+        ),
     )
     ap.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     args = ap.parse_args()
+    torch.set_num_threads(1)
+    if args.runs[0].name == "parts" and len(args.runs) == 2:
+        found = measured_parts(args.runs[1], SIX)
+        for judge, rows in found.items():
+            parts_table(judge, rows)
+        keep(args, {"run": args.runs[1].name, "likeness": found})
+        return
     if len({run.name for run in args.runs}) < len(args.runs):
         ap.error("the runs' folders need different names: they name the rows")
-    torch.set_num_threads(1)
     start = time.process_time()
     found = measured(args.runs)
     ways = {judge: table(judge, rows, args.runs) for judge, rows in found.items()}
     print(f"\n{time.process_time() - start:.0f} CPU s")
-    if args.json:
-        args.json.write_text(
-            json.dumps(
-                {"runs": [str(r) for r in args.runs], "likeness": found, "way": ways}, indent=1
-            )
-            + "\n",
-            encoding="utf-8",
-        )
+    keep(args, {"runs": [r.name for r in args.runs], "likeness": found, "way": ways})
 
 
 if __name__ == "__main__":

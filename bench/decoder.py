@@ -2,10 +2,15 @@
 decoder; words, hum, voicing and, where it is
 installed, DistillMOS, voice by voice.
 
-python bench/decoder.py before=outputs/demo after=outputs/new     finished runs; entries of
+python bench/decoder.py demo=outputs/demo                      finished runs; entries of
 nbs/results/decoder.json that are not named stay
+python bench/decoder.py --everyday 30 everyday=outputs/demo    pieces of everyday texts instead
 
-The clips are those of the validation split, which no training saw. DistillMOS comes from the
+Between a recording and XTTS's own speech every way swaps one part more: the recording; its codes
+through the DVAE and the vocoder; the GPT's latents, told these codes, through the vocoder and
+through XTTS's own decoder; and the codes that the GPT itself chooses, both ways. Clips are those of
+the validation split, which no training saw; pieces of everyday texts are recorded by the run's
+synthetic voices. DistillMOS comes from the
 package `distillmos` (MIT); without it that column stays empty."""
 
 import argparse
@@ -13,6 +18,7 @@ import functools
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +64,68 @@ def voicing(wav, frame=1200, lags=(68, 343)) -> float:  # [T] at RATE, lags in s
     return float(np.max(found, axis=0).mean())
 
 
+KEPT = 30  # Cepstral coefficients that count as the envelope of a spectrum: formants, no pitch
+
+
+def envelope(spectrum):  # [bins, frames] magnitudes -> [bins, frames]
+    "The coarse structure of each frame."
+    cepstrum = np.fft.irfft(np.log(spectrum + 1e-5), axis=0)  # [n_fft, frames]
+    cepstrum[KEPT:-KEPT] = 0
+    return np.exp(np.fft.rfft(cepstrum, axis=0).real)
+
+
+def crossed(fine, coarse, n_fft=1024, hop=256):  # [T] each -> [T]
+    "A sound with the excitation of one and the envelope of another that lasts as long."
+    import torch
+
+    n = min(len(fine), len(coarse))
+    window = torch.hann_window(n_fft)
+
+    def stft(x):
+        wav = torch.from_numpy(np.ascontiguousarray(x[:n], np.float32))
+        return torch.stft(wav, n_fft, hop, n_fft, window, return_complex=True)
+
+    a, b = stft(fine), stft(coarse)
+    gain = envelope(b.abs().numpy()) / envelope(a.abs().numpy())
+    wav = torch.istft(a * torch.from_numpy(gain).float(), n_fft, hop, n_fft, window, length=n)
+    return wav.numpy()
+
+
+@dataclass
+class Item:
+    "What is said."
+
+    text: str
+    voice: str  # Of the run
+    wav: np.ndarray  # [T] at 22,050 Hz, its recording
+
+
+def from_clips(clips, count: int) -> list:  # Of `Item`
+    "Validation clips, some of each voice."
+    val = clips.split("val")
+    chosen = [
+        i
+        for s in clips.speakers
+        for i in [j for j in val if clips.rows[j].speaker_name == s][:count]
+    ]
+    rows = ((clips.rows[i], clips.wav(i).numpy()) for i in chosen)
+    return [Item(row.text, row.speaker_name, wav) for row, wav in rows]
+
+
+def from_everyday(model, folder, count: int) -> list:  # Of `Item`
+    "Pieces of everyday texts, as the run's synthetic voices say them."
+    from xtts_ka.evaluate.everyday import corpus_voices, record, run_options, turns
+    from xtts_ka.evaluate.everyday_texts import load_everyday
+
+    options, names = run_options(folder), sorted(model.speakers)
+    voices, pad = corpus_voices(options, names), options["segments"]["pad_seconds"]
+    return [
+        Item(piece.text, who, record(piece.text, voices[who], pad))
+        for text, who in turns(load_everyday(count), names)
+        for piece in model.plan(text.said).pieces
+    ]
+
+
 class Run:
     "The ways from a recording to sound that a finished run has."
 
@@ -65,80 +133,121 @@ class Run:
         self,
         folder,  # Of the run: `xtts`, `segments` and perhaps `vocoder` are read
         clips: int,  # Of each voice
+        everyday: int = 0,  # Texts of the everyday set instead
     ):
-        from xtts_ka.corpus.clips import Clips
-        from xtts_ka.vocoder.infer import open_vocoder
         from xtts_ka.xtts.data import load_clips
         from xtts_ka.xtts.export import load_dvae
         from xtts_ka.xtts.infer import KaXtts
+        from xtts_ka.xtts.vocode import CodeVocoder, open_way
 
         folder = Path(folder)
-        self.model, self.dvae = (
-            KaXtts(folder / "xtts", precision="float32"),
-            load_dvae(folder / "xtts"),
+        self.model = KaXtts(folder / "xtts", precision="float32")
+        self.dvae, self.stats = load_dvae(folder / "xtts"), self.model.xtts.mel_stats
+        latents = open_way(folder / "xtts", self.stats)
+        self.by_latents = None if isinstance(latents, CodeVocoder) else latents
+        self.vocoder = self.by_latents and self.by_latents.vocoder
+        self.items = (
+            from_everyday(self.model, folder, everyday)
+            if everyday
+            else from_clips(load_clips(folder / "segments", self.model.vocabulary)[0], clips)
         )
-        self.stats = self.model.xtts.mel_stats
-        self.clips: Clips = load_clips(folder / "segments", self.model.vocabulary)[0]
-        self.vocoder = (
-            open_vocoder(folder / "vocoder") if (folder / "vocoder/generator").is_dir() else None
-        )
-        val = self.clips.split("val")
-        self.chosen = [
-            i
-            for s in self.clips.speakers
-            for i in [j for j in val if self.clips.rows[j].speaker_name == s][:clips]
-        ]
+        self.voices = sorted({i.voice for i in self.items})
+        self.told: dict = {}  # item -> `Decoded` that was told the recording's codes
+        self.chosen: dict = {}  # item -> `Decoded` of the GPT's own codes
 
-    def codes(self, i: int):  # [n] long
+    def codes(self, item: Item):  # [n] long
+        import torch
+
         from xtts_ka.xtts.dvae import encode
         from xtts_ka.xtts.features import code_mel
 
-        return encode(self.dvae, code_mel(self.clips.wav(i)) / self.stats[:, None])
+        return encode(self.dvae, code_mel(torch.from_numpy(item.wav)) / self.stats[:, None])
 
-    def recording(self, i):
-        return self.clips.wav(i).numpy(), 22050
+    def teacher(self, item: Item):  # `Decoded`
+        import torch
 
-    def by_vocoder(self, i):
+        from xtts_ka.xtts.sampling import Decoded, teacher_latents
+
+        if id(item) not in self.told:
+            cond, codes = self.model.voice(item.voice)[0], self.codes(item)
+            ids = self.model.vocabulary.encode(item.text)
+            with torch.inference_mode():
+                latents = teacher_latents(self.model.gpt, cond, ids, codes)
+            self.told[id(item)] = Decoded(codes, latents, True)
+        return self.told[id(item)]
+
+    def own(self, item: Item):  # `Decoded`
+        import torch
+
+        from xtts_ka.xtts.sampling import Decoded
+
+        if id(item) not in self.chosen:
+            [(_, takes)] = self.model.plan_takes([item.text], self.model.voice(item.voice))
+            codes, latents = (
+                torch.cat([getattr(t, k) for t in takes]) for k in ("codes", "latents")
+            )
+            self.chosen[id(item)] = Decoded(codes, latents, True)  # of all pieces
+        return self.chosen[id(item)]
+
+    def recording(self, item):
+        return item.wav, 22050
+
+    def codes_by_vocoder(self, item):
         from xtts_ka.evaluate.chains import hifi_mel
         from xtts_ka.xtts.dvae import decode
 
-        mel = decode(self.dvae, self.codes(i)) * self.stats[:, None]
+        mel = decode(self.dvae, self.codes(item)) * self.stats[:, None]
         return self.vocoder.generate(hifi_mel(mel, self.vocoder.mel)).numpy(), 22050
 
-    def by_decoder(self, i):
-        import torch
+    def by_vocoder(self, take):  # A function of an item
+        return lambda item: (self.by_latents.say(take(item), self._vector(item)), RATE)
 
-        from xtts_ka.xtts.sampling import teacher_latents
+    def by_decoder(self, take):
+        return lambda item: (self.model.sound(take(item).latents, self._vector(item), 1.0), RATE)
 
-        row, model = self.clips.rows[i], self.model
-        cond, vector = model.voice(row.speaker_name)
-        ids = model.vocabulary.encode(row.text)
-        with torch.inference_mode():
-            latents = teacher_latents(model.gpt, cond, ids, self.codes(i))
-        return np.asarray(model.sound(latents, vector, 1.0)), RATE
+    def crossing(self, envelope: bool):  # A function of an item
+        "The decoder's sound with the recording's envelope, or with its excitation."
+        from xtts_ka.core.audio import resample
 
-    def ways(self) -> dict:  # Name -> (clip -> (wav, rate))
-        found = {
-            "recording": self.recording,
-            "codes, by the vocoder": self.by_vocoder,
-            "codes, by the decoder": self.by_decoder,
+        def way(item):
+            made = self.by_decoder(self.teacher)(item)[0]
+            real = resample(item.wav, 22050, RATE)
+            return crossed(made, real) if envelope else crossed(real, made), RATE
+
+        return way
+
+    def _vector(self, item):
+        return self.model.voice(item.voice)[1]
+
+    def ways(self) -> dict:  # Name -> (item -> (wav, rate))
+        "From the recording to XTTS's own speech, a part more each time."
+        vocoder = {
+            "codes, by the vocoder": self.codes_by_vocoder,
+            "codes, by latents and the vocoder": self.by_vocoder(self.teacher),
+            "XTTS, by the vocoder": self.by_vocoder(self.own),
         }
-        return {name: way for name, way in found.items() if self.vocoder or way != self.by_vocoder}
+        decoder = {
+            "codes, by the decoder": self.by_decoder(self.teacher),
+            "... with the recording's envelope": self.crossing(True),
+            "... with the recording's excitation": self.crossing(False),
+            "XTTS": self.by_decoder(self.own),
+        }
+        return {"recording": self.recording, **(vocoder if self.by_latents else {}), **decoder}
 
 
-def measured(run: Run, way, recogniser) -> list:  # A dict a clip
-    "Each chosen clip by one way."
+def measured(run: Run, way, recogniser) -> list:  # A dict an item
+    "Each item by one way."
     from xtts_ka.core.audio import resample
     from xtts_ka.evaluate.metrics import hum
 
     out = []
-    for i in run.chosen:
-        wav, rate = way(i)
-        wav, row = resample(np.asarray(wav, np.float32), rate, RATE), run.clips.rows[i]
+    for item in run.items:
+        wav, rate = way(item)
+        wav = resample(np.asarray(wav, np.float32), rate, RATE)
         out.append(
             {
-                "text": row.text,
-                "voice": row.speaker_name,
+                "text": item.text,
+                "voice": item.voice,
                 "heard": recogniser.transcribe(wav, RATE),
                 "hum": hum(wav, RATE),
                 "voicing": voicing(wav),
@@ -191,6 +300,13 @@ def main(argv=None):
     )
     p.add_argument("--clips", type=int, default=24, help="clips of each voice (24)")
     p.add_argument(
+        "--everyday",
+        type=int,
+        default=0,
+        help="so many everyday texts, in pieces, instead of clips",
+    )
+    p.add_argument("--way", default="", help="only ways whose name holds this; the others stay")
+    p.add_argument(
         "--out", default=str(OUT), help="JSON to write; sounds go to audio/decoder beside it"
     )
     args = p.parse_args(argv)
@@ -202,17 +318,21 @@ def main(argv=None):
     out, recogniser, start = Path(args.out), Recogniser(), time.process_time()
     held = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     for name, folder in (run.split("=", 1) for run in args.runs):
-        run, held[name] = Run(folder, args.clips), {}
+        run, kept = Run(folder, args.clips, args.everyday), held.get(name, {})
+        held[name] = {way: kept.get(way) for way in run.ways()}
         for way, speak in run.ways().items():
+            if args.way not in way:
+                continue
             rows = measured(run, speak, recogniser)
             held[name][way] = {"all": summary(rows)} | {
-                v: summary([r for r in rows if r["voice"] == v]) for v in run.clips.speakers
+                v: summary([r for r in rows if r["voice"] == v]) for v in run.voices
             }
             keep_sounds(name, way, rows, out.parent / "audio/decoder")
             print(
                 f"{name}, {way}: {held[name][way]['all']}, {time.process_time() - start:.0f} CPU s",
                 flush=True,
             )
+        held[name] = {way: found for way, found in held[name].items() if found}
     held["about"] = {
         "command": "python bench/decoder.py NAME=RUN",
         "split": "val",

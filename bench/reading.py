@@ -1,7 +1,9 @@
 """What teaches XTTS's GPT to read: `python bench/reading.py RUN` (for example outputs/demo; about a
 quarter of an hour on one core) writes
 nbs/results/reading.json, which nbs/xtts/reading.ipynb draws. `--recordings DIR` does the same for
-recordings, `--cost` measures a step.
+recordings, `--cost` measures a step. On a GPU, `--preset small --jobs 4` trains four variants at a
+time there, and the rest (speaking, the recogniser) runs on the CPU,
+where the run's vocoder is: `--listen FILE` there.
 
 One GPT is trained on the clips of RUN with all parts, and once more with each part left out: taught
 heads, given times against a recogniser's
@@ -14,6 +16,7 @@ variants of one short training with each other; they do not say how good a full 
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -52,6 +55,13 @@ def options(run, steps, preset, changes):
     return load_run(Path(run) / "config.yaml", words).full_pretrain
 
 
+def device_name():
+    "Where the trainings run."
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU, one thread"
+
+
 def curve(path, keys):
     "Lines of a log."
     from xtts_ka.core.files import read_jsonl
@@ -79,38 +89,52 @@ def attention(stage, i):
     return out.scores.softmax(-1).mean(0)[0, :, out.first : out.first + n]
 
 
-def spoken_errors(stage, texts, vocoder):
-    "Character error rate of unseen texts, spoken greedily."
-    import numpy as np
+def spoken(stage, texts) -> dict:
+    "Unseen texts, spoken greedily: the codes of each, and how many end by themselves."
+    import torch
 
-    from xtts_ka.evaluate.chains import hifi_mel
-    from xtts_ka.evaluate.recogniser import Recogniser, error_rate
     from xtts_ka.xtts.config import DecodeConfig
-    from xtts_ka.xtts.dvae import decode
     from xtts_ka.xtts.fast import FastGPT
     from xtts_ka.xtts.sampling import decode_batch
 
-    stage.compute_speaker_latents()
-    voices, dvae, recogniser = sorted(stage.speakers), stage.dvae(), Recogniser()
-    conds = [stage.speakers[voices[k % len(voices)]]["gpt_cond_latent"] for k in range(len(texts))]
+    voices = []
+    with torch.inference_mode():
+        for s in stage.clips.speakers:
+            clips = [stage.clips.wav(i) for i in stage.voice_clips(s)]
+            voices.append(stage.conditioning(torch.cat(clips)))
+    conds = [voices[k % len(voices)] for k in range(len(texts))]
     ids = [stage.vocabulary.encode(t) for t in texts]
     said = decode_batch(FastGPT(stage.gpt_net), conds, ids, DecodeConfig(temperature=0))
-    pairs = []
-    for text, take in zip(texts, said):
-        mel = decode(dvae, take.codes) * stage.stats[:, None] if len(take.codes) else None
-        wav = (
-            vocoder.generate(hifi_mel(mel, vocoder.mel)).numpy()
-            if mel is not None
-            else np.zeros(2205, np.float32)
-        )
-        pairs.append((text, recogniser.transcribe(wav, 22050)))
-    rate, low, high = error_rate(pairs)
-    return {
-        "cer": round(rate, 4),
-        "low": round(low, 4),
-        "high": round(high, 4),
-        "stopped": sum(t.stopped for t in said),
-    }
+    pairs = [(text, take.codes.tolist()) for text, take in zip(texts, said)]
+    return {"said": pairs, "stopped": sum(t.stopped for t in said)}
+
+
+def listen(run, rows):
+    "Character error rates of what variants have said, by the DVAE and the vocoder of the run."
+    import numpy as np
+    import torch
+
+    from xtts_ka.core.checkpoint import read_tensors
+    from xtts_ka.evaluate.chains import hifi_mel
+    from xtts_ka.evaluate.recogniser import Recogniser, error_rate
+    from xtts_ka.vocoder.infer import open_vocoder
+    from xtts_ka.xtts.dvae import decode
+    from xtts_ka.xtts.export import load_dvae
+
+    dvae, stats = load_dvae(run / "xtts"), read_tensors(run / "xtts_init/mel_stats.pth")
+    vocoder, recogniser = open_vocoder(run / "vocoder"), Recogniser()
+
+    def heard(codes):
+        wav = np.zeros(2205, np.float32)
+        if codes:
+            mel = decode(dvae, torch.tensor(codes)) * stats[:, None]  # [80, 4 n]
+            wav = vocoder.generate(hifi_mel(mel, vocoder.mel)).numpy()
+        return recogniser.transcribe(wav, 22050)
+
+    for row in rows:
+        rates = error_rate([(text, heard(codes)) for text, codes in row.pop("said")])
+        row |= dict(zip(("cer", "low", "high"), (round(x, 4) for x in rates)))
+        print(f"{row['name']}: {row['loss']['val/code'][-1]:.3f} nats, {row['cer']:.1%} lost")
 
 
 def unseen_texts(stage, count):
@@ -126,34 +150,62 @@ def pad_picture(picture):
     return [[round(float(x), 3) for x in row] for row in picture]
 
 
+def copy_once(source, target):
+    if source.is_dir() and not target.is_dir():
+        shutil.copytree(source, target)
+
+
 def measure(run, name, changes, args, work):
     "Train a variant and judge it."
-    from xtts_ka.vocoder.infer import open_vocoder
+    import torch
+
     from xtts_ka.xtts.stage import Pretrain
 
+    torch.set_num_threads(1)
     cfg = options(run, args.steps, args.preset, changes)
-    began = time.process_time()
-    stage = Pretrain(
-        cfg, run / "segments", run / "xtts_init", Path(work) / name.replace(" ", "-"), args.seed
-    )
+    began, clock = time.process_time(), time.monotonic()
+    out, aligner = Path(work) / f"{args.key or args.preset}-{name.replace(' ', '-')}", "aligner"
+    stage = Pretrain(cfg, run / "segments", run / "xtts_init", out, args.seed)
+    copy_once(Path(work) / aligner, out / aligner)  # the same for every size
     result = stage.gpt()
-    spent = time.process_time() - began
+    copy_once(out / aligner, Path(work) / aligner)
+    spent, seconds = time.process_time() - began, time.monotonic() - clock
+    stage.gpt_net = stage.task.net.cpu()  # what follows is short, and runs on the CPU
     clip = max(stage.clips.split("val"), key=lambda i: -abs(len(stage.codes[i]) - 60))
     row = {
         "name": name,
         "cpu_seconds": round(spent, 1),
+        "seconds": round(seconds, 1),
+        "device": device_name(),
         "steps": args.steps,
-        "loss": curve(result.log_path, ("val/code", "val/point", "cpu_seconds")),
+        "parameters": sum(p.numel() for p in stage.gpt_net.parameters()),
+        "loss": curve(result.log_path, ("val/code", "val/point", "cpu_seconds", "seconds")),
         "align": curve(result.log_path, ("loss/align",)),
         "text": stage.clips.rows[clip].text,
         "attention": pad_picture(attention(stage, clip)),
     }
-    row |= spoken_errors(stage, unseen_texts(stage, args.texts), open_vocoder(run / "vocoder"))
+    row |= spoken(stage, unseen_texts(stage, args.texts))
     print(
-        f"{name}: {row['loss']['val/code'][-1]:.3f} nats, {row['cer']:.1%} lost, {spent:.0f} CPU s",
+        f"{name}: {row['loss']['val/code'][-1]:.3f} nats, {spent:.0f} CPU s,"
+        f" {seconds:.0f} s on {row['device']}",
         flush=True,
     )
     return row
+
+
+def measure_all(run, args):
+    "Rows of the variants, `args.jobs` at a time."
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    chosen = [(n, c) for n, c in VARIANTS.items() if args.only in n]
+    with tempfile.TemporaryDirectory() as made_here:
+        work = args.work or made_here
+        if args.jobs == 1:
+            return [measure(run, n, c, args, work) for n, c in chosen]
+        with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+            made = [pool.submit(measure, run, n, c, args, work) for n, c in chosen]
+            return [m.result() for m in made]
 
 
 def recordings(folder, language, steps, seed, work):
@@ -323,6 +375,24 @@ def main():
         help="name of this set of figures in the file (default: the preset, or tiny)",
     )
     p.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="variants trained at a time, a process each (default: 1)",
+    )
+    p.add_argument(
+        "--work",
+        metavar="DIR",
+        help="keeps the trainings there: the same command goes on where it was stopped",
+    )
+    p.add_argument(
+        "--listen",
+        type=Path,
+        metavar="FILE",
+        help="instead: hear what FILE's variants have said on a machine without the run's vocoder",
+    )
+    p.add_argument("--out", type=Path, default=OUT, help="JSON to write (nbs/results/reading.json)")
+    p.add_argument(
         "--recordings",
         metavar="DIR",
         help=(
@@ -341,28 +411,30 @@ def main():
 
     torch.set_num_threads(1)
     sys.path.insert(0, str(ROOT))
-    held = json.loads(OUT.read_text(encoding="utf-8")) if OUT.is_file() else {}
+    out = args.out
+    held = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     if args.cost:
         held["cost"] = cost(args.preset or "full")
-        OUT.write_text(json.dumps(held, ensure_ascii=False) + "\n", encoding="utf-8")
+        out.write_text(json.dumps(held, ensure_ascii=False) + "\n", encoding="utf-8")
         return
     if args.recordings:
         with tempfile.TemporaryDirectory() as work:
             held["recordings"] = recordings(
                 Path(args.recordings).resolve(), args.language, args.steps, args.seed, work
             )
-        OUT.write_text(json.dumps(held, ensure_ascii=False) + "\n", encoding="utf-8")
+        out.write_text(json.dumps(held, ensure_ascii=False) + "\n", encoding="utf-8")
         return
-    run = Path(args.run).resolve()
-    with tempfile.TemporaryDirectory() as work:
-        rows = [measure(run, n, c, args, work) for n, c in VARIANTS.items() if args.only in n]
-    held[args.key or args.preset or "tiny"] = {
-        "steps": args.steps,
-        "texts": args.texts,
-        "seed": args.seed,
-        "rows": rows,
-    }
-    OUT.write_text(json.dumps(held, ensure_ascii=False) + "\n", encoding="utf-8")
+    run, key = Path(args.run).resolve(), args.key or args.preset or "tiny"
+    if args.listen:
+        held[key] = json.loads(args.listen.read_text(encoding="utf-8"))[key]
+    else:
+        about = {"steps": args.steps, "texts": args.texts, "seed": args.seed}
+        held[key] = about | {"rows": measure_all(run, args)}
+    if (run / "vocoder").is_dir():
+        listen(run, held[key]["rows"])
+    else:
+        print(f"{run}/vocoder: not here, so nothing is heard yet; --listen {out} does it later")
+    out.write_text(json.dumps(held, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
