@@ -318,7 +318,10 @@ def test_a_program_that_hangs_is_ended(tmp_path):
     import psutil
 
     child = int((tmp_path / "pid").read_text())
-    assert not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie"
+    try:
+        psutil.Process(child).wait(10)  # The end of a killed process takes a moment
+    except psutil.NoSuchProcess:
+        pass
 
 
 @pytest.mark.parametrize(

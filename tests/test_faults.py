@@ -418,7 +418,9 @@ def check_rows(folder, raws):
         "metadata.csv",
         HEAD.encode(),
         lambda: read_manifest(folder, check_audio=False),
-        lambda own, r: own.split("|") == [r.audio_file, r.text, r.speaker_name],
+        lambda own, r: (
+            [p.strip() for p in own.split("|")] == [r.audio_file, r.text, r.speaker_name]
+        ),
     )
     write_manifest(folder / "again.csv", m.rows, m.columns)
     assert read_manifest(folder / "again.csv", check_audio=False).rows == m.rows

@@ -95,6 +95,7 @@ ORDER = {  # Pages of a folder in the order in which a newcomer reads them
         "own_recordings",
         "common_voice",
         "hub_data",
+        "score_your_tts",
         "several_machines",
         "another_language",
         "first_run_ka",
