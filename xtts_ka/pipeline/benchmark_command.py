@@ -13,8 +13,8 @@ from ..core.config import build, load, to_dict
 from ..core.errors import ConfigError
 from ..core.files import atomic_write
 from ..core.paths import display_path, resolve
-from ..evaluate.benchmark import Benchmark, BenchmarkConfig, open_texts
-from ..evaluate.benchmark_tables import head, main_columns, shown
+from ..evaluate.benchmark import Benchmark, BenchmarkConfig, open_texts, read_result
+from ..evaluate.benchmark_tables import head, main_columns, several, shown
 from .benchmark_page import add_answers, write_page
 
 # %% ../../nbs/pipeline/benchmark_command.ipynb #1ef46a12
@@ -103,7 +103,11 @@ def main(args) -> int:
         counted = add_answers(args.out, _found(args.answers))
         for line in counted["left out"]:
             print(f"left out: {line}")
-        print(f"{counted['listeners']} listeners, {counted['answers']} answers")
+        people, said = (
+            several(counted["listeners"], "listener"),
+            several(counted["answers"], "answer"),
+        )
+        print(f"{people}, {said}")
         print(display_path(resolve(args.out) / "index.html"))
         return int(bool(counted["left out"]))
     cfg = options(args)
@@ -112,7 +116,7 @@ def main(args) -> int:
     result = Benchmark(cfg, args.out).run()
     page = write_page(args.out)
     print("\n".join(summary(result)))
-    for note in result["notes"]:
+    for note in result["notes"] + read_result(args.out).get("listening notes", []):
         print(f"note: {note}")
     print(f"{display_path(page)}, benchmark.json, table.md, table.tex")
     return 0
