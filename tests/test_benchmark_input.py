@@ -129,3 +129,126 @@ def test_answers_that_were_mended_by_hand(home, call):
     (home / "cut.json").write_text("{", encoding="utf-8")
     code, out, err = call("--answers", home / "cut.json", systems=())
     assert code == 2 and "mend it" in err and "delete" not in err
+
+
+SAY = """import sys, wave
+if "--fail" in sys.argv: sys.exit("no voice today")
+with wave.open(sys.argv[1], "wb") as f:
+    f.setnchannels(1); f.setsampwidth(2); f.setframerate(16000)
+    f.writeframes(b"\\1\\20\\1\\320" * 4000)
+"""
+
+
+def test_a_program_that_changes_is_called_again(home, call):
+    "The files of a template belong to it; what an earlier call spoke is said, and can be redone."
+    say = home / "say.py"
+    say.write_text(SAY, encoding="utf-8")
+    line = f"p=command:{shlex.quote(sys.executable)} {say} {{out}} {{text}}"
+    wav = home / "out/systems/p/wavs/0.wav"
+    listen = ("--listen", "none")
+    code, out, err = call(*listen, systems=[line])
+    assert code == 0 and "earlier call" not in out
+    first = wav.stat().st_mtime_ns
+    assert "p: 4 texts spoken by an earlier call; --again p" in call(*listen, systems=[line])[1]
+    assert wav.stat().st_mtime_ns == first
+    assert "earlier" not in call(*listen, "--again", "p", systems=[line])[1]
+    second = wav.stat().st_mtime_ns
+    say.write_text(SAY.replace("4000", "5000"), encoding="utf-8")
+    assert "earlier" not in call(*listen, systems=[line])[1] and first < second
+    assert wav.stat().st_mtime_ns > second and soundfile.info(wav).frames == 10000
+    code, out, err = call(*listen, "--again", "nobody", systems=[line])
+    assert code == 2 and "no such system that speaks; there are p" in err
+    code, out, err = call(*listen, systems=[line + " --fail", "a"])
+    assert code == 1 and "p: no sound that can be judged: exit status 1: no voice today" in err
+
+
+def test_what_a_table_stands_on(home, call):
+    "Texts in common, missing and stray files, broken links and folders named as a sound."
+    for n in (1, 2):
+        (home / f"b/{n}.wav").unlink()
+    (home / "b/0.wav").rename(home / "b/0.WAV")
+    (home / "b/3.wav").unlink()
+    (home / "b/3.wav").symlink_to("nosuch")
+    (home / "a/1.wav").unlink()
+    (home / "a/1.wav").mkdir()
+    tone(home / "b/four.wav")
+    (home / "b/1.m4a").write_bytes(b"x")
+    code, out, err = call("--listen", "none")
+    assert code == 0 and "on the 2 texts that all systems have, of 4" in out, err
+    assert "1 of 2, 2 missing" in out and "1 of 4" in out
+    assert "b: 2 in the folder belong to no text (1.m4a, four.wav)" in out
+    failed = {s["name"]: s["failures"] for s in result_of(home)["systems"]}
+    assert failed["b"][0]["id"] == "3" and failed["a"][0]["id"] == "1"
+    assert "a folder or a broken link" in failed["a"][0]["problem"]
+    for name in ("table.md", "table.tex"):
+        table = (home / "out" / name).read_text(encoding="utf-8")
+        assert "1 of 2, 2 missing" in table and "2 texts that all systems have" in table
+
+
+def test_columns_and_ids_of_a_list(home):
+    from xtts_ka.core.errors import ManifestError
+    from xtts_ka.evaluate.benchmark_systems import open_systems
+    from xtts_ka.evaluate.benchmark_texts import read_test_set
+
+    def read(text):
+        (home / "own.tsv").write_text(text, encoding="utf-8")
+        return read_test_set(str(home / "own.tsv"))
+
+    swapped = read("text\tid\nერთი\t01\nორი\t02\n")
+    assert [(t.id, t.text) for t in swapped.texts] == [("01", "ერთი"), ("02", "ორი")]
+    for text, said in (
+        ("id\tsentence\n01\tერთი\n", ":1: which column is what?"),
+        ("01\tერთი\nორი\t\n", ":2: the text is empty"),
+        ("\tერთი\n", ":1: the id is empty"),
+    ):
+        with pytest.raises(ManifestError, match=said.replace("?", r"\?")):
+            read(text)
+    own = read("ორი წინადადება\tორი\n")
+    assert "'ორი წინადადება' is ორი-წინადადება-" in own.notes[0]
+    tone(home / "named/ორი წინადადება.wav")
+    (system,) = open_systems([f"x=folder:{home}/named"], own)
+    assert system.find(own.texts[0]).name == "ორი წინადადება.wav" and not system.notes()
+
+
+def test_a_configuration_with_everything(home, call):
+    lines = [
+        "scorers: [prosody]",
+        "listen: [none]",
+        f"out: {home}/there",
+        f"texts: {home}/texts.tsv",
+    ]
+    lines += [f"systems: ['a=folder:{home}/a']"]
+    (home / "all.yaml").write_text("\n".join(lines), encoding="utf-8")
+    from xtts_ka.pipeline.cli import main
+
+    assert main(["benchmark", "--config", str(home / "all.yaml")]) == 0
+    assert (home / "there/benchmark.json").is_file() and not (home / "there/listen").exists()
+
+
+def test_a_broken_line_of_the_scores_is_judged_anew(home, call):
+    call("--listen", "none")
+    before = result_of(home)["texts"]
+    (cache,) = (home / "out/scores").glob("*.jsonl")
+    lines = cache.read_text(encoding="utf-8").splitlines()
+    cache.write_text("\n".join([lines[0], "{junk", '{"sound": 3}', *lines[3:]]) + "\n")
+    code, out, err = call("--listen", "none")
+    assert code == 0 and "lines that are no results (2); judged anew" in err
+    assert result_of(home)["texts"] == before
+
+
+@pytest.mark.parametrize(
+    "systems, said",
+    [
+        (["m=folder:"], "nothing behind the colon"),
+        (["m=model:outputs/demo?bogus=1"], "no option 'bogus'"),
+        (["card"], "card.json: parameters is '[1]' where a number or text is expected"),
+        (["broken"], "mend it"),
+    ],
+)
+def test_wrong_systems_are_one_sentence(home, call, systems, said):
+    for name, text in (("card", '{"parameters": [1]}'), ("broken", "{")):
+        tone(home / f"{name}/0.wav")
+        (home / f"{name}/card.json").write_text(text, encoding="utf-8")
+    code, out, err = call(systems=systems)
+    assert code == 2 and said in err and err.count("\n") == 1, err
+    assert "restore or delete" not in err
