@@ -252,3 +252,22 @@ def test_wrong_systems_are_one_sentence(home, call, systems, said):
     code, out, err = call(systems=systems)
     assert code == 2 and said in err and err.count("\n") == 1, err
     assert "restore or delete" not in err
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [("ecapa", "the hub could not be asked"), ("own..er/na--me", "not a name of the hub")],
+)
+def test_weights_without_a_network(capsys, monkeypatch, name, said):
+    "Whatever HTTP library the hub's client uses: one sentence."
+    from xtts_ka.pipeline.cli import main
+
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert main(["fetch", name, "--accept-licence"]) != 0
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1, err
+
+
+def test_a_folder_without_an_encoder(home, call):
+    code, out, err = call(scorer=f"wavlm-sv:{home / 'a'}")
+    assert code == 2 and "no files of a speaker encoder in this folder" in err, err

@@ -232,6 +232,11 @@ def read_test_set(
         folder = _found(source, subset, split, stream)
         try:
             rows, notes = from_data_set(folder, split, language, most, subset)
+        except ManifestError as e:
+            if not path.is_file():
+                raise
+            lists = "a list of texts is a .txt, a text a line, or a .tsv, id, tab, text"
+            raise ManifestError(f"{e}; {lists}") from None
         except ConfigError as e:
             said = str(e).replace("subset=NAME (of a run: corpus.subset=NAME)", "--subset NAME")
             raise ConfigError(said) from None

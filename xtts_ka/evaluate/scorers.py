@@ -280,7 +280,8 @@ class ScoreCache:
         self.path = Path(folder) / name if folder is not None else None
         bad: list[int] = []
         rows = read_jsonl(self.path, bad) if self.path else []
-        if odd := len(bad) + sum(not _is_result(r) for r in rows):
+        odd = len(bad) + sum(not _is_result(r) for r in rows)
+        if self.path and odd:
             where = f"{display_path(self.path)}:{bad[0] if bad else ''}".rstrip(":")
             print(f"note: {where}: lines that are no results ({odd}); judged anew", file=sys.stderr)
         rows = [r for r in rows if _is_result(r)]
