@@ -574,6 +574,9 @@ class Benchmark(Speakers):
                 self.speak()
             self.judge()
             result = self.result()
+            old = read_result(self.out) if (self.out / self.FILE).is_file() else {}
+            if "listening" in old:  # the page keeps it only where the sounds are the same
+                result["listening"] = old["listening"]
             write_json(self.out / self.FILE, result)
         return result
 
