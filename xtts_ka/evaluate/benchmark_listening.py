@@ -60,7 +60,11 @@ def design(
     plan = _Plan(systems, texts, {(v["system"], v["text"]): k for k, v in stimuli.items()}, seed)
     made: dict = {}
     forms = [
-        [plan.trial(kind, form, n, trials, made) for kind in kinds for n in range(trials)]
+        list(  # each trial once: where texts are few, the same one comes again
+            dict.fromkeys(
+                plan.trial(k, form, n, trials, made) for k in kinds for n in range(trials)
+            )
+        )
         for form in range(FORMS)
     ]
     return {"test": name, "forms": forms, "trials": made, "stimuli": stimuli}
