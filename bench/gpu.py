@@ -324,7 +324,8 @@ ENGINES = {  # Name -> (precision, compiled)
 
 
 def decoding(b: Bench) -> dict:
-    from xtts_ka.xtts.fast import FastDecoder, FastGPT
+    from xtts_ka.xtts.fast import FastDecoder
+    from xtts_ka.xtts.static import open_gpt
 
     voice, rows, firsts = Voice(b), [], []
     times = dict(warm=1, times=1 if b.small else 3)
@@ -356,7 +357,7 @@ def decoding(b: Bench) -> dict:
         if compiled and b.small or b.left() < 10:
             continue
         began = time.perf_counter()
-        engine = FastGPT(voice.gpt, precision, compiled)
+        engine = open_gpt(voice.gpt, precision, compiled)
         wave = FastDecoder(voice.hifi.waveform_decoder, precision)
         first_at = [lambda: first(name, 8, lambda: voice.first(engine, wave))]
         counts = (1, 2) if b.small else (1, 8, 32, 64)
@@ -386,11 +387,12 @@ def ratios(rows) -> dict:
 
 def agreement(b: Bench, voice: Voice) -> dict:
     "Latents along the same codes: how near the recorded steps are to coqui's float32 pass."
-    from xtts_ka.xtts.fast import FastGPT, fast_latents
+    from xtts_ka.xtts.fast import fast_latents
     from xtts_ka.xtts.sampling import decode_codes
+    from xtts_ka.xtts.static import open_gpt
 
     try:
-        engine = FastGPT(voice.gpt)
+        engine = open_gpt(voice.gpt)
         codes = decode_codes(engine, voice.cond, voice.ids[0], voice.cfg).codes
         start = b.torch.tensor([voice.gpt.start_audio_token])
         inputs = b.torch.cat([start, codes[:-1]])[None].to(b.device)
@@ -403,7 +405,7 @@ def agreement(b: Bench, voice: Voice) -> dict:
             wanted = voice.gpt.final_norm(hidden[0, -len(codes) :])
         out = {}
         for precision in ("float32", "bfloat16"):
-            got = fast_latents(FastGPT(voice.gpt, precision), voice.cond, voice.ids[0], codes)
+            got = fast_latents(open_gpt(voice.gpt, precision), voice.cond, voice.ids[0], codes)
             out[precision] = float(b.torch.cosine_similarity(got, wanted).min())
         return {"least cosine of latents": out}
     except Exception as error:

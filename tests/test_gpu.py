@@ -14,14 +14,7 @@ from xtts_ka.core.randomness import rng
 from xtts_ka.xtts.config import GptConfig
 from xtts_ka.xtts.fast import FastGPT, Session
 from xtts_ka.xtts.gpt import gpt_forward, gpt_losses, make_gpt, quicken, sequences
-from xtts_ka.xtts.static import Slate, StaticSession
-
-
-class Static(FastGPT):
-    "On the buffers of a GPU."
-
-    def session(self, heads=()):
-        return StaticSession(self, heads)
+from xtts_ka.xtts.static import Slate, StaticGPT, StaticSession, open_gpt
 
 
 @pytest.fixture(autouse=True)
@@ -34,13 +27,13 @@ def one_thread():
 
 def test_fixed_buffers_say_what_coqui_says():
     gpt = random_gpt(2, 32, 2, most=250, stop=-9.0)
-    equal, worst, lengths = same_as_coqui(gpt, [Static(gpt)], prompts(2, 60), 240)
+    equal, worst, lengths = same_as_coqui(gpt, [StaticGPT(gpt)], prompts(2, 60), 240)
     assert equal == [2] and worst < 1e-4
     assert max(lengths) > 200  # past the first 256 slots, into larger buffers
 
 
 def test_buffers_go_from_one_batch_to_the_next():
-    engine = Static(random_gpt(2, 32, 2))
+    engine = StaticGPT(random_gpt(2, 32, 2))
     first, second = engine.session(), engine.session()
     with torch.inference_mode():
         for session in (first, second):
@@ -71,7 +64,7 @@ def pretended(monkeypatch):
 
 def test_decoding_stays_on_the_gpu(pretended):
     for precision in ("float32", "bfloat16"):
-        engine = FastGPT(pretended.eval(), precision)
+        engine = open_gpt(pretended.eval(), precision)
         session = engine.session([(1, 0)])
         assert isinstance(session, StaticSession)
         session.heads = ()  # a fake tensor cannot say whether its texts differ in length
@@ -105,7 +98,7 @@ def test_a_training_step_stays_on_the_gpu(pretended):
 
 
 def test_a_cpu_keeps_its_session():
-    assert type(FastGPT(random_gpt(1, 32, 2)).session()) is Session
+    assert type(open_gpt(random_gpt(1, 32, 2)).session()) is Session
 
 
 # ---- the measurement

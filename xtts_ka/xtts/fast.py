@@ -112,12 +112,8 @@ class FastGPT:
         heads: list
         | tuple = (),  # (layer, head) of each attention head whose look at the text is wanted
     ):
-        "Buffers of a batch: those that grow, or on an NVIDIA GPU fixed ones (`static`)."
-        if self.device.type != "cuda":
-            return Session(self, heads)
-        from xtts_ka.xtts.static import StaticSession
-
-        return StaticSession(self, heads)
+        "Buffers of a batch, which grow; `static.StaticGPT` has fixed ones."
+        return Session(self, heads)
 
     def hidden(
         self, x: Tensor, session, at: int, mask=None

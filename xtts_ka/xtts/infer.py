@@ -28,12 +28,13 @@ from ..text.mixed import speakable
 from ..text.reading import lost_words
 from .config import DecodeConfig
 from .export import load_stock, verify_export
-from .fast import FastDecoder, FastGPT
+from .fast import FastDecoder
 from .features import CODE_STRIDE, OUTPUT_SAMPLE_RATE, SAMPLE_RATE
 from .join import Joiner
 from .network import load_network
 from .reader import load_reader
 from .sampling import LengthPrior, Watch, check_heads, decode_best, decode_steps
+from .static import open_gpt
 from .vocabulary import Vocabulary
 from .vocode import check_way, open_way
 from .waveform_decoder import voice_vector
@@ -215,7 +216,7 @@ class _Export:
         self.maker = ""  # digest of the weights that voices are made with, once needed
         with reading(self.folder):
             self.watch = watched(self.gpt, self.vocabulary, read_heads(self.folder))
-        self.engine = FastGPT(self.gpt, precision) if precision else self.gpt
+        self.engine = open_gpt(self.gpt, precision) if precision else self.gpt
         self.wave = FastDecoder(self.decoder.waveform_decoder, precision) if precision else None
         self.reader = load_reader(self.folder)
         self.by_codes = open_way(self.folder, self.xtts.mel_stats, way, vocoder, self.device)
