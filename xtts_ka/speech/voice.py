@@ -200,10 +200,12 @@ class XttsVoice(Voice):
         **options,
     ) -> SpeechStream:
         given = speaker, references, weights, speed, temperature, seed
-        return SpeechStream(self.model.stream(check_text(text), **self._call(*given, options)))
+        text = check_text(text)
+        return SpeechStream(self.model.stream(text, **self._call(*given, options)))
 
     def check(self, text: str):
-        self.model.plan(check_text(text))
+        text = check_text(text)
+        self.model.plan(text)
 
 # %% ../../nbs/speech/voice.ipynb #ce957173
 def run_references(
@@ -319,10 +321,12 @@ class SovitsVoice(Voice):
         **options,
     ) -> SpeechStream:
         given = speaker, references, weights, speed, temperature, seed
-        return SpeechStream(self.model.stream(check_text(text), **self._call(*given, options)))
+        text = check_text(text)
+        return SpeechStream(self.model.stream(text, **self._call(*given, options)))
 
     def check(self, text: str):
-        self.model.plan(check_text(text))
+        text = check_text(text)
+        self.model.plan(text)
 
 # %% ../../nbs/speech/voice.ipynb #fb86a6c4
 def family_of(
