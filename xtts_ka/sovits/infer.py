@@ -607,6 +607,11 @@ class Sovits(TokenWriter):
         yield from (w for w in [_silence(plan.tail / speed, self.sample_rate)] if len(w))
         return self._spoken(plan, takes, np.concatenate(wavs), places, speed, speaker)
 
+    def _unsaid(self, plan: Planned, takes: list) -> list[str]:
+        "Words that were lost, and letters that were never learned."
+        new = unseen(plan.text, self.tokenizer.letters.characters)
+        return [w for t in takes for w in t.missing] + new
+
     def _spoken(
         self, plan: Planned, takes: list, wav, places: list, speed: float, speaker: str
     ) -> Speech:
@@ -626,7 +631,7 @@ class Sovits(TokenWriter):
             codes=[t.tokens.codes for t in takes],
             stopped=all(t.tokens.stopped for t in takes),
             warnings=warnings + [t.fault for t in takes if t.fault],
-            missing=[w for t in takes for w in t.missing],
+            missing=self._unsaid(plan, takes),
             pieces=plan.pieces,
             positions=[t.tokens.path for t in takes],
             transcript=" ".join(" ".join(t.transcript for t in takes).split()),
