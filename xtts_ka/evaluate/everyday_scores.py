@@ -177,7 +177,7 @@ def everyday_row(
         "stretches repeated": s["repeated"],
         "length 0.75 to 1.3": of("in range", "lengths"),
         "likeness, own encoder": two(s["likeness"]),
-        "likeness, Resemblyzer": two(s["likeness by Resemblyzer"]),
+        "likeness, Resemblyzer": two(s.get("likeness by Resemblyzer")),
         "DistillMOS": "" if s["MOS"] is None else f"{s['MOS']:.2f}{half}",
     }
 
