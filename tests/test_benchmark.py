@@ -390,12 +390,12 @@ def test_a_listener(made, call, tmp_path):
     other = tmp_path / "other.json"
     other.write_text(json.dumps(held | {"test": "another"}), encoding="utf-8")
     code, said, err = call("--out", out, "--answers", tmp_path / "answers-*.json", other)
-    assert code == 1 and "1 listeners, 6 answers" in said and "of another test" in said
+    assert code == 1 and "1 listener, 6 answers" in said and "of another test" in said
     counted = result_of(out)["listening"]
     assert counted["listeners"] == 1 and counted["native speakers"] == 1
     assert sum(r["n"] for r in counted["mos"].values()) == 2
     assert {r["value"] for r in counted["mos"].values()} == {4.0}
-    assert "1 listeners, 1 of them native" in (out / "index.html").read_text(encoding="utf-8")
+    assert "1 listener, 1 of them native" in (out / "index.html").read_text(encoding="utf-8")
 
 
 FASTER = """{ const play = HTMLMediaElement.prototype.play;

@@ -372,7 +372,7 @@ def benchmark(call, place, words):
             small += ["--system", "recordings", "--out", "outputs/benchmark"]
             fine(call("benchmark", "--texts", "outputs/demo", *small))
         answers_of_a_listener(json.loads(key.read_text(encoding="utf-8")), place)
-        fine(call(*words), "1 listeners")
+        fine(call(*words), "1 listener")
         return
     texts = words[1:5] if "google/fleurs" in words else ("--texts", "outputs/demo")
     fine(call("benchmark", *texts, "--list", "all.tsv"), "each to be spoken")

@@ -262,6 +262,7 @@ def append_jsonl(
 # %% ../../nbs/core/files.ipynb #23d27daa
 def read_jsonl(
     path,  # File; an absent one reads as no lines
+    bad: list | None = None,  # Gets the numbers of lines that are no JSON; None: they are refused
 ) -> list:
     "All whole lines. A last line without newline was cut by a kill and is ignored."
     path = Path(path)
@@ -273,6 +274,9 @@ def read_jsonl(
         try:
             rows.append(json.loads(line))
         except (ValueError, RecursionError) as e:
+            if bad is not None:
+                bad.append(n)
+                continue
             raise XttsKaError(f"{path}:{n}: not a line of JSON ({e}); delete the line") from e
     return rows
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS_FILE', 'CPML', 'CATALOGUE', 'Weights', 'known', 'is_hub_name', 'needed_files', 'find_local', 'missing_line',
-           'fetch_command', 'hub_has', 'check_weights', 'accept_licence', 'fetch', 'offline_list', 'listing',
-           'add_arguments', 'main']
+           'fetch_command', 'hub_faults', 'hub_has', 'check_weights', 'accept_licence', 'fetch', 'offline_list',
+           'listing', 'add_arguments', 'main']
 
 # %% ../../nbs/core/weights.ipynb #1a86af5e
 import contextlib
@@ -236,17 +236,24 @@ def fetch_command(
     return "xtts-ka fetch " + " ".join(dict.fromkeys(names))
 
 
+def hub_faults() -> tuple:  # Of exceptions
+    "What `huggingface_hub` raises: its own errors, and those of the HTTP library that it uses."
+    from huggingface_hub.errors import HfHubHTTPError
+
+    http = [c for c in HfHubHTTPError.__mro__ if c.__name__ == "HTTPError"]  # httpx or httpx2
+    return (OSError, ValueError, *http)
+
+
 def hub_has(
     name: str,  # Short name or `owner/name`
 ) -> bool:
     "True when the hub answers within seconds that it has these weights."
-    from httpx import HTTPError
     from huggingface_hub import HfApi
 
     w = known(name)
     if not (w or is_hub_name(name)):
         return False
-    with contextlib.suppress(OSError, ValueError, HTTPError):
+    with contextlib.suppress(*hub_faults()):
         return bool(HfApi().model_info(w.repo if w else name, timeout=5).id)
     return False
 
@@ -283,12 +290,14 @@ def _entry(name: str) -> Weights:
 
 
 def _ask_hub(w: Weights):  # `ModelInfo` with the sizes and digests of the files
-    from httpx import HTTPError
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
 
     try:
         return HfApi().model_info(w.repo, files_metadata=True)
-    except (OSError, ValueError, HTTPError) as e:
+    except HFValidationError as e:
+        raise ConfigError(f"fetch {w.repo}: not a name of the hub: {_reason(e)}") from None
+    except hub_faults() as e:
         raise MissingError(
             f"{w.repo}: the hub could not be asked ({_reason(e)}); look at the network, "
             "HF_ENDPOINT and HF_HUB_OFFLINE, or get the files by another machine: "
@@ -354,7 +363,6 @@ def _digest_fault(path: Path, file) -> str:  # Why a fetched file is not the hub
 
 def _take(w: Weights, file, revision: str, home: Path) -> Path:
     "One file, whole and checked; a broken download goes on."
-    from httpx import HTTPError
     from huggingface_hub import hf_hub_download
 
     path = home / file.rfilename
@@ -362,7 +370,7 @@ def _take(w: Weights, file, revision: str, home: Path) -> Path:
         return path
     try:
         hf_hub_download(w.repo, file.rfilename, revision=revision, local_dir=home)
-    except (OSError, ValueError, HTTPError) as e:
+    except hub_faults() as e:
         raise MissingError(
             f"{w.repo}/{file.rfilename}: the download stopped ({_reason(e)}); the same command "
             "goes on where it ended"

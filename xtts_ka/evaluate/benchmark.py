@@ -9,10 +9,9 @@ __all__ = ['DEFAULT_SCORERS', 'Clips', 'LOWEST', 'SHOWN', 'BenchmarkConfig', 'op
 
 # %% ../../nbs/evaluate/benchmark.ipynb #a1282486
 import contextlib
-import dataclasses
 import os
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from pydantic import Field
 from .. import __version__
 from ..core.config import config
 from ..core.errors import ConfigError, MissingError
-from ..core.files import read_json, write_json
+from ..core.files import read_json, remove, sha256_file, write_json
 from ..core.paths import display_path, refuse_same_folder, resolve, slug
 from ..core.processes import lock
 from ..core.progress import bar
@@ -51,6 +50,7 @@ class BenchmarkConfig:
     trials: int = Field(8, ge=1)  # Of each kind, for a listener
     draws: int = Field(2000, ge=100)  # Of the bootstrap
     seed: int = 1
+    out: str = ""  # Folder of the benchmark, where the call does not name it
 
 
 def open_texts(cfg: BenchmarkConfig) -> TestSet:
@@ -220,7 +220,7 @@ def compare_with(
 def _is(clip: Clip, id_: str, recorded: list) -> bool:
     "Whether a clip is the recording itself."
     own = next((t.recording for t in recorded if t.id == id_), None)
-    return bool(clip.path and own and os.path.samefile(clip.path, own))
+    return bool(clip.path and own and clip.path.is_file() and os.path.samefile(clip.path, own))
 
 
 def _strangers(vectors: dict, speaker: dict) -> dict:
@@ -401,6 +401,11 @@ def about_system(
     }
 
 
+def _mark(clip: Clip) -> str:  # 16 hex digits, or ""
+    "What a sound file holds: answers of listeners are about exactly this sound."
+    return sha256_file(clip.path)[:16] if clip.path and clip.path.is_file() else ""
+
+
 def about_text(
     text,  # `TestText`
     clips: Clips,
@@ -424,6 +429,7 @@ def about_text(
             "problem": clip.problem,
             "seconds": clip.seconds,
             "heard": heard.get(name, {}).get(text.id, {}).get("heard"),
+            "sound": _mark(clip),
             "values": values,
         }
     return {
@@ -444,8 +450,10 @@ class Speakers:
         self,
         cfg: BenchmarkConfig,
         out,  # Folder of the benchmark
+        again=(),  # Names of systems that speak all texts anew
     ):
-        self.cfg = cfg
+        self.cfg = cfg = replace(cfg, listen=[]) if cfg.listen == ["none"] else cfg
+        self.again = list(again)
         self.out = resolve(out)
         self.notes: list[str] = []
         self.clips: Clips = {}
@@ -458,6 +466,12 @@ class Speakers:
                 " --system recordings --system mine=folder:wavs/mine"
             )
         self.systems = open_systems(cfg.systems, self.test_set, cfg.timeout)
+        can = [s.name for s in self.systems if s.line.kind not in ("recordings", "folder")]
+        if unknown := [n for n in self.again if n not in can]:
+            raise ConfigError(
+                f"--again {unknown[0]}: no such system that speaks; there are"
+                f" {', '.join(can) or 'none'}"
+            )
         folders = [s.line.what for s in self.systems if s.line.kind in ("folder", "model")]
         refuse_same_folder(self.out, [f for f in folders if resolve(f).exists()])
         self.scorers = self._open_scorers()
@@ -480,7 +494,10 @@ class Speakers:
         "Every text by every system."
         for n, system in enumerate(self.systems):
             system.open()
-            found = speak_all(system, self.out / "systems" / slug(system.name))
+            place = self.out / "systems" / slug(system.name)
+            if system.name in self.again:
+                remove(place / "spoken.jsonl")
+            found = speak_all(system, place)
             self.clips[system.name] = {c.id: c for c in found}
             self.systems[n].made = system.card()  # of an opened model
             self._release(system)
@@ -527,7 +544,7 @@ class Benchmark(Speakers):
         return {
             "format": 1,
             "made by": f"xtts_ka {__version__}",
-            "options": dataclasses.asdict(self.cfg),
+            "options": {k: v for k, v in asdict(self.cfg).items() if k != "out"},
             "test set": self.test_set.about(),
             "systems": [about_system(s, [*self.clips[s.name].values()]) for s in self.systems],
             "scorers": [asdict(s.card) for s in self.scorers],
@@ -542,7 +559,12 @@ class Benchmark(Speakers):
                 about_text(t, self.clips, columns, parts, heard, self.out)
                 for t in self.test_set.texts
             ],
-            "notes": self.notes + self.test_set.notes + [n for j in self.judged for n in j.notes],
+            "notes": [
+                *self.notes,
+                *self.test_set.notes,
+                *(n for s in self.systems for n in s.notes()),
+                *(n for j in self.judged for n in j.notes),
+            ],
         }
 
     def run(self) -> dict:
@@ -553,7 +575,7 @@ class Benchmark(Speakers):
             self.judge()
             result = self.result()
             old = read_result(self.out) if (self.out / self.FILE).is_file() else {}
-            if old.get("test set") == result["test set"] and "listening" in old:
+            if "listening" in old:  # the page keeps it only where the sounds are the same
                 result["listening"] = old["listening"]
             write_json(self.out / self.FILE, result)
         return result

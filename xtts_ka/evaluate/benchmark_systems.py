@@ -15,8 +15,9 @@ import shutil
 import subprocess
 import tempfile
 import time
+import unicodedata
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ from xtts_ka.core.files import (
     read_json,
     read_jsonl,
     remove,
+    sha256_file,
     sweep,
 )
-from ..core.paths import display_path, find_input, same_name, slug, tried
+from ..core.paths import display_path, find_input, slug, tried
 from ..core.processes import own_group
 from ..core.progress import bar
 from .benchmark_texts import TestSet, TestText, letters
@@ -71,6 +73,8 @@ def parse_system(
     if kind == "model":
         what, _, asked = what.partition("?")
         options = _options(asked, line)
+    if kind not in ("recordings", "espeak") and not what.strip():
+        raise ConfigError(f"system {line!r}: nothing behind the colon; give NAME={kind}:WHAT")
     default = {"recordings": "recordings", "espeak": "espeak-ng"}
     name = name or default.get(kind, Path(what).name if kind != "command" else "")
     if not name:
@@ -122,13 +126,20 @@ def read_card(
     try:
         held = read_json(path)
     except XttsKaError as e:
-        raise ConfigError(f"{display_path(path)}: {e}") from None
+        said = str(e).removeprefix(f"{path}:").replace("restore or delete the file", "mend it")
+        raise ConfigError(f"{display_path(path)}:{said}") from None
     if not isinstance(held, dict):
         raise ConfigError(f'{display_path(path)}: a card is an object, {{"licence": ...}}')
     for key, kind in CARD.items():
         value = held.get(key.rstrip("?"))
         if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
-            raise ConfigError(f"{display_path(path)}: {key.rstrip('?')} is {value!r}")
+            wanted = (
+                "a whole number" if kind is int else "a text" if kind is str else "a number or text"
+            )
+            raise ConfigError(
+                f"{display_path(path)}: {key.rstrip('?')} is {str(value)[:60]!r} where {wanted} is"
+                " expected"
+            )
     if "license" in held:
         held["licence"] = held.pop("license")
     return {str(k): _plain(v) for k, v in held.items()}
@@ -147,6 +158,7 @@ class System:
         self.timeout = timeout  # Seconds for a text; a program alone is stopped then
         self.name = line.name
         self.made: dict = {}  # Its card, once it has spoken
+        self.earlier = 0  # Texts that an earlier call has spoken
 
     @property
     def made_of(self) -> dict:
@@ -158,6 +170,10 @@ class System:
 
     def card(self) -> dict:
         return {}
+
+    def notes(self) -> list[str]:
+        "What the reader of the result should know."
+        return []
 
     def find(self, text: TestText) -> Path | None:
         "The file that is there already."
@@ -190,6 +206,7 @@ class Folder(System):
         if not self.folder.is_dir():
             raise MissingError(f"system {self.name}: no folder {tried(self.line.what)}")
         self.own_card = read_card(self.folder)
+        self.files = _by_id(self.folder)
         if not any(self.find(t) for t in self.test_set.texts):
             ids = ", ".join(f"{t.id}.wav" for t in self.test_set.texts[:3])
             raise ConfigError(
@@ -201,8 +218,42 @@ class Folder(System):
         return {"made by": "others, as files", **self.own_card}
 
     def find(self, text):
-        names = (self.folder / f"{text.id}{kind}" for kind in SOUNDS)
-        return next((p for n in names if (p := same_name(n)).is_file()), None)
+        return self.files.get(text.id)
+
+    def notes(self):
+        ids = {t.id for t in self.test_set.texts}
+        used = {self.files[i] for i in ids & set(self.files)}
+        rest = [
+            p.name
+            for p in sorted(self.folder.iterdir())
+            if p not in used
+            and p.name[0] != "."
+            and p.suffix.lower() not in _ABOUT
+            and self._id_of(p) not in ids
+        ]
+        if not rest:
+            return []
+        named = ", ".join(rest[:3]) + (", ..." if len(rest) > 3 else "")
+        known = ", ".join(SOUNDS)
+        return [f"{self.name}: {len(rest)} in the folder belong to no text ({named}): <id>{known}"]
+
+    @staticmethod
+    def _id_of(path: Path) -> str:
+        return slug(path.stem) if path.suffix.lower() in SOUNDS else ""
+
+
+_ABOUT = (".json", ".jsonl", ".txt", ".md", ".tsv", ".csv")  # Files beside sounds
+
+
+def _by_id(folder: Path) -> dict[str, Path]:
+    "Sound files by the id that they are named after, in any case and Unicode form."
+    sounds = [p for p in folder.iterdir() if p.suffix.lower() in SOUNDS]
+    sounds.sort(key=lambda p: (not p.is_file(), SOUNDS.index(p.suffix.lower()), p.name))
+    found: dict[str, Path] = {}
+    for name in (lambda p: unicodedata.normalize("NFC", p.stem), lambda p: slug(p.stem)):
+        for p in sounds:
+            found.setdefault(name(p), p)
+    return found
 
 # %% ../../nbs/evaluate/benchmark_systems.ipynb #09c40831
 class Espeak(System):
@@ -253,6 +304,7 @@ class Model(System):
     "A model of this repository, through `xtts_ka.load`."
 
     OWN = ("family", "speaker", "clone", "device")  # Of the line's options; others go to `speak`
+    SPEAKING = ("speed", "temperature", "seed", "retries", "prompt", "proportion", "noise")
 
     def open(self):
         import xtts_ka
@@ -326,6 +378,12 @@ class Program(System):
     def card(self) -> dict:
         return {"command": self.line.what}
 
+    @property
+    def made_of(self):
+        "The template and the files that it names: a changed program is called again."
+        files = [_file_mark(Path(w)) for w in self.words if "{" not in w and Path(w).is_file()]
+        return asdict(self.line) | ({"files": files} if files else {})
+
     def call(self, values: dict, seconds: float) -> str:  # What went wrong, or ""
         "Run it without a shell; all that it started ends with it."
         words = [_filled(w, values) for w in self.words]
@@ -367,6 +425,14 @@ class Program(System):
 
 
 _NO_FILE = "no file was written"
+_SMALL = 1_000_000  # Bytes: a larger file is known by size and time
+
+
+def _file_mark(path: Path) -> str:
+    about = path.stat()
+    if about.st_size > _SMALL:
+        return f"{path} {about.st_size} {about.st_mtime_ns}"
+    return f"{path} {sha256_file(path)[:16]}"
 
 
 def _filled(word: str, values: dict) -> str:
@@ -419,7 +485,16 @@ def open_systems(
 
 
 def _check_model(system: Model):
-    "`MissingError` for a model that is not there, without loading its networks."
+    "What can be refused without loading networks: a model that is not there, an unknown option."
+    from xtts_ka.sovits.config import SamplingConfig
+    from xtts_ka.xtts.config import DecodeConfig
+
+    known = [f.name for c in (DecodeConfig, SamplingConfig) for f in fields(c)]
+    known = list(dict.fromkeys([*Model.OWN, *Model.SPEAKING, *known]))
+    if unknown := [k for k in system.line.options if k not in known]:
+        raise ConfigError(
+            f"system {system.name}: no option {unknown[0]!r}; there are {', '.join(known)}"
+        )
     what = system.line.what
     if not find_input(what).exists() and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", what):
         raise MissingError(f"system {system.name}: no model {tried(what)}")
@@ -451,6 +526,9 @@ def look(
 ) -> Clip:
     "Length, rate, and what is wrong with a file."
     if clip.path is None or clip.problem:
+        return clip
+    if not clip.path.is_file():
+        clip.problem = "no file: a folder or a broken link"
         return clip
     most = SECONDS_BASE + SECONDS_PER_LETTER * len(letters(text.said))
     try:
@@ -511,6 +589,7 @@ def _spoken(system: System, out: Path) -> list[Clip]:
         return line is not None and (line["problem"] or (wavs / f"{t.id}.wav").is_file())
 
     todo = [t for t in texts if not done(t)]
+    system.earlier = len(texts) - len(todo)
     for t in todo:
         remove(wavs / f"{t.id}.wav")
     for text, problem, took in _takes(system, todo, wavs):

@@ -120,22 +120,46 @@ def sample(
 
 
 def from_list(
-    path: Path,  # `.txt`: a text a line; `.tsv`: id, tab, text
-) -> list[tuple]:  # (id, text, "", "")
+    path: Path,  # `.txt`: a text a line; `.tsv`: id, tab, text, or columns named in a header
+) -> tuple[list[tuple], list[str]]:  # ((id, text, "", ""), notes)
     "Texts alone: no recordings, so nothing is compared with them."
-    lines, rejects = read_lines(path, "--texts")
-    rows = [line.split("\t") for _, line in lines]
-    if path.suffix.lower() == ".tsv":
-        if rows and [c.strip().lower() for c in rows[0][:2]] == ["id", "text"]:
-            rows, lines = rows[1:], lines[1:]
-        for (n, _), row in zip(lines, rows):
-            if len(row) < 2:
-                raise ManifestError(f"{display_path(path)}:{n}: no tab; each line is ID, tab, text")
-        ids = [slug(r[0]) for r in rows]
-        if twice := sorted({i for i in ids if ids.count(i) > 1}):
-            raise ManifestError(f"{display_path(path)}: the id {twice[0]} stands there twice")
-        return [(i, r[1], "", "") for i, r in zip(ids, rows)]
-    return [(f"{n:04}", text, "", "") for n, (_, text) in enumerate(lines, 1)]
+    lines, _ = read_lines(path, "--texts")
+    if path.suffix.lower() != ".tsv":
+        return [(f"{n:04}", text, "", "") for n, (_, text) in enumerate(lines, 1)], []
+    cells = _cells(path, lines)
+    own = [id_ for id_, _ in cells]
+    ids = [slug(id_) for id_ in own]
+    if twice := sorted({i for i in ids if ids.count(i) > 1}):
+        raise ManifestError(f"{display_path(path)}: the id {twice[0]} stands there twice")
+    changed = [f"{a!r} is {b}" for a, b in zip(own, ids) if a != b]
+    named = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
+    note = f"ids that are no file names: {named}; sounds are found by either name"
+    rows = [(i, text, "", "") for i, (_, text) in zip(ids, cells)]
+    return rows, [note] if changed else []
+
+
+def _cells(path: Path, lines: list) -> list[tuple[str, str]]:  # (id, text)
+    "The two columns, by the names in a header where there is one."
+    raw = path.read_bytes().split(b"\n")
+    head = [c.strip().lower() for c in lines[0][1].split("\t")] if lines else []
+    at = (0, 1)
+    if "id" in head or "text" in head:
+        if head.count("id") != 1 or head.count("text") != 1:
+            raise ManifestError(
+                f"{display_path(path)}:{lines[0][0]}: which column is what? Name one `id` and one"
+                " `text`"
+            )
+        at, lines = (head.index("id"), head.index("text")), lines[1:]
+    out = []
+    for n, _ in lines:
+        row = [c.strip() for c in raw[n - 1].decode().removeprefix("\ufeff").split("\t")]
+        if len(row) < 2:
+            raise ManifestError(f"{display_path(path)}:{n}: no tab; each line is ID, tab, text")
+        for k, what in zip(at, ("id", "text")):
+            if len(row) <= k or not row[k]:
+                raise ManifestError(f"{display_path(path)}:{n}: the {what} is empty")
+        out.append((row[at[0]], row[at[1]]))
+    return out
 
 
 def from_data_set(
@@ -175,7 +199,9 @@ def _found(source: str, subset: str, split: str, stream: bool) -> Path:
     try:
         return find_data_set(source, subset, split, stream)
     except MissingError as e:
-        raise MissingError(str(e).replace("corpus.stream=true", "--stream")) from None
+        said = str(e).replace("corpus.stream=true", "--stream")
+        named = " --subset " + (subset or "NAME")
+        raise MissingError(re.sub(r"corpus\.path=(\S+)", rf"--texts \1{named}", said)) from None
 
 
 def read_test_set(
@@ -197,14 +223,23 @@ def read_test_set(
     if source == "everyday":
         name, rows = "Everyday texts", from_everyday(most or None)
     elif path.is_file() and path.suffix.lower() in (".txt", ".tsv"):
-        name, rows = path.stem, from_list(path)
+        name, (rows, notes) = path.stem, from_list(path)
     elif (path / "segments/metadata.csv").is_file():
         name = f"Held-out sentences of {path.name}"
         rows, notes = from_data_set(path / "segments", split, "", most)
     else:
         name = Path(source).name
         folder = _found(source, subset, split, stream)
-        rows, notes = from_data_set(folder, split, language, most, subset)
+        try:
+            rows, notes = from_data_set(folder, split, language, most, subset)
+        except ManifestError as e:
+            if not path.is_file():
+                raise
+            lists = "a list of texts is a .txt, a text a line, or a .tsv, id, tab, text"
+            raise ManifestError(f"{e}; {lists}") from None
+        except ConfigError as e:
+            said = str(e).replace("subset=NAME (of a run: corpus.subset=NAME)", "--subset NAME")
+            raise ConfigError(said) from None
     texts, left = say_in_words(sample(rows, most), language)
     if not texts:
         raise ManifestError(f"{source}: no text that can be said")

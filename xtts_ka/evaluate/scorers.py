@@ -9,9 +9,11 @@ __all__ = ['OWN', 'INDEPENDENT', 'LONGEST', 'ScorerCard', 'weights_digest', 'pac
 
 # %% ../../nbs/evaluate/scorers.ipynb #6d332b41
 import importlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -20,7 +22,7 @@ import numpy as np
 from ..core.audio import is_silent, read_audio, resample
 from ..core.errors import AudioError, CheckpointError, ConfigError, MissingError
 from ..core.files import append_jsonl, digest, read_jsonl, sha256_file
-from ..core.paths import slug
+from ..core.paths import display_path, slug
 
 # %% ../../nbs/evaluate/scorers.ipynb #d1ac1405
 @dataclass(frozen=True)
@@ -257,6 +259,15 @@ def number(
     return x
 
 # %% ../../nbs/evaluate/scorers.ipynb #4fb4735e
+def _is_result(row) -> bool:
+    "A line of a cache: the card, or a sound with its result."
+    if not isinstance(row, dict):
+        return False
+    return (
+        "card" in row or isinstance(row.get("sound"), str) and isinstance(row.get("result"), dict)
+    )
+
+
 class ScoreCache:
     "Results of one scorer in one version, in a JSONL file."
 
@@ -267,7 +278,13 @@ class ScoreCache:
     ):
         name = f"{slug(card.name)}-{digest([card.name, card.version])[:12]}.jsonl"
         self.path = Path(folder) / name if folder is not None else None
-        rows = read_jsonl(self.path) if self.path else []
+        bad: list[int] = []
+        rows = read_jsonl(self.path, bad) if self.path else []
+        odd = len(bad) + sum(not _is_result(r) for r in rows)
+        if self.path and odd:
+            where = f"{display_path(self.path)}:{bad[0] if bad else ''}".rstrip(":")
+            print(f"note: {where}: lines that are no results ({odd}); judged anew", file=sys.stderr)
+        rows = [r for r in rows if _is_result(r)]
         if self.path and not rows:
             append_jsonl(self.path, {"card": asdict(card)})
         self.held = {r["sound"]: r["result"] for r in rows if "sound" in r and "result" in r}
@@ -292,7 +309,7 @@ def scored(
     scorer: Scorer,
     files: Sequence,  # Sound files
     cache=None,  # Folder; None: nothing is kept
-    progress=lambda files: files,  # Called with the batches, as `core.progress.bar`
+    progress=lambda files: files,  # Called with the files to score, as `core.progress.bar`
 ) -> list[dict]:  # In the order of the files; `{"error": reason}` for one without a result
     "Score files, those only that the cache does not have."
     store = ScoreCache(cache, scorer.card)
@@ -300,8 +317,8 @@ def scored(
     todo = {s: f for s, f in zip(sounds, files) if s and s not in store.held}
     made: dict = {None: {"error": "no such file"}}
     pending = list(todo.items())
-    batches = [pending[k : k + scorer.batch] for k in range(0, len(pending), scorer.batch)]
-    for batch in progress(batches):
+    files_left = iter(progress(pending) if pending else ())
+    while batch := list(islice(files_left, scorer.batch)):
         wavs = [_read(f, scorer.rate) for _, f in batch]
         fine = iter(scorer.score([w for w in wavs if not isinstance(w, str)]))
         for (sound, _), wav in zip(batch, wavs):

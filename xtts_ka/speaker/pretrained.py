@@ -15,7 +15,7 @@ import torch
 from ..core.checkpoint import check_archive
 from ..core.errors import CheckpointError, MissingError
 from ..core.paths import display_path, repo_root, resolve
-from ..core.weights import fetch_command, find_local, is_hub_name, known
+from ..core.weights import fetch_command, find_local, hub_faults, is_hub_name, known
 from .config import plain_name
 
 # %% ../../nbs/speaker/pretrained.ipynb #0e49fea4
@@ -65,6 +65,11 @@ def missing_weights(
     local = display_path(repo_root() / "models" / plain_name(name).split("/")[-1])
     w = known(plain_name(name))
     get = f"{fetch_command([w.name])} gets it ({w.size}, {w.licence}). " if w else ""
+    if w is None and resolve(name).is_dir():
+        place = (
+            f"{display_path(resolve(name))}: no files of a speaker encoder in this folder: {why}"
+        )
+        return MissingError(f"{place}; it should hold {files}")
     return MissingError(
         f"the speaker encoder {name!r} is not here: {why}\n"
         f"{get}Put its files ({files}) into {local}, or name a folder that has them."
@@ -73,14 +78,13 @@ def missing_weights(
 # %% ../../nbs/speaker/pretrained.ipynb #c69594c3
 def _from_hub(name: str, files: str) -> Path:
     "The hub's folder of a model, by download."
-    from httpx import HTTPError
     from huggingface_hub import snapshot_download
 
     w = known(plain_name(name))
     wanted = ["config.json", "preprocessor_config.json", *WEIGHTS, *([files] if w else [])]
     try:
         return Path(snapshot_download(w.repo if w else name, allow_patterns=wanted))
-    except (OSError, ValueError, HTTPError) as e:
+    except hub_faults() as e:
         reason = (str(e) or type(e).__name__).strip().splitlines()[0]
         why = f"the hub could not be asked ({reason})"
         raise missing_weights(name, why, files) from None
