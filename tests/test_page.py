@@ -84,6 +84,27 @@ def test_programs_ask_as_openais_clients_do(served):
     assert ask(served, "/v1/audio/speech", raw=b"{")[0] == 400
 
 
+def test_other_sites_and_other_types_are_refused():
+    from starlette.testclient import TestClient
+
+    from xtts_ka.speech.server import Booth, speech_routes
+
+    client = TestClient(speech_routes(Booth({}), local=True), "http://127.0.0.1:7860")
+    kind = {"Content-Type": "application/json"}
+    for body, headers, status, why in (
+        ("[" * 200_000, kind, 400, "nested too deeply"),
+        ('{"input": 5}', kind, 400, "input: a text is needed"),
+        ('{"input": "ა", "seed": 1e999}', kind, 400, "a finite number"),
+        ("{}", kind | {"Origin": "http://127.0.0.1:7860"}, 400, "empty"),
+        ("{}", kind | {"Origin": "https://example.com"}, 403, "other sites"),
+        ("{}", kind | {"Origin": "null"}, 403, "other sites"),
+        ("{}", kind | {"Host": "example.com"}, 403, "this machine only"),
+        ("{}", {"Content-Type": "text/plain"}, 415, "application/json is needed"),
+    ):
+        answer = client.post("/v1/audio/speech", content=body, headers=headers)
+        assert answer.status_code == status and why in answer.json()["error"]["message"]
+
+
 def press(address, recording=None):
     "What the page answers a press of its button, asked without a browser."
     data = [TEXT, "xtts", None, recording, None, 1, 0, 1.0, 0.3, 1]

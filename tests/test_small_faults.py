@@ -26,6 +26,22 @@ def test_a_name_that_no_disk_takes_is_refused_before_the_work(words, capsys):
     assert "at most 255 are possible" in capsys.readouterr().err
 
 
+def test_texts_of_the_package_are_found_from_every_folder(tmp_path, monkeypatch, capsys):
+    from xtts_ka.core.paths import resolve
+    from xtts_ka.pipeline.cli import main
+
+    text = "xtts_ka/data/sentences_ka.txt"
+    monkeypatch.chdir(tmp_path)
+    assert resolve(text).is_file() and not (tmp_path / "xtts_ka").exists()
+    (tmp_path / text).parent.mkdir(parents=True)
+    (tmp_path / text).touch()
+    assert resolve(text) == tmp_path / text  # a clone's own comes first
+    config = tmp_path / "c.yaml"
+    config.write_text("run: a\nlanguage: {texts: [xtts_ka/data/none.txt]}\n", encoding="utf-8")
+    assert main(["run", "--config", str(config), "--dry-run"]) == 2
+    assert "language.texts: xtts_ka/data/none.txt: no such file" in capsys.readouterr().err
+
+
 def test_no_table_holds_a_formula():
     from types import SimpleNamespace
 
@@ -40,6 +56,15 @@ def test_no_table_holds_a_formula():
         rows = list(csv.reader(io.StringIO(text)))[1:]
         cells = [c for row in rows for c in row]
         assert "-1.5" in cells and not [c for c in cells if c and c[0] in "=+@-" and c != "-1.5"]
+
+
+def test_a_stream_is_a_wav_of_open_length(tmp_path):
+    from xtts_ka.core.audio import read_audio, wav_header
+
+    samples = np.arange(-500, 500, dtype="<i2")
+    (tmp_path / "a.wav").write_bytes(wav_header(24000) + samples.tobytes())
+    wav, rate = read_audio(tmp_path / "a.wav")
+    assert rate == 24000 and np.array_equal(wav * 32768, samples)
 
 
 def test_channels_that_cancel_each_other_are_not_called_silent(tmp_path):

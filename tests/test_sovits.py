@@ -251,6 +251,25 @@ def tone(path, seconds, rate=16000, level=0.1):
     return str(path)
 
 
+def test_a_recording_that_is_missing_is_a_reject(tmp_path):
+    from xtts_ka.sovits.config import PrepareConfig
+    from xtts_ka.sovits.data import collect_clips
+
+    data = tmp_path / "data"
+    data.mkdir()
+    tone(data / "a.wav", 1.0, 22050)
+    (data / "b.wav").write_bytes(b"no sound")
+    rows = [f"{name}.wav|დილა|nino" for name in "abc"]
+    text = "\n".join(["audio_file|text|speaker_name", *rows])
+    (data / "metadata.csv").write_text(text + "\n", encoding="utf-8")
+    found = collect_clips(PrepareConfig(), data, tmp_path / "out", 1)
+    assert [r.audio_file for r in found.clips.rows] == ["data/a.wav"]
+    assert [(r.line, r.reason.split(":")[0]) for r in found.rejects] == [
+        (3, "unreadable"),
+        (4, "missing"),
+    ]
+
+
 def test_references_of_any_rate_and_length(speaker, tmp_path):
     made = [
         Reference(tone(tmp_path / f"{k}.wav", s, rate), w)

@@ -32,6 +32,7 @@ from xtts_ka.sovits.infer import (
     join_with_pauses,
     load_model,
     save_model,
+    sound_edges,
     trim_silence,
 )
 from xtts_ka.sovits.quantize import Quantizer
@@ -43,6 +44,7 @@ from xtts_ka.sovits.train_decoder import Decoder
 from xtts_ka.sovits.train_semantic import SemanticTokenizer
 from xtts_ka.sovits.vits2 import Vits2
 from xtts_ka.speech.commands import add_sovits_speak
+from xtts_ka.speech.voice import SpeechStream
 from xtts_ka.text.chunks import closed
 
 TEXTS = [
@@ -243,6 +245,17 @@ def test_all_of_a_text_is_said(model, voice):
         assert said.transcript == " ".join("".join(c if c.isalpha() else " " for c in text).split())
         assert len(said.positions) == len(said.pieces) == len(said.codes)
         assert all(len(p) == len(c) for p, c in zip(said.positions, said.codes))
+    for speed in (1.0, 1.7):
+        whole = model.speak(texts[2], [Reference(voice)], GREEDY, speed=speed)
+        parts = model.stream(texts[2], [Reference(voice)], GREEDY, speed=speed)
+        for said in (whole, SpeechStream(parts)):
+            wavs = [said.wav] if said is whole else list(said)
+            said = said if said is whole else said.speech
+            times = [t for w in said.words for t in (w.start, w.end)]
+            begin, end = sound_edges(np.concatenate(wavs), said.sample_rate, keep=0.0)
+            assert times == sorted(times) and len(times) == 8
+            rate = said.sample_rate
+            assert begin / rate - 0.02 <= times[0] and times[-1] <= end / rate + 0.02
     free = model.task.free_run(list(range(8)))
     assert free["free/cer, sentence"] == free["free/cer, no mark"] == free["free/cer, two"] == 0
     assert free["free/stopped"] == 1 and free["free/cer, word"] > 0  # words alone were not learned

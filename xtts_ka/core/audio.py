@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REASONS', 'FORMATS', 'MAX_CHANNELS', 'MAX_PEAK', 'MAX_VALUES', 'RATES', 'KINDS', 'AudioInfo', 'no_such_file',
-           'resample', 'probe', 'read_audio', 'check_audio', 'read_crop', 'encode_audio', 'write_audio', 'rms_db',
-           'is_silent', 'peak_normalize', 'set_level']
+           'resample', 'probe', 'read_audio', 'check_audio', 'read_crop', 'encode_audio', 'wav_header', 'write_audio',
+           'rms_db', 'is_silent', 'peak_normalize', 'set_level']
 
 # %% ../../nbs/core/audio.ipynb #0b8344fd
 import contextlib
@@ -14,6 +14,7 @@ import io
 import os
 import re
 import stat
+import struct
 import sys
 import tempfile
 import threading
@@ -524,6 +525,16 @@ def encode_audio(
         for start in range(0, max(1, len(pcm)), 1 << 16):  # Vorbis takes no long blocks
             f.write(pcm[start : start + (1 << 16)])
     return buffer.getvalue()
+
+
+def wav_header(
+    sample_rate: int,  # Hz
+) -> bytes:
+    "Of a mono WAV in 16-bit PCM whose length is not known yet, for a stream."
+    open_end = 0xFFFFFFFF
+    form = struct.pack("<IHHIIHH", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
+    riff = b"RIFF" + struct.pack("<I", open_end) + b"WAVE"
+    return riff + b"fmt " + form + b"data" + struct.pack("<I", open_end)
 
 
 def write_audio(

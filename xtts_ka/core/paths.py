@@ -59,12 +59,22 @@ def repo_root() -> Path:  # Absolute path of the folder from which relative path
 def resolve(
     path: str | os.PathLike,  # Absolute, `~/...`, or relative
 ) -> Path:  # Absolute, not required to exist
-    "What is there in the working folder, else the path from the root."
+    """What is there in the working folder, else the path from the root.
+    `xtts_ka/data/...` is found in the installed package, where neither has it."""
     given = Path(path).expanduser()
     here = os.path.normpath(Path.cwd() / given)
     if not given.is_absolute() and os.fspath(path) and os.path.lexists(here):
         return Path(here)
-    return Path(os.path.normpath(repo_root() / given))
+    there = Path(os.path.normpath(repo_root() / given))
+    return there if os.path.lexists(there) else _of_the_package(given) or there
+
+
+def _of_the_package(given: Path) -> Path | None:
+    "A file of the installed package, named as in a clone: `xtts_ka/data/...`."
+    if given.parts[:2] != ("xtts_ka", "data") or ".." in given.parts:
+        return None
+    held = Path(__file__).resolve().parents[1].joinpath(*given.parts[1:])
+    return held if held.exists() else None
 
 
 def display_path(

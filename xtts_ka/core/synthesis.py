@@ -15,6 +15,7 @@ import numpy as np
 from .audio import encode_audio, write_audio
 from .errors import ConfigError
 from .files import atomic_write
+from .subtitles import as_json, subtitles, within
 
 SUBTITLES = (".srt", ".vtt", ".json")  # Endings of a file with times
 
@@ -44,6 +45,7 @@ class SynthesisResult:
     piece_words: list = field(default_factory=list)  # How many words each piece has
 
     def __post_init__(self):
+        self.words = within(self.words, 0.0, self.seconds)
         if self.complete is None:
             self.complete = self.stopped and not self.missing
 
@@ -67,8 +69,15 @@ class Speech(SynthesisResult):
             words = self.words[at : at + count]
             at += count
             if words:
-                out.append((words[0].start, words[-1].end, piece.text))
+                out.append((words[0].start, words[-1].end, self._written(piece)))
         return out
+
+    def _written(self, piece) -> str:
+        "A piece with the marks of the text, not with those a model is given."
+        start, end = piece.start, piece.end
+        while start and not (self.text[start - 1].isalnum() or self.text[start - 1].isspace()):
+            start -= 1  # An opening bracket or quotation mark
+        return self.text[start:end] or piece.text
 
     def save(
         self,
@@ -83,8 +92,6 @@ class Speech(SynthesisResult):
 
     def write_subtitles(self, path) -> Path:
         "By the ending of the name. `ConfigError` for another one."
-        from xtts_ka.core.subtitles import as_json, subtitles
-
         kind = Path(path).suffix.lower()
         if kind not in SUBTITLES:
             raise ConfigError(f"subtitles {path}: the name must end in {', '.join(SUBTITLES)}")

@@ -7,7 +7,7 @@ __all__ = ['AUDIO_MIME', 'TABLE_MIME', 'AUDIO_TYPES', 'EMBED_SECONDS', 'WAVE_BAR
            'SPOKEN_BY', 'REJECTS_SHOWN', 'EVERYDAY_SOUNDS', 'LANGUAGES', 'UNITS', 'HEADLINES', 'PLOTS', 'Player',
            'Players', 'Table', 'nice', 'duration', 'player', 'paired', 'players', 'table', 'wave_path', 'Media',
            'markdown', 'plain', 'highlight', 'blocks', 'StagePage', 'read_stages', 'read_spoken', 'read_rejects',
-           'read_config_rows', 'read_everyday', 'write_report']
+           'read_config_rows', 'read_everyday', 'in_words', 'write_report']
 
 # %% ../../nbs/pipeline/report.ipynb #527863ae
 import base64
@@ -895,6 +895,13 @@ def read_everyday(
         }
 
 # %% ../../nbs/pipeline/report.ipynb #b56abd02
+def _kind(name) -> str:
+    "A kind of everyday text in words."
+    from xtts_ka.evaluate.config import KINDS
+
+    return KINDS.get(str(name), str(name))
+
+
 def _everyday(held, run_dir, media) -> dict:
     "The everyday figures of the first page, from `everyday.json`."
     whole = {s["path"]: s for s in held["summary"] if s["kind"] == "all"}
@@ -911,7 +918,7 @@ def _everyday(held, run_dir, media) -> dict:
             str(run_dir / r["file"]),
             text=str(r["text"]),
             speaker=str(r["speaker"]),
-            caption=f"{best}, {r['kind']}",
+            caption=f"{best}, {_kind(r['kind'])}",
         )
         for r in kept
     ]
@@ -928,7 +935,7 @@ def _everyday_table(summary, rates) -> dict:
     "One row per kind of text, one column per chain."
     cer = {(s["kind"], s["path"]): round(100 * float(s["CER"]), 1) for s in summary}
     kinds = dict.fromkeys(s["kind"] for s in summary)
-    rows = [[kind, *(cer.get((kind, p)) for p in rates)] for kind in kinds]
+    rows = [[_kind(kind), *(cer.get((kind, p)) for p in rates)] for kind in kinds]
     return _table_block(
         {"columns": ["kind of text", *rates], "rows": rows, "caption": "CER of everyday texts, %"}
     )
@@ -1087,6 +1094,13 @@ def _parameters(page, tree) -> list:
     return list(_flat(given or (section if isinstance(section, dict) else {})))
 
 
+def in_words(
+    key: str,  # Of `metrics.json`
+) -> str:
+    "A figure's name as a reader sees it."
+    return " ".join("EER" if word == "eer" else word for word in key.split("_"))
+
+
 def _stage_html(env, i, stages, found, run, tree) -> str:
     "The page of stage `i`."
     page = stages[i]
@@ -1101,7 +1115,7 @@ def _stage_html(env, i, stages, found, run, tree) -> str:
         has_error=any(b["kind"] == "error" for b in found),
         before=stages[i - 1] if i else None,
         after=stages[i + 1] if i + 1 < len(stages) else None,
-        metrics=list(page.metrics.items()),
+        metrics=[(in_words(key), value) for key, value in page.metrics.items()],
         parameters=_parameters(page, tree),
     )
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.errors import ManifestError
+from ..core.audio import check_audio
+from ..core.errors import AudioError, ManifestError
 from ..core.files import digest
 from ..core.manifest import Reject, read_manifest
 from ..core.progress import bar
@@ -37,6 +38,14 @@ def _rows(manifest, root: Path) -> list:
     return out
 
 
+def _unusable(path: Path) -> str:  # Why a recording cannot be read, or ""
+    try:
+        check_audio(path)
+    except AudioError as e:
+        return f"{e.reason}: {e.detail}" if e.detail else e.reason
+    return ""
+
+
 def _unfit(row, cfg: PrepareConfig) -> str | None:  # Why a row is rejected, or None
     letters = len(normalize_transcript(row.text))
     if not letters:
@@ -56,7 +65,7 @@ def _accepted(manifest, root: Path, cfg: PrepareConfig) -> tuple:  # ([Row], [Re
     "Clips of the run; their texts are closed as those of a synthesis."
     rows, rejects = [], list(manifest.rejects)
     for row in _rows(manifest, root):
-        reason = _unfit(row, cfg)
+        reason = _unusable(root / row.audio_file) or _unfit(row, cfg)
         if reason:
             rejects.append(Reject(row.line, row.audio_file, reason))
         else:

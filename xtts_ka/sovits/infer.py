@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['PROMPTS', 'LEVEL', 'SAMPLING', 'NO_POINTER', 'Reference', 'parse_reference', 'reference_shares', 'ReferencePrompt',
            'read_reference', 'sound_edges', 'trim_silence', 'join_with_pauses', 'crop_middle', 'proportional_weights',
-           'Take', 'PromptEncoder', 'TokenWriter', 'Sovits', 'save_model', 'load_model']
+           'Place', 'Take', 'PromptEncoder', 'TokenWriter', 'Sovits', 'save_model', 'load_model']
 
 # %% ../../nbs/sovits/infer.ipynb #f8e27b77
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from ..core.files import read_json, write_json
 from ..core.foreign import budget, check_state, reading
 from ..core.progress import bar
 from ..core.randomness import torch_rng
-from ..core.subtitles import Word, word_times
+from ..core.subtitles import Word, within, word_times
 from ..core.synthesis import Speech
 from .ar import ArModel, Segment, pointer_positions, to_grid
 from .config import SamplingConfig, TextConfig
@@ -214,6 +214,17 @@ def proportional_weights(
     return best
 
 # %% ../../nbs/sovits/infer.ipynb #d87a737f
+class Place(NamedTuple):
+    "Where the sound of a piece stands in a waveform, in seconds."
+
+    begin: float  # Of its first token, cut off or not
+    start: float  # Of what is heard
+    end: float
+
+    def later(self, seconds: float) -> "Place":
+        return Place(*(t + seconds for t in self))
+
+
 @dataclass
 class Take:
     "A piece as it was sampled once, and what the two checks found."
@@ -486,21 +497,22 @@ class Sovits(TokenWriter):
     def join(
         self, takes: list, voice: Tensor, noise: float, seed: int, speed: float = 1.0
     ) -> tuple:
-        """Takes through the decoder, with their pauses: a waveform [T], and the second at which the
-        first sample of each, cut or not, would stand."""
-        wavs, pauses, begins, at = [], [], [], 0
+        "Takes through the decoder, with their pauses: a waveform [T], and a `Place` of each."
+        wavs, pauses, places, at = [], [], [], 0
+        rate = self.sample_rate
         for k, take in enumerate(takes):
             if not len(take.tokens.codes):
-                begins.append(at / self.sample_rate)
+                places.append(Place(*[at / rate] * 3))
                 continue
             text, pause = take.piece.text, take.piece.pause / speed
             wav = self.sound(take.tokens.codes, text, voice, noise, seed + k, speed)
-            start, end = sound_edges(wav, self.sample_rate)
-            begins.append((at - start) / self.sample_rate)
+            start, end = sound_edges(wav, rate)
+            heard = [at - start + edge for edge in sound_edges(wav, rate, keep=0.0)]
+            places.append(Place((at - start) / rate, *(edge / rate for edge in heard)))
             wavs.append(wav[start:end])
             pauses.append(pause)
-            at += len(wavs[-1]) + int(pause * self.sample_rate)
-        return join_with_pauses(wavs, pauses, self.sample_rate), begins
+            at += len(wavs[-1]) + int(pause * rate)
+        return join_with_pauses(wavs, pauses, rate), places
 
     def plan(self, text: str, most: int = 120) -> Planned:  # BPE pieces that are spoken at once
         "The text, with or without marks, in pieces."
@@ -515,11 +527,12 @@ class Sovits(TokenWriter):
             raise XttsKaError(f"nothing to say in {text!r}: it needs at least one letter")
         return plan
 
-    def words_of(self, take: Take, begin: float = 0.0, speed: float = 1.0) -> list[Word]:
+    def words_of(self, take: Take, place: Place, speed: float = 1.0) -> list[Word]:
         "When each word of a take is spoken; empty without a pointer."
         path, text = take.tokens.path, take.piece.text
         found = word_times(text, path, self.bpe.offsets(text), 1 / TOKEN_RATE / speed)
-        return [w.later(begin) for w in found] if len(path) else []
+        found = [w.later(place.begin) for w in found] if len(path) else []
+        return within(found, place.start, place.end)
 
     def to(self, device) -> "Sovits":
         "All networks on a device."
@@ -553,8 +566,8 @@ class Sovits(TokenWriter):
         first = self.prompt(references, prompt)
         takes = self.best_takes(plan.pieces, first, sampling, seed, retries)
         voice = self.voice(references, proportion)
-        wav, begins = self.join(takes, voice, noise, seed, speed)
-        return self._spoken(plan, takes, wav, begins, speed, speaker)
+        wav, places = self.join(takes, voice, noise, seed, speed)
+        return self._spoken(plan, takes, wav, places, speed, speaker)
 
     def _encoded(self, references: list) -> list:  # of `ReferencePrompt`s
         if references and isinstance(references[0], ReferencePrompt):
@@ -581,24 +594,30 @@ class Sovits(TokenWriter):
         plan = self.plan(text, most)
         references = self._encoded(references)
         start, voice = self.prompt(references, prompt), self.voice(references, proportion)
-        takes, begins, wavs, at = [], [], [], 0
+        takes, places, wavs, at = [], [], [], 0
         for k, piece in enumerate(plan.pieces):
             take = self.best_takes([piece], start, sampling, seed, retries, k)
-            wav, begin = self.join(take, voice, noise, seed + k, speed)
+            wav, found = self.join(take, voice, noise, seed + k, speed)
             takes += take
-            begins.append(at / self.sample_rate + begin[0])
+            places.append(found[0].later(at / self.sample_rate))
             at += len(wav)
             wavs.append(wav)
             before = [] if k else [_silence(plan.lead / speed, self.sample_rate)]
             yield from (w for w in (*before, wav) if len(w))
         yield from (w for w in [_silence(plan.tail / speed, self.sample_rate)] if len(w))
-        return self._spoken(plan, takes, np.concatenate(wavs), begins, speed, speaker)
+        return self._spoken(plan, takes, np.concatenate(wavs), places, speed, speaker)
+
+    def _unsaid(self, plan: Planned, takes: list) -> list[str]:
+        "Words that were lost, and letters that were never learned."
+        new = unseen(plan.text, self.tokenizer.letters.characters)
+        return [w for t in takes for w in t.missing] + new
 
     def _spoken(
-        self, plan: Planned, takes: list, wav, begins: list, speed: float, speaker: str
+        self, plan: Planned, takes: list, wav, places: list, speed: float, speaker: str
     ) -> Speech:
         lead, tail = (_silence(s / speed, self.sample_rate) for s in (plan.lead, plan.tail))
-        times = [self.words_of(t, plan.lead / speed + b, speed) for t, b in zip(takes, begins)]
+        before = len(lead) / self.sample_rate
+        times = [self.words_of(t, p.later(before), speed) for t, p in zip(takes, places)]
         warnings = plan.warnings + ([] if self.ar.cfg.pointer else [NO_POINTER])
         return Speech(
             wav=np.concatenate([lead, wav, tail]) if len(wav) else wav,
@@ -612,7 +631,7 @@ class Sovits(TokenWriter):
             codes=[t.tokens.codes for t in takes],
             stopped=all(t.tokens.stopped for t in takes),
             warnings=warnings + [t.fault for t in takes if t.fault],
-            missing=[w for t in takes for w in t.missing],
+            missing=self._unsaid(plan, takes),
             pieces=plan.pieces,
             positions=[t.tokens.path for t in takes],
             transcript=" ".join(" ".join(t.transcript for t in takes).split()),

@@ -10,13 +10,13 @@ __all__ = ['PAUSE', 'XTTS_ALONE', 'SOVITS_ALONE', 'Options', 'check', 'say', 'sp
 import argparse
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..core.audio import encode_audio, write_audio
+from ..core.audio import encode_audio, wav_header, write_audio
 from ..core.device import DEVICES, check_device
 from ..core.errors import ConfigError, XttsKaError
 from ..core.files import atomic_write
@@ -121,6 +121,8 @@ def _check_numbers(o: Options):
         if value is not None and not low <= value <= high:
             option = name.replace("_", "-")
             raise ConfigError(f"--{option} {value}: give {low:g} to {high:g}")
+    if o.seed < 0:
+        raise ConfigError(f"--seed {o.seed}: give 0 or more")
     for weight in o.weights:
         if not (np.isfinite(weight) and weight >= 0):
             raise ConfigError(f"--weight: {weight} must be 0 or more")
@@ -195,7 +197,7 @@ def say(
     text: str,  # What to say
     out,  # `.wav`, `.flac`, `.ogg` or `.mp3`; `-`: standard output
     options: Options,
-    stream: bool = False,  # Speak while decoding; with `-` 16-bit PCM without a header
+    stream: bool = False,  # Speak while decoding; with `-` a WAV of open length
     subtitles=None,  # `.srt`, `.vtt` or `.json`
 ) -> Speech:  # Its `complete` says whether all of the text was said
     "Speak a text into a file; what `xtts-ka speak` does."
@@ -237,6 +239,8 @@ def _stream(opened: _Opened, text, out) -> Speech:
     "Speak part by part, to standard output when `out` is `-`; prints when the first sound came."
     began, first = time.monotonic(), 0.0
     parts = opened.voice.stream(text, **opened.call)
+    if str(out) == "-":
+        sys.stdout.buffer.write(wav_header(opened.voice.sample_rate))
     for wav in parts:
         first = first or time.monotonic() - began
         if str(out) == "-":
@@ -326,8 +330,10 @@ def _into_file(out, numbers, spoken, rejects, subtitles):
 # %% ../../nbs/speech/commands.ipynb #1deaf29c
 def _joined(spoken: list, wav) -> Speech:
     "All lines as one, for its subtitles."
-    words, at = [], 0.0
+    words, pieces, at, letter = [], [], 0.0, 0
     for s in spoken:
+        pieces += [replace(p, start=p.start + letter, end=p.end + letter) for p in s.pieces]
+        letter += len(s.text) + 1
         words += [w.later(at) for w in s.words]
         at += s.seconds + PAUSE
     return Speech(
@@ -336,7 +342,7 @@ def _joined(spoken: list, wav) -> Speech:
         " ".join(s.text for s in spoken),
         [],
         all(s.stopped for s in spoken),
-        pieces=[p for s in spoken for p in s.pieces],
+        pieces=pieces,
         words=words,
         piece_words=[n for s in spoken for n in s.piece_words],
     )

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HOST', 'PORT', 'KEPT', 'NAMES', 'EXAMPLES', 'POLICY', 'GEORGIAN', 'HEAD', 'SPACE_APP', 'SPACE_CARD', 'SPACE_DOCKER',
-           'reading', 'result', 'refusal', 'Uploads', 'speak_once', 'make_blocks', 'sweep', 'names_addresses',
-           'refused', 'make_app', 'write_space', 'add_arguments', 'main']
+           'reading', 'result', 'refusal', 'Uploads', 'speak_once', 'make_blocks', 'sweep', 'names_others', 'refused',
+           'make_app', 'write_space', 'add_arguments', 'main']
 
 # %% ../../nbs/speech/page.ipynb #8c49a5d4
 import argparse
@@ -16,6 +16,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from importlib import resources
@@ -25,7 +26,7 @@ from ..core.errors import ConfigError, MissingError, XttsKaError
 from ..core.files import atomic_write
 from ..core.synthesis import Speech
 from .lines import check_references
-from .server import Booth, Limits, open_booth, speech_routes
+from .server import LOCAL, Booth, Limits, open_booth, speech_routes
 from ..text.markup import has_markup, read_markup
 from ..text.normalize import normalize
 
@@ -106,7 +107,7 @@ GEORGIAN = {
     "nothing to": "აქ არაფერია სათქმელი",
     "SSML": "ასეთი ნიშანი აქ არ იკითხება",
     "recording ": "ჩანაწერი არ გამოდგება",
-    "--weight": "წონები არ გამოდგება; ერთი მაინც ნულზე მეტი უნდა იყოს",
+    "the weights are": "წონები არ გამოდგება; ერთი მაინც ნულზე მეტი უნდა იყოს",
     "not said": "ვერ ითქვა",
     "said twice": "ორჯერ ითქვა",
 }  # Beginning of a message -> the same in Georgian
@@ -168,6 +169,8 @@ def speak_once(
     pairs = [(f, w) for f, w in zip(recordings, weights) if f]
     try:
         booth.check(text)
+        if pairs and not any(w > 0 for _, w in pairs):
+            raise ConfigError("the weights are all 0: raise one of them")
         with Uploads([f for f, _ in pairs], booth.limits.upload_mb, home) as files:
             _checked(files)
             call = dict(references=files, weights=[w for _, w in pairs]) if files else {}
@@ -219,8 +222,24 @@ def make_blocks(booth: Booth, folder: Path):  # gradio.Blocks
                 files, shares = _references(gr)
                 sampling = _sampling(gr)
         inputs = [text, model, speaker, *files, *shares, *sampling]
+        for part in inputs:
+            _in_one_line(gr, part)
         _wire(gr, booth, folder, (text, said, model, speaker, button), inputs, [sound, told, times])
     return page
+
+
+def _in_one_line(gr, part):
+    "A value that a part of the page cannot have is told to the terminal without a traceback."
+    check = part.preprocess
+
+    def preprocess(value):
+        try:
+            return check(value)
+        except (gr.Error, TypeError, ValueError) as e:
+            print(f"refused: {part.label}: {getattr(e, 'message', e)}", file=sys.stderr)
+            raise gr.Error("the value does not fit", print_exception=False) from None
+
+    part.preprocess = preprocess
 
 
 HEAD = """<header lang="ka"><p class="kicker">xtts_ka</p><h1>ქართული მეტყველება</h1>
@@ -348,20 +367,30 @@ def sweep(
             pass
 
 # %% ../../nbs/speech/page.ipynb #c41d7e55
-def names_addresses(
+def names_others(
     data,  # Of a request to gradio, parsed
+    home: Path,  # Folder of the page's uploads
 ) -> bool:
-    "Whether a file in it is an address of the web, which gradio would fetch."
+    "Whether a file in it is no upload: a file of this machine, or an address of the web."
     if isinstance(data, list):
-        return any(map(names_addresses, data))
+        return any(names_others(d, home) for d in data)
     if not isinstance(data, dict):
         return False
     path = data.get("path")
-    return (isinstance(path, str) and "://" in path) or any(map(names_addresses, data.values()))
+    other = isinstance(path, str) and not _lies_in(path, home)
+    return other or any(names_others(d, home) for d in data.values())
+
+
+def _lies_in(path: str, home: Path) -> bool:
+    try:
+        return Path(path).resolve().is_relative_to(home)
+    except (OSError, ValueError):  # A name too long, or with NUL
+        return False
 
 
 async def refused(
     request,  # starlette.requests.Request
+    home: Path,  # Folder of the page's uploads
 ) -> str:  # Empty: let it through
     "Why a request to gradio is not answered."
     if request.method != "POST" or request.url.path.endswith("/upload"):
@@ -369,7 +398,7 @@ async def refused(
     if int(request.headers.get("content-length") or 0) > 1 << 20:
         return "the request is larger than 1 MiB"
     try:
-        outside = names_addresses(json.loads(await request.body() or b"null"))
+        outside = names_others(json.loads(await request.body() or b"null"), home)
     except (ValueError, RecursionError):
         return "the body is not JSON"
     return "a recording must be uploaded on this page" if outside else ""
@@ -377,12 +406,13 @@ async def refused(
 # %% ../../nbs/speech/page.ipynb #d1e36ea0
 def make_app(
     booth: Booth,
+    local: bool = False,  # Only this machine is served
 ):  # fastapi.FastAPI
     "The page at /, the speech server at /v1."
     gr = _gradio()
     from starlette.responses import JSONResponse
 
-    app = speech_routes(booth)
+    app = speech_routes(booth, local)
     folder = Path(tempfile.mkdtemp(prefix="xtts-ka-page-")).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
@@ -408,7 +438,9 @@ def make_app(
 
     @app.middleware("http")
     async def policy(request, go_on):
-        if not request.url.path.startswith("/v1/") and (why := await refused(request)):
+        if not request.url.path.startswith("/v1/") and (
+            why := await refused(request, folder / "uploads")
+        ):
             response = JSONResponse({"error": why}, 400)
         else:
             response = await go_on(request)
@@ -508,8 +540,9 @@ def main(args) -> int:
     limits = Limits(characters=args.characters, waiting=args.waiting)
     with _bound(args.host, args.port) as taken:
         port = taken.getsockname()[1]
-        app = make_app(open_booth(args.checkpoint, limits, args.device, args.family or ""))
-        if args.host not in (HOST, "localhost", "::1"):
+        local = args.host in LOCAL
+        app = make_app(open_booth(args.checkpoint, limits, args.device, args.family or ""), local)
+        if not local:
             print(f"note: other machines can reach this page at port {port}")
         print(f"http://{args.host}:{port}  (Ctrl-C ends it)", flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[taken])
