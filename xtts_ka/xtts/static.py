@@ -239,7 +239,7 @@ class StaticGPT(FastGPT):
 
 def open_gpt(
     gpt,  # coqui's GPT
-    precision: str = "float32",
+    precision: Any = "float32",  # As `FastGPT` has them
     compiled: bool = False,  # Compile the step, on an NVIDIA GPU
 ) -> FastGPT:
     "Buffers that grow, or on an NVIDIA GPU fixed ones."
