@@ -7,6 +7,7 @@ __all__ = ['LoopConfig', 'lr_scale', 'Task', 'TrainingDiverged', 'Interrupted', 
            'load_models']
 
 # %% ../../nbs/core/loop.ipynb #8231f457
+import atexit
 import contextlib
 import dataclasses
 import functools
@@ -1034,7 +1035,16 @@ def _fabric(cfg):
         precision=cfg.precision,
     )
     fabric.launch()
+    atexit.register(_leave_group)
     return fabric
+
+
+def _leave_group():
+    "gloo's threads abort a process that ends while it is in a group."
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 # %% ../../nbs/core/loop.ipynb #a042c759
 def _if_complete(task, cfg, out_dir) -> FitResult | None:
