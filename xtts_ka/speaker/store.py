@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import XttsKaError
-from ..core.files import atomic_write
+from ..core.files import atomic_write, sweep
 from ..core.paths import slug
 from ..core.shards import Shards
 from .segments import unit
@@ -184,6 +184,7 @@ class EmbeddingStore(Shards):
         with self.lock():
             self.entries = self._only(utts)
             write_matrix(self.root, self.entries)
+            sweep(self.root / "embeddings")  # All vectors are there: what remains is of killed ones
         return True
 
     def _only(self, utts: list) -> dict:  # name -> `Entry`
