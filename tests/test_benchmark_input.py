@@ -241,7 +241,7 @@ def test_a_broken_line_of_the_scores_is_judged_anew(home, call):
     [
         (["m=folder:"], "nothing behind the colon"),
         (["m=model:outputs/demo?bogus=1"], "no option 'bogus'"),
-        (["card"], "card.json: parameters is '[1]' where a number or text is expected"),
+        (["card"], "card.json: `parameters` is a list where a text is expected"),
         (["broken"], "mend it"),
     ],
 )
