@@ -4,6 +4,7 @@ and the listening test in a real browser, from the first sound to the counted an
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -181,6 +182,10 @@ def test_the_page_and_the_tables(made):
         "https://github.com/NMikaa/TTS_pipelines", ""
     ).replace("http://www.w3.org/2000/svg", "")
     assert len(list((out / "media").glob("*.wav"))) >= 15
+    assert '<ul class="chips"><li title=' in page and re.search(
+        r'<li title="[^"]*" lang="ka">', page
+    )
+    assert "By the built-in recogniser:" in page and "CER, built-in" in page
     table = (out / "table.md").read_text(encoding="utf-8")
     assert table.index("| recordings |") < table.index("as published, other judge")
     tex = (out / "table.tex").read_text(encoding="utf-8")

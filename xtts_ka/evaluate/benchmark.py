@@ -567,7 +567,7 @@ class Speakers:
             try:
                 out.append(open_scorer(name))
             except MissingError as e:
-                self.notes.append(f"not judged by {name}: {e}")
+                self.notes.append(f"not judged by {judge_name(name)}: {e}")
         return out
 
     def speak(self) -> Clips:

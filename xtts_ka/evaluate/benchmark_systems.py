@@ -380,14 +380,16 @@ class Model(System):
         return about | read_card(self.voice.folder)
 
     def speak(self, text):
-        call: dict[str, Any] = {"speaker": self._speaker(text)}
-        if self.clones:
-            others = self._others(text)
-            if not others:
-                raise AudioError("missing", text.id, "no other recording of the speaker to clone")
-            call = {"references": others}
-        spoken = self.voice.speak(text.said, **call, **self.options)
+        spoken = self.voice.speak(text.said, **self.voice_of(text), **self.options)
         return spoken.wav, spoken.sample_rate
+
+    def voice_of(self, text) -> dict[str, Any]:  # For `speech.voice.Voice.speak`
+        "A speaker of the model, or recordings to clone."
+        if not self.clones:
+            return {"speaker": self._speaker(text)}
+        if others := self._others(text):
+            return {"references": others}
+        raise AudioError("missing", text.id, "no other recording of the speaker to clone")
 
     def _others(self, text) -> list:  # Paths
         "Two recordings of the speaker at most, of other sentences."
