@@ -314,9 +314,7 @@ class _Prosody:
 
     def notes(self, clips: Clips, ids: list) -> list[str]:
         "Figures that are not there, and failures that are in none of them."
-        from xtts_ka.evaluate.prosody import FEATURES, FEWEST
-
-        out = []
+        out = _too_few(f"prosody: {_REAL} have", self.real)
         for name, of in self.values.items():
             failed = sum(not clips[name][i].good for i in ids)
             if failed:
@@ -324,16 +322,20 @@ class _Prosody:
                     f"prosody of {name}: {several(failed, 'failure')} of"
                     f" {several(len(ids), 'clip')} cannot be measured; its figures are of the rest"
                 )
-            sides = {name: [of[i] for i in ids if i in of], _REAL: self.real}
-            for side, held in sides.items():
-                few = {f: n for f in FEATURES if (n := sum(bool(c[f]) for c in held)) < FEWEST}
-                if few:
-                    named = ", ".join(f"{f} {n}" for f, n in few.items())
-                    out.append(
-                        f"prosody of {name}: no figure from fewer than {FEWEST} clips with values;"
-                        f" {'it has' if side == name else side + ' have'} {named}"
-                    )
+            out += _too_few(f"prosody: {name} has", [of[i] for i in ids if i in of])
         return out
+
+
+def _too_few(
+    who: str,
+    clips: list,  # `clip_values` of each
+) -> list[str]:
+    "A sentence about features with values of too few clips for a figure."
+    from xtts_ka.evaluate.prosody import FEATURES, FEWEST
+
+    few = {f: n for f in FEATURES if (n := sum(bool(c[f]) for c in clips)) < FEWEST}
+    named = ", ".join(f"{f} of {n}" for f, n in few.items())
+    return [f"{who} {named} clips, and a figure needs {FEWEST}"] if few else []
 
 # %% ../../nbs/evaluate/benchmark.ipynb #813a68b0
 SHOWN = 12  # Confusions and words of a system
