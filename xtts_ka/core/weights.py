@@ -242,8 +242,8 @@ def hub_faults() -> tuple:  # Of exceptions
     from huggingface_hub.errors import HfHubHTTPError
 
     http = [c for c in HfHubHTTPError.__mro__ if c.__name__ == "HTTPError"]  # httpx or httpx2
-    libraries = (sys.modules.get(c.__module__.partition(".")[0]) for c in http)
-    url = [x.InvalidURL for x in libraries if hasattr(x, "InvalidURL")]  # not a kind of HTTPError
+    libraries = (sys.modules[c.__module__.partition(".")[0]] for c in http)
+    url = (getattr(x, "InvalidURL", OSError) for x in libraries)  # not a kind of HTTPError
     return (OSError, ValueError, RuntimeError, *http, *url)
 
 
