@@ -226,7 +226,7 @@ def _load_qwen(init: str, sizes: dict):
         raise CheckpointError(
             f"ar.init={init} has {wrong}; set ar.dim, layers, heads, kv_heads and ffn to its sizes"
         )
-    rope = net.config.rope_parameters.get("rope_type", "default")
+    rope = dict(net.config.rope_parameters or {}).get("rope_type", "default")
     if rope != "default" or net.config.use_sliding_window or net.config.hidden_act != "silu":
         raise CheckpointError(
             f"ar.init={init}: plain rotary positions, attention to everything and SiLU are needed"

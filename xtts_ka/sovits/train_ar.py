@@ -412,10 +412,11 @@ def _qwen_of(about: dict, folder: Path) -> dict:  # As from `qwen_options`
             stacklevel=2,
         )
     given = held if isinstance(held, dict) else {}
-    theta, eps = (n if type(n) in (int, float) else 0 for n in map(given.get, names))
+    numbers = [given.get(n) for n in names]
+    theta, eps = (float(n) if isinstance(n, (int, float)) else 0.0 for n in numbers)
     if not (1 < theta < 1e12 and 0 < eps < 1):
         raise CheckpointError(
             f"{folder}/ar.json: qwen is {str(held)[:80]}; rope_theta above 1 and rms_norm_eps"
             " between 0 and 1 are needed"
         )
-    return {"rope_theta": float(theta), "rms_norm_eps": float(eps)}
+    return {"rope_theta": theta, "rms_norm_eps": eps}
