@@ -237,11 +237,14 @@ def fetch_command(
 
 
 def hub_faults() -> tuple:  # Of exceptions
-    "What `huggingface_hub` raises: its own errors, and those of the HTTP library that it uses."
+    """What `huggingface_hub` raises: its own errors, those of the HTTP library that it uses, and
+    the `RuntimeError` of its downloader `hf_xet`. The one list of them."""
     from huggingface_hub.errors import HfHubHTTPError
 
     http = [c for c in HfHubHTTPError.__mro__ if c.__name__ == "HTTPError"]  # httpx or httpx2
-    return (OSError, ValueError, *http)
+    libraries = (sys.modules[c.__module__.partition(".")[0]] for c in http)
+    url = (getattr(x, "InvalidURL", OSError) for x in libraries)  # not a kind of HTTPError
+    return (OSError, ValueError, RuntimeError, *http, *url)
 
 
 def hub_has(
