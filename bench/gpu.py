@@ -734,6 +734,8 @@ def main(words=None) -> int:
     args = ap.parse_args(words)
     if unknown := set(args.parts) - set(PARTS):
         ap.error(f"unknown part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    from xtts_ka.core.files import write_json
+
     b = Bench(args.small, args.minutes)
     if b.small and args.json is None:
         print("bench: no GPU here, so in small: a test of the script, no figures are kept")
@@ -762,9 +764,7 @@ def main(words=None) -> int:
         shown(name, record["parts"][name])
         record["promises"] = verdict(record["parts"], b.small)
         if path:
-            path.write_text(
-                json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-            )
+            write_json(path, record)
     print(f"\n{record['device']}: {json.dumps(record['promises'])}")
     errors = list(_errors({n: record["parts"][n] for n in jobs}))
     for error in errors:

@@ -131,7 +131,7 @@ def sum_up(
         "MOS half": half,
         "judged": sum(r["MOS"] is not None for r in rows),
         "not judged": sum(bool(r.get("MOS error")) for r in rows),
-        **{f"{k} clips": sum(r[k] is not None for r in rows) for k in LIKENESS},
+        **{f"{k} clips": sum(r.get(k) is not None for r in rows) for k in LIKENESS},
     }
 
 # %% ../../nbs/evaluate/everyday_scores.ipynb #45f6b1e5
