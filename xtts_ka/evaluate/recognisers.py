@@ -215,12 +215,14 @@ def build(
     "`CheckpointError` where weights are missing: they are not made up."
     import torch
 
-    own: dict = dict(local_files_only=True, trust_remote_code=False)
-    config = cls.config_class.from_pretrained(folder, **own)
+    config = cls.config_class.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
     model, info = cls.from_pretrained(
         None,
         config=config,
         state_dict=read_weights(folder),
+        trust_remote_code=False,
         output_loading_info=True,
         dtype=torch.float32,
     )
@@ -425,7 +427,9 @@ class Whisper(Transcriber):
             )
             model = build(self.folder, WhisperForConditionalGeneration)
             if (self.folder / "generation_config.json").is_file():
-                model.generation_config = GenerationConfig.from_pretrained(self.folder, **own)
+                model.generation_config = GenerationConfig.from_pretrained(
+                    self.folder, trust_remote_code=False, **own
+                )
         check_rate(self.folder, extractor, self.rate)
         known = model.generation_config.to_dict().get("lang_to_id") or {}
         if f"<|{self.lang}|>" not in known:
