@@ -214,10 +214,11 @@ def build(
 ):  # One of `cls` with all its weights
     "`CheckpointError` where weights are missing: they are not made up."
     import torch
+    from transformers import AutoConfig
 
-    config = cls.config_class.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False
-    )
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if not isinstance(config, cls.config_class):
+        raise CheckpointError(f"{display_path(folder)}: no configuration of {cls.__name__}")
     model, info = cls.from_pretrained(
         None,
         config=config,
