@@ -5,12 +5,12 @@ python bench/curate_slices.py                  all; writes nbs/results/curate_sl
 python bench/curate_slices.py --minutes 10     a shorter synthetic recording
 
 A cut is in silence where the clean speech, which is known, is below the threshold of speech from
-20 ms before to 20 ms after it, or is no speech (silero-vad gives the clean recording no more than
-0.5, its default, within 64 ms: a breath); `below_level` is the share by level alone. In the synthetic recording a
-cut is in silence where no phoneme lasts. The threshold of a
-real speaker is that of his clips as published (`corpus.segment`, `speech_threshold`): 40 dB below
-the loudest 40 ms, or 8 dB above their own noise; what lies below 100 Hz, where one recording has
-pops as loud as its speech, does not count. Between the clips there is digital silence."""
+20 ms before to 20 ms after it, or is no speech but a breath (silero-vad gives the clean recording
+no more than 0.5, its default, within 64 ms); `below_level` is the share by level alone. In the
+synthetic recording a cut is in silence where no phoneme lasts. The threshold of a real speaker is
+that of his clips as published (`corpus.segment`, `speech_threshold`): 40 dB below the loudest 40 ms,
+or 8 dB above their own noise; what lies below 100 Hz, where one recording has pops as loud as its
+speech, does not count. Between the clips there is digital silence."""
 
 import argparse
 import tempfile

@@ -7,7 +7,7 @@ __all__ = ['STEP', 'JOURNAL', 'SliceConfig', 'quiet_place', 'Cut', 'place_cuts',
            'finish_clip', 'Source', 'Journal', 'slice_source', 'Plan', 'make_plan', 'slice_recordings', 'summary',
            'add_options', 'shown_default', 'add_arguments', 'main', 'told']
 
-# %% ../../nbs/curate/slices.ipynb #abad64c9
+# %% ../../nbs/curate/slices.ipynb #617f8a57
 import argparse
 import json
 from collections import Counter
@@ -34,7 +34,7 @@ from xtts_ka.core.files import (
 )
 from ..core.manifest import COLUMNS, Reject, Row, tell, write_manifest, write_rejects
 
-# %% ../../nbs/curate/slices.ipynb #d488aaa3
+# %% ../../nbs/curate/slices.ipynb #23383dfb
 from ..core.paths import display_path, refuse_same_folder, resolve
 from ..core.progress import bar
 from xtts_ka.corpus.recordings import (
@@ -601,11 +601,11 @@ def shown_default(default) -> str:
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return f"{text}    ({', '.join(bounds)})" if bounds else text
 
-# %% ../../nbs/curate/slices.ipynb #4ae7a2a4
+# %% ../../nbs/curate/slices.ipynb #44880eac
 def add_arguments(p):
     "Options of `xtts-ka corpus slice`."
     p.add_argument(
-        "recordings", metavar="RECORDINGS", help="folder, a subfolder per speaker; or a file"
+        "recordings", metavar="RECORDINGS", help="folder with a subfolder per speaker, or a file"
     )
     p.add_argument("--out", metavar="CORPUS", required=True, help="folder to make")
     p.add_argument("--speaker", metavar="NAME", default="", help="of all recordings")
@@ -615,9 +615,8 @@ def add_arguments(p):
 def main(args) -> int:  # Exit status
     "Cut, tell what was left out, print one line."
     words = [f"speaker={args.speaker}"] if args.speaker else []
-    made = slice_recordings(
-        args.recordings, args.out, load(SliceConfig, None, [*words, *args.overrides])
-    )
+    cfg = load(SliceConfig, None, [*words, *args.overrides])
+    made = slice_recordings(args.recordings, args.out, cfg)
     tell(made)
     print(told(made))
     return 0
