@@ -8,9 +8,9 @@ A cut is in silence where the clean speech, which is known, is below the thresho
 20 ms before to 20 ms after it, or is no speech but a breath (silero-vad gives the clean recording
 no more than 0.5, its default, within 64 ms); `below_level` is the share by level alone. In the
 synthetic recording a cut is in silence where no phoneme lasts. The threshold of a real speaker is
-that of his clips as published (`corpus.segment`, `speech_threshold`): 40 dB below the loudest 40 ms,
-or 8 dB above their own noise; what lies below 100 Hz, where one recording has pops as loud as its
-speech, does not count. Between the clips there is digital silence."""
+that of his clips as published (`corpus.segment`, `speech_threshold`): 40 dB below the loudest
+40 ms, or 8 dB above their own noise; what lies below 100 Hz, where one recording has pops as loud
+as its speech, does not count. Between the clips there is digital silence."""
 
 import argparse
 import tempfile

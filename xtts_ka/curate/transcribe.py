@@ -36,13 +36,13 @@ class TranscribeConfig:
 
 SCORES = "scores"  # Folder of what recognisers said, in that of the journals
 
-# %% ../../nbs/curate/transcribe.ipynb #5772f6dd
+# %% ../../nbs/curate/transcribe.ipynb #d3f4bb64
 def choose_recogniser(
     name: str,  # As in `ctc:FOLDER?lang=kat`; empty: whatever is known to fit
     corpus: CorpusFolder,
 ) -> Transcriber:
     "Open a recogniser; `MissingError` says how to get one, `ConfigError` that it is none."
-    get = fetch_command("mms-1b-all")
+    get = fetch_command(["mms-1b-all"])
     if not name and not is_synthetic(corpus):
         raise MissingError(
             f"{display_path(corpus.path)}: which recogniser? The one in the package understands "
