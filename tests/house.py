@@ -22,8 +22,9 @@ LEVELS = dict(
     xtts=3,
     sovits=3,
     evaluate=4,
-    pipeline=5,
-    speech=6,
+    curate=5,
+    pipeline=6,
+    speech=7,
 )
 ALLOWED_SIDEWAYS = {("corpus", "text")}
 

@@ -51,6 +51,7 @@ FOLDERS = dict(
     xtts="xtts",
     sovits="sovits",
     evaluate="evaluate",
+    curate="curate",
     pipeline="pipeline",
     speech="speech",
 )

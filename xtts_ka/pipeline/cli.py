@@ -376,6 +376,11 @@ _MODULES = {  # Command -> module with `add_arguments`, function, help
         "main",
         "judge any systems on the same texts: one page, one table, and a listening test",
     ),
+    "corpus": (
+        "xtts_ka.curate.commands",
+        "main",
+        "from raw recordings to a clean corpus: slice, transcribe, align, check, review, pack",
+    ),
     "hub": (
         "xtts_ka.pipeline.hub",
         "main",
