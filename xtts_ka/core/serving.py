@@ -21,8 +21,15 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from .errors import ConfigError, XttsKaError, explained, printable
 
-# %% ../../nbs/core/serving.ipynb #073d962e
+# %% ../../nbs/core/serving.ipynb #3b6f2ec1
 LOCAL = ("127.0.0.1", "localhost", "::1")  # Names of this machine
+
+
+def _name(url: str):
+    try:
+        return urlsplit(url)
+    except ValueError:  # `[` without `]`
+        return urlsplit("")
 
 
 def cross_site(
@@ -32,12 +39,12 @@ def cross_site(
 ) -> str:  # Why it is refused, or ""
     "Whether a page of another site sends a request through somebody's browser."
     host = headers.get("host", "")
-    if local and urlsplit(f"//{host}").hostname not in LOCAL:
+    if local and _name(f"//{host}").hostname not in LOCAL:
         return f"Host {host!r}: this server answers on this machine only"
     origin = headers.get("origin")
     if method != "POST" or not origin:
         return ""
-    if urlsplit(origin).netloc not in (host, headers.get("x-forwarded-host")):
+    if _name(origin).netloc not in (host, headers.get("x-forwarded-host")):
         return f"Origin {origin!r}: requests of other sites are refused"
     return ""
 

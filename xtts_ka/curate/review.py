@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PORT', 'Applied', 'apply_edits', 'add_arguments', 'from_afar', 'main', 'add_apply_arguments', 'apply_main']
 
-# %% ../../nbs/curate/review.ipynb #cd65d30e
+# %% ../../nbs/curate/review.ipynb #df075362
 import argparse
 import hashlib
 import os
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from ..core.errors import ConfigError, XttsKaError
 from ..core.files import file_bytes
+from ..core.manifest import tell
 from ..core.paths import display_path, find_input, no_such
 from ..core.serving import LOCAL, PageServer, address, bound
 from .edits import CorpusFolder, Edit
@@ -68,7 +69,7 @@ def apply_edits(
             done.taken, done.known = done.taken + new, done.known + (not new)
     return done
 
-# %% ../../nbs/curate/review.ipynb #37c16140
+# %% ../../nbs/curate/review.ipynb #2c4c8787
 PORT = 7861
 
 
@@ -100,8 +101,7 @@ def _tell(desk: Desk, host: str, port: int):
     print(f"{display_path(desk.given.path)}: {len(desk.rows)} clips", flush=True)
     if desk.ordered in why:
         print(f"note: {why[desk.ordered]}")
-    if desk.given.rejects:
-        print(f"note: {len(desk.given.rejects)} lines of metadata.csv cannot be read")
+    tell(desk.given)
     if host not in LOCAL:
         print(f"note: other machines can reach this page at port {port}, hear the corpus, edit it")
     if line := from_afar(host, port):

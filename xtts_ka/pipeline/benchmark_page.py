@@ -35,7 +35,7 @@ from xtts_ka.evaluate.benchmark_tables import (
     to_markdown,
 )
 from .report import LANGUAGES, Media, _environment, _table_block, _templates
-from .run_index import script_json
+from ..core.serving import script_json
 
 # %% ../../nbs/pipeline/benchmark_page.ipynb #205ba66a
 _KINDS = {
