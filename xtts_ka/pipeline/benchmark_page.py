@@ -11,6 +11,7 @@ from pathlib import Path
 from ..core.errors import ConfigError, XttsKaError
 from ..core.files import atomic_write, fresh_dir, read_json, remove, write_json
 from ..core.paths import display_path, find_input, repo_root, resolve, slug
+from ..core.serving import script_json
 from ..corpus.packed import unpacked_root
 from ..evaluate.benchmark import read_result
 from xtts_ka.evaluate.benchmark_listening import (
@@ -35,7 +36,6 @@ from xtts_ka.evaluate.benchmark_tables import (
     to_markdown,
 )
 from .report import LANGUAGES, Media, _environment, _table_block, _templates
-from ..core.serving import script_json
 
 # %% ../../nbs/pipeline/benchmark_page.ipynb #205ba66a
 _KINDS = {
