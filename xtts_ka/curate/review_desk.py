@@ -198,7 +198,7 @@ class Journal:
         with self.lock:
             return [self.edits[n] for n in sorted([*self.of.get(clip, ()), *self.undos])]
 
-# %% ../../nbs/curate/review_desk.ipynb #2e26c26a
+# %% ../../nbs/curate/review_desk.ipynb #971cafee
 class Desk:
     "A corpus under review."
 
@@ -236,8 +236,10 @@ class Desk:
             why = unfit(edit) if known else f"{edit.clip}: no such clip in the corpus"
         if why or not edit.id:
             raise ConfigError(why or "an edit needs an `id`")
-        row = None if edit.undo else self.now(edit.clip).row
-        for column, seen in edit.was.items() if row else ():
+        if edit.undo:
+            return
+        row = self.now(edit.clip).row
+        for column, seen in edit.was.items():
             if (held := value_of(row, column)) != seen:
                 raise StaleError(f"{edit.clip}: {column} was changed meanwhile; it is “{held}” now")
 
