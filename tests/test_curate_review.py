@@ -231,13 +231,16 @@ def test_twenty_edits_by_keyboard_with_a_server(browser, serve, tmp_path):
     corpus = make(tmp_path / "readers")
     before, server = originals(corpus), serve(corpus)
     page = Page(browser, server.url)
-    assert page.shown("#nth") == "1 / 24" and page.shown("#flags").endswith("<b>23</b> dB & less")
+    assert page.shown("#nth") == "1 / 24"
+    assert page.shown("#flags").endswith("<b>23</b> dB & less")
     wanted = twenty(page)
     page.saved()
     assert len(read_edits(corpus / "curation/edits.jsonl")) == 20
     state = page.state()
     page.reload()
     assert page.state() == state and page.shown("#count").startswith("15 of 24")
+    page.key("End")  # Texts are texts
+    assert page.shown("#text") == TEXTS[0] and browser.run("!document.querySelector('#text *')")
     assert curated(corpus, tmp_path / "a.csv") == expected(corpus, wanted, tmp_path / "b.csv")
     assert originals(corpus) == before
     assert browser.errors == [] and [a for a in browser.asked if not a.startswith(server.url)] == []
@@ -315,10 +318,11 @@ def test_two_people_at_once(browser, serve, tmp_path):
     server = serve(corpus)
     with Browser() as second:
         one, two = Page(browser, server.url), Page(second, server.url)
-        one.text("ერთი")
-        two.key("e")  # Before the edit of the first arrives
+        two.key("e")  # While the second types, the edit of the first arrives
         two.type("ორი")
+        one.text("ერთი")
         one.saved()
+        second.wait("stateOf(at).v.text === 'ერთი'", 30)
         two.key("Enter")
         second.wait("!document.querySelector('#trouble').hidden", 30)
         assert "is “ერთი” now" in two.shown("#trouble") and "“ორი”" in two.shown("#trouble")

@@ -110,7 +110,8 @@ function edit(n, fields) {
   keepPrefs(); keepPending(); build(); show(); send();
   return e;
 }
-const change = (n, column, value) => edit(n, {set: {[column]: value}, was: {[column]: stateOf(n).v[column] ?? ""}});
+const held = (n, column) => stateOf(n).v[column] ?? "";
+const change = (n, column, value, was) => edit(n, {set: {[column]: value}, was: {[column]: was}}); // `was`: what was seen when the change began
 const everything = () => [...journal, ...pending];
 function undo() {
   const mine = new Set(prefs.mine), last = everything().findLast(e => mine.has(e.id) && !e.undo && !gone.has(e.id) && place.has(e.clip));
@@ -154,9 +155,8 @@ async function send() {
     if (!r.ok && r.status !== 409 && r.status !== 400) { trouble(w().disk(answer.error || r.status), "server"); retry = setTimeout(send, 3000); break; }
     untrouble("server");
     pending.shift();
-    if (!r.ok) refusedEdit(e, answer.error); else take(answer);
+    if (r.ok) take(answer); else { build(); await look(); refusedEdit(e, answer.error); }
     known.add(e.id); keepPending();
-    if (!r.ok) { build(); await look(); }
   }
   sending = false;
   build(); showHead(); showList();
@@ -338,12 +338,12 @@ function drawReading(r) {
 }
 
 // The text
-let editing = false;
+let editing = false, before = "";
 const clean = t => t.replace(/[\t\r\n\v\f\x85\u2028\u2029]+/g, " ").replace(/[\x00-\x1f\x7f]/g, "").trim().normalize("NFC");
 function grow() { const b = $("edit"); b.style.height = "auto"; b.style.height = `${b.scrollHeight + 2}px`; }
 function startEdit(text) {
   if (at < 0) return;
-  closeChoice(); editing = true;
+  closeChoice(); editing = true; before = held(at, "text");
   const box = $("edit");
   box.value = text ?? stateOf(at).v.text; box.hidden = false; $("text").hidden = true;
   grow(); box.focus(); box.setSelectionRange(box.value.length, box.value.length);
@@ -355,7 +355,7 @@ function saveEdit() { // false: the text cannot be kept
   if (text.includes("|")) { say(w().pipe, true); return false; }
   const n = at;
   endEdit();
-  if (text !== stateOf(n).v.text) change(n, "text", text); else show();
+  if (text !== before) change(n, "text", text, before); else show();
   return true;
 }
 function leave() { return editing ? saveEdit() : true; }
@@ -411,20 +411,20 @@ const ACTS = {
   edit: () => startEdit(),
   speaker() {
     if (at < 0) return;
-    const n = at;
+    const n = at, was = held(n, "speaker_name");
     choose(w().who, voices().map(([v]) => [v, v]), "", false, name => {
       name = clean(name); $("clip").focus({preventScroll: true});
       if (!name) return say(w().nobody, true);
       if (name.includes("|")) return say(w().pipe, true);
-      if (name !== stateOf(n).v.speaker_name) change(n, "speaker_name", name);
+      if (name !== was) change(n, "speaker_name", name, was);
     });
   },
   part() {
     if (at < 0) return;
-    const n = at;
+    const n = at, was = held(n, "split");
     choose(w().which, [["", w().noPart], ["train", "train"], ["val", "val"], ["test", "test"]], null, true, part => {
       $("clip").focus({preventScroll: true});
-      if (part !== (stateOf(n).v.split ?? "")) change(n, "split", part);
+      if (part !== was) change(n, "split", part, was);
     });
   },
   drop() {
