@@ -275,6 +275,15 @@ def test_twenty_edits_by_keyboard_on_a_page_that_is_a_file(browser, tmp_path, ca
     main(["corpus", "review", str(corpus), "--static", str(file)])  # With the edits in the corpus
     page.reload()
     assert page.state() == state and page.shown("#kept") == "0 in this browser"
+    browser.run("Storage.prototype.setItem = () => { throw new Error('full') }, 0")
+    page.text("სავსეა")  # The browser's store is full: told, and the edit can still be saved
+    assert "can keep no more" in page.shown("#trouble") and page.shown("#text") == "სავსეა"
+    saved.unlink()
+    page.key("w")
+    until = time.monotonic() + 30
+    while not (saved.exists() and "სავსეა" in saved.read_text(encoding="utf-8")):
+        assert time.monotonic() < until, "nothing was saved"
+        time.sleep(0.05)
 
 
 def odd_journal(corpus):

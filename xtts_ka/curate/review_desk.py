@@ -152,16 +152,17 @@ def edit_of(line: bytes | str, where: str) -> Edit:
         raise ManifestError(f"{where}: not a line of JSON ({e})") from None
     return to_edit(value, where)
 
-# %% ../../nbs/curate/review_desk.ipynb #bfe71902
+# %% ../../nbs/curate/review_desk.ipynb #832e3c2b
 class Journal:
     "`edits.jsonl`, read on as it grows."
 
     def __init__(self, path):
-        self.path, self.lock = path, threading.RLock()
+        self.path, self.lock, self.times = path, threading.RLock(), 0
         self.forget()
 
     def forget(self):
         "Read it anew."
+        self.times += 1
         self.edits: list[Edit] = []
         self.ids: set[str] = set()
         self.of: dict[str, list[int]] = defaultdict(list)  # Clip -> places in `edits`
@@ -198,7 +199,7 @@ class Journal:
         with self.lock:
             return [self.edits[n] for n in sorted([*self.of.get(clip, ()), *self.undos])]
 
-# %% ../../nbs/curate/review_desk.ipynb #971cafee
+# %% ../../nbs/curate/review_desk.ipynb #86299fec
 class Desk:
     "A corpus under review."
 
@@ -219,10 +220,18 @@ class Desk:
         self.checks = read_checks(corpus)
         self.order, self.ordered = worst_first(self.rows, self.checks)
         self.journal = Journal(corpus.work / EDITS)
+        self.held: dict[str, tuple] = {}  # Clip -> (how much of the journal, what it is)
 
     def now(self, clip: str) -> Clip:
         "A clip with the edits that stand."
-        return clip_now(self.rows[self.place[clip]], self.journal.about(clip))
+        row, journal = self.rows[self.place[clip]], self.journal
+        with journal.lock:
+            if clip not in journal.of:
+                return Clip(row)
+            key = (journal.times, len(journal.of[clip]), len(journal.undos))
+            if self.held.get(clip, [None])[0] != key:
+                self.held[clip] = key, clip_now(row, journal.about(clip))
+            return self.held[clip][1]
 
     def language_of(self, row: Row) -> str:
         return row.extra.get("language", "").strip() or self.language
