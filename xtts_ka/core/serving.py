@@ -130,7 +130,7 @@ def byte_range(
         raise ValueError(f"bytes {part} of {size}")
     return start, stop
 
-# %% ../../nbs/core/serving.ipynb #6e099fe3
+# %% ../../nbs/core/serving.ipynb #f54323a8
 MOST = 1 << 20  # Bytes of a request
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -152,6 +152,10 @@ def answered(
         return json_answer({"error": text}, 500)
 
 
+def _is_small(length: str) -> bool:
+    return length.isdecimal() and len(length) < 10 and int(length) <= MOST
+
+
 def _refusal(method: str, headers, local: bool) -> tuple:  # (why, status); ("", 0): none
     if why := cross_site(method, headers, local):
         return why, 403
@@ -165,9 +169,9 @@ def _refusal(method: str, headers, local: bool) -> tuple:  # (why, status); ("",
     length = headers.get("content-length", "")
     if not length.isdecimal():
         return "Content-Length is needed", 411
-    return ("the request is larger than 1 MiB", 413) if int(length) > MOST else ("", 0)
+    return ("", 0) if _is_small(length) else ("the request is larger than 1 MiB", 413)
 
-# %% ../../nbs/core/serving.ipynb #5c49001f
+# %% ../../nbs/core/serving.ipynb #9c82d138
 _SAFE = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -193,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
         if why:
             self.close_connection = True
             length = self.headers.get("content-length") or ""
-            if length.isdecimal() and int(length) <= MOST:
+            if _is_small(length):
                 self.rfile.read(int(length))  # An unread rest would tear the answer
             return self.reply(json_answer({"error": why}, status))
         body = None
