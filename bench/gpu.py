@@ -738,8 +738,6 @@ def main(words=None) -> int:
     args = ap.parse_args(words)
     if unknown := set(args.parts) - set(PARTS):
         ap.error(f"unknown part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    from xtts_ka.core.files import write_json
-
     b = Bench(args.small, args.minutes)
     if b.small and args.json is None:
         print("bench: no GPU here, so in small: a test of the script, no figures are kept")

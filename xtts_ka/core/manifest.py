@@ -371,7 +371,7 @@ class Place:
             folder = self.folders[name] = _Folder()
         folder.asked += 1
         if folder.asked > self.LISTED:
-            if folder.links is None:
+            if not folder.listed:
                 folder.list(self.base + name)
             return base not in folder.links and (file.isascii() or base in folder.names)
         path = self.base + file
@@ -383,11 +383,12 @@ class _Folder:
 
     def __init__(self):
         self.asked = 0
-        self.links: set[str] | None = None
+        self.listed = False
+        self.links: set[str] = set()
         self.names: set[str] = set()  # Not in ASCII
 
     def list(self, path: str):
-        self.links = set()
+        self.listed = True
         with contextlib.suppress(OSError), os.scandir(path) as entries:  # no such folder: no links
             for e in entries:
                 if e.is_symlink():

@@ -278,11 +278,13 @@ def measure_with(
     if not recorded:
         return Judged([], {}, notes=["prosody: the texts have no recordings to compare with"])
     found = scored(scorer, [t.recording for t in recorded], cache)
-    real = [clip_values(r, t.said) for t, r in zip(recorded, found)]
+    language = test_set.language
+    real = [clip_values(r, t.said, language) for t, r in zip(recorded, found)]
     notes = unscored(scorer, {_REAL: {t.id: r for t, r in zip(recorded, found)}})
     said = {t.id: t.said for t in test_set.texts}
     values = {
-        name: {i: clip_values(r, said[i]) for i, r in of.items()} for name, of in results.items()
+        name: {i: clip_values(r, said[i], language) for i, r in of.items()}
+        for name, of in results.items()
     }
     columns = [
         _column(scorer.card, f, f, digits=0, unit="0 to 100", main=f in ("pitch", "letters/s"))

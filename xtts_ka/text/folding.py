@@ -158,10 +158,10 @@ def rebuild(
     "Words of `letters` and known signs in one spacing; a `‿` joins its neighbours to one word."
     if "‿" in text:
         text = re.sub(" {0,9}‿ {0,9}", "", text)  # bounded, for long runs of spaces
-    token, spaced = _patterns(letters)
+    found, spaced = _patterns(letters)
     if spaced.fullmatch(text):
         return text  # most texts; what follows would not change them
-    tokens = token.findall(text)
+    tokens = found.findall(text)
     tokens = ["..." if t.startswith("..") else t for t in tokens]
     out: list[str] = []
     last = None
