@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SURE', 'KEY', 'KEPT', 'page_data', 'write_page', 'write_test', 'with_listeners', 'add_answers']
 
-# %% ../../nbs/pipeline/benchmark_page.ipynb #05b2ca3b
+# %% ../../nbs/pipeline/benchmark_page.ipynb #bd7ac421
 import os
 import tempfile
 from pathlib import Path

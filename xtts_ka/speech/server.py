@@ -212,7 +212,7 @@ class SmallBodies:
         why = {"message": "the request is larger than 1 MiB", "type": "invalid_request_error"}
         await JSONResponse({"error": why}, 413)(scope, receive, send)
 
-# %% ../../nbs/speech/server.ipynb #bc274125
+# %% ../../nbs/speech/server.ipynb #f6dfa4eb
 def stranger(
     request,  # starlette.requests.Request
     local: bool = False,  # Only this machine is served
