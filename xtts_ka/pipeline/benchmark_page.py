@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SURE', 'KEY', 'KEPT', 'page_data', 'write_page', 'write_test', 'with_listeners', 'add_answers']
 
-# %% ../../nbs/pipeline/benchmark_page.ipynb #49721dc7
+# %% ../../nbs/pipeline/benchmark_page.ipynb #bd7ac421
 import os
 import tempfile
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 from ..core.errors import ConfigError, XttsKaError
 from ..core.files import atomic_write, fresh_dir, read_json, remove, sweep, write_json
 from ..core.paths import display_path, find_input, repo_root, resolve, slug
+from ..core.serving import script_json
 from ..corpus.packed import unpacked_root
 from ..evaluate.benchmark import own_folder, read_result
 from xtts_ka.evaluate.benchmark_listening import (
@@ -40,7 +41,6 @@ from xtts_ka.evaluate.benchmark_tables import (
     to_markdown,
 )
 from .report import LANGUAGES, Media, _environment, _table_block, _templates
-from .run_index import script_json
 
 # %% ../../nbs/pipeline/benchmark_page.ipynb #205ba66a
 _KINDS = {

@@ -15,7 +15,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -24,9 +23,10 @@ from pathlib import Path
 
 from ..core.errors import ConfigError, MissingError, XttsKaError
 from ..core.files import atomic_write
+from ..core.serving import LOCAL, bound
 from ..core.synthesis import Speech
 from .lines import check_references
-from .server import LOCAL, Booth, Limits, SmallBodies, open_booth, speech_routes
+from .server import Booth, Limits, SmallBodies, open_booth, speech_routes
 from ..text.markup import has_markup, read_markup
 from ..text.normalize import normalize
 
@@ -512,32 +512,18 @@ def add_arguments(p: argparse.ArgumentParser):
     p.add_argument("--space", metavar="DIR", help=space)
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    "A port of our own, taken before a model is loaded; `ConfigError` when it is not to be had."
-    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    if os.name != "nt":  # There it would share a port that is taken
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        found.bind((host, port))
-    except OSError as e:
-        found.close()
-        why = e.strerror or e
-        raise ConfigError(f"demo: {host}, port {port}: {why}; --port 0 takes a free one") from e
-    return found
-
-
 def main(args) -> int:
     "`xtts-ka demo`."
     if args.space:
         print(write_space(args.space, args.checkpoint))
         return 0
-    if not 0 <= args.port < 65536 or args.characters < 1 or args.waiting < 0:
-        raise ConfigError("demo: --port 0 to 65535, --characters 1 or more, --waiting 0 or more")
+    if args.characters < 1 or args.waiting < 0:
+        raise ConfigError("demo: --characters 1 or more, --waiting 0 or more")
     _gradio()
     import uvicorn
 
     limits = Limits(characters=args.characters, waiting=args.waiting)
-    with _bound(args.host, args.port) as taken:
+    with bound(args.host, args.port, "demo") as taken:
         port = taken.getsockname()[1]
         local = args.host in LOCAL
         app = make_app(open_booth(args.checkpoint, limits, args.device, args.family or ""), local)
