@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['QUIETEST', 'SNR_RANGE', 'FLAT', 'FAINT', 'BAND', 'FAR', 'STIRS', 'EDGE', 'PRINT_RATE', 'PRINT_HOP', 'PRINT_FRAME',
-           'COMMON', 'CROWD', 'sounding', 'speech_level', 'snr_db', 'flat_tops', 'band_levels', 'bandwidth_hz',
-           'decays', 'decay_seconds', 'without_padding', 'edge_levels', 'end_silences', 'fingerprint', 'bit_errors',
-           'same_sounds', 'dc_offset', 'measure_clip']
+           'OVERLAP', 'COMMON', 'CROWD', 'sounding', 'speech_level', 'snr_db', 'flat_tops', 'band_levels',
+           'bandwidth_hz', 'decays', 'decay_seconds', 'without_padding', 'edge_levels', 'end_silences', 'fingerprint',
+           'bit_errors', 'same_sounds', 'dc_offset', 'measure_clip']
 
 # %% ../../nbs/curate/measures.ipynb #f3900078
 from collections import Counter, defaultdict
@@ -153,8 +153,10 @@ def edge_levels(
     levels = sounding(kept, rate)
     if len(kept) < 2 * size or not len(levels):
         return float("nan"), float("nan")
-    speech = speech_level(levels)
-    return rms_db(kept[:size]) - speech, rms_db(kept[-size:]) - speech
+    speech, noise = speech_level(levels), 10 ** (np.percentile(levels, 5) / 10)
+    ends = [10 ** (rms_db(part) / 10) - 2 * noise for part in (kept[:size], kept[-size:])]
+    begin, end = 10 * np.log10(np.maximum(ends, 1e-12)) - speech
+    return float(begin), float(end)
 
 
 def end_silences(
@@ -191,7 +193,8 @@ def fingerprint(
     words[energy <= energy.max(initial=0) * 1e-4] = 0  # 40 dB below the loudest
     return words
 
-# %% ../../nbs/curate/measures.ipynb #bb100c95
+# %% ../../nbs/curate/measures.ipynb #82f7c11d
+OVERLAP = 0.6  # Of the shorter clip: two sentences may share a phrase
 COMMON = 3  # Words at one distance in time that make two clips worth comparing
 CROWD = 16  # A word found more often, such as a hum's, tells nothing
 
@@ -219,11 +222,11 @@ def bit_errors(
     a: np.ndarray,  # [F] uint32
     b: np.ndarray,  # [G] uint32
     shift: int,  # Frames by which the sound comes later in `b`
-) -> float:  # Share of the bits that differ where both sound; 1 for an overlap under a second
+) -> float:  # Share of the bits that differ where both sound; 1 for too short an overlap
     "Compare two fingerprints at a distance in time."
     first = max(0, -shift)
     n = min(len(a) - first, len(b) - first - shift)
-    if n <= 0:
+    if n < OVERLAP * min(len(a), len(b)):
         return 1.0
     x, y = a[first : first + n], b[first + shift : first + shift + n]
     both = (x != 0) & (y != 0)
@@ -267,7 +270,7 @@ def measure_clip(
     before, after = end_silences(wav, rate)
     found = {
         "seconds": len(wav) / rate,
-        "level_db": rms_db(wav),
+        "level_db": max(rms_db(wav), -120.0),
         "snr_db": snr_db(wav, rate),
         "flat_tops": flat_tops(wav),
         "bandwidth_hz": bandwidth_hz(wav, rate),
