@@ -274,7 +274,7 @@ def measure_clip(
         "level_db": max(rms_db(wav), -120.0),
         "snr_db": snr_db(wav, rate),
         "flat_tops": flat_tops(wav),
-        "bandwidth_hz": bandwidth_hz(wav, rate),
+        "bandwidth_hz": bandwidth_hz(wav, rate) or np.nan,
         "decay_s": decay_seconds(wav, rate),
         "dc": offset,
         "silence_before_s": before,
