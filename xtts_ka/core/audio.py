@@ -428,7 +428,7 @@ def _decoded(path, f, frames: int) -> np.ndarray:  # [T, channels] float32
     wav *= np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))  # exact: float32 has 24 bits
     return wav
 
-# %% ../../nbs/core/audio.ipynb #54a51f40
+# %% ../../nbs/core/audio.ipynb #aa81fb20
 def _check_phases(path, wav: np.ndarray):  # [T, channels]
     "Channels of opposite phase cancel each other, and their mean would pass for silence."
     mean, loudest = np.square(wav.mean(1)).mean(), np.square(wav).mean(0).max()
@@ -437,7 +437,7 @@ def _check_phases(path, wav: np.ndarray):  # [T, channels]
         raise AudioError("level", path, why)
 
 
-def _decoded(path, f, frames: int) -> tuple[np.ndarray, float]:  # ([frames, channels], peak)
+def _checked(path, f, frames: int) -> tuple[np.ndarray, float]:  # ([frames, channels], peak)
     "Decode; check that the samples are complete, finite and not far outside [-1, 1]."
     if frames * f.channels > MAX_VALUES:
         why = f"{frames} samples of {f.channels} channels need more than 1 GiB"
@@ -461,7 +461,7 @@ def _decoded(path, f, frames: int) -> tuple[np.ndarray, float]:  # ([frames, cha
 
 def _samples(path, f, frames: int) -> np.ndarray:  # [frames] float32 in [-1, 1]
     "Decode to mono."
-    wav, peak = _decoded(path, f, frames)
+    wav, peak = _checked(path, f, frames)
     if wav.shape[1] > 1:
         _check_phases(path, wav)
     wav = wav[:, 0] if wav.shape[1] == 1 else wav.mean(1)  # [T, channels] -> [T]
@@ -615,7 +615,7 @@ class AudioStream:
         more = min(frames, self.info.frames - self.at) - len(self._held)
         if more > 0:
             with _mpg123_messages(self.info.format == "MP3") as messages:
-                wav, _ = _decoded(self.path, self._file, more)
+                wav, _ = _checked(self.path, self._file, more)
             _check_messages(self.path, messages)
             self._held = np.concatenate([self._held, wav])
         return self._held[:frames]

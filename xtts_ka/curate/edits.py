@@ -179,12 +179,14 @@ class CorpusFolder:
     def read(
         self,
         check_audio: bool = False,  # Open every recording
+        without: tuple = (),  # Leave out the edits by these
     ) -> Manifest:  # With `remarks`: the edits that do not fit
         "The corpus as it stands now; rows may have no text yet. `ManifestError`, `MissingError`."
         given = read_manifest(
             self.path / "metadata.csv", check_audio=check_audio, require_text=False
         )
         edits = [e for name in (TRANSCRIPTS, EDITS) for e in read_edits(self.work / name)]
+        edits = [e for e in edits if e.by not in without]
         rows, rejects, odd = replay(given.rows, edits)
         more = [k for r in rows for k in r.extra]
         columns = tuple(dict.fromkeys([*given.columns, *more]))
