@@ -151,7 +151,7 @@ def main():
     print(json.dumps(found, indent=1, ensure_ascii=False))
     if args.set == "test":
         file = ROOT / "nbs/results/curate_align.json"
-        held = read_json(file, {})
+        held = read_json(file) if file.is_file() else {}
         name = "quiet" if args.noise is None else f"noise {args.noise:g} dB"
         write_json(file, held | {name: found})
 
