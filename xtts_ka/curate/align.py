@@ -392,7 +392,7 @@ def plot_scores(
     ax.set(xlabel="score of the worst word", ylabel="sentences", title="scores")
     ax.legend()
 
-# %% ../../nbs/curate/align.ipynb #335c265c
+# %% ../../nbs/curate/align.ipynb #55650109
 _COLOURS = ((0.5, "#2ca02c"), (0.06, "#ff7f0e"), (0.0, "#d62728"))  # Least score of each
 
 
@@ -416,7 +416,7 @@ def plot_closeup(
     title = f"{found.kind}, score {found.score:.2f}"
     axes[0].set(xlabel="seconds in the recording", ylabel="amplitude", title=title)
     axes[0].set(ylim=(-1.1 * top, 1.4 * top), xlim=(a / rate, b / rate))
-    axes[1].specgram(wav[a:b] + 1e-7, 512, rate, noverlap=384, xextent=(a / rate, b / rate))
+    axes[1].specgram(wav[a:b] + 1e-7, 512, rate, noverlap=256, xextent=(a / rate, b / rate))
     for letter, at in zip(sound.heard, sound.at * sound.step):
         if a / rate <= at <= b / rate:
             axes[1].text(at, 0.85 * rate / 2, letter, ha="left", color="white")
