@@ -140,14 +140,16 @@ def main():
     out = Path(args.out)
     if not (out / "truth.json").is_file():
         build(out, args.set, args.minutes, args.noise)
-    began = time.process_time()
     corpus = out / "corpus"
+    cached = (corpus / "curation/emissions").exists()
+    began = time.process_time()
     align_recordings(
         out / "reading.flac", out / "reading.txt", corpus, open_scorer("builtin"), AlignConfig()
     )
     cpu = time.process_time() - began
     found = {"set": args.set, "minutes": round(read_json(out / "truth.json")["minutes"], 1)}
     found |= {"noise, dB": args.noise, **judged(out, corpus), "CPU seconds": round(cpu, 1)}
+    found["frames from the cache"] = cached
     print(json.dumps(found, indent=1, ensure_ascii=False))
     if args.set == "test":
         file = ROOT / "nbs/results/curate_align.json"
