@@ -198,27 +198,50 @@ def test_after_an_edit_only_its_shard_is_made_again(tmp_path):
     assert sum(before[p] != after[p] for p in before) == 1
 
 
-def test_datasets_reads_it(corpus, tmp_path, monkeypatch):
-    "Both forms by `load_dataset`; the sound is a feature of its own with its rate."
+def undecoded(table):
+    import datasets
+
+    return table.cast_column("audio", datasets.Audio(decode=False))
+
+
+def same_sound(row, corpus):
+    held = row["audio"]["bytes"]
+    source = io.BytesIO(held) if held else row["audio"]["path"]
+    file = {r.text: r.audio_file for r in corpus.read().rows}[row["text"]]
+    return np.array_equal(*(sf.read(f, dtype="int32")[0] for f in (source, corpus.path / file)))
+
+
+def test_datasets_reads_shards(corpus, tmp_path):
+    "By name and as a folder with a page; the sound is a feature of its own with its rate."
     datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    pack_corpus(corpus, tmp_path / "parquet", PackConfig())
-    pack_corpus(corpus, tmp_path / "folder", PackConfig(form="folder"))
-    files = [str(p) for p in sorted((tmp_path / "parquet/data").glob("*.parquet"))]
-    plain = datasets.load_dataset("parquet", data_files=files, cache_dir=tmp_path / "c1")
-    parts = datasets.load_dataset(str(tmp_path / "parquet"), cache_dir=tmp_path / "c2")
+    pack_corpus(corpus, tmp_path / "packed", PackConfig())
+    files = [str(p) for p in sorted((tmp_path / "packed/data").glob("*.parquet"))]
+    plain = datasets.load_dataset("parquet", data_files=files, cache_dir=tmp_path / "c1")["train"]
+    parts = datasets.load_dataset(str(tmp_path / "packed"), cache_dir=tmp_path / "c2")
     assert {k: len(v) for k, v in parts.items()} == {"train": 11, "validation": 3, "test": 3}
-    flat = datasets.load_dataset(str(tmp_path / "folder"), cache_dir=tmp_path / "c3")["train"]
-    for table in (plain["train"], parts["train"], flat):
+    for table in (plain, parts["train"]):
         assert isinstance(table.features["audio"], datasets.Audio)
-    assert parts["train"].features["audio"].sampling_rate == 16000
-    assert len(flat) == len(plain["train"]) == 17
-    by_text = {r.text: r for r in corpus.read().rows}
-    for row in [*plain["train"].decode(False), *flat.decode(False)]:
-        held = row["audio"]["bytes"]
-        source = io.BytesIO(held) if held else row["audio"]["path"]
-        x, y = sf.read(source, dtype="int32")[0], corpus.path / by_text[row["text"]].audio_file
-        assert np.array_equal(x, sf.read(y, dtype="int32")[0])
+        assert table.features["audio"].sampling_rate == 16000
+    assert len(plain) == 17 and all(same_sound(row, corpus) for row in undecoded(plain))
+
+
+def test_datasets_finds_a_folder(corpus, tmp_path):
+    "`audiofolder` with the recordings and the list; it needs torchcodec's library to make rows."
+    datasets = pytest.importorskip("datasets")
+    pack_corpus(corpus, tmp_path / "packed", PackConfig(form="folder"))
+    made = datasets.load_dataset_builder(str(tmp_path / "packed"), cache_dir=tmp_path / "c1")
+    files = {os.path.relpath(f, tmp_path / "packed") for f in made.config.data_files["train"]}
+    names = {r.audio_file for r in corpus.read().rows}
+    assert made.name == "audiofolder"
+    assert files == {"metadata.jsonl", *names}
+    lines = read_jsonl(tmp_path / "packed/metadata.jsonl")
+    assert {line["file_name"] for line in lines} == names
+    try:
+        import torchcodec.encoders  # noqa: F401
+    except (ImportError, RuntimeError, OSError):
+        return
+    table = datasets.load_dataset(str(tmp_path / "packed"), cache_dir=tmp_path / "c2")["train"]
+    assert len(table) == 17 and all(same_sound(row, corpus) for row in undecoded(table))
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("duckdb"), reason="duckdb is not installed")

@@ -465,7 +465,7 @@ def _pack_parquet(corpus: CorpusFolder, now: Manifest, infos: dict, out: Path, c
         _finish(folder, "parquet", now.columns, clips, [*now.rejects, *rejects], pieces)
     remove(work)
 
-# %% ../../nbs/curate/pack.ipynb #3238e295
+# %% ../../nbs/curate/pack.ipynb #c17a1bef
 def _pack_folder(corpus: CorpusFolder, now: Manifest, infos: dict, out: Path, cfg: PackConfig):
     "Recordings and lists into `out`."
     work = out.with_name(f".{out.name}.packing")
@@ -487,8 +487,8 @@ def _pack_folder(corpus: CorpusFolder, now: Manifest, infos: dict, out: Path, cf
         write_manifest(folder / "metadata.csv", now.rows, now.columns)
         atomic_write(folder / "metadata.jsonl", "".join(map(_hub_line, now.rows)))
         kinds = sorted({f"**/*{Path(r.audio_file).suffix}" for r in now.rows})
-        data = [{"config_name": "default", "data_files": ["metadata.jsonl", *kinds]}]
-        _page(corpus, cfg, folder, configs=data)
+        files = ["metadata.jsonl", *kinds]
+        _page(corpus, cfg, folder, configs=[{"config_name": "default", "data_files": files}])
         _finish(folder, "folder", now.columns, clips, now.rejects, [])
     remove(work)
 
