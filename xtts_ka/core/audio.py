@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['REASONS', 'FORMATS', 'MAX_CHANNELS', 'MAX_PEAK', 'MAX_VALUES', 'RATES', 'KINDS', 'AudioInfo', 'no_such_file',
            'resample', 'probe', 'read_audio', 'check_audio', 'read_crop', 'encode_audio', 'wav_header', 'write_audio',
-           'rms_db', 'is_silent', 'peak_normalize', 'set_level']
+           'AudioStream', 'mix_down', 'open_audio', 'rms_db', 'is_silent', 'peak_normalize', 'set_level']
 
 # %% ../../nbs/core/audio.ipynb #0b8344fd
 import contextlib
 import hashlib
 import io
+import mmap
 import os
 import re
 import stat
@@ -222,10 +223,17 @@ def _ogg_is_chained(path) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def _mapped(path):
+    "Yield the bytes of a file; hours of sound take no memory."
+    with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield data
+
+
 def _flac_is_chained(path) -> bool:
     "Whether a stream begins after the first."
-    data = Path(path).read_bytes()
-    return _FLAC_BEGINS.search(data, 4) is not None
+    with _mapped(path) as data:
+        return _FLAC_BEGINS.search(data, 4) is not None
 
 
 def _check_whole(path, head: bytes):
@@ -307,7 +315,11 @@ def _mp3_frames(
     guess: int,  # libsndfile's count
 ) -> int:  # Samples per channel
     "`guess` where a Xing header or another layer makes it exact, else the sum over the frames."
-    data = Path(path).read_bytes()
+    with _mapped(path) as data:
+        return _counted_frames(path, data, guess)
+
+
+def _counted_frames(path, data, guess: int) -> int:
     at, total = _mp3_start(data), 0
     _check_one_mp3(path, data, at)
     if data[at : at + 200].find(b"Xing") > 0 or data[at : at + 200].find(b"Info") > 0:
@@ -332,30 +344,47 @@ def _opened(path, max_seconds: float):
     "Yield (SoundFile, AudioInfo) of a file whose header was checked."
     head = _head(path)
     _check_whole(path, head)
-    is_mp3 = head[:4] not in (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS")
-    with _mpg123_messages(is_mp3) as messages:
-        try:
-            f = sf.SoundFile(_source(path, head))
-        # soundfile raises TypeError for names that end in .raw
-        except (RuntimeError, TypeError, ValueError) as e:
-            why = getattr(e, "error_string", "") or "not a known sound format"
-            raise AudioError("unreadable", path, why) from None
-        with f:
-            frames = _mp3_frames(path, f.frames) if f.format == "MP3" else f.frames
-            info = AudioInfo(frames, f.samplerate, f.channels, f.format, f.subtype)
+    with _mpg123_messages(_may_be_mp3(head)) as messages:
+        with _sound_file(path, head) as f:
+            info = _info(path, f)
+            _check_format(path, info)
             _check_header(path, info, max_seconds)
             yield f, info
-    damage = [m for m in messages if re.search(r"Skipped \d+ bytes|error:", m)]
-    if damage:
+    _check_messages(path, messages)
+
+
+def _may_be_mp3(head: bytes) -> bool:
+    return head[:4] not in (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS")
+
+
+def _sound_file(path, head: bytes) -> sf.SoundFile:
+    try:
+        return sf.SoundFile(_source(path, head))
+    # soundfile raises TypeError for names that end in .raw
+    except (RuntimeError, TypeError, ValueError) as e:
+        why = getattr(e, "error_string", "") or "not a known sound format"
+        raise AudioError("unreadable", path, why) from None
+
+
+def _info(path, f) -> AudioInfo:
+    frames = _mp3_frames(path, f.frames) if f.format == "MP3" else f.frames
+    return AudioInfo(frames, f.samplerate, f.channels, f.format, f.subtype)
+
+
+def _check_messages(path, messages: list):
+    if damage := [m for m in messages if re.search(r"Skipped \d+ bytes|error:", m)]:
         raise AudioError("corrupt", path, damage[0])
 
 # %% ../../nbs/core/audio.ipynb #fc39f044
-def _check_header(path, info: AudioInfo, max_seconds: float):
-    "Validate the header before memory is allocated."
+def _check_format(path, info: AudioInfo):
     if info.format not in FORMATS:
         known = ", ".join(FORMATS)
         why = f"{info.format} is not among {known}; convert it to WAV or FLAC"
         raise AudioError("unreadable", path, why)
+
+
+def _check_header(path, info: AudioInfo, max_seconds: float):
+    "Validate the header before memory is allocated."
     if info.sample_rate not in RATES:
         raise AudioError("unreadable", path, f"sample rate {info.sample_rate} Hz")
     if info.channels > MAX_CHANNELS:
@@ -364,9 +393,6 @@ def _check_header(path, info: AudioInfo, max_seconds: float):
         raise AudioError("empty", path, "0 samples")
     if info.seconds > max_seconds:
         why = f"{info.seconds:.4g} s, at most {max_seconds:g} s; segment it or raise the limit"
-        raise AudioError("too_long", path, why)
-    if info.frames * info.channels > MAX_VALUES:
-        why = f"{info.frames} samples of {info.channels} channels need more than 1 GiB"
         raise AudioError("too_long", path, why)
 
 # %% ../../nbs/core/audio.ipynb #eef3499d
@@ -398,8 +424,11 @@ def _check_phases(path, wav: np.ndarray):  # [T, channels]
         raise AudioError("level", path, why)
 
 
-def _samples(path, f, frames: int) -> np.ndarray:  # [frames] float32 in [-1, 1]
-    "Decode to mono; check that the samples are complete, finite and not far outside [-1, 1]."
+def _decoded(path, f, frames: int) -> tuple[np.ndarray, float]:  # ([frames, channels], peak)
+    "Decode; check that the samples are complete, finite and not far outside [-1, 1]."
+    if frames * f.channels > MAX_VALUES:
+        why = f"{frames} samples of {f.channels} channels need more than 1 GiB"
+        raise AudioError("too_long", path, why)
     try:
         wav = f.read(frames, dtype="float32", always_2d=True)  # [T, channels]
     except RuntimeError as e:
@@ -416,6 +445,12 @@ def _samples(path, f, frames: int) -> np.ndarray:  # [frames] float32 in [-1, 1]
     if peak > MAX_PEAK:
         why = f"peak {peak:.4g}, at most {MAX_PEAK}; floats must be scaled to [-1, 1]"
         raise AudioError("level", path, why)
+    return wav, peak
+
+
+def _samples(path, f, frames: int) -> np.ndarray:  # [frames] float32 in [-1, 1]
+    "Decode to mono."
+    wav, peak = _decoded(path, f, frames)
     if wav.shape[1] > 1:
         _check_phases(path, wav)
     wav = wav[:, 0] if wav.shape[1] == 1 else wav.mean(1)  # [T, channels] -> [T]
@@ -547,6 +582,77 @@ def write_audio(
     kind = Path(path).suffix.lower().removeprefix(".")
     atomic_write(path, encode_audio(wav, sample_rate, kind, path))
     return int(np.count_nonzero(np.abs(np.asarray(wav)) > 1))
+
+# %% ../../nbs/core/audio.ipynb #69bae866
+class AudioStream:
+    "A recording that is read forward; only what was peeked at is in memory."
+
+    def __init__(self, path, f, info: AudioInfo):
+        self.path, self.info, self.at = path, info, 0  # `at`: sample that `peek` begins with
+        self._file, self._held = f, np.zeros((0, info.channels), np.float32)
+
+    @property
+    def ends(self) -> bool:
+        "Whether the end of the recording was peeked at."
+        return self.at + len(self._held) >= self.info.frames
+
+    def peek(
+        self,
+        frames: int,  # Samples; fewer come back at the end
+    ) -> np.ndarray:  # [<= frames, channels] float32 in [-1.5, 1.5]
+        "The next samples, which stay the next ones; `AudioError`."
+        more = min(frames, self.info.frames - self.at) - len(self._held)
+        if more > 0:
+            with _mpg123_messages(self.info.format == "MP3") as messages:
+                wav, _ = _decoded(self.path, self._file, more)
+            _check_messages(self.path, messages)
+            self._held = np.concatenate([self._held, wav])
+        return self._held[:frames]
+
+    def drop(
+        self,
+        frames: int,  # Samples
+    ):
+        "Go on. What cannot be sought in to the bit is decoded all the way."
+        frames = min(frames, self.info.frames - self.at)
+        kept, left = self._held[frames:].copy(), frames - len(self._held)
+        self._held = kept
+        if left > 0 and self._file.seekable():
+            self._file.seek(left, os.SEEK_CUR)
+        elif left > 0:
+            for n in range(0, left, 1 << 20):
+                self.peek(min(1 << 20, left - n))
+                self._held = kept
+        self.at += frames
+
+# %% ../../nbs/core/audio.ipynb #fb462b39
+def mix_down(
+    wav,  # [T, channels] float32
+    path="",  # Named in errors
+) -> np.ndarray:  # [T] float32 in [-1, 1]
+    "The mean of the channels; `AudioError` where they cancel each other."
+    if wav.shape[1] > 1 and len(wav):
+        _check_phases(path, wav)
+    return np.clip(wav[:, 0] if wav.shape[1] == 1 else wav.mean(1), -1, 1)
+
+
+@contextlib.contextmanager
+def open_audio(
+    path: str | Path,  # Whatever libsndfile reads
+    max_seconds: float = 24 * 3600.0,  # Longest file accepted; more is likely a broken header
+):
+    "Yield an `AudioStream`; `AudioError` as `read_audio`."
+    head = _head(path)
+    _check_whole(path, head)
+    with _mpg123_messages(_may_be_mp3(head)) as messages:
+        f = _sound_file(path, head)
+    with f:
+        _check_messages(path, messages)
+        info = _info(path, f)
+        _check_header(path, info, max_seconds)
+        if info.format in ("MP3", "OGG"):
+            f.seekable = lambda: False  # soundfile seeks after each part; frames need those before
+        yield AudioStream(path, f, info)
 
 # %% ../../nbs/core/audio.ipynb #c5d0888a
 def rms_db(

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SILENT', 'VAD_RATE', 'VAD_FRAME', 'LONGEST', 'SegmentConfig', 'frame_levels', 'speech_threshold', 'speech_edges',
-           'cut_padded', 'speech_probability', 'has_speech', 'stretches', 'pieces', 'Clip', 'long_clips', 'row_clips',
-           'clip_path', 'shared_names', 'segment_corpus', 'move_alignments', 'summary', 'lay_out_splits']
+           'cut_padded', 'speech_probability', 'has_speech', 'stretches', 'pieces', 'Clip', 'speech_frames',
+           'block_end', 'long_clips', 'row_clips', 'clip_path', 'shared_names', 'segment_corpus', 'sweep_clips',
+           'move_alignments', 'summary', 'lay_out_splits']
 
 # %% ../../nbs/corpus/segment.ipynb #647b0036
 import functools
@@ -20,7 +21,15 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from ..core.audio import probe, read_audio, read_crop, resample, set_level, write_audio
+from xtts_ka.core.audio import (
+    mix_down,
+    open_audio,
+    probe,
+    read_audio,
+    resample,
+    set_level,
+    write_audio,
+)
 from ..core.config import config, to_dict
 from ..core.errors import AudioError, ConfigError, ManifestError
 from ..core.files import append_jsonl, atomic_write, digest, read_jsonl, write_json
@@ -133,18 +142,21 @@ def _detector():
 def speech_probability(
     wav,  # [T] float32 in [-1, 1]
     rate,  # Hz
+    lead=0,  # Frames of silence for the detector before the first one
 ):
     "Yield the probability of speech of consecutive frames of 32 ms (silero-vad)."
     import torch
 
     model = _detector()
     wav = resample(wav, rate, VAD_RATE)
-    padded = np.pad(wav, (0, -len(wav) % VAD_FRAME))
+    padded = np.pad(wav, (lead * VAD_FRAME, -len(wav) % VAD_FRAME))
     frames = padded.reshape(-1, VAD_FRAME).astype(np.float32)  # [T] -> [F, 512]
     model.reset_states()
-    for frame in torch.from_numpy(frames):
+    for i, frame in enumerate(torch.from_numpy(frames)):
         with torch.inference_mode():
-            yield float(model(frame, VAD_RATE))
+            p = float(model(frame, VAD_RATE))
+        if i >= lead:
+            yield p
 
 # %% ../../nbs/corpus/segment.ipynb #341be390
 def has_speech(
@@ -238,24 +250,36 @@ class Clip:
     end: float  # End of its speech, seconds
 
 
-def _speech_frames(wav, rate, cfg) -> np.ndarray:  # [F] bool
+def speech_frames(
+    wav,  # [T] float32 in [-1, 1]
+    rate,  # Hz
+    cfg,  # With `vad` and `threshold`
+) -> np.ndarray:  # [F] bool
     "Which frames of 32 ms are speech; by the detector, or by energy."
     if cfg.vad:
-        return np.fromiter(speech_probability(wav, rate), float) > cfg.threshold
+        probability = speech_probability(set_level(wav, -23.0), rate, lead=8)
+        return np.fromiter(probability, float) > cfg.threshold
     levels = frame_levels(wav, round(rate * VAD_FRAME / VAD_RATE))
     return (levels > speech_threshold(levels)) & (levels > SILENT)
 
 # %% ../../nbs/corpus/segment.ipynb #d7d89fd3
-def _block_end(parts, frames, last):
-    "Frame at which a block ends: in the longest pause of its last fifth; the last block whole."
-    if last:
-        return frames
+def block_end(
+    parts,  # Stretches of speech, in frames
+    levels,  # [F] frame levels, dB
+    last,  # Whether the recording ends with this block
+) -> tuple[int, bool]:  # (frame, whether it is in a pause)
+    """Where a block ends: in the longest pause of its last fifth, else at its quietest frame
+    there; the last block whole."""
+    frames = len(levels)
     border = frames * 4 // 5
+    if last or not parts or parts[-1][1] < border:
+        return frames, True
     gaps = []  # (length, middle)
     for a, b in zip(parts, parts[1:] + [(frames, frames)]):
         if a[1] >= border:
             gaps.append((b[0] - a[1], (a[1] + b[0]) // 2))
-    return max(gaps, default=(0, frames))[1]
+    longest, middle = max(gaps)
+    return (middle, True) if longest else (border + int(np.argmin(levels[border:])), False)
 
 
 def _finish(wav, rate, offset, cfg) -> Clip | None:
@@ -274,11 +298,12 @@ def _block_clips(wav, rate, cfg, last) -> tuple[list[Clip], float]:
     "The clips of one block, and how many seconds of it are done."
     second = VAD_RATE / VAD_FRAME  # Frames per second
     longest = int(cfg.max_seconds * second)
-    parts = stretches(_speech_frames(wav, rate, cfg))
-    frames = -(-len(wav) * VAD_RATE // (rate * VAD_FRAME))
-    end = _block_end(parts, frames, last)
+    speech = speech_frames(wav, rate, cfg)
+    levels = frame_levels(wav, round(rate / second))  # Of frames that are not quite as long
+    levels = np.pad(levels, (0, max(len(speech) + 2 - len(levels), 2)), mode="edge")
+    parts = stretches(speech)
+    end, _ = block_end(parts, levels[: len(speech)], last)
     parts = [(a, min(b, end)) for a, b in parts if a < end]
-    levels = np.pad(frame_levels(wav, round(rate / second)), (0, 2), mode="edge")
     shortest = round(cfg.min_seconds * second)
     cuts = pieces(parts, levels, shortest, longest, round(cfg.pause_seconds * second))
     clips = []
@@ -304,18 +329,16 @@ def long_clips(
     cfg,  # `SegmentConfig`
 ):
     "Yield the `Clip`s of a long recording; times count from its beginning."
-    info = probe(path, LONGEST)
-    start = 0.0
-    while start < info.seconds - 1e-3:
-        first = round(start * info.sample_rate)
-        length = round(cfg.block_seconds * info.sample_rate)
-        wav, rate = read_crop(path, first, length, LONGEST)
-        last = start + len(wav) / rate >= info.seconds - 1e-3
-        wav = resample(wav, rate, cfg.sample_rate)
-        clips, done = _block_clips(wav, cfg.sample_rate, cfg, last)
-        for c in clips:
-            yield replace(c, start=c.start + start, end=c.end + start)
-        start += done
+    with open_audio(path, LONGEST) as stream:
+        rate = stream.info.sample_rate
+        while stream.at < stream.info.frames:
+            start = stream.at / rate
+            wav = mix_down(stream.peek(round(cfg.block_seconds * rate)), path)
+            wav = resample(wav, rate, cfg.sample_rate)
+            clips, done = _block_clips(wav, cfg.sample_rate, cfg, stream.ends)
+            for c in clips:
+                yield replace(c, start=c.start + start, end=c.end + start)
+            stream.drop(round(done * rate))
 
 # %% ../../nbs/corpus/segment.ipynb #763bdc1b
 def row_clips(
@@ -439,7 +462,7 @@ def segment_corpus(
         )
     fractions = dict(val=cfg.val_fraction, test=cfg.test_fraction)
     rows = assign_splits(rows, fractions, seed, by=cfg.split)
-    _sweep(out_dir, {r.audio_file for r in rows})
+    sweep_clips(out_dir, {r.audio_file for r in rows})
     columns = tuple(dict.fromkeys([*given.columns, "split", "duration"]))
     write_manifest(out_dir / "metadata.csv", rows, columns=columns)
     write_json(out_dir / "segments.json", summary(rows, rejects, entries))
@@ -462,7 +485,10 @@ def _clip_rows(done: list, sample_rate: int) -> list:
     return rows
 
 
-def _sweep(out_dir, keep):
+def sweep_clips(
+    out_dir,  # Folder with `wavs/`
+    keep,  # Paths of clips, relative to it
+):
     "Remove wavs that no row names."
     for path in (out_dir / "wavs").rglob("*"):
         if path.is_file() and path.relative_to(out_dir).as_posix() not in keep:
