@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CARD', 'NOT_STATED', 'CardConfig', 'stated', 'sounds', 'letters_a_second', 'left_out', 'changes', 'facts', 'pictures',
-           'hub_head', 'sheet', 'card', 'add_options', 'add_corpus', 'open_corpus', 'add_arguments', 'main']
+           'hub_head', 'sheet', 'card', 'add_corpus', 'open_corpus', 'add_arguments', 'main']
 
-# %% ../../nbs/curate/card.ipynb #331403e8
+# %% ../../nbs/curate/card.ipynb #9d741739
 import argparse
 import html
 from collections import Counter, defaultdict
@@ -14,13 +14,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..core.audio import probe
-from ..core.config import config, describe, load, merge, to_yaml
+from ..core.config import config, load, merge, to_yaml
 from ..core.errors import AudioError, ManifestError, PathError
 from ..core.files import atomic_write, read_json, read_jsonl, write_json
 from ..core.manifest import Manifest, Reject, Row, read_rejects
 from ..core.paths import display_path, find_input, no_such
 from ..core.progress import bar
 from .edits import EDITS, TRANSCRIPTS, CorpusFolder, read_edits, standing
+from .slices import add_options
 
 # %% ../../nbs/curate/card.ipynb #9961811d
 @config
@@ -280,19 +281,7 @@ def card(
     text = hub_head(titled, found["clips"]) + "\n" + sheet(titled, found, images)
     return atomic_write(corpus.work / "card.md", text)
 
-# %% ../../nbs/curate/card.ipynb #1bcbe63c
-def add_options(
-    p: argparse.ArgumentParser,
-    cls,  # `@config` class of the step
-):
-    "`key=value` words, and their list below the help."
-    p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="options, see below")
-    p.formatter_class = argparse.RawDescriptionHelpFormatter
-    rows = [(o.key, f"{o.default!r}", o.comment) for o in describe(cls)]
-    lines = [f"  {k}={v}  {note}".replace("%", "%%") for k, v, note in rows]
-    p.epilog = "\n".join(["options, with their defaults:", *lines])
-
-
+# %% ../../nbs/curate/card.ipynb #28c09eee
 def add_corpus(p: argparse.ArgumentParser):
     "The corpus, and the folder of its journals."
     p.add_argument("corpus", metavar="CORPUS", help="folder with metadata.csv")

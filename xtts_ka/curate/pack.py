@@ -7,7 +7,7 @@ __all__ = ['MANIFEST', 'SplitConfig', 'split_corpus', 'samples_digest', 'to_flac
            'pack_corpus', 'replace_rows', 'verify_packed', 'unpack_corpus', 'add_split_arguments', 'split_main',
            'add_arguments', 'main', 'add_unpack_arguments', 'unpack_main']
 
-# %% ../../nbs/curate/pack.ipynb #63f434f8
+# %% ../../nbs/curate/pack.ipynb #80610cb3
 import argparse
 import hashlib
 import io
@@ -49,7 +49,6 @@ from xtts_ka.curate.card import (
     CARD,
     CardConfig,
     add_corpus,
-    add_options,
     card,
     hub_head,
     open_corpus,
@@ -58,6 +57,7 @@ from xtts_ka.curate.card import (
     stated,
 )
 from .edits import SPLITS, CorpusFolder
+from .slices import add_options
 
 # %% ../../nbs/curate/pack.ipynb #fa13a9f8
 @config
