@@ -164,6 +164,7 @@ class CorpusFolder:
     def read(
         self,
         check_audio: bool = False,  # Open every recording
+        without: tuple = (),  # Leave out the edits by these
         splits: bool = True,  # With `splits.json`; a split that an edit sets counts more
     ) -> Manifest:  # With `remarks`: the edits that do not fit
         "The corpus as it stands now; rows may have no text yet. `ManifestError`, `MissingError`."
@@ -171,6 +172,7 @@ class CorpusFolder:
             self.path / "metadata.csv", check_audio=check_audio, require_text=False
         )
         edits = [e for name in (TRANSCRIPTS, EDITS) for e in read_edits(self.work / name)]
+        edits = [e for e in edits if e.by not in without]
         parted = _with_splits(given.rows, self.work / SPLITS) if splits else given.rows
         rows, rejects, odd = replay(parted, edits)
         more = ["split"] if any(r.split for r in rows) else []
