@@ -90,10 +90,13 @@ def build(out: Path, name: str, minutes: float):
 
 if __name__ == "__main__":
     import sys
-    out = Path(sys.argv[1]); out.mkdir(parents=True, exist_ok=True)
+
+    out = Path(sys.argv[1])
+    out.mkdir(parents=True, exist_ok=True)
     t = time.process_time()
     build(out, sys.argv[2], float(sys.argv[3]))
     print(time.process_time() - t)
     tr = read_json(out / "truth.json")
     from collections import Counter
+
     print(tr["minutes"], Counter(s["kind"] for s in tr["sentences"]))

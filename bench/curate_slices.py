@@ -83,7 +83,9 @@ def real(data: Path, snr: float, rounds: int, work: Path) -> dict:
     began = time.process_time()
     made = slice_recordings(work / "raw", work / "corpus", SliceConfig())
     cpu = time.process_time() - began
-    found = [(s, t) for s in clean for t in cuts_of([r for r in made.rows if r.extra["source"] == s])]
+    found = [
+        (s, t) for s in clean for t in cuts_of([r for r in made.rows if r.extra["source"] == s])
+    ]
     wrong = [(s, t) for s, t in found if not silent_at(clean[s], t)]
     hours = sum(map(len, clean.values())) / RATE / 3600
     kept = [_covered(c, [r for r in made.rows if r.extra["source"] == s]) for s, c in clean.items()]
