@@ -4,10 +4,13 @@ and under, and an hour of synthetic Georgian whose phonemes have known times.
 python bench/curate_slices.py                  all; writes nbs/results/curate_slices.json
 python bench/curate_slices.py --minutes 10     a shorter synthetic recording
 
-A cut is in silence where the clean speech, which is known, is below the threshold of speech 20 ms
-before and after it; in the synthetic recording, where no phoneme lasts. Silence of a real recording
-is by its own level: 40 dB below its loudest 10 ms, higher where its own noise is (`corpus.segment`,
-`speech_threshold`)."""
+A cut is in silence where the clean speech, which is known, is below the threshold of speech from
+20 ms before to 20 ms after it, or is no speech but a breath (silero-vad gives the clean recording
+no more than 0.5, its default, within 64 ms); `below_level` is the share by level alone. In the
+synthetic recording a cut is in silence where no phoneme lasts. The threshold of a real speaker is
+that of his clips as published (`corpus.segment`, `speech_threshold`): 40 dB below the loudest 40 ms,
+or 8 dB above their own noise; what lies below 100 Hz, where one recording has pops as loud as its
+speech, does not count. Between the clips there is digital silence."""
 
 import argparse
 import tempfile
@@ -55,13 +58,38 @@ def cuts_of(rows) -> list:  # Seconds
     return sorted({float(r.extra[k]) for r in rows for k in ("start", "end")})
 
 
-def silent_at(clean, at: float) -> bool:
-    "Whether the clean recording is silent around a place."
-    from xtts_ka.corpus.segment import frame_levels, speech_threshold
+def windows(wav) -> np.ndarray:  # [F] dB
+    "Levels of 40 ms, above 100 Hz."
+    from scipy.signal import butter, sosfiltfilt
 
-    levels = frame_levels(clean, RATE // 100)
-    first = max(round((at - SETTLED) * 100), 0)
-    return bool((levels[first : round((at + SETTLED) * 100)] < speech_threshold(levels)).all())
+    from xtts_ka.corpus.segment import frame_levels
+
+    sos = butter(4, 100, "highpass", fs=RATE, output="sos")
+    return frame_levels(sosfiltfilt(sos, wav), round(2 * SETTLED * RATE))
+
+
+def threshold(wavs: list) -> float:  # dB
+    "Level above which a window is speech, in the recording that is made of these clips."
+    from xtts_ka.corpus.segment import speech_threshold
+
+    return speech_threshold(windows(0.5 * np.concatenate(wavs)))
+
+
+def level_at(clean, at: float) -> float:  # dB
+    "Level of the window around a place."
+    first = round((at - 25 * SETTLED) * RATE)  # The filter needs a beginning: 12 windows
+    part = np.pad(clean, RATE)[first + RATE : first + 2 * RATE]
+    return float(windows(part)[12])
+
+
+def speech_at(clean, at: float) -> float:
+    "Greatest probability of speech within 64 ms of a place, in the clean recording."
+    from xtts_ka.corpus.segment import VAD_FRAME, speech_probability
+
+    first = round((at - 2) * RATE)  # The detector needs a beginning
+    part = np.pad(clean, 2 * RATE)[first + 2 * RATE : first + 5 * RATE]
+    p = np.array(list(speech_probability(part, RATE)))
+    return float(p[2 * RATE // VAD_FRAME - 2 :][:5].max())
 
 
 def real(data: Path, snr: float, rounds: int, work: Path) -> dict:
@@ -72,13 +100,14 @@ def real(data: Path, snr: float, rounds: int, work: Path) -> dict:
 
     folders = sorted(p for p in (data / "librispeech_mini/multi").iterdir() if p.is_dir())
     under = noises(data)
-    clean = {}
+    clean, limits = {}, {}
     for k in range(rounds):
         for i, folder in enumerate(folders):
             wavs = [read_audio(p, RATE)[0] for p in sorted(folder.glob("*.flac"))]
             g = rng(0, "joined", folder.name, k, round(snr))
             name = f"{folder.name}/{k}.wav"
             noisy, clean[name] = join(wavs, under[(i + k) % len(under)], snr, g)
+            limits[name] = threshold(wavs)
             write_audio(work / "raw" / name, noisy, RATE)
     began = time.process_time()
     made = slice_recordings(work / "raw", work / "corpus", SliceConfig())
@@ -86,9 +115,13 @@ def real(data: Path, snr: float, rounds: int, work: Path) -> dict:
     found = [
         (s, t) for s in clean for t in cuts_of([r for r in made.rows if r.extra["source"] == s])
     ]
-    wrong = [(s, t) for s, t in found if not silent_at(clean[s], t)]
+    loud = [(s, t) for s, t in found if level_at(clean[s], t) > limits[s]]
+    wrong = [(s, t) for s, t in loud if speech_at(clean[s], t) > 0.5]
     hours = sum(map(len, clean.values())) / RATE / 3600
-    kept = [_covered(c, [r for r in made.rows if r.extra["source"] == s]) for s, c in clean.items()]
+    kept = [
+        _covered(c, limits[s], [r for r in made.rows if r.extra["source"] == s])
+        for s, c in clean.items()
+    ]
     return dict(
         snr_db=snr,
         recordings=len(clean),
@@ -96,6 +129,7 @@ def real(data: Path, snr: float, rounds: int, work: Path) -> dict:
         clips=len(made.rows),
         cuts=len(found),
         in_silence=round(1 - len(wrong) / len(found), 4),
+        below_level=round(1 - len(loud) / len(found), 4),
         speech_kept=round(float(np.mean(kept)), 4),
         longest=max(r.duration for r in made.rows),
         cpu_minutes_per_hour=round(cpu / 60 / hours, 2),
@@ -103,14 +137,13 @@ def real(data: Path, snr: float, rounds: int, work: Path) -> dict:
     )
 
 
-def _covered(clean, rows) -> float:
-    "Share of the frames with speech that lie in a clip."
-    from xtts_ka.corpus.segment import frame_levels, speech_threshold
-
-    levels = frame_levels(clean, RATE // 100)
-    speech, inside = levels > speech_threshold(levels), np.zeros(len(levels), bool)
+def _covered(clean, limit: float, rows) -> float:
+    "Share of the windows with speech that lie in a clip."
+    speech = windows(clean) > limit
+    inside = np.zeros(len(speech), bool)
     for r in rows:
-        inside[round(100 * float(r.extra["start"])) : round(100 * float(r.extra["end"]))] = True
+        start, end = (float(r.extra[k]) / 2 / SETTLED for k in ("start", "end"))
+        inside[int(start) : int(np.ceil(end))] = True
     return float((speech & inside).sum() / speech.sum())
 
 
@@ -148,7 +181,7 @@ def synthetic(minutes: float, work: Path) -> dict:
         sentences=n,
         clips=len(made.rows),
         cuts=len(cuts),
-        in_silence=round(1 - wrong.mean(), 4),
+        in_silence=round(1 - float(wrong.mean()), 4),
         cpu_minutes_per_hour=round(cpu * 60 / (len(wav) / said.sample_rate), 2),
         wrong=[round(float(t), 2) for t in cuts[wrong]],
     )
