@@ -7,7 +7,7 @@ __all__ = ['COLUMNS_MADE', 'AlignConfig', 'borders', 'Found', 'Sound', 'hear', '
            'plot_match', 'plot_scores', 'plot_closeup', 'read_text', 'text_of', 'cut_clip', 'Task', 'Made', 'reason',
            'cues_of', 'align_recordings', 'add_arguments', 'main']
 
-# %% ../../nbs/curate/align.ipynb #bbbd765b
+# %% ../../nbs/curate/align.ipynb #11e5c7f8
 import argparse
 import json
 from collections import Counter
@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from ..core.audio import probe, resample, set_level, write_audio
+from ..core.audio import mix_down, resample, set_level, write_audio
 from ..core.config import config, load, to_dict
 from ..core.errors import AudioError, ConfigError, ManifestError, MissingError
 from ..core.files import atomic_write, digest, read_json, write_json
 from ..core.manifest import COLUMNS, Reject, Row, tell, write_manifest, write_rejects
 from ..core.paths import display_path, find_input, no_such, refuse_same_folder, resolve, slug
 from ..core.progress import clock
-from ..corpus.loaders import SUFFIXES
+from ..corpus.recordings import find_recordings, open_recording
 from xtts_ka.corpus.segment import (
     SILENT,
     clip_path,
@@ -33,19 +33,17 @@ from xtts_ka.corpus.segment import (
     shared_names,
     speech_threshold,
     stretches,
+    sweep_clips,
 )
 
-# %% ../../nbs/curate/align.ipynb #01038da4
+# %% ../../nbs/curate/align.ipynb #fc3fdc8d
 from .edits import EDITS, TRANSCRIPTS, Curated
 from xtts_ka.curate.emissions import (
     BLOCK,
-    LONGEST,
     Hearer,
     emissions,
     letters_only,
     open_hearer,
-    read_block,
-    recording_levels,
 )
 from xtts_ka.curate.formats import (
     FORMATS,
@@ -68,14 +66,15 @@ from xtts_ka.curate.matching import (
     stretches_of,
     word_losses,
 )
+from .slices import add_options
 from ..evaluate.scorers import Scorer, open_scorer
 
-# %% ../../nbs/curate/align.ipynb #45217cad
+# %% ../../nbs/curate/align.ipynb #583a3468
 @config
 class AlignConfig:
     "How a text is found in recordings, and what is refused."
 
-    speaker: str = ""  # Of all recordings; empty: the folder a recording is in, or its name
+    speaker: str = ""  # Of all recordings; empty: the name of the folder a recording is in
     language: str = "ka"  # Of the text; decides how it is normalised
     min_score: float = Field(0.12, ge=0, le=1)  # Of the worst word; below, it was said otherwise
     min_mean: float = Field(0.45, ge=0, le=1)  # The same over all letters of the sentence
@@ -140,7 +139,7 @@ def borders(
     first, last = left[1] / 100, max(right[0], left[1] + 1) / 100
     return first, last, (left[1] - left[0]) / 100, (right[1] - right[0]) / 100
 
-# %% ../../nbs/curate/align.ipynb #4a16875a
+# %% ../../nbs/curate/align.ipynb #d2bde2b4
 @dataclass
 class Found:
     "A sentence, or a piece of one, and where it is."
@@ -186,7 +185,7 @@ def hear(
 ) -> Sound:
     "Frames, levels and the free path of a recording; `AudioError`."
     logp, letters = letters_only(e := emissions(path, hearer, cache, title))
-    return Sound(logp, letters, e.step, recording_levels(path), *greedy(logp, letters))
+    return Sound(logp, letters, e.step, e.levels, *greedy(logp, letters))
 
 # %% ../../nbs/curate/align.ipynb #77d14128
 def _reduced(s: Sentence, letters: set) -> Sentence:
@@ -440,33 +439,19 @@ def text_of(
     wanted = (f"{recording.stem}{suffix}".lower() for suffix in TEXTS)
     return next((names[n] for n in wanted if n in names), None)
 
-# %% ../../nbs/curate/align.ipynb #c9932337
-class _Reader:
-    "Stretches of a recording at its own rate, in order, read in blocks."
-
-    def __init__(self, path):
-        self.path, self.rate = path, probe(path, LONGEST).sample_rate
-        self.first, self.wav = 0, np.zeros(0, np.float32)
-
-    def get(self, start: float, end: float) -> np.ndarray:  # [T] float32
-        a, b = round(start * self.rate), round(end * self.rate)
-        if a < self.first or b > self.first + len(self.wav):
-            at = max(start - 1.0, 0.0)
-            self.first = round(at * self.rate)
-            self.wav = read_block(self.path, at, max(end, at + BLOCK), self.rate)
-        return self.wav[a - self.first : b - self.first]
-
-
+# %% ../../nbs/curate/align.ipynb #599cda4d
 def cut_clip(
-    reader: _Reader,
+    stream,  # Of `open_recording`, at the clip or before it
     found: Found,
     cfg: AlignConfig,
 ) -> tuple[np.ndarray, int]:  # ([T] float32, Hz)
     "The sound of a sentence."
+    rate = stream.info.sample_rate
+    start, end = round(found.start * rate), round(found.end * rate)
     left, right = (max(min(p - 0.02, cfg.pad_seconds), 0.0) for p in found.pauses)
-    first = max(found.start - left, 0.0)
-    wav, rate = reader.get(first, found.end + right), reader.rate
-    start, end = round((found.start - first) * rate), round((found.end - first) * rate)
+    stream.drop(max(max(start - round(left * rate), 0) - stream.at, 0))
+    wav = stream.peek(end + round(right * rate) - stream.at)
+    wav, start, end = mix_down(wav, stream.path), start - stream.at, end - stream.at
     pad = round(cfg.pad_seconds * rate)
     out = cut_padded(wav, start, min(end, len(wav)), pad, round(0.005 * rate))
     if cfg.sample_rate and cfg.sample_rate != rate:
@@ -475,7 +460,7 @@ def cut_clip(
         out = set_level(out, cfg.level_db)
     return np.clip(out, -1, 1), rate
 
-# %% ../../nbs/curate/align.ipynb #f4099963
+# %% ../../nbs/curate/align.ipynb #70efbcbc
 @dataclass
 class Task:
     "A recording with its text."
@@ -500,26 +485,23 @@ class Made:
 
 def _tasks(raw, text, cfg: AlignConfig, made: Made) -> list[Task]:
     "Recordings with a text; the others are rejects."
-    root = find_input(raw)
-    if not root.exists():
-        raise MissingError(f"{raw}: {no_such(raw, 'file or folder')}; give recordings")
+    found = find_recordings(raw, cfg.speaker)
+    made.rejects += found.rejects
     if text and not find_input(text).exists():
         raise MissingError(f"{text}: {no_such(text, 'file or folder')}; give the text")
     text = find_input(text) if text else None
-    folder = root if root.is_dir() else root.parent
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     out = []
-    for path in paths if root.is_dir() else [root]:
-        source = path.relative_to(folder).as_posix()
-        if (found := text_of(path, text)) is None:
-            why = f"no text: {path.stem}.txt (or {', '.join(TEXTS[1:])}) is not beside it"
-            made.rejects.append(Reject(0, source, why, display_path(folder)))
-            continue
-        parents = [p for p in Path(source).parts[:-1] if p != "wavs"]
-        speaker = cfg.speaker or (parents[0] if parents else path.stem)
-        out.append(Task(path, source, speaker, found))
-    if not out and not made.rejects:
-        raise ManifestError(f"{display_path(folder)}: no recordings there: {' '.join(SUFFIXES)}")
+    for r in found.recordings:
+        if (held := text_of(r.path, text)) is None:
+            why = f"no text: {r.path.stem}.txt (or {', '.join(TEXTS[1:])}) is not beside it"
+            made.rejects.append(Reject(0, r.source, why, display_path(found.root)))
+        else:
+            out.append(Task(r.path, r.source, r.speaker or "speaker", held))
+    if n := sum(not r.speaker for r in found.recordings):
+        made.remarks.append(
+            f"{n} recordings lie in no folder of a speaker and are taken for one, called "
+            "`speaker`; give the name, speaker=NAME, or a folder to each"
+        )
     return out
 
 # %% ../../nbs/curate/align.ipynb #40ac5fbc
@@ -557,7 +539,7 @@ def _item(task: Task, found: Found) -> str:
     at = f"{task.source}@{found.start:.2f}-{found.end:.2f} " if found.end else ""
     return at + text
 
-# %% ../../nbs/curate/align.ipynb #ad02a6bf
+# %% ../../nbs/curate/align.ipynb #e4563f95
 def _check_match(a: Aligned, task: Task, cfg: AlignConfig):
     "`AudioError` for a recording without speech, or of another text."
     if len(a.sound.heard) < 5:
@@ -576,16 +558,19 @@ def _check_match(a: Aligned, task: Task, cfg: AlignConfig):
 
 def _write_clips(task: Task, a: Aligned, cfg: AlignConfig, out: Path, mark: str, made: Made):
     "Clips in the order of time, and their rows."
-    reader = _Reader(task.path)
     placed = sorted((f for f in a.found if f.kind == "placed"), key=lambda f: f.start)
-    for n, f in enumerate(placed, 1):
-        wav, rate = cut_clip(reader, f, cfg)
-        f.audio_file = clip_path(Row(task.source, "", task.speaker), f"{mark}@{n:04d}")
-        write_audio(out / f.audio_file, wav, rate)
-        extra = {"source": task.source, "start": f"{f.start:.3f}", "end": f"{f.end:.3f}"}
-        extra |= {"normalized": f.sentence.normalized, "score": f"{f.score:.4f}"}
-        seconds = round(len(wav) / rate, 4)
-        made.rows.append(Row(f.audio_file, f.sentence.text, task.speaker, "", seconds, extra))
+    with open_recording(task.path) as stream:
+        for n, f in enumerate(placed, 1):
+            wav, rate = cut_clip(stream, f, cfg)
+            f.audio_file = clip_path(Row(task.source, "", task.speaker), f"{mark}@{n:04d}")
+            write_audio(out / f.audio_file, wav, rate)
+            made.rows.append(_row(task, f, len(wav) / rate))
+
+
+def _row(task: Task, f: Found, seconds: float) -> Row:
+    extra = {"source": task.source, "start": f"{f.start:.3f}", "end": f"{f.end:.3f}"}
+    extra |= {"normalized": f.sentence.normalized, "score": f"{f.score:.4f}"}
+    return Row(f.audio_file, f.sentence.text, task.speaker, "", round(seconds, 4), extra)
 
 # %% ../../nbs/curate/align.ipynb #cea41ffa
 def _entry(task: Task, f: Found) -> dict:
@@ -729,13 +714,10 @@ def align_recordings(
     corpus.remarks = made.remarks
     return corpus
 
-# %% ../../nbs/curate/align.ipynb #1808d3fb
+# %% ../../nbs/curate/align.ipynb #85c41846
 def _finish(out: Path, cfg: AlignConfig, made: Made, recogniser: str):
     "Write what describes the corpus; wavs that no row names are removed."
-    keep = {r.audio_file for r in made.rows}
-    for path in sorted((out / "wavs").rglob("*.wav")):
-        if path.relative_to(out).as_posix() not in keep:
-            path.unlink()
+    sweep_clips(out, {r.audio_file for r in made.rows})
     lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in made.lines)
     atomic_write(out / "curation/align.jsonl", "".join(lines))
     seconds = sum(r["seconds"] for r in made.recordings)

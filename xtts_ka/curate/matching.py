@@ -75,7 +75,7 @@ def units_of(
         units = [Unit(0, len(text), whole)] if whole else []
     return tuple(units)
 
-# %% ../../nbs/curate/matching.ipynb #30f27987
+# %% ../../nbs/curate/matching.ipynb #e575da9e
 _BREAK = re.compile(rf"[{re.escape(ENDS)}]+[\"'”“»)\]]*(?=\s)|\n\s*\n")
 
 
@@ -86,7 +86,7 @@ def make_sentence(
     hint: tuple[float, float] | None = None,  # Seconds
 ) -> Sentence | None:  # None: nothing is said
     "A sentence from its text."
-    text = " ".join(text.split())
+    text = " ".join("".join(c if c.isprintable() and c != "|" else " " for c in text).split())
     result = normalize(text, language)
     units = units_of(text, result)
     return Sentence(text, result.text, units, line, hint) if units else None
