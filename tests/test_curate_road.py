@@ -220,9 +220,8 @@ def test_the_stage_takes_the_road(raw, config, tmp_path):
     told = read_json(made.folder / "corpus.json")
     assert (told["source"], told["rejected"], len(told["road"])) == ("raw", 1, 5)
     assert [r.reason[:7] for r in read_rejects(made.folder / "rejects.csv")] == ["missing"]
-    CorpusFolder(tmp_path / "run/curate").add(new_edit(
-        made.rows[0].audio_file, drop="a door", by="tamar"
-    ))  # fmt: skip
+    walked = CorpusFolder(tmp_path / "run/curate")
+    walked.add(new_edit(walked.read().rows[0].audio_file, drop="a door", by="tamar"))
     assert len(build_corpus(cfg, tmp_path / "run/corpus").rows) == 5
     for bad, error in (
         (dict(path="nowhere"), MissingError),
