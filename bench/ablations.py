@@ -11,7 +11,6 @@ becomes."""
 
 import argparse
 import itertools
-import json
 import os
 import sys
 import tempfile
@@ -328,11 +327,9 @@ def main():
         torch=torch.__version__,
         command="python bench/ablations.py",
     )
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.out).write_text(
-        json.dumps({"about": about, **results}, indent=1, ensure_ascii=False) + "\n",
-        encoding="utf-8",
-    )
+    from xtts_ka.core.files import write_json
+
+    write_json(args.out, {"about": about, **results})
     print(f"written: {args.out}")
 
 

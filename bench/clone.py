@@ -6,13 +6,11 @@ unmodified coqui-tts clones them.
 The voices are timbres of espeak-ng that neither the corpus nor the guests nor the speaker encoder
 have (those of the recogniser). coqui-tts
 takes latents and vector of three recordings of each (`get_conditioning_latents`) and speaks three
-sentences (`inference`). Likeness is the
-cosine of a clip's vector to the mean vector of the recordings, by the ECAPA-TDNN of the last run
-named and, independent of all runs, by
-Resemblyzer where it is installed. `own` are other recordings of the voice, `others` those of the
-other voices: no clone can be expected above
-the one, and one without any ear lies near the other. With two runs the last line says how much of
-the way from the first to `own` the second goes.
+sentences (`inference`). Likeness is the cosine of a clip's vector to the mean vector of the
+recordings, by the scorers `run:` of the last run named and, independent of all runs, `resemblyzer`
+where it is installed. `own` are other recordings of the voice, `others` those of the other voices:
+no clone can be expected above the one, and one without any ear lies near the other. With two runs
+the last line says how much of the way from the first to `own` the second goes.
 
     python bench/clone.py parts outputs/demo [--json FILE]
 
@@ -25,12 +23,10 @@ coqui-tts reads files by torchcodec, which needs FFmpeg; here soundfile reads th
 of it is changed."""
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 import time
-import types
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,9 +36,12 @@ import torch
 from decoder import crossed
 
 from xtts_ka.core.audio import read_audio, resample, set_level, write_audio
+from xtts_ka.core.errors import MissingError
+from xtts_ka.core.files import write_json
 from xtts_ka.core.randomness import seeded_step
 from xtts_ka.corpus.synthetic import SAMPLE_RATE, Synthesizer
 from xtts_ka.evaluate.recogniser import TRAINING_VOICES
+from xtts_ka.evaluate.scorers import open_scorer, score_wavs
 from xtts_ka.speaker.encoders import SpeakerEncoder, load_encoder
 from xtts_ka.xtts.config import DecodeConfig
 from xtts_ka.xtts.export import load_stock
@@ -82,22 +81,24 @@ def record(folder, names):
 
 def listeners(run):
     "Name -> (waveforms at 16 kHz -> vectors)."
-    ecapa = SpeakerEncoder(load_encoder(run / "speaker_encoder"), "ecapa", "cpu")
-    out = {"ECAPA of the run": ecapa.embed}
-    # only its preprocessing, which is not used here, asks for webrtcvad
-    sys.modules.setdefault("webrtcvad", types.ModuleType("webrtcvad"))
+    out = {"the encoder of the run": vectors_by(open_scorer("run", where=str(run)))}
     try:
-        from resemblyzer import VoiceEncoder
-    except ImportError:
-        print(
-            "Resemblyzer is not here: pip install Resemblyzer adds a judge that no run has trained"
-        )
-        return out
-    judge = VoiceEncoder("cpu", verbose=False)
-    out["Resemblyzer"] = lambda wavs: np.stack(
-        [judge.embed_utterance(set_level(w, -30.0)) for w in wavs]
-    )  # its own level
+        out["Resemblyzer"] = vectors_by(open_scorer("resemblyzer"))
+    except MissingError as e:
+        print(f"one judge fewer, which no run has trained: {e}")
     return out
+
+
+def vectors_by(judge):
+    "A function from waveforms at 16 kHz to vectors; a clip without one stops the measurement."
+
+    def vectors(wavs):
+        found = score_wavs(judge, wavs, EAR_RATE)
+        if faults := [r["error"] for r in found if "vector" not in r]:
+            raise SystemExit(f"{judge.card.name}: {len(faults)} clips fail, first: {faults[0]}")
+        return np.array([r["vector"] for r in found])
+
+    return vectors
 
 
 @torch.inference_mode()
@@ -196,7 +197,9 @@ class Parts:
 
     def taught(self, heard):  # [T] at 22,050 Hz each -> [1, 512, 1]
         "The vector of the encoder that the export's has learned from."
-        vectors = self.teacher.embed([resample(w, SAMPLE_RATE, EAR_RATE) for w in heard])
+        vectors = self.teacher.embed(
+            [resample(w, SAMPLE_RATE, self.teacher.sample_rate) for w in heard]
+        )
         mean = torch.from_numpy(vectors).float().mean(0) @ self.up.T
         return (mean / mean.norm())[None, :, None]
 
@@ -300,7 +303,7 @@ def parts_table(judge, rows):
 
 def keep(args, values):
     if args.json:
-        args.json.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, values)
 
 
 def main():

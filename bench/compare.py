@@ -4,7 +4,6 @@ promised ratios; `main` measures rows, prints a table and keeps a record.
 Contenders take turns, round after round, so that a busy machine slows all of them alike."""
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -133,12 +132,10 @@ def main(rows):
         records.append(record)
         fine &= kept
     out = ROOT / "bench/results" / time.strftime("%Y%m%d-%H%M%S.json")
-    out.parent.mkdir(exist_ok=True)
     versions = dict(python=platform.python_version(), torch=version("torch"), cores=os.cpu_count())
-    out.write_text(
-        json.dumps(now | dict(versions=versions, load=os.getloadavg()[0], rows=records), indent=1)
-        + "\n"
-    )
+    from xtts_ka.core.files import write_json
+
+    write_json(out, now | dict(versions=versions, load=os.getloadavg()[0], rows=records))
     left = [r["row"] for r in records if "lacks" in r]
     print(f"\nwritten: {out.relative_to(ROOT)}" + f"; not measured: {', '.join(left)}" * bool(left))
     sys.exit(not fine)

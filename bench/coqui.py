@@ -11,7 +11,6 @@ decided by the alignment, pieces that lost words spoken again). The recogniser i
 one."""
 
 import argparse
-import json
 import os
 import time
 from dataclasses import replace
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from compare import commit
 
+from xtts_ka.core.files import write_json
 from xtts_ka.core.randomness import seeded_step
 from xtts_ka.evaluate.everyday_texts import load_everyday
 from xtts_ka.evaluate.recogniser import Recogniser, error_rate
@@ -110,7 +110,7 @@ def main():
             f" {seconds[name]:.0f} CPU s"
         )
     if args.json:
-        args.json.write_text(json.dumps(out, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, out)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ synthetic voices. DistillMOS comes from the
 package `distillmos` (MIT); without it that column stays empty."""
 
 import argparse
-import functools
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -27,24 +25,17 @@ OUT = Path(__file__).resolve().parents[1] / "nbs/results/decoder.json"
 RATE = 24000  # Hz, at which all ways are compared
 
 
-@functools.lru_cache(1)
-def mos_model():  # None where the package is not installed
-    try:
-        from distillmos import ConvTransformerSQAModel
-    except ImportError:
-        return None
-    return ConvTransformerSQAModel().eval()
+def mos_judge():  # None where the package is not installed
+    from xtts_ka.evaluate.naturalness import has_mos
+    from xtts_ka.evaluate.scorers import open_scorer
+
+    return open_scorer("distillmos") if has_mos() else None
 
 
-def mos(wav) -> float | None:  # [T] at RATE -> 1 to 5
-    import torch
+def mos(wav, judge) -> float | None:  # [T] at RATE -> 1 to 5; None: no judge, or it fails
+    from xtts_ka.evaluate.scorers import score_wavs
 
-    from xtts_ka.core.audio import resample
-
-    if (model := mos_model()) is None:
-        return None
-    with torch.inference_mode():
-        return float(model(torch.from_numpy(resample(wav, RATE, 16000))[None]))
+    return score_wavs(judge, [wav], RATE)[0].get("mos") if judge else None
 
 
 def voicing(wav, frame=1200, lags=(68, 343)) -> float:  # [T] at RATE, lags in samples: 350 to 70 Hz
@@ -235,7 +226,7 @@ class Run:
         return {"recording": self.recording, **(vocoder if self.by_latents else {}), **decoder}
 
 
-def measured(run: Run, way, recogniser) -> list:  # A dict an item
+def measured(run: Run, way, recogniser, judge) -> list:  # A dict an item
     "Each item by one way."
     from xtts_ka.core.audio import resample
     from xtts_ka.evaluate.metrics import hum
@@ -251,7 +242,7 @@ def measured(run: Run, way, recogniser) -> list:  # A dict an item
                 "heard": recogniser.transcribe(wav, RATE),
                 "hum": hum(wav, RATE),
                 "voicing": voicing(wav),
-                "mos": mos(wav),
+                "mos": mos(wav, judge),
                 "wav": wav,
             }
         )
@@ -272,6 +263,7 @@ def summary(rows: list) -> dict:
         "hum": round(float(np.mean([r["hum"] for r in rows])), 4),
         "voicing": round(float(np.mean([r["voicing"] for r in rows])), 3),
         "MOS": round(float(np.mean(scored)), 3) if scored else None,
+        "judged": len(scored),
     }
 
 
@@ -288,6 +280,19 @@ def keep_sounds(name: str, way: str, rows: list, folder):
         sf.write(
             path, np.clip(wav, -1, 1), RATE, format="OGG", subtype="VORBIS", compression_level=0.7
         )
+
+
+def about_run(args, judge) -> dict:
+    "How the figures of one name were made; those of the others stay."
+    import torch
+
+    more = f" --everyday {args.everyday}" if args.everyday else f" --clips {args.clips}"
+    return {
+        "command": f"python bench/decoder.py NAME=RUN{more}",
+        "of": "everyday texts" if args.everyday else "split val",
+        "torch": torch.__version__,
+        "judge": judge and judge.card.version,
+    }
 
 
 def main(argv=None):
@@ -312,18 +317,20 @@ def main(argv=None):
     args = p.parse_args(argv)
     import torch
 
+    from xtts_ka.core.files import read_json, write_json
     from xtts_ka.evaluate.recogniser import Recogniser
 
     torch.set_num_threads(1)
     out, recogniser, start = Path(args.out), Recogniser(), time.process_time()
-    held = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    held, judge = read_json(out) if out.is_file() else {}, mos_judge()
+    about = held.pop("about", {})
     for name, folder in (run.split("=", 1) for run in args.runs):
         run, kept = Run(folder, args.clips, args.everyday), held.get(name, {})
         held[name] = {way: kept.get(way) for way in run.ways()}
         for way, speak in run.ways().items():
             if args.way not in way:
                 continue
-            rows = measured(run, speak, recogniser)
+            rows = measured(run, speak, recogniser, judge)
             held[name][way] = {"all": summary(rows)} | {
                 v: summary([r for r in rows if r["voice"] == v]) for v in run.voices
             }
@@ -333,13 +340,8 @@ def main(argv=None):
                 flush=True,
             )
         held[name] = {way: found for way, found in held[name].items() if found}
-    held["about"] = {
-        "command": "python bench/decoder.py NAME=RUN",
-        "split": "val",
-        "torch": torch.__version__,
-    }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        about[name] = about_run(args, judge)
+    write_json(out, held | {"about": about})
     print(f"written: {out}")
 
 

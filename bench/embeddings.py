@@ -13,7 +13,6 @@ without a promise (ours does the same with tail=short). Contenders take turns, r
 Exit code 1 when a promise is missed."""
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -58,10 +57,11 @@ def recordings(n, folder):
 
 def base_plus(folder):
     "A folder as the hub has it, with random weights."
-    import torch
     from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 
-    torch.manual_seed(0)
+    from xtts_ka.core.randomness import seeded_step
+
+    seeded_step(0, "random network")
     WavLMModel(WavLMConfig()).save_pretrained(folder)  # transformers' defaults are base-plus
     Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(
         folder
@@ -182,25 +182,23 @@ def run(args, folder):
         )
     fine = kept(speed, cosine)
     out = ROOT / "bench/results" / time.strftime("%Y%m%d-%H%M%S-embeddings.json")
-    out.parent.mkdir(exist_ok=True)
     versions = dict(
         python=platform.python_version(),
         **{k: version(k) for k in ("torch", "transformers", "onnxruntime")},
     )
-    out.write_text(
-        json.dumps(
-            dict(
-                versions=versions,
-                load=os.getloadavg()[0],
-                seconds_of_sound=sound,
-                seconds=times,
-                audio_per_cpu=speed,
-                cosine=cosine,
-                kept=fine,
-            ),
-            indent=1,
-        )
-        + "\n"
+    from xtts_ka.core.files import write_json
+
+    write_json(
+        out,
+        dict(
+            versions=versions,
+            load=os.getloadavg()[0],
+            seconds_of_sound=sound,
+            seconds=times,
+            audio_per_cpu=speed,
+            cosine=cosine,
+            kept=fine,
+        ),
     )
     print(f"written: {out.relative_to(ROOT)}")
     return fine

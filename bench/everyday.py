@@ -8,7 +8,6 @@ commit
 python bench/everyday.py outputs/demo --texts 30 --mos_clips 0     fewer texts, no DistillMOS"""
 
 import argparse
-import json
 import resource
 import tempfile
 import time
@@ -90,10 +89,9 @@ def main():
         " at most",
     )
     if args.out:
-        args.out.write_text(
-            json.dumps(kept(test, metrics, args.run, seconds), ensure_ascii=False, indent=1) + "\n",
-            encoding="utf-8",
-        )
+        from xtts_ka.core.files import write_json
+
+        write_json(args.out, kept(test, metrics, args.run, seconds))
 
 
 if __name__ == "__main__":

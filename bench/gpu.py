@@ -16,12 +16,15 @@ import argparse
 import contextlib
 import gc
 import json
+import math
 import os
 import statistics
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from xtts_ka.core.files import read_json, write_json
 
 os.environ.setdefault("OMP_NUM_THREADS", "4")
 os.environ["XTTS_KA_PROGRESS"] = "off"
@@ -206,7 +209,8 @@ def training(b: Bench) -> dict:
     for r in rows:
         best[r["way"]] = max(best[r["way"]], r.get("audio seconds a second", 0.0))
     ours = max(best.get("ours", 0), best.get("ours, compiled", 0))
-    return {"rows": rows, "best": best, "ratio": ours / best["coqui"] if best["coqui"] else None}
+    theirs = best.get("coqui", 0)
+    return {"rows": rows, "best": best, "ratio": ours / theirs if theirs else None}
 
 
 def one_batch(b: Bench, prepared, step, size: int) -> dict:
@@ -738,11 +742,11 @@ def main(words=None) -> int:
     if b.small and args.json is None:
         print("bench: no GPU here, so in small: a test of the script, no figures are kept")
     path = args.json or (None if b.small else RESULTS)
-    record: dict = about(b, args.commit or _commit()) | {"parts": {}}
+    record: dict = about(b, args.commit or _commit()) | {"parts": {}, "promises": {}}
     if path and path.is_file():  # other parts, measured before on the same device, stay
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path, {"parts?": dict})
         same = before.get("device") == record["device"] and before.get("small") == b.small
-        record["parts"] = before["parts"] if same else {}
+        record["parts"] = before.get("parts", {}) if same else {}
     jobs = {n: PARTS[n] for n in args.parts or PARTS}
     if args.speak:
         jobs = {"speak": (lambda b: speak(b, args.speak), 0.1)} | jobs
@@ -758,18 +762,25 @@ def main(words=None) -> int:
             part = failed(error)
         b.clean()
         part |= {"wall seconds": round(time.monotonic() - start, 1), "commit": record["commit"]}
-        record["parts"][name] = part
+        record["parts"][name] = _finite(part)
         shown(name, record["parts"][name])
         record["promises"] = verdict(record["parts"], b.small)
         if path:
-            path.write_text(
-                json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-            )
+            write_json(path, record)
     print(f"\n{record['device']}: {json.dumps(record['promises'])}")
     errors = list(_errors({n: record["parts"][n] for n in jobs}))
     for error in errors:
         print(f"bench: failed: {error}", file=sys.stderr)
     return int(bool(errors) or any(not p["kept"] for p in record["promises"].values()))
+
+
+def _finite(found):
+    "The same, with words for what JSON has no numbers for."
+    if isinstance(found, dict):
+        return {k: _finite(v) for k, v in found.items()}
+    if isinstance(found, list):
+        return [_finite(v) for v in found]
+    return str(found) if isinstance(found, float) and not math.isfinite(found) else found
 
 
 def _errors(found):

@@ -17,6 +17,7 @@ named stay. The recordings lie beside the repository (`--data`) and are never co
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -62,6 +63,8 @@ def rated(judges, wav, original):
     out = {"pesq": pesq_wb(resample(original, RATE, 16000), low)}
     for judge in judges:
         result = judge.score([low])[0]
+        if "error" in result:
+            raise SystemExit(f"{judge.card.name} fails: {result['error']}")
         out |= {"distillmos" if k == "mos" else k: v for k, v in result.items()}
     return out
 
@@ -127,18 +130,35 @@ def damage(args):
     return 0 if all(agreement["by PESQ"][k] >= 0.8 for k in ("distillmos", "ovrl")) else 1
 
 
-def voices(args):
-    "Equal error rates on the pairs of LibriSpeech."
+def vectors_by(scorer, wavs):
+    "A vector of each clip at 16 kHz, at the encoder's own rate; one without stops the measurement."
+    from xtts_ka.evaluate.scorers import score_wavs
+
+    found = score_wavs(scorer, wavs, 16000)
+    if faults := [r["error"] for r in found if "vector" not in r]:
+        raise SystemExit(f"{scorer.card.name}: {len(faults)} clips fail, first: {faults[0]}")
+    return [r["vector"] for r in found]
+
+
+def error_rate(vectors, names, trials):  # In %
+    "The equal error rate of trials on named clips."
     import numpy as np
 
+    from xtts_ka.speaker.verification import eer, score_trials
+
+    of = dict(zip(names, np.array(vectors, np.float32)))
+    return round(100 * eer(*score_trials(of, trials))[0], 2)
+
+
+def voices(args):
+    "Equal error rates on the pairs of LibriSpeech."
     from xtts_ka.core.audio import read_audio
+    from xtts_ka.core.paths import display_path
     from xtts_ka.evaluate.scorers import open_scorer
     from xtts_ka.speaker.verification import (
-        eer,
         mfcc_embedding,
         perturb_channel,
         read_trials,
-        score_trials,
     )
 
     home = args.data / "librispeech_mini"
@@ -151,18 +171,14 @@ def voices(args):
     }
     encoders = {
         "Resemblyzer": open_scorer("resemblyzer"),
-        "the run's own (synthetic voices)": open_scorer(f"run:{args.run}"),
+        "the run's own (synthetic voices)": open_scorer("run", where=str(args.run)),
     }
-    embed = {n: e.embed for n, e in encoders.items()}
-    if args.encoder:
-        encoders["trained on 80 speakers"] = open_scorer(f"run:{args.encoder}")
-        embed["ours, trained on 80 people"] = encoders["trained on 80 speakers"].embed
+    for place in args.encoder:
+        encoders[f"the encoder of {display_path(place)}"] = open_scorer("run", where=place)
+    embed = {n: functools.partial(vectors_by, e) for n, e in encoders.items()}
     embed["MFCC"] = lambda some: [mfcc_embedding(w, 16000) for w in some]
     rates = {
-        name: {
-            kind: round(100 * eer(*score_trials(dict(zip(names, np.array(f(some)))), trials))[0], 2)
-            for kind, some in sounds.items()
-        }
+        name: {kind: error_rate(f(some), names, trials) for kind, some in sounds.items()}
         for name, f in embed.items()
     }
     cards = [dataclasses.asdict(e.card) for e in encoders.values()]
@@ -193,10 +209,11 @@ def spoken(count, seed, words, names):
 
 def small_network(letters):
     "A Wav2Vec2ForCTC of 0.9 million weights with an adapter in every layer."
-    import torch
     from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
-    torch.manual_seed(0)
+    from xtts_ka.core.randomness import seeded_step
+
+    seeded_step(0, "ctc")
     return Wav2Vec2ForCTC(
         Wav2Vec2Config(
             vocab_size=5 + letters,
@@ -349,7 +366,9 @@ def main():
         c.set_defaults(do=do)
         c.add_argument("--run", type=Path, default=ROOT / "outputs/demo", help="a finished run")
         c.add_argument("--data", type=Path, default=ROOT.parent / "shared/data")
-    c.add_argument("--encoder", default="", help="of bench/speaker_encoder.py --out")
+    c.add_argument(
+        "--encoder", nargs="*", default=[], help="folders of bench/speaker_encoder.py --out"
+    )
     c = commands.add_parser("ctc")
     c.set_defaults(do=ctc)
     c.add_argument("out", help="folder of the recogniser")

@@ -298,11 +298,12 @@ def cost(preset="full", batch=2, codes=120, letters=60, rounds=4):
     interleaved."""
     import torch
 
+    from xtts_ka.core.randomness import seeded_step
     from xtts_ka.xtts.alignment import default_heads, given_loss
     from xtts_ka.xtts.config import PRESETS, GptConfig
     from xtts_ka.xtts.gpt import code_losses, gpt_forward, make_gpt, sequences
 
-    torch.manual_seed(0)
+    seeded_step(0, "cost")
     cfg = GptConfig(**PRESETS[preset]["gpt"])
     gpt = make_gpt(cfg, 2000, 1, 0, 1024).train()
     made = sequences(
@@ -411,18 +412,20 @@ def main():
 
     torch.set_num_threads(1)
     sys.path.insert(0, str(ROOT))
+    from xtts_ka.core.files import write_json
+
     out = args.out
     held = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
     if args.cost:
         held["cost"] = cost(args.preset or "full")
-        out.write_text(json.dumps(held, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(out, held, indent=None)
         return
     if args.recordings:
         with tempfile.TemporaryDirectory() as work:
             held["recordings"] = recordings(
                 Path(args.recordings).resolve(), args.language, args.steps, args.seed, work
             )
-        out.write_text(json.dumps(held, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(out, held, indent=None)
         return
     run, key = Path(args.run).resolve(), args.key or args.preset or "tiny"
     if args.listen:
@@ -434,7 +437,7 @@ def main():
         listen(run, held[key]["rows"])
     else:
         print(f"{run}/vocoder: not here, so nothing is heard yet; --listen {out} does it later")
-    out.write_text(json.dumps(held, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(out, held, indent=None)
 
 
 if __name__ == "__main__":

@@ -128,12 +128,13 @@ def loop():
     from torch import nn
 
     from xtts_ka.core.loop import LoopConfig, Task, fit
+    from xtts_ka.core.randomness import seeded_step, torch_rng
 
     torch.set_num_threads(1)
-    data = torch.randn(512, 128, generator=torch.Generator().manual_seed(0))
+    data = torch.randn(512, 128, generator=torch_rng(0, "data"))
 
     def net():
-        torch.manual_seed(0)
+        seeded_step(0, "net")
         return nn.Sequential(
             nn.Linear(128, 256), nn.GELU(), nn.Linear(256, 256), nn.GELU(), nn.Linear(256, 128)
         )

@@ -240,7 +240,9 @@ def main(names):
             "exponent": round(growth(rows), 2),
         }
         print(f"{name:12} grows with the power {held[name]['exponent']}", flush=True)
-    RESULTS.write_text(json.dumps(held, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    from xtts_ka.core.files import write_json
+
+    write_json(RESULTS, held)
 
 
 if __name__ == "__main__":

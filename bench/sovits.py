@@ -403,9 +403,9 @@ def held():
 
 
 def keep(**values):
-    RESULTS.write_text(
-        json.dumps(held() | values, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-    )
+    from xtts_ka.core.files import write_json
+
+    write_json(RESULTS, held() | values)
 
 
 if __name__ == "__main__":

@@ -431,10 +431,9 @@ def quality_of_run(segments, out, overrides, rounds=(0, 4, 8, 16)):
     }
     path = ROOT / "nbs/results/vocoder.json"
     held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    path.write_text(
-        json.dumps(held | {Path(out).name: kept}, ensure_ascii=False, indent=1) + "\n",
-        encoding="utf-8",
-    )
+    from xtts_ka.core.files import write_json
+
+    write_json(path, held | {Path(out).name: kept})
     return judged(scores, result, *ASKED[config])
 
 

@@ -192,6 +192,32 @@ def upward_imports(package):
     return out
 
 
+def import_circles(package):
+    "Sets of modules that import each other, functions included."
+    graph: dict = {}
+    for path in sorted(package.rglob("*.py")):
+        name = ".".join(path.relative_to(package.parent).with_suffix("").parts)
+        graph[name.removesuffix(".__init__")] = set(_named_modules(path, package))
+    graph = {k: {n for n in v if n in graph and n != k} for k, v in graph.items()}
+    left = dict(graph)
+    while ends := [k for k, v in left.items() if not v & set(left)]:
+        for k in ends:
+            del left[k]
+    return sorted(k for k in left if any(k in left[n] for n in left))
+
+
+def _named_modules(path, package):
+    "Modules that a file imports, where it names a folder also what it takes from it."
+    for name in _imports(path, package):
+        yield name
+    here = path.relative_to(package.parent).with_suffix("").parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            base = list(here[: -node.level]) if node.level else []
+            name = ".".join(base + ([node.module] if node.module else []))
+            yield from (f"{name}.{a.name}" for a in node.names)
+
+
 # functions are short
 def function_lengths(paths):
     "`(lines, file:function)` of every function, nested ones and methods included."

@@ -4,6 +4,7 @@ and the listening test in a real browser, from the first sound to the counted an
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -146,7 +147,7 @@ def test_a_table_of_all_systems(made):
     """Failures are the systems' own and count as nothing heard; a missing file narrows the
     comparison, and both tables say so."""
     result = result_of(made[0] / "out")
-    cer = next(c["key"] for c in result["columns"] if c["label"] == "CER, builtin")
+    cer = next(c["key"] for c in result["columns"] if c["label"] == "CER, built-in")
     of = {s["name"]: s for s in result["systems"]}
     assert [f["problem"].partition(":")[0] for f in of["ჩემი"]["failures"]] == ["silent", "empty"]
     assert of["ჩემი"]["missing"] == 1 and of["ჩემი"]["card"]["size_of_data"] == 12
@@ -181,10 +182,14 @@ def test_the_page_and_the_tables(made):
         "https://github.com/NMikaa/TTS_pipelines", ""
     ).replace("http://www.w3.org/2000/svg", "")
     assert len(list((out / "media").glob("*.wav"))) >= 15
+    assert '<ul class="chips"><li title=' in page and re.search(
+        r'<li title="[^"]*" lang="ka">', page
+    )
+    assert "By the built-in recogniser:" in page and "CER, built-in" in page
     table = (out / "table.md").read_text(encoding="utf-8")
     assert table.index("| recordings |") < table.index("as published, other judge")
     tex = (out / "table.tex").read_text(encoding="utf-8")
-    assert tex.count(r"\begin{tabular}") == 2 and r"CER, builtin, \%" in tex
+    assert tex.count(r"\begin{tabular}") == 2 and r"CER, built-in, \%" in tex
 
 
 def test_nothing_is_done_twice(made, call):
@@ -369,19 +374,19 @@ def test_a_listener(made, call, tmp_path):
         b.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
         b.open(out / "listen/index.html")
         b.run(FASTER)
-        titles = [b.run("document.title"), press(b, "#lang"), b.run("document.title")]
+        titles = [b.run("document.title"), b.press("#lang"), b.run("document.title")]
         assert {titles[0], titles[2]} == {"მოსმენის ტესტი", "Listening test"}
-        press(b, "#native")
-        press(b, "#start")
+        b.press("#native")
+        b.press("#start")
         answer_trial(b)
         b.open(out / "listen/index.html")  # closed and opened again: the answer is kept
         b.run(FASTER)
         assert b.run("[state.at, Object.keys(state.answers).length]") == [-1, 1]
-        press(b, "#start")
+        b.press("#start")
         while not b.run("!!document.querySelector('#export')"):
             answer_trial(b)
         state = b.run("localStorage.getItem('xtts-ka-listening-' + data.test)")
-        press(b, "#export")
+        b.press("#export")
         file = downloaded(tmp_path)
         assert b.errors == [] and b.asked == []
     held = json.loads(file.read_text(encoding="utf-8"))
@@ -403,23 +408,13 @@ HTMLMediaElement.prototype.play = function () { this.playbackRate = 4; return pl
 """
 
 
-def press(b, selector):
-    "A real click in the middle of an element."
-    at = b.run(
-        f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
-        " e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect();"
-        " return [r.x + r.width / 2, r.y + r.height / 2]; })()"
-    )
-    b.click(*at)
-
-
 def answer_trial(b):
     "Play every sound to its end and answer; before that, no answer is taken."
     assert b.run("document.querySelector('#next').disabled")
     number, page = b.run("document.querySelectorAll('.sound').length"), b.run("state.at")
     for n in range(number):
         b.run(f"document.querySelectorAll('.sound')[{n}].id = 'sound{n}'")
-        press(b, f"#sound{n}")
+        b.press(f"#sound{n}")
         b.wait(f"document.querySelectorAll('.sound')[{n}].classList.contains('heard')", 20)
     if b.run("!!document.querySelector('.grid')"):
         b.run(
@@ -429,9 +424,9 @@ def answer_trial(b):
     else:
         n = b.run("document.querySelectorAll('.choices label').length") - 2
         b.run(f"document.querySelectorAll('.choices label')[{n}].id = 'choice'")
-        press(b, "#choice")
+        b.press("#choice")
     b.wait("!document.querySelector('#next').disabled", 5)
-    press(b, "#next")
+    b.press("#next")
     b.wait(f"state.at > {page}", 5)
 
 

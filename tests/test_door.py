@@ -315,6 +315,28 @@ def test_subtitles_hold_the_text_and_lie_within_the_sound():
     assert said.cues() == [(0.0, 0.5, "„გამარჯობა,"), (0.5, 1.0, "როგორ ხარ?“")]
 
 
+def test_a_piece_takes_no_marks_of_its_neighbours():
+    from xtts_ka.core.subtitles import Word
+    from xtts_ka.core.synthesis import Speech
+    from xtts_ka.text.chunks import pieces
+
+    for text, wanted in (
+        ("დილა. (საღამო მოვიდა) წავიდა.", ["დილა.", "(საღამო", "მოვიდა)", "წავიდა."]),
+        ("„დილა“ „საღამო“", ["„დილა“", "„საღამო“"]),
+        ("დილა,საღამო", ["დილა,", "საღამო"]),
+        ("თქვა: „კი“, „არა“!", ["თქვა:", "„კი“,", "„არა“!"]),
+        ("დილა — საღამო. —არა", ["დილა —", "საღამო.", "—არა"]),
+        ('"დილა", "საღამო" 5!', ['"დილა",', '"საღამო"', "5!"]),
+        ("დილა (საღამო)", ["დილა", "(საღამო)"]),
+    ):
+        parts = pieces(text, words=1)
+        words = [Word(p.text, n / 9, (n + 1) / 9) for n, p in enumerate(parts)]
+        said = Speech(np.zeros(24000), 24000, text, [], True, pieces=parts, words=words)
+        said.piece_words = [1] * len(parts)
+        shown = [cue[2] for cue in said.cues()]
+        assert shown == wanted and "".join("".join(shown).split()) == "".join(text.split())
+
+
 def test_subtitles_need_times(tmp_path):
     from xtts_ka.core.synthesis import Speech
 

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from xtts_ka.core.errors import ConfigError
 from xtts_ka.core.randomness import rng
+from xtts_ka.xtts import static
 from xtts_ka.xtts.config import GptConfig
 from xtts_ka.xtts.fast import FastGPT, Session
 from xtts_ka.xtts.gpt import gpt_forward, gpt_losses, make_gpt, quicken, sequences
@@ -47,6 +48,96 @@ def test_buffers_go_from_one_batch_to_the_next():
     assert third.slate is held
     with pytest.raises(ConfigError, match="int8 runs on a CPU"):
         StaticSession(FastGPT(random_gpt(1, 32, 2), "int8"))
+
+
+def test_buffers_that_wait_are_bounded(monkeypatch):
+    "A server meets texts of many sizes; the one left last stays, however large it is."
+    engine = StaticGPT(random_gpt(1, 32, 2, most=900))
+    batches = [1, 2, 4, 8, 16]
+
+    def speak(rows, length=40):
+        session = engine.session()
+        with torch.inference_mode():
+            session.start([torch.randn(1, length, 32)] * rows)
+
+    for rows in batches:
+        speak(rows)
+    waiting = engine.slates.free
+    one = waiting[0].bytes
+    assert [s.rows for s in waiting] == batches and one == 2 * 256 * 32 * 4
+    monkeypatch.setattr(static, "KEPT", 12 * one)
+    speak(16)
+    assert [s.rows for s in waiting] == [4, 8, 16]
+    monkeypatch.setattr(static, "KEPT", 0)
+    speak(2)
+    assert [s.rows for s in waiting] == [2]
+    engine.slates.clear()
+    assert not waiting
+
+
+def test_where_the_memory_ends_what_waits_makes_room(monkeypatch):
+    engine = StaticGPT(random_gpt(1, 32, 2))
+    session = engine.session()
+    with torch.inference_mode():
+        session.start([torch.randn(1, 40, 32)])
+    del session
+
+    class Full(Slate):
+        def __init__(self, *args):
+            if engine.slates.free:
+                raise torch.OutOfMemoryError("no room")
+            super().__init__(*args)
+
+    monkeypatch.setattr(static, "Slate", Full)
+    session = engine.session()
+    with torch.inference_mode():
+        session.start([torch.randn(1, 40, 32)] * 8)
+    assert session.slate.rows == 8 and not engine.slates.free
+
+
+def test_an_engine_that_is_dropped_takes_its_buffers_along():
+    "Not only when the garbage collector comes by: a GPU has no room for two."
+    import gc
+    import weakref
+
+    engine = StaticGPT(random_gpt(1, 32, 2))
+    session = engine.session()
+    with torch.inference_mode():
+        session.start([torch.randn(1, 40, 32)])
+    slate = weakref.ref(session.slate)
+    gc.disable()
+    try:
+        del session, engine
+        assert slate() is None
+    finally:
+        gc.enable()
+
+
+def test_a_compiled_step_is_asked_for_by_an_option(pretended, monkeypatch):
+    asked = []
+    monkeypatch.setattr(static, "compiled_step", lambda: asked.append(1) or static.layer_step)
+    engine = open_gpt(pretended.eval(), "bfloat16", compiled=True)
+    session = engine.session()
+    with torch.inference_mode():
+        session.start([torch.zeros(1, n, 32, device="cuda") for n in (40, 44)])
+        session.step(torch.zeros(2, 1, 32, device="cuda"))
+    assert asked
+
+
+def test_speaking_takes_the_option_and_says_where_it_means_nothing(tmp_path, capsys):
+    from xtts_ka.pipeline.cli import main
+    from xtts_ka.speech.voice import load
+    from xtts_ka.xtts.base import write_random_base
+
+    base = write_random_base(tmp_path / "base", "tiny", text_rows=300)
+    with pytest.raises(ConfigError, match="compiled: only the step on an NVIDIA GPU"):
+        load(base, device="cpu", language="en", compiled=True)
+    with pytest.raises(ConfigError, match="own modules"):
+        load(base, device="cpu", language="en", precision=None, compiled=True)
+    words = ["speak", "good morning", "--model", str(base), "--language", "en", "--compiled"]
+    words += ["--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path / "a.wav")]) == 2
+    assert "compiled: only the step" in capsys.readouterr().err
 
 
 # ---- no GPU, but tensors that say they are on one: a mixture of devices is an error
@@ -143,6 +234,36 @@ def test_a_failed_part_is_named_and_the_others_stay(bench, tmp_path, capsys, mon
     with pytest.raises(SystemExit):
         bench.main(["c"])
     assert "unknown part c; there are a, b" in capsys.readouterr().err
+
+
+def late(make):
+    def made(b, small, minutes):
+        make(b, small, -1)
+        b.small = False  # in small there is always time
+
+    return made
+
+
+def test_what_cannot_be_measured_is_no_ratio(bench, tmp_path, monkeypatch, capsys):
+    "Every way fails or is out of memory; a file of figures from elsewhere has no parts."
+
+    def broken(*_):
+        raise RuntimeError("no such kernel")
+
+    ways = {n: (broken, *rest) for n, (_, *rest) in bench.TRAININGS.items() if n != "coqui"}
+    monkeypatch.setattr(bench, "TRAININGS", ways)
+    found = bench.training(bench.Bench(True, 1))
+    assert found["ratio"] is None and "no such kernel" in str(found["rows"])
+    path = tmp_path / "gpu.json"
+    monkeypatch.setattr(bench, "PARTS", {"a": (lambda b: {"rows": [{"x": float("nan")}]}, 1)})
+    record = bench.about(bench.Bench(True, 1), "")
+    path.write_text(json.dumps({"device": record["device"], "small": True}), encoding="utf-8")
+    assert bench.main(["a", "--small", "--json", str(path)]) == 0
+    assert json.loads(path.read_text(encoding="utf-8"))["parts"]["a"]["rows"] == [{"x": "nan"}]
+    monkeypatch.setattr(bench.Bench, "__init__", late(bench.Bench.__init__))
+    path.unlink()
+    assert bench.main(["a", "--json", str(path)]) == 1  # the time is over before it begins
+    assert "no time was left" in capsys.readouterr().err
 
 
 def test_promises_are_of_the_best_way(bench):

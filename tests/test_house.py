@@ -92,6 +92,23 @@ def test_imports_go_down_only(root, tmp_path):
     ]
 
 
+def test_no_two_modules_import_each_other(root, tmp_path):
+    "Also inside functions: there it only looks as if there were no circle."
+    assert house.import_circles(root / "xtts_ka") == []
+    (tmp_path / "xtts_ka/a").mkdir(parents=True)
+    for name, source in {
+        "__init__": "",
+        "one": "def f():\n    from xtts_ka.a.two import g",
+        "two": "from . import three",
+        "three": "from .one import f",
+        "above": "from .one import f",
+        "below": "import os",
+    }.items():
+        (tmp_path / f"xtts_ka/a/{name}.py").write_text(source)
+    found = house.import_circles(tmp_path / "xtts_ka")
+    assert found == ["xtts_ka.a.one", "xtts_ka.a.three", "xtts_ka.a.two"]
+
+
 # style
 
 

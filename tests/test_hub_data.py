@@ -7,6 +7,7 @@ import socket
 import sys
 import tarfile
 from collections import Counter
+from dataclasses import replace
 
 import fake_hub
 import pyarrow as pa
@@ -14,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from shards import KA, cv_table, fleurs, fleurs_table, sound, write
 
-from xtts_ka.core.errors import ConfigError, MissingError
+from xtts_ka.core.errors import ConfigError, ManifestError, MissingError
 from xtts_ka.core.files import read_json
 from xtts_ka.core.manifest import notes
+from xtts_ka.corpus.hub import cached_data_set
 from xtts_ka.corpus.loaders import read_corpus
 from xtts_ka.corpus.look import look_at
 from xtts_ka.corpus.sources import CorpusConfig, build_corpus, check_source
@@ -141,6 +143,47 @@ def test_arrow_files_of_datasets_need_no_network(cache, tmp_path):
         build_corpus(config(), tmp_path / "again")
 
 
+def test_of_several_subsets_one_must_be_named(cache, tmp_path):
+    "And of one that is not here, the message says which are."
+    rows = [(n, f"test/{n}.wav", sound(n), KA[n], n % 2) for n in range(2)]
+    for subset in ("ka_ge", "hy_am"):
+        write(tmp_path / f"made/{subset}/test-0.parquet", fleurs_table(rows))
+    in_hub_cache(cache, "google/fleurs", tmp_path / "made")
+    for step in (check_source, build_corpus):
+        with pytest.raises(ConfigError, match="several subsets; there: hy_am, ka_ge; name one"):
+            step(config(subset="", language="mul"), tmp_path / "out")
+    with pytest.raises(ConfigError, match="several subsets"):
+        read_corpus("google/fleurs")
+    with pytest.raises(MissingError, match="no subset 'en_us'; there: hy_am, ka_ge.*hf download"):
+        build_corpus(config(subset="en_us"), tmp_path / "out")
+
+
+def test_what_is_found_first_ends_the_search(cache, tmp_path, monkeypatch):
+    "`datasets` is imported only for a folder of its own cache that has this data set's name."
+    rows = [(n, f"test/{n}.wav", sound(n), KA[n], n % 2) for n in range(2)]
+    in_datasets_cache(cache, "google/other_texts", "ka_ge", fleurs_table(rows), "test")
+    monkeypatch.setitem(sys.modules, "datasets", None)  # an import fails
+    assert cached_data_set("google/fleurs", "ka_ge") is None
+    fleurs(tmp_path / "made")
+    in_hub_cache(cache, "google/fleurs", tmp_path / "made")
+    in_datasets_cache(cache, "google/fleurs", "ka_ge", fleurs_table(rows), "test")
+    assert cached_data_set("google/fleurs", "ka_ge").parts[-2] == "snapshots"
+    with pytest.raises(MissingError, match="needs datasets, which is not installed"):
+        cached_data_set("google/fleurs", "xx_xx")
+
+
+@pytest.mark.parametrize("name", ["HF_HOME", "XDG_CACHE_HOME"])
+def test_the_cache_of_datasets_is_where_the_variables_say(cache, tmp_path, monkeypatch, name):
+    rows = [(n, f"test/{n}.wav", sound(n), KA[n], n % 2) for n in range(2)]
+    home = cache / "huggingface" if name == "XDG_CACHE_HOME" else cache
+    in_datasets_cache(home, "google/MyTexts".lower(), "ka_ge", fleurs_table(rows), "test")
+    (home / "datasets/google___mytexts").rename(home / "datasets/google___my_texts")
+    for other in ("HF_DATASETS_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, str(cache))
+    assert cached_data_set("google/MyTexts", "ka_ge").parts[-3] == "ka_ge"
+
+
 def test_what_is_not_here_says_how_to_get_it(cache, tmp_path, monkeypatch):
     with pytest.raises(MissingError, match="corpus.stream=true.*hf download google/fleurs"):
         check_source(config(), tmp_path / "out")
@@ -203,6 +246,13 @@ def test_a_stream_keeps_the_rows_that_were_asked_for(cache, tmp_path, monkeypatc
     assert {"segment", "accent"}.isdisjoint(pq.read_schema(next(out.glob("test*"))).names)
     kept = read_corpus(out, split="test")
     assert kept.audio_path(kept.rows[0]).read_bytes() == rows[0][2]
+    server.asked.clear()
+    assert len(build_corpus(cfg, tmp_path / "again").rows) == 8 and not server.asked
+    accents = replace(cfg, text_column="accent", part="test")  # not among the columns kept before
+    with pytest.raises(ManifestError, match="4 empty text"):
+        build_corpus(accents, tmp_path / "accents")
+    [apart] = (tmp_path / "data/hub").glob("*/ka.test.first-4.text-accent")
+    assert "accent" in pq.read_schema(next(apart.glob("*.parquet"))).names
     server.asked.clear()
     assert len(build_corpus(cfg, tmp_path / "again").rows) == 8 and not server.asked
     with pytest.raises(ConfigError, match="'xx' not found. Available: .'ka'"):

@@ -1,7 +1,9 @@
 """Parquet shards with the sound inside, as the hub keeps FLEURS and Common Voice: what is read,
 and what each damage costs."""
 
+import io
 import shutil
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +16,9 @@ from xtts_ka.core.audio import read_audio
 from xtts_ka.core.errors import ConfigError, ManifestError
 from xtts_ka.core.manifest import notes
 from xtts_ka.corpus.loaders import read_corpus, read_data_set
-from xtts_ka.corpus.parquet import MAX_ROWS
+from xtts_ka.corpus.look import look_at
+from xtts_ka.corpus.packed import Tar
+from xtts_ka.corpus.parquet import MAX_ROWS, Shard, choose_pieces
 from xtts_ka.corpus.sources import CorpusConfig, build_corpus
 
 
@@ -268,3 +272,80 @@ def test_a_shard_that_has_changed_is_unpacked_again(tmp_path):
     again = read_data_set(path / "train.parquet")
     assert before.read_bytes() == sound(0)
     assert again.audio_path(again.rows[0]).read_bytes() == sound(5)
+
+
+@pytest.fixture
+def read_from_containers(monkeypatch):
+    "Recordings that were read out of shards and tar files, whether or not they were wanted."
+    read = []
+    for kind in (Shard, Tar):
+
+        def sounds(self, group, plain=kind.sounds):
+            for key, data in plain(self, group):
+                read.append(key)
+                yield key, data
+
+        monkeypatch.setattr(kind, "sounds", sounds)
+    return read
+
+
+def test_every_recording_is_unpacked_once(tmp_path, read_from_containers):
+    "Read and checked one after another, a group of n rows was once read n times."
+    rows = [(sound(n % 9), f"{n}.wav", KA[n % 4]) for n in range(120)]
+    rows[7] = (sound(7), "7.wav", "no letters of Georgian")  # not wanted
+    path = plain(tmp_path / "in/train.parquet", rows, row_group_size=40)
+    corpus = read_corpus(path, language="ka", unpack_to=tmp_path / "out")
+    assert len(corpus.rows) == 119 and len(read_from_containers) == 120
+    assert len(list((tmp_path / "out").rglob("*.wav"))) == 119
+    read_from_containers.clear()
+    home = tmp_path / "tars/ka_ge"
+    (home / "audio").mkdir(parents=True)
+    (home / "test.tsv").write_text("".join(f"{n}\t{n}.wav\t{KA[0]}\tx\n" for n in range(60)))
+    with tarfile.open(home / "audio/test.tar.gz", "w:gz") as tar:
+        for n in range(60):
+            member = tarfile.TarInfo(f"test/{n}.wav")
+            member.size = len(data := sound(n % 9))
+            tar.addfile(member, io.BytesIO(data))
+    assert len(read_corpus(tmp_path / "tars", language="ka").rows) == 60
+    assert len(read_from_containers) == 60
+
+
+def test_two_columns_of_sound_are_unpacked_apart(tmp_path):
+    "Their recordings have the same names."
+    cells = [[{"bytes": sound(n + k), "path": f"{n}.wav"} for n in range(3)] for k in (0, 5)]
+    columns = {"near": (AUDIO, cells[0]), "far": (AUDIO, cells[1]), "text": (pa.string(), KA[:3])}
+    write(tmp_path / "in/train.parquet", table(columns))
+    for k, name in ((0, "near"), (5, "far"), (0, "near")):
+        corpus = read_corpus(tmp_path / "in", audio_column=name, unpack_to=tmp_path / "out")
+        held = [corpus.audio_path(r).read_bytes() for r in corpus.rows]
+        assert held == [sound(n + k) for n in range(3)], name
+
+
+def test_a_split_that_is_not_there_brings_no_other_one(tmp_path):
+    "Only shards whose names tell no split may hold it."
+    for name in ("train", "validation", "more"):
+        plain(tmp_path / f"{name}.parquet", [(sound(0), f"{name}.wav", KA[0])])
+    pieces, _ = choose_pieces(tmp_path, split="test")
+    assert [p.path.name for p in pieces] == ["more.parquet"]
+    assert [p.path.name for p in choose_pieces(tmp_path, split="val")[0]] == ["validation.parquet"]
+
+
+def test_a_shard_that_is_named_is_read_once(tmp_path):
+    "Its card names it in two subsets, or leaves it out."
+    plain(tmp_path / "ka/train.parquet", [(sound(n), f"{n}.wav", KA[n]) for n in range(3)])
+    plain(tmp_path / "ka/other.parquet", [(sound(0), "0.wav", KA[0])])
+    configs = "".join(
+        f"- config_name: {n}\n  data_files: train.parquet\n" for n in ("plain", "clean")
+    )
+    (tmp_path / "ka/README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    for name, rows in (("train", 3), ("other", 1)):
+        found = read_corpus(tmp_path / f"ka/{name}.parquet", speaker_name="nino")
+        assert len(found.rows) == rows and not found.rejects
+
+
+def test_a_look_opens_no_more_than_it_may(tmp_path, read_from_containers):
+    rows = [(sound(n % 9), f"{n}.wav", KA[n % 4]) for n in range(40)]
+    path = plain(tmp_path / "train.parquet", rows, row_group_size=10)
+    cfg = CorpusConfig(source="folder", path=str(path), speaker_name="nino")
+    assert look_at(cfg, most=5).opened == 5 and len(read_from_containers) <= 10
+    assert look_at(cfg).opened == 40

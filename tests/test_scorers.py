@@ -2,19 +2,23 @@
 about what is missing."""
 
 import ast
+import ensurepip
 import importlib.util
 import json
 import re
 import subprocess
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from xtts_ka.core.audio import write_audio
-from xtts_ka.core.errors import CheckpointError, ConfigError, MissingError
+from xtts_ka.core.errors import CheckpointError, ConfigError, MissingError, XttsKaError
+from xtts_ka.core.files import sha256_file
+from xtts_ka.core.randomness import seeded_step
 from xtts_ka.evaluate.scorers import Scorer, ScorerCard, open_scorer, scored
 
 
@@ -123,10 +127,9 @@ def test_a_folder_of_another_model(tmp_path):
 
 
 def network(**changes):
-    import torch
     from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
-    torch.manual_seed(0)
+    seeded_step(0, "random network")
     sizes = dict(
         vocab_size=12,
         hidden_size=16,
@@ -214,7 +217,6 @@ def test_plain_folder_with_bin_weights_and_no_adapter(tmp_path):
 
 
 def test_w2v_bert(tmp_path):
-    import torch
     from transformers import (
         SeamlessM4TFeatureExtractor,
         Wav2Vec2BertConfig,
@@ -222,7 +224,7 @@ def test_w2v_bert(tmp_path):
         Wav2Vec2CTCTokenizer,
     )
 
-    torch.manual_seed(0)
+    seeded_step(0, "random network")
     symbols = ["<pad>", "<s>", "</s>", "<unk>", "|", *"აბგდევზ"]
     (tmp_path / "v.json").write_text(json.dumps({s: i for i, s in enumerate(symbols)}))
     Wav2Vec2CTCTokenizer(str(tmp_path / "v.json")).save_pretrained(tmp_path)
@@ -236,7 +238,6 @@ def test_w2v_bert(tmp_path):
 
 def whisper_folder(folder):
     "A tiny Whisper with bytes as its vocabulary, in the hub's layout."
-    import torch
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import (
         GenerationConfig,
@@ -257,7 +258,7 @@ def whisper_folder(folder):
     sizes = dict.fromkeys(("encoder_layers", "decoder_layers"), 1)
     sizes |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
     sizes |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 32)
-    torch.manual_seed(0)
+    seeded_step(0, "random network")
     config = WhisperConfig(
         vocab_size=len(tokenizer), d_model=16, max_target_positions=64, **sizes, **ends
     )
@@ -285,6 +286,42 @@ def test_whisper_reads_short_and_long_clips(tmp_path):
     assert scorer.card.name.endswith("?lang=ka")
     with pytest.raises(ConfigError, match="no language 'kat'; it has ka"):
         open_scorer(f"whisper:{tmp_path}?lang=kat").score([short])
+
+
+@pytest.mark.parametrize("gone", ["model.encoder.conv1.weight", "model.decoder.layer_norm.bias"])
+def test_whisper_makes_no_weights_up(tmp_path, gone):
+    from safetensors.torch import load_file, save_file
+
+    whisper_folder(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    state = load_file(weights)
+    assert "proj_out.weight" not in state  # tied to the embeddings: not missing
+    del state[gone]
+    save_file(state, weights, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"{re.escape(gone)}; they are not made up"):
+        open_scorer(f"whisper:{tmp_path}").score([speech(0.5)])
+
+
+def test_whisper_reads_at_its_rate_only(tmp_path):
+    whisper_folder(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    held = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(held | {"sampling_rate": 8000}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="wants 8000 Hz, not 16000"):
+        open_scorer(f"whisper:{tmp_path}").score([speech(0.5)])
+
+
+@pytest.mark.parametrize(
+    "name", ["preprocessor_config.json", "tokenizer_config.json", "generation_config.json"]
+)
+def test_every_setting_is_in_the_version(tmp_path, name):
+    whisper_folder(tmp_path)
+    before = open_scorer(f"whisper:{tmp_path}").card.version
+    with open(tmp_path / name, "a", encoding="utf-8") as f:
+        f.write(" ")
+    changed = open_scorer(f"whisper:{tmp_path}").card.version
+    (tmp_path / name).unlink()
+    assert len({before, changed, open_scorer(f"whisper:{tmp_path}").card.version}) == 3
 
 
 # likeness: equal to Resemblyzer's own class
@@ -340,6 +377,47 @@ def test_resemblyzer_without_its_compiled_helper():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def wheel_of(folder, content):
+    "A wheel of Resemblyzer's name, with its digest."
+    path = folder / "Resemblyzer-0.1.4-py3-none-any.whl"
+    about = "resemblyzer-0.1.4.dist-info"
+    files = {
+        "resemblyzer/pretrained.pt": content,
+        f"{about}/METADATA": "Metadata-Version: 2.1\nName: resemblyzer\nVersion: 0.1.4\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{about}/RECORD": "",
+    }
+    with zipfile.ZipFile(path, "w") as z:
+        for name, text in files.items():
+            z.writestr(name, text)
+    return sha256_file(path)
+
+
+def test_a_wheel_of_another_digest_is_not_unpacked(tmp_path, monkeypatch):
+    "By pip itself, from a folder that stands for the index."
+    from xtts_ka.core.weights import _download_wheel
+
+    own = sorted(Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl"))
+    if importlib.util.find_spec("pip") is None and not own:
+        pytest.skip("no pip here")
+    monkeypatch.setenv("PYTHONPATH", str(own[0]) if own else "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("PATH", "")  # Not by uv
+    known = wheel_of(tmp_path, "weights")
+    out = tmp_path / "out"
+    out.mkdir()
+    _download_wheel("Resemblyzer==0.1.4", known, out)
+    assert (out / "resemblyzer/pretrained.pt").read_text() == "weights"
+
+    wheel_of(tmp_path, "something else")
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(CheckpointError, match="another wheel .* nothing was unpacked"):
+        _download_wheel("Resemblyzer==0.1.4", known, other)
+    assert [p.name for p in other.iterdir()] == ["requirements.txt"]
+
+
 def test_a_damaged_voice_encoder(tmp_path):
     import torch
 
@@ -367,3 +445,103 @@ def test_encoders_of_folders(tmp_path):
     assert known.spread.eer == 0 and known.spread.same > 0.99
     silent = types.SimpleNamespace(wav=np.zeros(16000, np.float32), rate=16000, speaker="a")
     assert known.similarity([silent]) == [0]
+
+
+def test_an_encoder_of_another_rate(tmp_path, root):
+    "A run whose encoder was trained at 22,050 Hz gets its clips at that rate."
+    from xtts_ka.core.audio import resample, set_level
+    from xtts_ka.evaluate.scorers import score_wavs, to_vector
+    from xtts_ka.speaker.config import EncoderConfig
+    from xtts_ka.speaker.ecapa import new_ecapa
+    from xtts_ka.speaker.encoders import build_encoder, save_encoder
+
+    save_encoder(tmp_path / "speaker_encoder", new_ecapa(EncoderConfig(sample_rate=22050), 0))
+    scorer = open_scorer(f"run:{tmp_path}")
+    assert scorer.rate == 22050
+    wav = speech(1.5)
+    ours = to_vector(score_wavs(scorer, [wav], 16000)[0], scorer.dim)
+    net = build_encoder(str(tmp_path / "speaker_encoder"), device="cpu")
+    theirs = net.embed([set_level(resample(wav, 16000, 22050), -23.0)])[0]
+    assert np.abs(ours - theirs).max() < 1e-5
+
+    spec = importlib.util.spec_from_file_location("bench_listening", root / "bench/listening.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    assert np.abs(np.array(bench.vectors_by(scorer, [wav])) - theirs).max() < 1e-5
+    with pytest.raises(SystemExit, match="1 clips fail, first: silent"):
+        bench.vectors_by(scorer, [wav, 0 * wav])
+
+
+class Deaf:
+    "An encoder's network that fails on loud clips."
+
+    def __init__(self, scorer):
+        self.scorer, self.net = scorer, scorer.net
+
+    def embed(self, wavs):
+        if any(len(w) == 16001 for w in wavs):
+            raise RuntimeError("out of memory")
+        return self.net.embed(wavs)
+
+
+def test_failures_of_an_encoder_are_no_likeness_of_zero(tmp_path):
+    from xtts_ka.evaluate.likeness import VoiceReferences
+    from xtts_ka.speaker.config import EncoderConfig
+    from xtts_ka.speaker.ecapa import new_ecapa
+    from xtts_ka.speaker.encoders import save_encoder
+
+    save_encoder(tmp_path / "speaker_encoder", new_ecapa(EncoderConfig(), 0))
+    scorer = open_scorer(f"run:{tmp_path}")
+    whole = VoiceReferences(scorer, [speech(1.0), speech(1.0, 1), speech(2.0)], 16000, list("aba"))
+    scorer.net = Deaf(scorer)
+    fails = np.pad(speech(1.0), (0, 1))
+    silent, tiny = np.zeros(16000, np.float32), speech(0.01)
+    wavs = [speech(1.0), fails, silent, speech(1.0, 1), tiny, speech(2.0)]
+    partly = VoiceReferences(scorer, wavs, 16000, list("aaabca"))
+    assert partly.of.keys() == {"a", "b"} and partly.spread.clips == 3
+    assert abs(partly.spread.same - whole.spread.same) < 1e-4
+    assert abs(partly.spread.different - whole.spread.different) < 1e-4
+    assert partly.note.startswith("3 of 6 recordings") and not whole.note
+    assert all(w in partly.note for w in ("1 RuntimeError: out of memory", "1 silent", "too short"))
+
+    def clip(wav, speaker="a"):
+        return types.SimpleNamespace(wav=wav, rate=16000, speaker=speaker)
+
+    found = partly.similarity([clip(w) for w in (speech(1.0), fails, silent, tiny, silent[:0])])
+    assert found[0] > 0.99 and np.isnan(found[1]) and not found[2:].any()
+    assert np.isnan(partly.similarity([clip(speech(1.0), "c")])).all()
+
+    def damaged(wavs):
+        raise XttsKaError("its weights are damaged")
+
+    scorer.net.embed = damaged
+    with pytest.raises(XttsKaError, match="its weights are damaged"):
+        scorer.score([speech(1.0)])
+
+
+def test_a_network_that_cannot_be_loaded_stops_everything():
+    class Broken(Loud):
+        @property
+        def net(self):
+            return [].no_such_attribute
+
+    with pytest.raises(AttributeError, match="no_such_attribute"):
+        Broken().score([speech(0.5)])
+
+
+def test_cards_show_places_relative_to_the_root(tmp_path, monkeypatch, root):
+    from xtts_ka.speaker.config import EncoderConfig
+    from xtts_ka.speaker.ecapa import new_ecapa
+    from xtts_ka.speaker.encoders import save_encoder
+
+    monkeypatch.setenv("XTTS_KA_ROOT", str(tmp_path))
+    save_encoder(tmp_path / "outputs/x/speaker_encoder", new_ecapa(EncoderConfig(), 0))
+    whisper_folder(tmp_path / "models/w")
+    for name, where in (
+        ("run", "outputs/x"),
+        ("whisper", "models/w"),
+        ("ecapa", "outputs/x/speaker_encoder"),
+    ):
+        card = open_scorer(name, where=str(tmp_path / where)).card
+        assert card.name.partition("?")[0] == f"{name}:{where}", card
+        assert str(tmp_path) not in f"{card.name} {card.needs}"

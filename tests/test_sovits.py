@@ -153,6 +153,8 @@ def test_written_files_come_back_and_misfits_are_named(tmp_path):
     about = json.loads((tmp_path / "o/ar.json").read_text(encoding="utf-8"))
     del about["ar"]["pointer"]  # as files were before there was one
     (tmp_path / "o/ar.json").write_text(json.dumps(about), encoding="utf-8")
+    del about["qwen"]  # and before the base of the rotary positions was kept
+    (tmp_path / "o/ar.json").write_text(json.dumps(about), encoding="utf-8")
     assert load_ar(tmp_path / "o", t.tokenizer)[0].point is None
     seeded_step(1, "another")
     other = SemanticTokenizer(
@@ -166,6 +168,38 @@ def test_written_files_come_back_and_misfits_are_named(tmp_path):
         load_ar(tmp_path / "m", t.tokenizer)
     with pytest.raises(MissingError, match="no GPT-SoVITS2 model here"):
         load_model(tmp_path / "m")
+
+
+def test_weights_of_another_qwen_speak_with_their_own_positions(tmp_path):
+    "Qwen2-0.5B turns its vectors by a base of 1,000,000: training and speech must use the same."
+    from transformers import Qwen2Config, Qwen2Model
+
+    t = task(tmp_path, 2)
+    c = t.cfg
+    sizes = dict(hidden_size=c.dim, num_hidden_layers=c.layers, num_attention_heads=c.heads)
+    sizes |= dict(num_key_value_heads=c.kv_heads, intermediate_size=c.ffn, vocab_size=1)
+    odd = dict(rope_theta=1e6, rms_norm_eps=1e-2)
+    Qwen2Model(Qwen2Config(**sizes, **odd)).save_pretrained(tmp_path / "qwen")
+    begun = task(tmp_path / "begun", 2, init=str(tmp_path / "qwen"))
+    net = begun.models()["ar"].eval()
+    save_ar(net, begun.bpe, tmp_path / "m")
+    again, _ = load_ar(tmp_path / "m", begun.tokenizer)
+    both = [begun.data.segment(0), begun.data.segment(1)]
+    batch = collate([both], begun.cfg, begun.tokenizer.n_codebooks)
+    with torch.no_grad():
+        trained, spoken = net(batch)[0], again(batch)[0]
+    assert torch.allclose(trained, spoken, atol=1e-5)
+    path = tmp_path / "m/ar.json"
+    about = json.loads(path.read_text(encoding="utf-8"))
+    assert about["qwen"] == odd
+    for wrong in ({"rope_theta": "1e6", "rms_norm_eps": 1e-6}, {"rope_theta": 1e6}, 3):
+        path.write_text(json.dumps(about | {"qwen": wrong}), encoding="utf-8")
+        with pytest.raises(CheckpointError, match="rope_theta above 1"):
+            load_ar(tmp_path / "m", begun.tokenizer)
+    path.write_text(json.dumps({k: v for k, v in about.items() if k != "qwen"}), encoding="utf-8")
+    with pytest.warns(UserWarning, match="10,000 is taken"):
+        older, _ = load_ar(tmp_path / "m", begun.tokenizer)
+    assert older.qwen.rope_theta == 10_000
 
 
 def test_cache_equals_no_cache_at_length(tmp_path):

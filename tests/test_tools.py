@@ -146,6 +146,8 @@ def test_everyday_texts_come_first_where_they_were_spoken(kept):
     assert "| 11.0 % (9 to 13 %) | 150 of 150 |" in rows["GPT-SoVITS2"]
     assert "| 20.0 % (18 to 22 %) | 149 of 150 | 0.76 | 2.40 |" in rows["XTTS with its own decoder"]
     assert "| 10.0 % (9 to 11 %) |  |" in rows["recordings"]
+    nothing = figures.listen(run(DAILY | own | {"everyday likeness by Resemblyzer, XTTS": 0.0}))
+    assert "| 149 of 150 | 0.00 | 2.40 |" in nothing  # a likeness of 0 is a figure
     lines = figures.results(run(DAILY | own)).splitlines()[2:]
     assert lines[0].startswith("| **Everyday texts") and "Everyday" not in figures.results(run(own))
     missed = {line.split("|")[2].strip() for line in lines if "missed" in line}

@@ -398,7 +398,7 @@ def listen(kept):
     lines = ["| | listen | CER | ended | likeness | DistillMOS |", "|---|---|--:|--:|--:|--:|"]
 
     def two(value):
-        return f"{value:.2f}" if value else ""
+        return "" if value is None else f"{value:.2f}"
 
     for path, name in {"recording": "recordings", **PATHS}.items():
         if f"everyday CER, {path}" not in m:

@@ -8,6 +8,7 @@ __all__ = ['COLUMNS', 'MARKS', 'SCRIPTS', 'REJECT_COLUMNS', 'Row', 'Reject', 'Ma
            'write_manifest', 'write_rejects', 'read_rejects']
 
 # %% ../../nbs/core/manifest.ipynb #5896e890
+import contextlib
 import csv
 import difflib
 import math
@@ -279,29 +280,37 @@ class _Refused(Exception):
     "The reason why one line is rejected."
 
 # %% ../../nbs/core/manifest.ipynb #c797eca3
-def _row(line: str, columns: list, number: int) -> Row:
+class _Places:
+    "Where the columns stand in a line."
+
+    def __init__(self, columns: list):
+        self.count = len(columns)
+        self.required = [columns.index(c) for c in COLUMNS]
+        self.split, self.duration = (
+            columns.index(c) if c in columns else None for c in ("split", "duration")
+        )
+        known = (*COLUMNS, "split", "duration")
+        self.further = [(n, c) for n, c in enumerate(columns) if c not in known]
+
+
+def _row(line: str, places: _Places, number: int) -> Row:
     "Split one line; `_Refused` when it is not a row."
     values = [v.strip() for v in unicodedata.normalize("NFC", line).split("|")]
-    if len(values) != len(columns):
+    if len(values) != places.count:
         raise _Refused(
-            f"fields: {len(columns)} expected, {len(values)} found; a text may not hold `|`"
+            f"fields: {places.count} expected, {len(values)} found; a text may not hold `|`"
         )
-    if bad := _CONTROL.search(line):
+    if not line.isprintable() and (bad := _CONTROL.search(line)):
         raise _Refused(f"control character: {bad[0]!r}")
-    extra = dict(zip(columns, values))
-    row = Row(
-        audio_file=extra.pop("audio_file"),
-        text=extra.pop("text"),
-        speaker_name=extra.pop("speaker_name"),
-        split=extra.pop("split", ""),
-        extra=extra,
-        line=number,
-    )
-    if why := outside(row.audio_file):
+    file, text, speaker = (values[n] for n in places.required)
+    split = "" if places.split is None else values[places.split]
+    further = {c: values[n] for n, c in places.further}
+    row = Row(file, text, speaker, split, None, further, number)
+    if why := outside(file):
         raise _Refused(f"path: {why}")
-    if not row.speaker_name.strip():
+    if not speaker:
         raise _Refused("speaker: no speaker name")
-    if seconds := extra.pop("duration", ""):
+    if places.duration is not None and (seconds := values[places.duration]):
         row.duration = _seconds(seconds)
     return row
 
@@ -321,7 +330,7 @@ def text_fault(
     script: str | None = None,  # A name of `SCRIPTS` that letters must have
 ) -> str:  # Why it cannot be a transcript, or ""
     "A transcript has letters, or digits: those are read as words of the language."
-    if not any(map(str.isalnum, text)):
+    if not (text[:1].isalnum() or any(map(str.isalnum, text))):
         return "no letters" if text.strip() else "empty text"
     if script and any(map(str.isalpha, text)) and not SCRIPTS[script].search(text):
         return f"no {script.capitalize()} letters"
@@ -336,32 +345,66 @@ def _check_text(text: str, script: str | None):
 class Place:
     "The folder of a data set: paths of its files, with links resolved once for each folder."
 
+    LISTED = 32  # Files of a folder that are asked one by one, before it is listed
+
     def __init__(self, root: Path):
         self.root = root
-        self.safe: set[str] = set()  # Folders that lie inside
+        self.base = os.path.join(root, "")
+        self.folders: dict[str, _Folder] = {}  # Those that lie inside
 
     def __call__(
         self,
         file: str,  # Relative, with `/`
     ) -> Path:
         "As `inside`, quick for a hundred thousand files; `PathError`."
-        folder = posixpath.dirname(file)
-        if folder not in self.safe:
-            if folder:
-                inside(self.root, folder)
-            self.safe.add(folder)
-        path = self.root / file
-        linked = os.path.islink(path)
-        plain = not linked and (file.isascii() or os.path.lexists(path))
-        return path if plain else inside(self.root, file)
+        return self.root / file if self.plain(file) else inside(self.root, file)
+
+    def plain(
+        self,
+        file: str,  # Relative, with `/`
+    ) -> bool:  # False: a link, or perhaps written in another Unicode form
+        "Whether a file has just this name; `PathError` where its folder leads out."
+        name, _, base = file.rpartition("/")
+        if (folder := self.folders.get(name)) is None:
+            if name:
+                inside(self.root, name)
+            folder = self.folders[name] = _Folder()
+        folder.asked += 1
+        if folder.asked > self.LISTED:
+            if not folder.listed:
+                folder.list(self.base + name)
+            return base not in folder.links and (file.isascii() or base in folder.names)
+        path = self.base + file
+        return not os.path.islink(path) and (file.isascii() or os.path.lexists(path))
+
+
+class _Folder:
+    "What lies in a folder, once it is worth listing."
+
+    def __init__(self):
+        self.asked = 0
+        self.listed = False
+        self.links: set[str] = set()
+        self.names: set[str] = set()  # Not in ASCII
+
+    def list(self, path: str):
+        self.listed = True
+        with contextlib.suppress(OSError), os.scandir(path) as entries:  # no such folder: no links
+            for e in entries:
+                if e.is_symlink():
+                    self.links.add(e.name)
+                if not e.name.isascii():
+                    self.names.add(e.name)
 
 
 def _check_sound(place: Place, row: Row, check_audio: bool, max_seconds: float):
     "Fill in the duration; `_Refused` for a path that leads out, or with the `AudioError`'s reason."
     try:
-        path = place(row.audio_file)
         if not check_audio:
+            if not place.plain(row.audio_file):
+                inside(place.root, row.audio_file)
             return
+        path = place(row.audio_file)
         from xtts_ka.core.audio import check_audio as _check_audio  # Text alone needs no libsndfile
 
         info = _check_audio(path, max_seconds)
@@ -440,13 +483,14 @@ def _sorted_out(
     rows: list[Row] = []
     rejects: list[Reject] = []
     first: dict[str, int] = {}  # Line of each audio file
+    places = _Places(columns)
     for number, line in lines:
         try:
             if line is None:
                 raise _Refused("not UTF-8")
-            row = _row(line, columns, number)
+            row = _row(line, places, number)
             check(row)
-            key = unicodedata.normalize("NFC", posixpath.normpath(row.audio_file))
+            key = _normal(row.audio_file)
             if key in first:
                 raise _Refused(f"duplicate: the same audio file as line {first[key]}")
             check_sound(row)
@@ -456,6 +500,13 @@ def _sorted_out(
             rows.append(row)
             first[key] = number
     return rows, rejects
+
+
+def _normal(file: str) -> str:
+    "Equal for paths of the same file."
+    if "//" in file or "./" in file or file[-1:] in ("/", "."):
+        file = posixpath.normpath(file)
+    return unicodedata.normalize("NFC", file)
 
 
 def _item(line: str | None, columns: list) -> str:

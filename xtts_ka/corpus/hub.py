@@ -8,14 +8,16 @@ __all__ = ['cached_data_set', 'check_reachable', 'stream_data_set', 'find_data_s
 # %% ../../nbs/corpus/hub.ipynb #84b5900a
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ConfigError, MissingError
+from ..core.errors import ConfigError, ManifestError, MissingError, XttsKaError
 from ..core.files import fresh_dir, read_json, write_json
 from ..core.paths import find_input, resolve, slug
 from ..core.progress import bar
-from ..core.weights import is_hub_name
+from ..core.weights import hub_faults, is_hub_name
+from .formats import find_format
 from .parquet import PARTS, choose_pieces, find_columns
 
 # %% ../../nbs/corpus/hub.ipynb #41ada5e6
@@ -31,50 +33,98 @@ def _library(name: str) -> Any:
             "the extra `hub` brings it: pip install 'xtts_ka[hub]'"
         ) from None
 
-
-def _snapshots(name: str) -> list[Path]:
+# %% ../../nbs/corpus/hub.ipynb #321dddfd
+def _snapshots(name: str) -> Iterator[Path]:
     "Folders of the hub's cache: the data set, and the hub's own Parquet form of it."
-    hub, found = _library("huggingface_hub"), []
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
+    hub = _library("huggingface_hub")
     for revision in ("main", "refs/convert/parquet"):
-        with contextlib.suppress(LocalEntryNotFoundError, ValueError, OSError):
-            got = hub.snapshot_download(
-                name, repo_type="dataset", revision=revision, local_files_only=True
+        with contextlib.suppress(*hub_faults()):  # it is not there
+            yield Path(
+                hub.snapshot_download(
+                    name, repo_type="dataset", revision=revision, local_files_only=True
+                )
             )
-            found.append(Path(got))
-    return found
 
 
-def _arrow(name: str, subset: str, language: str) -> list[Path]:
-    "The folder of the cache of `datasets`, which takes seconds to import."
-    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
-    cache = Path(os.environ.get("HF_DATASETS_CACHE") or f"{home}/datasets").expanduser()
-    if not (homes := list(cache.glob(f"{name.partition('/')[0]}___*"))):
-        return []
+def _datasets_cache() -> Path:
+    "Where `datasets` keeps its Arrow files; as the library finds it, without importing it."
+    given = os.environ.get("HF_DATASETS_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{base}/huggingface"
+    return Path(given or f"{home}/datasets").expanduser()
+
+
+def _arrow(name: str, subset: str, language: str) -> Iterator[Path]:
+    "The folder in the cache of `datasets`, which takes seconds to import."
+    owner, _, own = name.partition("/")
+    plain = own.replace("_", "").lower()  # `MyTexts` lies there as `my_texts`
+    homes = [
+        p
+        for p in _datasets_cache().glob(f"{owner}___*")
+        if p.name.partition("___")[2].replace("_", "") == plain
+    ]
+    if not homes:
+        return
     if language and not subset:
-        own = [p.name for home in homes for p in home.glob(f"{language}_*")]
-        subset = own[0] if len(own) == 1 else ""
+        named = [p.name for home in homes for p in home.glob(f"{language}_*")]
+        subset = named[0] if len(named) == 1 else ""
     _library("datasets").logging.set_verbosity_error()  # it tells what it found
     from datasets.packaged_modules.cache.cache import Cache
 
     with contextlib.suppress(ValueError, OSError, KeyError):
         held = Cache(
-            cache_dir=str(cache),
+            cache_dir=str(_datasets_cache()),
             repo_id=name,
-            dataset_name=name.partition("/")[2],
+            dataset_name=own,
             config_name=subset or None,
             version="auto",
             hash="auto",
         )
-        return [Path(held.cache_dir)]
-    return []
+        yield Path(held.cache_dir)
 
 # %% ../../nbs/corpus/hub.ipynb #1a10e547
-def _streamed(name: str, subset: str, split: str, most: int) -> Path:
-    "Where rows that came over the network are kept."
+def _streamed(
+    name: str, subset: str, split: str, most: int, columns: tuple = ("", "")
+) -> tuple[Path, list]:
+    "Where rows that came over the network are kept, and what they were asked for by."
     which = [subset or "default", split, f"first-{most}" if most else ""]
-    return resolve("data/hub") / slug(name.replace("/", "--")) / ".".join(filter(None, which))
+    which += [f"{kind}-{slug(c)}" for kind, c in zip(("text", "audio"), columns) if c]
+    folder = resolve("data/hub") / slug(name.replace("/", "--")) / ".".join(filter(None, which))
+    return folder, [name, subset, split, most, *columns]
+
+
+def _is_kept(folder: Path, made_of: list) -> bool:
+    record = folder / "rows.json"
+    return record.is_file() and read_json(record)["made_of"] == made_of
+
+# %% ../../nbs/corpus/hub.ipynb #1987c422
+def _places(
+    name: str, subset: str, split: str, most: int, language: str, columns: tuple
+) -> Iterator[Path]:
+    "Folders in which a data set may lie, those first that are soonest looked into."
+    for part, rows in dict.fromkeys([(split, most), (split, 0), ("", 0)]):
+        folder, made_of = _streamed(name, subset, part, rows, columns)
+        if _is_kept(folder, made_of):
+            yield folder
+    yield from _snapshots(name)
+    yield from _arrow(name, subset, language)
+
+
+def _find(
+    name: str, subset: str, split: str, most: int, language: str, columns: tuple
+) -> tuple[Path | None, ConfigError | None]:
+    "The folder, or why one that is here does not fit."
+    fault = None
+    for path in filter(Path.is_dir, _places(name, subset, split, most, language, columns)):
+        try:
+            if find_format(path, language, subset)[0] == "parquet":
+                choose_pieces(path, subset, split, language)
+            return path, None
+        except ConfigError as e:  # of another subset or part
+            fault = fault or e
+        except ManifestError:  # a card alone, say
+            continue
+    return None, fault
 
 
 def cached_data_set(
@@ -83,21 +133,15 @@ def cached_data_set(
     split: str = "",
     most: int = 0,
     language: str = "",  # Two letters: of several subsets the one of this language
+    text_column: str = "",  # Rows of a stream have only the columns that were asked for
+    audio_column: str = "",
 ) -> Path | None:  # Folder; None: not on this machine
-    "A data set that is on this machine; no network is asked."
-    from xtts_ka.corpus.loaders import find_format
-
-    for path in (
-        *(_streamed(name, subset, s, m) for s, m in ((split, most), (split, 0), ("", 0))),
-        *_snapshots(name),
-        *_arrow(name, subset, language),
-    ):
-        if path.is_dir():
-            with contextlib.suppress(ValueError):  # of another subset or part, or no corpus
-                if find_format(path, language, subset)[0] == "parquet":
-                    choose_pieces(path, subset, split, language)
-                return path
-    return None
+    """A data set that is on this machine; no network is asked. `ConfigError` where it has several
+    subsets and none is named."""
+    found, fault = _find(name, subset, split, most, language, (text_column, audio_column))
+    if fault and not (subset or split):
+        raise fault
+    return found
 
 # %% ../../nbs/corpus/hub.ipynb #e07bbc3b
 def _offline(name: str, e: Exception) -> MissingError:
@@ -125,7 +169,7 @@ def check_reachable(
     hub = _library("huggingface_hub")
     try:
         hub.HfApi().dataset_info(name, timeout=10)
-    except Exception as e:  # httpx's, the hub's, OSError
+    except hub_faults() as e:
         raise _offline(name, e) from None
 
 # %% ../../nbs/corpus/hub.ipynb #a6796182
@@ -136,7 +180,7 @@ def _parts(source: str, subset: str, split: str) -> dict:  # name of a part -> I
         parts = datasets.load_dataset(source, subset or None, streaming=True)
     except (ValueError, KeyError) as e:  # it lists the subsets
         raise ConfigError(f"{source}: {' '.join(str(e).split())[:300]}") from None
-    except Exception as e:  # httpx's, the hub's, RuntimeError for a data set that is a program
+    except hub_faults() as e:  # RuntimeError for a data set that is a program
         raise _offline(source, e) from None
     known = {n: p for n, p in parts.items() if n in PARTS} or dict(parts)
     if split:
@@ -185,9 +229,8 @@ def stream_data_set(
     audio_column: str = "",
 ) -> Path:  # Folder of Parquet shards
     "Fetch rows and keep them. `MissingError` without a network, `ConfigError` for a wrong name."
-    out = _streamed(source, subset, split, most)
-    made_of = [source, subset, split, most, text_column, audio_column]
-    if (out / "rows.json").is_file() and read_json(out / "rows.json")["made_of"] == made_of:
+    out, made_of = _streamed(source, subset, split, most, (text_column, audio_column))
+    if _is_kept(out, made_of):
         return out
     if is_hub_name(source):
         check_reachable(source)
@@ -197,9 +240,11 @@ def stream_data_set(
         for name, part in parts.items():
             try:
                 rows[name] = _write_part(part, folder, name, most, text_column, audio_column)
-            except (ConfigError, MissingError):
+            except XttsKaError:
                 raise
-            except (OSError, RuntimeError) as e:
+            except ValueError as e:  # pyarrow's: shards of unlike columns
+                raise ManifestError(f"{source}: {' '.join(str(e).split())[:300]}") from None
+            except hub_faults() as e:
                 raise _offline(source, e) from None
         write_json(folder / "rows.json", {"made_of": made_of, "rows": rows})
     return out
@@ -220,12 +265,15 @@ def find_data_set(
         return folder
     if not is_hub_name(name):
         raise MissingError(f"{name}: no such folder, and no name of the hub, as google/fleurs is")
-    if found := cached_data_set(name, subset, split, most, language):
+    found, fault = _find(name, subset, split, most, language, (text_column, audio_column))
+    if found:
         return found
+    if fault and not (subset or split):
+        raise fault
     if stream:
         return stream_data_set(name, subset, split, most, text_column, audio_column)
-    what = f"{name} {subset}".strip()
+    what, here = f"{name} {subset}".strip(), f" ({fault})" if fault else ""
     raise MissingError(
-        f"{what}: no such folder, and not in the caches of the hub; let its rows come over the "
-        f"network (corpus.stream=true), or get the files: {_download(name)}"
+        f"{what}: no such folder, and not in the caches of the hub{here}; let its rows come over "
+        f"the network (corpus.stream=true), or get the files: {_download(name)}"
     )

@@ -86,7 +86,8 @@ def look_at(
 
 def _look(corpus: Corpus, cfg: CorpusConfig, most: int) -> Look:
     step = max(1, -(-len(corpus.rows) // most))
-    chosen = corpus.rows[:MOST_PACKED] if corpus.packed else corpus.rows[::step]
+    few = min(most, MOST_PACKED)
+    chosen = corpus.rows[:few] if corpus.packed else corpus.rows[::step]
     corpus.packed = corpus.packed.only([r.audio_file for r in chosen])
     seconds, bad = [], []
     for row in chosen:

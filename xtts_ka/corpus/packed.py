@@ -32,10 +32,12 @@ def unpacked_root() -> Path:
 
 def signature(
     path: Path,  # A container
+    part: str = "",  # Of it: the column of the sound
 ) -> str:  # Name of the folder of its recordings
-    "Name, size and date: a container that has changed gets another."
+    "Name, size, date and part: a container that has changed gets another, and so does a column."
     held = path.stat()
-    mark = digest([os.path.abspath(path), held.st_size, held.st_mtime_ns])[:10]
+    whole = [os.path.abspath(path), held.st_size, held.st_mtime_ns]
+    mark = digest([*whole, part] if part else whole)[:10]
     return f"{slug(path.name.split('.')[0], 60)}-{mark}"
 
 # %% ../../nbs/corpus/packed.ipynb #3533c38d
@@ -57,6 +59,7 @@ class Container(Protocol):
     "Recordings that are read a group at a time."
 
     path: Path
+    audio: str  # Column of the sound; empty: there are no columns
 
     def group(self, key) -> Hashable:
         "What is read together with a recording."
@@ -69,6 +72,8 @@ class Container(Protocol):
 
 class Tar:
     "A tar file, compressed or not; recordings are named by their file names."
+
+    audio = ""
 
     def __init__(self, path: Path):
         self.path = path
@@ -150,7 +155,7 @@ class Packed:
         self.places: dict[str, tuple[Container, Hashable]] = {}
         self.faults: dict[str, AudioError] = {}
         self._names: dict = defaultdict(lambda: defaultdict(dict))  # container, group, key -> name
-        self._folders: dict[Path, Path] = {}
+        self._folders: dict[tuple, Path] = {}  # (container, column) ->
 
     def __len__(self):
         return len(self.places)
@@ -179,10 +184,10 @@ class Packed:
 
     def folder(self, container: Container) -> Path:
         "Where its recordings are written."
-        if container.path not in self._folders:
-            home = self.home or unpacked_root()
-            self._folders[container.path] = home / signature(container.path)
-        return self._folders[container.path]
+        which = container.path, container.audio
+        if which not in self._folders:
+            self._folders[which] = (self.home or unpacked_root()) / signature(*which)
+        return self._folders[which]
 
     def _place(self, name: str) -> Path:
         return self.folder(self.places[name][0]) / name.rpartition("/")[2]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHARDS', 'PARTS', 'MAX_ROWS', 'TEXT_COLUMNS', 'SPEAKER_COLUMNS', 'EXTRA_COLUMNS', 'Piece', 'is_shard', 'find_pieces',
-           'choose_pieces', 'Shard', 'Columns', 'find_columns', 'Entry', 'read_rows']
+           'find_piece', 'choose_pieces', 'Shard', 'Columns', 'find_columns', 'Entry', 'read_rows']
 
 # %% ../../nbs/corpus/parquet.ipynb #3b28a65f
 import functools
@@ -123,6 +123,14 @@ def find_pieces(
     pieces = (_by_card(root, paths) if paths else []) or [_by_name(root, p) for p in paths]
     return [Piece(p.path, p.split, "" if p.subset in _PLAIN else p.subset) for p in pieces]
 
+
+def find_piece(
+    path: Path,  # A shard
+) -> Piece:
+    "One shard alone; a card may name it in several subsets, or not at all."
+    same = (p for p in find_pieces(path.parent) if p.path == path)
+    return next(same, None) or _by_name(path.parent, path)
+
 # %% ../../nbs/corpus/parquet.ipynb #d37db23f
 def _of_subset(pieces: list, root: Path, subset: str, language: str) -> list[Piece]:
     "One subset: the one named, the only one, or the one of the language. `ConfigError`."
@@ -171,7 +179,7 @@ def choose_pieces(
             raise ConfigError(
                 f"split={split!r}: no such part in {display_path(root)}; it has {there}"
             )
-        return chosen or pieces, []
+        return chosen or [p for p in pieces if not p.split], []
     known = [p for p in pieces if p.split in PARTS]
     if not known:
         known = [p for p in pieces if p.split != "invalidated"]

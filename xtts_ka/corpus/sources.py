@@ -40,8 +40,9 @@ from ..core.progress import bar
 from ..core.randomness import rng
 from ..core.weights import is_hub_name
 from .compose import compose
+from .formats import find_format
 from .hub import cached_data_set, check_reachable, find_data_set
-from .loaders import Corpus, find_format, read_corpus
+from .loaders import Corpus, read_corpus
 from .parquet import SHARDS, choose_pieces
 from .sentences import load_sentences, recombine, words
 from .synthetic import SAMPLE_RATE, VOICES, Synthesizer
@@ -361,7 +362,8 @@ def local_source(
         return found
     if not is_hub_name(path):
         return None
-    return cached_data_set(path, cfg.subset, cfg.part, cfg.most, _one_language(cfg))
+    columns = cfg.text_column, cfg.audio_column
+    return cached_data_set(path, cfg.subset, cfg.part, cfg.most, _one_language(cfg), *columns)
 
 
 def _source_path(cfg: CorpusConfig) -> Path:

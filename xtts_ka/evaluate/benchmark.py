@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_SCORERS', 'Clips', 'LOWEST', 'SHOWN', 'BenchmarkConfig', 'open_texts', 'Column', 'Judged', 'score_files',
-           'read_with', 'rate_with', 'compare_with', 'measure_with', 'what_is_lost', 'tabulate', 'compare', 'measured',
-           'about_system', 'about_text', 'Speakers', 'Benchmark', 'own_folder', 'read_result']
+           'unscored', 'read_with', 'rate_with', 'compare_with', 'measure_with', 'what_is_lost', 'tabulate',
+           'unique_labels', 'compare', 'with_good_recordings', 'measured', 'about_system', 'about_text', 'Speakers',
+           'Benchmark', 'own_folder', 'read_result']
 
 # %% ../../nbs/evaluate/benchmark.ipynb #a1282486
 import contextlib
@@ -20,14 +21,15 @@ from pydantic import Field
 
 from .. import __version__
 from ..core.config import config
-from ..core.errors import ConfigError, MissingError
-from ..core.files import read_json, remove, sha256_file, write_json
-from ..core.paths import display_path, refuse_same_folder, resolve, slug
+from ..core.errors import ConfigError, MissingError, XttsKaError
+from ..core.files import read_json, remove, write_json
+from ..core.paths import display_path, find_input, refuse_same_folder, resolve, slug
 from ..core.processes import lock
 from ..core.progress import bar
-from .benchmark_listening import check_kinds
+from .benchmark_listening import check_kinds, sound_mark
 from .benchmark_stats import all_pairs, estimate
-from .benchmark_systems import Clip, open_systems, speak_all
+from .benchmark_systems import Clip, look, open_systems, speak_all
+from .benchmark_tables import judge_name, several
 from .benchmark_texts import TestSet, read_test_set
 from .scorers import Scorer, open_scorer, scored, to_vector
 
@@ -51,6 +53,10 @@ class BenchmarkConfig:
     draws: int = Field(2000, ge=100)  # Of the bootstrap
     seed: int = 1
     out: str = ""  # Folder of the benchmark, where the call does not name it
+
+    def __post_init__(self):
+        if self.listen == ["none"]:
+            self.listen = []
 
 
 def open_texts(cfg: BenchmarkConfig) -> TestSet:
@@ -112,6 +118,23 @@ def score_files(
     return out
 
 
+def unscored(
+    scorer: Scorer,
+    results: dict,  # Of `score_files`
+) -> list[str]:  # Sentences
+    "Clips that the scorer could not judge: they stand in none of its figures."
+    out = []
+    for name, of in results.items():
+        odd = {i: r["error"] for i, r in of.items() if "error" in r}
+        if odd:
+            first, why = next(iter(odd.items()))
+            out.append(
+                f"{judge_name(scorer.card.name)}: {len(odd)} of {several(len(of), 'clip')} of"
+                f" {name} could not be judged and are left out of its figures ({first}: {why})"
+            )
+    return out
+
+
 def read_with(
     scorer: Scorer,
     results: dict,  # Of `score_files`
@@ -121,7 +144,7 @@ def read_with(
     "Error rates of letters and words by a recogniser."
     from xtts_ka.evaluate.error_rates import error_row
 
-    short = scorer.card.name.partition(":")[0]
+    short = judge_name(scorer.card.name.partition(":")[0])
     figures = {  # Name -> numerator and denominator of `error_row`
         "CER": ("wrong", "of"),
         "WER": ("wrong words", "words"),
@@ -146,7 +169,7 @@ def read_with(
 
 # %% ../../nbs/evaluate/benchmark.ipynb #8fbc113b
 LOWEST = {"naturalness": 1.0, "likeness": 0.0}
-_LABELS = {"mos": "DistillMOS", "ovrl": "DNSMOS", "utmos": "UTMOS", "wvmos": "WV-MOS"}
+_WHOLE = ("mos", "ovrl")  # Figures that are called after their scorer
 
 
 def rate_with(
@@ -158,13 +181,12 @@ def rate_with(
     first = [r for of in results.values() for r in of.values() if "error" not in r]
     names = list(dict.fromkeys(k for r in first for k, v in r.items() if isinstance(v, float)))
     main = "ovrl" if "ovrl" in names else (names or [""])[0]
-    short = scorer.card.name.partition(":")[0]
+    head = scorer.card.name.partition(":")[0]
     judged = Judged([], {})
     for figure in names:
-        own = short if figure in ("mos", short) else f"{short} {figure}"
-        label = _LABELS.get(short if figure == "mos" else figure, own)
-        if short == "distillmos":
-            label = "DistillMOS"
+        label = judge_name(head)
+        if figure not in (*_WHOLE, head):
+            label += f" {figure}"
         column = _column(scorer.card, figure, label, main=figure == main)
         judged.columns.append(column)
         judged.parts[column.key] = {
@@ -194,14 +216,16 @@ def compare_with(
     cache: Path,
 ) -> Judged:
     "Cosine of each clip to its speaker."
-    column = _column(scorer.card, "likeness", f"likeness, {scorer.card.name.partition(':')[0]}")
+    short = judge_name(scorer.card.name.partition(":")[0])
+    column = _column(scorer.card, "likeness", f"likeness, {short}")
     recorded = [t for t in test_set.texts if t.recording]
     found = scored(scorer, [t.recording for t in recorded], cache)
     vectors = {t.id: to_vector(r, scorer.dim) for t, r in zip(recorded, found) if "error" not in r}
     speaker = {t.id: t.speaker for t in recorded}
+    notes = unscored(scorer, {_REAL: {t.id: r for t, r in zip(recorded, found)}})
     if not vectors:
-        note = f"{column.label}: the texts have no recordings to compare with"
-        return Judged([], {}, notes=[note])
+        notes.append(f"{column.label}: the texts have no recordings to compare with")
+        return Judged([], {}, notes=notes)
     parts: dict = {}
     for name, of in clips.items():
         parts[name] = {}
@@ -214,7 +238,11 @@ def compare_with(
             own = to_vector(results[name].get(id_, {}), scorer.dim)
             value = float((np.stack(same) @ own).mean()) if clip.good else LOWEST["likeness"]
             parts[name][id_] = (value, 1)
-    return Judged([column], {column.key: parts}, about=_strangers(vectors, speaker))
+    about = _strangers(vectors, speaker)
+    return Judged([column], {column.key: parts}, notes=notes, about=about)
+
+
+_REAL = "the recordings that others are compared with"
 
 
 def _is(clip: Clip, id_: str, recorded: list) -> bool:
@@ -250,16 +278,20 @@ def measure_with(
     if not recorded:
         return Judged([], {}, notes=["prosody: the texts have no recordings to compare with"])
     found = scored(scorer, [t.recording for t in recorded], cache)
-    real = [clip_values(r, t.said) for t, r in zip(recorded, found)]
+    language = test_set.language
+    real = [clip_values(r, t.said, language) for t, r in zip(recorded, found)]
+    notes = unscored(scorer, {_REAL: {t.id: r for t, r in zip(recorded, found)}})
     said = {t.id: t.said for t in test_set.texts}
     values = {
-        name: {i: clip_values(r, said[i]) for i, r in of.items()} for name, of in results.items()
+        name: {i: clip_values(r, said[i], language) for i, r in of.items()}
+        for name, of in results.items()
     }
     columns = [
         _column(scorer.card, f, f, digits=0, unit="0 to 100", main=f in ("pitch", "letters/s"))
         for f in FEATURES
     ]
-    return Judged(columns, {c.key: {} for c in columns}, whole=_Prosody(columns, values, real))
+    whole = _Prosody(columns, values, real)
+    return Judged(columns, {c.key: {} for c in columns}, notes=notes, whole=whole)
 
 
 @dataclass
@@ -281,6 +313,31 @@ class _Prosody:
             if (value := found["score"]) is not None:
                 out[c.key] = {"value": value, "low": value, "high": value, "n": found["clips"]}
         return out
+
+    def notes(self, clips: Clips, ids: list) -> list[str]:
+        "Figures that are not there, and failures that are in none of them."
+        out = _too_few(f"prosody: {_REAL} have", self.real)
+        for name, of in self.values.items():
+            failed = sum(not clips[name][i].good for i in ids)
+            if failed:
+                out.append(
+                    f"prosody of {name}: {several(failed, 'failure')} of"
+                    f" {several(len(ids), 'clip')} cannot be measured; its figures are of the rest"
+                )
+            out += _too_few(f"prosody: {name} has", [of[i] for i in ids if i in of])
+        return out
+
+
+def _too_few(
+    who: str,
+    clips: list,  # `clip_values` of each
+) -> list[str]:
+    "A sentence about features with values of too few clips for a figure."
+    from xtts_ka.evaluate.prosody import FEATURES, FEWEST
+
+    few = {f: n for f in FEATURES if (n := sum(bool(c[f]) for c in clips)) < FEWEST}
+    named = ", ".join(f"{f} of {n}" for f, n in few.items())
+    return [f"{who} {named} clips, and a figure needs {FEWEST}"] if few else []
 
 # %% ../../nbs/evaluate/benchmark.ipynb #813a68b0
 SHOWN = 12  # Confusions and words of a system
@@ -329,6 +386,16 @@ def tabulate(
     return out
 
 
+def unique_labels(columns: list[Column]) -> list[Column]:
+    "Labels that two columns share get the name of the scorer, and its version where it must be."
+    for more in (lambda c: c.scorer, lambda c: c.version):
+        count = Counter(c.label for c in columns)
+        columns = [
+            replace(c, label=f"{c.label} ({more(c)})") if count[c.label] > 1 else c for c in columns
+        ]
+    return columns
+
+
 def compare(
     columns: list[Column],
     parts: dict,
@@ -353,6 +420,23 @@ def _short(value):
     return round(value, 5) if isinstance(value, float) else value
 
 # %% ../../nbs/evaluate/benchmark.ipynb #16f55653
+def with_good_recordings(
+    test_set: TestSet,
+) -> tuple[TestSet, list[str]]:  # (for the judges, what was left out)
+    "The test set without recordings that can be no measure: not finite, silent, cut, overlong."
+    clips = [look(Clip(t.id, Path(t.recording)), t) for t in test_set.texts if t.recording]
+    bad = {c.id: c.problem for c in clips if c.problem}
+    if not bad:
+        return test_set, []
+    texts = [replace(t, recording="") if t.id in bad else t for t in test_set.texts]
+    first, why = next(iter(bad.items()))
+    note = (
+        f"{len(bad)} of {several(len(clips), 'recording')} cannot be used, so nothing is compared"
+        f" with them ({first}: {why})"
+    )
+    return replace(test_set, texts=texts), [note]
+
+
 def measured(
     clips: Clips,
     test_set: TestSet,
@@ -401,11 +485,6 @@ def about_system(
     }
 
 
-def _mark(clip: Clip) -> str:  # 16 hex digits, or ""
-    "What a sound file holds: answers of listeners are about exactly this sound."
-    return sha256_file(clip.path)[:16] if clip.path and clip.path.is_file() else ""
-
-
 def about_text(
     text,  # `TestText`
     clips: Clips,
@@ -429,7 +508,7 @@ def about_text(
             "problem": clip.problem,
             "seconds": clip.seconds,
             "heard": heard.get(name, {}).get(text.id, {}).get("heard"),
-            "sound": _mark(clip),
+            "sound": sound_mark(clip.path) if clip.path else "",
             "values": values,
         }
     return {
@@ -452,7 +531,7 @@ class Speakers:
         out,  # Folder of the benchmark
         again=(),  # Names of systems that speak all texts anew
     ):
-        self.cfg = cfg = replace(cfg, listen=[]) if cfg.listen == ["none"] else cfg
+        self.cfg = cfg
         self.again = list(again)
         self.out = resolve(out)
         self.notes: list[str] = []
@@ -472,14 +551,19 @@ class Speakers:
                 f"--again {unknown[0]}: no such system that speaks; there are"
                 f" {', '.join(can) or 'none'}"
             )
-        folders = [s.line.what for s in self.systems if s.line.kind in ("folder", "model")]
-        refuse_same_folder(self.out, [f for f in folders if resolve(f).exists()])
+        named = [s.line.what for s in self.systems if s.line.kind in ("folder", "model", "vocoder")]
+        read = [p for n in [*named, cfg.texts] if (p := find_input(n)).is_dir()]
+        refuse_same_folder(self.out, read)
         self.scorers = self._open_scorers()
 
     def _open_scorers(self) -> list[Scorer]:
         "The scorers that were asked for; of the default ones those that are installed."
         if self.cfg.scorers:
-            return [open_scorer(name) for name in self.cfg.scorers]
+            asked = [open_scorer(name) for name in self.cfg.scorers]
+            cards = [(s.card.name, s.card.version) for s in asked]
+            if twice := [c for c in cards if cards.count(c) > 1]:
+                raise ConfigError(f"--scorer {twice[0][0]}: named twice; once is enough")
+            return asked
         out = []
         for name in DEFAULT_SCORERS:
             if name == "builtin" and self.cfg.language != "ka":
@@ -487,11 +571,15 @@ class Speakers:
             try:
                 out.append(open_scorer(name))
             except MissingError as e:
-                self.notes.append(f"not judged by {name}: {e}")
+                self.notes.append(f"not judged by {judge_name(name)}: {e}")
         return out
 
     def speak(self) -> Clips:
-        "Every text by every system."
+        "Every text by every system; nobody else writes into the folder meanwhile."
+        with own_folder(self.out):
+            return self._speak()
+
+    def _speak(self) -> Clips:
         for n, system in enumerate(self.systems):
             system.open()
             place = self.out / "systems" / slug(system.name)
@@ -502,6 +590,15 @@ class Speakers:
             self.systems[n].made = system.card()  # of an opened model
             self._release(system)
         return self.clips
+
+    def earlier(self) -> list[str]:
+        "Sounds that were there already: whether a system would speak as before, nobody can know."
+        return [
+            f"{s.name}: {several(s.earlier, 'text')} spoken by an earlier call; --again {s.name}"
+            " speaks anew"
+            for s in self.systems
+            if s.earlier
+        ]
 
     @staticmethod
     def _release(system):
@@ -517,24 +614,27 @@ class Benchmark(Speakers):
     def judge(self) -> list[Judged]:
         "Every clip by every scorer."
         cache = self.out / "scores"
-        self.judged = [measured(self.clips, self.test_set)]
+        test_set, left = with_good_recordings(self.test_set)
+        self.judged = [measured(self.clips, test_set)]
+        self.judged[0].notes += left
         for scorer in bar(self.scorers, "scorers"):
             results = score_files(scorer, self.clips, cache)
             kind = scorer.card.kind
             if kind == "recogniser":
-                found = read_with(scorer, results, self.clips, self.test_set)
+                found = read_with(scorer, results, self.clips, test_set)
             elif kind == "prosody":
-                found = measure_with(scorer, results, self.clips, self.test_set, cache)
+                found = measure_with(scorer, results, self.clips, test_set, cache)
             elif kind == "likeness":
-                found = compare_with(scorer, results, self.clips, self.test_set, cache)
+                found = compare_with(scorer, results, self.clips, test_set, cache)
             else:
                 found = rate_with(scorer, results, self.clips)
+            found.notes += unscored(scorer, results)
             self.judged.append(found)
         return self.judged
 
     def result(self) -> dict:
         "The content of `benchmark.json`."
-        columns = [c for j in self.judged for c in j.columns]
+        columns = unique_labels([c for j in self.judged for c in j.columns])
         parts = {k: v for j in self.judged for k, v in j.parts.items()}
         own = {s: [i for i, c in of.items() if c.path] for s, of in self.clips.items()}
         order = [t.id for t in self.test_set.texts]
@@ -564,6 +664,7 @@ class Benchmark(Speakers):
                 *self.test_set.notes,
                 *(n for s in self.systems for n in s.notes()),
                 *(n for j in self.judged for n in j.notes),
+                *(n for whole in wholes for n in whole.notes(self.clips, common)),
             ],
         }
 
@@ -571,7 +672,7 @@ class Benchmark(Speakers):
         "All steps; `benchmark.json` is written at the end."
         with own_folder(self.out):
             if not self.clips:
-                self.speak()
+                self._speak()
             self.judge()
             result = self.result()
             old = read_result(self.out) if (self.out / self.FILE).is_file() else {}
@@ -582,12 +683,28 @@ class Benchmark(Speakers):
 
 # %% ../../nbs/evaluate/benchmark.ipynb #cb1245a4
 def _check_out(out: Path):
-    "A folder of another kind is not written into."
+    "A folder of another kind is not written into: its `media` or `listen` would be lost."
+    if os.path.lexists(out) and not out.is_dir():
+        raise ConfigError(f"--out {display_path(out)}: no folder but a file; give a new folder")
     names = {p.name for p in out.iterdir() if not p.name.startswith(".")} if out.is_dir() else set()
-    if names and not names & {Benchmark.FILE, "systems", "scores"}:
+    ours = not names or _is_benchmark(out / Benchmark.FILE)
+    if not ours and not (names <= _WRITTEN and (out / ".lock").is_file()):
         raise ConfigError(
             f"--out {display_path(out)}: not empty, and no benchmark; give a new folder"
         )
+
+
+_WRITTEN = {Benchmark.FILE, "systems", "scores", "answers", "media", "listen", "style.css"}
+_WRITTEN |= {"listening_key.json", "index.html", "table.md", "table.tex"}
+
+
+def _is_benchmark(path: Path) -> bool:
+    "Whether a file is the result of a benchmark of ours, not of another program."
+    try:
+        held = read_json(path) if path.is_file() else None
+    except XttsKaError:
+        return False
+    return isinstance(held, dict) and str(held.get("made by", "")).startswith("xtts_ka")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRIALS', 'FORMS', 'SENTENCES', 'GRID', 'LEVEL', 'FORMAT', 'ANSWERS', 'ANSWER', 'RANGES', 'check_kinds', 'design',
-           'write_sounds', 'read_answers', 'screened', 'count_answers']
+           'sound_mark', 'write_sounds', 'read_answers', 'screened', 'count_answers']
 
 # %% ../../nbs/evaluate/benchmark_listening.ipynb #073a42a6
 import itertools
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..core.audio import read_audio, set_level, write_audio
 from ..core.errors import ConfigError, XttsKaError
-from ..core.files import digest, misfit, read_json
+from ..core.files import digest, misfit, read_json, sha256_file
 from ..core.paths import display_path
 from ..core.randomness import rng
 from .benchmark_stats import by_listeners
@@ -57,7 +57,9 @@ def design(
         for t in texts
         for s in systems
     }
-    plan = _Plan(systems, texts, {(v["system"], v["text"]): k for k, v in stimuli.items()}, seed)
+    people = next((s["name"] for s in result["systems"] if s["kind"] == "recordings"), "")
+    codes = {(v["system"], v["text"]): k for k, v in stimuli.items()}
+    plan = _Plan(systems, texts, codes, seed, people)
     made: dict = {}
     forms = [
         list(  # each trial once: where texts are few, the same one comes again
@@ -77,13 +79,13 @@ def _playable(clip: dict) -> bool:
 class _Plan:
     "Which sounds a trial has."
 
-    def __init__(self, systems: list, texts: list, codes: dict, seed: int):
+    def __init__(self, systems: list, texts: list, codes: dict, seed: int, reference: str):
         self.systems = systems
         self.codes = codes  # (system, text id) -> name of the sound
         self.seed = seed
         self.pairs = list(itertools.combinations(systems, 2))
         self.texts = [texts[k] for k in rng(seed, "texts").permutation(len(texts))]
-        self.reference = "recordings" if "recordings" in systems else ""
+        self.reference = reference
 
     def trial(self, kind: str, form: int, n: int, trials: int, made: dict) -> str:  # Its name
         "The n-th trial of a kind in a form."
@@ -114,6 +116,11 @@ class _Plan:
 LEVEL = -23.0  # dB of every sound: the louder of two sounds is often taken for the better one
 
 
+def sound_mark(path) -> str:  # 16 hex digits; "" for what is no file
+    "What a sound file holds: figures and answers are about exactly this sound."
+    return sha256_file(path)[:16] if Path(path).is_file() else ""
+
+
 def write_sounds(
     plan: dict,  # Of `design`
     result: dict,
@@ -123,7 +130,13 @@ def write_sounds(
     "Every sound of the test at one level, in a file whose name tells nothing."
     files = {t["id"]: t["spoken"] for t in result["texts"]}
     for code, what in plan["stimuli"].items():
-        wav, rate = read_audio(out / files[what["text"]][what["system"]]["file"])
+        clip = files[what["text"]][what["system"]]
+        path = out / clip["file"]
+        if sound_mark(path) != clip["sound"]:
+            raise XttsKaError(
+                f"{display_path(path)}: changed since it was judged; run the benchmark again"
+            )
+        wav, rate = read_audio(path)
         write_audio(folder / f"{code}.wav", set_level(wav, LEVEL), rate)
 
 # %% ../../nbs/evaluate/benchmark_listening.ipynb #eb7885ee

@@ -90,7 +90,8 @@ def difference(
     drawn = ratio(a) - ratio(b)  # [draws]
     whole = a[:, 0].sum() / a[:, 1].sum() - b[:, 0].sum() / b[:, 1].sum()
     other = min(np.mean(drawn <= 0), np.mean(drawn >= 0))
-    p = min(1.0, max(2 * float(other), 1 / draws))
+    least = max(1 / draws, 2.0 ** (1 - len(a)))  # Of n signs all are equal by chance so often
+    p = min(1.0, max(2 * float(other), least))
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Difference(*names, float(whole), float(low), float(high), p, n=len(a))
 

@@ -8,6 +8,7 @@ __all__ = ['KINDS', 'SOUNDS', 'CARD', 'FIELDS', 'SECONDS_BASE', 'SECONDS_PER_LET
            'Clip', 'look', 'check_rates', 'speak_all']
 
 # %% ../../nbs/evaluate/benchmark_systems.ipynb #4235b041
+import contextlib
 import os
 import re
 import shlex
@@ -29,16 +30,18 @@ from xtts_ka.core.files import (
     append_jsonl,
     atomic_write,
     digest,
+    misfit,
     read_json,
     read_jsonl,
     remove,
     sha256_file,
     sweep,
 )
-from ..core.paths import display_path, find_input, slug, tried
+from ..core.paths import display_path, find_input, resolve, slug, tried
 from ..core.processes import own_group
 from ..core.progress import bar
 from .benchmark_texts import TestSet, TestText, letters
+from .scorers import package_version
 
 # %% ../../nbs/evaluate/benchmark_systems.ipynb #a990e409
 KINDS = ("recordings", "folder", "model", "espeak", "vocoder", "command")
@@ -93,22 +96,27 @@ def _kind_of(what: str) -> str:
 
 
 def _options(text: str, line: str) -> dict:
-    "`a=1&b=x` as a dict; numbers become numbers."
+    "`a=1&b=x` as a dict; numbers become numbers, but a name of digits stays a name."
     out: dict[str, Any] = {}
     for part in filter(None, text.split("&")):
         key, is_, value = part.partition("=")
         if not is_:
             raise ConfigError(f"system {line!r}: {part!r} is no option; give KEY=VALUE")
-        number = re.fullmatch(r"-?\d+(\.\d+)?", value)
+        number = None if key in _NAMES else re.fullmatch(r"-?\d+(\.\d+)?", value)
         out[key] = (float(value) if number[1] else int(value)) if number else value
+        if value in ("true", "false") and key not in _NAMES:
+            out[key] = value == "true"
     return out
 
+
+_NAMES = ("family", "speaker", "device")  # Options whose values are names
+
 # %% ../../nbs/evaluate/benchmark_systems.ipynb #56345959
-CARD: dict[str, Any] = {  # What a card may say -> type
+CARD: dict[str, Any] = {  # What a card may say, for `core.files.misfit`
     "name?": str,
     "licence?": str,
     "license?": str,
-    "parameters?": (str, int, float),
+    "parameters?": (str, float),
     "trained on?": str,
     "url?": str,
     "note?": str,
@@ -130,16 +138,9 @@ def read_card(
         raise ConfigError(f"{display_path(path)}:{said}") from None
     if not isinstance(held, dict):
         raise ConfigError(f'{display_path(path)}: a card is an object, {{"licence": ...}}')
-    for key, kind in CARD.items():
-        value = held.get(key.rstrip("?"))
-        if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
-            wanted = (
-                "a whole number" if kind is int else "a text" if kind is str else "a number or text"
-            )
-            raise ConfigError(
-                f"{display_path(path)}: {key.rstrip('?')} is {str(value)[:60]!r} where {wanted} is"
-                " expected"
-            )
+    held = {k: v for k, v in held.items() if v is not None}
+    if why := misfit(held, CARD):
+        raise ConfigError(f"{display_path(path)}: {why}")
     if "license" in held:
         held["licence"] = held.pop("license")
     return {str(k): _plain(v) for k, v in held.items()}
@@ -167,6 +168,10 @@ class System:
 
     def open(self):
         "Load what it needs. `XttsKaError` when something is missing."
+
+    def hears(self, text: TestText) -> list:  # Paths
+        "Recordings that its speech of a text is made of; others in their place are spoken anew."
+        return []
 
     def card(self) -> dict:
         return {}
@@ -267,6 +272,10 @@ class Espeak(System):
             raise ConfigError(f"espeak: no voice {self.voice!r}; there are {', '.join(VOICES)}")
         self.synthesizer = Synthesizer()
 
+    @property
+    def made_of(self):
+        return asdict(self.line) | {"package": package_version("espeakng-loader")}
+
     def card(self) -> dict:
         about = "GPL-3.0, the wheel espeakng-loader"
         return {"licence": about, "voice": self.voice, "note": "formant synthesis, no training"}
@@ -287,6 +296,15 @@ class VocoderCopy(System):
             raise ConfigError(f"{self.name}: a vocoder copies recordings; the texts have none")
         self.vocoder = open_vocoder(self.line.what)
 
+    @property
+    def made_of(self):
+        place = resolve(self.line.what)
+        place = place / "generator" if (place / "generator").is_dir() else place
+        return asdict(self.line) | {"files": _file_marks(place)}
+
+    def hears(self, text):
+        return [text.recording] if text.recording else []
+
     def card(self) -> dict:
         return {"note": f"recordings through {display_path(self.line.what)}, mel and back"}
 
@@ -304,7 +322,8 @@ class Model(System):
     "A model of this repository, through `xtts_ka.load`."
 
     OWN = ("family", "speaker", "clone", "device")  # Of the line's options; others go to `speak`
-    SPEAKING = ("speed", "temperature", "seed", "retries", "prompt", "proportion", "noise")
+    SPEAKING = ("speed", "temperature", "seed")
+    SOVITS = ("retries", "prompt", "proportion", "noise")
 
     def open(self):
         import xtts_ka
@@ -314,17 +333,42 @@ class Model(System):
             self.line.what, str(o.get("family", "")), str(o.get("device", "auto"))
         )
         self.options = {k: v for k, v in o.items() if k not in self.OWN}
+        self.check(self.voice.family)
         if (who := o.get("speaker")) and who not in self.voice.speakers:
             known = ", ".join(self.voice.speakers) or "none; give clone=1"
             raise ConfigError(f"system {self.name}: no speaker {who!r}; its speakers are {known}")
         if not self.voice.speakers and not o.get("clone"):
             raise ConfigError(f"system {self.name}: it has no speakers of its own; give ?clone=1")
+        self.speakers = list(self.voice.speakers)
+
+    def check(self, family: str = ""):
+        "`ConfigError` for what no model, or none of a family, can be asked for."
+        from xtts_ka.sovits.config import SamplingConfig
+        from xtts_ka.xtts.config import DecodeConfig
+
+        of: dict[str, list] = {"xtts": [DecodeConfig], "sovits2": [SamplingConfig]}
+        classes = of.get(family, [DecodeConfig, SamplingConfig])
+        own = self.SPEAKING if family == "xtts" else (*self.SPEAKING, *self.SOVITS)
+        known = [*self.OWN, *own, *(f.name for c in classes for f in fields(c))]
+        if unknown := [k for k in self.line.options if k not in known]:
+            there = ", ".join(dict.fromkeys(known))
+            raise ConfigError(f"system {self.name}: no option {unknown[0]!r}; there are {there}")
+        if self.clones and not any(self._others(t) for t in self.test_set.texts):
+            raise ConfigError(
+                f"system {self.name}: clone=1 needs two recordings of a speaker with different"
+                " texts, and there are none here (FLEURS names no speakers); leave clone=1 out"
+            )
+
+    @property
+    def clones(self) -> bool:
+        return bool(self.line.options.get("clone"))
 
     @property
     def made_of(self):
-        files = sorted(p for p in self.voice.folder.rglob("*") if p.is_file())
-        marks = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-        return asdict(self.line) | {"files": digest(marks)}
+        held = getattr(self.voice, "references", None) or {}  # Of GPT-SoVITS2: the run's own
+        own = [[Path(f).name, sha256_file(f)[:16]] for of in held.values() for f, _ in of]
+        files = _file_marks(self.voice.folder)
+        return asdict(self.line) | {"files": files} | ({"recordings": own} if own else {})
 
     def card(self) -> dict:
         from torch import nn
@@ -336,19 +380,43 @@ class Model(System):
         return about | read_card(self.voice.folder)
 
     def speak(self, text):
-        call: dict[str, Any] = {"speaker": self._speaker(text)}
-        if self.line.options.get("clone"):
-            same = [t for t in self.test_set.texts if t.speaker == text.speaker and t.recording]
-            others = [t.recording for t in same if t.text != text.text][:2]
-            if not others:
-                raise AudioError("missing", text.id, "no other recording of the speaker to clone")
-            call = {"references": others}
-        spoken = self.voice.speak(text.said, **call, **self.options)
+        spoken = self.voice.speak(text.said, **self.voice_of(text), **self.options)
         return spoken.wav, spoken.sample_rate
+
+    def voice_of(self, text) -> dict[str, Any]:  # For `speech.voice.Voice.speak`
+        "A speaker of the model, or recordings to clone."
+        if not self.clones:
+            return {"speaker": self._speaker(text)}
+        if others := self._others(text):
+            return {"references": others}
+        raise AudioError("missing", text.id, "no other recording of the speaker to clone")
+
+    def _others(self, text) -> list:  # Paths
+        "Two recordings of the speaker at most, of other sentences."
+        same = [t for t in self.test_set.texts if t.speaker == text.speaker and t.recording]
+        return [t.recording for t in same if t.text != text.text][:2]
+
+    def hears(self, text):
+        return self._others(text) if self.clones else []
 
     def _speaker(self, text):
         asked = self.line.options.get("speaker", text.speaker)
-        return asked if asked in self.voice.speakers else self.voice.speakers[:1][0]
+        return asked if asked in self.speakers else self.speakers[0]
+
+    def notes(self):
+        "Speakers of recordings whose voice it does not have: no likeness can be expected."
+        if self.clones or self.line.options.get("speaker"):
+            return []
+        texts = [t for t in self.test_set.texts if t.speaker and t.speaker not in self.speakers]
+        if not texts:
+            return []
+        names = list(dict.fromkeys(t.speaker for t in texts))
+        named = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        return [
+            f"{self.name}: {len(texts)} of {len(self.test_set.texts)} texts are of speakers that it"
+            f" does not know ({named}); its first voice, {self.speakers[0]}, speaks them;"
+            " ?speaker=NAME or ?clone=1 chooses"
+        ]
 
 # %% ../../nbs/evaluate/benchmark_systems.ipynb #53d3c4a9
 FIELDS = ("text", "out", "id", "speaker", "recording", "list", "folder")
@@ -366,6 +434,7 @@ class Program(System):
         if unknown := sorted(fields - set(FIELDS)):
             known = ", ".join(f"{{{f}}}" for f in FIELDS)
             raise ConfigError(f"system {self.name}: no field {{{unknown[0]}}}; there are {known}")
+        self.fields = fields
         self.whole = {"list", "folder"} <= fields
         if not self.whole and not {"text", "out"} <= fields:
             raise ConfigError(
@@ -381,8 +450,14 @@ class Program(System):
     @property
     def made_of(self):
         "The template and the files that it names: a changed program is called again."
-        files = [_file_mark(Path(w)) for w in self.words if "{" not in w and Path(w).is_file()]
+        files = [
+            f"{w} {_file_mark(Path(w))}" for w in self.words if "{" not in w and Path(w).is_file()
+        ]
         return asdict(self.line) | ({"files": files} if files else {})
+
+    def hears(self, text):
+        told = self.fields & {"recording", "list"}
+        return [text.recording] if told and text.recording else []
 
     def call(self, values: dict, seconds: float) -> str:  # What went wrong, or ""
         "Run it without a shell; all that it started ends with it."
@@ -400,7 +475,7 @@ class Program(System):
                 _end(process.pid)
                 if not isinstance(e, subprocess.TimeoutExpired):
                     raise
-                return f"stopped after {seconds:g} s"
+                return f"{_STOPPED} {seconds:g} s"
         if process.returncode == 0:
             return ""
         last = said.decode("utf-8", "replace").strip().splitlines()[-1:]
@@ -408,12 +483,12 @@ class Program(System):
 
     def call_for(self, text: TestText, target: Path) -> str:  # What went wrong, or ""
         "One text. The file goes to its place when the program has ended well."
-        with tempfile.TemporaryDirectory(prefix="xtts-ka-") as aside:
-            made = Path(aside) / target.name
+        with _aside(target.parent.parent) as aside:
+            made = aside / target.name
             problem = self.call(asdict(text) | {"text": text.said, "out": made}, self.timeout)
             if problem or not made.is_file():
                 return problem or _NO_FILE
-            shutil.move(made, target)
+            os.replace(made, target)
         return ""
 
     def call_for_all(self, todo: list, aside: Path) -> str:  # What went wrong, or ""
@@ -425,14 +500,28 @@ class Program(System):
 
 
 _NO_FILE = "no file was written"
+_STOPPED = "stopped after"  # Begins the problem of a text that may succeed another time
 _SMALL = 1_000_000  # Bytes: a larger file is known by size and time
+
+
+@contextlib.contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    "A temporary folder on the same disk; `sweep` finds what a killed process leaves."
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".tmp-{os.getpid()}-") as made:
+        yield Path(made).resolve()
 
 
 def _file_mark(path: Path) -> str:
     about = path.stat()
     if about.st_size > _SMALL:
-        return f"{path} {about.st_size} {about.st_mtime_ns}"
-    return f"{path} {sha256_file(path)[:16]}"
+        return f"{about.st_size} {about.st_mtime_ns}"
+    return sha256_file(path)[:16]
+
+
+def _file_marks(place: Path) -> str:  # 64 hex digits
+    "One mark for a file, or for all files of a folder; nothing there has one too."
+    found = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.is_file())
+    return digest([(p.relative_to(place).as_posix(), _file_mark(p)) for p in found])
 
 
 def _filled(word: str, values: dict) -> str:
@@ -478,23 +567,15 @@ def open_systems(
     systems: list[System] = [_CLASSES[p.kind](p, test_set, timeout) for p in parsed]
     for system in systems:
         if isinstance(system, Model):  # opened when its turn comes: memory
-            _check_model(system)
+            _find_model(system)
         else:
             system.open()
     return systems
 
 
-def _check_model(system: Model):
+def _find_model(system: Model):
     "What can be refused without loading networks: a model that is not there, an unknown option."
-    from xtts_ka.sovits.config import SamplingConfig
-    from xtts_ka.xtts.config import DecodeConfig
-
-    known = [f.name for c in (DecodeConfig, SamplingConfig) for f in fields(c)]
-    known = list(dict.fromkeys([*Model.OWN, *Model.SPEAKING, *known]))
-    if unknown := [k for k in system.line.options if k not in known]:
-        raise ConfigError(
-            f"system {system.name}: no option {unknown[0]!r}; there are {', '.join(known)}"
-        )
+    system.check(str(system.line.options.get("family", "")))
     what = system.line.what
     if not find_input(what).exists() and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", what):
         raise MissingError(f"system {system.name}: no model {tried(what)}")
@@ -532,7 +613,7 @@ def look(
         return clip
     most = SECONDS_BASE + SECONDS_PER_LETTER * len(letters(text.said))
     try:
-        wav, clip.rate = read_audio(clip.path, min_seconds=0.0)
+        wav, clip.rate = read_audio(clip.path)  # as the scorers read it
     except AudioError as e:
         clip.problem = f"{e.reason}: {e.detail}" if e.detail else e.reason
         return clip
@@ -573,20 +654,35 @@ def speak_all(
     return clips
 
 
-def _key(system: System, text: TestText) -> str:
-    return digest([system.made_of, text.id, text.said, text.speaker])[:16]
+def _keys(system: System) -> dict:  # id -> 16 hex digits
+    "What the sound of each text is made of: the system, the words, the recordings it hears."
+    made_of = system.made_of
+    marks: dict = {}  # Path -> digest
+
+    def mark(path) -> str:
+        if path not in marks:
+            marks[path] = sha256_file(path)[:16] if Path(path).is_file() else ""
+        return marks[path]
+
+    out = {}
+    for t in system.test_set.texts:
+        heard = [mark(path) for path in system.hears(t)]
+        out[t.id] = digest([made_of, t.id, t.said, t.speaker, *([heard] if heard else [])])[:16]
+    return out
 
 
 def _spoken(system: System, out: Path) -> list[Clip]:
     texts = system.test_set.texts
-    keys = {t.id: _key(system, t) for t in texts}
+    keys = _keys(system)
     log = out / "spoken.jsonl"
     wavs = out / "wavs"
     lines = {r["id"]: r for r in read_jsonl(log) if keys.get(r.get("id")) == r.get("key")}
 
     def done(t):
         line = lines.get(t.id)
-        return line is not None and (line["problem"] or (wavs / f"{t.id}.wav").is_file())
+        if line is None or line["problem"].startswith(_STOPPED):
+            return False
+        return line["problem"] or (wavs / f"{t.id}.wav").is_file()
 
     todo = [t for t in texts if not done(t)]
     system.earlier = len(texts) - len(todo)
@@ -633,11 +729,11 @@ def _take(system: System, text: TestText, target: Path) -> str:  # What went wro
 def _by_list(system: Program, todo: list, wavs: Path) -> Iterator[tuple]:
     "One call for all texts; each file goes to its place when the call has ended."
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=wavs.parent, prefix=f".tmp-{os.getpid()}-") as aside:
-        problem = system.call_for_all(todo, Path(aside))
+    with _aside(wavs.parent) as aside:
+        problem = system.call_for_all(todo, aside)
         took = round((time.perf_counter() - began) / len(todo), 3)
         for text in todo:
-            made = Path(aside) / "wavs" / f"{text.id}.wav"
+            made = aside / "wavs" / f"{text.id}.wav"
             if made.is_file():
                 os.replace(made, wavs / made.name)
             yield text, "" if (wavs / made.name).is_file() else problem or _NO_FILE, took

@@ -123,19 +123,21 @@ def from_list(
     path: Path,  # `.txt`: a text a line; `.tsv`: id, tab, text, or columns named in a header
 ) -> tuple[list[tuple], list[str]]:  # ((id, text, "", ""), notes)
     "Texts alone: no recordings, so nothing is compared with them."
-    lines, _ = read_lines(path, "--texts")
+    lines, rejects = read_lines(path, "--texts")
+    notes = [f"{r.file}:{r.line}: {r.reason}; the line is left out" for r in rejects]
     if path.suffix.lower() != ".tsv":
-        return [(f"{n:04}", text, "", "") for n, (_, text) in enumerate(lines, 1)], []
+        return [(f"{n:04}", text, "", "") for n, (_, text) in enumerate(lines, 1)], notes
     cells = _cells(path, lines)
     own = [id_ for id_, _ in cells]
     ids = [slug(id_) for id_ in own]
-    if twice := sorted({i for i in ids if ids.count(i) > 1}):
+    small = [i.casefold() for i in ids]  # Files of the same name on some systems
+    if twice := sorted({i for i, s in zip(ids, small) if small.count(s) > 1}):
         raise ManifestError(f"{display_path(path)}: the id {twice[0]} stands there twice")
     changed = [f"{a!r} is {b}" for a, b in zip(own, ids) if a != b]
     named = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
     note = f"ids that are no file names: {named}; sounds are found by either name"
     rows = [(i, text, "", "") for i, (_, text) in zip(ids, cells)]
-    return rows, [note] if changed else []
+    return rows, [*notes, *([note] if changed else [])]
 
 
 def _cells(path: Path, lines: list) -> list[tuple[str, str]]:  # (id, text)
@@ -242,5 +244,6 @@ def read_test_set(
             raise ConfigError(said) from None
     texts, left = say_in_words(sample(rows, most), language)
     if not texts:
-        raise ManifestError(f"{source}: no text that can be said")
+        why = "; ".join(notes + left)
+        raise ManifestError(f"{source}: no text that can be said" + (f"; {why}" if why else ""))
     return TestSet(name, source, language, texts, notes + left)

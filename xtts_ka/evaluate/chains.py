@@ -19,8 +19,10 @@ from ..core.errors import MissingError
 from ..core.files import read_json, write_json
 from ..core.paths import run_file, slug
 from ..core.progress import bar
+from .everyday_scores import over
+from .naturalness import has_mos
 from .recogniser import Recogniser, error_rate
-from .scorers import INDEPENDENT, OWN, ScorerCard, score_clips
+from .scorers import INDEPENDENT, OWN, Scorer, ScorerCard, open_scorer, score_clips
 from ..xtts.features import OUTPUT_SAMPLE_RATE, SAMPLE_RATE
 from ..xtts.infer import KaXtts
 from ..xtts.vocode import LatentVocoder, hifi_mel
@@ -214,6 +216,8 @@ def open_voices(
             continue
         if test:
             out[name] = VoiceReferences(opened, wavs, SAMPLE_RATE, speakers)
+            if note := out[name].note:
+                print(note)
     return out
 
 # %% ../../nbs/evaluate/chains.ipynb #2fb2e6fa
@@ -227,6 +231,7 @@ def score_chains(
     rated: int = RATED,  # Sentences of a path for DistillMOS; 0: none
 ) -> list[dict]:  # One row per path
     "Words, voice, sound, length and ending of every path."
+    judge = open_scorer("distillmos") if rated and has_mos() else None
     rows = []
     for name, said in bar(list(paths.items()), "listening"):
         for u in said:
@@ -242,7 +247,8 @@ def score_chains(
             "stopped": sum(u.stopped for u in said),
             "length ratio": float(np.mean(lengths)) if lengths else None,
         }
-        rows.append(row | score_voice(said, voices or {}) | score_sound(said[:rated]))
+        row |= score_voice(said, voices or {})
+        rows.append(row | score_sound(said[:rated], judge) if judge else row)
     return rows
 
 
@@ -250,7 +256,8 @@ def score_voice(
     said: list,  # `EvaluatedUtterance`s of one path; get `similarity` and `independent`
     voices: dict,  # Of `open_voices`
 ) -> dict:  # Mean similarities, and the number of utterances in the right voice
-    "Voice of one path. In a corpus of one speaker there is no right voice: None."
+    """Voice of one path, over `similarity clips`: those on which the encoder fails are left out.
+    In a corpus of one speaker there is no right voice: None."""
     out = {}
     for key, place in ((OWN, "similarity"), (INDEPENDENT, "independent")):
         if key not in voices:
@@ -259,27 +266,24 @@ def score_voice(
             setattr(u, place, float(value))
         known = [x for u in said if np.isfinite(x := getattr(u, place))]
         out[place] = float(np.mean(known)) if known else None
+        out[f"{place} clips"] = len(known)
     if OWN in voices:
         far = voices[OWN].spread.different
         right = sum(u.similarity > far for u in said)
-        out["right voice"] = right if np.isfinite(far) else None
+        out["right voice"] = right if np.isfinite(far) and out["similarity clips"] else None
     return out
 
 
 def score_sound(
     said: list,  # `EvaluatedUtterance`s of one path; get `mos`
-) -> dict:  # Mean DistillMOS; empty without the package
+    judge: Scorer,  # `distillmos`
+) -> dict:  # Mean DistillMOS, over how many clips it is, and of how many
     "Naturalness of one path."
-    from xtts_ka.evaluate.naturalness import has_mos
-    from xtts_ka.evaluate.scorers import open_scorer
-
-    if not (said and has_mos()):
-        return {}
-    scorer = open_scorer("distillmos")
-    for u, result in zip(said, score_clips(scorer, said)):
+    for u, result in zip(said, score_clips(judge, said)):
         u.mos = result.get("mos", float("nan"))
     known = [u.mos for u in said if np.isfinite(u.mos)]
-    return {"MOS": float(np.mean(known)) if known else None, "judged": len(known)}
+    mean = float(np.mean(known)) if known else None
+    return {"MOS": mean, "judged": len(known), "rated": len(said)}
 
 # %% ../../nbs/evaluate/chains.ipynb #5e2f9d81
 def write_samples(
@@ -322,14 +326,13 @@ def path_row(
         "CER, %": f"{100 * r['CER']:.1f}",
         "95 % interval": f"{100 * r['low']:.1f} to {100 * r['high']:.1f}",
     }
-    if r.get("similarity") is not None:
-        row["likeness, own encoder"] = f"{r['similarity']:.2f}"
-    if r.get("independent") is not None:
-        row["likeness, Resemblyzer"] = f"{r['independent']:.2f}"
+    for key, label in (("similarity", "own encoder"), ("independent", "Resemblyzer")):
+        if r.get(key) is not None:
+            row[f"likeness, {label}"] = f"{r[key]:.2f}{over(r[f'{key} clips'], n)}"
     if r.get("right voice") is not None:
-        row["the right voice"] = f"{r['right voice']} of {n}"
+        row["the right voice"] = f"{r['right voice']} of {r['similarity clips']}"
     if r.get("MOS") is not None:
-        row["DistillMOS"] = f"{r['MOS']:.2f}"
+        row["DistillMOS"] = f"{r['MOS']:.2f}{over(r['judged'], r['rated'])}"
     return row | {
         "length ratio": "" if r["length ratio"] is None else f"{r['length ratio']:.2f}",
         "stopped": f"{r['stopped']} of {n}",
@@ -347,14 +350,17 @@ def path_metrics(
         out[f"CER, {path}"] = round(r["CER"], 4)
         out[f"CER interval, {path}"] = f"{r['low']:.3f} to {r['high']:.3f}"
         out[f"stopped, {path}"] = f"{r['stopped']} of {r['sentences']}"
-        if r.get("similarity") is not None:
-            out[f"likeness, {path}"] = round(r["similarity"], 3)
-        if r.get("independent") is not None:
-            out[f"likeness by Resemblyzer, {path}"] = round(r["independent"], 3)
+        for key, label in (("similarity", "likeness"), ("independent", "likeness by Resemblyzer")):
+            if r.get(key) is not None:
+                out[f"{label}, {path}"] = round(r[key], 3)
+            if key in r and r[f"{key} clips"] < r["sentences"]:
+                out[f"{label} clips, {path}"] = f"{r[f'{key} clips']} of {r['sentences']}"
         if r.get("MOS") is not None:
             out[f"MOS, {path}"] = round(r["MOS"], 2)
+        if r.get("judged", 0) < r.get("rated", 0):
+            out[f"MOS clips, {path}"] = f"{r['judged']} of {r['rated']}"
         if r.get("right voice") is not None:
-            out[f"right voice, {path}"] = f"{r['right voice']} of {r['sentences']}"
+            out[f"right voice, {path}"] = f"{r['right voice']} of {r['similarity clips']}"
     # NaN: one speaker or one clip alone cannot be compared
     about = {
         f"likeness{how} of {what}": value
@@ -373,9 +379,6 @@ def judges(
     rated: bool,  # By DistillMOS
 ) -> list[ScorerCard]:
     "Cards of the scorers that have judged a run."
-    from xtts_ka.evaluate.naturalness import has_mos
-    from xtts_ka.evaluate.scorers import open_scorer
-
     names = ["builtin"] + ["distillmos"] * (rated and has_mos())
     return [open_scorer(n).card for n in names] + [v.scorer.card for v in voices.values()]
 

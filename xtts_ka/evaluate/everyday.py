@@ -7,9 +7,11 @@ __all__ = ['SPEAKERS', 'EMBEDDED', 'turns', 'outcome', 'run_options', 'corpus_vo
            'take', 'open_xtts', 'say_xtts', 'encode_reference', 'say_sovits', 'EverydayTest', 'score_mos']
 
 # %% ../../nbs/evaluate/everyday.ipynb #7ae9fc02
+import functools
 import inspect
 import math
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +31,9 @@ from ..corpus.synthetic import SAMPLE_RATE, VOICES, Synthesizer
 from .config import EvaluateConfig
 from .everyday_scores import Take, everyday_metrics, score_row, summarise
 from .everyday_texts import KINDS, EverydayText, load_everyday, unseen_share
+from .naturalness import has_mos
 from .recogniser import Recogniser
-from .scorers import INDEPENDENT, OWN, open_scorer, score_clips
+from .scorers import INDEPENDENT, OWN, Scorer, open_scorer, score_clips
 from ..sovits.semantic import normalize_transcript
 
 # %% ../../nbs/evaluate/everyday.ipynb #48860155
@@ -334,6 +337,11 @@ class EverydayTest(_EverydaySynthesis):
             )
         return ""
 
+    @functools.cached_property
+    def judge(self) -> Scorer | None:
+        "DistillMOS, where it was asked for and is installed."
+        return open_scorer("distillmos") if self.cfg.mos_clips and has_mos() else None
+
     def speak(self) -> list:  # Rows of `score_row`
         "Every path: synthesize, transcribe, score, keep a few audio files."
         recogniser = Recogniser()
@@ -356,7 +364,7 @@ class EverydayTest(_EverydaySynthesis):
             if key in self.voices:
                 for t, value in zip(takes, self.voices[key].similarity(short)):
                     setattr(t, place, float(value))
-        score_mos(takes[: self.cfg.mos_clips])
+        score_mos(takes[: self.cfg.mos_clips], self.judge)
 
     def save_samples(self, takes: list):
         "The first text of every kind as an audio file."
@@ -393,8 +401,6 @@ class EverydayTest(_EverydaySynthesis):
 
     def note(self) -> str:
         "Limits of the figures, for their reader."
-        from xtts_ka.evaluate.naturalness import has_mos
-
         if self.left_out:
             return self.left_out
         notes = []
@@ -409,17 +415,20 @@ class EverydayTest(_EverydaySynthesis):
                 "DistillMOS learned from mostly English speech: "
                 "compare it with that of the recordings only."
             )
+        failed = Counter(r["MOS error"] for r in self.rows if r["MOS error"])
+        if failed:
+            why = ", ".join(f"{n} {reason}" for reason, n in failed.most_common())
+            notes.append(f"DistillMOS has no figure for {failed.total()} clips: {why}.")
         if INDEPENDENT not in self.voices:
             notes.append("Likeness by Resemblyzer is left out: xtts-ka fetch resemblyzer.")
         return " ".join(notes)
 
 
 def score_mos(
-    takes: list,  # `Take`s of one path; get `mos`
+    takes: list,  # `Take`s of one path; get `mos`, or `mos_error`
+    judge: Scorer | None,  # `distillmos`; None: nothing is judged
 ):
-    "DistillMOS of each take; nothing without the package."
-    from xtts_ka.evaluate.naturalness import has_mos
-
-    if takes and has_mos():
-        for t, result in zip(takes, score_clips(open_scorer("distillmos"), takes)):
-            t.mos = result.get("mos", math.nan)
+    "DistillMOS of each take."
+    for t, result in zip(takes, score_clips(judge, takes) if judge else ()):
+        t.mos = result.get("mos", math.nan)
+        t.mos_error = result.get("error", "")

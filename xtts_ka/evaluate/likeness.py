@@ -9,6 +9,7 @@ __all__ = ['RESEMBLYZER_FILE', 'RESEMBLYZER_PACKAGE', 'Ge2eLstm', 'partials', 'p
 
 # %% ../../nbs/evaluate/likeness.ipynb #1fb40d69
 import functools
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from xtts_ka.evaluate.scorers import (
     package_file,
     score_clips,
     score_wavs,
+    shown_place,
+    source,
     to_vector,
     weights_digest,
 )
@@ -93,7 +96,9 @@ def find_resemblyzer(
 ) -> Path:
     "The weights of Resemblyzer; `MissingError` says how to get them."
     if where and not resolve(where).is_file():
-        raise MissingError(f"resemblyzer:{where}: no such file; {RESEMBLYZER_PACKAGE}")
+        raise MissingError(
+            f"resemblyzer:{display_path(where)}: no such file; {RESEMBLYZER_PACKAGE}"
+        )
     for place in (where, RESEMBLYZER_FILE):
         if place and resolve(place).is_file():
             return resolve(place)
@@ -168,15 +173,16 @@ class Encoder(Likeness):
         from xtts_ka.speaker.encoders import build_encoder
 
         self.net = build_encoder(str(self.folder(name, where)), device=device)
-        if name == "wavlm-sv" and getattr(self.net.module, "head", None) is None:
+        if name == "wavlm-sv" and not self.has_head():
             raise CheckpointError(
-                f"{where}: a WavLM without a head for speakers; take wavlm-base-plus-sv"
+                f"{shown_place(where)}: a WavLM without a head for speakers; "
+                "take wavlm-base-plus-sv"
             )
-        self.dim = self.net.dim
+        self.dim, self.rate = self.net.dim, self.net.sample_rate
         self.longest = 60.0 if name == "wavlm-sv" else LONGEST
-        get = f"xtts-ka fetch {where or self.default.get(name, '')}"
+        get = source(where or self.default.get(name, ""))
         self.card = ScorerCard(
-            f"{name}:{display_path(where)}" if where else name,
+            f"{name}:{shown_place(where)}" if where else name,
             "likeness",
             f"weights {self.net.digest[:12]}",
             self.learned,
@@ -184,6 +190,13 @@ class Encoder(Likeness):
             "cosine",
             "higher",
         )
+
+    def has_head(self) -> bool:
+        "Whether a WavLM was trained to tell speakers apart."
+        from xtts_ka.speaker.wavlm import WavLMEncoder
+
+        module = self.net.module
+        return isinstance(module, WavLMEncoder) and module.head is not None
 
     def folder(self, name: str, where: str) -> Path:
         "Where the encoder lies."
@@ -211,7 +224,8 @@ class RunEncoder(Encoder):
             if (folder / "encoder.json").is_file():
                 return folder
         raise MissingError(
-            f"run:{where}: no speaker_encoder/encoder.json in it; xtts-ka run --to speaker_encoder"
+            f"run:{display_path(where)}: no speaker_encoder/encoder.json in it; "
+            "xtts-ka run --to speaker_encoder"
         )
 
 # %% ../../nbs/evaluate/likeness.ipynb #997f3b30
@@ -259,17 +273,31 @@ class VoiceReferences:
         speakers: list,  # Name of each recording's speaker
     ):
         self.scorer = scorer
-        names = np.asarray(speakers, str)
-        found = [to_vector(r, scorer.dim) for r in score_wavs(scorer, wavs, rate)]
+        results = score_wavs(scorer, wavs, rate)
+        names = np.asarray([s for s, r in zip(speakers, results) if "vector" in r], str)
+        found = [r["vector"] for r in results if "vector" in r]
         vectors = np.array(found, np.float32).reshape(-1, scorer.dim)
+        self.faults = Counter(r["error"] for r in results if "error" in r)
+        self.recordings = len(results)
         self.spread = spread(vectors, names)
         self.of = {s: vectors[names == s] for s in dict.fromkeys(names.tolist())}
+
+    @property
+    def note(self) -> str:
+        "How many recordings have no vector, and why; empty where all have one."
+        if not self.faults:
+            return ""
+        why = ", ".join(f"{n} {reason}" for reason, n in self.faults.most_common())
+        return (
+            f"{self.faults.total()} of {self.recordings} recordings by {self.scorer.card.name} "
+            f"have no voice vector and are left out: {why}"
+        )
 
     def similarity(
         self,
         clips: list,  # With `wav`, `rate` and `speaker`
     ) -> np.ndarray:  # [n] mean cosine to the recordings of the speaker; NaN without any
-        "Compare clips with the recordings of their speakers; 0 for a silent clip."
+        "Compare clips with the recordings of their speakers; 0 without a voice, NaN on a failure."
         vectors = [to_vector(r, self.scorer.dim) for r in score_clips(self.scorer, clips)]
         return self.cosines(vectors, [c.speaker for c in clips])
 

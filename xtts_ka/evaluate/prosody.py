@@ -101,13 +101,14 @@ class Prosody(Scorer):
     "Pitch of the voiced frames, seconds of speech, and pauses of each clip."
 
     options = ()
+    placed = False
 
     def __init__(self, name: str = "prosody", where: str = ""):
         self.card = ScorerCard(
             "prosody",
             "prosody",
             "autocorrelation 1",
-            "nothing: it was not trained",
+            "nothing: it was not trained; phonemes are counted in Georgian texts only",
             "nothing: it is part of the package",
             "0-100, recordings 100",
             "higher",
@@ -134,6 +135,7 @@ FEATURES = ("pitch", "melody", "letters/s", "phonemes/s", "pauses")
 def clip_values(
     result: dict,  # Of `Prosody`
     text: str = "",  # What is said; empty: no paces
+    language: str = "ka",  # Of the text; `phonemes/s` is for Georgian only
 ) -> dict:  # Feature -> values
     "Values of one clip."
     from xtts_ka.evaluate.error_rates import in_words
@@ -141,9 +143,9 @@ def clip_values(
     if "error" in result:
         return {f: [] for f in FEATURES}
     pitch = np.asarray(result["semitones"], float)
-    said = in_words(text).replace(" ", "") if text else ""
+    said = in_words(text, language).replace(" ", "") if text else ""
     spoken = result["seconds"] > 0.2 and said
-    phones = _phones(text) if spoken else 0
+    phones = _phones(text) if spoken and language == "ka" else 0
     return {
         "pitch": pitch.tolist(),
         "melody": (pitch - np.median(pitch)).tolist() if len(pitch) else [],

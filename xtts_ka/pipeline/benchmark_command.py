@@ -13,7 +13,7 @@ import sys
 from ..core.config import build, load, to_dict
 from ..core.errors import ConfigError
 from ..core.files import atomic_write
-from ..core.paths import display_path, resolve
+from ..core.paths import display_path, find_input, refuse_same_file, resolve
 from ..evaluate.benchmark import Benchmark, BenchmarkConfig, open_texts, read_result
 from ..evaluate.benchmark_tables import failures_cell, head, main_columns, several, shown
 from .benchmark_page import add_answers, write_page
@@ -68,8 +68,7 @@ def options(args) -> BenchmarkConfig:
     typed = {f.name: getattr(args, f.name, None) for f in dataclasses.fields(cfg)}
     typed |= {"systems": args.system, "scorers": args.scorer}
     if args.listen is not None:
-        kinds = [k for k in args.listen.split(",") if k]
-        typed["listen"] = [] if kinds == ["none"] else kinds
+        typed["listen"] = [k for k in args.listen.split(",") if k]
     given = {k: v for k, v in typed.items() if v is not None}
     return build(BenchmarkConfig, to_dict(cfg) | given)
 
@@ -78,9 +77,16 @@ def write_list(cfg: BenchmarkConfig, file: str) -> int:
     "Ids and words of a test set, for a system elsewhere."
     if not file.lower().endswith(".tsv"):
         raise ConfigError(f"--list {file}: the name must end in .tsv")
+    source = find_input(cfg.texts)
+    refuse_same_file(file, [str(source)] if source.is_file() else [], "--list")
+    place = resolve(file)
+    if source.is_dir() and place.exists() and place.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(
+            f"--list {file}: a file of {cfg.texts}, which is to be read; give another name"
+        )
     test_set = open_texts(cfg)
     lines = [f"{t.id}\t{t.said}" for t in test_set.texts]
-    atomic_write(resolve(file), "\n".join(["id\ttext", *lines]) + "\n")
+    atomic_write(place, "\n".join(["id\ttext", *lines]) + "\n")
     texts = several(len(lines), "text")
     print(f"{file}: {texts} of {test_set.name}, each to be spoken into <id>.wav")
     for note in test_set.notes:
@@ -130,20 +136,10 @@ def main(args) -> int:
     print("\n".join(summary(result)))
     for note in result["notes"] + read_result(out).get("listening notes", []):
         print(f"note: {note}")
-    for note in _earlier(benchmark):
+    for note in benchmark.earlier():
         print(f"note: {note}")
     print(f"{display_path(page)}, benchmark.json, table.md, table.tex")
     return _without_sound(result)
-
-
-def _earlier(benchmark: Benchmark) -> list[str]:
-    "Programs whose sounds were there already: whether they speak as before, nobody can know."
-    return [
-        f"{s.name}: {several(s.earlier, 'text')} spoken by an earlier call; --again {s.name} speaks"
-        " anew"
-        for s in benchmark.systems
-        if s.line.kind == "command" and s.earlier
-    ]
 
 
 def _without_sound(result: dict) -> int:  # Exit status

@@ -42,6 +42,7 @@ from xtts_ka.core.files import (
     sha256_file,
     write_json,
 )
+from ..core.weights import hub_faults
 
 # %% ../../nbs/pipeline/hub.ipynb #db98269b
 from ..core.paths import display_path, inside, outside, repo_root, resolve
@@ -517,7 +518,7 @@ def explained(repo: str, doing: str):
         raise ConfigError(f"{repo}: not a name of a model on the hub, which is OWNER/NAME") from x
     except e.LocalTokenNotFoundError as x:
         raise MissingError(f"{repo}: nobody is logged in; {LOGIN}") from x
-    except Exception as x:  # httpx has a family of its own, and the library wraps some of them
+    except hub_faults() as x:
         status, why = (
             getattr(getattr(x, "response", None), "status_code", None),
             (str(x).splitlines() or [type(x).__name__])[0][:200],

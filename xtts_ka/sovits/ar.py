@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ABSENT', 'IGNORE', 'BOT', 'BOS', 'EOS', 'MOVES', 'MARK', 'TEXT', 'SPEECH', 'to_grid', 'from_grid', 'Segment',
-           'pointer_positions', 'layout', 'Place', 'plan_sequence', 'qwen', 'TiedHead', 'ArModel', 'embedding_pool',
-           'collate', 'ar_loss', 'move_loss', 'accuracy']
+           'pointer_positions', 'layout', 'Place', 'plan_sequence', 'qwen', 'qwen_options', 'TiedHead', 'ArModel',
+           'embedding_pool', 'collate', 'ar_loss', 'move_loss', 'accuracy']
 
 # %% ../../nbs/sovits/ar.ipynb #99b2b5ee
 from dataclasses import dataclass
@@ -226,7 +226,22 @@ def _load_qwen(init: str, sizes: dict):
         raise CheckpointError(
             f"ar.init={init} has {wrong}; set ar.dim, layers, heads, kv_heads and ffn to its sizes"
         )
+    rope = dict(net.config.rope_parameters or {}).get("rope_type", "default")
+    if rope != "default" or net.config.use_sliding_window or net.config.hidden_act != "silu":
+        raise CheckpointError(
+            f"ar.init={init}: plain rotary positions, attention to everything and SiLU are needed"
+        )
     return net
+
+# %% ../../nbs/sovits/ar.ipynb #227d67c1
+def qwen_options(
+    net,  # transformers' `Qwen2Model`, or our `Qwen2`
+) -> dict:
+    "What belongs to the weights of a Qwen2 and is not among them; named as in its `config.json`."
+    if isinstance(net, Qwen2):
+        return {"rope_theta": net.rope_theta, "rms_norm_eps": net.rms_norm_eps}
+    theta, eps = net.config.rope_parameters["rope_theta"], net.config.rms_norm_eps
+    return {"rope_theta": float(theta), "rms_norm_eps": float(eps)}
 
 # %% ../../nbs/sovits/ar.ipynb #b8a5c874
 class TiedHead(nn.Module):
@@ -263,7 +278,7 @@ class ArModel(nn.Module):
         cfg: ArConfig,
         text: TextEncoder,
         quantizer: Quantizer,  # Of the tokenizer; only its vectors are used, and not trained
-        speaks: bool = False,  # It is trained: through our own layers, which load sooner
+        speaks: dict | None = None,  # It is trained: `qwen_options`, for our layers (load sooner)
     ):
         super().__init__()
         self.cfg = cfg
@@ -271,7 +286,7 @@ class ArModel(nn.Module):
         self.n_codebooks = quantizer.n_codebooks
         self.codebook_size = quantizer.codebook_size
         sizes = cfg.dim, cfg.layers, cfg.heads, cfg.kv_heads, cfg.ffn
-        self.qwen: Any = Qwen2(*sizes) if speaks else qwen(cfg)
+        self.qwen: Any = qwen(cfg) if speaks is None else Qwen2(*sizes, **speaks)
         d, D, G = cfg.dim, quantizer.dim, self.n_codebooks
         self.register_buffer("tables", codebook_tables(quantizer), persistent=True)
         self.learned = None

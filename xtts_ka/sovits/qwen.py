@@ -12,26 +12,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-THETA, EPS = 10_000.0, 1e-6  # Of Qwen2Config: base of the rotary positions, RMSNorm
+THETA, EPS = 10_000.0, 1e-6  # Defaults of Qwen2Config; released weights have other ones
 
 # %% ../../nbs/sovits/qwen.ipynb #9e10a005
 class RmsNorm(nn.Module):
     "Zhang and Sennrich 2019; computed in float32."
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, eps: float = EPS):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
+        self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
 
     def forward(self, x: Tensor) -> Tensor:  # [..., dim]
         wide = x.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPS)
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * wide.to(x.dtype)
 
 
-def rotary(at: Tensor, dim: int) -> tuple:  # [B, L] positions -> cos, sin [B, 1, L, dim]
+def rotary(
+    at: Tensor,  # [B, L] positions
+    dim: int,  # Of a head
+    theta: float = THETA,  # Base of the wavelengths
+) -> tuple:  # cos, sin [B, 1, L, dim]
     "Su et al. 2021; each angle for both halves of a head."
     steps = torch.arange(0, dim, 2, dtype=torch.float, device=at.device) / dim
-    angles = at[..., None].float() * (1.0 / THETA**steps)  # [B, L, dim / 2]
+    angles = at[..., None].float() * (1.0 / theta**steps)  # [B, L, dim / 2]
     angles = torch.cat([angles, angles], -1)[:, None]
     return angles.cos(), angles.sin()
 
@@ -88,12 +92,12 @@ class GatedMlp(nn.Module):
 class Layer(nn.Module):
     "Attention and MLP, each behind a norm and beside a shortcut."
 
-    def __init__(self, dim: int, heads: int, kv_heads: int, wide: int):
+    def __init__(self, dim: int, heads: int, kv_heads: int, wide: int, eps: float = EPS):
         super().__init__()
         self.self_attn = Attention(dim, heads, kv_heads)
         self.mlp = GatedMlp(dim, wide)
-        self.input_layernorm = RmsNorm(dim)
-        self.post_attention_layernorm = RmsNorm(dim)
+        self.input_layernorm = RmsNorm(dim, eps)
+        self.post_attention_layernorm = RmsNorm(dim, eps)
 
     def forward(self, x: Tensor, place: tuple, mask: Tensor, past) -> tuple:  # [B, L, dim]
         out, kept = self.self_attn(self.input_layernorm(x), place, mask, past)
@@ -104,7 +108,7 @@ class Layer(nn.Module):
 def causal_mask(seen: Tensor, length: int, dtype) -> Tensor:  # [B, all] -> [B, 1, length, all]
     "0 where a row may look: at itself and at what stands before it; the lowest number elsewhere."
     total = seen.shape[1]
-    before = torch.ones(total, total, dtype=torch.bool, device=seen.device).tril()[-length:]
+    before = torch.ones(length, total, dtype=torch.bool, device=seen.device).tril(total - length)
     allowed = before & seen.bool()[:, None, None]
     none = torch.zeros((), dtype=dtype, device=seen.device)
     return torch.where(allowed, none, torch.finfo(dtype).min)
@@ -121,11 +125,21 @@ class QwenOutput:
 class Qwen2(nn.Module):
     "Vectors in, vectors out; there is no vocabulary."
 
-    def __init__(self, dim: int, layers: int, heads: int, kv_heads: int, wide: int):
+    def __init__(
+        self,
+        dim: int,
+        layers: int,
+        heads: int,
+        kv_heads: int,
+        wide: int,
+        rope_theta: float = THETA,  # Base of the rotary positions
+        rms_norm_eps: float = EPS,
+    ):
         super().__init__()
-        self.size = dim // heads
-        self.layers = nn.ModuleList(Layer(dim, heads, kv_heads, wide) for _ in range(layers))
-        self.norm = RmsNorm(dim)
+        self.size, self.rope_theta, self.rms_norm_eps = dim // heads, rope_theta, rms_norm_eps
+        sizes = dim, heads, kv_heads, wide, rms_norm_eps
+        self.layers = nn.ModuleList(Layer(*sizes) for _ in range(layers))
+        self.norm = RmsNorm(dim, rms_norm_eps)
 
     def forward(
         self,
@@ -137,7 +151,7 @@ class Qwen2(nn.Module):
     ) -> QwenOutput:
         "As `Qwen2Model` is called."
         x, kept = inputs_embeds, []
-        place = tuple(t.to(x.dtype) for t in rotary(position_ids, self.size))
+        place = tuple(t.to(x.dtype) for t in rotary(position_ids, self.size, self.rope_theta))
         mask = causal_mask(attention_mask, x.shape[1], x.dtype)
         for n, layer in enumerate(self.layers):
             x, both = layer(x, place, mask, past_key_values and past_key_values[n])

@@ -6,6 +6,7 @@
 __all__ = ['GREEDY', 'corrupt_codes', 'FreeRunText', 'free_run_texts', 'ArData', 'ArTask', 'save_ar', 'load_ar']
 
 # %% ../../nbs/sovits/train_ar.ipynb #ed94efc3
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +29,12 @@ from xtts_ka.sovits.ar import (
     collate,
     move_loss,
     pointer_positions,
+    qwen_options,
     to_grid,
 )
 from .config import ArConfig, SamplingConfig, TextConfig
 from .quantize import codebook_tables
+from .qwen import EPS, THETA
 from .sampling import Limits, generate
 from .semantic import normalize_transcript
 from .text_encoder import BgeM3, Bpe, TextEncoder
@@ -359,7 +362,8 @@ def save_ar(
     if isinstance(fit, torch.nn.Sequential):
         features = len(next(fit.parameters()))  # the width of its LayerNorm
     options = {"ar": to_dict(net.cfg), "text": to_dict(net.text.cfg)}
-    write_json(folder / "ar.json", {"format": 1, **options, "features": features})
+    held = {"qwen": qwen_options(net.qwen), "features": features}
+    write_json(folder / "ar.json", {"format": 1, **options, **held})
     bpe.save(folder / "bpe.json")
 
 # %% ../../nbs/sovits/train_ar.ipynb #93f0a220
@@ -380,7 +384,7 @@ def load_ar(
     cfg = build(ArConfig, {"pointer": False} | about["ar"] | {"init": ""})
     text = TextEncoder(build(TextConfig, about["text"]), bpe.size, about["features"])
     quantizer = tokenizer.net.quantizer
-    net = ArModel(cfg, text, quantizer, speaks=True)
+    net = ArModel(cfg, text, quantizer, speaks=_qwen_of(about, folder))
     try:
         net.load_state_dict(load_file(folder / "ar.safetensors"))
     except Exception as e:  # safetensors and torch raise several kinds
@@ -395,3 +399,24 @@ def load_ar(
             " put the two together that were trained together"
         )
     return net.eval(), bpe
+
+# %% ../../nbs/sovits/train_ar.ipynb #cd1b54a8
+def _qwen_of(about: dict, folder: Path) -> dict:  # As from `qwen_options`
+    "`CheckpointError` for numbers that no Qwen2 has; files from before they were kept have none."
+    names = ("rope_theta", "rms_norm_eps")
+    held = about.get("qwen", dict(zip(names, (THETA, EPS))))
+    if "qwen" not in about and about["ar"].get("init"):
+        warnings.warn(
+            f"{folder}/ar.json: older than rope_theta in it, so {THETA:,.0f} is taken; weights that"
+            f" began from {about['ar']['init']} may have another: save the model again",
+            stacklevel=2,
+        )
+    given = held if isinstance(held, dict) else {}
+    numbers = [given.get(n) for n in names]
+    theta, eps = (float(n) if isinstance(n, (int, float)) else 0.0 for n in numbers)
+    if not (1 < theta < 1e12 and 0 < eps < 1):
+        raise CheckpointError(
+            f"{folder}/ar.json: qwen is {str(held)[:80]}; rope_theta above 1 and rms_norm_eps"
+            " between 0 and 1 are needed"
+        )
+    return {"rope_theta": theta, "rms_norm_eps": eps}

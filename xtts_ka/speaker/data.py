@@ -22,7 +22,8 @@ from ..core.manifest import tell
 from ..core.paths import display_path, find_input, no_such, walk
 from ..core.progress import bar
 from ..core.randomness import permutation, rng
-from ..corpus.loaders import has_table, read_data_set
+from ..corpus.formats import has_table
+from ..corpus.loaders import read_data_set
 
 # %% ../../nbs/speaker/data.ipynb #e7bc3488
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aiff", ".aif")

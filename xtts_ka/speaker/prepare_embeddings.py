@@ -19,7 +19,8 @@ from typing import Any
 
 from ..core.errors import MissingError, XttsKaError
 from ..core.paths import display_path, inside, refuse_same_file, resolve, walk
-from ..corpus.loaders import has_table, read_data_set
+from ..corpus.formats import has_table
+from ..corpus.loaders import read_data_set
 
 # %% ../../nbs/speaker/prepare_embeddings.ipynb #a41a03f3
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff")

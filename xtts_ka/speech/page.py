@@ -26,7 +26,7 @@ from ..core.errors import ConfigError, MissingError, XttsKaError
 from ..core.files import atomic_write
 from ..core.synthesis import Speech
 from .lines import check_references
-from .server import LOCAL, Booth, Limits, open_booth, speech_routes
+from .server import LOCAL, Booth, Limits, SmallBodies, open_booth, speech_routes
 from ..text.markup import has_markup, read_markup
 from ..text.normalize import normalize
 
@@ -395,8 +395,6 @@ async def refused(
     "Why a request to gradio is not answered."
     if request.method != "POST" or request.url.path.endswith("/upload"):
         return ""
-    if int(request.headers.get("content-length") or 0) > 1 << 20:
-        return "the request is larger than 1 MiB"
     try:
         outside = names_others(json.loads(await request.body() or b"null"), home)
     except (ValueError, RecursionError):
@@ -448,6 +446,7 @@ def make_app(
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
+    app.add_middleware(SmallBodies)  # in front of what reads a body
     return app
 
 # %% ../../nbs/speech/page.ipynb #a9238261

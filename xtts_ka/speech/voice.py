@@ -145,7 +145,7 @@ class XttsVoice(Voice):
     "XTTS."
 
     family = "xtts"
-    OPTIONS = ("language", "precision", "voices", "way", "vocoder")  # Of `load`
+    OPTIONS = ("language", "precision", "compiled", "voices", "way", "vocoder")  # Of `load`
 
     def __init__(self, folder, device: str = "auto", **options):
         from xtts_ka.xtts.infer import KaXtts
@@ -400,7 +400,7 @@ def load(
     path,  # A run, an XTTS's folder, a GPT-SoVITS2's folder, or `OWNER/NAME` on the hub
     model: str = "",  # `xtts` or `sovits2`; empty: the one that is there, XTTS first
     device: str = "auto",  # `cpu`, `cuda`, `cuda:1`, `mps`; auto: a GPU where there is one
-    **options,  # XTTS: language, precision, voices, way, vocoder; GPT-SoVITS2: bge
+    **options,  # XTTS: language, precision, compiled, voices, way, vocoder; SoVITS: bge
 ) -> Voice:
     """A voice. `MissingError` names what is not there, `CheckpointError` what is damaged,
     `ConfigError` an option that does not fit."""

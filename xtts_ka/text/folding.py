@@ -8,6 +8,7 @@ __all__ = ['PUNCTUATION', 'ALPHABET', 'SIGNS', 'fold', 'merge_signs', 'rebuild']
 # %% ../../nbs/text/folding.ipynb #aea9711c
 import re
 import unicodedata
+from functools import lru_cache
 
 from .letters import LETTERS, to_mkhedruli
 
@@ -77,12 +78,24 @@ def _same_length(text: str) -> str:
     return _OLD.sub("ვ", text)
 
 
+_SAME: set[str] = set()  # Characters that folding leaves, but for the apostrophe
+
+
+def _all_same(text: str) -> bool:
+    "Whether folding leaves each character."
+    same = {c for c in text if _FOLD[ord(c)] == c != "'"}
+    _SAME.update(same)
+    return same.issuperset(text)
+
+
 def fold(
     text: str,  # Any text
 ) -> tuple[str, list[int] | None]:  # (folded text, offsets in the source; None: the same)
     "Fold a text. The offsets are those of each folded character and of the end."
     text = _same_length(text)
     if unicodedata.is_normalized("NFC", text):
+        if _SAME.issuperset(text) or _all_same(text):
+            return text, None
         folded = _QUOTED.sub(r'"\1"', text.translate(_FOLD))
         if all(len(_FOLD[ord(c)]) == 1 for c in set(text)):
             return folded, None
@@ -127,14 +140,28 @@ def merge_signs(
     return out
 
 # %% ../../nbs/text/folding.ipynb #8fe16c39
+@lru_cache(4)
+def _patterns(letters: str) -> tuple[re.Pattern, re.Pattern]:
+    "Tokens of a text, and texts that are spaced as `rebuild` does it already."
+    word = rf"[{letters}]++(?:[-\'][{letters}]++)*+"  # possessive: no time lost in going back
+    end = r"(?:\.\.\.|[.!?])"
+    return (
+        re.compile(rf"{word}|\.\.+|[{re.escape(PUNCTUATION)}]"),
+        re.compile(rf"{word}(?:(?:[,;:]|{end})?+ {word})*+{end}?"),
+    )
+
+
 def rebuild(
     text: str,  # Words and signs, spaced in any way
     letters: str,  # Letters of a word, as in a character class of a pattern
 ) -> str:
     "Words of `letters` and known signs in one spacing; a `‿` joins its neighbours to one word."
-    text = re.sub(" {0,9}‿ {0,9}", "", text)  # bounded, for long runs of spaces
-    word = rf"[{letters}]+(?:[-\'][{letters}]+)*"
-    tokens = re.findall(rf"{word}|\.\.+|[{re.escape(PUNCTUATION)}]", text)
+    if "‿" in text:
+        text = re.sub(" {0,9}‿ {0,9}", "", text)  # bounded, for long runs of spaces
+    found, spaced = _patterns(letters)
+    if spaced.fullmatch(text):
+        return text  # most texts; what follows would not change them
+    tokens = found.findall(text)
     tokens = ["..." if t.startswith("..") else t for t in tokens]
     out: list[str] = []
     last = None

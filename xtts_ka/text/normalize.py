@@ -14,7 +14,7 @@ from functools import lru_cache
 from ..core.errors import XttsKaError
 from .folding import ALPHABET, PUNCTUATION, SIGNS, rebuild
 from .letters import LETTERS
-from .rules import NormConfig, Reader, Span, read
+from .rules import NormConfig, Reader, Span, is_plain, read
 
 # %% ../../nbs/text/normalize.ipynb #6d9abd88
 _all_ = ["ALPHABET", "PUNCTUATION", "NormConfig", "Span"]  # Names that users import from here
@@ -66,6 +66,8 @@ class KaNormalizer:
         _check_text(text)
         words, r = self._once(text)
         for _ in range(4):  # words may meet because a sign between them was left out
+            if is_plain(words) and rebuild(words, self._letters) == words:
+                break
             again, _ = self._once(words)
             if again == words:
                 break

@@ -21,7 +21,8 @@ from ..core.manifest import Reject
 from ..core.paths import display_path, find_input, no_such, resolve, walk
 from ..core.progress import bar
 from ..core.randomness import rng
-from ..corpus.loaders import has_table, read_data_set
+from ..corpus.formats import has_table
+from ..corpus.loaders import read_data_set
 from .config import AUDIO_SUFFIXES, DataConfig, MelConfig
 from .features import crop_with_context, load_mel, middle, n_frames
 

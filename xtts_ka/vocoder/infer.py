@@ -25,7 +25,8 @@ from ..core.files import read_json, write_json
 from ..core.manifest import Reject, write_rejects
 from ..core.paths import display_path, find_input, no_such, refuse_same_file, resolve, walk
 from ..core.progress import bar
-from ..corpus.loaders import has_table, read_data_set
+from ..corpus.formats import has_table
+from ..corpus.loaders import read_data_set
 from .config import AUDIO_SUFFIXES, MelConfig, plain_overrides
 from .features import LogMel, griffin_lim, load_mel, pad_to_hop
 

@@ -24,6 +24,7 @@ from ..core.randomness import torch_rng
 from .acoustic import FILE as ACOUSTIC_FILE
 from .acoustic import acoustic_tensors
 from .config import DecodeConfig, DvaeConfig
+from .coqui_files import load_tensors
 from .dvae import make_dvae
 from .features import HOP, OUTPUT_SAMPLE_RATE, SAMPLE_RATE
 from .gpt import quiet
@@ -241,8 +242,6 @@ def check_config(
 
 def check_speakers(path):  # `speakers_xtts.pth`
     "`CheckpointError` for voices that are none."
-    from xtts_ka.xtts.base import load_tensors
-
     voices = load_tensors(path)
     if not isinstance(voices, dict):
         raise CheckpointError(f"{path}: not a table of voices; export again")
@@ -260,8 +259,6 @@ def check_folder(
 ) -> int:  # Numbers in its weights
     """Types and shapes of everything that a network is built from, before it is built.
     `CheckpointError` says what does not fit."""
-    from xtts_ka.xtts.base import load_tensors
-
     folder = Path(folder)
     with reading(folder):
         parse_vocab(read_json(folder / "vocab.json"), folder / "vocab.json")

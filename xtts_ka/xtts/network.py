@@ -24,10 +24,9 @@ from ..core.mel import XTTS_REFERENCE, log_mel
 from xtts_ka.xtts.base import (
     complete_args,
     dvae_shape,
-    load_tensors,
-    read_coqui_checkpoint,
     shape_of,
 )
+from .coqui_files import load_tensors, read_coqui_checkpoint
 from .features import CODE_STRIDE, HOP, OUTPUT_SAMPLE_RATE, SAMPLE_RATE
 
 # %% ../../nbs/xtts/network.ipynb #12f95905
