@@ -106,7 +106,7 @@ def _hear_builtin(tokenizer) -> Callable:
 
     return hear
 
-# %% ../../nbs/curate/emissions.ipynb #0e1bce01
+# %% ../../nbs/curate/emissions.ipynb #e32717cb
 def open_hearer(
     recogniser: Scorer,  # Of `open_scorer`
 ) -> Hearer:
@@ -142,8 +142,10 @@ def _symbols(tokenizer, classes: int) -> tuple[str, ...]:
     out = [""] * classes
     special = set(tokenizer.all_special_tokens)
     for token, n in tokenizer.get_vocab().items():
-        if n < classes and token not in special:
-            out[n] = " " if token == tokenizer.word_delimiter_token else token
+        if n < classes and token == tokenizer.word_delimiter_token:
+            out[n] = " "
+        elif n < classes and token not in special:
+            out[n] = token
     if sum(len(s) > 1 for s in out) > classes // 2:
         raise CheckpointError(
             "this recogniser writes pieces of words, not letters; take one with letters"

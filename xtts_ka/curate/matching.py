@@ -6,7 +6,7 @@
 __all__ = ['OUTSIDE', 'Unit', 'Sentence', 'letters_of', 'units_of', 'make_sentence', 'split_sentences', 'greedy', 'match_letters',
            'Forced', 'force', 'Stretch', 'stretches_of', 'word_losses']
 
-# %% ../../nbs/curate/matching.ipynb #aee807b6
+# %% ../../nbs/curate/matching.ipynb #9d3f6eff
 import re
 from bisect import bisect_left
 from collections import defaultdict
@@ -15,7 +15,7 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
-from ..text.chunks import ENDS
+from ..text.chunks import ENDS, chunks
 from ..text.normalize import NormResult, normalize
 
 # %% ../../nbs/curate/matching.ipynb #eeb50004
@@ -75,8 +75,11 @@ def units_of(
         units = [Unit(0, len(text), whole)] if whole else []
     return tuple(units)
 
-# %% ../../nbs/curate/matching.ipynb #e575da9e
+# %% ../../nbs/curate/matching.ipynb #d3d43327
 _BREAK = re.compile(rf"[{re.escape(ENDS)}]+[\"'”“»)\]]*(?=\s)|\n\s*\n")
+
+
+_LONGEST = 600  # Characters; what has no end for so long is cut at other marks, or between words
 
 
 def make_sentence(
@@ -107,8 +110,9 @@ def split_sentences(
                 continue
             blank = len(paragraph[at:end]) - len(paragraph[at:end].lstrip())
             number = line + paragraph[: at + blank].count("\n")
-            if s := make_sentence(paragraph[at:end], language, number):
-                out.append(s)
+            for part in chunks(" ".join(paragraph[at:end].split()), _LONGEST):
+                if s := make_sentence(part, language, number):
+                    out.append(s)
             at = end
         line += paragraph.count("\n")
     return out
