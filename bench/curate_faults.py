@@ -39,7 +39,8 @@ KINDS = {  # Fault -> kinds that find it
     "cut end": ("cut_end",),
 }
 SHARE = 0.1  # Of the clips, for each fault
-PART = 1.5  # Seconds of each speaker's part, at least
+KNOWN = 5  # Clips of a speaker among whom labels are swapped
+PART = 2.0  # Seconds of each speaker's part, at least
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,12 @@ def pauses(wav, rate, least=0.12):
     return [int((a + b) / 2) * size for a, b in runs if (b - a) * 0.01 >= least]
 
 
-def pieces(wav, rate, shortest=3.0):
+def pieces(wav, rate, shortest=5.0, silence=0.03):
     "A recording divided in its pauses; only pieces with silence at both ends."
+    first, last = speech_edges(wav, rate)
+    ends = [0] * (first >= silence * rate), [len(wav)] * (len(wav) - last >= silence * rate)
     out, start = [], None
-    for at in pauses(wav, rate):
+    for at in sorted({*ends[0], *pauses(wav, rate), *ends[1]}):
         if start is None:
             start = at
         elif at - start >= shortest * rate:
@@ -94,8 +97,7 @@ def recordings(data, half):
             if row.speaker_name in mine:
                 wav, rate = read_audio(found.audio_path(row))
                 out += [Clip(w, rate, row.speaker_name) for w in pieces(wav, rate)]
-    many = Counter(c.speaker for c in out)
-    return [c for c in out if many[c.speaker] >= 2]
+    return out
 
 
 def voices(half, clips=150):
@@ -186,10 +188,14 @@ def plant(clips, seed, texts):
 
         return change
 
-    names = sorted({c.speaker for c in clips})
-    take(
-        "speaker", lambda c: replace(c, speaker=str(r.choice([n for n in names if n != c.speaker])))
-    )
+    many = Counter(c.speaker for c in clips)
+    names = sorted(n for n in many if many[n] >= KNOWN)  # Others cannot be told
+
+    def mislabelled(c):
+        others = [n for n in names if n != c.speaker]
+        return replace(c, speaker=str(r.choice(others))) if c.speaker in names and others else None
+
+    take("speaker", mislabelled)
     if texts:
         said = [c.text for c in clips]
         take("text", lambda c: replace(c, text=str(r.choice([t for t in said if t != c.text]))))

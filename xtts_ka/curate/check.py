@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -454,6 +455,8 @@ def _voices(clips: list[Measured], encoder, notes: list):
     far = apart(found, who)
     changes, at = voice_changes(windows)
     for m, b, a, z, s in zip(heard, found, far, changes, at):
+        if b is None:  # Its windows cancel out: nothing is known of its voice
+            continue
         m.values |= {"own_cos": _number(b.own), "other_cos": _number(b.other)}
         m.values |= {"nearest": b.nearest, "margin": _number(b.margin), "apart": _number(a)}
         m.values |= {"change_z": _number(z), "change_s": _number(s, 2)}
@@ -479,8 +482,8 @@ def _rated(corpus, clips: list[Measured], judges: list):
 class _Ears:
     "The scorers of a check, and why others are not used."
 
-    encoder: object = None
-    recogniser: object = None
+    encoder: Any = None  # `Likeness`
+    recogniser: Any = None  # `Transcriber`
     judges: list = field(default_factory=list)
     notes: list = field(default_factory=list)
 

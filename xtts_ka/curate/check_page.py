@@ -44,7 +44,7 @@ def draw_distribution(
     values, limit = values * kind.scale, limit * kind.scale
     low, high = min(values.min(), limit), max(values.max(), limit)
     pad = 0.02 * (high - low) or 0.5
-    bins = np.linspace(low - pad, high + pad, BINS + 1)
+    bins = np.linspace(low - pad, high + pad, BINS + 1).tolist()
     beyond = kind.side * (values - limit) > 0
     figure, ax = plt.subplots(figsize=(3.6, 1.9), layout="constrained")
     plt.close(figure)  # otherwise a notebook shows it twice

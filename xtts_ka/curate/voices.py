@@ -8,7 +8,7 @@ __all__ = ['WINDOW', 'HOP', 'LEAST', 'DIRECTIONS', 'SMOOTHED', 'SIDE', 'FEWEST',
            'voice_changes']
 
 # %% ../../nbs/curate/voices.ipynb #2ef4b6de
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -63,11 +63,12 @@ class Belongs:
     own: float  # Cosine to the centre of the speaker's other clips; NaN without any
     other: float  # Cosine to the nearest centre of another speaker; NaN without any
     nearest: str  # That speaker; empty without any
+    usual: float = -1.0  # Cosine that clips of the corpus have to their own speaker, at least
 
     @property
     def margin(self) -> float:
-        "By how much another speaker is nearer; NaN where one of the two is unknown."
-        return self.other - self.own
+        "By how much it is another's rather than its own; NaN where one of the two is unknown."
+        return min(self.other - self.own, self.other - self.usual)
 
 
 def _centres(vectors: np.ndarray, who: np.ndarray, kept: np.ndarray) -> tuple:
@@ -111,10 +112,21 @@ def belonging(
     kept, found = np.ones(len(heard), bool), []
     for _ in range(rounds if len(heard) else 0):
         found = _compared(vectors[heard], who[heard], kept)
-        kept = np.array([not b.margin > 0 for b in found])
+        kept = np.array([not b.other > b.own for b in found])
+    usual = _usual([b.own for b in found])
     for i, b in zip(heard, found):
-        out[i] = b
+        out[i] = replace(b, usual=usual)
     return out
+
+
+def _usual(own: list) -> float:
+    "Three robust deviations below the median; -1 for too few clips."
+    known = np.array(own)[np.isfinite(own)]
+    if len(known) < 5:
+        return -1.0
+    middle = np.median(known)
+    spread = 1.4826 * np.median(np.abs(known - middle))
+    return float(middle - 3 * max(spread, 0.02))
 
 # %% ../../nbs/curate/voices.ipynb #2a1d2eb2
 LEAST = 5  # Clips or values of which a spread is taken
@@ -147,11 +159,11 @@ def apart(
         out[mine] = -robust_z(own[mine], least_spread=0.02)  # of a cosine
     return out
 
-# %% ../../nbs/curate/voices.ipynb #f5c1782a
-DIRECTIONS = 32
+# %% ../../nbs/curate/voices.ipynb #a451e6b1
+DIRECTIONS = 48
 SMOOTHED = 0.5  # Share of the mean variance in all directions: few windows leave some unknown
 SIDE = 2  # Windows of the shorter part
-FEWEST = 150  # Windows from which the variation is learned
+FEWEST = 200  # Windows from which the variation is learned
 
 
 def within_scaling(
