@@ -396,26 +396,39 @@ def _check_header(path, info: AudioInfo, max_seconds: float):
         raise AudioError("too_long", path, why)
 
 # %% ../../nbs/core/audio.ipynb #eef3499d
-def _check_md5(path, f, wav: np.ndarray):  # [T, channels]
+_FLAC_BITS = {"PCM_S8": 8, "PCM_16": 16, "PCM_24": 24}
+
+
+def _check_md5(path, bits: int, samples: np.ndarray):  # [T, channels] int16 or int32, left-aligned
     """Compare the samples with the MD5 in a FLAC header (RFC 9639, 8.2).
     Only this shows that a header announces fewer samples than the file has.
     Files that begin with a tag, have another width or carry no sum are not checked."""
     with open(path, "rb") as raw:
         head = raw.read(42)
-    bits = {"PCM_S8": 8, "PCM_16": 16, "PCM_24": 24}.get(f.subtype)
-    if head[:4] != b"fLaC" or not bits or not any(head[26:42]):
+    if head[:4] != b"fLaC" or not any(head[26:42]):
         return
     if (head[20] & 1) << 4 | head[21] >> 4 != bits - 1:
         return
-    scaled = wav * np.float32(2 ** (bits - 1))  # exact: float32 has 24 bits
-    if bits == 24:
-        packed = scaled.astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3]
-    else:
-        packed = scaled.astype(f"<i{bits // 8}")
+    width = samples.dtype.itemsize
+    packed = samples.view(np.uint8).reshape(-1, width)[:, width - bits // 8 :]  # little-endian
     if hashlib.md5(np.ascontiguousarray(packed).data).digest() != head[26:42]:
         raise AudioError("corrupt", path, "the samples do not fit the MD5 in the header")
 
-# %% ../../nbs/core/audio.ipynb #a7468cbd
+
+def _decoded(path, f, frames: int) -> np.ndarray:  # [T, channels] float32
+    "The samples; a whole FLAC file is compared with its sum, as the integers that it holds."
+    bits = _FLAC_BITS.get(f.subtype) if f.format == "FLAC" and frames == f.frames else None
+    if bits is None or sys.byteorder != "little":
+        return f.read(frames, dtype="float32", always_2d=True)
+    kind = "int16" if bits <= 16 else "int32"
+    samples = f.read(frames, dtype=kind, always_2d=True)
+    if len(samples) == frames:
+        _check_md5(path, bits, samples)
+    wav = samples.astype(np.float32)
+    wav *= np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))  # exact: float32 has 24 bits
+    return wav
+
+# %% ../../nbs/core/audio.ipynb #6c4de6b8
 def _check_phases(path, wav: np.ndarray):  # [T, channels]
     "Channels of opposite phase cancel each other, and their mean would pass for silence."
     mean, loudest = np.square(wav.mean(1)).mean(), np.square(wav).mean(0).max()
@@ -430,14 +443,12 @@ def _decoded(path, f, frames: int) -> tuple[np.ndarray, float]:  # ([frames, cha
         why = f"{frames} samples of {f.channels} channels need more than 1 GiB"
         raise AudioError("too_long", path, why)
     try:
-        wav = f.read(frames, dtype="float32", always_2d=True)  # [T, channels]
+        wav = _decoded(path, f, frames)  # [T, channels]
     except RuntimeError as e:
         why = str(e).strip() or "no data"
         raise AudioError("truncated", path, f"decoding stops: {why}") from None
     if len(wav) < frames:
         raise AudioError("truncated", path, f"{len(wav)} of {frames} samples")
-    if f.format == "FLAC" and frames == f.frames:
-        _check_md5(path, f, wav)
     peak = float(np.maximum(wav.max(), -wav.min()))  # NaN goes through max and min
     if not np.isfinite(peak):
         why = "NaN or infinity among the samples; write the file anew"
@@ -494,7 +505,7 @@ def read_audio(
     if sample_rate is None or sample_rate == info.sample_rate:
         return wav, info.sample_rate
     resampled = resample(wav, info.sample_rate, sample_rate)
-    return np.clip(resampled, -1, 1), sample_rate  # the filter overshoots at steps
+    return np.clip(resampled, -1, 1, out=resampled), sample_rate  # the filter overshoots at steps
 
 
 def _check_short(path, info: AudioInfo, min_seconds: float):
