@@ -265,7 +265,7 @@ def test_a_run_begins_with_raw_recordings(root, raw, tmp_path):
         assert said.returncode == 0, said.stdout + said.stderr
         assert len(read_manifest(home / "corpus").rows) == 6
         page = (home / "report/index.html").read_text(encoding="utf-8")
-        assert "from recordings to clips" in page and "1 missing" in page
+        assert "1 missing" in page and "transcribe" in page
     finally:
         import shutil
 
