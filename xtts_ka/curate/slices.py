@@ -17,8 +17,6 @@ from typing import Literal
 
 import numpy as np
 from pydantic import Field
-from scipy.ndimage import maximum_filter1d, uniform_filter1d
-from scipy.signal import butter, sosfiltfilt
 
 from ..core.audio import AudioInfo, mix_down, resample, set_level, write_audio
 from ..core.config import config, describe, load, to_dict
@@ -99,6 +97,8 @@ def quiet_place(
     aim: int,  # Where the cut would best be
 ) -> int:  # Between step n - 1 and n
     "Nearest to `aim` among the places no more than 3 dB above the quietest."
+    from scipy.ndimage import uniform_filter1d
+
     power = uniform_filter1d(10 ** (levels / 10), 2 * _REACH, mode="nearest")  # n - 4 ... n + 3
     around = 10 * np.log10(power)
     first = min(max(first, 0), len(levels) - 1)
@@ -194,6 +194,8 @@ def step_levels(
     mono,  # [T] float32 at 16 kHz
 ) -> np.ndarray:  # [S] dB, whole frames of the detector
     "Level of steps of 8 ms without what lies below speech: steps and traffic are no words."
+    from scipy.signal import butter, sosfiltfilt
+
     sos = butter(2, 100, "highpass", fs=VAD_RATE, output="sos")
     levels = frame_levels(sosfiltfilt(sos, mono, padlen=min(len(mono) - 1, 1600)), STEP)
     return np.pad(levels, (0, -len(levels) % _PER), mode="edge")
@@ -206,6 +208,8 @@ def _at_16k(wav, rate: int, side: int | None) -> np.ndarray:
 # %% ../../nbs/curate/slices.ipynb #d9730e55
 def _others_speak(wav, rate: int, side: int, levels) -> np.ndarray:  # [F] bool
     "Frames in which another channel is louder by 10 dB, within a tenth of a second."
+    from scipy.ndimage import maximum_filter1d
+
     own = maximum_filter1d(levels, 13, mode="nearest")
     others = np.full(len(levels), -np.inf)
     for other in range(wav.shape[1]):
@@ -223,6 +227,8 @@ def finish_clip(
     cfg: SliceConfig,
 ) -> tuple[np.ndarray, int]:  # ([T'] float32 in [-1, 1], its rate)
     "High-pass, cut, fade, resample, level."
+    from scipy.signal import butter, sosfiltfilt
+
     if cfg.highpass_hz:
         left = max(start - rate // 2, 0)
         part = wav[left : end + rate // 2]

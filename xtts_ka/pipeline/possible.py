@@ -71,9 +71,13 @@ def look(
     from xtts_ka.corpus.sources import local_source
 
     corpus: Any = getattr(run.cfg, "corpus", None)
-    recordings = getattr(corpus, "source", "") in ("folder", "hub")
-    if not recordings or "corpus" not in [s.name for s in chosen]:
+    source = getattr(corpus, "source", "")
+    if source not in ("folder", "hub", "raw") or "corpus" not in [s.name for s in chosen]:
         return [], {}
+    if source == "raw":
+        from xtts_ka.curate.road import look_raw
+
+        return [str(look_raw(corpus))], {}
     if local_source(corpus) is None:
         return [f"{corpus.path}: its rows will come over the network, nothing to look at yet"], {}
     found = look_at(corpus)

@@ -501,9 +501,9 @@ def run(
 def check_source(run: Run, chosen: tuple):
     "Refuse a corpus that is not there, before anything runs; `MissingError`, `ManifestError`."
     if any(s.name == "corpus" for s in chosen) and hasattr(run.cfg.corpus, "source"):
-        from xtts_ka.corpus import sources
+        from xtts_ka.curate import road
 
-        sources.check_source(run.cfg.corpus, run.dir / "corpus")
+        road.check_source(run.cfg.corpus, run.dir / "corpus")
 
 
 TEXTS = ("texts", "pronunciations", "latin")  # Options that name files of text

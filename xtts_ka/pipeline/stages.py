@@ -59,11 +59,11 @@ STAGES = (
     Stage(
         "corpus",
         "nbs/runs/10_corpus.ipynb",
-        "xtts_ka.corpus.sources.CorpusConfig",
+        "xtts_ka.curate.road.RunCorpusConfig",
         outputs=("corpus",),
         inputs=("path",),
         cost=15,
-        doc="recordings and their text, spoken by espeak-ng or from a folder",
+        doc="recordings and their text, spoken by espeak-ng, from a folder, or cut from raw ones",
     ),
     Stage(
         "segments",
