@@ -415,7 +415,7 @@ def _check_md5(path, bits: int, samples: np.ndarray):  # [T, channels] int16 or 
         raise AudioError("corrupt", path, "the samples do not fit the MD5 in the header")
 
 
-def _decoded(path, f, frames: int) -> np.ndarray:  # [T, channels] float32
+def _read_samples(path, f, frames: int) -> np.ndarray:  # [T, channels] float32
     "The samples; a whole FLAC file is compared with its sum, as the integers that it holds."
     bits = _FLAC_BITS.get(f.subtype) if f.format == "FLAC" and frames == f.frames else None
     if bits is None or sys.byteorder != "little":
@@ -428,7 +428,7 @@ def _decoded(path, f, frames: int) -> np.ndarray:  # [T, channels] float32
     wav *= np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))  # exact: float32 has 24 bits
     return wav
 
-# %% ../../nbs/core/audio.ipynb #aa81fb20
+# %% ../../nbs/core/audio.ipynb #bea2b9e9
 def _check_phases(path, wav: np.ndarray):  # [T, channels]
     "Channels of opposite phase cancel each other, and their mean would pass for silence."
     mean, loudest = np.square(wav.mean(1)).mean(), np.square(wav).mean(0).max()
@@ -443,7 +443,7 @@ def _checked(path, f, frames: int) -> tuple[np.ndarray, float]:  # ([frames, cha
         why = f"{frames} samples of {f.channels} channels need more than 1 GiB"
         raise AudioError("too_long", path, why)
     try:
-        wav = _decoded(path, f, frames)  # [T, channels]
+        wav = _read_samples(path, f, frames)  # [T, channels]
     except RuntimeError as e:
         why = str(e).strip() or "no data"
         raise AudioError("truncated", path, f"decoding stops: {why}") from None

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import Field
-from scipy.ndimage import uniform_filter1d
 
 from ..core.audio import mix_down, resample, set_level, write_audio
 from ..core.config import config, load, to_dict
@@ -106,6 +105,8 @@ def quiet_frames(
     levels: np.ndarray,  # [F] dB of frames of 10 ms, a few seconds around a sentence
 ) -> np.ndarray:  # [F] bool
     "Frames of pauses: 40 dB below the loudest, or within 5 dB of the least 50 ms."
+    from scipy.ndimage import uniform_filter1d
+
     power = uniform_filter1d(10 ** (levels / 10), 5, mode="nearest")
     smooth = 10 * np.log10(np.maximum(power, 1e-12))
     top, floor = float(levels.max()), float(np.percentile(smooth, 3))
