@@ -26,8 +26,9 @@ from xtts_ka.core.files import write_json
 from xtts_ka.core.manifest import Row, read_manifest, write_manifest
 from xtts_ka.core.randomness import rng
 from xtts_ka.corpus.segment import frame_levels, speech_edges, speech_threshold
-from xtts_ka.curate.check import CheckConfig, check_corpus
+from xtts_ka.curate.check import check_corpus
 from xtts_ka.curate.edits import CorpusFolder
+from xtts_ka.curate.faults import CheckConfig
 from xtts_ka.curate.measures import sounding, speech_level
 from xtts_ka.evaluate.damage import add_noise, band_limit, clip_peaks
 

@@ -17,8 +17,9 @@ from xtts_ka.core.audio import set_level, write_audio
 from xtts_ka.core.errors import ConfigError, ManifestError, MissingError
 from xtts_ka.core.manifest import Row, read_rejects, write_manifest
 from xtts_ka.core.randomness import rng
-from xtts_ka.curate.check import CheckConfig, check_corpus, read_checks
+from xtts_ka.curate.check import check_corpus, read_checks
 from xtts_ka.curate.edits import CorpusFolder
+from xtts_ka.curate.faults import CheckConfig
 from xtts_ka.evaluate.damage import add_noise, band_limit, clip_peaks
 
 PLAIN = ["encoder=none", "judges=none"]

@@ -19,8 +19,8 @@ from xtts_ka.core.manifest import read_manifest, read_rejects
 from xtts_ka.core.randomness import rng
 from xtts_ka.corpus.synthetic import SAMPLE_RATE, VOICES, Synthesizer
 from xtts_ka.curate.card import CardConfig
-from xtts_ka.curate.check import CheckConfig
 from xtts_ka.curate.edits import CorpusFolder, new_edit
+from xtts_ka.curate.faults import CheckConfig
 from xtts_ka.curate.pack import SplitConfig
 from xtts_ka.curate.road import (
     ROAD,

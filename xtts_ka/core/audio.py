@@ -428,7 +428,7 @@ def _read_samples(path, f, frames: int) -> np.ndarray:  # [T, channels] float32
     wav *= np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))  # exact: float32 has 24 bits
     return wav
 
-# %% ../../nbs/core/audio.ipynb #bea2b9e9
+# %% ../../nbs/core/audio.ipynb #eff5710e
 def _check_phases(path, wav: np.ndarray):  # [T, channels]
     "Channels of opposite phase cancel each other, and their mean would pass for silence."
     mean, loudest = np.square(wav.mean(1)).mean(), np.square(wav).mean(0).max()

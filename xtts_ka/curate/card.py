@@ -162,7 +162,7 @@ def pictures(
 ) -> list[str]:  # Names of the files in the folder of journals
     "Draw the distributions."
     lines = read_jsonl(corpus.work / "checks.jsonl")
-    snr = {x["clip"]: x.get("values", {}).get("snr") for x in lines if "clip" in x}
+    snr = {x["clip"]: x.get("values", {}).get("snr_db") for x in lines if "clip" in x}
     drawn = dict(
         durations=([r.duration for r in rows], "seconds"),
         rate=([letters_a_second(r) for r in rows if r.text], "letters a second"),

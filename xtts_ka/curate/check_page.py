@@ -18,7 +18,7 @@ from ..core.audio import read_audio
 from ..core.errors import AudioError
 from ..core.files import atomic_write, digest, remove
 from ..core.paths import display_path, slug
-from .check import KINDS, PAGE, CheckConfig, Checked, Checks, Kind, limit_of
+from .faults import KINDS, PAGE, Checked, Checks, Kind, limit_of
 
 # %% ../../nbs/curate/check_page.ipynb #3ed690b4
 BINS = 40  # Of a picture

@@ -6,7 +6,7 @@
 __all__ = ['TRANSCRIPTS', 'EDITS', 'SPLITS', 'Edit', 'new_edit', 'to_edit', 'read_edits', 'journal_lock', 'append_edit',
            'add_edit', 'standing', 'replay', 'CorpusFolder', 'Curated']
 
-# %% ../../nbs/curate/edits.ipynb #75059345
+# %% ../../nbs/curate/edits.ipynb #2b77cfe4
 import contextlib
 import uuid
 from collections.abc import Iterable

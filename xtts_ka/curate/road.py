@@ -37,8 +37,9 @@ from ..corpus.segment import sweep_clips
 from ..corpus.sources import CorpusConfig
 from .align import AlignConfig, align_recordings
 from .card import CardConfig, card
-from .check import KINDS, CheckConfig, check_corpus
+from .check import check_corpus
 from .edits import EDITS, CorpusFolder, Curated, read_edits
+from .faults import KINDS, CheckConfig
 from .formats import TEXTS
 from .pack import SplitConfig, split_corpus
 from .slices import SliceConfig, add_options, slice_recordings
