@@ -60,6 +60,8 @@ class Interrupts:
         self.event = None  # Of the kernel, on Windows
 
     def __enter__(self):
+        import psutil  # noqa: F401  Before a second signal, which could come amid its import
+
         self.main = (
             threading.current_thread() is threading.main_thread()
         )  # Python sets handlers there only
