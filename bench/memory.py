@@ -29,7 +29,6 @@ def highest():
 def decode(precision="int8"):
     "A sentence by the full shape, the float32 weights given back first, as a loaded model has it."
     import torch
-
     from xtts import Case
 
     torch.set_num_threads(1)
