@@ -1,5 +1,6 @@
-"""Rows for bench/run.py that are read from records, since measuring them takes long: what `make run` took (outputs/demo) and what `make test` took. A row is left out where its record
-does not lie, and says which command makes it.
+"""Rows for bench/run.py that are read from records, since measuring them takes long: what
+`make run` took (outputs/demo) and what `make test` took. A row is left out where its record does
+not lie, and says which command makes it.
 Alone: `python bench/records.py`."""
 
 import json
