@@ -4,8 +4,9 @@ A row is a function that returns a `Row`: our way, the peers' ways, and the rati
 promise for each. Every contender is a callable that returns the CPU seconds
 of one go; they take turns, round after round, so that a busy machine slows all of them alike. The
 table shows medians with minimum and maximum, and the ratio of medians;
-a missed promise is red and makes the exit code 1. A peer that is not installed is named, and its
-row left out. All figures go to bench/results/. `make bench ARGS=gpu` measures a GPU instead
+a missed promise is red and makes the exit code 1. A target (bench/targets.py) that is not reached
+is amber, with what holds it, and changes no exit code. A peer that is not installed is named, and
+its row left out. All figures go to bench/results/. `make bench ARGS=gpu` measures a GPU instead
 (bench/gpu.py)."""
 
 import csv
@@ -17,7 +18,10 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+import cold
 import embeddings
+import memory
+import records
 import sovits
 import speaker
 import vocoder
@@ -484,7 +488,8 @@ ROWS = dict(
     bpe=bpe,
     runner=runner,
 )
-ROWS |= speaker.ROWS | embeddings.ROWS | xtts.ROWS | vocoder.ROWS | sovits.ROWS
+ROWS |= cold.ROWS | speaker.ROWS | embeddings.ROWS | xtts.ROWS | vocoder.ROWS | sovits.ROWS
+ROWS |= memory.ROWS | records.ROWS
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["gpu"]:  # by the clock of a GPU, so no rows

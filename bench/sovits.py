@@ -1,4 +1,5 @@
-"""GPT-SoVITS2: a row of `make bench` (writing tokens with and without a cache), and what is no row.
+"""GPT-SoVITS2: rows of `make bench` (writing tokens with and without a cache, text to sound beside
+Piper's shape), and what is no row.
 
 `python bench/sovits.py tokenizer SEGMENTS OUT [KEY=VALUE ...]`: trains the tokenizer and prints its
 errors on seen voices and strangers, use of codes and CPU seconds.
@@ -19,7 +20,9 @@ SEGMENTS is a folder as the stage `segments` leaves it, for example outputs/demo
 
 import json
 import sys
+import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +71,87 @@ def cache():
     )
 
 
-ROWS = dict(sovits_cache=cache)
+SAID = "დილა მშვიდობისა, დღეს ქალაქში ძალიან ცივა და თოვლი მოდის"
+SECONDS = 4.0  # Of the sentence, at the pace of the demonstration's voices
+
+
+def demo_shaped(config="configs/demo.yaml"):
+    "(an untrained model in the sizes of a run's configuration, sampling that speaks `SECONDS`)."
+    from dataclasses import replace
+
+    import yaml
+
+    from xtts_ka.core.config import build
+    from xtts_ka.core.randomness import seeded_step
+    from xtts_ka.corpus.sentences import load_sentences
+    from xtts_ka.sovits.ar import ArModel
+    from xtts_ka.sovits.config import Sovits2Config
+    from xtts_ka.sovits.features import TOKEN_RATE
+    from xtts_ka.sovits.infer import Sovits, load_model, save_model
+    from xtts_ka.sovits.semantic import CharVocabulary, SemanticNet
+    from xtts_ka.sovits.text_encoder import Bpe, TextEncoder
+    from xtts_ka.sovits.train_decoder import Decoder
+    from xtts_ka.sovits.train_semantic import SemanticTokenizer
+    from xtts_ka.sovits.vits2 import Vits2
+    from xtts_ka.text.chunks import habits
+
+    cfg = build(Sovits2Config, yaml.safe_load((ROOT / config).read_text("utf-8"))["sovits2"])
+    plain = {chr(c) for c in range(ord("ა"), ord("ჰ") + 1)} | set(" ,.?!")
+    texts = [s.text for s in load_sentences() if set(s.text) <= plain]
+    letters, bpe = CharVocabulary.of(texts), Bpe.train(texts, cfg.text)
+    seeded_step(1, "bench sovits")
+    net = SemanticNet(cfg.semantic, len(letters)).eval()
+    ar = ArModel(cfg.ar, TextEncoder(cfg.text, bpe.size), net.quantizer).eval()
+    decoder = replace(cfg.decoder, semantic_dim=cfg.semantic.dim, text_dim=cfg.text.dim)
+    decoder = Decoder(Vits2(decoder), TextEncoder(cfg.text, bpe.size))
+    parts = (SemanticTokenizer(net, letters), ar, bpe, decoder, "ka")
+    with tempfile.TemporaryDirectory() as folder:  # As it is loaded: by our own layers of Qwen2
+        model = load_model(save_model(Sovits(*parts, texts=habits(texts)), Path(folder) / "model"))
+    pace = SECONDS * TOKEN_RATE / len(bpe.encode(SAID))
+    return model, replace(cfg.sampling, min_per_piece=pace, max_per_piece=pace)
+
+
+def speech():
+    """A sentence to sound: normaliser, tokens with pointer and checks, decoder; Piper's part begins
+    behind its phonemes."""
+    import numpy as np
+    import torch
+    from compare import Row, cpu
+    from piper import Voice
+
+    from xtts_ka.sovits.infer import ReferencePrompt
+
+    torch.set_num_threads(1)
+    model, sampling = demo_shaped()
+    hum = 0.1 * np.sin(np.arange(3 * 22050) * 0.05).astype(np.float32)
+    codes = torch.from_numpy(model.tokenizer.encode(hum, 22050)).long()
+    references = [ReferencePrompt(hum, 22050, codes, "დილა მშვიდობისა", 1.0)]
+
+    def go():
+        return model.speak(SAID, references, sampling, retries=0)
+
+    found, peer = go(), Voice(SECONDS)
+    spoken = sum(len(codes) for codes in found.codes) / 25
+    assert 0.8 * SECONDS < spoken < 1.2 * SECONDS, spoken
+
+    def piper():
+        spent = cpu(lambda: samples.append(peer.speak()))
+        return spent / (samples.pop() / 22050)
+
+    samples: list = []
+    return Row(
+        f"GPT-SoVITS2, the demonstration's sizes, text to sound, {spoken:.1f} s: CPU seconds a"
+        " second of audio",
+        lambda: cpu(go) / spoken,
+        {"Piper": piper},
+        {"Piper": 3.5},
+        f"one thread, random weights, one take of each piece; Piper's medium shape (VITS), its"
+        f" phonemes given, in onnxruntime {version('onnxruntime')}",
+        [model, peer],
+    )
+
+
+ROWS = dict(sovits_cache=cache, sovits_speech=speech)
 
 # what is no row
 

@@ -7,6 +7,7 @@ coqui: `Xtts.inference` part by part: tokens by `GPT.generate`, latents by a sec
 Ours: tokens and latents from one pass, waveform without weight norm."""
 
 import functools
+import time
 from importlib.metadata import version
 
 TEXT = 45  # Text ids of a sentence
@@ -94,6 +95,13 @@ class Case:
         return done, [wave.speak(d.latents, self.voice) for d in done]
 
 
+def wall(call):
+    "Seconds by the clock."
+    start = time.monotonic()
+    call()
+    return time.monotonic() - start
+
+
 @functools.lru_cache(1)
 def full():
     return Case(30, 1024, 16, 6681, 48)
@@ -111,7 +119,21 @@ def parts(case, precision):
     return FastGPT(case.gpt, precision), FastDecoder(case.hifi.waveform_decoder, precision)
 
 
-def _row(what, case, precision, batch, target):
+def threaded(call, threads):
+    "The same call with so many threads of torch's."
+    import torch
+
+    def go(*args):
+        torch.set_num_threads(threads)
+        try:
+            return call(*args)
+        finally:
+            torch.set_num_threads(1)
+
+    return go
+
+
+def _row(what, case, precision, batch, promised, threads=1):
     import torch
     from compare import Row, cpu
 
@@ -133,15 +155,20 @@ def _row(what, case, precision, batch, target):
         ).min()
     )
     assert gap < 1e-4 and cosine > 0.999, (gap, cosine)
-    seconds = case.codes * 1024 / 22050
+    seconds, how = case.codes * 1024 / 22050, "one thread" if threads == 1 else f"{threads} threads"
+    ours, theirs = threaded(case.ours, threads), threaded(case.coqui, threads)
+    if threads > 1:
+        clock = [wall(lambda: ours(engine, wave, batch)) / seconds / batch, wall(theirs) / seconds]
+        how += f" (once by the clock: {clock[0]:.2f} and {clock[1]:.2f} s a second)"
     return Row(
-        f"{what}, {precision}, batch {batch}: CPU seconds a second of audio ({case.codes} codes,"
-        f" {TEXT} text ids)",
-        lambda: cpu(case.ours, engine, wave, batch) / seconds / batch,
-        {"coqui": lambda: cpu(case.coqui) / seconds},
-        {"coqui": target},
+        f"{what}, {precision}, batch {batch}"
+        + f", {threads} threads" * (threads > 1)
+        + f": CPU seconds a second of audio ({case.codes} codes, {TEXT} text ids)",
+        lambda: cpu(ours, engine, wave, batch) / seconds / batch,
+        {"coqui": lambda: cpu(theirs) / seconds},
+        {"coqui": promised},
         f"float32 tokens equal coqui's, latents within {gap:.0e} of its second pass; {precision}"
-        f" latents' cosine at least {cosine:.5f}; one thread, random weights; coqui-tts"
+        f" latents' cosine at least {cosine:.5f}; {how}, random weights; coqui-tts"
         f" {version('coqui-tts')}",
         [case],
     )
@@ -153,6 +180,11 @@ def full_float32():
 
 def full_int8():
     return _row("speech, full shape", full(), "int8", 1, 1 / 3)
+
+
+def full_int8_two_threads():
+    "Both on two threads; whoever waits for the other thread spins, and that counts."
+    return _row("speech, full shape", full(), "int8", 1, 1 / 2, threads=2)
 
 
 def full_int8_batch():
@@ -196,6 +228,7 @@ ROWS = dict(
     xtts_full_float32=full_float32,
     xtts_full_int8=full_int8,
     xtts_full_int8_batch=full_int8_batch,
+    xtts_full_int8_two_threads=full_int8_two_threads,
     xtts_first_sound=first_sound,
 )
 

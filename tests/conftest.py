@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("XTTS_KA_PROGRESS", "off")
 os.environ.setdefault("MPLBACKEND", "agg")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two workers on two cores
+for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "RAYON"):  # Two workers on two cores
+    os.environ.setdefault(f"{name}_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 @pytest.hookimpl(tryfirst=True)  # Before xdist reads the marks

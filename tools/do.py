@@ -4,11 +4,13 @@
 into .tools with its digest checked, and uv then makes .venv with a Python that the package is for.
 """
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -239,10 +241,30 @@ def run(call, args):
 def test(call, args):
     "ruff, pytest in two processes, then the tests inside the notebooks; arguments go to pytest"
     sync(call)
+    call.env.update(ONE_THREAD)
+    began, load = time.time(), getattr(os, "getloadavg", lambda: (0.0,))()[0]
     call.tool("ruff", "format", "--check", "--quiet")
     call.tool("ruff", "check", "--quiet")
     call.tool("pytest", "-n", "2", "--dist", "loadgroup", *args)
     call.tool("python", "tools/test_notebooks.py")
+    if not args:
+        record_test(began, load)
+
+
+def record_test(began, load):
+    "What a whole `make test` took, for the row of bench/records.py."
+    spent = os.times()
+    held = {"seconds": time.time() - began, "ended": time.time(), "load": load}
+    held["cpu_seconds"] = spent.children_user + spent.children_system
+    path = ROOT / "bench" / "results" / "make_test.json"
+    path.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+
+
+# Two workers fill two cores; with as many threads each they spin, beside other work for minutes
+ONE_THREAD = {
+    **{f"{n}_NUM_THREADS": "1" for n in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "RAYON")},
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 def lint(call, args):

@@ -85,18 +85,19 @@ def sounds(run):
 
 def newest_bench():
     """The last record of each row of bench/run.py, with its time and its commit, without its single
-    rounds."""
-    found, rows = sorted((ROOT / "bench/results").glob("*.json")), {}
-    for path in found:
+    rounds. None without a record; other files there have no rows, and records from before there
+    were targets are left."""
+    rows, last = {}, None
+    for path in sorted((ROOT / "bench/results").glob("*.json")):
         held = json.loads(path.read_text(encoding="utf-8"))
-        for r in held["rows"]:
-            rows[r["row"]] = (
-                r
-                if "lacks" in r
-                else {k: r[k] for k in ("row", "what", "ratios", "targets", "kept")}
-                | {"measured": path.stem, "commit": held["commit"], "changed": held["changed"]}
-            )
-    return {"measured": found[-1].stem, "versions": held["versions"], "rows": list(rows.values())}
+        for r in held.get("rows", []):
+            if "lacks" in r:
+                rows.setdefault(r["row"], r)  # What was measured before stays
+            elif "promises" in r:
+                made = {"measured": path.stem, **{k: held[k] for k in ("commit", "changed")}}
+                rows[r["row"]] = {k: v for k, v in r.items() if k != "seconds"} | made
+                last = {"measured": path.stem, "versions": held["versions"]}
+    return last and {**last, "rows": list(rows.values())}
 
 
 def result(run, made_from):
@@ -130,8 +131,8 @@ def main(args):
     for folder, _, made_from in (a.partition("@") for a in args):
         new = result(Path(folder).resolve(), made_from)
         held[new["run"]] = new
-    if list((ROOT / "bench/results").glob("*.json")):
-        write("bench.json", newest_bench())
+    if measured := newest_bench():
+        write("bench.json", measured)
     else:
         print(
             "bench/results: no record lies there (make bench); the table of the peers stays as"

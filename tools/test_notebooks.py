@@ -1,9 +1,12 @@
-"""Run the notebooks' own tests, two at a time, and name the slow ones. Arguments: notebooks, else
-all but nbs/runs (the pipeline runs those)."""
+"""Run the notebooks' own tests, two at a time with a thread each, and name the slow ones.
+Arguments: notebooks, else all but nbs/runs (the pipeline runs those)."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+from do import ONE_THREAD
 
 ROOT = Path(__file__).resolve().parents[1]
 SKIP = "^([_.].*|runs)$"
@@ -19,7 +22,7 @@ def main(paths):
         SKIP,
     ]
     codes = [
-        subprocess.run([*command, *args], cwd=ROOT).returncode
+        subprocess.run([*command, *args], cwd=ROOT, env=os.environ | ONE_THREAD).returncode
         for args in [["--path", p] for p in paths] or [[]]
     ]
     sys.exit(max(codes))

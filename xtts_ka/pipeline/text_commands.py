@@ -78,7 +78,7 @@ def normalize_lines(
     "Normalize every line."
     from xtts_ka.text.normalize import KaNormalizer, NormConfig
 
-    normalizer = KaNormalizer(NormConfig(latin=latin))  # type: ignore[arg-type]  # pydantic asks
+    normalizer = KaNormalizer(NormConfig(latin=latin))  # type: ignore[arg-type]  # the class asks
     for number, line in enumerate(lines, 1):
         result = normalizer.normalize(line)
         lost = _lost(result.warnings)

@@ -1,0 +1,81 @@
+"""What the rows of `make bench` aim at, and what holds a row that is not there yet.
+
+A row has two numbers for a peer. Its *promise* stands in the row itself: today's level with some
+room, and a row above it is red and makes the exit status 1, for something has become slower. Its
+*target* stands here: where the project wants to be. A row above its target is amber, with the
+sentence of `HELD_BY` that names what its time goes into."""
+
+ITSELF = "itself"  # A bound on our own figure, in the row's unit, and not on a ratio
+
+TARGETS = {  # Row -> peer -> ratio ours / peer at most
+    "manifest": {"pandas": 1.2},
+    "audio": {"librosa.load": 1.0},
+    "normalize": {"espeak-ng": 1.0},
+    "bpe": {"sentencepiece": 1.5},
+    "cold_help": {ITSELF: 0.15},
+    "cold_normalize": {ITSELF: 0.4},
+    "embed": {"usual script": 1 / 2},
+    "embed_fast": {"usual script": 1 / 3},
+    "xtts_full_int8": {"coqui": 1 / 5},
+    "xtts_full_int8_batch": {"coqui": 1 / 9},
+    "xtts_full_int8_two_threads": {"coqui": 1 / 4},
+    "xtts_first_sound": {"whole": 0.08},
+    "vocoder_step_bf16_v1": {"published order, 32-true": 1 / 2.2},
+    "vocoder_v1": {"coqui": 1 / 2.6},
+    "sovits_speech": {ITSELF: 0.03},
+    "run_cpu": {ITSELF: 18.0},
+    "run_wall": {ITSELF: 12.0},
+    "make_test": {ITSELF: 6.5},
+}
+
+HELD_BY = {  # Row -> what its time goes into, by a profile; shown while a target is not reached
+    "manifest": "A Python call a row and a check a field: half of the time "
+    "makes and checks the row (`_row`), a fifth is the checks of "
+    "sound and path (`check_sound`), a tenth cuts lines, where "
+    "pandas parses in C and checks nothing.",
+    "audio": "libsndfile and soxr, which librosa calls as well, take seven "
+    "tenths; the MD5 of the samples, which librosa does not "
+    "compare, a tenth, and opening the file for it and the checks "
+    "of finiteness and level the rest.",
+    "normalize": "Not profiled yet; regular expressions and Python for each sentence, against C.",
+    "bpe": "The library's learning of merges (`train_from_iterator`) is "
+    "half of the time; the other half is Python a text: the Unicode"
+    " pattern that splits it, and a call of the library a piece.",
+    "cold_normalize": "Compiling some 160 regular expressions of the rules and "
+    "running the modules' bodies; pydantic is not loaded any more.",
+    "cold_help": "The interpreter's own start is two fifths; argparse, pathlib "
+    "and the finders of extras and old names are the rest.",
+    "embed": "Not profiled yet; at this agreement the encoder stays in "
+    "float32 on both sides, with the same windows.",
+    "embed_fast": "Not profiled yet; `auto` already takes the fastest backend "
+    "that agrees to this cosine.",
+    "xtts_full_int8": "The GPT's steps are 62 % of the CPU time (int8), the waveform decoder 38 %.",
+    "xtts_full_int8_batch": "The GPT's steps are 60 % of the CPU time, the waveform decoder"
+    " 40 %: its work grows with each sentence, however many share a"
+    " pass of the weights.",
+    "xtts_full_int8_two_threads": "Not profiled yet; on one thread the GPT's steps are 62 % and "
+    "the waveform decoder 38 %.",
+    "xtts_first_sound": "The text's pass through all layers alone takes as much CPU as "
+    "four codes and more (0.31 s of 3.5 s in the GPT for 48 codes),"
+    " and eight codes and a piece of waveform follow before any "
+    "sound.",
+    "vocoder_step_bf16_v1": "Backward passes of convolutions are 49 % of the step, forward "
+    "passes 15 %, copies between types 9 %, weight norm 7 %.",
+    "vocoder_v1": "Convolutions by oneDNN in bfloat16 are 75 to 80 % of the time,"
+    " leaky ReLUs 13 %, additions 6 %.",
+    "sovits_speech": "By a profile half is the autoregressive model, a step of "
+    "Python and small matrices for each of 25 tokens a second; two "
+    "fifths the decoder, most of that the refining rounds of the "
+    "spectral head (`fast_griffin_lim`).",
+    "run_cpu": "Of the last recorded run's CPU minutes sovits2 took 37 %, "
+    "full_pretrain 31 %, evaluate 14 %, xtts_init 7 %.",
+    "run_wall": "sovits2 and full_pretrain, 37 and 31 % of the CPU minutes of "
+    "the last recorded run, two stages at a time on two cores.",
+    "make_test": "Not profiled yet; pytest --durations and the timing of "
+    "tools/test_notebooks.py name the slow ones.",
+}
+
+
+def judged(ratios: dict, bounds: dict) -> dict:
+    "Peer -> how many times the bound its figure is, of those above it."
+    return {p: ratios[p] / most for p, most in bounds.items() if p in ratios and ratios[p] > most}
