@@ -7,6 +7,7 @@ __all__ = ['joined', 'RoundedLinear', 'RoundedConvs', 'RoundedPosition', 'Rounde
 
 # %% ../../nbs/speaker/rounded.ipynb #059f009c
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -236,7 +237,7 @@ def rounded_wavlm(
 ) -> nn.Module:  # A copy in evaluation mode, for windows of one length
     "A WavLM with its large products computed by `linear`, convolutions in bfloat16."
     module = copy.deepcopy(module).eval().requires_grad_(False)
-    wavlm = module.wavlm
+    wavlm: Any = module.wavlm
     encoder, norm_first = wavlm.encoder, wavlm.config.do_stable_layer_norm
     convs = RoundedConvs(wavlm.feature_extractor)
     position = RoundedPosition(encoder.pos_conv_embed)
