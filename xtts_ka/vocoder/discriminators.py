@@ -15,6 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from ..core.checkpoint import read_tensors
 from ..core.errors import CheckpointError, ConfigError
+from .convolve import convolution
 
 # %% ../../nbs/vocoder/discriminators.ipynb #78f4426e
 SLOPE = 0.1  # Of every leaky ReLU (HiFi-GAN, source code)
@@ -28,9 +29,9 @@ def forward_features(
     "A stack of convolutions, and the output of each."
     features = []
     for layer in layers:
-        x = F.leaky_relu(layer(x), SLOPE)
+        x = F.leaky_relu(convolution(layer, x), SLOPE)
         features.append(x)
-    x = last(x)
+    x = convolution(last, x)
     features.append(x)
     return x.flatten(1), features  # [B, 1, ...] -> [B, n]
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ..core.config import build
 from ..core.errors import ConfigError, XttsKaError
 from .config import GeneratorConfig, MelConfig
+from .convolve import convolve1d, convolve_transposed1d, turns
 from xtts_ka.vocoder.features import (
     Stft,
     fast_griffin_lim,
@@ -97,7 +98,10 @@ class NormConv1d(nn.Conv1d):
         _split(self)
 
     def forward(self, x):
-        return self._conv_forward(x, _joined(self), self.bias)
+        if self.padding_mode != "zeros" or not turns(x):
+            return self._conv_forward(x, _joined(self), self.bias)
+        sizes = (self.stride, self.padding, self.dilation)
+        return convolve1d(x, _joined(self), self.bias, *sizes)
 
 
 def _split(layer):
@@ -123,6 +127,9 @@ class NormConvTranspose1d(nn.ConvTranspose1d):
         _split(self)
 
     def forward(self, x):
+        if turns(x):
+            sizes = (self.stride, self.padding)
+            return convolve_transposed1d(x, _joined(self), self.bias, *sizes)
         sizes = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
         return F.conv_transpose1d(x, _joined(self), self.bias, *sizes)
 
