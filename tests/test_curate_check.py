@@ -174,7 +174,7 @@ def checked(tmp_path_factory):
 
 def test_the_command_prints_what_it_found(checked):
     folder, run = checked
-    line = "12 clips of 2 speakers, 3 flagged: 1 narrow_band, 1 clipping, 1 duplicate"
+    line = "12 clips, speakers: 2, flagged: 3 (1 narrow_band, 1 clipping, 1 duplicate)"
     assert line in run.stdout and "curation/check/index.html" in run.stdout
     totals = json.loads((folder.work / "check.json").read_text())
     assert totals["options"]["min_snr_db"] == 10 and totals["kinds"]["duplicate"] == 1

@@ -243,7 +243,7 @@ def test_command(raw, tmp_path, capsys):
     words = ["corpus", "road", str(raw), "--out", str(tmp_path / "c"), "--recogniser", "builtin"]
     assert main([*words, "check.encoder=none", "check.judges=none"]) == 0
     said = capsys.readouterr().out
-    assert "1 missing" in said and "6 clips of 2 speakers" in said
+    assert "1 missing" in said and "6 clips, speakers: 2" in said
     assert main(["corpus", "road", "no/where", "--out", str(tmp_path / "d")]) == 2
 
 

@@ -94,6 +94,7 @@ ORDER = {  # Pages of a folder in the order in which a newcomer reads them
         "first_run",
         "newcomer",
         "own_recordings",
+        "audiobook",
         "common_voice",
         "hub_data",
         "score_your_tts",
@@ -101,6 +102,7 @@ ORDER = {  # Pages of a folder in the order in which a newcomer reads them
         "another_language",
         "first_run_ka",
         "own_recordings_ka",
+        "audiobook_ka",
         "score_your_tts_ka",
     ),
     "guides": (

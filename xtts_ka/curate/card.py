@@ -315,7 +315,7 @@ def main(args) -> int:  # Exit status
     made = card(corpus, load(CardConfig, overrides=args.overrides))
     found = read_json(corpus.work / CARD)["facts"]
     print(
-        f"{found['clips']} clips, {found['hours']:.3f} hours, {len(found['speakers'])} speakers; "
+        f"{found['clips']} clips, {found['hours']:.3f} hours, speakers: {len(found['speakers'])}; "
         f"{sum(found['left_out'].values())} left out: {display_path(made)}"
     )
     return 0

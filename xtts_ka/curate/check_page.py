@@ -169,7 +169,11 @@ def _found(checks: Checks) -> list[dict]:
     for name, kind in KINDS.items():
         limit = limit_of(kind, checks.cfg)
         known = limit is None or len(measured(checks, kind.value))
-        bound = "" if limit is None else f"{'over' if kind.side > 0 else 'under'} {limit:g}"
+        bound = (
+            ""
+            if limit is None
+            else f"{'over' if kind.side > 0 else 'under'} {limit * kind.scale:g}"
+        )
         clips = counts.get(name, 0)
         share = f"{100 * clips / total:.1f}" if known else ""
         shown = str(clips) if known else "not measured"
@@ -236,7 +240,7 @@ def page_data(checks: Checks, media: Path) -> dict:
     return {
         "title": checks.corpus.path.name,
         "lead": f"{flagged} of {len(checks.rows)} clips are flagged.",
-        "facts": [f"{seconds / 3600:.2f} hours", f"{speakers} speakers", *checks.scorers.values()],
+        "facts": [f"{seconds / 3600:.2f} hours", f"speakers: {speakers}", *checks.scorers.values()],
         "found": _found(checks),
         "pictures": _pictures(checks, media),
         "heard": _heard(checks, media),

@@ -290,5 +290,5 @@ class Checks:
         speakers = len({r.speaker for r in self.rows})
         flagged = sum(bool(r.flags) for r in self.rows)
         kinds = ", ".join(f"{n} {k}" for k, n in self.counts.items())
-        text = f"{len(self.rows)} clips of {speakers} speakers, {flagged} flagged"
-        return text + (f": {kinds}" if kinds else "")
+        text = f"{len(self.rows)} clips, speakers: {speakers}, flagged: {flagged}"
+        return text + (f" ({kinds})" if kinds else "")

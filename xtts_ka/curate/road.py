@@ -381,7 +381,9 @@ def _written_down(corpus: CorpusFolder, recogniser, cfg: RoadConfig) -> Step | N
 def _checked(corpus: CorpusFolder, cfg: RoadConfig) -> Step:
     "Measure, and leave out the kinds in `drop`."
     drop = cfg.check.drop or cfg.drop
-    checks = check_corpus(corpus, replace(cfg.check, drop=drop, language=cfg.language))
+    recogniser = cfg.check.recogniser or cfg.recogniser
+    options = replace(cfg.check, drop=drop, language=cfg.language, recogniser=recogniser)
+    checks = check_corpus(corpus, options)
     first = (next((k for k in drop if k in r.flags), "") for r in checks.rows)
     left = Counter(k for k in first if k)
     now = corpus.read()
@@ -547,7 +549,12 @@ def add_arguments(p):
         "recordings", metavar="RECORDINGS", help="folder, a subfolder per speaker; or a file"
     )
     p.add_argument("--out", metavar="CORPUS", required=True, help="folder to make")
-    p.add_argument("--recogniser", metavar="NAME", default="", help="as xtts-ka score names them")
+    p.add_argument(
+        "--recogniser",
+        metavar="NAME",
+        default="",
+        help="ctc:FOLDER?lang=kat, whisper:FOLDER; builtin hears synthetic voices only",
+    )
     add_options(p, RoadConfig, skip=("recogniser",))
 
 
@@ -561,7 +568,7 @@ def main(args) -> int:  # Exit status
         print(f"note: {note}")
     sheet = display_path(made.folder / "curation/card.md")
     print(
-        f"{display_path(made.folder)}: {len(made.rows)} clips of {len(made.speakers)} speakers, "
+        f"{display_path(made.folder)}: {len(made.rows)} clips, speakers: {len(made.speakers)}, "
         f"{_minutes(made.rows):.1f} minutes; its data sheet: {sheet}"
     )
     return 0

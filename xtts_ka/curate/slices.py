@@ -632,7 +632,7 @@ def told(made: Curated) -> str:
     "One line about a corpus that was cut."
     t = read_json(made.folder / "curation/slice.json")["totals"]
     line = (
-        f"{display_path(made.folder)}: {t['clips']} clips of {t['speakers']} speakers, "
+        f"{display_path(made.folder)}: {t['clips']} clips, speakers: {t['speakers']}, "
         f"{t['hours_kept']:.2f} of {t['hours']:.2f} hours; {t['pauses']} cuts in pauses"
     )
     if t["forced"]:
