@@ -179,7 +179,7 @@ def test_the_server_fetches_no_address(served):
     long.putrequest("POST", "/gradio_api/call/speak")
     long.putheader("Content-Length", str(2 << 20))
     long.endheaders()  # Refused before any of it is sent
-    assert long.getresponse().status == 400
+    assert long.getresponse().status == 413
     long.close()
 
 

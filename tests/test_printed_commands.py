@@ -103,6 +103,11 @@ def place(smoke, tmp_path_factory):
         which = "ka.first-500" if "OWNER" in name else "ka_ge"
         for part, some in (("train", rows[:30]), ("test", rows[30:])):
             shards.write(root / f"data/{name}/{which}/{part}.parquet", shards.fleurs_table(some))
+        if name.startswith("hub/"):
+            most, full = 500 if "OWNER" in name else 0, name[4:].replace("--", "/")
+            made_of = [full, which.partition(".")[0], "", most, "", ""]
+            record = root / f"data/{name}/{which}/rows.json"
+            record.write_text(json.dumps({"made_of": made_of}), encoding="utf-8")
     (root / "audiobook/nino").mkdir(parents=True)
     for chapter in (1, 2):  # the second without its text
         some = load_sentences()[20 * chapter : 20 * chapter + 8]

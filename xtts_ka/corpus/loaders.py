@@ -561,8 +561,12 @@ class _Checker:
         "Of a recording that was noted."
         if f.fault:
             return f.fault, None
+        if why := outside(f.audio_file):
+            return f"path: {why}", None
         if (key := _nfc(f.audio_file)) in self.seen:
             return f"duplicate: the same audio file as line {self.seen[key]}", None
+        if self.require_text and (why := _text_fault(f, self.script)):
+            return why, None
         try:
             seconds = self._packed(f) if f.packed else self._seconds(self._path(f.audio_file))
         except AudioError as e:
@@ -577,14 +581,10 @@ class _Checker:
     def note(self, f: Found):
         """What the list alone tells; a container's recordings are noted before the first is read,
         so that a group is unpacked once."""
-        f.fault = f.fault or self._listed(f)
-        if f.packed and not f.fault:
+        if not f.packed or f.fault or outside(f.audio_file):
+            return
+        if not (self.require_text and _text_fault(f, self.script)):
             self.packed.add(f.audio_file, *f.packed)
-
-    def _listed(self, f: Found) -> str:
-        if why := outside(f.audio_file):
-            return f"path: {why}"
-        return _text_fault(f, self.script) if self.require_text else ""
 
     def _packed(self, f: Found) -> float | None:
         return self._seconds(self.packed.path(f.audio_file)) if self.check_audio else None
