@@ -255,7 +255,17 @@ def test_extras_are_whole(root):
     t = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     extras = t["project"]["optional-dependencies"]
     named = set(re.search(r"\[(.*)\]", extras["all"][0])[1].split(","))
-    assert named == {"speak", "train", "notebooks", "score", "cluster", "demo", "hub"}
+    assert named == {
+        "speak",
+        "train",
+        "notebooks",
+        "score",
+        "maps",
+        "demo",
+        "hub",
+        "cluster",
+        "storage",
+    }
     assert "xtts_ka[all]" in t["dependency-groups"]["dev"]
     heavy = {"torch", "numpy", "coqui-tts", "tokenizers", "scipy"}
     light = {re.split(r"[>=<\[]", d)[0] for d in t["project"]["dependencies"]}
