@@ -3,6 +3,7 @@ long recordings with pauses and noise, their texts beside; the road makes clips 
 same configuration is trained on both, and its speech is written down.
 
 python bench/curate_train.py                   outputs/demo/corpus, configs/demo.yaml: two runs
+python bench/curate_train.py --clean demo      the finished run `demo` is the one from clean clips
 python bench/curate_train.py --config configs/smoke.yaml --minutes 3      whether the parts fit
 
 Writes nbs/results/curate_train.json (not with --minutes): clips and minutes that the road kept, and
@@ -94,7 +95,14 @@ def train(args, run: str, *words) -> dict:  # Stage -> metrics
     command += args.overrides
     if subprocess.run(command, cwd=ROOT).returncode:
         raise RuntimeError(f"{run} has failed: {' '.join(command)}")
+    return finished(run)
+
+
+def finished(run: str) -> dict:  # Stage -> metrics
+    "Of a run that is done; `RuntimeError` when it is not."
     record = json.loads((ROOT / "outputs" / run / "pretrain_progress.json").read_text())
+    if record["stages"].get("evaluate", {}).get("status") != "done":
+        raise RuntimeError(f"outputs/{run} is not evaluated; finish it first")
     return {k: v.get("metrics", {}) for k, v in record["stages"].items()}
 
 
@@ -117,6 +125,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--corpus", type=Path, default=ROOT / "outputs/demo/corpus", metavar="FOLDER")
     p.add_argument("--config", default="configs/demo.yaml", metavar="FILE")
+    p.add_argument("--clean", default="", metavar="RUN", help="a finished run, not trained again")
     p.add_argument("--minutes", type=float, default=0, help="of the corpus; 0: all")
     p.add_argument("--skip", action="append", default=[], help="a stage to leave out, as sovits2")
     p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of both runs")
@@ -126,11 +135,15 @@ def main():
     name = Path(args.config).stem
     work = ROOT / "outputs" / f"curate-{name}"
     rows, held = clean_clips(args.corpus, args.minutes)
-    write_clean(args.corpus, [*rows, *held], work / "clean")
     minutes = write_raw(args.corpus, rows, work / "raw")
     spoken = sum(r.duration for r in rows) / 60
     print(f"{len(rows)} clips, {spoken:.1f} minutes, in recordings of {minutes:.1f} minutes")
-    clean = train(args, f"curate-{name}-clean", "corpus.source=folder", f"corpus.path={work}/clean")
+    if args.clean:
+        clean = finished(args.clean)
+    else:
+        write_clean(args.corpus, [*rows, *held], work / "clean")
+        options = ["corpus.source=folder", f"corpus.path={work}/clean"]
+        clean = train(args, f"curate-{name}-clean", *options)
     options = ["corpus.source=raw", f"corpus.path={work}/raw", "corpus.road.recogniser=builtin"]
     options += ["corpus.road.align.min_seconds=0.3"]  # As segments.min_seconds: single words
     share = len(held) / (len(rows) + len(held))
@@ -142,6 +155,7 @@ def main():
     found = compare(clean, road)
     result = dict(
         config=args.config,
+        clean_run=args.clean or f"curate-{name}-clean",
         clips=dict(clean=len(rows) + len(held), road=road["corpus"]["clips"]),
         minutes=dict(clean=round(spoken, 2), raw=round(minutes, 2), road=road["corpus"]["minutes"]),
         cer=found,
