@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ConfigError
-from .ar import ABSENT, ArModel, collate, embedding_pool, from_grid
+from .ar import ABSENT, ArModel, collate, embedding_pool, from_grid, qwen_options
 from .config import SamplingConfig
+from .qwen import Steps
 
 # %% ../../nbs/sovits/sampling.ipynb #a8d80aba
 def allowed(
@@ -178,6 +179,7 @@ class Utterance:
         self.cfg = cfg
         self.random = generator
         self.grid: list[Tensor] = []  # [G] of each step
+        self.written: list[list] = [[] for _ in range(model.n_codebooks)]  # Codes of each codebook
         self.end_at: int | None = None  # Step of the end code
         self.per = model.n_codebooks if model.cfg.pattern == "flat" else 1  # Steps per token
         limits = limits if model.point is not None else None
@@ -214,6 +216,8 @@ class Utterance:
         if self.end_at == step and self.model.cfg.pattern == "delay":
             self._finish_delay(out, scores, step)
         self.grid.append(out)
+        for codes, code in zip(self.written, out.tolist()):
+            codes += [code] if code != ABSENT else []
         if len(scores) > self.model.n_codebooks:
             self.pointer.advance(scores[-1].float(), self.cfg, self.random)
         return out
@@ -235,8 +239,7 @@ class Utterance:
         return self.pointer.restrict_end(scores.clone())
 
     def _sample(self, scores: Tensor, g: int) -> int:
-        before = [int(row[g]) for row in self.grid if row[g] != ABSENT]
-        return sample_token(scores, before, self.cfg, self.random)
+        return sample_token(scores, self.written[g], self.cfg, self.random)
 
     def _finish_delay(self, out: Tensor, scores: list, step: int):
         "After the end in codebook 0 the later codebooks still write their tokens."
@@ -248,9 +251,14 @@ class Utterance:
 class _Decoding:
     "Inputs of the next step of a batch."
 
-    def __init__(self, model: ArModel, batch: dict, cache: bool):
+    def __init__(
+        self,
+        model: ArModel,
+        batch: dict,
+        room: int,  # Rows that may follow; 0: the whole sequence goes in again each time
+    ):
         self.model = model
-        self.cache = cache
+        self.room = room
         self.text_starts = batch["begins"]
         self.pool = embedding_pool(model, batch)
         self.x = model.embed(batch, self.pool)  # [B, L, dim]
@@ -258,17 +266,21 @@ class _Decoding:
         self.at = batch["at"]  # [B, L]
         self.last = self.mask.sum(1) - 1  # [B] place of the newest row
         self.position = self.at.gather(1, self.last[:, None])  # [B, 1] of the newest row
-        self.past = None  # Keys and values
+        self.steps: Steps | None = None
 
     def scores(self) -> list:  # G x [B, codes (+ 1)] (+ [B, MOVES])
-        done = self.model.qwen(
+        if self.steps is not None:
+            return self.model.scores(self.steps(self.x[:, 0], self.at))
+        net, cache = self.model.qwen, self.room > 0
+        done = net(
             inputs_embeds=self.x,
             attention_mask=self.mask,
             position_ids=self.at,
-            past_key_values=self.past,
-            use_cache=self.cache,
+            use_cache=cache,
         )
-        self.past = done.past_key_values if self.cache else None
+        if cache:
+            options = qwen_options(net).values()
+            self.steps = Steps(net, done.past_key_values, self.mask, self.room, *options)
         rows = torch.arange(len(self.x))
         return self.model.scores(done.last_hidden_state[rows, self.last])
 
@@ -280,12 +292,12 @@ class _Decoding:
             rows = self.text_starts + torch.tensor(pointers, device=device)
             new = new + self.model.point(self.pool[rows])[:, None]
         self.position = self.position + 1
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(codes), 1)], 1)
-        if self.cache:
+        if self.steps is not None:
             self.x, self.at = new, self.position
-        else:
-            self.x = torch.cat([self.x, new], 1)
-            self.at = torch.cat([self.at, self.position], 1)
+            return
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(codes), 1)], 1)
+        self.x = torch.cat([self.x, new], 1)
+        self.at = torch.cat([self.at, self.position], 1)
         self.last = torch.full_like(self.last, self.x.shape[1] - 1)
 
 # %% ../../nbs/sovits/sampling.ipynb #f43df6c7
@@ -306,7 +318,8 @@ def generate(
     ]
     batch = collate(sequences, model.cfg, model.n_codebooks)
     batch = {k: v.to(model.marks.device) for k, v in batch.items()}
-    decoding = _Decoding(model, batch, cache)
+    room = max(u.most * u.per for u in utterances) + model.n_codebooks
+    decoding = _Decoding(model, batch, room if cache else 0)
     _check_positions(model.cfg.max_positions, batch["at"], utterances)
     absent = torch.full((model.n_codebooks,), ABSENT)
     while True:

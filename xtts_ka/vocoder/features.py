@@ -99,8 +99,15 @@ class Stft(nn.Module):
     def _added(self, frames: Tensor) -> Tensor:  # [B, n_fft, F] -> [B, F * hop + 2 context]
         "Overlap-add."
         n_fft, hop = self.cfg.n_fft, self.cfg.hop_length
-        total = (frames.shape[-1] - 1) * hop + n_fft
-        return F.fold(frames, (1, total), (1, n_fft), stride=(1, hop))[:, 0, 0]
+        count, each = frames.shape[-1], n_fft // hop
+        if n_fft % hop:
+            total = (count - 1) * hop + n_fft
+            return F.fold(frames, (1, total), (1, n_fft), stride=(1, hop))[:, 0, 0]
+        parts = frames.transpose(1, 2).reshape(-1, count, each, hop)  # [B, F, each, hop]
+        wav = frames.new_zeros(len(parts), count + each - 1, hop)
+        for k in range(each):  # In the order in which `fold` adds: the same bits
+            wav[:, k : k + count] += parts[:, :, k]
+        return wav.flatten(1)
 
     def _envelope(self, frames: int) -> Tensor:  # [F * hop + 2 context]
         "Sum of squared windows; the window is 0 at the very first sample."
@@ -218,11 +225,12 @@ def match_bands(
     """Scale amplitudes until their mel is the given one, by multiplicative updates.
 
     SART with ratios. Bins outside all bands stay unchanged."""
-    total = bands.sum(0)[:, None]  # [bins, 1]
+    total, wanted = bands.sum(0), mel.exp()
+    inside = total[:, None] > 0  # [bins, 1]
+    shares = (bands / total.clamp_min(1e-12)).T  # [bins, n_mels], each row of sum 1
     for _ in range(rounds):
-        ratio = mel.exp() / (bands @ amplitude).clamp_min(1e-8)  # [..., n_mels, F]
-        scaled = amplitude * (bands.T @ ratio) / total.clamp_min(1e-12)  # [..., bins, F]
-        amplitude = torch.where(total > 0, scaled, amplitude)
+        ratio = wanted / (bands @ amplitude).clamp_min(1e-8)  # [..., n_mels, F]
+        amplitude = amplitude * torch.where(inside, shares @ ratio, 1.0)  # [..., bins, F]
     return amplitude
 
 # %% ../../nbs/vocoder/features.ipynb #81100bf1
@@ -234,14 +242,19 @@ def fast_griffin_lim(
     momentum: float = 0.99,  # 0: Griffin and Lim's own
 ) -> Tensor:  # [..., F * hop]
     "Each round: to a waveform and back, keep the phases, restore the amplitudes."
-    phase = start
+    amplitude, phase = _frames_together(amplitude), _frames_together(start)
     before = None
     for _ in range(iterations):
         now = stft(stft.inverse(amplitude * phase, context=True), context=True)
         step = now if before is None else now - momentum / (1 + momentum) * before
-        phase = step / step.abs().clamp_min(1e-16)
+        phase = torch.sgn(step)  # step / |step|
         before = now
     return stft.inverse(amplitude * phase)
+
+
+def _frames_together(x: Tensor) -> Tensor:  # [..., bins, F], the bins of a frame side by side
+    "The order in memory of `torch.stft`."
+    return x.transpose(-1, -2).contiguous().transpose(-1, -2)
 
 # %% ../../nbs/vocoder/features.ipynb #2431a2c3
 @torch.no_grad()
