@@ -64,6 +64,7 @@ _FOLD = _FoldTable()
 _COMBINING = "\u0300-\u036f\u1ab0-\u1aff\u20d0-\u20ff"
 _CLUSTER = re.compile(f"[^{_COMBINING}][{_COMBINING}]*|.", re.S)
 _OLD = re.compile("[ოႭⴍᲝ](?=[ჳჃⴣᲣ])|[ჳჃⴣᲣ](?=[აეიოუჱჲႠႤႨႭႳⴀⴄⴈⴍⴓᲐᲔᲘᲝᲣ])")
+_OLD_U = "ჳჃⴣᲣ"  # One of them is in whatever `_OLD` finds
 _LINE_END = re.compile(r"(?<=[ა-ჰ])[-‐\u00ad] *\r?\n *(?=[ა-ჰ])")
 _QUOTED = re.compile(r"(?<!\w)'([^']{1,80})'(?!\w)")  # Single quotes around words
 
@@ -72,7 +73,7 @@ def _same_length(text: str) -> str:
     "Letters that depend on their neighbours, and words that were divided at the end of a line."
     if "\n" in text:
         text = _LINE_END.sub(lambda m: "\u200b" * len(m[0]), text)
-    if not _OLD.search(text):
+    if not any(c in text for c in _OLD_U) or not _OLD.search(text):
         return text
     text = re.sub("[ოႭⴍᲝ][ჳჃⴣᲣ]", "\u200bუ", text)  # one vowel in two letters
     return _OLD.sub("ვ", text)

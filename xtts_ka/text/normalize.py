@@ -66,7 +66,7 @@ class KaNormalizer:
         _check_text(text)
         words, r = self._once(text)
         for _ in range(4):  # words may meet because a sign between them was left out
-            if is_plain(words) and rebuild(words, self._letters) == words:
+            if words == text or is_plain(words) and rebuild(words, self._letters) == words:
                 break
             again, _ = self._once(words)
             if again == words:
