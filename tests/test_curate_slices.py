@@ -10,6 +10,7 @@ import faults
 import numpy as np
 import pytest
 import soundfile as sf
+from scipy.signal import butter, sosfilt
 
 from xtts_ka.core.audio import read_audio, write_audio
 from xtts_ka.core.errors import ConfigError, ManifestError, MissingError, XttsKaError
@@ -203,13 +204,35 @@ def test_help_lists_every_option(capsys):
 
 
 def test_quiet_place_prefers_its_aim_among_equals():
-    levels = np.full(100, -60.0)
-    assert quiet_place(levels, 20, 80, 70) == 70
-    levels[60:] = -30
-    assert 50 <= quiet_place(levels, 20, 80, 70) <= 58
-    levels[:] = -30
-    levels[40] = -90  # one quiet step between loud ones
-    assert quiet_place(levels, 20, 80, 40) == 40
+    quiet = np.zeros(100)
+    assert quiet_place(quiet, 20, 80, 70) == 70
+    quiet[60:] = 30
+    assert quiet_place(quiet, 20, 80, 70) == 59
+    quiet[:] = 30
+    quiet[40] = 10  # one quiet step between loud ones
+    assert quiet_place(quiet, 20, 80, 70) == 40
+
+
+def test_a_breath_softer_than_the_room_is_not_cut_in_two(tmp_path, sentence):
+    g, rate, breaths = rng(0, "breath"), 22050, []
+    sos = butter(2, [800, 4000], "bandpass", fs=rate, output="sos")
+    loud = np.flatnonzero(np.abs(sentence) > 0.01)
+    said, parts = 0.5 * sentence[loud[0] : loud[-1]], [np.zeros(rate // 2)]
+    for _ in range(3):
+        at = sum(map(len, parts)) / rate
+        breaths.append((at + 0.5, at + 0.95))  # It ends 0.15 s before speech
+        breath = sosfilt(sos, g.standard_normal(round(0.45 * rate)))
+        parts += [np.zeros(rate // 2), 0.004 * breath, np.zeros(round(0.15 * rate)), said]
+    wav = np.concatenate([*parts, np.zeros(rate)])
+    room = np.cumsum(g.standard_normal(len(wav)))
+    room = sosfilt(butter(1, 60, "highpass", fs=rate, output="sos"), room)
+    wav += 0.01 * room / room.std()  # 12 dB above the breath, mostly below 200 Hz
+    write_audio(tmp_path / "raw/ana/a.wav", wav.astype(np.float32), rate)
+    made = slice_recordings(tmp_path / "raw", tmp_path / "out", SliceConfig(max_seconds=7))
+    starts = [float(r.extra["start"]) for r in made.rows]
+    assert len(starts) == 3
+    for start, (a, b) in zip(starts, breaths):
+        assert not a + 0.03 < start < b - 0.03, (start, a, b)
 
 
 @pytest.fixture(scope="module")
