@@ -40,12 +40,13 @@ def talk(sentence, seconds, seed=0, pause=0.4):
 
 
 def test_formats_keep_their_rate_and_give_the_same_cuts(tmp_path, sentence):
-    wav = talk(sentence, 25)
+    wav = talk(sentence, 11)
     for name, kind in [("a.wav", {}), ("b.flac", {}), ("c.aiff", {}), ("d.w64", {})]:
         (tmp_path / "raw/ana").mkdir(parents=True, exist_ok=True)
         sf.write(tmp_path / "raw/ana" / name, wav, 22050, **kind)
     sf.write(tmp_path / "raw/ana/e.mp3", wav, 22050)
-    made = slice_recordings(tmp_path / "raw", tmp_path / "out", SliceConfig(block_seconds=30))
+    cfg = SliceConfig(max_seconds=6)
+    made = slice_recordings(tmp_path / "raw", tmp_path / "out", cfg)
     assert not made.rejects and made.speakers.keys() == {"ana"}
     cuts = {}
     for r in made.rows:
@@ -53,15 +54,15 @@ def test_formats_keep_their_rate_and_give_the_same_cuts(tmp_path, sentence):
         clip, rate = read_audio(made.audio_path(r))
         assert rate == 22050 and len(clip) / rate == pytest.approx(r.duration, abs=1e-4)
     assert cuts["ana/a.wav"] == cuts["ana/b.flac"] == cuts["ana/c.aiff"] == cuts["ana/d.w64"]
-    assert len(cuts["ana/e.mp3"]) == len(cuts["ana/a.wav"]) > 2
+    assert len(cuts["ana/e.mp3"]) == len(cuts["ana/a.wav"]) > 1
     again = read_manifest(tmp_path / "out", check_audio=True, require_text=False)
     assert [r.audio_file for r in again.rows] == [r.audio_file for r in made.rows]
 
 
 def test_a_clip_is_what_the_recording_has_there(tmp_path, sentence):
-    wav = talk(sentence, 15)
+    wav = talk(sentence, 10)
     write_audio(tmp_path / "raw/talk.wav", wav, 22050)
-    cfg = SliceConfig(level_db=None, speaker="ana")
+    cfg = SliceConfig(level_db=None, speaker="ana", max_seconds=6, vad=False)
     made = slice_recordings(tmp_path / "raw/talk.wav", tmp_path / "out", cfg)
     raw, _ = read_audio(tmp_path / "raw/talk.wav")
     for r in made.rows:
@@ -69,7 +70,7 @@ def test_a_clip_is_what_the_recording_has_there(tmp_path, sentence):
         clip, _ = read_audio(made.audio_path(r))
         fade = round(0.005 * 22050)
         np.testing.assert_array_equal(clip[fade:-fade], raw[first : first + len(clip)][fade:-fade])
-    louder = SliceConfig(speaker="ana", sample_rate=16000, highpass_hz=80)
+    louder = SliceConfig(speaker="ana", sample_rate=16000, highpass_hz=80, vad=False)
     other = slice_recordings(tmp_path / "raw/talk.wav", tmp_path / "b", louder)
     clip, rate = read_audio(other.audio_path(other.rows[0]))
     assert rate == 16000
