@@ -45,7 +45,7 @@ class CheckConfig:
     min_distillmos: float = Field(2.0, ge=1, le=5)  # Below it speech is rated as poor
     max_margin: float = Field(0.03, ge=0, le=2)  # Cosine by which another speaker is nearer
     max_apart: float = Field(6.0, gt=0)  # Deviations from the speaker's other clips
-    max_change_z: float = Field(2.8, gt=0)  # Deviations: 97 % of clips of one voice lie below
+    max_change_z: float = Field(4.3, gt=0)  # Deviations: 98 % of clips of one voice lie below
     max_bit_errors: float = Field(0.3, gt=0, lt=0.5)  # Copies have under 0.25, others 0.4 to 0.5
     drop: list[str] = []  # Kinds whose clips are left out, by edits
     players: int = Field(8, ge=0)  # Of each kind on the page
