@@ -27,7 +27,7 @@ class CheckConfig:
     recogniser: str = ""  # Writes down each clip, for CER; empty: none. builtin: synthetic voices
     judges: list[str] | str = "auto"  # Of sound; auto: dnsmos and distillmos where they are; none
     language: str = "ka"  # Of the texts: how numbers and signs are read
-    language_model: str = ""  # A saved KneserNey; empty: the corpus's texts, each by the others
+    language_model: str = ""  # File or folder of the stage language; empty: the corpus's texts
     min_level_db: float = Field(-50.0, ge=-120, le=0)  # Speech is at -20 to -35; below is silence
     min_snr_db: float = Field(15.0, ge=-20, le=80)  # Less is heard, and is learned with the voice
     max_flat_tops: int = Field(3, ge=0)  # A loud clip has one or two by chance
@@ -52,7 +52,9 @@ class CheckConfig:
 
     def __post_init__(self):
         if isinstance(self.judges, str) and self.judges not in ("auto", "none"):
-            self.judges = [j for j in self.judges.strip("[] ").split(",") if j]
+            self.judges = self.judges.strip("[] ").split(",")
+        if isinstance(self.judges, list):
+            self.judges = list(dict.fromkeys(j.strip() for j in self.judges if j.strip()))
         if odd := [k for k in self.drop if k not in KINDS]:
             raise ConfigError(f"drop: there is no kind {odd[0]!r}; there are {', '.join(KINDS)}")
 
