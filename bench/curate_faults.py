@@ -8,6 +8,9 @@ of a clip with two speakers is another's voice). Recordings of people (librispee
 ljspeech_mini) have no transcripts or no recogniser here, so texts are swapped among synthetic
 Georgian voices only.
 
+Shares have 95 % intervals (Clopper and Pearson). They are a little too narrow: every planting draws
+anew from the same recordings, so a clip may be counted several times.
+
 python bench/curate_faults.py DATA                    the half that was kept for the report
 python bench/curate_faults.py DATA --half tune        the half that thresholds were chosen on
 python bench/curate_faults.py DATA --out nbs/results/curate_faults.json"""
@@ -263,15 +266,33 @@ def run(clips, cfg, seeds, texts, keep):
             mine = total.setdefault(fault, Counter())
             mine.update({k: v for k, v in c.items() if isinstance(v, int)})
             print(f"  seed {seed}, {fault}: missed {c['missed']}, accused {c['accused by fault']}")
-    return {k: dict(v) for k, v in total.items()}
+    return {k: rates(dict(v)) for k, v in total.items()}
+
+
+def share(part, whole):
+    "Percent, with the ends of its interval."
+    from scipy.stats import binomtest
+
+    ends = binomtest(part, whole).proportion_ci(0.95, "exact")
+    return tuple(round(100 * x, 2) for x in (part / whole, *ends))
+
+
+def rates(counts):
+    "The counts of a fault, with what they are in percent."
+    found = share(counts["found"], counts["planted"])
+    false = share(counts["false"], counts["sound"])
+    others = round(100 * counts["others flagged"] / counts["others"], 2)
+    return counts | {"found, %": found, "false, %": false, "others, %": others}
 
 
 def table(name, found):
-    print(f"\n{name}\n{'fault':<14}{'planted':>8}{'found, %':>10}{'false, %':>10}{'others, %':>11}")
+    heads = f"{'planted':>8}{'found, %':>10}{'interval':>14}{'false, %':>10}{'interval':>14}"
+    print(f"\n{name}\n{'fault':<14}{heads}{'others, %':>11}")
     for fault, c in found.items():
-        hit, false = 100 * c["found"] / c["planted"], 100 * c["false"] / c["sound"]
-        others = 100 * c["others flagged"] / c["others"]
-        print(f"{fault:<14}{c['planted']:>8}{hit:>10.1f}{false:>10.2f}{others:>11.2f}")
+        cells = [f"{c['planted']:>8}"]
+        for value, low, high in (c["found, %"], c["false, %"]):
+            cells.append(f"{value:>10.1f}{f'{low:.1f}-{high:.1f}':>14}")
+        print(f"{fault:<14}{''.join(cells)}{c['others, %']:>11.1f}")
 
 
 def main():
@@ -280,7 +301,7 @@ def main():
     )
     parser.add_argument("data", type=Path, help="folder with librispeech_mini and ljspeech_mini")
     parser.add_argument("--half", choices=("tune", "report"), default="report")
-    parser.add_argument("--seeds", type=int, default=2, help="plantings")
+    parser.add_argument("--seeds", type=int, default=6, help="plantings")
     parser.add_argument("--only", choices=("people", "voices"), help="one of the two corpora")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,12 @@ from xtts_ka.core.audio import set_level, write_audio
 from xtts_ka.core.errors import ConfigError, ManifestError, MissingError
 from xtts_ka.core.manifest import Row, read_rejects, write_manifest
 from xtts_ka.core.randomness import rng
-from xtts_ka.curate.check import check_corpus, read_checks
+from xtts_ka.corpus.sentences import recombine
+from xtts_ka.curate.check import check_corpus, open_ears, read_checks
 from xtts_ka.curate.edits import CorpusFolder
 from xtts_ka.curate.faults import CheckConfig
 from xtts_ka.evaluate.damage import add_noise, band_limit, clip_peaks
+from xtts_ka.text.language_model import KneserNey
 
 PLAIN = ["encoder=none", "judges=none"]
 QUICK = CheckConfig(encoder="none", judges="none")
@@ -113,6 +116,40 @@ def test_what_was_named_must_be_there(tmp_path):
         check_corpus(folder, CheckConfig(encoder="none", judges="none", recogniser="ears"))
     with pytest.raises(ConfigError, match="min_snr_db"):
         CheckConfig(min_snr_db=200)
+
+
+def test_judges_as_strangers_write_them():
+    assert CheckConfig(judges="dnsmos, distillmos,dnsmos").judges == ["dnsmos", "distillmos"]
+    assert CheckConfig(judges="[dnsmos]").judges == ["dnsmos"]
+    for judges in ("resemblyzer", "dnsmos,distilmos", "auto,dnsmos"):
+        with pytest.raises(ConfigError, match="a list of dnsmos, distillmos"):
+            open_ears(CheckConfig(encoder="none", judges=judges))
+
+
+def test_a_telephone_throughout_is_said_once(tmp_path):
+    clips = [("ab"[k % 2], f"{TEXT} {k}", band_limit(sound(k), 16000)) for k in range(6)]
+    checks = check_corpus(corpus(tmp_path, clips), QUICK)
+    assert flags(checks) == [[]] * 6
+    assert any("narrow band: 6 of 6 clips" in n for n in checks.notes)
+
+
+def test_a_language_model_from_elsewhere(tmp_path):
+    "It is looked for before anything is measured; a folder of the stage will do."
+    texts = recombine(140, 5, min_words=5, max_words=7)
+    said = [*texts[:41], "the quick brown fox jumps over the dog"]
+    noise = rng(1, "noise").normal(size=(42, 4000)) * 0.05
+    clips = [("a", t, w.astype(np.float32)) for t, w in zip(said, noise)]
+    folder = corpus(tmp_path / "c", clips)
+    for name in ("nothing.safetensors", "c"):
+        with pytest.raises(MissingError, match="no such file"):
+            check_corpus(folder, replace(QUICK, language_model=str(tmp_path / name)))
+    assert not (folder.work / "cache").exists()
+    KneserNey(3).fit(texts[42:]).save(tmp_path / "language/kneser_ney.safetensors")
+    checks = check_corpus(folder, replace(QUICK, language_model=str(tmp_path / "language")))
+    assert [r.clip for r in checks.rows if "odd_text" in r.flags] == ["wavs/41.wav"]
+    KneserNey(3).fit(["nothing but English"]).save(tmp_path / "en.safetensors")
+    checks = check_corpus(folder, replace(QUICK, language_model=str(tmp_path / "en.safetensors")))
+    assert any("foreign to language_model" in n for n in checks.notes)
 
 
 # a kill in the middle

@@ -44,11 +44,13 @@ def draw_distribution(
     values, limit = values * kind.scale, limit * kind.scale
     low, high = min(values.min(), limit), max(values.max(), limit)
     pad = 0.02 * (high - low) or 0.5
-    bins = np.linspace(low - pad, high + pad, BINS + 1).tolist()
+    bins = np.linspace(low - pad, high + pad, BINS + 1)
     beyond = kind.side * (values - limit) > 0
-    figure, ax = plt.subplots(figsize=(3.6, 1.9), layout="constrained")
+    figure = plt.figure(figsize=(3.6, 1.9))
     plt.close(figure)  # otherwise a notebook shows it twice
-    ax.hist([values[~beyond], values[beyond]], bins, stacked=True, color=["0.65", "C3"])
+    ax = figure.add_axes((0.14, 0.25, 0.83, 0.62))
+    ax.stairs(np.histogram(values, bins)[0], bins, fill=True, color="C3")
+    ax.stairs(np.histogram(values[~beyond], bins)[0], bins, fill=True, color="0.65")
     ax.axvline(limit, color="C3", lw=1, ls="--")
     ax.set_yscale("symlog", linthresh=10)
     ax.set_title(f"{kind.label}: {beyond.sum()} of {len(values)}", fontsize=9)

@@ -27,7 +27,7 @@ class CheckConfig:
     recogniser: str = ""  # Writes down each clip, for CER; empty: none. builtin: synthetic voices
     judges: list[str] | str = "auto"  # Of sound; auto: dnsmos and distillmos where they are; none
     language: str = "ka"  # Of the texts: how numbers and signs are read
-    language_model: str = ""  # A saved KneserNey; empty: the corpus's texts, each by the others
+    language_model: str = ""  # File or folder of the stage language; empty: the corpus's texts
     min_level_db: float = Field(-50.0, ge=-120, le=0)  # Speech is at -20 to -35; below is silence
     min_snr_db: float = Field(15.0, ge=-20, le=80)  # Less is heard, and is learned with the voice
     max_flat_tops: int = Field(3, ge=0)  # A loud clip has one or two by chance
@@ -45,14 +45,16 @@ class CheckConfig:
     min_distillmos: float = Field(2.0, ge=1, le=5)  # Below it speech is rated as poor
     max_margin: float = Field(0.03, ge=0, le=2)  # Cosine by which another speaker is nearer
     max_apart: float = Field(6.0, gt=0)  # Deviations from the speaker's other clips
-    max_change_z: float = Field(2.8, gt=0)  # Deviations: 97 % of clips of one voice lie below
+    max_change_z: float = Field(4.3, gt=0)  # Deviations: 98 % of clips of one voice lie below
     max_bit_errors: float = Field(0.3, gt=0, lt=0.5)  # Copies have under 0.25, others 0.4 to 0.5
     drop: list[str] = []  # Kinds whose clips are left out, by edits
     players: int = Field(8, ge=0)  # Of each kind on the page
 
     def __post_init__(self):
         if isinstance(self.judges, str) and self.judges not in ("auto", "none"):
-            self.judges = [j for j in self.judges.strip("[] ").split(",") if j]
+            self.judges = self.judges.strip("[] ").split(",")
+        if isinstance(self.judges, list):
+            self.judges = list(dict.fromkeys(j.strip() for j in self.judges if j.strip()))
         if odd := [k for k in self.drop if k not in KINDS]:
             raise ConfigError(f"drop: there is no kind {odd[0]!r}; there are {', '.join(KINDS)}")
 
