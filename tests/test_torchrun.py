@@ -1,8 +1,10 @@
 """Training by torchrun: two processes with half the batch each take the steps of one with all of
 it, up to rounding. That holds where a loss is a mean over items of equal weight and nothing
-draws by place; here it does."""
+draws by place; here it does. FSDP2 takes the same steps, and its checkpoints are those of one
+process. A process that is killed costs the steps since the last checkpoint."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 STEPS, ITEMS = 30, 48
 
 
-def make_task():
+def make_task(**stop):
     "A small network and a rule to learn; what is compared is the arithmetic of sharing a batch."
     import torch
     from torch import nn
@@ -23,7 +25,8 @@ def make_task():
     class Line(Task):
         lengths = [i % 5 for i in range(ITEMS)]
 
-        def __init__(self):
+        def __init__(self, stop_at=0, with_signal=signal.SIGTERM):
+            self.stop_at, self.with_signal = stop_at, with_signal
             seeded_step(3, "line")
             self.net = nn.Sequential(
                 nn.Linear(6, 16), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, 1)
@@ -34,6 +37,13 @@ def make_task():
 
         def averaged(self):
             return ("net",)
+
+        def sharded(self):  # The norm between them stays whole in each process
+            return [self.net[0], self.net[3]]
+
+        def after_step(self, step):
+            if step == self.stop_at:
+                os.kill(os.getpid(), self.with_signal)
 
         def __len__(self):
             return ITEMS
@@ -51,13 +61,13 @@ def make_task():
         def loss(self, phase, batch, step):
             return (self.net(batch[:, :6])[:, 0] - batch[:, 6]).square().mean(), {}
 
-    return Line()
+    return Line(**stop)
 
 
-def train(out, batch_size, devices=1):
+def train(out, batch_size, devices=1, strategy="ddp", save_every=STEPS, **stop):
     from xtts_ka.core.loop import LoopConfig, fit
 
-    more = dict(devices=2, strategy="ddp") if devices == 2 else {}
+    more = dict(devices=2, strategy=strategy) if devices == 2 else {}
     cfg = LoopConfig(
         steps=STEPS,
         batch_size=batch_size,
@@ -68,13 +78,13 @@ def train(out, batch_size, devices=1):
         ema=0.9,
         bucket=True,
         validate_every=10,
-        save_every=STEPS,
+        save_every=save_every,
         log_every=5,
         accelerator="cpu",
         precision="32-true",
         **more,
     )
-    fit(make_task(), cfg, out)
+    return fit(make_task(**stop), cfg, out)
 
 
 def weights(out):
@@ -87,26 +97,22 @@ def weights(out):
     }
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    out = tmp_path_factory.mktemp("two")
+def by_torchrun(out, what, *options):
     env = os.environ | dict(OMP_NUM_THREADS="1", XTTS_KA_PROGRESS="off")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     run = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            __file__,
-            str(out),
-        ],
+        [*launcher, "--nproc-per-node", "2", *options, __file__, what, str(out)],
         env=env,
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout + run.stderr
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    by_torchrun(out := tmp_path_factory.mktemp("two"), "shared")
     return out
 
 
@@ -143,5 +149,82 @@ def test_two_processes_take_the_steps_of_one(two, tmp_path, counted):
     )
 
 
+def test_divided_weights_take_the_same_steps_and_load_in_one_process(two, counted):
+    "Stopped at step 13 and gone on, with an average; two of three modules are divided."
+    from xtts_ka.core.checkpoint import load_checkpoint
+    from xtts_ka.core.files import read_json
+    from xtts_ka.core.loop import load_models
+
+    whole, other = weights(two), weights(two / "fsdp2")
+    assert whole.keys() == other.keys() and (gap := furthest(whole, other)) < 1e-5
+    assert {k: v.shape for k, v in whole.items()} == {k: v.shape for k, v in other.items()}
+    said = read_json(two / "fsdp2/parts.json")
+    assert said["resumed"] == 13 and said["sharded"] == ["0.bias", "0.weight", "3.bias", "3.weight"]
+    assert sum(said["rows"]) == 16 and min(said["rows"]) > 0  # Of the first matrix
+    a, b = (load_checkpoint(p / "checkpoints").optimizers["main"] for p in (two, two / "fsdp2"))
+    moments = [{tuple(s["exp_avg"].shape) for s in o["state"].values()} for o in (a, b)]
+    assert moments[0] == moments[1]  # Gathered, too
+    task = make_task()
+    load_models(two / "fsdp2", task.models(), "latest")
+    assert furthest(task.net.state_dict(), load_checkpoint(two / "checkpoints").models["net_ema"])
+    counted(f"largest difference of a weight after {STEPS} steps, FSDP2 against DDP: {gap:.1e}")
+
+
+def fsdp2(out):
+    "In each of the two processes: stopped at step 13, gone on; process 0 says how it was divided."
+    from xtts_ka.core.files import write_json
+    from xtts_ka.core.loop import Interrupted
+    from xtts_ka.core.sharded import is_sharded, local
+
+    with pytest.raises(Interrupted):
+        train(out, 2, devices=2, strategy="fsdp2", stop_at=13)
+    import torch.distributed as dist
+
+    from xtts_ka.core import loop
+
+    seen = {}
+    keep = loop._divide
+
+    def divide(task, models, team):
+        keep(task, models, team)
+        seen.update(models["net"].named_parameters())
+
+    loop._divide = divide
+    result = train(out, 2, devices=2, strategy="fsdp2")
+    rows = [None, None]
+    dist.all_gather_object(rows, len(local(seen["0.weight"])))
+    names = sorted(k for k, p in seen.items() if is_sharded(p))
+    if dist.get_rank() == 0:
+        said = {"resumed": result.resumed_from, "sharded": names, "rows": rows}
+        write_json(Path(out) / "parts.json", said)
+
+
+@pytest.mark.slow  # four processes that import torch
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_restarts_from_the_last_checkpoint(tmp_path, killed):
+    "torchrun --max-restarts: all begin again at step 10; the weights are those of a quiet run."
+    by_torchrun(tmp_path / "quiet", "shared")
+    said = by_torchrun(tmp_path / "killed", f"killed-{killed}", "--max-restarts", "1")
+    assert "Signal 9" in said or "SIGKILL" in said, said
+    quiet, other = weights(tmp_path / "quiet"), weights(tmp_path / "killed")
+    assert (tmp_path / "killed/resumed").read_text() == "10"
+    assert quiet.keys() == other.keys() and furthest(quiet, other) == 0
+
+
+def killed(out, rank):
+    "The first time, a process kills itself at step 17; checkpoints are written every 10 steps."
+    first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    stop = {"stop_at": 17, "with_signal": signal.SIGKILL}
+    dies = first and os.environ["RANK"] == rank
+    result = train(out, 2, devices=2, save_every=10, **(stop if dies else {}))
+    if os.environ["RANK"] == "0":
+        (Path(out) / "resumed").write_text(str(result.resumed_from))
+
+
 if __name__ == "__main__":
-    train(sys.argv[1], 2, devices=2)
+    what, out = sys.argv[1:]
+    if what.startswith("killed"):
+        killed(out, what[-1])
+    else:
+        train(out, 2, devices=2)
+        fsdp2(f"{out}/fsdp2")
