@@ -90,7 +90,9 @@ def test_scripts_of_a_run(root, tmp_path):
     assert data.overrides == prepare.overrides == train.overrides == rest.overrides
     loop = load_run(root / SMOKE, train.overrides).full_pretrain.gpt.loop
     assert (loop.devices, loop.num_nodes, loop.strategy) == (processes, 2, "ddp") == (4, 2, "ddp")
-    queued = re.findall(r"^(\w+)=.*?(afterok:\S+)? .*/(\w+).sbatch", found["submit.sh"], re.M)
+    queued = re.findall(
+        r"^(\w+)=\S+ --parsable (?:--dependency=(\S+) )?.*/(\w+).sbatch", found["submit.sh"], re.M
+    )
     assert [q[0] for q in queued] == [q[2] for q in queued] == ["data", "train", "rest"]
     assert [q[1] for q in queued] == ["", 'afterok:"$data"', 'afterok:"$train"']
 

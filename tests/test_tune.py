@@ -87,7 +87,7 @@ class Searched(Field):
     def sweep(self, options, *words):
         process = self.start(options, *words)
         try:
-            return process.communicate(timeout=240)[0], process.returncode
+            return process.communicate(timeout=500)[0], process.returncode
         finally:
             process.kill()
 
@@ -109,7 +109,7 @@ def test_asha_stops_bad_runs_and_goes_on_after_a_kill(field):
     "The good ones come to their end; what was stopped stays so; nothing runs twice."
     words = ["model.size=1,2,3,4", "model.loop.seconds=0.5"]
     first = field.start(ASHA | {"jobs": 1}, *words)
-    field.until("t-size-1/model/out.json", "t-size-2/model/metrics.jsonl", seconds=120)
+    field.until("t-size-1/model/out.json", "t-size-2/model/metrics.jsonl", seconds=300)
     os.kill(first.pid, signal.SIGKILL)
     first.communicate(timeout=60)
     said, code = field.sweep(ASHA | {"jobs": 1}, *words)
@@ -153,7 +153,7 @@ def test_the_grid_is_that_of_the_local_sweep(field):
 def test_ctrl_c_lets_runs_save(field):
     words = ["model.size=1,2", "model.loop.seconds=1"]
     process = field.start({"engine": "ray"}, *words)
-    field.until("t-size-1/model/metrics.jsonl", seconds=120)
+    field.until("t-size-1/model/metrics.jsonl", seconds=300)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 130 and "the same command goes on" in said, said

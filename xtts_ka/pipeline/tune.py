@@ -216,6 +216,11 @@ def trial_class():
 STOPPED = "stopped early by the sweep"
 
 
+def _nothing(self) -> tuple:
+    "What a pickle holds of it: Ray Tune writes all that it is given into a file nobody reads."
+    return dict, ()
+
+
 def stopped_file(name: str) -> Path:
     return repo_root() / "outputs" / "sweeps" / f"{name}.stopped.jsonl"
 
@@ -246,6 +251,8 @@ def listener(screen: Screen, name: str, total: int, interrupts):  # A callback o
                 return
             append_jsonl(stopped_file(name), {"run": run, "step": last["step"]})
             screen.say(f"■ {run}  {STOPPED} at step {last['step']}")
+
+        __reduce__ = _nothing
 
     return Listener()
 
@@ -346,6 +353,8 @@ def search_trials(plan: Plan, trials: list, resources: dict, limit: int, stopped
         def stop_all(self):
             return over()
 
+        __reduce__ = _nothing
+
     trainable = tune.with_resources(
         tune.with_parameters(trial_class(), plan=plan, stopped=tuple(stopped)),
         {"cpu": resources["num_cpus"], "gpu": resources["num_gpus"]},
@@ -362,6 +371,7 @@ def search_trials(plan: Plan, trials: list, resources: dict, limit: int, stopped
                 callbacks=[listen],
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=3),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         ).fit()
 
