@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, XttsKaError
 from ..core.files import append_jsonl, read_jsonl
 from ..core.paths import repo_root
 from ..core.processes import cores
@@ -298,9 +298,12 @@ def share_stages(plan: Plan, jobs: list, resources: dict, screen: Screen, interr
     return failed
 
 # %% ../../nbs/pipeline/tune.ipynb #c8110789
-# Read by Ray when it is imported: no usage reports, no files beside ours, our handlers of signals
+# Read by Ray when it is imported: no usage reports, patience on a busy machine, no files beside
+# ours, our handlers of signals
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_agent_register_timeout_ms": "600000",
+    "RAY_worker_register_timeout_seconds": "600",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -308,6 +311,22 @@ SETTINGS = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+
+
+def _started(options: dict, tries: int = 4):
+    "Start a local cluster. Ray gives its processes 30 s, which do not suffice on a busy machine."
+    import ray
+
+    for left in reversed(range(tries)):
+        try:
+            return ray.init(**options)
+        except Exception as e:  # Of no class of its own
+            ray.shutdown()
+            if not left or "timed out during startup" not in str(e):
+                raise XttsKaError(
+                    f"Ray did not start here ({e}); try again when the machine is less busy, or"
+                    " --engine local"
+                ) from None
 
 
 @contextlib.contextmanager
@@ -325,7 +344,7 @@ def cluster(
         ray.init(address=address, **quiet)
     else:
         own = dict(include_dashboard=False, object_store_memory=100 << 20)
-        ray.init(num_cpus=max(workers, cores()), **own, **quiet)
+        _started(dict(num_cpus=max(workers, cores()), **own, **quiet))
     try:
         yield
     finally:
