@@ -7,6 +7,7 @@ The runs lie in OUT (default: a folder that is deleted), in a repository of thei
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ def words(name, rates=RATES, **more):
     return [
         "sweep",
         "--config",
-        str(ROOT / "configs/smoke.yaml"),
+        "configs/smoke.yaml",
         "--only",
         "corpus,language",
         *(w for k, v in more.items() for w in (f"--{k}", str(v))),
@@ -37,7 +38,8 @@ def words(name, rates=RATES, **more):
 
 
 def start(root, *args):
-    env = os.environ | {"XTTS_KA_ROOT": str(root), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    env = os.environ | {"XTTS_KA_ROOT": str(root), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [sys.executable, "-m", "xtts_ka.cli", *args]
     return subprocess.Popen(
         command, cwd=root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -92,8 +94,10 @@ def scores(root, name):
 
 
 def main(root):
-    for name in ("nbs", "configs", "xtts_ka", "settings.ini"):
-        (root / name).symlink_to(ROOT / name)
+    ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "images", "results")
+    for name in ("nbs", "configs", "xtts_ka"):  # Copies: an edit would make stages run anew
+        shutil.copytree(ROOT / name, root / name, ignore=ignore, dirs_exist_ok=True)
+    shutil.copy(ROOT / "settings.ini", root)
     asha = words("asha", engine="ray", search="asha", score="language.transformer.score")
     before = killed(root, asha)
     seconds, _ = timed(root, *asha)

@@ -626,8 +626,10 @@ def _divide(task, models: dict, team: _Distributed):
             f"{type(task).__name__}: strategy=fsdp2, but this model has no part that can be "
             "divided; use strategy=ddp"
         )
+    from torch.distributed.device_mesh import init_device_mesh
+
     team.same_start(models)
-    shard(modules, team.fabric.strategy.device_mesh["data_parallel"])
+    shard(modules, init_device_mesh(team.fabric.device.type, (team.size,)))
 
 # %% ../../nbs/core/loop.ipynb #9523e4af
 @dataclasses.dataclass
@@ -1063,9 +1065,9 @@ def _fabric(cfg):
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     _said(cfg.precision)
-    processes, strategy = cfg.devices * cfg.num_nodes, cfg.strategy
-    if strategy == "fsdp2":
-        strategy = _fsdp2(processes) if processes > 1 else "auto"
+    strategy = cfg.strategy
+    if strategy == "fsdp2":  # Fabric starts the processes; `_divide` divides
+        strategy = "ddp" if cfg.devices * cfg.num_nodes > 1 else "auto"
     fabric = Fabric(
         accelerator=cfg.accelerator,
         strategy=strategy,
@@ -1076,14 +1078,6 @@ def _fabric(cfg):
     fabric.launch()
     atexit.register(_leave_group)
     return fabric
-
-
-def _fsdp2(processes: int):
-    """Fabric's strategy for FSDP2: it starts the processes and lays their mesh; what is divided is
-    said by the task, since a task may call any method of its models."""
-    from lightning_fabric.strategies import ModelParallelStrategy
-
-    return ModelParallelStrategy(lambda module, mesh: module, processes, 1)
 
 
 def _leave_group():

@@ -97,6 +97,7 @@ def head(
             'cd "$SLURM_SUBMIT_DIR"',
             *filter(None, [cfg.setup]),
             "export OMP_NUM_THREADS=1 RAY_USAGE_STATS_ENABLED=0",
+            "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # Restarts find each other",
             'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
             "",
             "",
