@@ -35,8 +35,8 @@ def new_stage(run: Run):  # `xtts_ka.xtts.stage.Pretrain`
     from xtts_ka.xtts.stage import Pretrain
 
     torch.set_num_threads(run.cfg.threads)
-    folders = (run.dir / name for name in ("segments", "xtts_init", STAGE))
-    return Pretrain(run.cfg.full_pretrain, *folders, run.cfg.seed)
+    segments, init, out = (run.dir / name for name in ("segments", "xtts_init", STAGE))
+    return Pretrain(run.cfg.full_pretrain, segments, init, out, run.cfg.seed)
 
 
 def prepare(run: Run, stage) -> bool:  # False: the stage is done already
