@@ -95,6 +95,36 @@ def embeddings(hours, tmp):
     )
 
 
+def codes(hours, tmp):
+    "Hours, to the codes of a DVAE of XTTS-v2's size (reading, mels, network)."
+    from xtts_ka.core.manifest import read_manifest
+    from xtts_ka.corpus.clips import Clips
+    from xtts_ka.xtts.config import PRESETS, DvaeConfig
+    from xtts_ka.xtts.dvae import encode, make_dvae
+    from xtts_ka.xtts.features import code_mel
+
+    folder = clips(tmp / "in", hours)
+    held = Clips(read_manifest(folder, check_audio=False).rows, folder)
+    dvae = make_dvae(DvaeConfig(**PRESETS["full"]["dvae"])).eval()
+    return lambda: [encode(dvae, code_mel(held.wav(i))) for i in range(len(held))]
+
+
+def tokens(hours, tmp):
+    "Hours, to the semantic tokens of GPT-SoVITS2 (reading, mels, network)."
+    from xtts_ka.core.audio import read_audio
+    from xtts_ka.core.manifest import read_manifest
+    from xtts_ka.sovits.config import SemanticConfig
+    from xtts_ka.sovits.semantic import CharVocabulary, SemanticNet
+    from xtts_ka.sovits.train_semantic import SemanticTokenizer
+
+    folder = clips(tmp / "in", hours)
+    files = [folder / r.audio_file for r in read_manifest(folder, check_audio=False).rows]
+    letters = CharVocabulary(" აბგდევზთიკლმნოპჟრსტუფქღყშჩცძწჭხჯჰ")
+    net = SemanticNet(SemanticConfig(), len(letters), 80).eval()
+    tokenizer = SemanticTokenizer(net, letters)
+    return lambda: [tokenizer.encode(*read_audio(f)) for f in files]
+
+
 def shelves(hours, tmp):
     "Hours of log-mels: written, opened, and 2,000 clips read, as so many steps of training would."
     import numpy as np
@@ -181,6 +211,8 @@ PARTS = {
     "mels": (mels, "hours", (0.1, 1, 10)),
     "shelves": (shelves, "hours", (1, 10, 100)),
     "embeddings": (embeddings, "hours", (0.1, 1, 3)),
+    "codes": (codes, "hours", (0.1, 0.3)),
+    "tokens": (tokens, "hours", (0.1, 0.3)),
     "sentences": (sentences, "sentences", (1_000, 10_000, 100_000)),
     "ngrams": (ngrams, "sentences", (500, 2_000, 8_000)),
     "speakers": (speakers, "speakers", (100, 1_000, 10_000)),

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -271,6 +272,15 @@ def sweep(call, place, words):
     fine(call(*words, *["--dry-run"] * ("--dry-run" not in words)), "demo-")
 
 
+def slurm(call, place, words):
+    "Scripts are written and read by bash; what stands in them: tests/test_slurm.py."
+    folder = place / words[words.index("--out") + 1]
+    shutil.rmtree(folder, ignore_errors=True)
+    fine(call(*words), "submit.sh")
+    for path in folder.iterdir():
+        subprocess.run(["bash", "-n", path], check=True)
+
+
 def index(call, place, words):
     fine(call(*words), "outputs/index.html")
     assert '"demo"' in (place / "outputs/index.html").read_text(encoding="utf-8")
@@ -485,6 +495,8 @@ HOW = {
     ("sovits",): sovits_training,
     ("monitor",): monitor,
     ("sweep",): sweep,
+    ("slurm",): slurm,
+    ("train-gpt",): parsed,  # tests/test_torchrun.py
     ("index",): index,
     ("config",): config,
     ("embed",): embed,

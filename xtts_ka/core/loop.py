@@ -33,13 +33,23 @@ from xtts_ka.core.errors import (
     ConfigError,
     MissingError,
     XttsKaError,
-    env_number,
     stopping_signals,
 )
 from .files import atomic_write, digest, read_json, read_jsonl, sweep, write_json
 from .processes import lock, not_inherited
 from .progress import Count, bar
 from .randomness import permutation, rng, seeded_step, torch_rng
+from xtts_ka.core.sharded import (
+    clip_gradients,
+    divided,
+    divided_moments,
+    divided_weights,
+    is_sharded,
+    local,
+    shard,
+    split_groups,
+    whole,
+)
 
 # %% ../../nbs/core/loop.ipynb #68442e56
 @config
@@ -65,7 +75,8 @@ class LoopConfig:
     precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true"  # auto: bf16 where it is fast
     devices: int = Field(1, ge=1)  # Processes per machine
     num_nodes: int = Field(1, ge=1)  # Machines; start one process each with torchrun or Slurm
-    strategy: Literal["auto", "ddp"] = "auto"  # How processes share a step
+    # How processes share a step; fsdp2 divides the weights that the task names, too
+    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps"] = "auto"  # Device to train on
     workers: int = Field(0, ge=0)  # Processes that prepare batches; 0: the main process does
     bucket: bool = False  # Batches of items of similar length (the task gives `lengths`)
@@ -131,6 +142,11 @@ class _TaskHooks:
     def after_step(self, step: int):
         "After the optimisers; `step` counts this one. Global generators are set by step."
         return None
+
+    def sharded(self) -> list:
+        """Modules that `strategy: fsdp2` divides among the processes. Each is called by its
+        `forward`, and nothing reads its weights outside of it."""
+        return []
 
     def extra_state(self) -> dict:
         "Further state for the checkpoint: plain JSON."
@@ -475,7 +491,8 @@ class _Average:
         for name, model in self.models.items():
             mine, now = self.state[name], model.state_dict()
             keys = [k for k in now if k in self.smooth[name] and now[k].is_floating_point()]
-            torch._foreach_lerp_([mine[k] for k in keys], [now[k] for k in keys], 1 - decay)
+            averages, weights = ([local(d[k]) for k in keys] for d in (mine, now))
+            torch._foreach_lerp_(averages, weights, 1 - decay)
             for k in now.keys() - set(keys):
                 mine[k].copy_(now[k])
 
@@ -483,7 +500,7 @@ class _Average:
         "Restore saved averages."
         for name, state in states.items():
             for k, v in state.items():
-                self.state[name][k].copy_(v)
+                self.state[name][k].copy_(divided(v, self.state[name][k]))
 
     @contextlib.contextmanager
     def in_place(self):
@@ -558,14 +575,15 @@ class _Distributed:
         self.size = fabric.world_size
 
     def same_start(self, models: dict):
-        "Copy the weights of process 0 to all."
+        "Copy the weights of process 0 to all; those that are divided were the same before."
         if self.size == 1:
             return
         import torch.distributed as dist
 
         for m in models.values():
             for t in m.state_dict().values():
-                dist.broadcast(t, 0)
+                if not is_sharded(t):
+                    dist.broadcast(t, 0)
 
     def average(self, tensors: list):
         "Mean over the processes, in place."
@@ -573,11 +591,13 @@ class _Distributed:
             _all_reduce_mean(tensors, self.size)
 
     def gradients(self, params: list):
-        "Average the gradients; a parameter that this process did not use counts as zero."
+        """Average the gradients; a parameter that this process did not use counts as zero. Those
+        of divided parameters are averaged by the backward pass."""
         if self.size == 1:
             return
         import torch
 
+        params = [p for p in params if not is_sharded(p)]
         for p in params:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         self.average([p.grad for p in params])
@@ -596,6 +616,20 @@ class _Distributed:
     def wait(self):
         if self.size > 1:
             self.fabric.barrier()
+
+# %% ../../nbs/core/loop.ipynb #ded07e6a
+def _divide(task, models: dict, team: _Distributed):
+    "Divide what the task names, from equal weights on."
+    modules = task.sharded()
+    if not modules:
+        raise ConfigError(
+            f"{type(task).__name__}: strategy=fsdp2, but this model has no part that can be "
+            "divided; use strategy=ddp"
+        )
+    from torch.distributed.device_mesh import init_device_mesh
+
+    team.same_start(models)
+    shard(modules, init_device_mesh(team.fabric.device.type, (team.size,)))
 
 # %% ../../nbs/core/loop.ipynb #9523e4af
 @dataclasses.dataclass
@@ -625,6 +659,7 @@ class _Phases:
         self.rates = {}  # Phase -> own rate of each parameter group
         self.params = {}  # Phase -> trainable parameters
         for phase, o in self.optimizers.items():
+            split_groups(o)
             self.rates[phase] = [g["lr"] for g in o.param_groups]
             held = [p for g in o.param_groups for p in g["params"]]
             self.params[phase] = [p for p in held if p.requires_grad]
@@ -673,6 +708,8 @@ class _Run:
         self.models = task.models()
         for m in self.models.values():
             m.to(fabric.device).train()
+        if cfg.strategy == "fsdp2" and self.team.size > 1:
+            _divide(task, self.models, self.team)
         self.phases = _Phases(task, self.models, cfg)
         self.batches = Batches(task, cfg, fabric.global_rank, fabric.world_size)
         self.eager = fabric.device.type == "cpu" or cfg.max_nonfinite > 0
@@ -721,7 +758,7 @@ def _load_weights(models: dict, found: Checkpoint, suffix: str = ""):
                 f"{found.path}: no model {name!r}; it holds {sorted(found.models)}"
             )
         try:
-            model.load_state_dict(state)
+            model.load_state_dict(divided_weights(state, model))
         except RuntimeError as e:
             raise CheckpointError(
                 f"{found.path}: weights of {name!r} do not fit this model ({e}); "
@@ -742,7 +779,7 @@ def _restore(run, found: Checkpoint):
     state = found.state
     _load_weights(run.models, found)
     for name, o in run.phases.optimizers.items():
-        o.load_state_dict(found.optimizers[name])
+        o.load_state_dict(divided_moments(found.optimizers[name], o))
     run.step = state["step"]
     run.items = state["items"]
     run.bad = state["bad"]
@@ -809,6 +846,8 @@ def _clip(params: list, limit: float):
     "Norm of a phase's gradient, before it is clipped to `limit` (0: not at all)."
     from torch.nn.utils import clip_grad_norm_, get_total_norm
 
+    if any(is_sharded(p) for p in params):
+        return clip_gradients(params, limit)
     if limit:
         return clip_grad_norm_(params, limit)
     return get_total_norm([p.grad for p in params if p.grad is not None])
@@ -928,7 +967,7 @@ def _weights(run, best: bool) -> dict:
 
 # %% ../../nbs/core/loop.ipynb #66fa9d13
 def _save(run, tag=None):
-    "Write a checkpoint; only process 0 writes, all wait."
+    "Write a checkpoint of whole tensors; only process 0 writes, all wait."
     _check_finite(run)
     run.log.sync()
     state = {
@@ -941,11 +980,10 @@ def _save(run, tag=None):
         "identity": run.identity,
         "extra": run.task.extra_state(),
     }
-    if run.fabric.global_rank == 0:
-        optimizers = {}
-        if not tag:
-            optimizers = {n: o.state_dict() for n, o in run.phases.optimizers.items()}
-        weights = _weights(run, bool(tag))
+    lead = run.fabric.global_rank == 0
+    optimizers = {} if tag else {n: o.state_dict() for n, o in run.phases.optimizers.items()}
+    weights, optimizers = whole((_weights(run, bool(tag)), optimizers), keep=lead)
+    if lead:
         save_checkpoint(run.root, run.step, weights, optimizers, state, run.cfg.keep, tag)
     if not tag:
         run.saved = time.monotonic()
@@ -1027,9 +1065,12 @@ def _fabric(cfg):
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     _said(cfg.precision)
+    strategy = cfg.strategy
+    if strategy == "fsdp2":  # Fabric starts the processes; `_divide` divides
+        strategy = "ddp" if cfg.devices * cfg.num_nodes > 1 else "auto"
     fabric = Fabric(
         accelerator=cfg.accelerator,
-        strategy=cfg.strategy,
+        strategy=strategy,
         devices=cfg.devices,
         num_nodes=cfg.num_nodes,
         precision=cfg.precision,
@@ -1048,10 +1089,8 @@ def _leave_group():
 
 # %% ../../nbs/core/loop.ipynb #a042c759
 def _if_complete(task, cfg, out_dir) -> FitResult | None:
-    """The result of a training that is complete; its weights go into the task's models.
-    None with several processes, without a checkpoint or where steps are left."""
-    if env_number("WORLD_SIZE", 1) * cfg.devices != 1:
-        return None
+    """The result of a training that is complete; its weights go into the task's models, in each
+    process. None without a checkpoint or where steps are left."""
     found = _checked(task, cfg, Path(out_dir) / "checkpoints")
     if found is None:
         return None

@@ -401,6 +401,16 @@ _MODULES = {  # Command -> module with `add_arguments`, function, help
         "main",
         "run every combination of some values, what they share only once, and compare them",
     ),
+    "slurm": (
+        "xtts_ka.pipeline.slurm",
+        "main",
+        "sbatch scripts from a configuration: a Ray cluster for data, torchrun for trainings",
+    ),
+    "train-gpt": (
+        "xtts_ka.pipeline.gpt_command",
+        "main",
+        "the GPT of a run in as many processes as torchrun starts",
+    ),
     "monitor": (
         "xtts_ka.pipeline.monitor",
         "main",

@@ -630,6 +630,11 @@ class WorkerPool(Processes):
                 self.over(job, f"not begun, as it needs stages of {', '.join(sorted(gone))}")
 
 # %% ../../nbs/pipeline/sweep.ipynb #039f98dc
+def _as_ended(state) -> str:
+    "A status; of a run that a search has stopped, at which step."
+    return state.error if (state.error or "").startswith("stopped early") else state.status
+
+
 def how_it_went(
     run: Run,
     chosen: tuple,  # Stages
@@ -637,7 +642,7 @@ def how_it_went(
     "The state of a run, in short."
     return next(
         (
-            f"{s.name} {run.progress[s.name].status}"
+            f"{s.name} {_as_ended(run.progress[s.name])}"
             for s in chosen
             if not left_out(run, s) and run.progress[s.name].status != "done"
         ),
@@ -787,22 +792,29 @@ def sweep(
     # Of the sweep, for its page; default: made of the run's name and the swept keys
     name: str = "",
     dry_run: bool = False,  # Only show what would run
+    engine: str = "local",  # local: processes of this machine; ray: a cluster
+    ray_address: str = "",  # Of the cluster; empty: one that is started here
+    search=None,  # `tune.Search`; None: all combinations
     stages: tuple | None = None,  # Default: `STAGES`
     program: tuple = PROGRAM,  # Takes the words of `xtts-ka`
 ) -> int:  # Exit status
-    "Run every combination, and compare them."
+    "Run every combination, or those of a search, and compare them."
+    from xtts_ka.pipeline.tune import Plan, Search, drawn, loop_of, sweep_on_ray
+
     stages = STAGES if stages is None else stages
-    chosen, trials, screen = (
-        select(stages, only, from_, to),
-        read_trials(config, words, stages),
-        Screen(),
-    )
+    search = search or Search()
+    every = read_trials(config, words, stages)
+    chosen, trials, screen = select(stages, only, from_, to), drawn(every, search), Screen()
     name = sweep_name(name, config, words, trials)
+    if search.score:
+        loop_of(trials[0].cfg, search.score)
     for t in trials:
         for stage in chosen:
             Run(t.cfg, stages).parameters(stage)  # Refuse what does not fit before anything runs
+    limit, where = jobs, " by Ray" if engine == "ray" else ""
     jobs = jobs or max(1, cores() // max(t.cfg.threads * t.cfg.jobs for t in trials))
-    screen.say(f"{name}: {len(trials)} runs, {jobs} at a time")
+    at_a_time = f", {jobs} at a time" if limit or not where else ""
+    screen.say(f"{name}: {len(trials)} runs{at_a_time}{where}")
     if dry_run:
         return show_sweep(plan_jobs(trials, chosen, stages), trials, chosen, stages, screen)
     flags = [
@@ -812,27 +824,34 @@ def sweep(
         for w in (flag, value)
     ]
 
-    def command(job):
-        return [
-            *program,
-            "run",
-            "--config",
-            str(config),
-            *(["--only", ",".join(job.only)] if job.only else flags),
-            *job.trial.words,
-        ]
-
+    plan = Plan(
+        str(config),
+        tuple(words),
+        search,
+        only,
+        from_,
+        to,
+        tuple(flags),
+        stages,
+        tuple(program),
+        str(repo_root()),
+        os.getcwd(),
+    )
     with Interrupts() as interrupts:
         for t in trials:
             already_there(t, trials, chosen, stages, screen)
         for t in trials:
             check_above(Run(t.cfg, stages), chosen)
-        crew = WorkerPool(trials, chosen, stages, command, screen, interrupts)
-        crew.work(plan_jobs(trials, chosen, stages), jobs)
+        if engine == "ray":
+            failed = sweep_on_ray(plan, name, ray_address, limit, screen, interrupts)
+        else:
+            crew = WorkerPool(trials, chosen, stages, plan.command, screen, interrupts)
+            crew.work(plan_jobs(trials, chosen, stages), jobs)
+            failed = crew.failed
         write_results(name, trials, chosen, stages, screen)
     if interrupts.signum:
         screen.say("stopped; the same command goes on")
-    return 128 + interrupts.signum if interrupts.signum else int(bool(crew.failed))
+    return 128 + interrupts.signum if interrupts.signum else int(bool(failed))
 
 # %% ../../nbs/pipeline/sweep.ipynb #c5af3ac3
 def sweep_name(name: str, config, words, trials: list) -> str:
@@ -901,6 +920,34 @@ def write_results(name: str, trials: list, chosen: tuple, stages: tuple, screen:
     screen.say(f"compared: {display_path(page)}")
 
 # %% ../../nbs/pipeline/sweep.ipynb #3d577dd4
+def _search_arguments(p):
+    say = p.add_argument
+    say(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="local: processes of this machine; ray: Ray Tune, on one machine or a cluster",
+    )
+    say("--ray-address", metavar="A", default="", help="cluster, or auto; by default a local one")
+    say(
+        "--search",
+        choices=("grid", "random", "asha"),
+        default="grid",
+        help="grid: all combinations; random: --samples of them; asha: bad ones are stopped early"
+        " (needs --engine ray and --score)",
+    )
+    say("--samples", metavar="N", type=int, default=0, help="combinations drawn; 0: all")
+    say(
+        "--score",
+        metavar="STAGE.METRIC",
+        default="",
+        help="validation score by which asha judges, as full_pretrain.gpt.score",
+    )
+    say("--best", choices=("min", "max"), default="min", help="which score is the best")
+    say("--grace", metavar="N", type=int, default=0, help="steps before asha may stop a run")
+    say("--reduction", metavar="N", type=int, default=3, help="asha: one of N goes on at each rung")
+
+
 def add_arguments(p):  # `argparse.ArgumentParser`
     "Options of `xtts-ka sweep`."
     p.add_argument(
@@ -919,10 +966,11 @@ def add_arguments(p):  # `argparse.ArgumentParser`
     p.add_argument("--to", metavar="STAGE", default="", help="up to and with this stage")
     p.add_argument(
         "--jobs",
+        "--workers",
         metavar="N",
         type=int,
         default=0,
-        help="runs at a time; 0: as many as there are processor cores for",
+        help="runs at a time; 0: as many as there are processor cores (by Ray: room) for",
     )
     p.add_argument(
         "--name",
@@ -934,6 +982,7 @@ def add_arguments(p):  # `argparse.ArgumentParser`
         ),
     )
     p.add_argument("--dry-run", action="store_true", help="show what would run, run nothing")
+    _search_arguments(p)
     p.add_argument(
         "overrides",
         nargs="*",
@@ -952,6 +1001,10 @@ def main(args) -> int:  # Exit status
         raise ConfigError(
             f"--jobs {args.jobs}: give 1 or more, or 0 for as many as there are processor cores for"
         )
+    if args.engine != "ray" and (args.search == "asha" or args.ray_address):
+        raise ConfigError("--search asha and --ray-address need --engine ray")
+    from xtts_ka.pipeline.tune import Search
+
     return sweep(
         args.config,
         args.overrides,
@@ -961,4 +1014,7 @@ def main(args) -> int:  # Exit status
         args.jobs,
         args.name,
         args.dry_run,
+        args.engine,
+        args.ray_address,
+        Search(args.search, args.samples, args.score, args.best, args.grace, args.reduction),
     )

@@ -298,7 +298,8 @@ def gpt_forward(
     seen = torch.arange(n, device=text.device) < batch["text_lengths"][:, None]  # [B, n + 2]
     seen = F.pad(F.pad(seen, (first, 0), value=True), (0, codes.shape[1]), value=True)  # [B, L]
     x = torch.cat([cond, text, codes], 1)  # [B, L, D]
-    if x.device.type == "cuda":
+    divided = any(hasattr(block, "unshard") for block in gpt.gpt.h)  # By FSDP2
+    if x.device.type == "cuda" and not divided:
         orders = closed_up(batch["text_lengths"], first, n, x.shape[1])
         last, inputs = through_blocks(gpt, x, orders, {layer for layer, _ in heads})
     else:

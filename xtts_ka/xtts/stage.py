@@ -295,8 +295,8 @@ class _GptStep(_GptInputs):
 
         return write
 
-    def gpt(self) -> FitResult:
-        "Train the GPT, `self.gpt_net`; the best checkpoint on validation clips is used."
+    def prepare_gpt(self):
+        "Make the task of the GPT, `self.task`, and what it learns from."
         cfg = self.cfg.gpt
         check_vocabulary(self.out / "gpt", self.vocabulary)
         about = None
@@ -322,7 +322,15 @@ class _GptStep(_GptInputs):
                 "no validation clips (segments.val_fraction): the validation loss is that of "
                 "training clips and cannot show overfitting"
             )
-        result = fit(self.task, cfg.loop, self.out / "gpt", "GPT")
+
+    def train_gpt(self) -> FitResult:
+        "Train the GPT, in as many processes as torchrun started."
+        self.prepare_gpt()
+        return fit(self.task, self.cfg.gpt.loop, self.out / "gpt", "GPT")
+
+    def gpt(self) -> FitResult:
+        "Train the GPT, `self.gpt_net`; the best checkpoint on validation clips is used."
+        result = self.train_gpt()
         load_models(self.out / "gpt", {"gpt": self.task.net}, "best")
         self.gpt_net = merge(self.task.net).eval()
         train = [self.codes[i] for i in self.clips.split("train")]

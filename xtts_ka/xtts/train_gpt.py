@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import XttsKaError
+from ..core.errors import ConfigError, XttsKaError
 from ..core.loop import Task
 from ..core.optim import muon_and_adamw, split_matrices
 from ..core.ragged import RaggedArray
@@ -332,6 +332,19 @@ class _GptModels(_GptBatches):
                     )
         self.net.train()
         return best_heads(total.view(self.cfg.layers, self.cfg.heads))
+
+    def sharded(self):
+        "The blocks of the transformer, but for those whose weights `head_scores` reads."
+        c, wrong = self.cfg, []
+        wrong += ["optimizer=muon, which takes whole matrices"] * (c.optimizer == "muon")
+        wrong += ["free_run, which reads the weights itself"] * (c.free_run > 0)
+        wrong += ["lora, whose transformer is not trained"] * (c.lora.rank > 0)
+        if wrong:
+            raise ConfigError(
+                f"gpt.loop.strategy=fsdp2 does not go with gpt.{wrong[0]}; leave it out, or use ddp"
+            )
+        taught = {layer for layer, _ in self.heads}
+        return [block for i, block in enumerate(self.net.gpt.h) if i not in taught]
 
     def optimizers(self, models, cfg):  # betas and decay of XTTS's own recipe
         extra = list(models["mel_heads"].parameters()) if "mel_heads" in models else []
