@@ -1,12 +1,14 @@
 """Does a corpus made by the road train as well as clean clips? The clips of a corpus are joined to
-long recordings with pauses and noise, their texts beside; the road makes clips of them again; the
-same configuration is trained on both, and its speech is written down.
+long recordings with pauses and a room's noise, their texts beside; the road makes clips of them
+again; the same configuration is trained on both, and its speech is written down. With louder noise
+the two differ by what noise under the speech does to a training, too.
 
 python bench/curate_train.py                   outputs/demo/corpus, configs/demo.yaml: two runs
 python bench/curate_train.py --clean demo      the finished run `demo` is the one from clean clips
+python bench/curate_train.py --clean demo --snr 30    noise 30 dB below the speech
 python bench/curate_train.py --config configs/smoke.yaml --minutes 3      whether the parts fit
 
-Writes nbs/results/curate_train.json (not with --minutes): clips and minutes that the road kept, and
+Writes to nbs/results/curate_train.json, by SNR (not with --minutes): clips and minutes that the road kept, and
 the CER of everyday texts by every path, from clean clips and from the road's."""
 
 import argparse
@@ -19,7 +21,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 PAUSES = 0.5, 1.5  # Seconds between two clips
-SNR = 30.0  # dB
+SNR = 50.0  # dB: a quiet room
 MOST = 600.0  # Seconds of a recording
 CLOSE = 0.03  # CER by which the two may differ
 
@@ -64,7 +66,7 @@ def _tapes(rows: list) -> list:  # Lists of rows, each of a speaker and no longe
     return tapes
 
 
-def write_raw(corpus: Path, rows: list, out: Path, seed: int = 1) -> float:  # Minutes
+def write_raw(corpus: Path, rows: list, out: Path, snr: float, seed: int = 1) -> float:  # Minutes
     "Recordings of some minutes with pauses and noise, and the text of each beside."
     from xtts_ka.core.audio import read_audio, rms_db, write_audio
     from xtts_ka.core.randomness import rng
@@ -77,7 +79,7 @@ def write_raw(corpus: Path, rows: list, out: Path, seed: int = 1) -> float:  # M
             wav, rate = read_audio(corpus / r.audio_file)
             parts += [np.zeros(round(g.uniform(*PAUSES) * rate), np.float32), wav]
         wav = np.concatenate([*parts, np.zeros(rate, np.float32)])
-        level = 10 ** ((rms_db(np.concatenate(parts[1::2])) - SNR) / 20)
+        level = 10 ** ((rms_db(np.concatenate(parts[1::2])) - snr) / 20)
         wav = np.clip(wav + g.normal(0, level, len(wav)), -1, 1).astype(np.float32)
         path = out / tape[0].speaker_name / f"tape {n:02d}.flac"
         write_audio(path, wav, rate)
@@ -126,16 +128,20 @@ def main():
     p.add_argument("--corpus", type=Path, default=ROOT / "outputs/demo/corpus", metavar="FOLDER")
     p.add_argument("--config", default="configs/demo.yaml", metavar="FILE")
     p.add_argument("--clean", default="", metavar="RUN", help="a finished run, not trained again")
+    p.add_argument(
+        "--snr", type=float, default=SNR, help="dB from the speech to the noise under it"
+    )
     p.add_argument("--minutes", type=float, default=0, help="of the corpus; 0: all")
     p.add_argument("--skip", action="append", default=[], help="a stage to leave out, as sovits2")
     p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of both runs")
     args = p.parse_args()
-    from xtts_ka.core.files import write_json
+    from xtts_ka.core.files import read_json, write_json
 
     name = Path(args.config).stem
+    name = f"{name}-{args.snr:g}dB"
     work = ROOT / "outputs" / f"curate-{name}"
     rows, held = clean_clips(args.corpus, args.minutes)
-    minutes = write_raw(args.corpus, rows, work / "raw")
+    minutes = write_raw(args.corpus, rows, work / "raw", args.snr)
     spoken = sum(r.duration for r in rows) / 60
     print(f"{len(rows)} clips, {spoken:.1f} minutes, in recordings of {minutes:.1f} minutes")
     if args.clean:
@@ -155,6 +161,7 @@ def main():
     found = compare(clean, road)
     result = dict(
         config=args.config,
+        snr_db=args.snr,
         clean_run=args.clean or f"curate-{name}-clean",
         clips=dict(clean=len(rows) + len(held), road=road["corpus"]["clips"]),
         minutes=dict(clean=round(spoken, 2), raw=round(minutes, 2), road=road["corpus"]["minutes"]),
@@ -163,7 +170,9 @@ def main():
     )
     print(json.dumps(result, indent=1, ensure_ascii=False))
     if not args.minutes:
-        write_json(ROOT / "nbs/results/curate_train.json", result)
+        path = ROOT / "nbs/results/curate_train.json"
+        known = read_json(path) if path.exists() else {}
+        write_json(path, known | {f"{args.snr:g} dB": result})
 
 
 if __name__ == "__main__":
