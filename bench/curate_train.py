@@ -8,8 +8,8 @@ python bench/curate_train.py --clean demo      the finished run `demo` is the on
 python bench/curate_train.py --clean demo --snr 30    noise 30 dB below the speech
 python bench/curate_train.py --config configs/smoke.yaml --minutes 3      whether the parts fit
 
-Writes to nbs/results/curate_train.json, by SNR (not with --minutes): clips and minutes that the road kept, and
-the CER of everyday texts by every path, from clean clips and from the road's."""
+Writes to nbs/results/curate_train.json, by SNR (not with --minutes): clips and minutes that the
+road kept, and the CER of everyday texts by every path, from clean clips and from the road's."""
 
 import argparse
 import json
