@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from calls import called
 
 from xtts_ka.core.audio import read_audio, write_audio
 from xtts_ka.core.config import build, load
@@ -249,19 +250,17 @@ def test_command(raw, tmp_path, capsys):
 
 def test_a_run_begins_with_raw_recordings(root, raw, tmp_path):
     "`xtts-ka run --only corpus`: table and pictures in the notebook; refused before any work."
-    env = os.environ | {"PYTHONPATH": str(root)}
-    program = [sys.executable, "-m", "xtts_ka.pipeline.cli", "run", "--only", "corpus"]
-    program += ["--config", "configs/smoke.yaml"]
+    program = ("run", "--only", "corpus", "--config", "configs/smoke.yaml")
     run = f"test-raw-{os.getpid()}"
     words = [f"run={run}", "corpus.source=raw", f"corpus.path={raw}"]
     home = root / "outputs" / run
     try:
-        said = subprocess.run([*program, *words], cwd=root, env=env, capture_output=True, text=True)
+        said = called(*program, *words, cwd=root, PYTHONPATH=str(root))
         assert said.returncode == 2 and "corpus.road.recogniser=builtin" in said.stderr
         assert not home.exists()
         words += ["corpus.road.recogniser=builtin", "corpus.road.check.encoder=none"]
         words += ["corpus.road.check.judges=none"]
-        said = subprocess.run([*program, *words], cwd=root, env=env, capture_output=True, text=True)
+        said = called(*program, *words, cwd=root, PYTHONPATH=str(root))
         assert said.returncode == 0, said.stdout + said.stderr
         assert len(read_manifest(home / "corpus").rows) == 6
         page = (home / "report/index.html").read_text(encoding="utf-8")
