@@ -15,8 +15,13 @@ for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "RAYON"):  # Two workers on tw
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-# What takes longest, begun first: whatever is begun last leaves the other core without work
-LONG = ("smoke",)
+# What takes longest is begun first, and notebooks last: a long one begun at the end would leave
+# the other core without work
+LONG = (
+    "smoke",
+    *(f"test_{n}.py" for n in ("decode", "curate_road", "pretrain", "scorers", "benchmark")),
+    *(f"test_{n}.py" for n in ("speaker_encoder", "vocoder_train", "sovits_resume", "house")),
+)
 
 
 def group(item):
@@ -24,7 +29,7 @@ def group(item):
     if "smoke" in getattr(item, "fixturenames", ()):
         return "smoke"
     notebook = getattr(item, "callspec", None) and item.callspec.params.get("notebook")
-    return "/".join(notebook.parts[-2:]) if notebook else item.path.name
+    return f"nbs/{notebook.parent.name}/{notebook.name}" if notebook else item.path.name
 
 
 @pytest.hookimpl(tryfirst=True)  # Before xdist reads the marks
@@ -33,7 +38,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))
     place = {name: n for n, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(group(item), len(place)))
+
+    def turn(item):
+        name = group(item)
+        return place.get(name, len(place) + name.startswith("nbs/"))
+
+    items.sort(key=turn)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -8,6 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
+from conftest import LONG, group
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -75,3 +76,12 @@ def test_a_failing_cell_and_a_crash_are_said(runner, tmp_path):
     assert "the process ended" in alone(dead)
     assert alone(notebook_file(tmp_path / "good.ipynb", "1 + 1")) == ""
     alone.pool.shutdown()
+
+
+def test_notebooks_come_last_and_what_is_long_first(request):
+    "Else a core waits at the end; a name of `LONG` that no file has would change nothing."
+    groups = list(dict.fromkeys(map(group, request.session.items)))
+    cells = [g.startswith("nbs/") for g in groups]
+    assert cells == sorted(cells)
+    assert [g for g in groups if g in LONG] == [name for name in LONG if name in groups]
+    assert all(g == "smoke" or (ROOT / "tests" / g).is_file() for g in LONG)
