@@ -20,6 +20,7 @@ from forks import Forked
 from xtts_ka.core.audio import write_audio
 from xtts_ka.core.config import build
 from xtts_ka.core.errors import CheckpointError, ConfigError, MissingError
+from xtts_ka.core.files import sweep
 from xtts_ka.core.manifest import Row, write_manifest
 from xtts_ka.core.randomness import rng
 
@@ -289,7 +290,9 @@ def sums(folder):
 
 
 def adapted(root, out):
-    "`adapt` as a process: its exit status."
+    "`adapt` as a process: its exit status. As a run does before a stage, it sweeps first."
+    if out.exists():
+        sweep(out, below=True)
     adapt(root, out)
     return 0
 
