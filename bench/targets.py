@@ -73,8 +73,8 @@ HELD_BY = {  # Row -> what its time goes into, by a profile; shown while a targe
     "the last recorded run, two stages at a time on two cores.",
     "make_test": "By a profile in CPU seconds: the cells of 220 of 256 notebooks 232, "
     "a seventh of it drawing; the smoke run 120, a third of it stage evaluate, of which imports "
-    "and drawing are half, and its last four stages again in the test that kills it; the tests "
-    "of decoding 55, those of the road from raw recordings 43.",
+    "and drawing are nearly half, and its last four stages again in the test that kills it; the "
+    "tests of decoding 55, those of the road from raw recordings 43.",
 }
 
 
