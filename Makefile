@@ -22,7 +22,7 @@ setup: ## install the locked packages into .venv (the other targets do it themse
 run: ## run the pipeline into outputs/: make run [CONFIG=configs/demo.yaml] [ARGS="--list key=value ..."]
 	@XTTS_KA_MAKE=1 $(DO) run --config "$(CONFIG)" $(ARGS)
 
-test: ## ruff, pytest in two processes, then the tests inside the notebooks
+test: ## ruff, then pytest in two processes, which also run the notebooks
 	@$(DO) test $(ARGS)
 
 quick: ## the quick tests: systems, installation, command line, text, bad input

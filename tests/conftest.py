@@ -15,13 +15,35 @@ for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "RAYON"):  # Two workers on tw
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+# What takes longest is begun first, and notebooks last: a long one begun at the end would leave
+# the other core without work
+LONG = (
+    "smoke",
+    *(f"test_{n}.py" for n in ("decode", "curate_road", "pretrain", "scorers", "benchmark")),
+    *(f"test_{n}.py" for n in ("speaker_encoder", "vocoder_train", "sovits_resume", "house")),
+)
+
+
+def group(item):
+    "The smoke run's tests stay together, so that there is one; others by file, notebooks alone."
+    if "smoke" in getattr(item, "fixturenames", ()):
+        return "smoke"
+    notebook = getattr(item, "callspec", None) and item.callspec.params.get("notebook")
+    return f"nbs/{notebook.parent.name}/{notebook.name}" if notebook else item.path.name
+
+
 @pytest.hookimpl(tryfirst=True)  # Before xdist reads the marks
 def pytest_collection_modifyitems(items):
-    """With several workers (`-n 2 --dist loadgroup`): the tests that look at the smoke run stay
-    together, so that there is one; the others stay together by file."""
+    "For several workers (`tools/do.py`): what stays together, and the order of the groups."
     for item in items:
-        together = "smoke" if "smoke" in getattr(item, "fixturenames", ()) else item.path.name
-        item.add_marker(pytest.mark.xdist_group(together))
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    place = {name: n for n, name in enumerate(LONG)}
+
+    def turn(item):
+        name = group(item)
+        return place.get(name, len(place) + name.startswith("nbs/"))
+
+    items.sort(key=turn)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -3,6 +3,7 @@ to fail."""
 
 import ast
 import configparser
+import functools
 import json
 import os
 import re
@@ -44,13 +45,16 @@ def notebooks(root):
     )
 
 
+@functools.lru_cache(maxsize=1000)
+def _sources(notebook, written):  # [(kind, source)] of a notebook's cells, as written at that time
+    found = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [(c["cell_type"], "".join(c["source"])) for c in found]
+
+
 def cells(notebook, kind="code"):
     "Sources of a notebook's cells."
-    return [
-        "".join(c["source"])
-        for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        if c["cell_type"] == kind
-    ]
+    found = _sources(notebook, notebook.stat().st_mtime_ns)
+    return [source for of, source in found if of == kind]
 
 
 def exported_to(notebook):

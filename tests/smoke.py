@@ -34,6 +34,7 @@ TINY = (
         for part in ("semantic", "ar")
         for k in ("steps=8", "validate_every=8", "save_every=3")
     ),
+    "sovits2.sampling.max_per_piece=1.5",
     "vocoder.loop.steps=8",
     "vocoder.loop.validate_every=8",
     "vocoder.loop.save_every=3",
@@ -66,7 +67,8 @@ class Home:
 
     def __init__(self, root, source=ROOT):
         self.root, self.dir = Path(root), Path(root) / "outputs" / RUN
-        ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        # With what is compiled, whose dates are kept, but for files that are just being written
+        ignore = shutil.ignore_patterns("*.pyc.*", ".ipynb_checkpoints")
         for name in ("nbs", "configs", "xtts_ka"):
             shutil.copytree(source / name, self.root / name, ignore=ignore)
         shutil.copy(source / "settings.ini", self.root)

@@ -92,19 +92,6 @@ def test_a_worker_of_pytest_has_one_thread():
     subprocess.run([sys.executable, "-c", THREADS], check=True)
 
 
-def test_a_worker_of_the_notebooks_has_one_thread(root, tmp_path):
-    import nbformat
-    from nbformat.v4 import new_code_cell, new_notebook
-
-    path = tmp_path / "threads.ipynb"
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=[new_code_cell(THREADS)], metadata=kernel), path)
-    env = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
-    call = [sys.executable, str(root / "tools/test_notebooks.py"), str(path)]
-    done = subprocess.run(call, env=env, cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_normalising_loads_no_heavy_library(root):
     "What a cold `xtts-ka normalize` takes is what it imports."
     call = "import sys; from xtts_ka.text.normalize import normalize; normalize('5 კაცი 2 ლარით');"

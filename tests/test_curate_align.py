@@ -3,11 +3,10 @@ in noise, with texts that do not fit."""
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from calls import called
 
 from xtts_ka.core.audio import read_audio, write_audio
 from xtts_ka.core.errors import ConfigError, ManifestError
@@ -49,8 +48,7 @@ def builtin():
 
 
 def command(*words):
-    run = [sys.executable, "-m", "xtts_ka.pipeline.cli", "corpus", "align", *map(str, words)]
-    return subprocess.run(run, capture_output=True, text=True)
+    return called("corpus", "align", *words)
 
 
 def files(folder):

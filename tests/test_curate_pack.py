@@ -6,13 +6,12 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import soundfile as sf
+from forks import Forked
 
 from xtts_ka.core.errors import ConfigError, ManifestError
 from xtts_ka.core.files import read_jsonl, sha256_file
@@ -158,12 +157,10 @@ def test_a_bad_clip_is_a_reject_and_a_bad_place_an_error(corpus, tmp_path):
         unpack_corpus(tmp_path / "packed", tmp_path / "other")
 
 
-PACK = """
-import sys
-from xtts_ka.curate.edits import CorpusFolder
-from xtts_ka.curate.pack import PackConfig, pack_corpus
-pack_corpus(CorpusFolder(sys.argv[1]), sys.argv[2], PackConfig(shard_megabytes=1))
-"""
+def pack(corpus, out):
+    "`pack_corpus` as a process: its exit status."
+    pack_corpus(CorpusFolder(corpus), out, PackConfig(shard_megabytes=1))
+    return 0
 
 
 def test_killed_and_resumed_gives_the_same_files(tmp_path):
@@ -173,7 +170,7 @@ def test_killed_and_resumed_gives_the_same_files(tmp_path):
     whole = pack_corpus(corpus, tmp_path / "whole", PackConfig(shard_megabytes=1))
     assert len(whole["pieces"]) > 4
     out, work = tmp_path / "killed", tmp_path / ".killed.packing"
-    p = subprocess.Popen([sys.executable, "-c", PACK, str(corpus.path), str(out)])
+    p = Forked(pack, corpus.path, out)
     while p.poll() is None and len(read_jsonl(work / "shards.jsonl")) < 3:
         time.sleep(0.005)
     p.send_signal(signal.SIGKILL)

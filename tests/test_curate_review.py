@@ -13,6 +13,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 from browser import Browser, chromium
 
@@ -415,9 +416,15 @@ def test_what_other_sites_and_other_files_get(serve, tmp_path):
     assert server.ask("POST", "/edits", {"edit": bad})[0] == 400
     assert not (corpus / "curation/edits.jsonl").exists()
     server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(20) == 0
+    assert server.process.wait(120) == 0
     assert "0 edits in" in server.process.stdout.read()
     server.process.stdout.close()
+
+
+def cpu_seconds(*processes):
+    "Of processes and all that they have started, so far: a busy machine does not change it."
+    trees = [[p, *p.children(recursive=True)] for p in (psutil.Process(q.pid) for q in processes)]
+    return sum(sum(p.cpu_times()[:2]) for tree in trees for p in tree)
 
 
 def test_twenty_thousand_clips(browser, serve, tmp_path):
@@ -426,7 +433,7 @@ def test_twenty_thousand_clips(browser, serve, tmp_path):
     server = serve(tmp_path)
     page = Page(browser, server.url)
     assert browser.run("document.querySelectorAll('.row').length") < 60
-    began = time.monotonic()
+    before = cpu_seconds(browser.process, server.process)
     page.key("End")
     assert page.shown("#nth") == "20,000 / 20,000" and page.shown("#text") == "წინადადება 19999"
     page.answer("d", "noise")
@@ -437,7 +444,8 @@ def test_twenty_thousand_clips(browser, serve, tmp_path):
     page.type("ბოლო")
     page.key("Enter")
     page.saved()
-    assert time.monotonic() - began < 15, "a key takes long"
+    spent = cpu_seconds(browser.process, server.process) - before
+    assert spent < 15, f"keys take long: {spent:.1f} s of CPU"
     assert odd_journal(tmp_path) == [
         ("wavs/0/19999.wav".replace("/0/", f"/{19999 % 7}/"), "noise"),
         (f"wavs/{17770 % 7}/17770.wav", "ბოლო", ""),

@@ -1,15 +1,14 @@
 """The whole road: from recordings with and without texts to a corpus that a run takes; killed and
 resumed, refused, with bad input, and through the command and the first stage of a run."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
+from calls import called
+from forks import Forked
 
 from xtts_ka.core.audio import read_audio, write_audio
 from xtts_ka.core.config import build, load
@@ -126,22 +125,19 @@ def test_again_is_the_same_and_people_are_heeded(walked, raw, config, tmp_path):
         road(raw, out, cut)
 
 
-WALK = """
-import json, sys
-from xtts_ka.core.config import build
-from xtts_ka.curate.road import RoadConfig, road
-road(sys.argv[1], sys.argv[2], build(RoadConfig, json.loads(sys.argv[3])))
-"""
+def walk(raw, out, values):
+    "`road` as a process: its exit status."
+    road(raw, out, build(RoadConfig, values))
+    return 0
 
 
 def test_killed_and_resumed_gives_the_same(walked, raw, config, tmp_path):
     from xtts_ka.core.config import to_dict
 
     out = tmp_path / "corpus"
-    words = [sys.executable, "-c", WALK, str(raw), str(out), json.dumps(to_dict(config))]
-    p = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    p = Forked(walk, raw, out, to_dict(config))
     while p.poll() is None and not list(out.glob("curation/parts/sliced/wavs/*/*.wav")):
-        time.sleep(0.002)
+        time.sleep(0.01)
     p.send_signal(signal.SIGKILL)
     p.wait()
     assert not (out / "curated.csv").exists(), "it was too quick to be killed"
@@ -249,19 +245,17 @@ def test_command(raw, tmp_path, capsys):
 
 def test_a_run_begins_with_raw_recordings(root, raw, tmp_path):
     "`xtts-ka run --only corpus`: table and pictures in the notebook; refused before any work."
-    env = os.environ | {"PYTHONPATH": str(root)}
-    program = [sys.executable, "-m", "xtts_ka.pipeline.cli", "run", "--only", "corpus"]
-    program += ["--config", "configs/smoke.yaml"]
+    program = ("run", "--only", "corpus", "--config", "configs/smoke.yaml")
     run = f"test-raw-{os.getpid()}"
     words = [f"run={run}", "corpus.source=raw", f"corpus.path={raw}"]
     home = root / "outputs" / run
     try:
-        said = subprocess.run([*program, *words], cwd=root, env=env, capture_output=True, text=True)
+        said = called(*program, *words, cwd=root, PYTHONPATH=str(root))
         assert said.returncode == 2 and "corpus.road.recogniser=builtin" in said.stderr
         assert not home.exists()
         words += ["corpus.road.recogniser=builtin", "corpus.road.check.encoder=none"]
         words += ["corpus.road.check.judges=none"]
-        said = subprocess.run([*program, *words], cwd=root, env=env, capture_output=True, text=True)
+        said = called(*program, *words, cwd=root, PYTHONPATH=str(root))
         assert said.returncode == 0, said.stdout + said.stderr
         assert len(read_manifest(home / "corpus").rows) == 6
         page = (home / "report/index.html").read_text(encoding="utf-8")

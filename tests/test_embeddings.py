@@ -2,24 +2,17 @@
 nothing disturbed."""
 
 import hashlib
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import Forked
 
 from xtts_ka.core.audio import write_audio
 from xtts_ka.speaker.store import load_matrix, load_speakers, read_index
 
-CALL = """import argparse, sys
-from xtts_ka.speaker.commands import EMBED
-parser = argparse.ArgumentParser()
-EMBED.add_arguments(parser)
-sys.exit(EMBED.run(parser.parse_args()))"""
 BAD = {
     "ცარიელი.wav": (b"", "too_short"),
     "not sound.wav": (b"x" * 500, "unreadable"),
@@ -57,9 +50,20 @@ def home(tmp_path_factory):
     return root
 
 
+def call(*words):
+    "`xtts-ka embed`."
+    import argparse
+
+    from xtts_ka.speaker.commands import EMBED
+
+    parser = argparse.ArgumentParser()
+    EMBED.add_arguments(parser)
+    return EMBED.run(parser.parse_args(words))
+
+
 def start(home, out, rank=0, world=1):
     "One process of `world`, as torchrun would start it."
-    env = os.environ | dict(
+    env = dict(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
         WORLD_SIZE=str(world),
@@ -84,14 +88,7 @@ def start(home, out, rank=0, world=1):
         "0.2",
         "--no_visualize",
     ]
-    return subprocess.Popen(
-        [sys.executable, "-c", CALL, *words],
-        env=env,
-        cwd=home,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return Forked(call, *words, env=env, cwd=home)
 
 
 def ended(*processes):

@@ -111,12 +111,10 @@ def test_time_is_linear(unit, mode):
 
     seconds(1000)
 
-    def best(n):
-        return min(seconds(n) for _ in range(2))  # the first of a size grows the heap
-
     gc.disable()  # what it looks through grows with all that other tests have left
-    try:
-        assert best(400_000) < 30 * max(best(40_000), 0.003)
+    try:  # the least of some: the first of a size grows the heap, and the machine may be busy
+        part = min(seconds(40_000) for _ in range(3))
+        assert any(seconds(400_000) < 30 * max(part, 0.003) for _ in range(3))
     finally:
         gc.enable()
 

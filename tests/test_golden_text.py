@@ -223,5 +223,5 @@ def test_long_lines_take_linear_time(text):
 
     seconds(half)
     # four times the text: 4 when linear, 16 when quadratic; the least of three, for a busy machine
-    whole, part = (min(seconds(t) for _ in range(3)) for t in (text, half))
-    assert whole < 12 * max(part, 0.02)
+    part = min(seconds(half) for _ in range(3))
+    assert any(seconds(text) < 12 * max(part, 0.02) for _ in range(3))

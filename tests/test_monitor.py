@@ -108,7 +108,7 @@ def test_ctrl_c_ends_watching_in_peace(run):
     )
     assert "300 of 1,000" in p.stdout.readline()
     p.send_signal(signal.SIGINT)
-    out, err = p.communicate(timeout=30)
+    out, err = p.communicate(timeout=120)
     assert p.returncode == 0 and "Traceback" not in err
 
 

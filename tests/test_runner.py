@@ -383,7 +383,7 @@ def test_an_interrupt_reaches_the_kernel_and_the_stage_goes_on_later(toys, signu
     p = toys.start("first.mode=slow")
     toys.until("first/begun")
     p.send_signal(signum)
-    out, err = p.communicate(timeout=30)
+    out, err = p.communicate(timeout=120)
     assert p.returncode == code, out + err
     assert (
         "step 0" in out and "to go on: xtts-ka run" in out and "saving and stopping" in err
@@ -411,7 +411,7 @@ def test_a_second_signal_stops_at_once(toys):
     p.send_signal(signal.SIGINT)
     time.sleep(1.3)
     p.send_signal(signal.SIGINT)
-    out, err = p.communicate(timeout=20)
+    out, err = p.communicate(timeout=120)
     assert p.returncode == 130 and toys.status()["first"] == "failed", out + err
 
 
@@ -461,7 +461,7 @@ def test_a_run_that_is_done_starts_nothing(toys):
     (toys.dir / "report/index.html").touch()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     p = toys.start()
-    out, err = p.communicate(timeout=30)
+    out, err = p.communicate(timeout=120)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert p.returncode == 0 and out.count("up to date") == 3 and err.strip().endswith("False"), (
         out + err

@@ -2,13 +2,11 @@
 what they cannot use."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from calls import called
 
 from xtts_ka.core.audio import write_audio
 from xtts_ka.core.errors import AudioError, CheckpointError, ConfigError, MissingError, XttsKaError
@@ -362,12 +360,7 @@ def test_bad_texts_say_why(speaker, text, why):
 
 def test_command_line(tmp_path):
     def call(*words):
-        return subprocess.run(
-            [str(Path(sys.executable).with_name("xtts-ka")), "sovits", *words],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-        )
+        return called("sovits", *words, cwd=tmp_path)
 
     told = call("speak", "--help")
     assert (

@@ -1,7 +1,6 @@
 """The three trainings of GPT-SoVITS2, killed with -9 at random moments and started again, end in
 the same bits; the decoder's full size takes a step."""
 
-import multiprocessing
 import os
 import random
 import sys
@@ -11,23 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forks import FORK
 
 from xtts_ka.core.audio import write_audio
 from xtts_ka.core.files import read_jsonl, sha256_file
 from xtts_ka.core.manifest import Row
 from xtts_ka.core.randomness import rng, seeded_step
 
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(
-    [
-        "torch",
-        "lightning_fabric",
-        "librosa",
-        "xtts_ka.sovits.train_ar",
-        "xtts_ka.sovits.train_decoder",
-        "xtts_ka.sovits.train_semantic",
-    ]
-)
 TEXTS = [
     "დილა მშვიდობისა",
     "როგორ ხარ",

@@ -11,16 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import FORK
 
 from xtts_ka.core.audio import write_audio
 from xtts_ka.core.files import read_jsonl
 from xtts_ka.core.randomness import rng
 
-# A process of its own for every training, forked from a server that has loaded the libraries once
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(
-    ["torch", "lightning_fabric", "sklearn.metrics", "xtts_ka.speaker.train"]
-)
 TINY = dict(
     model_name="ecapa-untrained",
     encoder=dict(channels=16, dim=16, mels=24, attention=8, squeeze=8, scale=2),

@@ -209,13 +209,13 @@ def test_stopped_or_killed_it_takes_its_runs_along_and_goes_on(field, signum, co
     process = field.start("corpus.clips=1,2,3", program="obedient.py")
     field.until("t-clips-1/begun", "t-clips-2/begun")
     process.send_signal(signum)
-    said = process.communicate(timeout=30)[0]
+    said = process.communicate(timeout=120)[0]
     assert process.returncode == code, said
     if signum == signal.SIGKILL:  # Nobody tells them but the pipe that closes
         again = field.start(
             "corpus.clips=1,2", program="obedient.py"
         )  # They still hold their locks
-        assert again.communicate(timeout=60)[0].count("✓") == 2 and again.returncode == 0
+        assert again.communicate(timeout=120)[0].count("✓") == 2 and again.returncode == 0
     else:
         assert (
             "saving and stopping" in said

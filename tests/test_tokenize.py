@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import Forked
 from test_cli import refused
 
 from xtts_ka.core.audio import write_audio
@@ -81,9 +82,8 @@ def home(tmp_path_factory):
     return root
 
 
-def start(home, out, *more, program=(sys.executable, "-m", "xtts_ka.cli")):
-    """A process of its own: they take seconds to import, so one is started where it must be killed,
-    or find its place by torchrun."""
+def start(home, out, *more, program):
+    "A process of its own, of another interpreter: it finds its place by torchrun."
     return subprocess.Popen(
         [*program, *WORDS, "--out", out, *more],
         env=os.environ | ENV | dict(XTTS_KA_ROOT=str(home)),
@@ -193,7 +193,9 @@ def test_jobs_of_an_array_give_the_same_files(home, alone, here):
 
 
 def test_killed_and_resumed_by_two_others(home, alone, here):
-    victim, journal = start(home, "killed"), home / "killed/journal/rank-0000-of-0001.jsonl"
+    env = ENV | dict(XTTS_KA_ROOT=str(home))
+    victim = Forked(main, [*WORDS, "--out", "killed"], env=env, cwd=home)
+    journal = home / "killed/journal/rank-0000-of-0001.jsonl"
     deadline = time.monotonic() + 120
     while victim.poll() is None and not (
         journal.exists() and journal.read_bytes().count(b"\n") >= 4

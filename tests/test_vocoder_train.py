@@ -1,7 +1,6 @@
 """A vocoder's training, killed with -9 and started again, ends in the same curve and the same files
 as one that nobody disturbed; all gradients flow; shipped configurations are whole."""
 
-import multiprocessing
 import os
 import re
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import FORK
 
 from xtts_ka.core.audio import write_audio
 from xtts_ka.core.config import build
@@ -17,9 +17,6 @@ from xtts_ka.core.files import read_jsonl
 from xtts_ka.core.randomness import rng
 from xtts_ka.vocoder.config import HIFIGAN, VocoderConfig, load_vocoder_config
 
-# A process of its own for every training, forked from a server that has loaded the libraries once
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["torch", "lightning_fabric", "librosa", "xtts_ka.vocoder.train"])
 LOOP = dict(
     steps=16,
     batch_size=2,

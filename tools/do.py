@@ -239,16 +239,19 @@ def run(call, args):
 
 
 def test(call, args):
-    "ruff, pytest in two processes, then the tests inside the notebooks; arguments go to pytest"
+    "ruff, then pytest in two processes, which also run the notebooks; arguments go to pytest"
     sync(call)
     call.env.update(ONE_THREAD)
     began, load = time.time(), getattr(os, "getloadavg", lambda: (0.0,))()[0]
     call.tool("ruff", "format", "--check", "--quiet")
     call.tool("ruff", "check", "--quiet")
-    call.tool("pytest", "-n", "2", "--dist", "loadgroup", *args)
-    call.tool("python", "tools/test_notebooks.py")
+    call.tool("pytest", *TWO, *args)
     if not args:
         record_test(began, load)
+
+
+# In the order of tests/conftest.py: what takes longest first, so that no core waits at the end
+TWO = ["-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder", "--durations", "12"]
 
 
 def record_test(began, load):

@@ -1,32 +1,69 @@
-"""Run the notebooks' own tests, two at a time with a thread each, and name the slow ones.
-Arguments: notebooks, else all but nbs/runs (the pipeline runs those)."""
+"""Run the cells of notebooks as tests. tests/test_cells.py does it for each, beside the other
+tests. Alone, with the CPU seconds of each: python tools/test_notebooks.py [NOTEBOOK ...]"""
 
+import contextlib
+import functools
+import gc
+import io
 import os
-import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
+sys.path.insert(0, str(Path(__file__).parent))
 from do import ONE_THREAD
 
 ROOT = Path(__file__).resolve().parents[1]
-SKIP = "^([_.].*|runs)$"
+OF_TESTS = ("XTTS_KA_PROGRESS", "MPLBACKEND")  # Settings of tests/conftest.py; a user has none
+
+
+def notebooks():
+    "All that are tested; those of nbs/runs train, and the pipeline runs them."
+    found = [(p, p.relative_to(ROOT / "nbs").parts) for p in (ROOT / "nbs").rglob("*.ipynb")]
+    return sorted(p for p, at in found if at[0] != "runs" and not any(n[0] in "._" for n in at))
+
+
+def ready():
+    "Prepare this process for notebooks, before it imports anything heavy."
+    os.environ.update(ONE_THREAD)
+    for name in OF_TESTS:
+        os.environ.pop(name, None)
+    os.chdir(ROOT / "nbs")
+
+
+def failure(path):
+    "What failed in a notebook, run in its folder as nbdev_test does it; empty: nothing."
+    from execnb.shell import CaptureShell
+    from nbdev import test as nbdev
+    from nbdev.config import get_config
+
+    said, flags = io.StringIO(), get_config().tst_flags.split()
+    shell = functools.partial(CaptureShell, mpl_format="png")  # A quarter of the pixels of `retina`
+    with contextlib.redirect_stderr(said), mock.patch.object(nbdev, "CaptureShell", shell):
+        passed, _ = nbdev.test_nb(Path(path), skip_flags=flags, basepath=str(ROOT))
+    if plt := sys.modules.get("matplotlib.pyplot"):
+        plt.close("all")
+    gc.collect()  # What a notebook held: gigabytes, over all of them
+    return "" if passed else said.getvalue() or "it failed and said nothing"
+
+
+def spent():
+    "CPU seconds of this process and of those that it has waited for."
+    return sum(os.times()[:4])
 
 
 def main(paths):
-    command = [
-        str(Path(sys.executable).with_name("nbdev_test")),
-        "--n_workers",
-        "2",
-        "--timing",
-        "--skip_folder_re",
-        SKIP,
-    ]
-    codes = [
-        subprocess.run([*command, *args], cwd=ROOT, env=os.environ | ONE_THREAD).returncode
-        for args in [["--path", p] for p in paths] or [[]]
-    ]
-    sys.exit(max(codes))
+    "Exit status: 1 when a notebook failed; without a name all are run, one after the other."
+    paths = [Path(p).resolve() for p in paths] or notebooks()
+    ready()
+    failed = 0
+    for path in paths:
+        before, said = spent(), failure(path)
+        print(f"{path.name}: {spent() - before:.1f} s of CPU{', FAILED' * bool(said)}", flush=True)
+        sys.stderr.write(said)
+        failed += bool(said)
+    return int(failed > 0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
