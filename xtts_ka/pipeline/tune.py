@@ -291,6 +291,7 @@ def cluster(
         ray.init(address=address, **quiet)
     else:
         own: dict[str, Any] = dict(include_dashboard=False, object_store_memory=100 << 20)
+        own["address"] = "local"  # Not one that somebody else has started on this machine
         _started(dict(num_cpus=max(workers, cores()), **own, **quiet))
     try:
         yield
