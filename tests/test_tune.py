@@ -48,10 +48,12 @@ TOYS = (Stage("corpus", "nbs/runs/corpus.ipynb", "toy_stages.Corpus",
 PARENT = """
 import json, sys
 from toy_stages import TOYS
-from xtts_ka.pipeline.sweep import sweep
-from xtts_ka.pipeline.tune import Search
+from xtts_ka.pipeline.sweep import Search, sweep
+from xtts_ka.pipeline.tune import sweep_on_ray
+def by_ray(plan, name, *more): return sweep_on_ray(plan, name, "", *more)
 options = json.loads(sys.argv[2])
-sys.exit(sweep("c.yaml", sys.argv[3:], jobs=options.pop("jobs", 2), engine=options.pop("engine"),
+by = by_ray if options.pop("engine") == "ray" else None
+sys.exit(sweep("c.yaml", sys.argv[3:], jobs=options.pop("jobs", 2), by=by,
                search=Search(**options), stages=TOYS, program=(sys.executable, sys.argv[1])))
 """
 MODEL = (  # It goes on behind its last line, as a training does behind its checkpoint

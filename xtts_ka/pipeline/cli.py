@@ -397,7 +397,7 @@ _MODULES = {  # Command -> module with `add_arguments`, function, help
         "write the page that compares all runs, outputs/index.html",
     ),
     "sweep": (
-        "xtts_ka.pipeline.sweep",
+        "xtts_ka.pipeline.sweep_command",
         "main",
         "run every combination of some values, what they share only once, and compare them",
     ),

@@ -6,10 +6,11 @@
 __all__ = ['TEXTS', 'JOURNALS', 'PROGRAM', 'split_values', 'read_words', 'SweepRun', 'short_names', 'read_trials', 'stage_keys',
            'with_above', 'renamed', 'take_file', 'copy_stage', 'PatientLock', 'lends', 'link_outputs', 'reuse_stage',
            'Job', 'due', 'plan_jobs', 'stop_with_parent', 'child', 'what_failed', 'say_taken', 'Processes',
-           'WorkerPool', 'how_it_went', 'results', 'as_csv', 'swept_numbers', 'differing', 'plot_sweep', 'sweep',
-           'sweep_name', 'already_there', 'show_sweep', 'write_results', 'add_arguments', 'main']
+           'WorkerPool', 'how_it_went', 'results', 'as_csv', 'swept_numbers', 'differing', 'plot_sweep', 'Search',
+           'drawn', 'loop_of', 'Plan', 'sweep', 'sweep_name', 'already_there', 'show_sweep', 'write_results']
 
 # %% ../../nbs/pipeline/sweep.ipynb #3eca870b
+import contextlib
 import csv
 import io
 import itertools
@@ -32,6 +33,7 @@ from ..core.files import sweep as remove_left_over
 from ..core.paths import display_path, repo_root, slug
 from ..core.processes import cores, interrupt, own_group, stop_self
 from ..core.progress import clock
+from ..core.randomness import rng
 from .fingerprint import output_digests, parts
 
 # %% ../../nbs/pipeline/sweep.ipynb #20bca8ea
@@ -781,6 +783,86 @@ def plot_sweep(
         plt.close(fig)
     return fig
 
+# %% ../../nbs/pipeline/sweep.ipynb #040e2102
+@dataclass(frozen=True)
+class Search:
+    "How a sweep is searched."
+
+    kind: str = "grid"  # grid: all combinations; random: some; asha: some, and bad ones are stopped
+    samples: int = 0  # Combinations drawn; 0: all
+    score: str = ""  # STAGE[.TRAINING].METRIC
+    best: str = "min"  # Whether the least or the greatest score is the best: min, max
+    grace: int = 0  # Steps before a run may be stopped; 0: those to the first validation
+    reduction: int = 3  # One of so many goes on at each rung; the next is so many times as far
+
+    def __post_init__(self):
+        if self.kind == "random" and not self.samples:
+            raise ConfigError("--search random: how many combinations? Give --samples N")
+        if self.kind == "asha" and self.score.count(".") not in (1, 2):
+            raise ConfigError(
+                f"--search asha: --score {self.score!r} must name STAGE.METRIC or"
+                " STAGE.TRAINING.METRIC, for example full_pretrain.gpt.score"
+            )
+        if self.samples < 0 or self.grace < 0 or self.reduction < 2:
+            raise ConfigError("--samples and --grace are 0 or more, --reduction is 2 or more")
+
+
+def drawn(
+    trials: list,  # `SweepRun`s, all combinations
+    search: Search,
+) -> list:  # In their order
+    "The combinations of a sweep that are run."
+    if not search.samples or search.samples >= len(trials):
+        return trials
+    order = rng(trials[0].cfg.seed, "sweep").permutation(len(trials))
+    return [trials[i] for i in sorted(order[: search.samples].tolist())]
+
+# %% ../../nbs/pipeline/sweep.ipynb #72b02b73
+def loop_of(
+    cfg,  # Configuration of a run
+    score: str,  # As of `Search`
+):  # `LoopConfig`
+    "The options of the training that is scored."
+    found = cfg
+    with contextlib.suppress(AttributeError):
+        for name in (*score.split(".")[:-1], "loop"):
+            found = getattr(found, name)
+        return found
+    raise ConfigError(
+        f"--score {score}: the configuration has no {score.rpartition('.')[0]}.loop; the score is"
+        " that of a training, for example full_pretrain.gpt.score or speaker_encoder.score"
+    )
+
+# %% ../../nbs/pipeline/sweep.ipynb #64cb853b
+@dataclass(frozen=True)
+class Plan:
+    "A sweep in plain values: each machine of a cluster reads the trials from it."
+
+    config: str  # Path
+    words: tuple  # `key=a,b`
+    search: Search
+    only: str
+    from_: str
+    to: str  # As `run`
+    flags: tuple  # The same as words of a command
+    stages: tuple
+    program: tuple  # Takes the words of `xtts-ka`
+    root: str  # Of the repository
+    cwd: str  # Where the command was typed
+
+    def open(self) -> tuple:  # (`SweepRun`s, chosen stages)
+        "The trials, as this process sees them."
+        os.chdir(self.cwd)
+        os.environ["XTTS_KA_ROOT"] = self.root
+        every = read_trials(self.config, list(self.words), self.stages)
+        chosen = select(self.stages, self.only, self.from_, self.to)
+        return drawn(every, self.search), chosen
+
+    def command(self, job: Job) -> list:
+        "Words of a job's process."
+        which = ["--only", ",".join(job.only)] if job.only else self.flags
+        return [*self.program, "run", "--config", self.config, *which, *job.trial.words]
+
 # %% ../../nbs/pipeline/sweep.ipynb #5cc2690e
 def sweep(
     config,  # YAML or JSON file
@@ -792,15 +874,14 @@ def sweep(
     # Of the sweep, for its page; default: made of the run's name and the swept keys
     name: str = "",
     dry_run: bool = False,  # Only show what would run
-    engine: str = "local",  # local: processes of this machine; ray: a cluster
-    ray_address: str = "",  # Of the cluster; empty: one that is started here
-    search=None,  # `tune.Search`; None: all combinations
+    search: Search | None = None,  # None: all combinations
+    # (`Plan`, name, runs at a time or 0, `Screen`, `Interrupts`) -> {run: why it failed};
+    # default: processes of this machine
+    by=None,
     stages: tuple | None = None,  # Default: `STAGES`
     program: tuple = PROGRAM,  # Takes the words of `xtts-ka`
 ) -> int:  # Exit status
     "Run every combination, or those of a search, and compare them."
-    from xtts_ka.pipeline.tune import Plan, Search, drawn, loop_of, sweep_on_ray
-
     stages = STAGES if stages is None else stages
     search = search or Search()
     every = read_trials(config, words, stages)
@@ -811,7 +892,7 @@ def sweep(
     for t in trials:
         for stage in chosen:
             Run(t.cfg, stages).parameters(stage)  # Refuse what does not fit before anything runs
-    limit, where = jobs, " by Ray" if engine == "ray" else ""
+    limit, where = jobs, " by Ray" if by else ""
     jobs = jobs or max(1, cores() // max(t.cfg.threads * t.cfg.jobs for t in trials))
     at_a_time = f", {jobs} at a time" if limit or not where else ""
     screen.say(f"{name}: {len(trials)} runs{at_a_time}{where}")
@@ -842,8 +923,8 @@ def sweep(
             already_there(t, trials, chosen, stages, screen)
         for t in trials:
             check_above(Run(t.cfg, stages), chosen)
-        if engine == "ray":
-            failed = sweep_on_ray(plan, name, ray_address, limit, screen, interrupts)
+        if by:
+            failed = by(plan, name, limit, screen, interrupts)
         else:
             crew = WorkerPool(trials, chosen, stages, plan.command, screen, interrupts)
             crew.work(plan_jobs(trials, chosen, stages), jobs)
@@ -918,103 +999,3 @@ def write_results(name: str, trials: list, chosen: tuple, stages: tuple, screen:
     )
     renew_index(folder.parent, screen)
     screen.say(f"compared: {display_path(page)}")
-
-# %% ../../nbs/pipeline/sweep.ipynb #3d577dd4
-def _search_arguments(p):
-    say = p.add_argument
-    say(
-        "--engine",
-        choices=("local", "ray"),
-        default="local",
-        help="local: processes of this machine; ray: Ray Tune, on one machine or a cluster",
-    )
-    say("--ray-address", metavar="A", default="", help="cluster, or auto; by default a local one")
-    say(
-        "--search",
-        choices=("grid", "random", "asha"),
-        default="grid",
-        help="grid: all combinations; random: --samples of them; asha: bad ones are stopped early"
-        " (needs --engine ray and --score)",
-    )
-    say("--samples", metavar="N", type=int, default=0, help="combinations drawn; 0: all")
-    say(
-        "--score",
-        metavar="STAGE.METRIC",
-        default="",
-        help="validation score by which asha judges, as full_pretrain.gpt.score",
-    )
-    say("--best", choices=("min", "max"), default="min", help="which score is the best")
-    say("--grace", metavar="N", type=int, default=0, help="steps before asha may stop a run")
-    say("--reduction", metavar="N", type=int, default=3, help="asha: one of N goes on at each rung")
-
-
-def add_arguments(p):  # `argparse.ArgumentParser`
-    "Options of `xtts-ka sweep`."
-    p.add_argument(
-        "--config",
-        metavar="FILE",
-        default="",
-        help="YAML or JSON that all runs share, for example configs/demo.yaml; needed",
-    )
-    p.add_argument(
-        "--only",
-        metavar="STAGE",
-        default="",
-        help="just this stage; several with commas between them",
-    )
-    p.add_argument("--from", metavar="STAGE", default="", dest="from_", help="from this stage on")
-    p.add_argument("--to", metavar="STAGE", default="", help="up to and with this stage")
-    p.add_argument(
-        "--jobs",
-        "--workers",
-        metavar="N",
-        type=int,
-        default=0,
-        help="runs at a time; 0: as many as there are processor cores (by Ray: room) for",
-    )
-    p.add_argument(
-        "--name",
-        metavar="NAME",
-        default="",
-        help=(
-            "of the page, the table and the plot in outputs/sweeps; by default the run's name and"
-            " the swept keys"
-        ),
-    )
-    p.add_argument("--dry-run", action="store_true", help="show what would run, run nothing")
-    _search_arguments(p)
-    p.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE,VALUE",
-        help="values to try, with commas between them; a key with one value holds for all runs",
-    )
-
-# %% ../../nbs/pipeline/sweep.ipynb #58fe8c9c
-def main(args) -> int:  # Exit status
-    "`xtts-ka sweep`."
-    if not args.config:
-        raise ConfigError(
-            "sweep: which configuration? Give --config FILE, for example --config configs/demo.yaml"
-        )
-    if args.jobs < 0:
-        raise ConfigError(
-            f"--jobs {args.jobs}: give 1 or more, or 0 for as many as there are processor cores for"
-        )
-    if args.engine != "ray" and (args.search == "asha" or args.ray_address):
-        raise ConfigError("--search asha and --ray-address need --engine ray")
-    from xtts_ka.pipeline.tune import Search
-
-    return sweep(
-        args.config,
-        args.overrides,
-        args.only,
-        args.from_,
-        args.to,
-        args.jobs,
-        args.name,
-        args.dry_run,
-        args.engine,
-        args.ray_address,
-        Search(args.search, args.samples, args.score, args.best, args.grace, args.reduction),
-    )
