@@ -18,8 +18,7 @@ import soundfile as sf
 from calls import called
 
 from xtts_ka.core import storage
-from xtts_ka.core.errors import ConfigError, ManifestError, MissingError, XttsKaError
-from xtts_ka.core.files import read_json
+from xtts_ka.core.errors import MissingError, XttsKaError
 from xtts_ka.core.manifest import Row, write_manifest
 from xtts_ka.core.paths import find_input
 from xtts_ka.core.randomness import rng
@@ -74,7 +73,9 @@ def s3(server, monkeypatch, tmp_path):
 
 
 def manage(port, what, data=b""):
-    urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/{what}", data=data).close()
+    kind = {"Content-Type": "text/plain"}
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/moto-api/{what}", data, kind)
+    urllib.request.urlopen(asked).close()
 
 
 def make_corpus(folder, n, seconds=0.3):
@@ -138,8 +139,10 @@ class Proxy:
         self.cuts += 1
         self.times -= 1
         self.left = self.size if self.times > 0 else None
-        for s in sockets:  # Reset, not closed
-            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        for s in sockets:
+            with contextlib.suppress(OSError):
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                s.shutdown(socket.SHUT_RDWR)  # Which wakes the other direction
             s.close()
 
 
@@ -154,19 +157,20 @@ def proxy(server, monkeypatch):
 def test_corpus_goes_there_and_back(tmp_path):
     corpus = make_corpus(tmp_path / "corpus", 24)
     to = "s3://bucket/corpora/short"
-    done = called("corpus", "pack", corpus.path, "--out", to, "licence=CC0-1.0")
+    done = called("corpus", "pack", corpus.path, "--out", to, "card.licence=CC0-1.0")
     assert done.returncode == 0 and "24 clips" in done.stdout and to in done.stdout, done.stderr
     assert set(read_json_there(to, RECORD)["files"]) == {
         n for n in Storage(to).files() if n != RECORD
     }
     assert called("corpus", "unpack", to, "--verify").returncode == 0
+    assert "as it was packed" in called("corpus", "check", to).stdout
     back = called("corpus", "unpack", to, "--out", tmp_path / "back")
     assert back.returncode == 0, back.stderr
     assert lines_of(CorpusFolder(tmp_path / "back")) == lines_of(corpus)
     assert not (tmp_path / "cache/outgoing").exists() or not any(
         (tmp_path / "cache/outgoing").iterdir()
     )
-    again = called("corpus", "pack", corpus.path, "--out", to, "licence=CC0-1.0")
+    again = called("corpus", "pack", corpus.path, "--out", to, "card.licence=CC0-1.0")
     assert again.returncode == 0, again.stderr
 
 
@@ -202,14 +206,15 @@ def project(tmp_path, root):
     "A folder with the notebooks of the stages."
     shutil.copytree(root / "nbs/runs", tmp_path / "project/nbs/runs")
     shutil.copy(root / "settings.ini", tmp_path / "project")
+    (tmp_path / "project/a.yaml").write_text("run: a\nthreads: 1\ncorpus: {source: folder}\n")
     return tmp_path / "project"
 
 
 def test_a_run_from_storage_with_its_copy_there(tmp_path, project):
     corpus, to = make_corpus(tmp_path / "corpus", 6), "s3://bucket/corpus"
     pack_into_storage(corpus, to, PackConfig())
-    words = ("run", "--only", "corpus", "run=a", "corpus.source=folder", f"corpus.path={to}")
-    words += ("outputs.mirror=s3://bucket/runs", "threads=1")
+    words = ("run", "--config", "a.yaml", "--only", "corpus", f"corpus.path={to}")
+    words += ("outputs.mirror=s3://bucket/runs",)
     first = called(*words, root=project)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "copy: s3://bucket/runs/a" in first.stdout
@@ -242,9 +247,6 @@ def test_a_cut_connection_goes_on(tmp_path, proxy, monkeypatch):
 
 
 def test_a_connection_that_stays_cut_is_said_and_nothing_comes_twice(tmp_path, proxy, monkeypatch):
-    import s3fs
-
-    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 2)
     monkeypatch.setattr(storage, "TRIES", 2)
     monkeypatch.setattr(storage, "BLOCK", 2**18)
     data = rng(1, "cut").bytes(2**21)
@@ -262,9 +264,6 @@ def test_a_connection_that_stays_cut_is_said_and_nothing_comes_twice(tmp_path, p
 
 
 def test_a_cut_upload_is_never_taken_for_whole(tmp_path, proxy, monkeypatch):
-    import s3fs
-
-    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     monkeypatch.setattr(storage, "TRIES", 2)
     corpus, to = make_corpus(tmp_path / "corpus", 60), "s3://bucket/broken"
     proxy.cut_after(60_000, 10**6, answers=False)
@@ -305,7 +304,7 @@ def test_refusals_are_one_sentence_without_secrets(tmp_path, server, monkeypatch
     refused("corpus", "check", "s3://bucket/none", contains="--work FOLDER")
     Storage("s3://bucket/b").fs.pipe("bucket/theirs/x.txt", b"x")
     refused(*pack, "s3://bucket/theirs", contains="no upload of ours made")
-    run = ("run", "--only", "corpus", "run=a", "corpus.source=folder")
+    run = ("run", "--config", "a.yaml", "--only", "corpus")
     refused(*run, "corpus.path=s3://bucket/none", contains="nothing is there")
     manage(server, "reset-auth", b"0")  # From now on keys are looked at
     refused(*pack, "s3://bucket/a", contains="the storage refuses reading; credentials come from")

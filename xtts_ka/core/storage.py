@@ -69,7 +69,7 @@ def where_credentials_are(scheme: str) -> str:
     return f"credentials come from its client's own places ({places})"
 
 # %% ../../nbs/core/storage.ipynb #c0sg0008
-TRIES, WAIT = 4, 0.5  # Attempts, and seconds before the second one; each wait is twice the last
+TRIES, WAIT = 3, 0.5  # Attempts, and seconds before the second one; each wait is twice the last
 
 _REFUSED = set(
     "PermissionError NoCredentialsError PartialCredentialsError CredentialRetrievalError "
@@ -212,7 +212,7 @@ _OPTIONS: dict[str, dict] = {
         "config_kwargs": {
             "retries": {"total_max_attempts": 1},  # s3fs has its own
             "connect_timeout": 10,
-            "read_timeout": 60,
+            "read_timeout": 30,
         }
     }
 }
@@ -230,7 +230,10 @@ def _filesystem(address: str) -> Any:  # `fsspec.AbstractFileSystem`
         ) from None
     plain = {"use_listings_cache": False, "skip_instance_cache": True}
     try:
-        return fsspec.filesystem(scheme, **plain, **_OPTIONS.get(scheme, {}))
+        made = fsspec.filesystem(scheme, **plain, **_OPTIONS.get(scheme, {}))
+        if scheme == "s3":
+            made.retries = 3  # Of its five; ours come on top
+        return made
     except ImportError as e:
         raise MissingError(
             f"{address}: {e}; for s3:// the extra brings it: pip install 'xtts_ka[storage]'"
@@ -311,7 +314,7 @@ def read_record(
 
 
 def with_digests(place: Storage, there: dict, lenient: bool = False) -> dict[str, Held]:
-    """Objects with the digests of the record, and without it. One of another mark was replaced since;
+    """Objects with the digests of the record, and without it. One of another mark was replaced;
     that is a fault, except in a copy that is renewed all the time (`lenient`)."""
     record = read_record(place, there)
     if record is None:
@@ -458,7 +461,7 @@ def _fetch_state(address: str, there: dict, folder: Path, home: Path):
     with FileLock(home / f".{folder.name}.lock"):
         if folder.is_dir():
             return
-        place = Storage(address)
+        place, listed = Storage(address), there
         there = with_digests(place, there)
         new = home / f".{folder.name}.new"
         new.mkdir(exist_ok=True)
@@ -466,7 +469,7 @@ def _fetch_state(address: str, there: dict, folder: Path, home: Path):
         wanted = {n: h for n, h in there.items() if not (new / (n or _last(address))).is_file()}
         fetch_files(place, wanted, new, home / ".parts")
         _flush_tree(new)
-        files = {n: [h.size, h.mark] for n, h in there.items()}
+        files = {n: [h.size, h.mark] for n, h in listed.items()}
         date = time.strftime("%Y-%m-%d")
         note = {"address": address, "date": date, "files": files}
         write_json(home / f"{folder.name}.json", note, indent=None)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..core.audio import probe
 from ..core.config import config, load, merge, to_yaml
-from ..core.errors import AudioError, ConfigError, ManifestError, PathError
+from ..core.errors import AudioError, ManifestError, PathError
 from ..core.files import atomic_write, read_json, read_jsonl, write_json
 from ..core.manifest import Manifest, Reject, Row, read_rejects
 from ..core.paths import display_path, find_input, is_address, no_such
@@ -292,11 +292,8 @@ def add_corpus(p: argparse.ArgumentParser):
 
 def open_corpus(args) -> CorpusFolder:
     "The corpus of the command line; `ManifestError` where there is none."
-    if is_address(args.corpus) and not args.work:
-        raise ConfigError(
-            f"{args.corpus}: journals and reports are not written into storage; give a folder of "
-            "this machine for them, --work FOLDER"
-        )
+    if is_address(args.corpus):
+        return CorpusFolder(args.corpus, args.work)
     found = find_input(args.corpus)
     if not found.exists():
         raise ManifestError(

@@ -31,8 +31,9 @@ from xtts_ka.core.files import (
     write_json,
 )
 from ..core.manifest import Reject, Row, write_rejects
-from ..core.paths import display_path, resolve
+from ..core.paths import display_path, is_address, resolve
 from ..core.progress import bar
+from ..core.storage import Storage
 from .check_page import write_page
 from .edits import EDITS, CorpusFolder, Edit, read_edits, standing
 from .faults import KINDS, PAGE, CheckConfig, Checked, Checks, judge
@@ -462,9 +463,12 @@ def leave_out(checks: Checks) -> list[Edit]:  # Those written now
 
 # %% ../../nbs/curate/check.ipynb #966b3c54
 def is_packed(
-    path: Path,
+    path,  # Folder, or an address
 ) -> bool:
     "Whether a folder was written by `pack` as Parquet."
+    if is_address(path):
+        names = Storage(path).files()
+        return "manifest.json" in names and any(n.endswith(".parquet") for n in names)
     return (path / "manifest.json").is_file() and any(path.rglob("*.parquet"))
 
 
@@ -475,14 +479,15 @@ def add_arguments(p):
     add_options(p, CheckConfig)
 
 
-def main(args) -> int:  # 0; 1 where clips cannot be read
+def main(args) -> int:  # 0; 1 where clips cannot be read, or a packed file has changed
     "Check, and say in a line what was found."
-    path = resolve(args.corpus)
+    path = args.corpus if is_address(args.corpus) else resolve(args.corpus)
     if is_packed(path):
         from xtts_ka.curate.pack import verify_packed
 
-        print(verify_packed(path))
-        return 0
+        faults = verify_packed(path)
+        print("\n".join(faults) or f"{args.corpus}: every file is as it was packed")
+        return int(bool(faults))
     corpus = CorpusFolder(path, args.work)
     checks = check_corpus(corpus, load(CheckConfig, None, args.overrides))
     for note in checks.notes:
