@@ -17,8 +17,8 @@ import pytest
 import soundfile as sf
 from calls import called
 
-from xtts_ka.core import storage
-from xtts_ka.core.errors import MissingError, XttsKaError
+from xtts_ka.core import paths, storage
+from xtts_ka.core.errors import MissingError, PathError, XttsKaError
 from xtts_ka.core.manifest import Row, write_manifest
 from xtts_ka.core.paths import find_input
 from xtts_ka.core.randomness import rng
@@ -199,6 +199,44 @@ def test_large_files_go_in_parts(tmp_path, monkeypatch):
     assert Storage("s3://bucket/parts").files()["a.bin"].mark.endswith("-3")
     found = fetched("s3://bucket/parts", tmp_path / "cache") / "a.bin"
     assert found.read_bytes() == (tmp_path / "a.bin").read_bytes()
+
+
+def test_commands_read_what_lies_there(tmp_path):
+    from xtts_ka.corpus.loaders import read_corpus
+    from xtts_ka.curate.edits import CorpusFolder as Folder
+    from xtts_ka.speaker.data import scan_folder
+    from xtts_ka.speaker.prepare_embeddings import find_recordings
+    from xtts_ka.vocoder.data import find_sources
+
+    corpus, to = make_corpus(tmp_path / "corpus", 6), "s3://bucket/read"
+    pack_into_storage(corpus, to, PackConfig(form="folder"))
+    assert len(read_corpus(to).rows) == len(scan_folder(to)) == 6
+    assert len(find_sources(to)[0]) == len(find_recordings(to).voices) == 6
+    assert len(Folder(to, tmp_path / "work").read().rows) == 6
+    one = find_input(f"{to}/metadata.csv")
+    assert one.read_bytes() == (find_input(to) / "metadata.csv").read_bytes()
+    with pytest.raises(PathError, match="a path of this machine is needed"):
+        paths.resolve(to)
+    assert paths.display_path(to) == to
+
+
+def test_a_model_goes_into_a_bucket_and_comes_out(tmp_path):
+    from xtts_ka.pipeline.hub import pull, push
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    np.save(tmp_path / "model/voice.npy", np.arange(8.0))
+    to = "s3://bucket/models/nino"
+    push(tmp_path / "model", to, "cc-by-4.0", metrics={})
+    push(tmp_path / "model", to, "cc-by-4.0", metrics={})
+    pull(to, tmp_path / "there")
+    assert (tmp_path / "there/voice.npy").read_bytes() == (
+        tmp_path / "model/voice.npy"
+    ).read_bytes()
+    assert RECORD not in {p.name for p in (tmp_path / "there").iterdir()}
+    Storage(to).fs.pipe("bucket/models/nino/voice.npy", b"x" * 192)
+    with pytest.raises(XttsKaError, match="voice.npy"):
+        pull(to, tmp_path / "other")
 
 
 @pytest.fixture
