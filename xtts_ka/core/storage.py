@@ -255,8 +255,16 @@ class Storage:
     ):
         self.name = clean_address(address)
         self.scheme = self.name.partition(":")[0]
-        self.fs = attempt(self.name, "reading", _filesystem, self.name)
+        self._client: tuple | None = None  # (process, client)
         self.root = self.fs._strip_protocol(self.name)
+
+    @property
+    def fs(self) -> Any:
+        "The client; a forked process, as a worker of a loader is, gets its own."
+        if self._client is None or self._client[0] != os.getpid():
+            made = attempt(self.name, "reading", _filesystem, self.name)
+            self._client = os.getpid(), made
+        return self._client[1]
 
     def path(self, name: str) -> str:  # As the client has it
         return f"{self.root}/{name}" if name else self.root

@@ -286,10 +286,10 @@ def _split_folders(
 # %% ../../nbs/vocoder/data.ipynb #c0vd0002
 def _streamed_clips(mel: MelConfig, cfg: DataConfig) -> tuple:  # As `load_clips`
     "Clips of a packed corpus by their rows; only those for validation are read."
-    if cfg.level != "none" or cfg.mels or cfg.val:
+    if set_ := [n for n in ("level", "mels", "val") if getattr(cfg, n) not in ("", "none")]:
         raise ConfigError(
-            "data.stream: level, mels and val need every recording here; leave them out (clips of "
-            "the split `val` are for validation)"
+            f"data.stream: data.{set_[0]}={getattr(cfg, set_[0])} needs every recording here; give "
+            "data.level=none, and no mels or val (clips of the split `val` are for validation)"
         )
     stream = StreamedCorpus(cfg.train, int(cfg.cache_gigabytes * 1e9), cfg.shards_together)
     if stream.rate != mel.sample_rate:
