@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 import urllib.request
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from xtts_ka.curate.pack import (
     unpack_corpus,
     verify_packed,
 )
+from xtts_ka.pipeline import mirror
 
 pytest.importorskip("s3fs", reason="the extra storage is not installed")
 moto = pytest.importorskip("moto.server", reason="moto is not installed")
@@ -298,7 +300,7 @@ def project(tmp_path, root):
     return tmp_path / "project"
 
 
-def test_a_run_from_storage_with_its_copy_there(tmp_path, project):
+def test_a_run_from_storage_with_its_copy_there(tmp_path, project, monkeypatch):
     corpus, to = make_corpus(tmp_path / "corpus", 6), "s3://bucket/corpus"
     pack_into_storage(corpus, to, PackConfig())
     words = ("run", "--config", "a.yaml", "--only", "corpus", f"corpus.path={to}")
@@ -319,6 +321,9 @@ def test_a_run_from_storage_with_its_copy_there(tmp_path, project):
     assert "up to date" in second.stdout and "▶" not in second.stdout
     for name in ("corpus/metadata.csv", "config.yaml", "report/index.html"):
         assert (run / name).read_bytes() == kept[name], name
+    monkeypatch.setattr(mirror, "upload", mock.Mock(side_effect=storage.Unreachable("cut")))
+    third = called(*words, root=project)
+    assert third.returncode == 1 and "not up to date: cut" in third.stdout, third.stdout
     pack_into_storage(make_corpus(tmp_path / "other", 7), to, PackConfig())
     plan = called(*words, "--dry-run", root=project)
     assert "would run: inputs changed" in plan.stdout, plan.stdout

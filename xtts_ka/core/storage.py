@@ -279,7 +279,9 @@ class Storage:
                 continue
             if name and _leads_out(name):
                 raise PathError(f"{self.name}: {ascii(name)} leads out of it; rename the object")
-            found[name] = Held(name, int(info["size"] or 0), mark=_mark(info))
+            lfs = info.get("lfs") or {}  # Of the hub
+            sha = lfs.get("sha256", "") if isinstance(lfs, dict) else ""
+            found[name] = Held(name, int(info["size"] or 0), sha, mark=_mark(info))
         return found
 
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
@@ -671,14 +673,16 @@ def take_back(
     folder,  # That is not there yet
 ) -> int:  # Files fetched
     "The whole copy as it stands, also when its last renewal was broken off; 0: there is none."
-    from xtts_ka.core.files import fresh_dir
-
     place, folder = Storage(address), Path(folder)
     if RECORD not in (there := place.files()):
         return 0
-    wanted = with_digests(place, there, lenient=True)
-    parts = folder.with_name(f".{folder.name}.parts")
-    with fresh_dir(folder) as new:
-        fetch_files(place, wanted, new, parts)
-    shutil.rmtree(parts)
-    return len(wanted)
+    there = with_digests(place, there, lenient=True)
+    state = digest([[h.name, h.size, h.mark] for h in there.values()])[:16]
+    new = folder.with_name(f".{folder.name}-{state}")  # The next call goes on there
+    (new / "files").mkdir(parents=True, exist_ok=True)
+    wanted = {n: h for n, h in there.items() if not (new / "files" / n).is_file()}
+    fetch_files(place, wanted, new / "files", new / "parts")
+    _flush_tree(new / "files")
+    os.rename(new / "files", folder)
+    shutil.rmtree(new)
+    return len(there)

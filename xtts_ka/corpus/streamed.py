@@ -145,10 +145,13 @@ class ShardCache:
         return place
 
     def _make(self, n: int, place: Path):
-        self._make_room(self.shards.held[n].size)
+        from filelock import FileLock
+
         new = self.home / f".new-{n:06d}"
         shutil.rmtree(new / "rows", ignore_errors=True)
-        (new / "rows").mkdir(parents=True)
+        with FileLock(self.home / ".room.lock"):
+            self._make_room(n)
+            (new / "rows").mkdir(parents=True)  # Counts from now on
         shard = Shard(self.shards.fetch(n, new))
         shard.audio = "audio"
         for group in range(len(shard.starts) - 1):
@@ -159,14 +162,16 @@ class ShardCache:
         shutil.rmtree(new)
         self.fetches += 1
 
-    def _make_room(self, size: int):
-        held = sorted((p.stat().st_mtime_ns, p) for p in self.home.iterdir() if p.name.isdecimal())
-        sizes = {p: self.shards.held[int(p.name)].size for _, p in held}
-        for _, p in held:
-            if sum(sizes.values()) + size <= self.most:
+    def _make_room(self, n: int):
+        "Remove what was used least recently, until a shard fits beside those on their way."
+        size = {p: self.shards.held[int(p.name[-6:])].size for p in self.home.iterdir()
+                if p.is_dir() and p.name != f".new-{n:06d}"}  # fmt: skip
+        whole = sorted((p.stat().st_mtime_ns, p) for p in size if p.name.isdecimal())
+        for _, p in whole:
+            if sum(size.values()) + self.shards.held[n].size <= self.most:
                 break
             shutil.rmtree(p, ignore_errors=True)
-            del sizes[p]
+            del size[p]
 
 # %% ../../nbs/corpus/streamed.ipynb #c0sm0010
 class StreamedCorpus:

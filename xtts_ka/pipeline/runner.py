@@ -501,7 +501,8 @@ def run(
             code, ran = e.code, True
         mark_stale(it)
         it.cache.save()
-        return finish(it, screen, code, ran, again)
+        code = finish(it, screen, code, ran, again)
+    return code or int(bool(mirror and mirror.error))  # A copy that was asked for and is not there
 
 # %% ../../nbs/pipeline/runner.ipynb #502a28dc
 def check_source(run: Run, chosen: tuple):
