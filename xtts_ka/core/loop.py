@@ -268,7 +268,9 @@ class Batches:
 # %% ../../nbs/core/loop.ipynb #c0lo0003
 def _epoch_order(b: Batches, epoch: int) -> list:  # of arrays of indices
     "All batches of an epoch; with `bucket` of similar length."
-    items = b.task.order(b.cfg.seed, epoch)
+    drawn = getattr(b.task, "order", None)  # A plain data set has none
+    seed = b.cfg.seed
+    items = drawn(seed, epoch) if drawn else permutation(seed, epoch, b.n)
     if not b.cfg.bucket:
         return [items[i : i + b.size] for i in range(0, b.n, b.size)]
     items = _sort_windows(items, b.task.lengths, b.window * b.size)
