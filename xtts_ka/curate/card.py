@@ -18,7 +18,7 @@ from ..core.config import config, load, merge, to_yaml
 from ..core.errors import AudioError, ManifestError, PathError
 from ..core.files import atomic_write, read_json, read_jsonl, write_json
 from ..core.manifest import Manifest, Reject, Row, read_rejects
-from ..core.paths import display_path, find_input, no_such
+from ..core.paths import display_path, find_input, is_address, no_such
 from ..core.progress import bar
 from .edits import EDITS, TRANSCRIPTS, CorpusFolder, read_edits, standing
 from .slices import add_options
@@ -292,6 +292,8 @@ def add_corpus(p: argparse.ArgumentParser):
 
 def open_corpus(args) -> CorpusFolder:
     "The corpus of the command line; `ManifestError` where there is none."
+    if is_address(args.corpus):
+        return CorpusFolder(args.corpus, args.work)
     found = find_input(args.corpus)
     if not found.exists():
         raise ManifestError(

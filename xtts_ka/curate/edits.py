@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..core.errors import ManifestError
+from ..core.errors import ConfigError, ManifestError
 from ..core.files import append_jsonl, misfit, read_json, read_jsonl
 from ..core.manifest import Manifest, Reject, Row, read_manifest
-from ..core.paths import display_path, resolve
+from ..core.paths import display_path, find_input, is_address, resolve
 from ..core.processes import lock
 
 # %% ../../nbs/curate/edits.ipynb #5d8f0b55
@@ -178,10 +178,15 @@ class CorpusFolder:
 
     def __init__(
         self,
-        path,  # Folder with `metadata.csv`, or that file
+        path,  # Folder with `metadata.csv`, or that file; an address is fetched
         work=None,  # Folder of journals and reports; None: `curation` in the corpus
     ):
-        path = resolve(path)
+        if is_address(path) and not work:
+            raise ConfigError(
+                f"{path}: journals and reports are not written into storage; give a folder of "
+                "this machine for them, --work FOLDER"
+            )
+        path = find_input(path) if is_address(path) else resolve(path)
         self.path = path.parent if path.is_file() else path
         self.work = resolve(work) if work else self.path / "curation"
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MANIFEST', 'SplitConfig', 'split_corpus', 'samples_digest', 'to_flac', 'from_flac', 'Piece', 'PackConfig',
-           'pack_corpus', 'replace_rows', 'verify_packed', 'unpack_corpus', 'add_split_arguments', 'split_main',
-           'add_arguments', 'main', 'add_unpack_arguments', 'unpack_main']
+           'pack_corpus', 'replace_rows', 'pack_into_storage', 'verify_packed', 'unpack_corpus', 'add_split_arguments',
+           'split_main', 'add_arguments', 'main', 'add_unpack_arguments', 'unpack_main']
 
 # %% ../../nbs/curate/pack.ipynb #80610cb3
 import argparse
@@ -14,8 +14,9 @@ import io
 import json
 import os
 import shutil
+import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,7 @@ from xtts_ka.core.files import (
     digest,
     file_bytes,
     fresh_dir,
+    misfit,
     read_json,
     read_jsonl,
     remove,
@@ -41,8 +43,18 @@ from xtts_ka.core.files import (
     write_json,
 )
 from ..core.manifest import COLUMNS, Manifest, Reject, Row, write_manifest, write_rejects
-from ..core.paths import display_path, find_input, no_such, refuse_same_folder, resolve
+from xtts_ka.core.paths import (
+    display_path,
+    find_input,
+    is_address,
+    no_such,
+    refuse_same_folder,
+    resolve,
+    slug,
+    storage_home,
+)
 from ..core.progress import bar
+from ..core.storage import Held, Storage, check_place, fetch_file, stored_digest, upload
 from ..corpus.split import SPLITS as PARTS
 from ..corpus.split import assign_splits
 from xtts_ka.curate.card import (
@@ -533,7 +545,26 @@ def replace_rows(m: Manifest, rows: list, rejects: list, columns: tuple) -> Mani
     "The manifest with other rows; paths are still relative to its folder."
     return Manifest(m.path, rows, rejects, columns)
 
+# %% ../../nbs/curate/pack.ipynb #c0pk0004
+def pack_into_storage(
+    corpus: CorpusFolder,
+    out: str,  # `s3://BUCKET/FOLDER`
+    cfg: PackConfig,
+) -> tuple[dict, int]:  # (content of `manifest.json`, bytes)
+    "As `pack_corpus`. What was broken off goes on; shards that are there are not sent again."
+    check_place(Storage(out))
+    folder = storage_home() / "outgoing" / slug(out)
+    made = pack_corpus(corpus, folder, cfg)
+    names = [*made["files"], MANIFEST]
+    size = sum((folder / n).stat().st_size for n in names)
+    upload({n: folder / n for n in names}, out, last=(MANIFEST,))
+    remove(folder)
+    return made, size
+
 # %% ../../nbs/curate/pack.ipynb #bc12d5fa
+_PACKED = dict(form=str, columns=[str], files={str: str}, clips={str: str}, pieces=[dict])
+
+
 def _packed_manifest(folder) -> tuple[Path, dict]:
     folder = find_input(folder)
     if not folder.is_dir():
@@ -543,8 +574,7 @@ def _packed_manifest(folder) -> tuple[Path, dict]:
             f"{display_path(folder)}: no {MANIFEST}, so pack has not made it; a run reads data "
             "sets of other origin by corpus.path=FOLDER"
         )
-    like = dict(form=str, columns=[str], files={str: str}, clips={str: str}, pieces=[dict])
-    return folder, read_json(folder / MANIFEST, like)
+    return folder, read_json(folder / MANIFEST, _PACKED)
 
 
 def _bad_clips(file: Path, clips: dict) -> list[str]:
@@ -574,17 +604,61 @@ def verify_packed(
     folder,  # That `pack_corpus` made
 ) -> list[str]:  # A sentence for each fault; empty: all is as it was packed
     "Compare every file with its digest. `ManifestError` for a folder that was not packed."
+    if is_address(folder) and not str(folder).startswith("file:"):
+        return _verify_stored(Storage(folder))
     folder, made = _packed_manifest(folder)
+    there = {n for n in made["files"] if (folder / n).is_file()}
+    there |= {p.relative_to(folder).as_posix() for p in (folder / "data").glob("*.parquet")}
+
+    def bad(name):
+        return _bad_clips(folder / name, made["clips"])
+
+    return _faults(made, there, lambda name: sha256_file(folder / name), bad)
+
+
+def _faults(made: dict, there: set, digest_of: Callable, bad_clips: Callable) -> list[str]:
+    "What differs from the manifest, file by file."
     faults = []
     for name, mark in bar(made["files"].items(), "digests"):
-        if not (folder / name).is_file():
+        if name not in there:
             faults.append(f"{name}: missing")
-        elif sha256_file(folder / name) != mark:
-            clips = _bad_clips(folder / name, made["clips"]) if name.endswith(".parquet") else []
+        elif digest_of(name) != mark:
+            clips = bad_clips(name) if name.endswith(".parquet") else []
             which = f" ({', '.join(clips)})" * bool(clips)
             faults.append(f"{name}: changed since it was packed{which}")
-    here = {p.relative_to(folder).as_posix() for p in (folder / "data").glob("*.parquet")}
-    return faults + [f"{n}: not packed with the others" for n in sorted(here - set(made["files"]))]
+    shards = {n for n in there if n.startswith("data/") and n.endswith(".parquet")}
+    others = sorted(shards - set(made["files"]))
+    return faults + [f"{n}: not packed with the others" for n in others]
+
+# %% ../../nbs/curate/pack.ipynb #c0pk0002
+def _stored_manifest(place: Storage, there: dict) -> dict:
+    "The manifest of a corpus in storage; `ManifestError` where there is none."
+    if MANIFEST not in there:
+        raise ManifestError(
+            f"{place.name}: no {MANIFEST}, so nothing was packed there, or its upload has not ended"
+        )
+    try:
+        made = json.loads(place.read(MANIFEST))
+        why = misfit(made, _PACKED)
+    except (ValueError, RecursionError) as e:
+        made, why = {}, str(e)
+    if why:
+        raise ManifestError(f"{place.name}/{MANIFEST}: {why}; pack it again")
+    return made
+
+
+def _verify_stored(place: Storage) -> list[str]:
+    "`verify_packed` of an address."
+    there = place.files()
+    made = _stored_manifest(place, there)
+
+    def bad(name):
+        with tempfile.TemporaryDirectory() as aside:
+            held = Held(name, there[name].size, mark=there[name].mark)
+            fetch_file(place, held, Path(aside) / "shard.parquet", Path(aside))
+            return _bad_clips(Path(aside) / "shard.parquet", made["clips"])
+
+    return _faults(made, set(there), lambda name: stored_digest(place, there[name]), bad)
 
 # %% ../../nbs/curate/pack.ipynb #189f0059
 def _clip_row(held: dict, names: dict) -> Row:
@@ -657,23 +731,28 @@ def split_main(args) -> int:  # Exit status
 def add_arguments(p: argparse.ArgumentParser):
     "Options of `xtts-ka corpus pack`."
     add_corpus(p)
-    p.add_argument("--out", metavar="FOLDER", required=True, help="folder to make or replace")
+    what = "folder to make or replace, or s3://BUCKET/FOLDER"
+    p.add_argument("--out", metavar="FOLDER", required=True, help=what)
     add_options(p, PackConfig)
 
 
 def main(args) -> int:  # Exit status
     "`xtts-ka corpus pack`."
     cfg = load(PackConfig, overrides=args.overrides)
-    made = pack_corpus(open_corpus(args), args.out, cfg)
-    size = sum((resolve(args.out) / n).stat().st_size for n in made["files"]) / 1e6
+    corpus, out = open_corpus(args), args.out.removeprefix("file://")
+    if is_address(out):
+        made, size = pack_into_storage(corpus, out, cfg)
+    else:
+        made = pack_corpus(corpus, out, cfg)
+        size = sum((resolve(out) / n).stat().st_size for n in made["files"])
     shards = f"{len(made['pieces'])} shards, " * bool(made["pieces"])
-    print(f"{len(made['clips'])} clips, {shards}{size:.1f} MB: {display_path(args.out)}")
+    print(f"{len(made['clips'])} clips, {shards}{size / 1e6:.1f} MB: {display_path(out)}")
     return 0
 
 # %% ../../nbs/curate/pack.ipynb #2c2a8918
 def add_unpack_arguments(p: argparse.ArgumentParser):
     "Options of `xtts-ka corpus unpack`."
-    p.add_argument("packed", metavar="PACKED", help="folder that pack has made")
+    p.add_argument("packed", metavar="PACKED", help="folder or address that pack made")
     p.add_argument("--out", metavar="FOLDER", help="folder to make")
     p.add_argument(
         "--verify", action="store_true", help="only compare all files with their digests"

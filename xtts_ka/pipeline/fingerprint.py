@@ -18,11 +18,13 @@ import xtts_ka
 from ..core.config import to_dict
 from ..core.errors import ConfigError
 from ..core.files import digest, sha256_file, tree_digest
-from ..core.paths import display_path, resolve
+from ..core.paths import display_path, is_address, resolve, storage_home
+from ..core.storage import state_of
 from .stages import run_language
 
 # %% ../../nbs/pipeline/fingerprint.ipynb #26c1af7a
-APART = ("xtts_ka.pipeline",)  # Rooms whose code does not change a stage's results
+# Rooms and modules whose code does not change a stage's results
+APART = ("xtts_ka.pipeline", "xtts_ka.core.storage")
 
 
 def bare_code(
@@ -119,6 +121,8 @@ def input_digest(
     cache,  # `DigestCache`
 ) -> str:  # sha256; "missing" when there is nothing
     "Digest of an outside file by content, of a folder by its listing and its `metadata.csv`."
+    if is_address(path):
+        return state_of(path, storage_home())
     path = resolve(path)
     if path.is_file():
         return cache.file(path)
@@ -142,7 +146,11 @@ def contents_digest(
     rows = []
     for name in stage.inputs:
         named = named_paths(functools.reduce(getattr, name.split("."), section))
-        for path in map(resolve, filter(None, named)):
+        for path in filter(None, named):
+            if is_address(path):
+                rows.append([name, state_of(path, storage_home())])
+                continue
+            path = resolve(path)
             files = sorted(rel for rel, *_ in _listing(path)) if path.is_dir() else []
             held = [[rel, cache.file(path / rel)] for rel in files]
             rows.append([name, held or (cache.file(path) if path.is_file() else "missing")])

@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['RECORD', 'CARD', 'TEXTS', 'SUFFIXES', 'LICENCES', 'LOGIN', 'unfit', 'read_record', 'name_fault', 'kind_fault', 'walk',
            'choose_files', 'places_named', 'licence_head', 'origin', 'check_licence', 'run_metrics', 'make_card',
-           'card_fault', 'Held', 'FolderPlace', 'explained', 'HubPlace', 'place_of', 'TransferReport', 'check_model',
-           'push', 'check_room', 'choose_there', 'pull', 'add_arguments', 'main']
+           'card_fault', 'FolderPlace', 'explained', 'HubPlace', 'StoragePlace', 'place_of', 'TransferReport',
+           'check_model', 'push', 'check_room', 'choose_there', 'pull', 'add_arguments', 'main']
 
 # %% ../../nbs/pipeline/hub.ipynb #4431ad2e
 import argparse
 import contextlib
 import difflib
-import hashlib
 import os
 import re
 import shutil
@@ -45,8 +44,9 @@ from xtts_ka.core.files import (
 from ..core.weights import hub_faults
 
 # %% ../../nbs/pipeline/hub.ipynb #db98269b
-from ..core.paths import display_path, inside, outside, repo_root, resolve
+from ..core.paths import display_path, inside, is_address, outside, repo_root, resolve
 from ..core.progress import bar
+from ..core.storage import Held, Storage, check_place, fetch_file, upload, with_digests
 
 # %% ../../nbs/pipeline/hub.ipynb #cdb0278f
 RECORD, CARD = "hub.json", "README.md"  # What was pushed, with digests; the model card
@@ -373,34 +373,6 @@ def card_fault(
         else f"it says license: {said.get('license_name', said['license'])}"
     )
 
-# %% ../../nbs/pipeline/hub.ipynb #b0658f1f
-@dataclass
-class Held:
-    "A file of a repository: name, size and hashes."
-
-    name: str  # With `/`
-    size: int  # Bytes
-    sha256: str = ""  # Where the place knows it
-    blob: str = ""  # Git's SHA-1 of it, otherwise
-
-    def fault(self, path) -> str:  # Why a file is not this one, or ""
-        size = Path(path).stat().st_size
-        if size != self.size:
-            return f"{size} bytes came, {self.size} were announced"
-        same = (
-            sha256_file(path) == self.sha256
-            if self.sha256
-            else _blob(path) == self.blob
-            if self.blob
-            else True
-        )
-        return "" if same else "its digest is another"
-
-
-def _blob(path) -> str:  # As `git hash-object`
-    data = Path(path).read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
 # %% ../../nbs/pipeline/hub.ipynb #8e6c591a
 class FolderPlace:
     "A repository that is a folder, for example on a shared disk."
@@ -609,15 +581,63 @@ class HubPlace:
                 ).commit_url
             )
 
+# %% ../../nbs/pipeline/hub.ipynb #c0hb0001
+class StoragePlace:
+    "A model in object storage, as `s3://BUCKET/FOLDER`."
+
+    def __init__(self, address: str):
+        self.place = Storage(address)
+        self.name = self.place.name
+        self.aside = tempfile.TemporaryDirectory()  # Gone with this object
+
+    def revision(self, wanted) -> str:
+        if wanted:
+            raise ConfigError(
+                f"--revision {wanted}: {self.name} has only its present state; leave the option out"
+            )
+        if not self.place.files():
+            raise MissingError(f"{self.name}: nothing is there; push a model there first")
+        return ""
+
+    def state(self) -> str:
+        "Changes with every push."
+        return digest([[h.name, h.size, h.mark] for h in self.place.files().values()])
+
+    def files(self, revision="") -> list:
+        return list(with_digests(self.place, self.place.files()).values())
+
+    def fetch(self, name, revision="") -> Path:
+        target = inside(self.aside.name, name)
+        held = next(h for h in self.files() if h.name == name)
+        fetch_file(self.place, held, target, Path(self.aside.name))
+        return target
+
+    def exists(self) -> bool:
+        "`ConfigError` where something else lies."
+        return check_place(self.place) is not None
+
+    def commit(
+        self, adds: dict, gone: list, message: str, private: bool, after: str | None = None
+    ) -> str:  # Where it lies
+        "`hub.json` comes last; until then a pull is refused."
+        if after and self.state() != after:
+            raise MissingError(
+                f"{self.name}: somebody else changed it in the meantime; do it again"
+            )
+        upload(adds, self.name, last=(RECORD,), keep=lambda name: name not in gone)
+        return self.name
+
 # %% ../../nbs/pipeline/hub.ipynb #c152274c
 def place_of(
-    # `OWNER/NAME` on the hub, `file:///...`, an absolute path, or a folder that is there
+    # `OWNER/NAME` on the hub, `s3://...`, `file:///...`, an absolute path, or a folder there
     repo_id: str,
-):  # `FolderPlace` or `HubPlace`
-    "The repository or folder of a name. `ConfigError` if it is neither."
+):  # `FolderPlace`, `StoragePlace` or `HubPlace`
+    "The repository, folder or storage of a name. `ConfigError` if it is none."
     text = os.fspath(repo_id)
     if text.startswith("file://"):
         return FolderPlace(Path(text.removeprefix("file://")))
+    if is_address(text):
+        return StoragePlace(text)
     if text.startswith(("/", "~", "./", "../")) or resolve(text).is_dir():
         return FolderPlace(resolve(text))
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text):
@@ -856,7 +876,9 @@ def add_arguments(
         formatter_class=p.formatter_class,
     )
     a.add_argument("folder", metavar="FOLDER", help="of a model, for example outputs/demo/xtts")
-    a.add_argument("repo", metavar="REPO", help="OWNER/NAME on the hub, or file:///FOLDER")
+    a.add_argument(
+        "repo", metavar="REPO", help="OWNER/NAME on the hub, s3://BUCKET/FOLDER, or file:///FOLDER"
+    )
     a.add_argument(
         "--licence",
         metavar="NAME",
@@ -889,7 +911,9 @@ def add_arguments(
         ),
         formatter_class=p.formatter_class,
     )
-    b.add_argument("repo", metavar="REPO", help="OWNER/NAME on the hub, or file:///FOLDER")
+    b.add_argument(
+        "repo", metavar="REPO", help="OWNER/NAME on the hub, s3://BUCKET/FOLDER, or file:///FOLDER"
+    )
     b.add_argument("folder", metavar="FOLDER", help="new or empty, or that of an earlier pull")
     b.add_argument(
         "--revision",

@@ -47,6 +47,7 @@ from xtts_ka.pipeline.fingerprint import (
     parts,
 )
 from .kept import OLD, finished, kept_in, returnable, set_aside, take_back
+from .mirror import brought_back, mirror_of, mirrored
 
 # %% ../../nbs/pipeline/runner.ipynb #0783035f
 from .possible import clips_of, lacking, look, needed_by, outlook_lines
@@ -470,6 +471,10 @@ def run(
     check_texts(it, chosen)
     if dry_run:
         return show_plan(it, chosen, force, screen)
+    mirror = mirror_of(it.dir, it.cfg.outputs)
+    if line := brought_back(mirror):
+        screen.say(line)
+        it = Run(it.cfg, stages, verify)
     for stage in chosen:
         it.parameters(stage)  # Refuse what does not fit before anything runs
     warnings = check_above(it, chosen)
@@ -478,7 +483,8 @@ def run(
     it.dir.mkdir(parents=True, exist_ok=True)
     from xtts_ka.pipeline.signals import Interrupts, RunInterrupted
 
-    with RunLock(it.dir) as lock, Interrupts() as interrupts:
+    copied = mirrored(mirror, screen.say)
+    with RunLock(it.dir) as lock, Interrupts() as interrupts, copied:
         screen.lost = lambda: interrupts.stop(signal.SIGPIPE)
         it = Run(it.cfg, stages, verify)  # The record as the lock's former holder left it
         sweep(it.dir)
@@ -495,7 +501,8 @@ def run(
             code, ran = e.code, True
         mark_stale(it)
         it.cache.save()
-        return finish(it, screen, code, ran, again)
+        code = finish(it, screen, code, ran, again)
+    return code or int(bool(mirror and mirror.error))  # A copy that was asked for and is not there
 
 # %% ../../nbs/pipeline/runner.ipynb #502a28dc
 def check_source(run: Run, chosen: tuple):

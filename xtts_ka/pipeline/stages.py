@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from ..core.config import config, load, to_dict
 from ..core.errors import ConfigError, MissingError
 from ..core.paths import from_root, slug
+from .mirror import OutputsConfig
 
 # %% ../../nbs/pipeline/stages.ipynb #5cd64634
 @dataclass(frozen=True)
@@ -223,6 +224,7 @@ class Shared:
     jobs: int = 1  # Stages at a time, where they do not need each other
     skip: list[str] = []  # Stages that are left out; what needs them cannot run
     expected: dict[str, float] = {}  # Stage -> seconds it takes, about, until a run has shown it
+    outputs: OutputsConfig = OutputsConfig()
 
     def __post_init__(self):
         if slug(self.run) != self.run:

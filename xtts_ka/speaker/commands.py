@@ -11,8 +11,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..core.errors import guarded
-from ..core.paths import display_path, resolve
+from ..core.errors import ConfigError, guarded
+from ..core.paths import display_path, is_address, resolve
 from .config import BACKENDS, EmbeddingConfig, device_numbers, load_train_config
 
 # %% ../../nbs/speaker/commands.ipynb #34ce250e
@@ -143,6 +143,8 @@ def _embed(args) -> int:
     options = {k: getattr(args, k) for k in _EMBED_KEYS}
     options |= dict(layer=layer, visualize=not args.no_visualize)
     cfg = build(EmbeddingConfig, options, "xtts-ka embed")
+    if args.update_metadata and is_address(args.segmented_dir):
+        raise ConfigError(f"--update_metadata: {args.segmented_dir} is read only; leave it out")
     update = True if args.update_metadata else None
     done = prepare_embeddings(
         args.segmented_dir, args.output_dir, metadata, cfg, update_manifest=update

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import MissingError, XttsKaError
-from ..core.paths import display_path, inside, refuse_same_file, resolve, walk
+from ..core.paths import display_path, find_input, inside, refuse_same_file, resolve, walk
 from ..corpus.formats import has_table
 from ..corpus.loaders import read_data_set
 
@@ -53,7 +53,7 @@ def find_recordings(
     metadata=None,  # Manifest; None: `segmented_dir/metadata.csv` if it exists, or all audio files
 ) -> Recordings:
     "The recordings of a corpus; `XttsKaError` when there are none."
-    folder = resolve(segmented_dir)
+    folder = find_input(segmented_dir)
     path = resolve(metadata) if metadata else folder / "metadata.csv"
     if metadata and not path.exists():
         raise XttsKaError(

@@ -252,6 +252,9 @@ class DataConfig:
     silence_db: float = Field(-60.0, le=0)  # Clips with an RMS level below this, dBFS, are rejected
     preload: bool = True  # Keep recordings in memory; false: read each segment from its file
     max_val: int = Field(8, ge=1)  # Clips per validation
+    stream: bool = False  # `train` is a packed corpus, also s3://..., larger than the disk
+    cache_gigabytes: float = Field(20.0, gt=0)  # Of shards on this machine, with `stream`
+    shards_together: int = Field(4, ge=1)  # Shards whose clips are mixed, with `stream`
 
 # %% ../../nbs/vocoder/config.ipynb #4c80aeb5
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ __all__ = ['PEAK', 'MEMORY', 'Source', 'find_sources', 'split_sources', 'Vocoder
            'make_training_pair', 'load_clips']
 
 # %% ../../nbs/vocoder/data.ipynb #2b4dcf2c
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,10 @@ from ..core.files import digest
 from ..core.manifest import Reject
 from ..core.paths import display_path, find_input, no_such, resolve, walk
 from ..core.progress import bar
-from ..core.randomness import rng
+from ..core.randomness import grouped_permutation, permutation, rng
 from ..corpus.formats import has_table
 from ..corpus.loaders import read_data_set
+from ..corpus.streamed import StreamedClip, StreamedCorpus
 from .config import AUDIO_SUFFIXES, DataConfig, MelConfig
 from .features import crop_with_context, load_mel, middle, n_frames
 
@@ -108,11 +109,15 @@ class VocoderClip:
     gain: float = 1.0  # Factor on the samples
     wav: np.ndarray | None = None  # [samples] float32 in [-1, 1]; None: read from the file
     mel: Tensor | None = None  # [n_mels, F] by an acoustic model; None: that of the recording
+    stream: StreamedCorpus | None = None  # Reads it where it lies in a shard
+    streamed: StreamedClip | None = None
 
     def read(self, start: int, count: int) -> np.ndarray:  # [count] float32
         "Samples inside the clip."
         if self.wav is not None:
             wav = self.wav[start : start + count]
+        elif self.stream is not None and self.streamed is not None:
+            wav = self.stream.read(self.streamed, start, count)
         else:
             wav = read_crop(self.source.path, start, count)[0]
         return wav * np.float32(self.gain) if self.gain != 1 else wav
@@ -214,6 +219,9 @@ class SegmentDataset:
             )
         share = [n_frames(c.samples, mel) // self.frames for c in clips]  # segments of each clip
         self.owner = np.repeat(np.arange(len(clips)), share)  # clip of each segment
+        self.stream = clips[0].stream if clips else None
+        shards = [c.streamed.shard for c in clips if c.streamed is not None]
+        self.shards = np.array(shards)[self.owner] if shards else None  # shard of each segment
 
     def __len__(self):
         return len(self.owner)
@@ -227,12 +235,20 @@ class SegmentDataset:
         choices = n_frames(clip.samples, self.cfg) - self.frames + 1
         return clip, int(rng(self.seed, "segment", epoch, index).integers(choices))
 
+    def order(self, seed: int, epoch: int) -> np.ndarray:  # [segments] int64
+        "Of an epoch; where the clips are streamed, a few shards at a time are mixed."
+        if self.stream is None or self.shards is None:
+            return permutation(seed, epoch, len(self))
+        return grouped_permutation(seed, epoch, self.shards, self.stream.together)
+
     def item(
         self,
         index: int,  # Of the segment
         epoch: int,
     ) -> dict:  # wav [T + 2 context]; with mels of an acoustic model, mel [n_mels, F]
         clip, frame = self.place(index, epoch)
+        if self.stream is not None:
+            self.stream.follow(self.seed, epoch)
         wav = crop_with_context(clip.read, frame, self.frames, clip.samples, self.cfg)
         out = {"wav": torch.from_numpy(np.ascontiguousarray(wav))}
         if clip.mel is not None:
@@ -267,6 +283,35 @@ def _split_folders(
     val = [s for s in found if s.split == "val"] or found
     return split_sources(sources, 0.0)[0], val, rejects + more
 
+# %% ../../nbs/vocoder/data.ipynb #c0vd0002
+def _streamed_clips(mel: MelConfig, cfg: DataConfig) -> tuple:  # As `load_clips`
+    "Clips of a packed corpus by their rows; only those for validation are read."
+    if set_ := [n for n in ("level", "mels", "val") if getattr(cfg, n) not in ("", "none")]:
+        raise ConfigError(
+            f"data.stream: data.{set_[0]}={getattr(cfg, set_[0])} needs every recording here; give "
+            "data.level=none, and no mels or val (clips of the split `val` are for validation)"
+        )
+    stream = StreamedCorpus(cfg.train, int(cfg.cache_gigabytes * 1e9), cfg.shards_together)
+    if stream.rate != mel.sample_rate:
+        raise ConfigError(f"{cfg.train}: {stream.rate} Hz, the mel is of {mel.sample_rate} Hz")
+    least = max(cfg.segment_size, int(cfg.min_seconds * stream.rate))
+    train, val, rejects = [], [], []
+    for c in stream.clips:
+        if not least <= c.samples <= cfg.max_seconds * stream.rate:
+            why = f"length: {c.samples} samples, {least} are needed, at most {cfg.max_seconds:g} s"
+            rejects.append(Reject(c.row, c.name, why, cfg.train, "vocoder"))
+            continue
+        clip = VocoderClip(Source(Path(c.name), c.name, c.split), c.samples, 1.0, None, None,
+                           stream, c)  # fmt: skip
+        if c.split in ("train", ""):
+            train.append(clip)
+        elif c.split == "val":
+            val.append(clip)
+    if not train:
+        raise ConfigError(f"{cfg.train}: no clip is left to train on")
+    val = sorted(val, key=lambda c: _by_position(c.source))[: cfg.max_val]
+    return train, [replace(c, wav=c.read(0, c.samples)) for c in val], rejects
+
 # %% ../../nbs/vocoder/data.ipynb #7fe9929c
 def load_clips(
     mel: MelConfig,
@@ -278,6 +323,8 @@ def load_clips(
             "data.train is empty; give a folder of recordings, "
             "e.g. datasets.train.dataset_path=recordings"
         )
+    if cfg.stream:
+        return _streamed_clips(mel, cfg)
     train, val, rejects = _split_folders(cfg)
     _check_disjoint(train, val)
     clips, bad = read_clips(train, mel, cfg, cfg.mels)

@@ -469,7 +469,7 @@ def _acoustic_model(cfg: GenerateConfig, mel: MelConfig) -> TextToMel:
 # %% ../../nbs/vocoder/infer.ipynb #e4d5f5ee
 def _spare_inputs(cfg: GenerateConfig, items: list):
     "`ConfigError` when what is written would replace what is read."
-    folder, out = resolve(cfg.dataset_path), resolve(cfg.path_to_save)
+    folder, out = find_input(cfg.dataset_path), resolve(cfg.path_to_save)
     places = [folder, *(folder / name for name in _FOLDERS.values() if (folder / name).is_dir())]
     refuse_same_file(out, places, "path_to_save")
     for item in items:
@@ -517,7 +517,7 @@ def generate(
 # %% ../../nbs/vocoder/infer.ipynb #1c25bf03
 def _recordings(cfg, mode) -> str:
     "Folder of the recordings of the generated files, for scoring."
-    folder = resolve(cfg.dataset_path)
+    folder = find_input(cfg.dataset_path)
     if (folder / "audio").is_dir():
         return display_path(folder / "audio")
     return display_path(folder) if mode == "audio" else ""
@@ -542,7 +542,7 @@ def main(args) -> int:  # 0; 1 if files were left out
     words = plain_overrides(args.overrides)
     cfg = load(GenerateConfig, args.config and resolve(args.config), words)
     about = generate(cfg)
-    texts = (resolve(cfg.dataset_path) / "transcriptions").is_dir()
+    texts = (find_input(cfg.dataset_path) / "transcriptions").is_dir()
     if cfg.mode == "auto" and about["mode"] == "audio" and texts:
         print("copied the recordings; to speak the transcriptions: mode=text")
     print(

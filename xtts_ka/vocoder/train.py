@@ -47,6 +47,9 @@ class _TrainingData(Task):
     def item(self, index, epoch):
         return self.data.item(index, epoch)
 
+    def order(self, seed, epoch):
+        return self.data.order(seed, epoch)
+
     def averaged(self):
         return ("generator",)
 
