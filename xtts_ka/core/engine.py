@@ -260,13 +260,21 @@ def _died(task: Task | None, e: Exception) -> XttsKaError:
     )
 
 # %% ../../nbs/core/engine.ipynb #6c017420
+_RAY_ENV = {  # Read by Ray's own processes when they start
+    "RAY_USAGE_STATS_ENABLED": "0",  # Nothing is sent anywhere
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_agent_register_timeout_ms": "600000",  # 30 s do not suffice on a busy machine
+    "RAY_worker_register_timeout_seconds": "600",
+}
+
+
 @contextlib.contextmanager
 def ray_cluster(
     engine: EngineConfig,
 ):  # Yields the module `ray`, connected
     "The cluster that is named or joined already; else one of this machine, stopped at the end."
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in _RAY_ENV.items():
+        os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
@@ -278,18 +286,27 @@ def ray_cluster(
     else:  # Results go to files, so that Ray's memory for objects can be small
         options |= dict(num_cpus=_workers(engine), include_dashboard=False)
         options |= dict(object_store_memory=100 << 20)
-    try:
-        ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as e:
-        where = f"--ray-address {engine.ray_address}" if engine.ray_address else "Ray"
-        raise XttsKaError(
-            f"{where}: no cluster ({e}); start one (ray start --head) and name it, or use "
-            "--engine local"
-        ) from None
+    _join(ray, options)
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _join(ray, options: dict):
+    "Connect; a cluster that is started here gets three tries, each of 30 seconds in Ray."
+    for left in (0,) if "address" in options else (2, 1, 0):
+        try:
+            ray.init(**options)
+            return
+        except Exception as e:  # Ray raises the class itself when a start takes too long
+            ray.shutdown()
+            if not left:
+                where = f"--ray-address {options['address']}" if "address" in options else "Ray"
+                raise XttsKaError(
+                    f"{where}: no cluster ({e}); start one (ray start --head) and name it, or use "
+                    "--engine local"
+                ) from None
 
 
 class RaySlot:
