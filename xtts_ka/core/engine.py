@@ -41,14 +41,14 @@ class EngineConfig:
     engine: Literal["local", "ray"] = "local"  # This machine's processes, or a Ray cluster
     workers: int = 1  # Processes that hold the model; 1 and local: this one; 0: as many as fit
     ray_address: str = ""  # Of a running cluster, or `auto`; empty: one is started here
-    threads: int = 1  # CPU threads of each worker process
+    threads: int = 0  # CPU threads of each worker, the same everywhere; 0: those of this process
     shard_seconds: float = 600.0  # Sound in a shard; a lost worker costs at most one shard
 
     def __post_init__(self):
-        if self.workers < 0 or self.threads < 1 or not self.shard_seconds > 0:
+        if min(self.workers, self.threads) < 0 or not self.shard_seconds > 0:
             raise ConfigError(
                 f"workers={self.workers} threads={self.threads} shard_seconds={self.shard_seconds}:"
-                " none may be below 0, the last two not 0"
+                " none may be below 0, and the last not 0"
             )
 
 
@@ -95,13 +95,13 @@ class Job:
     make: Callable[
         [], Worker
     ]  # For other processes: of a module, as `functools.partial` of a class
-    threads: int = 1
+    threads: int = 0  # Of torch; 0: as they are
     worker: Any = None  # Made by `start`
 
     def start(self):
         "Make the worker in this process."
         self.worker = self.make()
-        if "torch" in sys.modules:
+        if self.threads and "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(self.threads)
         return True
 
@@ -365,11 +365,11 @@ def _in_processes(
 
 
 def _here(job: Job, tasks: Iterable[Task]) -> Generator[Done, None, None]:
-    "In this process, whose threads stay as they are."
-    worker = None
+    "In this process."
     for clips, path in tasks:
-        worker = worker or job.make()
-        yield make_shard(worker, clips, path)
+        if job.worker is None:
+            job.start()
+        yield job.shard(clips, path)
 
 # %% ../../nbs/core/engine.ipynb #2923603b
 @dataclass
@@ -458,7 +458,7 @@ def map_clips(
     try:
         while True:
             work = _plan(folder, readable, known, version, engine, share)
-            backend = _backend(Job(make, engine.threads), engine, work.tasks())
+            backend = _backend(make, engine, work.tasks())
             work.run(backend, title)
             new |= work.new
             with folder.locked():
@@ -484,9 +484,11 @@ def _plan(folder, readable, known, version, engine, share) -> _Map:
     return _Map(folder, shards, deal(shards, *share))
 
 
-def _backend(job: Job, engine: EngineConfig, tasks: Iterable[Task]) -> Generator[Done, None, None]:
-    if engine.engine == "ray":
-        return _on_ray(job, engine, tasks)
-    if engine.workers != 1:
-        return _in_processes(job, engine, tasks)
-    return _here(job, tasks)
+def _backend(make, engine: EngineConfig, tasks: Iterable[Task]) -> Generator[Done, None, None]:
+    if engine.engine == "local" and engine.workers == 1:
+        return _here(Job(make, engine.threads), tasks)
+    import torch
+
+    job = Job(make, engine.threads or torch.get_num_threads())
+    on = _on_ray if engine.engine == "ray" else _in_processes
+    return on(job, engine, tasks)

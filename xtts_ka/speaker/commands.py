@@ -153,7 +153,7 @@ def _embed(args) -> int:
         metadata,
         cfg,
         update_manifest=update,
-        engine=engine_options(args, threads=args.num_threads or 1),
+        engine=engine_options(args, threads=args.num_threads),
     )
     for line in summary(done):
         print(line)
