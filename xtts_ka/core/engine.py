@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from .config import build, config
 from .errors import ConfigError, XttsKaError
-from .progress import bar
+from .progress import Count, bar
 from xtts_ka.core.shards import (
     Clip,
     Result,
@@ -407,7 +407,7 @@ class _Map:
         if not todo:
             return
         began, hours, rejects = time.monotonic(), 0.0, 0
-        count = bar(sum(len(self.shards[n]) for n in todo), title)
+        count = bar(sum(len(self.shards[n]) for n in todo), title) if title else Count()
         with count as progress, contextlib.closing(backend):
             for done in backend:
                 self.check(done)
@@ -449,7 +449,8 @@ def map_clips(
     known: Callable[[], Mapping[str, str]] = dict,  # Clips that the output has: name -> digest
     engine: EngineConfig | None = None,
     share: tuple[int, int] = (0, 1),  # Of this process, from `which_shard`
-    title: str = "clips",  # Of the progress bar
+    title: str = "clips",  # Of the progress bar; empty: none
+    wait: bool = False,  # For other processes that work on the same; else `complete` is False
 ) -> Mapped:
     "Do what is not done yet; merge when nothing is missing."
     engine = engine or EngineConfig()
@@ -469,7 +470,9 @@ def map_clips(
                 if done.complete:
                     done.merged = merge(results)
                     folder.clear()
+            if done.complete or not wait:
                 return done
+            time.sleep(1)
     finally:
         folder.close()
 

@@ -198,15 +198,11 @@ def _heard(corpus, clips: list[Measured], texts: list[str], scorer):
 
     files = [corpus.path / m.row.audio_file for m in clips]
     cache = corpus.work / CACHE
-    for m, text, found in zip(clips, texts, scored(scorer, files, cache, _bar("recogniser"))):
+    for m, text, found in zip(clips, texts, scored(scorer, files, cache, "recogniser")):
         if text and "text" in found:
             said = normalize_transcript(found["text"])
             m.values["heard"] = found["text"]
             m.values["cer"] = round(edits(text, said) / len(text), 4)
-
-
-def _bar(title: str) -> Callable:
-    return lambda files: bar(files, title=title)
 
 # %% ../../nbs/curate/check.ipynb #423dacd9
 def _number(x: float, digits: int = 4) -> float | None:
@@ -241,7 +237,7 @@ def _rated(corpus, clips: list[Measured], judges: list):
     files = [corpus.path / m.row.audio_file for m in clips]
     for scorer in judges:
         kind = scorer.card.name
-        for m, r in zip(clips, scored(scorer, files, corpus.work / CACHE, _bar(kind))):
+        for m, r in zip(clips, scored(scorer, files, corpus.work / CACHE, kind)):
             m.values[kind] = r.get(JUDGES.get(kind, "mos"))
 
 # %% ../../nbs/curate/check.ipynb #72d76a97

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..core.audio import read_audio
 from ..core.checkpoint import read_tensors
 from ..core.engine import EngineConfig, map_clips
-from ..core.errors import AudioError, ManifestError, MissingError, XttsKaError
+from ..core.errors import AudioError, ManifestError, MissingError
 from ..core.files import digest
 from ..core.loop import Batches, LoopConfig
 from ..core.manifest import Reject, read_manifest
@@ -139,10 +139,8 @@ def map_runs(
         return RaggedArray.write(folder, runs, sum(lengths), about)
 
     out = Path(folder).parent
-    done = map_clips(items, make, out, version, merge, engine=engine, title=title)
-    if not done.complete:
-        raise XttsKaError(f"{display_path(out)}: another process works here; wait for it")
-    return done.merged
+    options = dict(engine=engine, title=title, wait=True)
+    return map_clips(items, make, out, version, merge, **options).merged
 
 
 def write_mels(
