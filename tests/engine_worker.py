@@ -50,34 +50,23 @@ class Impossible:
 @contextlib.contextmanager
 def cluster_of_three():
     "Yields a cluster of a head and two nodes on this machine, and the two; each has one core."
-    from ray._private import services
     from ray.cluster_utils import Cluster
 
-    from xtts_ka.core.engine import RAY_ENV
+    from xtts_ka.core.engine import RAY_ENV, patient_ray
 
-    find, path = services.get_node, os.environ.get("PYTHONPATH", "")
-
-    def patiently(*args):
-        "Ray gives a node 30 seconds to start, and has no option for more."
-        for _ in range(1000):
-            with contextlib.suppress(RuntimeError):
-                return find(*args)
-            time.sleep(0.3)
-        return find(*args)
-
+    path = os.environ.get("PYTHONPATH", "")
     # What the nodes start finds this folder
     os.environ.update(
         RAY_ENV | dict(PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), path]))
     )
-    services.get_node = patiently
-    memory = 80 << 20
-    cluster = None
+    memory, cluster = 80 << 20, None
     try:
         head = dict(num_cpus=1, object_store_memory=memory, include_dashboard=False)
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        yield cluster, [cluster.add_node(num_cpus=1, object_store_memory=memory) for _ in "ab"]
+        with patient_ray():
+            cluster = Cluster(initialize_head=True, head_node_args=head)
+            nodes = [cluster.add_node(num_cpus=1, object_store_memory=memory) for _ in "ab"]
+        yield cluster, nodes
     finally:
         if cluster:
             cluster.shutdown()
-        services.get_node = find
         os.environ["PYTHONPATH"] = path

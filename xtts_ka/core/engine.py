@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Worker', 'PATIENCE', 'TRIES', 'Task', 'RAY_ENV', 'SHOWN', 'EngineConfig', 'engine_options', 'Done', 'make_shard',
-           'Job', 'LocalSlot', 'Schedule', 'ray_cluster', 'RaySlot', 'Mapped', 'map_clips']
+           'Job', 'LocalSlot', 'Schedule', 'ray_cluster', 'patient_ray', 'RaySlot', 'Mapped', 'map_clips']
 
 # %% ../../nbs/core/engine.ipynb #ad99ab50
 import contextlib
@@ -293,20 +293,45 @@ def ray_cluster(
         ray.shutdown()
 
 
+@contextlib.contextmanager
+def patient_ray(
+    seconds: float = 300.0,
+):
+    """Ray waits 30 s for the processes of a node, which no option changes and which do not suffice
+    on a busy machine; inside the block its question whether they are there takes longer."""
+    from ray._private import services
+
+    asked = services.get_node
+
+    def get_node(*args, **options):
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return asked(*args, **options)
+            except RuntimeError:  # Not there yet
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.3)
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = asked
+
+
 def _join(ray, options: dict):
-    "Connect; a cluster that is started here gets three tries, each of 30 seconds in Ray."
-    for left in (0,) if "address" in options else (2, 1, 0):
-        try:
+    "Connect, or start a cluster."
+    try:
+        with patient_ray():
             ray.init(**options)
-            return
-        except Exception as e:  # Ray raises the class itself when a start takes too long
-            ray.shutdown()
-            if not left:
-                where = f"--ray-address {options['address']}" if "address" in options else "Ray"
-                raise XttsKaError(
-                    f"{where}: no cluster ({e}); start one (ray start --head) and name it, or use "
-                    "--engine local"
-                ) from None
+    except Exception as e:  # Ray raises the class itself when a start takes too long
+        ray.shutdown()
+        where = f"--ray-address {options['address']}" if "address" in options else "Ray"
+        raise XttsKaError(
+            f"{where}: no cluster ({e}); start one (ray start --head) and name it, or use "
+            "--engine local"
+        ) from None
 
 
 class RaySlot:
