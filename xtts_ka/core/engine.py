@@ -265,6 +265,7 @@ RAY_ENV = {  # Read by Ray's own processes when they start
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_agent_register_timeout_ms": "600000",  # 30 s do not suffice on a busy machine
     "RAY_worker_register_timeout_seconds": "600",
+    "RAY_raylet_start_wait_time_s": "300",
 }
 
 
