@@ -47,12 +47,23 @@ class Impossible:
         raise MissingError("the model is not there")
 
 
+def _again(start):
+    "Processes that Ray starts give up after 15 seconds; on a busy machine it takes some tries."
+    from xtts_ka.core.engine import patient_ray
+
+    for _ in range(5):
+        with contextlib.suppress(TimeoutError), patient_ray():
+            return start()
+    with patient_ray():
+        return start()
+
+
 @contextlib.contextmanager
 def cluster_of_three():
     "Yields a cluster of a head and two nodes on this machine, and the two; each has one core."
     from ray.cluster_utils import Cluster
 
-    from xtts_ka.core.engine import RAY_ENV, patient_ray
+    from xtts_ka.core.engine import RAY_ENV
 
     path = os.environ.get("PYTHONPATH", "")
     # What the nodes start finds this folder
@@ -62,9 +73,9 @@ def cluster_of_three():
     memory, cluster = 80 << 20, None
     try:
         head = dict(num_cpus=1, object_store_memory=memory, include_dashboard=False)
-        with patient_ray():
-            cluster = Cluster(initialize_head=True, head_node_args=head)
-            nodes = [cluster.add_node(num_cpus=1, object_store_memory=memory) for _ in "ab"]
+        cluster = _again(lambda: Cluster(initialize_head=True, head_node_args=head))
+        node = dict(num_cpus=1, object_store_memory=memory)
+        nodes = [_again(lambda: cluster.add_node(**node)) for _ in "ab"]
         yield cluster, nodes
     finally:
         if cluster:

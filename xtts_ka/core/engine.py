@@ -265,7 +265,6 @@ RAY_ENV = {  # Read by Ray's own processes when they start
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_agent_register_timeout_ms": "600000",  # 30 s do not suffice on a busy machine
     "RAY_worker_register_timeout_seconds": "600",
-    "RAY_raylet_start_wait_time_s": "300",
 }
 
 
@@ -299,10 +298,11 @@ def patient_ray(
     seconds: float = 300.0,
 ):
     """Ray waits 30 s for the processes of a node, which no option changes and which do not suffice
-    on a busy machine; inside the block its question whether they are there takes longer."""
+    on a busy machine; inside the block its question whether they are there takes longer. A node
+    that has ended meanwhile, since its agent took more than 15 s, is an error at once."""
     from ray._private import services
 
-    asked = services.get_node
+    asked, before = services.get_node, _ended_raylets()
 
     def get_node(*args, **options):
         end = time.monotonic() + seconds
@@ -312,6 +312,8 @@ def patient_ray(
             except RuntimeError:  # Not there yet
                 if time.monotonic() > end:
                     raise
+                if _ended_raylets() - before:
+                    raise TimeoutError("the machine is too busy: Ray's processes gave up") from None
                 time.sleep(0.3)
 
     services.get_node = get_node
@@ -321,18 +323,29 @@ def patient_ray(
         services.get_node = asked
 
 
+def _ended_raylets() -> set:
+    "Node processes of this one that have ended."
+    import psutil
+
+    children = psutil.Process().children()
+    return {p.pid for p in children if p.name() == "raylet" and p.status() == psutil.STATUS_ZOMBIE}
+
+
 def _join(ray, options: dict):
-    "Connect, or start a cluster."
-    try:
-        with patient_ray():
-            ray.init(**options)
-    except Exception as e:  # Ray raises the class itself when a start takes too long
-        ray.shutdown()
-        where = f"--ray-address {options['address']}" if "address" in options else "Ray"
-        raise XttsKaError(
-            f"{where}: no cluster ({e}); start one (ray start --head) and name it, or use "
-            "--engine local"
-        ) from None
+    "Connect, or start a cluster; on a busy machine that may take several tries."
+    for left in (0,) if "address" in options else (4, 3, 2, 1, 0):
+        try:
+            with patient_ray():
+                ray.init(**options)
+            return
+        except Exception as e:  # Ray raises the class itself, too
+            ray.shutdown()
+            if not left:
+                where = f"--ray-address {options['address']}" if "address" in options else "Ray"
+                raise XttsKaError(
+                    f"{where}: no cluster ({e}); start one (ray start --head) and name it, or use "
+                    "--engine local"
+                ) from None
 
 
 class RaySlot:
