@@ -410,10 +410,19 @@ def scored(
     first = {s: f for s, f in zip(sounds, files) if s}
     todo = [new_clip(s, f) for s, f in first.items() if s not in merge.store.held]
     version = digest([scorer.card.name, scorer.card.version])
-    options = dict(known=merge.known, engine=engine, title=title, wait=True)
     if todo:
         with tempfile.TemporaryDirectory() if cache is None else nullcontext(cache) as out:
-            map_clips(todo, _maker(scorer, engine), out, version, merge, **options)
+            map_clips(
+                todo,
+                _maker(scorer, engine),
+                out,
+                version,
+                merge,
+                merge.known,
+                engine,
+                title=title,
+                wait=True,
+            )
     found = merge.store.held | merge.made
     return [found[s] for s in sounds]
 

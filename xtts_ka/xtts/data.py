@@ -139,8 +139,8 @@ def map_runs(
         return RaggedArray.write(folder, runs, sum(lengths), about)
 
     out = Path(folder).parent
-    options = dict(engine=engine, title=title, wait=True)
-    return map_clips(items, make, out, version, merge, **options).merged
+    done = map_clips(items, make, out, version, merge, engine=engine, title=title, wait=True)
+    return done.merged
 
 
 def write_mels(
