@@ -346,13 +346,13 @@ def test_create_metadata_with_defaults(tmp_path, monkeypatch):
 
     monkeypatch.setenv("XTTS_KA_ROOT", str(tmp_path))
     segments(tmp_path / "data/segmented", 20)
-    with EmbeddingStore(tmp_path / "data/embeddings") as store:
-        for i in range(20):
-            store.add(
-                Entry(str(i), ["ნინო", "gio"][i % 2], f"../segmented/wavs/{i}.wav", config="c"),
-                np.full(16, i + 1.0, np.float32),
-            )
-        store.finish([str(i) for i in range(20)], "c")
+    store = EmbeddingStore(tmp_path / "data/embeddings")
+    for i in range(20):
+        store.add(
+            Entry(str(i), ["ნინო", "gio"][i % 2], f"../segmented/wavs/{i}.wav", config="c"),
+            np.full(16, i + 1.0, np.float32),
+        )
+    store.finish([str(i) for i in range(20)])
     parser = ArgumentParser()
     add_arguments(parser)
     assert main(parser.parse_args([])) == 0

@@ -1,40 +1,45 @@
-"""Processes that would write over each other: shares of different counts, deleted lock files."""
+"""Processes that would write over each other: shards that are being made, deleted lock files."""
 
 import pytest
 
-from xtts_ka.core.errors import ConfigError, XttsKaError
-from xtts_ka.core.shards import Shards, distributed, which_shard
+from xtts_ka.core.errors import ConfigError
+from xtts_ka.core.shards import ShardFolder, distributed, which_shard
 
 
-@pytest.mark.parametrize("running, late", [((0, 2), (0, 3)), ((1, 2), (0, 1)), ((0, 1), (1, 4))])
-def test_shares_of_another_count_wait_for_each_other(tmp_path, running, late):
-    with Shards(tmp_path, *running) as first:
-        first.add({"a": 1})
-        with pytest.raises(XttsKaError, match=f"as share {running[0]}/{running[1]}"):
-            Shards(tmp_path, *late)
-        assert first.lines() == [{"a": 1}] and first.journal.with_suffix(".lock").exists()
-        if running[1] > 1:  # Its siblings may join
-            Shards(tmp_path, 1 - running[0], running[1]).close()
-    with Shards(tmp_path, *late) as then, then.folding() as lines:
-        assert lines == [{"a": 1}]
+def opened(root):
+    folder = ShardFolder(root)
+    with folder.locked():
+        folder.remember()
+    return folder
+
+
+def test_a_shard_that_is_being_made_is_left_to_its_process(tmp_path):
+    "It is free again once that process has ended."
+    one, two = opened(tmp_path), opened(tmp_path)
+    assert one.claim("a") and not two.claim("a") and two.claim("b")
+    one.close()
+    assert two.claim("a")
+    two.close()
 
 
 def test_who_waits_for_a_lock_that_is_tidied_away_takes_the_new_one(tmp_path):
     import threading
 
-    first = Shards(tmp_path)
-    got = []
+    first, got = opened(tmp_path), []
 
     def join():
-        with Shards(tmp_path) as second:
-            second.add({"b": 2})
-            got.append(second.journal.exists() and second.journal.with_suffix(".lock").exists())
+        second = ShardFolder(tmp_path)
+        with second.locked():
+            second.remember()
+            got.append(not second.changed() and second.claim("a"))
+        second.close()
 
     thread = threading.Thread(target=join)
-    with first.lock():
+    with first.locked():
         thread.start()
         thread.join(0.2)
-    first.close()
+        assert thread.is_alive()
+        first.clear()
     thread.join()
     assert got == [True]
 

@@ -127,12 +127,12 @@ def store_of(folder, files):
     from xtts_ka.core.files import sha256_file
     from xtts_ka.speaker.store import EmbeddingStore, Entry
 
-    with EmbeddingStore(folder) as store:
-        for i, path in enumerate(files):
-            audio = Path("..") / path.relative_to(folder.parent)
-            entry = Entry(path.stem, "ნინო", audio.as_posix(), config="c", sha256=sha256_file(path))
-            store.add(entry, np.full(8, i + 1.0, np.float32))
-        store.finish([p.stem for p in files], "c")
+    store = EmbeddingStore(folder)
+    for i, path in enumerate(files):
+        audio = Path("..") / path.relative_to(folder.parent)
+        entry = Entry(path.stem, "ნინო", audio.as_posix(), config="c", sha256=sha256_file(path))
+        store.add(entry, np.full(8, i + 1.0, np.float32))
+    store.finish([p.stem for p in files])
 
 
 def test_metadata_of_parts_that_are_there(tmp_path, monkeypatch):

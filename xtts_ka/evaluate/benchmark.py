@@ -21,6 +21,7 @@ from pydantic import Field
 
 from .. import __version__
 from ..core.config import config
+from ..core.engine import EngineConfig
 from ..core.errors import ConfigError, MissingError, XttsKaError
 from ..core.files import read_json, remove, write_json
 from ..core.paths import display_path, find_input, refuse_same_folder, resolve, slug
@@ -108,12 +109,13 @@ def score_files(
     scorer: Scorer,
     clips: Clips,
     cache: Path,
+    engine: EngineConfig | None = None,  # None: this process
 ) -> dict:  # System -> {id: result}
     "Results of all good clips; the cache keeps those of sounds that were scored before."
     out: dict = {}
     for name, of in clips.items():
         good = [c for c in of.values() if c.good]
-        found = scored(scorer, [c.path for c in good], cache, lambda b, n=name: bar(b, n))
+        found = scored(scorer, [c.path for c in good], cache, name, engine)
         out[name] = {c.id: r for c, r in zip(good, found)}
     return out
 
@@ -530,8 +532,10 @@ class Speakers:
         cfg: BenchmarkConfig,
         out,  # Folder of the benchmark
         again=(),  # Names of systems that speak all texts anew
+        engine: EngineConfig | None = None,  # Where clips are judged; None: here
     ):
         self.cfg = cfg
+        self.engine = engine
         self.again = list(again)
         self.out = resolve(out)
         self.notes: list[str] = []
@@ -618,7 +622,7 @@ class Benchmark(Speakers):
         self.judged = [measured(self.clips, test_set)]
         self.judged[0].notes += left
         for scorer in bar(self.scorers, "scorers"):
-            results = score_files(scorer, self.clips, cache)
+            results = score_files(scorer, self.clips, cache, self.engine)
             kind = scorer.card.kind
             if kind == "recogniser":
                 found = read_with(scorer, results, self.clips, test_set)

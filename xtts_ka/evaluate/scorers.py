@@ -5,15 +5,18 @@
 # %% auto #0
 __all__ = ['OWN', 'INDEPENDENT', 'LONGEST', 'VOICELESS', 'ScorerCard', 'weights_digest', 'code_digest', 'package_version',
            'package_file', 'shown_place', 'source', 'clip_fault', 'Scorer', 'Transcript', 'Transcriber',
-           'to_transcript', 'Likeness', 'to_vector', 'split_name', 'open_scorer', 'number', 'ScoreCache', 'scored',
-           'score_wavs', 'score_clips']
+           'to_transcript', 'Likeness', 'to_vector', 'split_name', 'open_scorer', 'number', 'ScoreCache', 'ScoreWorker',
+           'scored', 'score_wavs', 'score_clips']
 
 # %% ../../nbs/evaluate/scorers.ipynb #6d332b41
 import importlib
 import sys
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,11 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from ..core.audio import is_silent, read_audio, resample
+from ..core.engine import EngineConfig, map_clips
 from ..core.errors import AudioError, ConfigError, MissingError, XttsKaError
 from ..core.files import append_jsonl, digest, read_jsonl, sha256_file
 from ..core.paths import display_path, slug
+from ..core.shards import Clip, Result, new_clip
 from ..core.weights import is_hub_name, known
 
 # %% ../../nbs/evaluate/scorers.ipynb #d1ac1405
@@ -154,6 +159,7 @@ class Scorer(ABC):
     batch = 4  # Waveforms that `_score` gets at once
     longest = LONGEST  # Seconds of a clip; less where memory grows with the square of it
     placed = True  # A folder, a file or a name may stand behind the colon
+    opened: tuple | None = None  # Arguments of `open_scorer`, which made it
     net: Any = None  # Network; a property that loads it, where there is one
 
     @abstractmethod
@@ -292,7 +298,9 @@ def open_scorer(
     if unknown := sorted(set(given) - set(build.options)):
         known = ", ".join(build.options) or "none"
         raise ConfigError(f"scorer {name!r}: no option {unknown[0]!r}; there are: {known}")
-    return build(kind, where or place, **given)
+    scorer = build(kind, where or place, **given)
+    scorer.opened = (name, where, options)
+    return scorer
 
 # %% ../../nbs/evaluate/scorers.ipynb #abb3a9e0
 def number(
@@ -358,27 +366,87 @@ def _read(file, rate: int):  # Waveform at `rate`, or the fault
         return _reason(e) if isinstance(e, AudioError) else "no such file"
 
 
+class ScoreWorker:
+    "A scorer as a worker of the engine."
+
+    def __init__(self, scorer: Scorer):
+        self.scorer = scorer
+
+    @staticmethod
+    def open(name, where, options) -> "ScoreWorker":
+        "In a process of its own."
+        return ScoreWorker(open_scorer(name, where, **options))
+
+    def __call__(self, clips: list[Clip]) -> Iterator[Result]:
+        files = iter(clips)
+        while batch := list(islice(files, self.scorer.batch)):
+            wavs = [_read(c.path, self.scorer.rate) for c in batch]
+            fine = iter(self.scorer.score([w for w in wavs if not isinstance(w, str)]))
+            for wav in wavs:
+                result = {"error": wav} if isinstance(wav, str) else next(fine)
+                error = {"reason": result["error"]} if "error" in result else {}
+                yield {"score": result} | error
+
+
+def _maker(scorer: Scorer, engine: EngineConfig):
+    "What a process that works calls: this one has the scorer already."
+    if engine.engine == "local" and engine.workers == 1:
+        return partial(ScoreWorker, scorer)
+    if scorer.opened is None:
+        raise ConfigError("a scorer that was made here stays here: engine=local and workers=1")
+    return partial(ScoreWorker.open, *scorer.opened)
+
+
 def scored(
     scorer: Scorer,
     files: Sequence,  # Sound files
     cache=None,  # Folder; None: nothing is kept
-    progress=lambda files: files,  # Called with the files to score, as `core.progress.bar`
+    title: str = "",  # Of the progress bar; empty: none
+    engine: EngineConfig | None = None,  # Where the work is done; None: here
 ) -> list[dict]:  # In the order of the files; `{"error": reason}` for one without a result
     "Score files, those only that the cache does not have."
-    store = ScoreCache(cache, scorer.card)
     sounds = [sha256_file(f) if Path(f).is_file() else None for f in files]
-    todo = {s: f for s, f in zip(sounds, files) if s and s not in store.held}
-    made: dict = {None: {"error": "no such file"}}
-    pending = list(todo.items())
-    files_left = iter(progress(pending) if pending else ())
-    while batch := list(islice(files_left, scorer.batch)):
-        wavs = [_read(f, scorer.rate) for _, f in batch]
-        fine = iter(scorer.score([w for w in wavs if not isinstance(w, str)]))
-        for (sound, _), wav in zip(batch, wavs):
-            result = {"error": wav} if isinstance(wav, str) else next(fine)
-            store.add(sound, result)
-            made[sound] = result
-    return [store.held[s] if s in store.held else made[s] for s in sounds]
+    merge, engine = _ScoreMerge(cache, scorer.card), engine or EngineConfig()
+    first = {s: f for s, f in zip(sounds, files) if s}
+    todo = [new_clip(s, f) for s, f in first.items() if s not in merge.store.held]
+    version = digest([scorer.card.name, scorer.card.version])
+    if todo:
+        with tempfile.TemporaryDirectory() if cache is None else nullcontext(cache) as out:
+            map_clips(
+                todo,
+                _maker(scorer, engine),
+                out,
+                version,
+                merge,
+                merge.known,
+                engine,
+                title=title,
+                wait=True,
+            )
+    found = merge.store.held | merge.made
+    return [found[s] for s in sounds]
+
+
+class _ScoreMerge:
+    "New results go into the cache, and errors nowhere: they are tried again."
+
+    def __init__(self, cache, card: ScorerCard):
+        self.cache = cache
+        self.card = card
+        self.store = ScoreCache(cache, card)
+        self.made: dict = {None: {"error": "no such file"}}
+        self.read = True  # The cache is as it was just now
+
+    def known(self) -> dict:  # What another process may have added meanwhile
+        if not self.read:
+            self.store = ScoreCache(self.cache, self.card)
+        self.read = False
+        return {s: s for s in self.store.held}
+
+    def __call__(self, new):
+        for sound, result in new.items():
+            self.made[sound] = result["score"]
+            self.store.add(sound, result["score"])
 
 
 def score_wavs(

@@ -11,9 +11,11 @@ import glob
 import sys
 
 from ..core.config import build, load, to_dict
+from ..core.engine import engine_options
 from ..core.errors import ConfigError
 from ..core.files import atomic_write
 from ..core.paths import display_path, find_input, refuse_same_file, resolve
+from ..core.shards import add_engine_options
 from ..evaluate.benchmark import Benchmark, BenchmarkConfig, open_texts, read_result
 from ..evaluate.benchmark_tables import failures_cell, head, main_columns, several, shown
 from .benchmark_page import add_answers, write_page
@@ -53,6 +55,7 @@ def add_arguments(p):  # `argparse.ArgumentParser`
     say("--config", metavar="FILE", help="YAML or JSON with these options")
     say("--out", metavar="DIR", help=f"folder of the benchmark (default: {OUT})")
     say("--again", action="append", metavar="NAME", help="a system that speaks all texts anew")
+    add_engine_options(p)
     say("--list", metavar="FILE", help="write ids and words to FILE (.tsv) for other systems, end")
     say(
         "--answers",
@@ -130,7 +133,7 @@ def main(args) -> int:
         return int(bool(counted["left out"]))
     if args.list:
         return write_list(cfg, args.list)
-    benchmark = Benchmark(cfg, out, args.again or ())
+    benchmark = Benchmark(cfg, out, args.again or (), engine_options(args))
     result = benchmark.run()
     page = write_page(out)
     print("\n".join(summary(result)))

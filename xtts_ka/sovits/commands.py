@@ -9,6 +9,7 @@ __all__ = ['TOKENS', 'STEPS', 'PATHS', 'add_arguments', 'main']
 import argparse
 
 from ..core.errors import ConfigError, env_number
+from ..core.shards import add_engine_options
 
 TOKENS = ("train_tokenizer", "tokenize")
 STEPS = {  # Command -> steps of `Sovits2Stage` that it runs, help
@@ -49,7 +50,7 @@ def _add_training(sub, name: str, text: str, formatter):
 # %% ../../nbs/sovits/commands.ipynb #681fa7b0
 def _add_tokenizing(sub, formatter):
     text = "semantic tokens of a corpus, in one process or many"
-    ways = ": under torchrun, as jobs of an array (--shard), or alone."
+    ways = ": workers of one command (--engine, --workers), torchrun, jobs of an array (--shard)."
     p = sub.add_parser(
         "tokenize",
         help=text,
@@ -84,9 +85,10 @@ def _process_options(p):
     )
     device = "cpu, cuda, cuda:1; by default a GPU where there is one"
     p.add_argument("--device", default="", help=device)
-    p.add_argument("--threads", type=int, default=1, help="CPU threads of this process")
+    p.add_argument("--threads", type=int, default=1, help="CPU threads of each process")
     longer = "longer clips are rejected"
     p.add_argument("--max_seconds", metavar="S", type=float, default=60.0, help=longer)
+    add_engine_options(p)
 
 # %% ../../nbs/sovits/commands.ipynb #3ff926aa
 def add_arguments(
@@ -144,6 +146,7 @@ def _report(step: str, result):
 def _tokenize(args) -> int:
     import torch
 
+    from xtts_ka.core.engine import engine_options
     from xtts_ka.core.paths import find_input, refuse_same_file, resolve
     from xtts_ka.core.shards import which_shard
     from xtts_ka.sovits.tokens import tokenize_corpus
@@ -152,12 +155,12 @@ def _tokenize(args) -> int:
         given = f"--threads {args.threads} --max_seconds {args.max_seconds}"
         raise ConfigError(f"sovits tokenize: {given}: both must be above 0")
     rank, world = which_shard(args.shard)
+    engine = engine_options(args, threads=args.threads)
     device, gpus = args.device, torch.cuda.device_count()
-    if not device:
-        local = env_number("LOCAL_RANK", 0)
-        device = f"cuda:{local % gpus}" if gpus else "cpu"
+    if not device and gpus and world > 1:
+        device = f"cuda:{env_number('LOCAL_RANK', 0) % gpus}"
     torch.set_num_threads(args.threads)
     manifest, model, out = find_input(args.manifest), find_input(args.model), resolve(args.out)
     refuse_same_file(out, [manifest, manifest.parent, model])
-    print(tokenize_corpus(manifest, model, out, rank, world, device, args.max_seconds))
+    print(tokenize_corpus(manifest, model, out, rank, world, device, args.max_seconds, engine))
     return 0

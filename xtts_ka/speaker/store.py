@@ -22,7 +22,6 @@ import numpy as np
 from ..core.errors import XttsKaError
 from ..core.files import atomic_write, sweep
 from ..core.paths import slug
-from ..core.shards import Shards
 from .segments import unit
 
 # %% ../../nbs/speaker/store.ipynb #8a058d91
@@ -96,10 +95,6 @@ def read_index(
             ) from None
     return entries
 
-
-def _by_name(root) -> dict:
-    return {e.utt: e for e in read_index(root)}
-
 # %% ../../nbs/speaker/store.ipynb #f0fcf93e
 def _load_vector(path, sha: str = ""):
     "A vector, or None when the file is missing, damaged or something else."
@@ -116,18 +111,16 @@ def _load_vector(path, sha: str = ""):
     return v if v.ndim == 1 and v.dtype == np.float32 and np.isfinite(v).all() else None
 
 # %% ../../nbs/speaker/store.ipynb #e610e8ae
-class EmbeddingStore(Shards):
-    "A folder of embeddings that several processes may fill."
+class EmbeddingStore:
+    "A folder of embeddings."
 
     def __init__(
         self,
         output_dir,  # Folder; made when absent
-        rank: int = 0,  # Index of this process
-        world: int = 1,  # Number of processes
     ):
-        super().__init__(output_dir, rank, world, "embeddings")
-        (self.root / "embeddings").mkdir(exist_ok=True)
-        self.entries = self.fold()  # name -> `Entry`
+        self.root = Path(output_dir)
+        (self.root / "embeddings").mkdir(parents=True, exist_ok=True)
+        self.entries = {e.utt: e for e in read_index(self.root)}
 
     def current(
         self,
@@ -146,60 +139,35 @@ class EmbeddingStore(Shards):
         entry,  # `Entry` without `npy` and `vector`, which are filled in
         vector=None,  # [D] float32; None for a recording without one
     ) -> Entry:
-        "Write one result; it is on disk when this returns."
+        "Write a vector; the index is written by `finish`."
         if vector is not None:
             buffer = io.BytesIO()
             np.save(buffer, np.ascontiguousarray(vector, np.float32), allow_pickle=False)
             entry.npy = f"embeddings/{entry.utt}.npy"
             entry.vector = hashlib.sha256(buffer.getvalue()).hexdigest()
             atomic_write(self.root / entry.npy, buffer.getvalue())
-        super().add(dataclasses.asdict(entry))
         self.entries[entry.utt] = entry
         return entry
-
-    def fold(self) -> dict:  # name -> `Entry`
-        "Merge the journals of this process, and of processes that have ended, into the index."
-        with self.folding() as lines:
-            entries = _by_name(self.root)
-            before = dict(entries)
-            for line in lines:
-                entries[line["utt"]] = Entry(**line)
-            if entries != before:
-                self._write_index(entries)
-        return entries
-
-    def _write_index(self, entries):
-        atomic_write(self.root / "index.csv", _to_csv(entries[k] for k in sorted(entries)))
 
     def finish(
         self,
         utts,  # All names of the corpus; others, and their vectors, are removed
-        config: str,  # Digest of the settings
-    ) -> bool:  # True when complete; False: other processes still work
-        "Fold, and when nothing is missing, write the matrix and the speakers' means."
-        self.entries = self.fold()
-        utts = sorted(set(utts))
-        if any(u not in self.entries or self.entries[u].config != config for u in utts):
-            return False
-        with self.lock():
-            self.entries = self._only(utts)
-            write_matrix(self.root, self.entries)
-            sweep(self.root / "embeddings")  # All vectors are there: what remains is of killed ones
-        return True
-
-    def _only(self, utts: list) -> dict:  # name -> `Entry`
-        "Remove all other entries from the index, and vectors that no entry has."
-        entries = _by_name(self.root)
-        kept = {u: entries[u] for u in utts}
-        for utt, e in entries.items():
+    ):
+        "Write the index, the matrix and the speakers' means."
+        held, kept = self.entries, {u: self.entries[u] for u in sorted(set(utts))}
+        text = _to_csv(kept.values())
+        index = self.root / "index.csv"
+        if not index.is_file() or index.read_text(encoding="utf-8") != text:
+            atomic_write(index, text)
+        for utt, e in held.items():
             if utt not in kept and e.npy:
                 (self.root / e.npy).unlink(missing_ok=True)
         for e in kept.values():
-            if not e.npy:  # it had a vector once
+            if not e.npy:  # It had a vector once
                 (self.root / f"embeddings/{e.utt}.npy").unlink(missing_ok=True)
-        if kept != entries:
-            self._write_index(kept)
-        return kept
+        write_matrix(self.root, kept)
+        sweep(self.root / "embeddings")  # Left by killed processes
+        self.entries = kept
 
 # %% ../../nbs/speaker/store.ipynb #5c6bc6b9
 def write_matrix(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core.config import to_dict
+from ..core.engine import EngineConfig
 from ..core.errors import MissingError
 from ..core.files import atomic_write, cached, digest, sha256_file, write_json
 from ..core.loop import FitResult, fit, load_models
@@ -67,8 +68,10 @@ class _InitSteps:
         out,  # Folder of this stage
         language: str = "ka",
         seed: int = 1,
+        engine: EngineConfig | None = None,  # Where mels and codes are computed; None: here
     ):
         self.cfg = cfg
+        self.engine = engine
         self.segments = Path(segments)
         self.out = Path(out)
         self.language = language
@@ -151,7 +154,9 @@ class _InitSteps:
     def _write_mels(self, kind: str, name: str, made_of: list):
         folder = self.out / name
         cached(
-            self.out / f"{name}.json", made_of, lambda: len(write_mels(self.clips, folder, kind))
+            self.out / f"{name}.json",
+            made_of,
+            lambda: len(write_mels(self.clips, folder, kind, self.engine)),
         )
 
 # %% ../../nbs/xtts/stage_init.ipynb #f071840f
@@ -190,7 +195,7 @@ class XTTSModelInitializer(_InitSteps):
         cached(
             self.out / "codes.json",
             made_of,
-            lambda: len(write_codes(self.task.net, self.task, folder)),
+            lambda: len(write_codes(self.task.net, self.task, folder, self.engine)),
         )
         report = reconstruction(self.task.net, [self.task.mel(i) for i in held[:256]])
         codes = RaggedArray(folder)
