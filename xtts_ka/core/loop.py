@@ -181,6 +181,10 @@ class Task(_TaskHooks, ABC):
         """`(scalar tensor, {name: number or 0-d tensor})`; `(None, {})` skips the phase.
         `step` counts the steps done before."""
 
+    def order(self, seed: int, epoch: int):  # [items] int64, each index once
+        "The order of the items in an epoch; a function of its arguments alone."
+        return permutation(seed, epoch, len(self))
+
     def collate(self, samples: list):
         "Samples -> batch."
         from torch.utils.data import default_collate
@@ -280,7 +284,9 @@ class Batches:
 # %% ../../nbs/core/loop.ipynb #c0lo0003
 def _epoch_order(b: Batches, epoch: int) -> list:  # of arrays of indices
     "All batches of an epoch; with `bucket` of similar length."
-    items = permutation(b.cfg.seed, epoch, b.n)
+    drawn = getattr(b.task, "order", None)  # A plain data set has none
+    seed = b.cfg.seed
+    items = drawn(seed, epoch) if drawn else permutation(seed, epoch, b.n)
     if not b.cfg.bucket:
         return [items[i : i + b.size] for i in range(0, b.n, b.size)]
     items = _sort_windows(items, b.task.lengths, b.window * b.size)

@@ -32,8 +32,9 @@ from xtts_ka.core.files import (
     write_json,
 )
 from ..core.manifest import Reject, Row, write_rejects
-from ..core.paths import display_path, resolve
+from ..core.paths import display_path, is_address, resolve
 from ..core.progress import bar
+from ..core.storage import Storage
 from .check_page import write_page
 from .edits import EDITS, CorpusFolder, Edit, read_edits, standing
 from .faults import KINDS, PAGE, CheckConfig, Checked, Checks, judge
@@ -216,15 +217,11 @@ def _heard(corpus, clips: list[Measured], texts: list[str], scorer):
 
     files = [corpus.path / m.row.audio_file for m in clips]
     cache = corpus.work / CACHE
-    for m, text, found in zip(clips, texts, scored(scorer, files, cache, _bar("recogniser"))):
+    for m, text, found in zip(clips, texts, scored(scorer, files, cache, "recogniser")):
         if text and "text" in found:
             said = normalize_transcript(found["text"])
             m.values["heard"] = found["text"]
             m.values["cer"] = round(edits(text, said) / len(text), 4)
-
-
-def _bar(title: str) -> Callable:
-    return lambda files: bar(files, title=title)
 
 # %% ../../nbs/curate/check.ipynb #423dacd9
 def _number(x: float, digits: int = 4) -> float | None:
@@ -259,7 +256,7 @@ def _rated(corpus, clips: list[Measured], judges: list):
     files = [corpus.path / m.row.audio_file for m in clips]
     for scorer in judges:
         kind = scorer.card.name
-        for m, r in zip(clips, scored(scorer, files, corpus.work / CACHE, _bar(kind))):
+        for m, r in zip(clips, scored(scorer, files, corpus.work / CACHE, kind)):
             m.values[kind] = r.get(JUDGES.get(kind, "mos"))
 
 # %% ../../nbs/curate/check.ipynb #72d76a97
@@ -509,9 +506,12 @@ def leave_out(checks: Checks) -> list[Edit]:  # Those written now
 
 # %% ../../nbs/curate/check.ipynb #966b3c54
 def is_packed(
-    path: Path,
+    path,  # Folder, or an address
 ) -> bool:
     "Whether a folder was written by `pack` as Parquet."
+    if is_address(path):
+        names = Storage(path).files()
+        return "manifest.json" in names and any(n.endswith(".parquet") for n in names)
     return (path / "manifest.json").is_file() and any(path.rglob("*.parquet"))
 
 
@@ -522,14 +522,15 @@ def add_arguments(p):
     add_options(p, CheckConfig)
 
 
-def main(args) -> int:  # 0; 1 where clips cannot be read
+def main(args) -> int:  # 0; 1 where clips cannot be read, or a packed file has changed
     "Check, and say in a line what was found."
-    path = resolve(args.corpus)
+    path = args.corpus if is_address(args.corpus) else resolve(args.corpus)
     if is_packed(path):
         from xtts_ka.curate.pack import verify_packed
 
-        print(verify_packed(path))
-        return 0
+        faults = verify_packed(path)
+        print("\n".join(faults) or f"{args.corpus}: every file is as it was packed")
+        return int(bool(faults))
     corpus = CorpusFolder(path, args.work)
     checks = check_corpus(corpus, load(CheckConfig, None, args.overrides))
     for note in checks.notes:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from .. import __version__
 from ..core.errors import ConfigError, guarded
 from ..core.paths import check_name
+from ..core.shards import add_engine_options
 
 # %% ../../nbs/pipeline/cli.ipynb #bcb1792a
 def _run(args) -> int:
@@ -27,9 +28,11 @@ def _run(args) -> int:
         )
     from xtts_ka.pipeline.runner import run
 
+    given = {k: getattr(args, k) for k in ("engine", "workers", "ray_address")}
+    engine = [f"engine.{k}={v}" for k, v in given.items() if v is not None]
     return run(
         args.config,
-        args.overrides,
+        [*engine, *args.overrides],
         args.only,
         args.from_,
         args.to,
@@ -213,8 +216,9 @@ def _parser_run(sub):
             " tells"
         ),
     )
+    add_engine_options(p)
     _overrides(p)
-    p.set_defaults(do=_run)
+    p.set_defaults(do=_run, engine=None, workers=None, ray_address=None)  # As configured
 
 # %% ../../nbs/pipeline/cli.ipynb #816057b7
 def _parsers_text(sub):

@@ -15,6 +15,7 @@ import importlib
 from dataclasses import dataclass
 
 from ..core.config import config, load, to_dict
+from ..core.engine import EngineConfig
 from ..core.errors import ConfigError, MissingError
 from ..core.paths import from_root, slug
 from .mirror import OutputsConfig
@@ -222,6 +223,7 @@ class Shared:
     seed: int = 1  # Every draw of every stage follows from it
     threads: int = 2  # CPU threads of each stage
     jobs: int = 1  # Stages at a time, where they do not need each other
+    engine: EngineConfig = EngineConfig()  # Where clips are mapped; the files are the same anywhere
     skip: list[str] = []  # Stages that are left out; what needs them cannot run
     expected: dict[str, float] = {}  # Stage -> seconds it takes, about, until a run has shown it
     outputs: OutputsConfig = OutputsConfig()
@@ -328,6 +330,7 @@ def parameters(
         "seed": cfg.seed,
         "threads": cfg.threads,
         "language": run_language(cfg),
+        "engine": to_dict(cfg.engine),
     }
     return shared | to_dict(getattr(cfg, stage.name))
 
@@ -365,7 +368,7 @@ def fit_parameters(
     where: str,  # Notebook, for the message
 ) -> dict:  # What to pass to papermill
     "The values the notebook takes; `ConfigError` when the two do not match."
-    optional = {"language"}
+    optional = {"language", "engine"}
     if unknown := [n for n in names if n not in values]:
         raise ConfigError(
             f"{where}: declares parameters {unknown} which the stage's configuration does not have;"
@@ -380,7 +383,7 @@ def fit_parameters(
 
 # %% ../../nbs/pipeline/stages.ipynb #a5c0de31
 _CHECKED = "_xtts_ka_checked"  # Set in a notebook's globals
-_SHARED = ("run_dir", "seed", "threads", "language")  # Parameters of every notebook
+_SHARED = ("run_dir", "seed", "threads", "language", "engine")  # Those that any notebook may have
 
 
 def check_notebook(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ..core.errors import ConfigError, guarded
 from ..core.paths import display_path, is_address, resolve
+from ..core.shards import add_engine_options
 from .config import BACKENDS, EmbeddingConfig, device_numbers, load_train_config
 
 # %% ../../nbs/speaker/commands.ipynb #34ce250e
@@ -88,6 +89,7 @@ def _embed_options(parser: argparse.ArgumentParser):
         help="also copy the vectors into this folder of train, val and test parts",
     )
     _model_options(a)
+    add_engine_options(parser)
 
 
 def _model_options(a):
@@ -130,6 +132,7 @@ _EMBED_KEYS = (
 
 def _embed(args) -> int:
     from xtts_ka.core.config import build
+    from xtts_ka.core.engine import engine_options
     from xtts_ka.speaker.prepare_embeddings import prepare_embeddings, summary
 
     metadata = args.metadata or None
@@ -147,7 +150,12 @@ def _embed(args) -> int:
         raise ConfigError(f"--update_metadata: {args.segmented_dir} is read only; leave it out")
     update = True if args.update_metadata else None
     done = prepare_embeddings(
-        args.segmented_dir, args.output_dir, metadata, cfg, update_manifest=update
+        args.segmented_dir,
+        args.output_dir,
+        metadata,
+        cfg,
+        update_manifest=update,
+        engine=engine_options(args, threads=args.num_threads),
     )
     for line in summary(done):
         print(line)

@@ -352,6 +352,7 @@ def prepare_embeddings(
     generator=None,  # An existing `VoiceEmbeddingGenerator`
     update_manifest=None,  # Add the column `embedding`; None: to a manifest that `metadata` names
     title="Voices",  # Above the maps
+    engine=None,  # `EngineConfig`: where the work is done; None: here
     **options,  # Single options that override `cfg`
 ) -> Prepared:
     "Embed a corpus, draw maps, update metadata and XTTS configuration; skip what is up to date."
@@ -361,7 +362,7 @@ def prepare_embeddings(
     generator = generator or VoiceEmbeddingGenerator(cfg=cfg, **options)
     root, cfg = resolve(output_dir), generator.cfg
     refuse_same_file(root, [segmented_dir], "--output_dir")
-    mine, complete = store_embeddings(generator, found.voices, root, cfg.overwrite)
+    mine, complete = store_embeddings(generator, found.voices, root, cfg.overwrite, engine)
     done = Prepared(
         root,
         complete,
