@@ -9,7 +9,6 @@ import pytest
 from calls import called
 
 SMOKE = "configs/smoke.yaml"
-ENGINE = ("--engine", "ray", "--ray-address", "auto")
 FACTS = {"SLURM_NNODES": "2", "SLURM_JOB_ID": "7", "first": "node-1"}
 
 
@@ -54,15 +53,7 @@ def parsed(words):
     from xtts_ka.pipeline.cli import parse
 
     assert words[0] == "xtts-ka"
-    if words[1] == "run" and "--engine" not in run_help():
-        words = [w for w in words if w not in ENGINE]  # A version whose `run` maps on one machine
     return parse(words[1:])
-
-
-def run_help():
-    from xtts_ka.pipeline.cli import _commands, parser
-
-    return _commands(parser(["run"]))["run"].format_help()
 
 
 def test_scripts_of_a_run(root, tmp_path):
@@ -78,7 +69,7 @@ def test_scripts_of_a_run(root, tmp_path):
             assert "#SBATCH --gpus-per-node=4\n" in text and "--partition" not in text
     (data,) = steps(found["data.sbatch"])
     data = parsed(known_to_ray(data))
-    assert data.to == "xtts_init" and getattr(data, "engine", "ray") == "ray"
+    assert data.to == "xtts_init" and (data.engine, data.ray_address) == ("ray", "auto")
     prepare, train = steps(found["train.sbatch"])
     prepare = parsed(prepare[2:])
     assert prepare.prepare

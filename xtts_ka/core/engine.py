@@ -283,8 +283,8 @@ def ray_cluster(
     options: dict[str, Any] = dict(log_to_driver=False, logging_level="error")
     if engine.ray_address:
         options |= dict(address=engine.ray_address)
-    else:  # Results go to files, so that Ray's memory for objects can be small
-        options |= dict(num_cpus=_workers(engine), include_dashboard=False)
+    else:  # One of our own; results go to files, so Ray's memory for objects can be small
+        options |= dict(address="local", num_cpus=_workers(engine), include_dashboard=False)
         options |= dict(object_store_memory=100 << 20)
     _join(ray, options)
     try:
@@ -333,7 +333,8 @@ def _ended_raylets() -> set:
 
 def _join(ray, options: dict):
     "Connect, or start a cluster; on a busy machine that may take several tries."
-    for left in (0,) if "address" in options else (4, 3, 2, 1, 0):
+    own = options["address"] == "local"
+    for left in (4, 3, 2, 1, 0) if own else (0,):
         try:
             with patient_ray():
                 ray.init(**options)
@@ -341,7 +342,7 @@ def _join(ray, options: dict):
         except Exception as e:  # Ray raises the class itself, too
             ray.shutdown()
             if not left:
-                where = f"--ray-address {options['address']}" if "address" in options else "Ray"
+                where = "Ray" if own else f"--ray-address {options['address']}"
                 raise XttsKaError(
                     f"{where}: no cluster ({e}); start one (ray start --head) and name it, or use "
                     "--engine local"
