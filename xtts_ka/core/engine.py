@@ -425,7 +425,7 @@ class Mapped:
 
 SHOWN = 60.0  # Seconds until a shared folder shows a file to another node
 
-
+# %% ../../nbs/core/engine.ipynb #22ddbd55
 @dataclass
 class _Map:
     "The shards of this process, done one after another."
@@ -516,7 +516,7 @@ def map_clips(
     finally:
         folder.close()
 
-
+# %% ../../nbs/core/engine.ipynb #e79cf264
 def _plan(folder, readable, known, version, engine, share) -> _Map:
     "The shards of what is not known, and those of this process."
     with folder.locked():

@@ -138,7 +138,7 @@ def reject_reason(e: AudioError) -> str:  # `silent: nothing is heard in it`
     "What is said of a recording without a result."
     return e.reason + (f": {e.detail}" if e.detail else "")
 
-
+# %% ../../nbs/core/shards.ipynb #b5403c6c
 def new_clip(
     name: str,
     path,  # Of its sound, or a function that gives it and may raise `PathError`
@@ -190,7 +190,7 @@ def cut_shards(
             last, length = [], 0.0
     return [*shards, last] if last else shards
 
-
+# %% ../../nbs/core/shards.ipynb #8a45c0d2
 def _ends(clip: Clip) -> bool:
     "Whether a shard may end with this clip."
     return digest(clip.name)[0] in "01234567"

@@ -144,7 +144,7 @@ def _sentence(address: str, doing: str, e: BaseException) -> Exception:
         return MissingError(f"{address}: the storage does not do it, {doing} ({_shown(e)})")
     return e if isinstance(e, Exception) else RuntimeError(str(e))
 
-
+# %% ../../nbs/core/storage.ipynb #a233656b
 def attempt(
     address: str,  # For messages
     doing: str,  # reading or writing
@@ -322,7 +322,7 @@ def read_record(
         raise XttsKaError(f"{place.name}/{RECORD}: {why}; upload it again to a new place")
     return Record(value["whole"], value["files"])
 
-
+# %% ../../nbs/core/storage.ipynb #6295f2eb
 def with_digests(place: Storage, there: dict, lenient: bool = False) -> dict[str, Held]:
     """Objects with the digests of the record, and without it. One of another mark was replaced;
     that is a fault, except in a copy that is renewed all the time (`lenient`)."""
@@ -373,7 +373,7 @@ def fetch_file(
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(part, target)
 
-
+# %% ../../nbs/core/storage.ipynb #1af151ae
 def fetch_files(
     place: Storage,
     wanted: dict[str, Held],
@@ -462,7 +462,7 @@ def fetched(
     single = list(there) == [""]
     return folder / _last(address) if single else folder
 
-
+# %% ../../nbs/core/storage.ipynb #31f8ac35
 def _fetch_state(address: str, there: dict, folder: Path, home: Path):
     "Make the folder of a state; a second process waits for the first."
     from filelock import FileLock
@@ -531,7 +531,7 @@ def _sums(file) -> tuple:  # (bytes, SHA-256, MD5s)
     plain = whole.digest()
     return size, sha.hexdigest(), (plain.hex(), b64encode(plain).decode(), joined)
 
-
+# %% ../../nbs/core/storage.ipynb #fdcc1b94
 def _md5(data: bytes = b""):
     return hashlib.md5(data, usedforsecurity=False)
 
@@ -614,7 +614,7 @@ def _unchanged(files: dict, there: dict, old: dict, digest_of: Callable) -> dict
                 same[name] = was
     return same
 
-
+# %% ../../nbs/core/storage.ipynb #4cf24a0d
 def upload(
     files: dict[str, Path],  # Name with `/` -> file
     address,  # Where to

@@ -36,7 +36,7 @@ class StreamedClip:
     samples: int
     split: str
 
-
+# %% ../../nbs/corpus/streamed.ipynb #4906435d
 class _Shards:
     "The Parquet files of a packed corpus, here or in storage."
 

@@ -79,7 +79,7 @@ def _centres(vectors: np.ndarray, who: np.ndarray, kept: np.ndarray) -> tuple:
     )
     return names, trusted.astype(np.float32) @ vectors, trusted
 
-
+# %% ../../nbs/curate/voices.ipynb #eccea50c
 def _compared(vectors: np.ndarray, who: np.ndarray, kept: np.ndarray) -> list[Belongs]:
     names, sums, trusted = _centres(vectors, who, kept)
     cosines = vectors @ unit(sums).T  # [N, S]
@@ -185,7 +185,7 @@ def _jump(x: np.ndarray) -> float:
     before, after, weight = split_means(x)
     return float((np.linalg.norm(before - after, axis=1) * np.sqrt(weight)).max(initial=0.0))
 
-
+# %% ../../nbs/curate/voices.ipynb #b0c7a098
 def whitened(
     windows: list,  # [N, D] of each clip
 ) -> list | None:  # [N, DIRECTIONS] of each clip; None for too few windows
@@ -240,7 +240,7 @@ def _known_part(x: np.ndarray, own, usual: float, others: np.ndarray) -> tuple[f
     best = np.maximum(np.minimum(nearer[0], -nearer[1]), np.minimum(nearer[1], -nearer[0])).max(0)
     return float(best.max()), int(np.argmax(best))
 
-
+# %% ../../nbs/curate/voices.ipynb #b75686bc
 def second_voices(
     x: list,  # [N, DIRECTIONS] windows of each clip
     speakers: list,  # Name of each

@@ -147,7 +147,7 @@ def mirror_of(
     check_place(Storage(target))
     return Mirror(run_dir, target, cfg.every)
 
-
+# %% ../../nbs/pipeline/mirror.ipynb #0db068b3
 def brought_back(
     mirror: Mirror | None,
 ) -> str:  # A line for the screen, or ""

@@ -38,7 +38,7 @@ def _search_arguments(p):
     say("--grace", metavar="N", type=int, default=0, help="steps before asha may stop a run")
     say("--reduction", metavar="N", type=int, default=3, help="asha: one of N goes on at each rung")
 
-
+# %% ../../nbs/pipeline/sweep_command.ipynb #ec8ce3f7
 def add_arguments(p):  # `argparse.ArgumentParser`
     "Options of `xtts-ka sweep`."
     p.add_argument(

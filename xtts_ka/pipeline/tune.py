@@ -141,7 +141,7 @@ def _nothing(self) -> tuple:
 def stopped_file(name: str) -> Path:
     return repo_root() / "outputs" / "sweeps" / f"{name}.stopped.jsonl"
 
-
+# %% ../../nbs/pipeline/tune.ipynb #cff7a3eb
 def listener(screen: Screen, name: str, total: int, interrupts):  # A callback of Ray Tune
     "Says what happens, and writes down what was stopped early."
     from ray import tune
@@ -269,7 +269,7 @@ def search_trials(plan: Plan, trials: list, resources: dict, limit: int, stopped
             ),
         ).fit()
 
-
+# %% ../../nbs/pipeline/tune.ipynb #216a0c41
 def sweep_on_ray(
     plan: Plan,
     name: str,  # Of the sweep

@@ -174,7 +174,7 @@ class _Fused:
         self.down = mlp.down_proj.weight
         self.before, self.after = layer.input_layernorm, layer.post_attention_layernorm
 
-
+# %% ../../nbs/sovits/qwen.ipynb #41856906
 class Steps:
     "Further rows after a beginning, for `past_key_values`."
 
