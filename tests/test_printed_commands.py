@@ -548,6 +548,8 @@ def handler(words):
         return make_run
     if words[0] == "xtts-ka" and words[-1] == "--help":
         return named
+    if {"auto"} & set(words) or any("s3://" in w for w in words):
+        return parsed  # tests/test_engine.py and tests/test_storage.py have a cluster, a server
     if words[0] == "xtts-ka":
         return longest(words[1:], HOW)
     return longest(words, ELSEWHERE)

@@ -110,10 +110,13 @@ def test_submission_passes_job_numbers_on(root, tmp_path):
 def test_scripts_of_a_vocoder_and_a_sweep(root, tmp_path):
     config = "configs/vocoder/v2.yaml"
     more = ["--nodes", "2", "--strategy", "ddp", "datasets.train.dataset_path=my data"]
+    more += ["path_to_save=outputs/two"]
     found = written(tmp_path / "v", "--kind", "vocoder", "--config", config, *more, root=root)
     (step,) = steps(found["train.sbatch"])
     words, processes = known_to_torchrun(step)
-    assert "datasets.train.dataset_path=my data" in words and processes == 1
+    assert {"datasets.train.dataset_path=my data", "path_to_save=outputs/two"} <= set(
+        words
+    ) and processes == 1
     assert {"loop.devices=1", "loop.num_nodes=2"} <= set(words)
     assert parsed(words).config == config
     words = ["--kind", "sweep", "--config", SMOKE, "seed=1,2", "--data-nodes", "2"]

@@ -1,10 +1,11 @@
 """Run the cells of notebooks as tests. tests/test_cells.py does it for each, beside the other
 tests. Alone, with the CPU seconds of each: python tools/test_notebooks.py [NOTEBOOK ...]"""
 
+import atexit
 import contextlib
-import functools
 import gc
 import io
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ def ready():
     for name in OF_TESTS:
         os.environ.pop(name, None)
     os.chdir(ROOT / "nbs")
+    if "fork" in multiprocessing.get_all_start_methods():  # As in a kernel; a spawned one spawns
+        multiprocessing.set_start_method("fork", force=True)
 
 
 def failure(path):
@@ -37,14 +40,32 @@ def failure(path):
     from nbdev import test as nbdev
     from nbdev.config import get_config
 
-    said, flags = io.StringIO(), get_config().tst_flags.split()
-    shell = functools.partial(CaptureShell, mpl_format="png")  # A quarter of the pixels of `retina`
+    said, flags, shells = io.StringIO(), get_config().tst_flags.split(), []
+
+    def shell(path):
+        shells.append(CaptureShell(path, mpl_format="png"))  # A quarter of the pixels of `retina`
+        return shells[-1]
+
     with contextlib.redirect_stderr(said), mock.patch.object(nbdev, "CaptureShell", shell):
         passed, _ = nbdev.test_nb(Path(path), skip_flags=flags, basepath=str(ROOT))
+    release(shells)
+    return "" if passed else said.getvalue() or "it failed and said nothing"
+
+
+def release(shells):
+    """Let go of what a notebook held: gigabytes, over all of them. A shell keeps itself for the
+    end of the process, and then collects garbage once for each that there was."""
     if plt := sys.modules.get("matplotlib.pyplot"):
         plt.close("all")
-    gc.collect()  # What a notebook held: gigabytes, over all of them
-    return "" if passed else said.getvalue() or "it failed and said nothing"
+    for shell in shells:
+        atexit.unregister(shell.atexit_operations)
+        shell.history_manager.end_session()
+        if thread := shell.history_manager.save_thread:
+            thread.stop()
+        shell.history_manager.db.close()
+        shell.user_ns.clear()
+    shells.clear()
+    gc.collect()
 
 
 def spent():

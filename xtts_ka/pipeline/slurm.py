@@ -181,7 +181,8 @@ def vocoder_scripts(file: str, overrides: list, cfg: SlurmConfig) -> dict:
     from xtts_ka.core.paths import find_input
     from xtts_ka.vocoder.config import load_vocoder_config
 
-    load_vocoder_config(find_input(file), overrides)  # Refused here, not hours later
+    options = [w for w in overrides if not w.startswith("path_to_save=")]
+    load_vocoder_config(find_input(file), options)  # Refused here, not hours later
     words = ["vocoder", "train", "--config", file, *overrides, *shares("loop", cfg)]
     return {"train": head("vocoder", cfg.nodes, cfg) + by_torchrun(words, cfg)}
 
