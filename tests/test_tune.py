@@ -107,6 +107,7 @@ def field(tmp_path):
     return Searched(tmp_path)
 
 
+@pytest.mark.slow  # three clusters, a minute and a half
 def test_asha_stops_bad_runs_and_goes_on_after_a_kill(field):
     "The good ones come to their end; what was stopped stays so; nothing runs twice."
     words = ["model.size=1,2,3,4", "model.loop.seconds=0.5"]

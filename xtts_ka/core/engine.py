@@ -494,11 +494,12 @@ def map_clips(
 ) -> Mapped:
     "Do what is not done yet; merge when nothing is missing."
     engine = engine or EngineConfig()
-    folder, new = ShardFolder(out), set()
+    folder, new, names = ShardFolder(out), set(), set()
     readable = {c.name: c for c in clips if c.digest}
     try:
         while True:
             work = _plan(folder, readable, known, version, engine, share)
+            names = names or work.names(clips, share)  # When another has merged, there is no share
             backend = _backend(make, engine, work.tasks())
             work.run(backend, title)
             new |= work.new
@@ -506,7 +507,7 @@ def map_clips(
                 if folder.changed():
                     continue  # Merged by another process, which knows some of ours or all
                 results = Results(folder, work.shards)
-                done = Mapped(work.complete(), work.names(clips, share), new, results)
+                done = Mapped(work.complete(), names | new, new, results)
                 if done.complete:
                     done.merged = merge(results)
                     folder.clear()
