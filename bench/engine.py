@@ -108,7 +108,7 @@ def lose(cluster, nodes, out: Path, said: list):
 
     wait_for("tokens")
     ours = psutil.Process().children(recursive=True)
-    actors = [p for p in ours if p.is_running() and "ray::Job" in " ".join(p.cmdline())]
+    actors = [p for p in ours if p.is_running() and "ray::_Host" in " ".join(p.cmdline())]
     actors[0].kill()
     said.append(f"worker {actors[0].pid} killed")
     wait_for("embeddings")

@@ -144,6 +144,8 @@ def _shard(clips, path) -> Done:
 class LocalSlot:
     "A worker process of this machine."
 
+    fresh = True  # Not used before
+
     def __init__(self, job: Job, gpu: int | None = None):
         import multiprocessing
         from concurrent.futures import ProcessPoolExecutor
@@ -158,6 +160,10 @@ class LocalSlot:
 
     def submit(self, clips: list[Clip], path) -> Future:
         return self.pool.submit(_shard, clips, path)
+
+    def leave(self):
+        "The work is done."
+        self.stop()
 
     def stop(self):
         "End the process at once."
@@ -200,7 +206,9 @@ class Schedule:
                 self.feed()
                 self.check_patience()
         finally:
-            for slot in [*self.idle, *(slot for slot, _ in self.waiting.values())]:
+            for slot in self.idle:
+                slot.leave()
+            for slot, _ in self.waiting.values():
                 slot.stop()
 
     def more(self) -> bool:
@@ -227,7 +235,7 @@ class Schedule:
         except slot.lost as e:
             slot.stop()
             path = task[1] if task else None
-            self.lost[path] += 1
+            self.lost[path] += 1 if task or slot.fresh else 0
             if self.lost[path] >= TRIES:
                 raise _died(task, e) from None
             self.again += [task] if task else []
@@ -268,11 +276,15 @@ RAY_ENV = {  # Read by Ray's own processes when they start
 }
 
 
+_SPARE: dict[float, list] | None = None  # GPUs of each -> actors without work, inside `ray_cluster`
+
+
 @contextlib.contextmanager
 def ray_cluster(
     engine: EngineConfig,
 ):  # Yields the module `ray`, connected
     "The cluster that is named or joined already; else one of this machine, stopped at the end."
+    global _SPARE
     for name, value in RAY_ENV.items():
         os.environ.setdefault(name, value)
     import ray
@@ -287,12 +299,14 @@ def ray_cluster(
         options |= dict(address="local", num_cpus=_workers(engine), include_dashboard=False)
         options |= dict(object_store_memory=100 << 20)
     _join(ray, options)
+    _SPARE = {}
     try:
         yield ray
     finally:
+        _SPARE = None
         ray.shutdown()
 
-
+# %% ../../nbs/core/engine.ipynb #5e1f0a01
 @contextlib.contextmanager
 def patient_ray(
     seconds: float = 300.0,
@@ -348,6 +362,24 @@ def _join(ray, options: dict):
                     "--engine local"
                 ) from None
 
+# %% ../../nbs/core/engine.ipynb #5e1f0a02
+class _Host:
+    "An actor: one job after another."
+
+    def __init__(self):
+        self.job: Job | None = None
+
+    def start(self, make, threads: int):
+        self.job = Job(make, threads)
+        return self.job.start()
+
+    def shard(self, clips, path) -> Done:
+        return self.job.shard(clips, path)  # type: ignore[union-attr]
+
+    def rest(self):
+        "Let go of the model."
+        self.job = None
+
 
 class RaySlot:
     "An actor."
@@ -356,12 +388,21 @@ class RaySlot:
         errors = ray.exceptions
         self.ray = ray
         self.lost = (errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError)
-        actor = ray.remote(Job).options(num_cpus=1, num_gpus=gpus)
-        self.actor = actor.remote(job.make, job.threads)
-        self.ready: Future = self.actor.start.remote().future()
+        self.spare = None if _SPARE is None else _SPARE.setdefault(gpus, [])
+        self.fresh = not self.spare
+        remote = ray.remote(_Host).options(num_cpus=1, num_gpus=gpus)
+        self.actor = self.spare.pop() if self.spare else remote.remote()
+        self.ready: Future = self.actor.start.remote(job.make, job.threads).future()
 
     def submit(self, clips: list[Clip], path) -> Future:
         return self.actor.shard.remote(clips, path).future()
+
+    def leave(self):
+        "Keep the process, which has imported what is heavy, for the next map on this cluster."
+        if self.spare is None:
+            return self.stop()
+        self.actor.rest.remote()
+        self.spare.append(self.actor)
 
     def stop(self):
         with contextlib.suppress(Exception):  # The cluster may be gone
@@ -494,7 +535,7 @@ def map_clips(
 ) -> Mapped:
     "Do what is not done yet; merge when nothing is missing."
     engine = engine or EngineConfig()
-    folder, new, names = ShardFolder(out), set(), set()
+    folder, new, names = ShardFolder(out), set[str](), set[str]()
     readable = {c.name: c for c in clips if c.digest}
     try:
         while True:
