@@ -127,7 +127,7 @@ def make_words(data: Path):
 
     decoder = Decoder(samprate=RATE, loglevel="FATAL")
     paths = sorted((data / "librispeech_mini/multi").rglob("*.flac"))
-    write_json(WORDS, {p.stem: heard(decoder, read_audio(p, RATE)[0]) for p in paths})
+    write_json(WORDS, {p.stem: heard(decoder, read_audio(p, RATE)[0]) for p in paths}, None)
 
 
 def check_words(data: Path):
