@@ -271,8 +271,8 @@ def test_training_streams_shards(tmp_path, counted):
     for m in range(first.per_epoch):
         batch, at = first[m], first.indices(m)
         seen += at
-        files = [p for p in cache.home.rglob("*") if p.parent.name.isdecimal()]
-        with contextlib.suppress(FileNotFoundError):  # It has just been removed
+        with contextlib.suppress(FileNotFoundError):  # A shard has just been removed
+            files = [p for p in cache.home.rglob("*") if p.parent.name.isdecimal()]
             most = max(most, sum(p.stat().st_size for p in files))
         if m == 9:
             kept = batch

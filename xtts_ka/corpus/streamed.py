@@ -6,6 +6,7 @@
 __all__ = ['StreamedClip', 'ShardCache', 'StreamedCorpus']
 
 # %% ../../nbs/corpus/streamed.ipynb #c0sm0002
+import contextlib
 import json
 import os
 import shutil
@@ -140,7 +141,7 @@ class ShardCache:
             with FileLock(self.home / f".{n:06d}.lock"):
                 if not place.is_dir():
                     self._make(n, place)
-        if place.is_dir():  # Unless another process needed the room
+        with contextlib.suppress(FileNotFoundError):  # Another process needed the room
             os.utime(place)
         return place
 
