@@ -137,6 +137,11 @@ def test_scripts_of_a_vocoder_and_a_sweep(root, tmp_path):
         (["--config", SMOKE, "--nodes", "0"], "nodes"),
         (["--config", SMOKE, "skip=[full_pretrain,evaluate]"], "skips full_pretrain"),
         (["--config", SMOKE, "--kind", "sweep", "seed=1"], "no key has several values"),
+        (["--config", SMOKE, "--strategy", "fsdp2"], "does not go with gpt.optimizer=muon"),
+        (
+            ["--config", "configs/vocoder/v2.yaml", "--kind", "vocoder", "--strategy", "fsdp2"],
+            "a vocoder is small",
+        ),
     ],
 )
 def test_refused_before_anything_is_written(root, tmp_path, words, why):

@@ -159,12 +159,12 @@ def run_scripts(file: str, overrides: list, cfg: SlurmConfig) -> dict:
     from xtts_ka.pipeline.runner import Run, resolve_config
     from xtts_ka.pipeline.stages import STAGES, find_stage, load_run
 
-    run = Run(load_run(resolve_config(file), overrides), STAGES)
+    options = [*overrides, *shares(f"{GPT}.gpt.loop", cfg)]
+    run = Run(load_run(resolve_config(file), options), STAGES)
     before = STAGES[STAGES.index(find_stage(GPT)) - 1].name
     if GPT in run.cfg.skip:
         raise ConfigError(f"{file}: skips {GPT}; nothing of it is trained by torchrun")
-    given = ["--config", file, *overrides]
-    own = [*given, *shares(f"{GPT}.gpt.loop", cfg)]
+    own = ["--config", file, *options]
     name = run.cfg.run
     return {
         "data": head(f"{name}-data", cfg.data_nodes, cfg)
@@ -182,8 +182,11 @@ def vocoder_scripts(file: str, overrides: list, cfg: SlurmConfig) -> dict:
     from xtts_ka.vocoder.config import load_vocoder_config
 
     options = [w for w in overrides if not w.startswith("path_to_save=")]
-    load_vocoder_config(find_input(file), options)  # Refused here, not hours later
-    words = ["vocoder", "train", "--config", file, *overrides, *shares("loop", cfg)]
+    if cfg.strategy == "fsdp2":
+        raise ConfigError("--strategy fsdp2 divides a GPT; a vocoder is small: leave it out")
+    more = shares("loop", cfg)
+    load_vocoder_config(find_input(file), [*options, *more])  # Refused here, not hours later
+    words = ["vocoder", "train", "--config", file, *overrides, *more]
     return {"train": head("vocoder", cfg.nodes, cfg) + by_torchrun(words, cfg)}
 
 

@@ -167,6 +167,15 @@ class GptConfig:
     samples: int = Field(0, ge=0)  # Of these, kept as sound and spectrogram in `gpt/samples`
     loop: GptLoop = GptLoop()
 
+    def __post_init__(self):
+        wrong = ["optimizer=muon, which takes whole matrices"] * (self.optimizer == "muon")
+        wrong += ["free_run, which reads the weights itself"] * (self.free_run > 0)
+        wrong += ["lora, whose transformer is not trained"] * (self.lora.rank > 0)
+        if wrong and self.loop.strategy == "fsdp2":
+            raise ConfigError(
+                f"gpt.loop.strategy=fsdp2 does not go with gpt.{wrong[0]}; leave it out, or use ddp"
+            )
+
 # %% ../../nbs/xtts/config.ipynb #8a7904be
 @config
 class DecoderLoop(LoopConfig):

@@ -335,14 +335,6 @@ class _GptModels(_GptBatches):
 
     def sharded(self):
         "The blocks of the transformer, but for those whose weights `head_scores` reads."
-        c, wrong = self.cfg, []
-        wrong += ["optimizer=muon, which takes whole matrices"] * (c.optimizer == "muon")
-        wrong += ["free_run, which reads the weights itself"] * (c.free_run > 0)
-        wrong += ["lora, whose transformer is not trained"] * (c.lora.rank > 0)
-        if wrong:
-            raise ConfigError(
-                f"gpt.loop.strategy=fsdp2 does not go with gpt.{wrong[0]}; leave it out, or use ddp"
-            )
         taught = {layer for layer, _ in self.heads}
         return [block for i, block in enumerate(self.net.gpt.h) if i not in taught]
 
