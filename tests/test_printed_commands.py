@@ -6,12 +6,14 @@ only thing that differs from what a reader types. Names that a reader replaces (
 `recordings`, `FOLDER`, `OWNER/NAME`) are files made here. What trains for minutes gets steps of its
 own; a whole run is looked at with `--dry-run`, since the smoke run itself is one."""
 
+import contextlib
 import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import urllib.request
 from functools import partial
 from pathlib import Path
 
@@ -413,6 +415,73 @@ def parsed(call, place, words):
     assert parse(list(words)).do
 
 
+@contextlib.contextmanager
+def environment(**more):
+    before = dict(os.environ)
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def on_a_cluster(call, place, words):
+    "Ray as `ray start` begins it; every day the command is only read, as a cluster takes long."
+    if not FULL:
+        return parsed(call, place, words)
+    cluster = pytest.importorskip("ray.cluster_utils", reason="the extra `cluster`")
+    made = cluster.Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        with environment(RAY_ADDRESS=made.address):
+            if words[0] == "sweep":
+                options = [w.replace("2,4,6", "1,2") for w in words]
+                cheap = ["--only", "corpus,segments"]
+                fine(call(*options, *cheap), "demo-layers-1", "demo-layers-2")
+            else:
+                tokenize(call, place, words)
+    finally:
+        made.shutdown()
+
+
+def in_a_bucket(call, place, words):
+    "An S3 server on the loopback address; every day: tests/test_storage.py."
+    if not FULL:
+        return parsed(call, place, words)
+    moto = pytest.importorskip("moto.server", reason="moto is not installed")
+    from xtts_ka.core.storage import Storage, forget
+
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    keys = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "forprinted")
+    keys |= dict(AWS_DEFAULT_REGION="us-east-1", AWS_EC2_METADATA_DISABLED="true")
+    keys |= dict(AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.get_host_and_port()[1]}")
+    shutil.copytree(place / "recordings", place / "data/clips", dirs_exist_ok=True)
+    try:
+        with environment(**keys, XTTS_KA_STORAGE=str(place / "data/storage")):
+            forget("")
+            address = keys["AWS_ENDPOINT_URL"] + "/moto-api/reset"
+            urllib.request.urlopen(urllib.request.Request(address, b"")).close()
+            Storage("s3://my-bucket/x").fs.mkdir("my-bucket")
+            pack = ("corpus", "pack", "data/clips", "--out", "s3://my-bucket/clips")
+            out = fine(call(*pack))
+            if words[:2] == ["hub", "push"]:
+                out = fine(call(*["outputs/demo/xtts" if w == "FOLDER" else w for w in words]))
+            elif words[0] == "run":
+                out = fine(call(*words), "copy: s3://my-bucket/runs/clips")
+                shutil.rmtree(place / "outputs/clips")
+                fine(call(*words), "files brought back", "nothing to do")
+            elif words[0] == "vocoder":
+                shutil.rmtree(place / "outputs/vocoder", ignore_errors=True)
+                vocoder(call, place, words)
+            elif tuple(words) != pack:
+                out = fine(call(*words))
+            print(out)
+    finally:
+        forget("")
+        server.stop()
+
+
 def init(call, place, words):
     "A folder to work in; the rest of what stands there is looked at in tests/test_install.py."
     shutil.rmtree(place / words[1], ignore_errors=True)
@@ -548,8 +617,10 @@ def handler(words):
         return make_run
     if words[0] == "xtts-ka" and words[-1] == "--help":
         return named
-    if {"auto"} & set(words) or any("s3://" in w for w in words):
-        return parsed  # tests/test_engine.py and tests/test_storage.py have a cluster, a server
+    if "auto" in words:
+        return on_a_cluster
+    if any("s3://" in w for w in words):
+        return in_a_bucket
     if words[0] == "xtts-ka":
         return longest(words[1:], HOW)
     return longest(words, ELSEWHERE)
