@@ -4,6 +4,7 @@ die."""
 import functools
 import threading
 import time
+from pathlib import Path
 
 import engine_worker
 import numpy as np
@@ -13,8 +14,12 @@ from xtts_ka.core.audio import write_audio
 from xtts_ka.core.engine import EngineConfig, map_clips
 from xtts_ka.core.errors import MissingError, XttsKaError
 from xtts_ka.core.files import sha256_file, write_json
+from xtts_ka.core.manifest import Row, write_manifest
 from xtts_ka.core.randomness import rng
 from xtts_ka.core.shards import new_clips
+from xtts_ka.corpus.clips import Clips
+from xtts_ka.corpus.segment import SegmentConfig, segment_corpus
+from xtts_ka.sovits.data import compute_mels
 
 CLIPS = 30
 
@@ -92,6 +97,19 @@ def test_only_what_is_new_is_made(clips, tmp_path):
     assert not made(clips, tmp_path, held)
     assert made(clips, tmp_path, held | {"3.wav": "of another sound"}) == {"3.wav"}
     assert made(clips[:4], tmp_path, {}) == {f"{k}.wav" for k in range(4)}
+
+
+def test_recordings_are_cut_alike_by_two_processes(clips, tmp_path):
+    "The clips of `segments`, written by workers, and the log-mels of GPT-SoVITS2."
+    rows = [Row(f"{k}.wav", "სიტყვა", ("ana", "gio")[k % 2]) for k in range(4, CLIPS)]
+    corpus = Path(clips[0].path).parent
+    write_manifest(corpus / "metadata.csv", rows)
+    cfg = SegmentConfig(vad=False, min_seconds=0.2, val_fraction=0.2)
+    for name, engine in (("one", None), ("two", two())):
+        cut = segment_corpus(cfg, corpus, tmp_path / name, 1, engine)
+        compute_mels(Clips(cut.rows, tmp_path / name), tmp_path / name / "mels", engine=engine)
+    assert len(cut.rows) > 10 and len(cut.rejects) >= 2
+    assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
 def test_a_cluster_that_loses_a_worker_and_a_node(clips, alone, tmp_path):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SILENT', 'VAD_RATE', 'VAD_FRAME', 'LONGEST', 'SegmentConfig', 'frame_levels', 'speech_threshold', 'speech_edges',
            'cut_padded', 'speech_probability', 'has_speech', 'stretches', 'pieces', 'Clip', 'speech_frames',
-           'block_end', 'long_clips', 'row_clips', 'clip_path', 'shared_names', 'segment_corpus', 'sweep_clips',
-           'move_alignments', 'summary', 'lay_out_splits']
+           'block_end', 'long_clips', 'row_clips', 'clip_path', 'shared_names', 'CutWorker', 'segment_corpus',
+           'sweep_clips', 'move_alignments', 'summary', 'lay_out_splits']
 
 # %% ../../nbs/corpus/segment.ipynb #647b0036
 import functools
@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -31,13 +32,21 @@ from xtts_ka.core.audio import (
     write_audio,
 )
 from ..core.config import config, to_dict
+from ..core.engine import EngineConfig, map_clips
 from ..core.errors import AudioError, ConfigError, ManifestError
-from ..core.files import append_jsonl, atomic_write, digest, read_jsonl, write_json
-from ..core.manifest import Manifest, Reject, read_manifest, write_manifest, write_rejects
+from ..core.files import atomic_write, digest, read_jsonl, write_json
+from xtts_ka.core.manifest import (
+    Manifest,
+    Reject,
+    Row,
+    read_manifest,
+    write_manifest,
+    write_rejects,
+)
 
 # %% ../../nbs/corpus/segment.ipynb #07b2101b
 from ..core.paths import display_path, slug
-from ..core.progress import bar
+from ..core.shards import new_clips
 from .split import SPLITS, assign_splits
 
 # %% ../../nbs/corpus/segment.ipynb #f2574106
@@ -385,20 +394,27 @@ def shared_names(
     return {r.audio_file for r in rows if names[clip_path(r).lower()] > 1}
 
 # %% ../../nbs/corpus/segment.ipynb #2d25c3a6
-_JOURNAL = "segments.jsonl"
+def _recordings(rows, corpus_dir) -> list:  # `shards.Clip`s
+    "The recordings, with all of their rows that decides their clips."
+    shared = shared_names(rows)
+    made = []
+    for row, clip in zip(rows, new_clips((r.audio_file, corpus_dir / r.audio_file) for r in rows)):
+        mark = f"-{digest(row.audio_file)[:8]}" if row.audio_file in shared else ""
+        about = dict(mark=mark, speaker=row.speaker_name, text=bool(row.text.strip()))
+        made.append(replace(clip, path=str(corpus_dir / row.audio_file), about=about))
+    return made
 
 
-def _row_key(path, row, mark, cfg):
-    "Digest of the recording and the options that decide the clips of a row; not of the split."
-    s = path.stat()
-    lengths = {k: v for k, v in to_dict(cfg).items() if "split" not in k and "fraction" not in k}
-    recording = [row.audio_file, mark, bool(row.text.strip()), row.speaker_name]
-    return digest([*recording, s.st_size, s.st_mtime_ns, lengths])
+def _version(cfg) -> str:
+    "Digest of the options that decide the clips of a recording; not of the split."
+    options = {k: v for k, v in to_dict(cfg).items() if "split" not in k and "fraction" not in k}
+    return digest(["segment", options])
 
 # %% ../../nbs/corpus/segment.ipynb #7342efc8
-def _cut_row(path, row, mark, cfg, out_dir) -> dict:  # Journal entry
-    "Write the clips of one row. A recording that cannot be used is a reject in the entry."
-    file = row.audio_file
+def _cut(recording, cfg, out_dir) -> dict:
+    "Write the clips of a recording. One that cannot be used is a reject in the result."
+    path, file, mark = Path(recording.path), recording.name, recording.about["mark"]
+    row = Row(file, "." * recording.about["text"], recording.about["speaker"])
     written: list[list] = []  # [name, start, end, samples]
     rejects: list[list] = []  # [item, reason]
     whole = True
@@ -418,21 +434,36 @@ def _cut_row(path, row, mark, cfg, out_dir) -> dict:  # Journal entry
         written.append([name, round(c.start, 4), round(c.end, 4), len(c.wav)])
     return dict(file=file, whole=whole, clips=written, rejects=rejects)
 
+
+class CutWorker:
+    "Writes clips, as a worker of the engine."
+
+    def __init__(self, cfg: SegmentConfig, out_dir: Path):
+        self.cfg, self.out_dir = cfg, out_dir
+
+    def __call__(self, recordings: list) -> Iterator[dict]:
+        for recording in recordings:
+            yield _cut(recording, self.cfg, self.out_dir)
+
 # %% ../../nbs/corpus/segment.ipynb #0e8a42f5
-def _entries(rows, cfg, corpus_dir, out_dir):
-    "Journal entries of all rows, the known ones from the journal."
-    known = {e["key"]: e for e in read_jsonl(out_dir / _JOURNAL)}
-    shared = shared_names(rows)
-    for row in bar(rows, title="segments"):
-        path = corpus_dir / row.audio_file
-        mark = f"-{digest(row.audio_file)[:8]}" if row.audio_file in shared else ""
-        key = _row_key(path, row, mark, cfg) if path.is_file() else ""
-        entry = known.get(key)
-        if entry is None or not all((out_dir / c[0]).is_file() for c in entry["clips"]):
-            entry = dict(key=key, **_cut_row(path, row, mark, cfg, out_dir))
-            if key:
-                append_jsonl(out_dir / _JOURNAL, entry)
-        yield row, entry
+def _entries(rows, cfg, corpus_dir, out_dir, engine) -> list[dict]:  # One for each row
+    "Cut all recordings by the engine."
+    recordings = _recordings(rows, corpus_dir)
+
+    def merge(results):
+        found = []
+        for clip in recordings:
+            entry = results[clip.name] if clip.digest else None
+            if entry is None or not all((out_dir / c[0]).is_file() for c in entry["clips"]):
+                entry = _cut(clip, cfg, out_dir)  # It has no sound, or clips were taken away
+            found.append(entry)
+        return found
+
+    make = functools.partial(CutWorker, cfg, out_dir)
+    done = map_clips(
+        recordings, make, out_dir, _version(cfg), merge, engine=engine, title="segments", wait=True
+    )
+    return done.merged
 
 # %% ../../nbs/corpus/segment.ipynb #d7f0a9f2
 def segment_corpus(
@@ -440,6 +471,7 @@ def segment_corpus(
     corpus_dir,  # Folder with `metadata.csv` and its recordings
     out_dir,  # Folder to write: wavs/, metadata.csv, rejects.csv, segments.json
     seed: int = 0,  # Decides the split
+    engine: EngineConfig | None = None,  # Where recordings are cut; None: in this process
 ) -> Manifest:  # The clips, with columns `split` and `duration` (seconds, padding included)
     """Cut, level and split a corpus.
     `ManifestError` when no clip is left or the split is impossible."""
@@ -447,8 +479,8 @@ def segment_corpus(
     source = corpus_dir / "metadata.csv"
     given = read_manifest(source, check_audio=False, require_text=cfg.transcripts)
     out_dir.mkdir(parents=True, exist_ok=True)
-    done = list(_entries(given.rows, cfg, corpus_dir, out_dir))
-    entries = [e for _, e in done]
+    entries = _entries(given.rows, cfg, corpus_dir, out_dir, engine)
+    done = list(zip(given.rows, entries))
     rejects = list(given.rejects)
     for row, e in done:
         for item, reason in e["rejects"]:
@@ -470,7 +502,6 @@ def segment_corpus(
     shutil.rmtree(out_dir / "split", ignore_errors=True)
     if cfg.split_folder:
         lay_out_splits(out_dir, rows, columns)
-    (out_dir / _JOURNAL).unlink(missing_ok=True)
     return Manifest(out_dir / "metadata.csv", rows, rejects, columns)
 
 # %% ../../nbs/corpus/segment.ipynb #1ccec23a
@@ -498,7 +529,7 @@ def sweep_clips(
 def move_alignments(
     corpus_dir,  # May hold `alignments.jsonl`: phonemes with their times, one recording per line
     out_dir,  # Gets the same for the clips, times counted from the clip's beginning
-    entries,  # Journal entries
+    entries,  # What was cut of each recording
     pad,  # Seconds of silence before the speech of a clip
 ):
     """Move phoneme times with the cut.
@@ -524,7 +555,7 @@ def move_alignments(
 def summary(
     rows,  # `Row`s of the clips
     rejects,  # `Reject`s
-    entries,  # Journal entries
+    entries,  # What was cut of each recording
 ) -> dict:  # Content of `segments.json`
     "Counts and hours, rejects by reason, and the place of each cut piece."
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..core.audio import write_audio
+from ..core.engine import EngineConfig
 from ..core.errors import MissingError, TooSmallError
 from ..core.files import atomic_write, digest, write_json
 from ..core.loop import FitResult, fit, load_models
@@ -107,6 +108,7 @@ def prepare_data(
     out: Path,  # Folder of this stage
     seed: int,  # Of the run
     language: str,  # Of the texts
+    engine: EngineConfig | None = None,  # Where log-mels are computed; None: this process
 ) -> TrainingData:
     "Clips, synthetic voices, log-mels, alphabet and BPE; rejected clips go to `rejects.csv`."
     found = collect_clips(cfg.prepare, segments, out, seed, language)
@@ -117,7 +119,7 @@ def prepare_data(
         print(f"{left}, e.g. {first.item}: {first.reason}; all in {path}")
     clips, semantic = found.clips, cfg.semantic
     extract, _ = build_feature_extractor(semantic)
-    mels = compute_mels(clips, out / "mels", extract, _extractor_name(semantic))
+    mels = compute_mels(clips, out / "mels", extract, _extractor_name(semantic), engine)
     texts = [clips.rows[i].text for i in clips.split("train")]
     letters, bpe = CharVocabulary.of(texts), Bpe.train(texts, cfg.text)
     bpe.save(out / "bpe.json")
@@ -436,12 +438,14 @@ class Sovits2Stage:
         out,  # Folder of this one
         seed: int = 1,  # Of the run
         language: str = "ka",  # Of the texts
+        engine: EngineConfig | None = None,  # Where log-mels are computed; None: here
     ):
         self.cfg = cfg
         self.segments = Path(segments)
         self.out = Path(out)
         self.seed = seed
         self.language = language
+        self.engine = engine
         self.metrics: dict = {}
         self.costs: list[dict] = []  # A row per training
         self.rates: dict = {}  # From `read_back`
@@ -463,7 +467,7 @@ class Sovits2Stage:
     def prepare(self) -> list:  # Rows of a table
         "Clips, synthetic voices, log-mels, BPE."
         places = (self.segments, self.out)
-        self.data = prepare_data(self.cfg, *places, self.seed, self.language)
+        self.data = prepare_data(self.cfg, *places, self.seed, self.language, self.engine)
         return self.data.table()
 
     def train_tokenizer(self) -> FitResult:

@@ -22,9 +22,8 @@ from ..core.loop import Task
 from ..core.ragged import RaggedArray
 from ..core.randomness import rng, seeded_step
 from ..core.shards import Clip, Result
-from ..corpus.clips import Clips
+from ..corpus.clips import Clips, map_runs
 from .config import DvaeConfig
-from .data import map_runs
 from xtts_ka.xtts.dvae import (
     DeadCodeReset,
     Reader,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import ConfigError, XttsKaError
+from ..core.errors import XttsKaError
 from ..core.loop import Task
 from ..core.optim import muon_and_adamw, split_matrices
 from ..core.ragged import RaggedArray
