@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WINDOWS', 'alive', 'kill', 'own_group', 'interrupt', 'pause', 'stop_self', 'ending', 'peak_memory', 'children_cpu',
-           'cores', 'lock', 'not_inherited']
+           'without_iri_grammar', 'cores', 'lock', 'not_inherited']
 
 # %% ../../nbs/core/processes.ipynb #c0pr0002
 import contextlib
@@ -127,6 +127,12 @@ def children_cpu() -> float:  # Seconds; on Windows 0
         return 0.0
     use = resource.getrusage(resource.RUSAGE_CHILDREN)
     return use.ru_utime + use.ru_stime
+
+
+def without_iri_grammar():
+    """Let jsonschema, and so nbformat and nbclient, be imported without `rfc3987_syntax`: it parses
+    a grammar for a second, for a format that no notebook has."""
+    sys.modules.setdefault("rfc3987_syntax", None)
 
 
 def cores() -> int:

@@ -15,14 +15,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.errors import MissingError
+from ..core.processes import WINDOWS, children_cpu, ending, without_iri_grammar
+from .signals import Interrupts
+
+without_iri_grammar()
+
+# %% ../../nbs/pipeline/execute.ipynb #c972d47c
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from papermill.engines import Engine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
-
-from ..core.errors import MissingError
-from ..core.processes import WINDOWS, children_cpu, ending
-from .signals import Interrupts
 
 # %% ../../nbs/pipeline/execute.ipynb #9f1d6781
 class Watch:

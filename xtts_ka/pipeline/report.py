@@ -32,6 +32,7 @@ from ..core.config import parse_yaml
 from ..core.errors import AudioError, PathError, XttsKaError
 from ..core.files import file_bytes, fresh_dir, read_json
 from ..core.paths import display_path, repo_root, resolve, run_file, slug
+from ..core.processes import without_iri_grammar
 from .stages import STAGES
 from .state import Progress, StageState, wall_seconds
 
@@ -678,6 +679,7 @@ def _when(iso) -> str:
 def _read_notebook(page):
     """Fill in what the executed notebook tells; a half-written one is a problem to show, not an
     error."""
+    without_iri_grammar()
     import nbformat
 
     try:
