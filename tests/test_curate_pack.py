@@ -14,8 +14,9 @@ import soundfile as sf
 from forks import Forked
 
 from xtts_ka.core.errors import ConfigError, ManifestError
-from xtts_ka.core.files import read_jsonl, sha256_file
+from xtts_ka.core.files import read_jsonl, sha256_file, write_json
 from xtts_ka.core.manifest import Row, read_manifest, write_manifest
+from xtts_ka.core.ragged import RaggedArray
 from xtts_ka.core.randomness import rng
 from xtts_ka.corpus.sources import CorpusConfig, build_corpus
 from xtts_ka.curate.edits import CorpusFolder, new_edit
@@ -252,6 +253,47 @@ def test_duckdb_reads_it(corpus, tmp_path):
     ).fetchall()
     assert [(s, n) for s, n, _ in found] == [("gia", 6), ("leo", 5), ("ნინო", 6)]
     assert all(size > 1000 for _, _, size in found)
+
+
+def test_what_was_computed_lies_beside_the_sound(corpus, tmp_path):
+    "Codes and tokens as columns; null without one; other codes make the shards anew."
+    pandas = pytest.importorskip("pandas")
+    names = [r.audio_file for r in corpus.read().rows]
+    runs = {n: np.arange(3 + k, dtype=np.int64) for k, n in enumerate(names[1:])}
+    clips = {"about": {"clips": list(runs)}}
+    write_json(tmp_path / "init/references/index.json", clips)
+
+    def packed(shift, **more):
+        RaggedArray.write(
+            tmp_path / "init/codes",
+            (v + shift for v in runs.values()),
+            sum(map(len, runs.values())),
+        )
+        cfg = PackConfig(codes=str(tmp_path / "init"), **more)
+        made = pack_corpus(corpus, tmp_path / "packed", cfg)
+        tables = [pandas.read_parquet(tmp_path / "packed" / f) for f in shard_files(made)]
+        return made, pandas.concat(tables).set_index("audio_file")
+
+    two = np.stack([np.arange(4, dtype=np.int16)] * 2, 1)
+    about = {"clips": [{"name": names[3], "seconds": 1.0}]}
+    RaggedArray.write(tmp_path / "tokens/codes", [two], 4, about)
+    first, table = packed(0, tokens=str(tmp_path / "tokens"))
+    assert table.codes[names[0]] is None
+    assert all(table.codes[n].tolist() == v.tolist() for n, v in runs.items())
+    assert np.stack(table.tokens[names[3]]).tolist() == two.tolist()
+    assert table.tokens.isna().sum() == len(names) - 1
+    text = (tmp_path / "packed/README.md").read_text(encoding="utf-8")
+    assert "- name: tokens\n    list:\n      list: int32" in text
+    second, table = packed(7)
+    assert "tokens" not in table and table.codes[names[1]].tolist() == [7, 8, 9]
+    assert not {p["sha256"] for p in first["pieces"]} & {p["sha256"] for p in second["pieces"]}
+    assert first["clips"] == second["clips"] and not verify_packed(tmp_path / "packed")
+    unpack_corpus(tmp_path / "packed", tmp_path / "back")
+    assert lines_of(CorpusFolder(tmp_path / "back")) == lines_of(corpus)
+
+
+def shard_files(made):
+    return [p["file"] for p in made["pieces"]]
 
 
 def test_page_of_the_hub(corpus, tmp_path):
