@@ -143,6 +143,7 @@ def contenders(folder, files):
                 onnx_dir=str(folder / "onnx"),
                 segment_length=LENGTH,
                 segment_overlap=OVERLAP,
+                target_dbfs=None,  # The script takes the sound as it is
             )
         )
         encoder = ours.encoder
@@ -225,7 +226,12 @@ def _row(least, n=6):
         (round(16000 * LENGTH), round(16000 * OVERLAP)),
     )
     ours = VoiceEmbeddingGenerator(
-        model, "cpu", backend="torch", segment_length=LENGTH, segment_overlap=OVERLAP
+        model,
+        "cpu",
+        backend="torch",
+        segment_length=LENGTH,
+        segment_overlap=OVERLAP,
+        target_dbfs=None,
     )
     ours.backend = choose_backend(ours.encoder, least, Path(tmp.name) / "onnx", LENGTH)
     script, run = usual(model), lambda: [ours.generate_embedding_from_file(f) for f in files]
