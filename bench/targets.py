@@ -56,8 +56,8 @@ HELD_BY = {  # Row -> what its time goes into, by a profile; shown while a targe
     " 40 %: its work grows with each sentence, however many share a"
     " pass of the weights.",
     "xtts_full_int8_two_threads": "On an EPYC a second thread makes the GPT's steps 1.4 times as "
-    "fast by the clock for 1.4 times the CPU time, since one row of matrices is little to divide; the "
-    "waveform decoder is 1.9 times as fast at the same CPU time.",
+    "fast by the clock for 1.4 times the CPU time, since one row of matrices is little to divide; "
+    "the waveform decoder is 1.9 times as fast at the same CPU time.",
     "xtts_first_sound": "The text's pass through all layers alone takes as much CPU as "
     "four codes and more (0.31 s of 3.5 s in the GPT for 48 codes),"
     " and eight codes and a piece of waveform follow before any "
