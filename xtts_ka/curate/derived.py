@@ -10,14 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..core.errors import ConfigError
 from ..core.files import digest, read_json, sha256_file
 from ..core.manifest import Manifest, Row
 from ..core.paths import display_path, resolve
 from ..core.ragged import RaggedArray
-from ..speaker.store import read_index
+from ..speaker.store import load_matrix, read_index
 
 # %% ../../nbs/curate/derived.ipynb #dv000005
 @dataclass
@@ -59,13 +57,14 @@ def embedding_column(
 ) -> Column:
     "The voice embedding of each clip, [dim] float32."
     folder = resolve(folder)
-    entries = {(folder / e.audio).resolve(): e for e in read_index(folder) if e.npy}
+    held, files = load_matrix(folder), {e.utt: e.audio for e in read_index(folder)}
+    at = {(folder / files[utt]).resolve(): k for k, utt in enumerate(held.utts) if utt in files}
 
     def value(row: Row) -> list | None:
-        entry = entries.get(corpus.audio_path(row).resolve())
-        return np.load(folder / entry.npy).tolist() if entry else None
+        k = at.get(corpus.audio_path(row).resolve())
+        return None if k is None else held.matrix[k].tolist()
 
-    made_of = digest(sorted([e.audio, e.vector] for e in entries.values()))
+    made_of = digest([held.utts, sorted(files.items()), sha256_file(folder / "matrix.safetensors")])
     return Column("embedding", "float32", 1, made_of, value)
 
 
@@ -114,9 +113,10 @@ def derived_columns(
             continue
         try:
             column = COLUMNS[name](folder, corpus)
-        except (FileNotFoundError, KeyError, TypeError) as e:
-            said = f"{name}={folder}: {e.args[0] if e.args else e} is not there"
-            raise ConfigError(f"{said}; give the folder of {_FROM[name]}") from None
+        except (FileNotFoundError, KeyError, TypeError):
+            raise ConfigError(
+                f"{name}={folder}: not the folder of {_FROM[name]}; give that"
+            ) from None
         if all(column.value(row) is None for row in corpus.rows):
             raise ConfigError(
                 f"{name}={folder}: nothing in it is of a clip of {display_path(corpus.path)};"
