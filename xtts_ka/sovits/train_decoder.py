@@ -19,7 +19,7 @@ from ..core.config import build, to_dict
 from ..core.errors import CheckpointError, ConfigError, MissingError, XttsKaError
 from ..core.files import atomic_write, read_json, write_json
 from ..core.loop import Task
-from ..core.optim import KernelMuon, Together, split_matrices
+from ..core.optim import Muon, Together, split_matrices
 from ..core.ragged import RaggedArray
 from ..core.randomness import rng, seeded_step, torch_rng
 from ..corpus.clips import Clips
@@ -331,7 +331,7 @@ class SovitsDecoderTask(_DecoderPass):
         adamw = torch.optim.AdamW([*others, *self.text.parameters()], **options)
         found: dict = {"g": adamw}
         if matrices:  # very narrow networks have none
-            found["g"] = Together(KernelMuon(matrices, cfg.muon_lr, taps=True), adamw)
+            found["g"] = Together(Muon(matrices, cfg.muon_lr, taps=True), adamw)
         if "d" in self.phases:
             found["d"] = torch.optim.AdamW([*self.discriminators.parameters()], **options)
         return found

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['SLOPE', 'PUBLISHED', 'LOUDEST', 'PRECISIONS', 'Generator', 'checked_mel', 'n_parameters', 'NormConv1d',
            'NormConvTranspose1d', 'ResBlock1', 'ResBlock2', 'HifiganGenerator', 'folded_state', 'remove_weight_norm',
-           'ConvNeXt', 'SpecGenerator', 'build_generator', 'receptive_field', 'has_bfloat16', 'FastGenerator',
-           'export_onnx']
+           'ConvNeXt', 'SpecGenerator', 'build_generator', 'receptive_field', 'FastGenerator', 'export_onnx']
 
 # %% ../../nbs/vocoder/generators.ipynb #39591943
 import copy
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.config import build
+from ..core.device import has_bfloat16
 from ..core.errors import ConfigError, XttsKaError
 from .config import GeneratorConfig, MelConfig
 from .convolve import convolve1d, convolve_transposed1d, turns
@@ -386,15 +386,6 @@ def receptive_field(
 
 # %% ../../nbs/vocoder/generators.ipynb #d5468d17
 PRECISIONS = ("auto", "float32", "bfloat16")
-
-
-def has_bfloat16(
-    device: torch.device,
-) -> bool:
-    "True if the device computes in bfloat16; where it is emulated, it is slower than float32."
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 # %% ../../nbs/vocoder/generators.ipynb #3bb3a247
 class FastGenerator:

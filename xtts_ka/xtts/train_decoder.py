@@ -15,7 +15,7 @@ from torch import nn
 from ..core.audio import resample
 from ..core.config import to_dict
 from ..core.loop import Task
-from ..core.optim import KernelMuon, Together
+from ..core.optim import Muon, Together
 from ..core.ragged import RaggedArray
 from ..core.randomness import rng, seeded_step
 from ..corpus.clips import Clips
@@ -155,7 +155,7 @@ class _DecoderModels(_DecoderClips):
         groups = self.groups(others if muon else list(self.net.parameters()), cfg.lr)
         main = adam(groups, cfg.lr)
         if muon:
-            main = Together(KernelMuon(kernels, self.cfg.muon_lr), main)
+            main = Together(Muon(kernels, self.cfg.muon_lr), main)
         if "judge" not in self.phases:
             return {"main": main}
         return {"main": main, "judge": adam(self.judge.parameters(), self.cfg.judge_lr)}
