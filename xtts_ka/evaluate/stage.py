@@ -20,6 +20,7 @@ from ..core.paths import run_path, slug
 from ..core.progress import bar
 from ..corpus.clips import Clips
 from .config import EvaluateConfig
+from .everyday import main_speakers, run_options
 from .metrics import prompt_leakage, retrieval, tail_db, wilson
 from ..text import mixed
 from ..xtts.data import load_clips
@@ -243,8 +244,9 @@ class Evaluation(_Comparison):
     def speak(self) -> list[Utterance]:
         "All held-out sentences, then the further texts."
         jobs = self._held_out_jobs()
+        speakers = main_speakers(run_options(self.out.parent), self.model.speakers)
         for k, text in enumerate(self.sayable()):
-            jobs += [(text, s, f"say_{k:02}_{slug(s)}", None) for s in self.model.speakers]
+            jobs += [(text, s, f"say_{k:02}_{slug(s)}", None) for s in speakers]
         self.utterances = [self.say(*job) for job in bar(jobs, "speaking")]
         run = self.out.parent
         lines = [f"{run_path(run, u.path)}\t{u.text}\t{u.speaker}\txtts" for u in self.utterances]
