@@ -11,6 +11,7 @@ __all__ = ['COLUMNS', 'MARKS', 'SCRIPTS', 'REJECT_COLUMNS', 'Row', 'Reject', 'Ma
 import contextlib
 import csv
 import difflib
+import gc
 import math
 import os
 import posixpath
@@ -141,7 +142,11 @@ def _lines(path: Path) -> list:  # [(line number, text or None)]; None: not UTF-
     data = data.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, as Excel writes it
     lines: list[str | None]
     try:
-        lines = [*data.decode().split("\n")]
+        text = data.decode().removesuffix("\n")
+        found = text.split("\n")
+        if "\r" not in text and all(map(str.strip, found)):  # nothing is left out or cut
+            return _piped([*enumerate(found, 1)])
+        lines = [*found]
     except UnicodeDecodeError:
         lines = [_decoded(raw) for raw in data.split(b"\n")]
     numbered: list[tuple[int, str | None]] = []
@@ -377,6 +382,25 @@ class Place:
         path = self.base + file
         return not os.path.islink(path) and (file.isascii() or os.path.lexists(path))
 
+    def all_plain(
+        self,
+        files: list[str],  # Relative, with `/`
+    ) -> bool:  # False: at least one is not `plain`, or its folder leads out
+        "Each folder is listed once."
+        if not all(map(str.isascii, files)):
+            return False
+        try:
+            for name in {file.rpartition("/")[0] for file in files}:
+                if name:
+                    inside(self.root, name)
+                folder = self.folders[name] = _Folder()
+                folder.list(self.base + name)
+        except (PathError, OSError):
+            return False
+        linked = {name for name, folder in self.folders.items() if folder.links}
+        parts = (file.rpartition("/") for file in files if linked)
+        return not any(n in linked and base in self.folders[n].links for n, _, base in parts)
+
 
 class _Folder:
     "What lies in a folder, once it is worth listing."
@@ -416,6 +440,69 @@ def _check_sound(place: Place, row: Row, check_audio: bool, max_seconds: float):
         raise _Refused(f"unreadable: {e.strerror}") from None
     if row.duration is None:
         row.duration = info.seconds
+
+# %% ../../nbs/core/manifest.ipynb #a5c0de24
+def _plain_fields(text: str, columns: tuple[list[str], ...], count: int) -> bool:
+    """Whether no field can be at fault by its signs or its path: printable, composed, no blanks
+    beside `|`, and paths without anything that `outside` or `_normal` looks at."""
+    files, _, speakers = columns
+    paths = "\n".join(("", *files, ""))  # Each between two line ends
+    odd = ("\\", ":", "~", "..", "//", "./", "\n/", "/\n", ".\n", "\n\n")
+    return (
+        not any(blank in text for blank in (" |", "| ", " \n", "\n "))
+        and text.replace("\n", "").isprintable()
+        and unicodedata.is_normalized("NFC", text)
+        and not any(sign in paths for sign in odd)
+        and len(set(files)) == count
+        and all(speakers)
+    )
+
+
+@contextlib.contextmanager
+def _no_collection():
+    "Rows hold no cycles; the collector would walk over all of them again and again."
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@_no_collection()
+def _at_once(
+    lines: list,  # [(line number, text or None)]
+    columns: list,
+    require_text: bool,
+    script: str | None,
+) -> list[Row] | None:  # None: a line may be at fault; look at one after the other
+    "All rows, where a look at all lines together finds none to reject, sound apart."
+    numbers, texts = zip(*lines)
+    width, count = len(columns), len(lines)
+    if None in texts or {text.count("|") for text in texts} != {width - 1}:
+        return None
+    flat = "|".join(texts).split("|")
+    at, by = _Places(columns), [flat[k::width] for k in range(width)]
+    required = tuple(by[k] for k in at.required)
+    if not _plain_fields("\n".join(("", *texts, "")), required, count):
+        return None
+    if require_text and any(
+        text_fault(t, script) for t in required[1] if script or not t[:1].isalnum()
+    ):
+        return None
+    splits = [""] * count if at.split is None else by[at.split]
+    seconds: list[float | None] = [None] * count
+    extra: list[dict] = [{} for _ in lines]
+    if at.further:
+        names = [name for _, name in at.further]
+        extra = [dict(zip(names, v)) for v in zip(*(by[k] for k, _ in at.further))]
+    if at.duration is not None:
+        try:
+            seconds = [_seconds(v) if v else None for v in by[at.duration]]
+        except _Refused:
+            return None
+    return [*map(Row, *required, splits, seconds, extra, numbers)]
 
 # %% ../../nbs/core/manifest.ipynb #637b585d
 def _file(path) -> Path:
@@ -467,7 +554,13 @@ def read_manifest(
     def check_sound(row: Row):
         _check_sound(place, row, check_audio, max_seconds)
 
-    rows, rejects = _sorted_out(lines[1:], columns, name, check, check_sound)
+    rows = _at_once(lines[1:], columns, require_text, require_script)
+    if rows is None or not check_audio and not place.all_plain([r.audio_file for r in rows]):
+        rows, rejects = _sorted_out(lines[1:], columns, name, check, check_sound)
+    else:
+        rows, rejects = _sounding(
+            rows, lines[1:], columns, name, check_sound if check_audio else None
+        )
     assert len(rows) + len(rejects) == len(lines) - 1
     return Manifest(path, rows, rejects, tuple(columns))
 
@@ -500,6 +593,28 @@ def _sorted_out(
             rows.append(row)
             first[key] = number
     return rows, rejects
+
+
+def _sounding(
+    rows: list[Row],
+    lines: list,  # [(line number, text)] of them
+    columns: list,
+    name: str,  # Of the manifest
+    check_sound,  # Row -> None or `_Refused`; None: no sound is looked for
+) -> tuple[list[Row], list[Reject]]:
+    "Those whose sound is there."
+    if check_sound is None:
+        return rows, []
+    good: list[Row] = []
+    rejects: list[Reject] = []
+    for row, (number, line) in zip(rows, lines):
+        try:
+            check_sound(row)
+        except _Refused as why:
+            rejects.append(Reject(number, _item(line, columns), str(why), name))
+        else:
+            good.append(row)
+    return good, rejects
 
 
 def _normal(file: str) -> str:
