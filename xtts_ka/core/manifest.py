@@ -442,20 +442,11 @@ def _check_sound(place: Place, row: Row, check_audio: bool, max_seconds: float):
         row.duration = info.seconds
 
 # %% ../../nbs/core/manifest.ipynb #a5c0de24
-def _plain_fields(text: str, columns: tuple[list[str], ...], count: int) -> bool:
-    """Whether no field can be at fault by its signs or its path: printable, composed, no blanks
-    beside `|`, and paths without anything that `outside` or `_normal` looks at."""
-    files, _, speakers = columns
+def _plain_paths(files: list[str]) -> bool:
+    "Whether none has anything that `outside` or `_normal` looks at, and none is there twice."
     paths = "\n".join(("", *files, ""))  # Each between two line ends
     odd = ("\\", ":", "~", "..", "//", "./", "\n/", "/\n", ".\n", "\n\n")
-    return (
-        not any(blank in text for blank in (" |", "| ", " \n", "\n "))
-        and text.replace("\n", "").isprintable()
-        and unicodedata.is_normalized("NFC", text)
-        and not any(sign in paths for sign in odd)
-        and len(set(files)) == count
-        and all(speakers)
-    )
+    return not any(sign in paths for sign in odd) and len(set(files)) == len(files)
 
 
 @contextlib.contextmanager
@@ -483,9 +474,12 @@ def _at_once(
     if None in texts or {text.count("|") for text in texts} != {width - 1}:
         return None
     flat = "|".join(texts).split("|")
+    together = "".join(texts)
+    if not together.isprintable() or not unicodedata.is_normalized("NFC", together):
+        return None
     at, by = _Places(columns), [flat[k::width] for k in range(width)]
     required = tuple(by[k] for k in at.required)
-    if not _plain_fields("\n".join(("", *texts, "")), required, count):
+    if flat != [*map(str.strip, flat)] or not _plain_paths(required[0]) or not all(required[2]):
         return None
     if require_text and any(
         text_fault(t, script) for t in required[1] if script or not t[:1].isalnum()
