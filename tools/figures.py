@@ -321,6 +321,7 @@ def take(run_dir):
     }
     return {
         **{k: config[k] for k in ("run", "seed", "threads", "jobs")},
+        "processor": stages["full_pretrain"].get("packages", {}).get("processor", ""),
         "changed_since": [n for n, s in stages.items() if s["status"] == "stale"],
         "wall_seconds": round(
             covered([moment(s[k]) for k in ("started", "ended")] for s in stages.values())
@@ -432,6 +433,8 @@ def headline(kept):
     spent = (
         f"{round(kept['wall_seconds'] / 60)} minutes on {kept['jobs'] * kept['threads']} CPU cores"
     )
+    if kept.get("processor"):
+        spent += f" ({kept['processor']})"
     unseen = m["everyday texts with an unseen word"].split(" of ")[0]
     words = (
         f"**From nothing to a voice in {spent}**, without downloading recordings or weights. "

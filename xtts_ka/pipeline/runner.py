@@ -629,7 +629,7 @@ def block(
 
 # %% ../../nbs/pipeline/runner.ipynb #c64ef8d0
 def other_packages(state) -> str:  # As in `torch 2.5.1 (here 2.6.0)`, or ""
-    "Packages that had another version when a stage was made. Told, and no reason to run again."
+    "What was another when a stage was made. Told, and no reason to run again."
     here = package_versions()
     found = [
         f"{name} {made} (here {here.get(name, 'none')})"

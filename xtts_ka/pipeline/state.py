@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ..core.device import processor
 from ..core.errors import ConfigError, XttsKaError
 from ..core.files import misfit, read_json, write_json
 from ..core.paths import display_path
@@ -64,15 +65,15 @@ class StageState:
 PACKAGES = ("torch", "torchaudio", "transformers", "tokenizers", "coqui-tts", "numpy", "soundfile")
 
 
-def package_versions() -> dict:  # Name -> version, of those that are here
-    "The packages on which the numbers of a stage depend."
+def package_versions() -> dict:  # Name -> version, of those that are here; and the processor
+    "Packages and processor, on which the numbers of a stage depend."
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
-    return found
+    return found | {"processor": processor()}
 
 
 def now() -> str:  # UTC, to the second
