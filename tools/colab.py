@@ -24,6 +24,7 @@ import tempfile
 from datetime import datetime
 from pathlib import Path
 
+import lean  # noqa: F401
 import nbformat
 from do import ROOT, interpreter, the_uv
 from jupyter_client.manager import AsyncKernelManager

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lean  # noqa: F401
 import nbformat
 from nbdev import processors as procs
 from nbdev.config import get_config

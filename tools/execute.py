@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import lean  # noqa: F401
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError

@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import lean  # noqa: F401
 import nbformat
 from nbconvert import MarkdownExporter
 
