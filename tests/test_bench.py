@@ -64,6 +64,17 @@ def test_a_reached_target_has_no_excuse(bench, monkeypatch, tmp_path, capsys):
     assert "MISSED" not in capsys.readouterr().out
 
 
+def test_what_is_for_bfloat16_is_bound_to_nothing_without(bench, monkeypatch, tmp_path, capsys):
+    compare, targets = bench
+    monkeypatch.setattr(compare, "WITH_BFLOAT16", {"row"})
+    for has, code in ((True, 1), (False, 0)):
+        monkeypatch.setattr(compare, "multiplies_bfloat16", lambda has=has: has)
+        monkeypatch.setattr(compare, "ROOT", tmp_path / str(has))
+        found, record = measure(bench, monkeypatch, tmp_path / str(has), 2.0, 1.6, 0.5)
+        assert found == code == int(not record["kept"]) and record["reached"] is not has
+        assert (compare.EMULATED in capsys.readouterr().out) is not has
+
+
 def test_each_target_has_a_row_and_a_sentence(root):
     "In a process of its own, which needs no peer: rows are made when they are measured."
     call = (
