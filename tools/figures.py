@@ -418,7 +418,7 @@ def listen(kept):
             cer = f"{100 * row['CER']:.1f} % ({interval})"
             like, mos = two(row.get("likeness by Resemblyzer")), two(row["MOS"])
             ended = f"{row['stopped']} of {row['texts']}"
-            name = f"{name}, after {patient['minutes']} CPU minutes (`demo_long`)"
+            name = f"{name}, `demo_long`"
             lines.append(
                 f"| {name} | {samples('demo_long', path)} | {cer} | {ended} | {like} | {mos} |"
             )

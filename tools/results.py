@@ -105,6 +105,7 @@ def result(run, made_from):
     kept = figures.take(run)
     return {
         "run": run.name,
+        "processor": kept["processor"],
         "seconds": kept["wall_seconds"],
         "cpu_seconds": round(sum(s["cpu_seconds"] for s in kept["stages"].values())),
         **commit(made_from),
