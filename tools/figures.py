@@ -321,7 +321,11 @@ def take(run_dir):
     }
     return {
         **{k: config[k] for k in ("run", "seed", "threads", "jobs")},
-        "processor": stages["full_pretrain"].get("packages", {}).get("processor", ""),
+        "processor": ", or ".join(
+            dict.fromkeys(
+                p for s in stages.values() if (p := s.get("packages", {}).get("processor"))
+            )
+        ),
         "changed_since": [n for n, s in stages.items() if s["status"] == "stale"],
         "wall_seconds": round(
             covered([moment(s[k]) for k in ("started", "ended")] for s in stages.values())
