@@ -46,6 +46,7 @@ def made_run(folder, kept, **status):
             "status": status.get(n, "stale" if n in kept["changed_since"] else "done"),
             "seconds": s["seconds"],
             "cpu_seconds": s["cpu_seconds"],
+            "packages": {"processor": kept["processor"]},
             "started": "2026-01-01T00:00:00+00:00",
             "ended": datetime.fromtimestamp(1767225600 + kept["wall_seconds"], UTC).isoformat(),
         }
