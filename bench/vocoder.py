@@ -111,9 +111,7 @@ def _step(preset, batch, precision, target):
     from compare import NotHereError, Row, cpu, multiplies_bfloat16
 
     if precision == "bf16-mixed" and not multiplies_bfloat16():
-        raise NotHereError(
-            "this processor only emulates bfloat16: a step would take minutes"
-        )
+        raise NotHereError("this processor only emulates bfloat16: a step would take minutes")
     torch.set_num_threads(1)
     ours, original = Step(preset, batch, precision), Step(preset, batch)
     apart = _equal(ours, original, 1e-3 if precision == "32-true" else 2e-2)
