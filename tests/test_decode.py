@@ -25,6 +25,7 @@ from xtts_ka.xtts.fast import (
     plain_generator,
     settled,
     stretched,
+    vnni,
 )
 from xtts_ka.xtts.gpt import make_gpt, quiet
 from xtts_ka.xtts.infer import UNWATCHED, KaXtts
@@ -184,7 +185,8 @@ def test_precisions_stay_close():
     gpt = random_gpt(6, 384, 6)
     cond, ids, codes = torch.randn(1, 32, 384), prompts(1, 60)[0], torch.randint(0, 64, (60,))
     truth = teacher_latents(gpt, cond, ids, codes)
-    for precision, least in (("float32", 0.99999), ("bfloat16", 0.999), ("int8", 0.999)):
+    bytes_least = 0.999 if vnni() else 0.998  # Without it inputs keep 7 bits
+    for precision, least in (("float32", 0.99999), ("bfloat16", 0.999), ("int8", bytes_least)):
         assert (
             torch.cosine_similarity(
                 fast_latents(FastGPT(gpt, precision), cond, ids, codes), truth

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..core.device import has_bfloat16
 from ..core.errors import ConfigError, MissingError, XttsKaError
 from ..core.files import read_json, write_json
 from ..core.paths import display_path, resolve
@@ -368,13 +369,15 @@ def candidates(
     encoder: SpeakerEncoder,
     min_cosine=0.99999,  # Agreement required
 ) -> list:  # Names of backends
-    "Backends worth trying: only torch for small encoders; ONNX in 8 bits only where allowed."
+    """Backends worth trying: only torch for small encoders; ONNX in 8 bits only where allowed;
+    nothing in bfloat16 where a processor only emulates it."""
     weights = sum(p.numel() for p in encoder.module.parameters())
     if not isinstance(encoder.module, WavLMEncoder) or weights < LARGE:
         return ["torch"]
     if encoder.device.type != "cpu":
         return ["torch", "bf16", "bf16-fine"]
-    return ["torch", "bf16", "bf16-fine", "int8", "onnx"] + ["onnx-int8"] * (min_cosine < 0.9999)
+    rounded = ["bf16", "bf16-fine", "int8"] if has_bfloat16("cpu") else []  # int8 has them within
+    return ["torch", *rounded, "onnx"] + ["onnx-int8"] * (min_cosine < 0.9999)
 
 # %% ../../nbs/speaker/backends.ipynb #d5a11d1b
 def pick(

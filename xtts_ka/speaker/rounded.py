@@ -43,7 +43,8 @@ class _Product(nn.Module):
     def forward(self, x):  # [B, T, D] -> [B, T, E] bfloat16
         x = x.to(torch.bfloat16)
         if not self.packed:
-            y = F.linear(x, self.weight, self.bias)
+            bias = None if self.bias is None else self.bias.to(x.dtype)  # cast with its module
+            y = F.linear(x, self.weight, bias)
             return F.gelu(y) if self.gelu else y
         act = ("gelu", [], "none") if self.gelu else ("none", [], "")
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *act)
