@@ -1,6 +1,8 @@
-"""Restart-and-Run-All in JupyterLab, for every run notebook in turn, with the values that stand in
-it: `pytest tests/test_run_notebooks.py -m slow`."""
+"""Run notebooks use each of their parameters; and Restart-and-Run-All in JupyterLab, for each in
+turn, with the values that stand in it: `pytest tests/test_run_notebooks.py -m slow`."""
 
+import ast
+import json
 import os
 import shutil
 import time
@@ -22,6 +24,23 @@ def lab(tmp_path_factory):
     home.env.pop("XTTS_KA_PROGRESS", None)
     yield home
     shutil.rmtree(home.root, ignore_errors=True)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_no_parameter_is_ignored(path):
+    "A value that is declared and goes nowhere would be taken from the command line and lost."
+    declared, used = set(), set()
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        for node in ast.walk(ast.parse("".join(cell["source"]))):
+            if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "globals()":
+                return  # Takes them by name
+            if isinstance(node, ast.Name):
+                own = "parameters" in cell["metadata"].get("tags", ())
+                (declared if own and isinstance(node.ctx, ast.Store) else used).add(node.id)
+    used.add("threads")  # Bounded by the kernel's environment
+    assert declared and not declared - used
 
 
 @pytest.mark.slow
