@@ -19,6 +19,11 @@ for what the voice's own recording gives, by our own decoding. *Excitation* and 
 fine and the coarse structure of each frame's spectrum (30 cepstral coefficients): pitch and tone,
 and formants.
 
+    python bench/clone.py known outputs/many [--json FILE]
+
+says how alike the stored voices of a run with `corpus.further` are to recordings of theirs, which
+the run has learned from: no clone can be nearer.
+
 coqui-tts reads files by torchcodec, which needs FFmpeg; here soundfile reads them, and nothing else
 of it is changed."""
 
@@ -163,9 +168,11 @@ def table(judge, rows, runs):
         list(next(iter(rows.values()))),
         lambda row: float(np.mean(list(rows[row].values()))),
     )
-    print(f"\n{judge:16}" + "".join(f"{n:>9}" for n in names) + f"{'mean':>9}")
+    wide = max(9, *(len(n) + 2 for n in names))
+    print(f"\n{judge:24}" + "".join(f"{n:>{wide}}" for n in names) + f"{'mean':>9}")
     for row, values in rows.items():
-        print(f"{row:16}" + "".join(f"{v:9.3f}" for v in values.values()) + f"{mean(row):9.3f}")
+        each = "".join(f"{v:{wide}.3f}" for v in values.values())
+        print(f"{row:24}" + each + f"{mean(row):9.3f}")
     if len(runs) < 2:
         return None
     first, last = mean(runs[0].name), mean(runs[-1].name)
@@ -264,6 +271,45 @@ class Parts:
         }
 
 
+def measured_known(run, count=6):
+    "listener -> row -> voice -> likeness, of further voices of the run's corpus."
+    import yaml
+
+    from xtts_ka.corpus.voices import drawn_voice
+    from xtts_ka.xtts.infer import KaXtts
+
+    model, synthesizer, heard = KaXtts(run / "xtts", precision="float32"), Synthesizer(), {}
+    seed = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["seed"]
+    names = [n for n in model.speakers if n.startswith("further-")][:count]
+    if not names:
+        raise SystemExit(f"{run}: no further voices; a run with corpus.further=120 has some")
+    spoken = {"own": {}, run.name: {}}
+    for name in names:
+        voice, size = drawn_voice(seed, int(name.rpartition("-")[2]), "further")
+        rate, mine = round(SAMPLE_RATE / size), model.voice(name)
+        heard[name], spoken["own"][name] = (
+            [set_level(resample(synthesizer.speak(t, voice).wav, rate, EAR_RATE)) for t in texts]
+            for texts in (HEARD, SAID)
+        )
+        with torch.inference_mode():
+            takes = [model.plan_takes([t], mine)[0][1] for t in SAID]
+            wavs = [model.sound(torch.cat([x.latents for x in q]), mine[1], 1.0) for q in takes]
+        spoken[run.name][name] = [
+            resample(np.asarray(w, np.float32), OUTPUT_SAMPLE_RATE, EAR_RATE) for w in wavs
+        ]
+    spoken["others"] = {
+        n: [own[k] for k in range(len(SAID)) for m, own in spoken["own"].items() if m != n]
+        for n in names
+    }
+    return {
+        judge: {
+            row: {n: likeness(listen, heard[n], wavs[n]) for n in names}
+            for row, wavs in spoken.items()
+        }
+        for judge, listen in listeners(run).items()
+    }
+
+
 def stored_voice(names, gender: str) -> str:
     "The run's voice of that sex; the first where none is known."
     from xtts_ka.corpus.synthetic import VOICES as KNOWN
@@ -317,7 +363,7 @@ def main():
         metavar="RUN",
         help=(
             "folder of a run with xtts/; the last needs speaker_encoder/ as well; `parts RUN`:"
-            " what holds its clones"
+            " what holds its clones; `known RUN`: its own voices"
         ),
     )
     ap.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
@@ -327,6 +373,12 @@ def main():
         found = measured_parts(args.runs[1], SIX)
         for judge, rows in found.items():
             parts_table(judge, rows)
+        keep(args, {"run": args.runs[1].name, "likeness": found})
+        return
+    if args.runs[0].name == "known" and len(args.runs) == 2:
+        found = measured_known(args.runs[1])
+        for judge, rows in found.items():
+            table(judge, rows, ())
         keep(args, {"run": args.runs[1].name, "likeness": found})
         return
     if len({run.name for run in args.runs}) < len(args.runs):
