@@ -137,7 +137,7 @@ def _row(what, case, precision, batch, promised, threads=1):
     import torch
     from compare import Row, cpu
 
-    from xtts_ka.xtts.fast import FastGPT, fast_latents
+    from xtts_ka.xtts.fast import FastGPT, fast_latents, vnni
     from xtts_ka.xtts.sampling import teacher_latents
 
     engine, wave = parts(case, precision)
@@ -154,7 +154,8 @@ def _row(what, case, precision, batch, promised, threads=1):
             teacher_latents(case.gpt, case.cond, case.ids, tokens),
         ).min()
     )
-    assert gap < 1e-4 and cosine > 0.999, (gap, cosine)
+    least = 0.997 if precision == "int8" and not vnni() else 0.999  # Then inputs keep 7 bits
+    assert gap < 1e-4 and cosine > least, (gap, cosine)
     seconds, how = case.codes * 1024 / 22050, "one thread" if threads == 1 else f"{threads} threads"
     ours, theirs = threaded(case.ours, threads), threaded(case.coqui, threads)
     if threads > 1:

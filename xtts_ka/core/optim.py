@@ -124,6 +124,14 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         self.taps = taps
 
+    def __setstate__(self, state):  # Of a checkpoint; older versions said `mean`, without decay
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("weight_decay", 0.0)
+        for held in self.state.values():
+            if "mean" in held:
+                held["momentum_buffer"] = held.pop("mean")
+
     @torch.no_grad()
     def step(self, closure=None):
         even = orthogonal_taps if self.taps else orthogonal
