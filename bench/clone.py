@@ -12,6 +12,11 @@ where it is installed. `own` are other recordings of the voice, `others` those o
 no clone can be expected above the one, and one without any ear lies near the other. With two runs
 the last line says how much of the way from the first to `own` the second goes.
 
+    python bench/clone.py guests outputs/demo [--share 0.5] [--json FILE]
+
+trains the run's acoustic network once more, with guests as that share of its crops
+(`full_pretrain.acoustic.guests`), and compares what `speak --reference` says by both.
+
     python bench/clone.py parts outputs/demo [--json FILE]
 
 says what holds the clones of a run: each row swaps one part of the way from a recording to a clone
@@ -29,6 +34,7 @@ of it is changed."""
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -38,6 +44,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["XTTS_KA_PROGRESS"] = "off"
 import numpy as np
 import torch
+import yaml
 from decoder import crossed
 
 from xtts_ka.core.audio import read_audio, resample, set_level, write_audio
@@ -129,6 +136,55 @@ def clones(export, recordings):
     return out
 
 
+@torch.inference_mode()
+def our_clones(export, recordings, acoustic=None):
+    """Voice -> spoken sentences at 16 kHz, as `xtts-ka speak --reference` says them by the vocoder;
+    with another acoustic network in place of the export's."""
+    from xtts_ka.xtts.infer import KaXtts, condition
+    from xtts_ka.xtts.vocode import open_way
+
+    model, out = KaXtts(export, precision="float32"), {}
+    way = open_way(export, model.xtts.mel_stats, "vocoder")
+    way.acoustic = acoustic or way.acoustic
+    for name, (heard, _) in recordings.items():
+        waves = [torch.from_numpy(read_audio(p, SAMPLE_RATE)[0]) for p in heard]
+        cond, vector = condition(model.xtts, waves)
+        out[name] = []
+        for _, takes in model.plan_takes(list(SAID), (cond, vector)):
+            wav = np.concatenate([way.say(x, vector) for x in takes])
+            out[name].append(resample(wav, OUTPUT_SAMPLE_RATE, EAR_RATE))
+    return out
+
+
+def told_by_guests(run, share):
+    "The run's acoustic network, trained anew with guests, and the command's options otherwise."
+    from xtts_ka.core.config import build
+    from xtts_ka.xtts.config import PretrainConfig
+    from xtts_ka.xtts.stage import Pretrain
+
+    options = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    cfg = build(PretrainConfig, options["full_pretrain"])
+    cfg.acoustic.guests = share
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "full_pretrain"  # The run itself stays as it is
+        shutil.copytree(run / "full_pretrain", out, ignore=shutil.ignore_patterns("acoustic"))
+        stage = Pretrain(cfg, run / "segments", run / "xtts_init", out, options["seed"])
+        stage.gpt()
+        stage.compute_speaker_latents()
+        stage.latents()
+        stage.acoustic()
+        return stage.acoustic_net
+
+
+def lost_letters(spoken):
+    "Share of the letters that the recogniser does not hear."
+    from xtts_ka.evaluate.recogniser import Recogniser, error_rate
+
+    ear = Recogniser()
+    pairs = [(t, ear.transcribe(w, EAR_RATE)) for q in spoken.values() for t, w in zip(SAID, q)]
+    return error_rate(pairs, draws=0)[0]
+
+
 def likeness(listen, heard, wavs):
     "Mean cosine of clips to the mean vector of what was heard."
     centre = listen(heard).mean(0)
@@ -138,21 +194,32 @@ def likeness(listen, heard, wavs):
     )
 
 
-def measured(runs, names=VOICES):
-    "listener -> row -> voice -> likeness."
+def measured(runs, names=VOICES, share=0.0):
+    """listener -> row -> voice -> likeness; with a share, of one run's own speech without and with
+    guests."""
     with tempfile.TemporaryDirectory() as folder:
         recordings = record(folder, names)
-        spoken = {run.name: clones(run / "xtts", recordings) for run in runs}
+        if share:
+            export, told = runs[0] / "xtts", told_by_guests(runs[0], share)
+            spoken = {
+                runs[0].name: our_clones(export, recordings),
+                "with guests": our_clones(export, recordings, told),
+            }
+        else:
+            spoken = {run.name: clones(run / "xtts", recordings) for run in runs}
         sound = {
             name: [[read_audio(p, EAR_RATE)[0] for p in files] for files in pair]
             for name, pair in recordings.items()
         }
+    lost = {name: lost_letters(said) for name, said in spoken.items()}
+    for name, share_lost in lost.items():
+        print(f"{name}: {100 * share_lost:.1f} % of the letters of its clones are lost")
     spoken["own"] = {name: own for name, (_, own) in sound.items()}
     spoken["others"] = {
         name: [own[k] for k in range(len(SAID)) for n, (_, own) in sound.items() if n != name]
         for name in names
     }
-    return {
+    return lost, {
         judge: {
             row: {name: likeness(listen, sound[name][0], wavs[name]) for name in names}
             for row, wavs in spoken.items()
@@ -175,11 +242,10 @@ def table(judge, rows, runs):
         print(f"{row:24}" + each + f"{mean(row):9.3f}")
     if len(runs) < 2:
         return None
-    first, last = mean(runs[0].name), mean(runs[-1].name)
+    first, last = mean(runs[0]), mean(runs[-1])
     way = (last - first) / (mean("own") - first)
     print(
-        f"{runs[-1].name} goes {100 * way:.0f} % of the way from {runs[0].name} to the voices' own"
-        " recordings"
+        f"{runs[-1]} goes {100 * way:.0f} % of the way from {runs[0]} to the voices' own recordings"
     )
     return way
 
@@ -273,8 +339,6 @@ class Parts:
 
 def measured_known(run, count=6):
     "listener -> row -> voice -> likeness, of further voices of the run's corpus."
-    import yaml
-
     from xtts_ka.corpus.voices import drawn_voice
     from xtts_ka.xtts.infer import KaXtts
 
@@ -363,8 +427,12 @@ def main():
         metavar="RUN",
         help=(
             "folder of a run with xtts/; the last needs speaker_encoder/ as well; `parts RUN`:"
-            " what holds its clones; `known RUN`: its own voices"
+            " what holds its clones; `known RUN`: its own voices; `guests RUN`: its clones by"
+            " `speak`, without and with guests"
         ),
+    )
+    ap.add_argument(
+        "--share", type=float, default=0.5, help="of guests, with `guests RUN` (default: 0.5)"
     )
     ap.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     args = ap.parse_args()
@@ -383,11 +451,16 @@ def main():
         return
     if len({run.name for run in args.runs}) < len(args.runs):
         ap.error("the runs' folders need different names: they name the rows")
-    start = time.process_time()
-    found = measured(args.runs)
-    ways = {judge: table(judge, rows, args.runs) for judge, rows in found.items()}
+    start, guests = time.process_time(), args.runs[0].name == "guests" and len(args.runs) == 2
+    if guests:
+        lost, found = measured(args.runs[1:], SIX, args.share)
+        names = [args.runs[1].name, "with guests"]
+    else:
+        lost, found = measured(args.runs)
+        names = [run.name for run in args.runs]
+    ways = {judge: table(judge, rows, names) for judge, rows in found.items()}
     print(f"\n{time.process_time() - start:.0f} CPU s")
-    keep(args, {"runs": [r.name for r in args.runs], "likeness": found, "way": ways})
+    keep(args, {"runs": names, "likeness": found, "way": ways, "lost": lost})
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from test_pretrain import DECODER, GPT, LOOP, initialize
 
 from xtts_ka.core.audio import write_audio
 from xtts_ka.core.config import build
+from xtts_ka.core.errors import ConfigError
 from xtts_ka.core.manifest import Row, write_manifest
 from xtts_ka.corpus.synthetic import SAMPLE_RATE, Synthesizer
 
@@ -30,6 +31,9 @@ def spoken(folder):
     )
 
 
+ACOUSTIC = dict(dim=32, blocks=1, loop=dict(steps=2, batch_size=2, save_every=1, validate_every=2))
+
+
 def trained(run, name):
     "A stage full_pretrain whose GPT is trained and whose voices are made."
     from xtts_ka.xtts.config import PretrainConfig
@@ -39,6 +43,7 @@ def trained(run, name):
         gpt=dict(**GPT, loop=dict(steps=2, lr=2e-3, **LOOP)),
         decoder=DECODER | dict(voice_parts=3),
         encoder=ENCODER,
+        acoustic=ACOUSTIC | dict(guests=0.5, voice_parts=3),
         guests=dict(voices=4),
         voice_seconds=2.0,
     )
@@ -60,11 +65,10 @@ def run(tmp_path_factory):
 def test_without_a_trained_encoder_the_placeholder_says_so(run, capsys):
     stage = trained(run, "without")
     stage.latents()
-    assert (
-        stage.learned is None
-        and stage.guests is None
-        and len(stage.decoder_data()[0]) == len(TEXTS)
-    )
+    assert stage.learned is None and stage.guests is None
+    assert len(stage.sound_data(0.5)[0]) == len(TEXTS)
+    with pytest.raises(ConfigError, match="acoustic.guests"):
+        stage.acoustic()
     assert "xtts-ka run --only speaker_encoder" in capsys.readouterr().out
 
 
@@ -72,6 +76,7 @@ def test_the_export_hears_what_the_run_hears(run):
     from xtts_ka.speaker.config import EncoderConfig
     from xtts_ka.speaker.ecapa import new_ecapa
     from xtts_ka.speaker.encoders import save_encoder
+    from xtts_ka.xtts.acoustic import load_acoustic
     from xtts_ka.xtts.distil import narrow_vectors
     from xtts_ka.xtts.export import load_stock
 
@@ -81,15 +86,16 @@ def test_the_export_hears_what_the_run_hears(run):
     )
     stage = trained(run, "with")
     stage.latents()
-    clips, latents, vectors = stage.decoder_data()
+    clips, latents, vectors = stage.sound_data(0.5)
     assert (
         len(stage.guests.of) == 4
         and len(clips) > len(TEXTS)
         and set(vectors) == {"nino", "giorgi", *stage.guests.clips.speakers}
     )
     assert latents[len(TEXTS)].shape[1] == GPT["dim"] and np.array_equal(
-        latents[2], stage.decoder_data()[1][2]
+        latents[2], stage.sound_data(0.5)[1][2]
     )
+    stage.acoustic()
     stage.decoder()
     stock = load_stock(stage.export(run / "xtts", "two voices"))
     z, _, told = stage.decoder_task.pair(
@@ -109,3 +115,7 @@ def test_the_export_hears_what_the_run_hears(run):
         > 0.99
     )
     assert "ECAPA" in (run / "xtts/MODEL_CARD.md").read_text(encoding="utf-8")
+    kept = load_acoustic(run / "xtts")  # It takes vectors, as everybody has them
+    assert kept.cfg.guests == 0.5 and not torch.equal(
+        kept.blocks[0].voice.weight, torch.zeros_like(kept.blocks[0].voice.weight)
+    )

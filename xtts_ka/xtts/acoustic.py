@@ -22,7 +22,7 @@ from ..corpus.clips import Clips
 from ..vocoder.config import MelConfig
 from ..vocoder.features import LogMel
 from .config import AcousticConfig
-from .waveform_decoder import VOICE_DIM
+from .waveform_decoder import VOICE_DIM, VoiceSpace
 
 FILE = "acoustic.safetensors"
 FRAMES = 4  # Mel frames of 256 samples a code
@@ -98,7 +98,11 @@ class AcousticTask(Task):
         self.cfg = cfg
         self.clips = clips
         self.latents = latents
-        self.voices = voices
+        parts = cfg.voice_parts if cfg.guests else 0
+        self.space = None  # `VoiceSpace`, with guests
+        if 0 < parts < len(voices):
+            self.space = VoiceSpace(torch.cat([v[..., 0] for v in voices.values()]), parts)
+        self.voices = {n: self.space(v) if self.space else v for n, v in voices.items()}
         self.mel = mel
         self.transform = LogMel(mel)
         self.held: dict[int, Tensor] = {}  # Clip -> log-mel
@@ -122,11 +126,13 @@ class AcousticTask(Task):
         return len(self.train)
 
     def fingerprint(self):
+        guests = {"guests": self.cfg.guests, "parts": self.cfg.voice_parts} if self.space else {}
         return {
             "clips": len(self.clips),
             "dim": self.cfg.dim,
             "blocks": self.cfg.blocks,
             "mel": to_dict(self.mel),
+            **guests,
         }
 
     def log_mel(self, i: int) -> Tensor:  # [n_mels, frames]
@@ -167,6 +173,13 @@ class AcousticTask(Task):
         error = (self.net.normalised(latents, voice).float() - wanted).abs().mean(1)  # [B, 4 n]
         loss = (error * counts).sum() / counts.sum()
         return loss, {}
+
+    def trained(self) -> Acoustic:  # In evaluation mode
+        "The network as it is now, told voice vectors."
+        net = Acoustic(self.cfg, self.net.latent_dim, self.mel)
+        state = self.net.state_dict()
+        net.load_state_dict(self.space.fold(state) if self.space else state)
+        return net.eval()
 
     def validate(self):
         errors = []

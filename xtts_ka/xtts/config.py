@@ -259,6 +259,10 @@ class AcousticConfig:
     dim: int = Field(160, ge=16)  # Channels
     blocks: int = Field(4, ge=1)  # Residual blocks
     crop: int = Field(64, ge=4)  # Training crop, codes of 46.4 ms
+    # Share of guests among the training crops: speech by a reference comes nearer to it
+    guests: float = Field(0.0, ge=0, lt=1)
+    # Principal components of the voices that it is told with guests, as `decoder.voice_parts`
+    voice_parts: int = Field(32, ge=1)
     loop: AcousticLoop = AcousticLoop()
 
 # %% ../../nbs/xtts/config.ipynb #9ae68919

@@ -444,27 +444,34 @@ class _SoundStep(_VoiceStep):
         ids, codes = self.vocabulary.encode(row.text), torch.from_numpy(self.codes[i])
         return teacher_latents(self.gpt_net, cond, ids, codes).numpy()
 
-    def decoder_data(self) -> tuple:  # Clips, latents and vectors that the decoder learns from
+    def sound_data(
+        self,
+        share: float,  # Of the guests
+    ) -> tuple:  # Clips, latents and vectors to learn sound from
         "The run's own, and those of guests where there are any."
         vectors = {s: v["speaker_embedding"] for s, v in self.speakers.items()}
         own = RaggedArray(self.out / "latents")
-        if not self.guests or not self.cfg.guests.share:
+        if not self.guests or not share:
             return self.clips, own, vectors
         others = self.guests.clips
         wavs = (others.wav(i) for i in range(len(others)))
         vectors |= zip((r.speaker_name for r in others.rows), narrow_vectors(self.narrow, wavs))
-        return *with_guests(self.clips, own, self.guests, self.cfg.guests.share), vectors
+        return *with_guests(self.clips, own, self.guests, share), vectors
 
     def acoustic(self) -> FitResult | None:  # None when none is wanted
         "Train the network from latents to the vocoder's mel, `self.acoustic_net`."
         if not self.cfg.acoustic.train:
             return None
-        latents = RaggedArray(self.out / "latents")  # without guests: only the run's own voices
-        vectors = {s: v["speaker_embedding"] for s, v in self.speakers.items()}
-        task = AcousticTask(self.cfg.acoustic, self.clips, latents, vectors, MelConfig())
+        if self.cfg.acoustic.guests and not self.guests:
+            raise ConfigError(
+                "full_pretrain.acoustic.guests: there are no guests; they need a Georgian run from "
+                "nothing with the stage speaker_encoder, and full_pretrain.guests.voices above 0"
+            )
+        clips, latents, vectors = self.sound_data(self.cfg.acoustic.guests)
+        task = AcousticTask(self.cfg.acoustic, clips, latents, vectors, MelConfig())
         result = fit(task, self.cfg.acoustic.loop, self.out / "acoustic", "acoustic")
         load_models(self.out / "acoustic", {"acoustic": task.net}, "latest")
-        self.acoustic_net = task.net.eval()
+        self.acoustic_net = task.trained()
         return result
 
     def decoder(self) -> FitResult | None:  # None when the base's decoder is kept
@@ -473,7 +480,7 @@ class _SoundStep(_VoiceStep):
         if cfg.start == "keep":
             self.waveform = self.base.waveform_decoder().state_dict()
             return None
-        clips, latents, vectors = self.decoder_data()
+        clips, latents, vectors = self.sound_data(self.cfg.guests.share)
         start = self.base.waveform_decoder if cfg.start == "base" else None
         self.decoder_task = DecoderTask(cfg, clips, latents, vectors, self.cfg.gpt.dim, start)
         result = fit(self.decoder_task, cfg.loop, self.out / "decoder", "decoder")

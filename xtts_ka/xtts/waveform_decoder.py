@@ -438,12 +438,14 @@ class VoiceSpace:
 
     def fold(
         self,
-        state: dict,  # Of a generator that was told components
-    ) -> dict:  # Of the same generator, told vectors
+        state: dict,  # Of a network that was told components, by layers `cond...` or `...voice`
+    ) -> dict:  # Of the same network, told vectors
         "Exact: `W (R (v - m)) + b = (W R) v + (b - W R m)`."
         out = dict(state)
-        for name in (n for n in state if n.startswith("cond") and n.endswith("weight")):
-            weight = state[name][:, : len(self.rows), 0] @ self.rows  # [C, parts] @ [parts, 512]
-            bias = name.replace("weight", "bias")
-            out[name], out[bias] = weight[..., None], state[bias] - weight @ self.mean
+        for name, held in state.items():
+            if name.endswith("weight") and (name.startswith("cond") or ".voice." in name):
+                told = held.flatten(1)[:, : len(self.rows)]  # [C, parts]
+                weight = told @ self.rows  # [C, 512]
+                bias = name.replace("weight", "bias")
+                out[name], out[bias] = weight.view_as(held), state[bias] - weight @ self.mean
         return out
