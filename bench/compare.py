@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -167,7 +168,11 @@ def main(rows):
         if isinstance(row := made(rows[name], name), str):
             records.append(dict(row=name, lacks=row))
             continue
-        record, kept = report(name, row, measured(row, args.rounds), sys.stdout.isatty())
+        times = measured(row, args.rounds)
+        for held in row.hold:
+            if isinstance(held, ExitStack):  # The next row may need the same
+                held.close()
+        record, kept = report(name, row, times, sys.stdout.isatty())
         records.append(record)
         fine &= kept
     out = ROOT / "bench/results" / time.strftime("%Y%m%d-%H%M%S.json")

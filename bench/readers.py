@@ -11,6 +11,7 @@ import csv
 import re
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -67,8 +68,7 @@ def ours():
 def espeak_ng():
     from g2p import espeak
 
-    held = espeak()
-    read = held.__enter__()
+    read = HELD.enter_context(espeak())
 
     def sounds(text):
         words = "".join(c if c.isalnum() or c in "%₾$€.,:/+-–— " else " " for c in text)
@@ -78,7 +78,6 @@ def espeak_ng():
         said = sounds(text)
         return any(said == sounds(value) for value in accepted)
 
-    right.held = held  # The library stays loaded
     return right, read.version.split()[0]
 
 
@@ -127,6 +126,9 @@ READERS = {
 }
 
 
+HELD = ExitStack()  # What peers keep open until all are heard
+
+
 def safely(right, text, accepted):
     "A peer that fails at a text has not read it."
     try:
@@ -146,6 +148,7 @@ def scores(rows):
             continue
         counts = Counter(t for t, text, accepted in rows if safely(right, text, accepted))
         found[name] = (its_version, counts)
+    HELD.close()
     return found, missing
 
 

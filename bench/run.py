@@ -9,8 +9,8 @@ is amber, with what holds it, and changes no exit code. A peer that is not insta
 its row left out. All figures go to bench/results/. `make bench ARGS=gpu` measures a GPU instead
 (bench/gpu.py)."""
 
+import contextlib
 import csv
-import functools
 import os
 import random
 import sys
@@ -276,17 +276,13 @@ def runner():
     )
 
 
-@functools.lru_cache(1)
 def espeak_reader():
-    """espeak-ng's phonemes of a text as a function, for the rest of this process: the library
-    allows one at a time."""
+    """espeak-ng's phonemes of a text as a function, and what to close after it: the library allows
+    one at a time."""
     from g2p import espeak
 
-    held.append(espeak())
-    return held[-1].__enter__()
-
-
-held = []  # what must live as long as the process
+    held = contextlib.ExitStack()
+    return held.enter_context(espeak()), held
 
 
 def numbers():
@@ -347,11 +343,8 @@ def normalize():
     from xtts_ka.text.normalize import KaNormalizer
 
     sentences = _sentences()
-    size, normalizer, read = (
-        sum(len(s.encode()) for s in sentences),
-        KaNormalizer(),
-        espeak_reader(),
-    )
+    size, normalizer = sum(len(s.encode()) for s in sentences), KaNormalizer()
+    read, held = espeak_reader()
 
     def ours():
         return [normalizer.normalize(s) for s in sentences]
@@ -366,6 +359,7 @@ def normalize():
         f"{size / 1e6 / seconds * 60:.0f} MB a minute on one core; {changed} sentences"
         f" ({changed / len(sentences):.0%}) have something to be read; espeak-ng"
         f" {read.version.split()[0]} makes phonemes, too",
+        [held],
     )
 
 
@@ -403,7 +397,7 @@ def g2p():
     words = sorted(
         {w for s in _sentences() for w in "".join(c if "ა" <= c <= "ჰ" else " " for c in s).split()}
     )
-    read, rules, wrapped = espeak_reader(), Epitran("kat-Geor"), EspeakBackend("ka")
+    (read, held), rules, wrapped = espeak_reader(), Epitran("kat-Geor"), EspeakBackend("ka")
     few = words[::10]
     return Row(
         f"g2p, {len(words)} words",
@@ -416,7 +410,7 @@ def g2p():
         {"espeak-ng": 1.0, "epitran": 1.0, "phonemizer": 1.0},
         f"errors: python bench/g2p.py; espeak-ng {read.version.split()[0]}; epitran"
         f" {version('epitran')} and phonemizer {version('phonemizer')} read every tenth",
-        [rules, wrapped],
+        [held, rules, wrapped],
     )
 
 

@@ -138,7 +138,7 @@ def _load(path: str) -> ctypes.CDLL:
         ) from e
 
 # %% ../../nbs/corpus/synthetic.ipynb #99127e60
-_lock = threading.Lock()
+_lock = threading.RLock()  # A thread that holds it already is told so by `_load`
 
 
 @contextmanager
