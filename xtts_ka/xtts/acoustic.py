@@ -126,7 +126,8 @@ class AcousticTask(Task):
         return len(self.train)
 
     def fingerprint(self):
-        guests = {"guests": self.cfg.guests, "parts": self.cfg.voice_parts} if self.space else {}
+        told = len(self.space.rows) if self.space else 0
+        guests = {"guests": self.cfg.guests, "parts": told} if self.cfg.guests else {}
         return {
             "clips": len(self.clips),
             "dim": self.cfg.dim,
