@@ -436,6 +436,8 @@ def main():
     )
     ap.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     args = ap.parse_args()
+    if not 0 < args.share < 1:
+        ap.error(f"--share {args.share}: between 0 and 1")
     torch.set_num_threads(1)
     if args.runs[0].name == "parts" and len(args.runs) == 2:
         found = measured_parts(args.runs[1], SIX)

@@ -261,7 +261,7 @@ class AcousticConfig:
     crop: int = Field(64, ge=4)  # Training crop, codes of 46.4 ms
     # Share of guests among the training crops: speech by a reference comes nearer to it
     guests: float = Field(0.0, ge=0, lt=1)
-    # Principal components of the voices that it is told with guests, as `decoder.voice_parts`
+    # With guests: principal components of the voices that it is told, as `decoder.voice_parts`
     voice_parts: int = Field(32, ge=1)
     loop: AcousticLoop = AcousticLoop()
 

@@ -116,6 +116,7 @@ class _Start:
         self.codes = RaggedArray(self.init / "codes")
         self.base: Any = self._load_base()  # `Base`, or None
         self._declare()
+        self._check_guests()
         self.out.mkdir(parents=True, exist_ok=True)
 
     def _declare(self):
@@ -131,6 +132,16 @@ class _Start:
         self.acoustic_net: Any = None  # `Acoustic`, by `acoustic`
         self.decoder_task: Any = None  # `DecoderTask`, by `decoder`
         self.waveform: dict = {}  # state of the waveform decoder
+
+    def _check_guests(self):
+        "Before anything is trained: guests that are asked for can be had."
+        teacher = self.init.parent / "speaker_encoder" / "encoder.json"
+        can = self.cfg.guests.voices and teacher.is_file() and not self.base
+        if self.cfg.acoustic.guests and not (can and self.vocabulary.language == "ka"):
+            raise ConfigError(
+                "full_pretrain.acoustic.guests: there are no guests; they need a Georgian run from "
+                "nothing with the stage speaker_encoder, and full_pretrain.guests.voices above 0"
+            )
 
     def _load_base(self):
         "The base that xtts_init was made with; the GPT and the decoder have its sizes."
@@ -462,11 +473,6 @@ class _SoundStep(_VoiceStep):
         "Train the network from latents to the vocoder's mel, `self.acoustic_net`."
         if not self.cfg.acoustic.train:
             return None
-        if self.cfg.acoustic.guests and not self.guests:
-            raise ConfigError(
-                "full_pretrain.acoustic.guests: there are no guests; they need a Georgian run from "
-                "nothing with the stage speaker_encoder, and full_pretrain.guests.voices above 0"
-            )
         clips, latents, vectors = self.sound_data(self.cfg.acoustic.guests)
         task = AcousticTask(self.cfg.acoustic, clips, latents, vectors, MelConfig())
         result = fit(task, self.cfg.acoustic.loop, self.out / "acoustic", "acoustic")
