@@ -163,6 +163,12 @@ def main(rows):
     args = ap.parse_args()
     if unknown := set(args.rows) - set(rows):
         ap.error(f"unknown row {', '.join(unknown)}; there are {', '.join(rows)}")
+    out = ROOT / "bench/results" / time.strftime("%Y%m%d-%H%M%S.json")
+    versions = dict(python=platform.python_version(), torch=version("torch"), cores=os.cpu_count())
+    from xtts_ka.core.device import processor
+    from xtts_ka.core.files import write_json
+
+    versions["processor"] = processor()
     records, fine = [], True
     for name in args.rows or rows:
         if isinstance(row := made(rows[name], name), str):
@@ -175,12 +181,8 @@ def main(rows):
         record, kept = report(name, row, times, sys.stdout.isatty())
         records.append(record)
         fine &= kept
-    out = ROOT / "bench/results" / time.strftime("%Y%m%d-%H%M%S.json")
-    versions = dict(python=platform.python_version(), torch=version("torch"), cores=os.cpu_count())
-    from xtts_ka.core.device import processor
-    from xtts_ka.core.files import write_json
-
-    versions["processor"] = processor()
+        # After each row: one that fails, or Ctrl+C, loses none before it
+        write_json(out, now | dict(versions=versions, load=os.getloadavg()[0], rows=records))
     write_json(out, now | dict(versions=versions, load=os.getloadavg()[0], rows=records))
     left = [r["row"] for r in records if "lacks" in r]
     for r in records:
