@@ -199,6 +199,8 @@ class DecoderConfig:
     kernels: list[list[int]] = [[3, 7, 11]] * 4
     # Pitches of channels that start as oscillators, see `start_carriers`
     carriers: int = Field(0, ge=0)
+    # Or pitches that voice and latents open, see `start_pitches`: for decoders of many voices
+    pitches: int = Field(0, ge=0)
     crop: int = Field(32, ge=8)  # Training crop, frames of 256 samples at 24 kHz (10.7 ms)
     mel_weight: float = Field(1.0, ge=0)  # Weight of the log-mel L1
     stft_weight: float = Field(1.0, ge=0)  # Weight of the multi-resolution STFT loss
@@ -207,6 +209,8 @@ class DecoderConfig:
     repetition_weight: float = Field(0.0, ge=0)
     # Weight of the autocorrelation of frames: pitch and voicing, whatever the phases
     periodicity_weight: float = Field(0.0, ge=0)
+    # Weight of the resemblance at the recording's period, and of voice where it has none
+    pitch_weight: float = Field(0.0, ge=0)
     phase_weight: float = Field(0.0, ge=0)  # Weight of the steps of the phase in time and frequency
     # Share of training before a discriminator joins; 1: never
     judge_from: float = Field(1.0, ge=0, le=1)
@@ -230,6 +234,10 @@ class DecoderConfig:
     loop: DecoderLoop = DecoderLoop()
 
     def __post_init__(self):
+        if self.carriers and self.pitches:
+            raise ConfigError(
+                "decoder.carriers and decoder.pitches are two ways to begin: set one of them to 0"
+            )
         if len(self.voice_rates) != 5 or min(self.voice_rates) <= 0:
             raise ConfigError(
                 f"decoder.voice_rates {self.voice_rates}: five factors above 0, one per voice layer"

@@ -23,6 +23,7 @@ from ..vocoder.discriminators import Discriminators
 from ..vocoder.losses import RelativePhase, feature_matching, lsgan_d, lsgan_g
 from .config import DecoderConfig
 from .features import HOP, OUTPUT_SAMPLE_RATE, SAMPLE_RATE
+from .pitch import PitchLaw, fit_pitch, pitch_loss, start_pitches
 from xtts_ka.xtts.waveform_decoder import (
     MelLoss,
     VoiceSpace,
@@ -68,6 +69,7 @@ class _DecoderClips(Task):
             "repetition": repetition_loss,
             "periodicity": periodicity_loss,
             "phase": self.phase_loss,
+            "pitch": pitch_loss,
         }
         self.weights = {name: getattr(cfg, f"{name}_weight") for name in self.parts}
         self.phases: tuple = ("judge", "main") if cfg.judge_from < 1 else ("main",)
@@ -140,11 +142,22 @@ class _DecoderModels(_DecoderClips):
         if self.space:
             for layer in voice_layers(self.net):
                 nn.init.zeros_(layer.weight)
+        if self.cfg.pitches and not self.start:
+            start_pitches(self.net, self.cfg.pitches, self.pitch_law())
         if "judge" not in self.phases:
             return {"decoder": self.net}
         seeded_step(self.cfg.loop.seed, "judge")
         self.judge = Discriminators(("mpd",), self.cfg.judge_width, tuple(self.cfg.judge_periods))
         return {"decoder": self.net, "judge": self.judge}
+
+    def pitch_law(self) -> PitchLaw:
+        "Of at most 500 training clips, drawn by seed."
+        chosen = rng(self.cfg.loop.seed, "pitch").permutation(len(self.train))[:500]
+        told = len(self.space.rows) if self.space else 0
+        clips = (self.pair(self.train[int(i)]) for i in chosen)
+        law = fit_pitch([(z, voice[:told, 0], wav) for z, wav, voice in clips])
+        print(f"decoder: pitch by latents and voice within {law.error:.1f} semitones")
+        return law
 
     def optimizers(self, models, cfg):
         def adam(params, lr):

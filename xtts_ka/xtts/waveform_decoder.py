@@ -315,6 +315,7 @@ LAGS = (48, 400)  # Samples at 24 kHz: pitches from 500 down to 60 Hz
 def autocorrelation(
     wav: Tensor,  # [B, T] at 24 kHz
     n_fft: int = 1024,
+    lags: tuple = LAGS,  # First and, not included, last
 ) -> Tensor:  # [B, lags, frames], 1 where a frame repeats itself exactly
     """Of frames of 43 ms, from magnitudes in place of powers, so that the strongest harmonic is
     not all that counts (Tolonen and Karjalainen 2000)."""
@@ -322,7 +323,7 @@ def autocorrelation(
     power = spec.real.square() + spec.imag.square()
     magnitude = (power + 1e-7).sqrt()  # smooth at zero, where abs() has no gradient
     found = torch.fft.irfft(magnitude, dim=1)  # [B, bins, frames] -> [B, n_fft, frames]
-    return found[:, LAGS[0] : LAGS[1]] / found[:, :1]
+    return found[:, lags[0] : lags[1]] / found[:, :1]
 
 
 def periodicity_loss(
