@@ -167,11 +167,19 @@ class ShardCache:
         "Remove what was used least recently, until a shard fits beside those on their way."
         size = {p: self.shards.held[int(p.name[-6:])].size for p in self.home.iterdir()
                 if p.is_dir() and p.name != f".new-{n:06d}"}  # fmt: skip
+        for left in self.home.glob(".gone-*"):  # By a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+            size.pop(left, None)
         whole = sorted((p.stat().st_mtime_ns, p) for p in size if p.name.isdecimal())
         for _, p in whole:
             if sum(size.values()) + self.shards.held[n].size <= self.most:
                 break
-            shutil.rmtree(p, ignore_errors=True)
+            gone = self.home / f".gone-{p.name}"
+            try:
+                os.rename(p, gone)  # At once: who reads finds all of it, or nothing
+            except OSError:  # Windows: somebody reads from it
+                continue
+            shutil.rmtree(gone, ignore_errors=True)
             del size[p]
 
 # %% ../../nbs/corpus/streamed.ipynb #c0sm0010
@@ -237,6 +245,9 @@ class StreamedCorpus:
             try:
                 return read_crop(folder / str(clip.row), start, count)[0]
             except AudioError as e:
-                if folder.is_dir():
-                    raise AudioError(e.reason, clip.name, e.detail) from None
-        raise AudioError("missing", clip.name, "its shard was removed; is the cache too small?")
+                reason, detail = e.reason, e.detail
+                if reason != "missing":  # Else its shard may have made room for another
+                    break
+        if not folder.is_dir():
+            detail = "its shard was removed; is the cache too small?"
+        raise AudioError(reason, clip.name, detail)
