@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from targets import HELD_BY, ITSELF, TARGETS, WITH_BFLOAT16, judged
+from targets import HELD_BY, ITSELF, TARGETS, WITH_BFLOAT16, WITHOUT_AMX, judged
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["XTTS_KA_PROGRESS"] = "off"
@@ -103,6 +103,8 @@ def report(name, row, times, colour):
     emulated = name in WITH_BFLOAT16 and not multiplies_bfloat16()
     if emulated:
         promises, targets = {}, {}
+    elif not multiplies_by_tiles():
+        promises = promises | WITHOUT_AMX.get(name, {})
     broken, missed = judged(ratios, promises), judged(ratios, targets)
     print(f"\n{row.what}")
     for peer in (ITSELF, *row.peers):
@@ -126,6 +128,12 @@ def report(name, row, times, colour):
 EMULATED = (
     "this processor only emulates bfloat16: promise and target are for those that multiply it"
 )
+
+
+def multiplies_by_tiles():
+    from xtts_ka.core.device import processor
+
+    return processor().endswith("by AMX")
 
 
 def multiplies_bfloat16():

@@ -75,6 +75,17 @@ def test_what_is_for_bfloat16_is_bound_to_nothing_without(bench, monkeypatch, tm
         assert (compare.EMULATED in capsys.readouterr().out) is not has
 
 
+def test_a_promise_of_its_own_without_tiles(bench, monkeypatch, tmp_path, capsys):
+    compare, targets = bench
+    monkeypatch.setattr(compare, "WITHOUT_AMX", {"row": {"peer": 2.1}})
+    for tiles, code in ((True, 1), (False, 0)):
+        monkeypatch.setattr(compare, "multiplies_by_tiles", lambda tiles=tiles: tiles)
+        monkeypatch.setattr(compare, "ROOT", tmp_path / str(tiles))
+        found, record = measure(bench, monkeypatch, tmp_path / str(tiles), 2.0, 1.6, 0.5)
+        assert found == code and not record["reached"]
+        assert record["promises"]["peer"] == (1.6 if tiles else 2.1)
+
+
 def test_each_target_has_a_row_and_a_sentence(root):
     "In a process of its own, which needs no peer: rows are made when they are measured."
     call = (
