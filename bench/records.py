@@ -53,7 +53,8 @@ def run_wall():
     from xtts_ka.pipeline.state import covered
 
     found = stages()
-    spans = [[datetime.fromisoformat(s[k]) for k in ("started", "ended")] for s in found.values()]
+    ends = ("started", "ended")
+    spans = [[datetime.fromisoformat(s[k]).timestamp() for k in ends] for s in found.values()]
     return _row(
         "make run, minutes on the clock",
         covered(spans) / 60,

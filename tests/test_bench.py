@@ -86,6 +86,21 @@ def test_a_promise_of_its_own_without_tiles(bench, monkeypatch, tmp_path, capsys
         assert record["promises"]["peer"] == (1.6 if tiles else 2.1)
 
 
+def test_minutes_of_a_recorded_run(bench, monkeypatch, tmp_path):
+    "Two stages at a time count once on the clock, and a pause between them does not."
+    import records
+
+    at = [f"2026-01-01T00:{m:02}:00+00:00" for m in (0, 10, 5, 12, 30, 33)]
+    stages = {
+        name: dict(status="done", cpu_seconds=60.0, started=at[2 * i], ended=at[2 * i + 1])
+        for i, name in enumerate("abc")
+    }
+    progress = json.dumps(dict(stages=stages))
+    (tmp_path / "pretrain_progress.json").write_text(progress, encoding="utf-8")
+    monkeypatch.setattr(records, "stages", lambda found=records.stages: found(tmp_path))
+    assert (records.run_cpu().ours(), records.run_wall().ours()) == (3.0, 15.0)
+
+
 def test_each_target_has_a_row_and_a_sentence(root):
     "In a process of its own, which needs no peer: rows are made when they are measured."
     call = (
