@@ -17,6 +17,12 @@ the last line says how much of the way from the first to `own` the second goes.
 trains the run's acoustic network once more, with guests as that share of its crops
 (`full_pretrain.acoustic.guests`), and compares what `speak --reference` says by both.
 
+    python bench/clone.py pitches outputs/demo [--steps 2000] [--json FILE]
+
+trains the run's waveform decoder anew, with guests as three quarters of its crops and oscillators
+that each voice's pitch opens (`full_pretrain.decoder.pitches`), and compares the clones of both in
+coqui-tts. The training lies in `outputs/demo_pitches` and goes on where it was stopped.
+
     python bench/clone.py parts outputs/demo [--json FILE]
 
 says what holds the clones of a run: each row swaps one part of the way from a recording to a clone
@@ -58,6 +64,7 @@ from xtts_ka.speaker.encoders import SpeakerEncoder, load_encoder
 from xtts_ka.xtts.config import DecodeConfig
 from xtts_ka.xtts.export import load_stock
 from xtts_ka.xtts.features import OUTPUT_SAMPLE_RATE
+from xtts_ka.xtts.waveform_decoder import widths
 
 VOICES = ("steph", "alicia", "victor", "robert")
 SIX = (*VOICES, "linda", "marco")  # Of `parts`
@@ -176,6 +183,33 @@ def told_by_guests(run, share):
         return stage.acoustic_net
 
 
+def opened_by_pitch(run, steps):
+    "Export of the run with a decoder that learned from guests and begins with their pitches."
+    from xtts_ka.core.config import build
+    from xtts_ka.xtts.config import PretrainConfig
+    from xtts_ka.xtts.stage import Pretrain
+
+    options = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    cfg, home = (
+        build(PretrainConfig, options["full_pretrain"]),
+        run.with_name(f"{run.name}_pitches"),
+    )
+    cfg.guests.share, d = 0.75, cfg.decoder
+    d.carriers, d.pitches, d.pitch_weight, d.voice_parts = 0, 36, 2.0, 32
+    d.channels, d.loop.steps = [512, *widths(d.channels)[1:]], steps
+    d.loop.save_every = d.loop.validate_every = 250
+    out = home / "full_pretrain"
+    if not out.exists():
+        shutil.copytree(run / "full_pretrain", out, ignore=shutil.ignore_patterns("decoder"))
+    stage = Pretrain(cfg, run / "segments", run / "xtts_init", out, options["seed"])
+    stage.gpt()
+    stage.compute_speaker_latents()
+    stage.latents()
+    stage.acoustic()
+    stage.decoder()
+    return stage.export(home / "xtts")
+
+
 def lost_letters(spoken):
     "Share of the letters that the recogniser does not hear."
     from xtts_ka.evaluate.recogniser import Recogniser, error_rate
@@ -194,9 +228,9 @@ def likeness(listen, heard, wavs):
     )
 
 
-def measured(runs, names=VOICES, share=0.0):
+def measured(runs, names=VOICES, share=0.0, steps=0):
     """listener -> row -> voice -> likeness; with a share, of one run's own speech without and with
-    guests."""
+    guests; with steps, of one run and of its export with a decoder of so many steps."""
     with tempfile.TemporaryDirectory() as folder:
         recordings = record(folder, names)
         if share:
@@ -206,7 +240,10 @@ def measured(runs, names=VOICES, share=0.0):
                 "with guests": our_clones(export, recordings, told),
             }
         else:
-            spoken = {run.name: clones(run / "xtts", recordings) for run in runs}
+            exports = {run.name: run / "xtts" for run in runs}
+            if steps:
+                exports["by pitch"] = opened_by_pitch(runs[0], steps)
+            spoken = {name: clones(export, recordings) for name, export in exports.items()}
         sound = {
             name: [[read_audio(p, EAR_RATE)[0] for p in files] for files in pair]
             for name, pair in recordings.items()
@@ -428,16 +465,22 @@ def main():
         help=(
             "folder of a run with xtts/; the last needs speaker_encoder/ as well; `parts RUN`:"
             " what holds its clones; `known RUN`: its own voices; `guests RUN`: its clones by"
-            " `speak`, without and with guests"
+            " `speak`, without and with guests; `pitches RUN`: its clones, and those by a decoder"
+            " of many voices"
         ),
     )
     ap.add_argument(
         "--share", type=float, default=0.5, help="of guests, with `guests RUN` (default: 0.5)"
     )
+    ap.add_argument(
+        "--steps", type=int, default=2000, help="of the decoder, with `pitches RUN` (default: 2000)"
+    )
     ap.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     args = ap.parse_args()
     if not 0 < args.share < 1:
         ap.error(f"--share {args.share}: between 0 and 1")
+    if args.steps < 1:
+        ap.error(f"--steps {args.steps}: at least 1")
     torch.set_num_threads(1)
     if args.runs[0].name == "parts" and len(args.runs) == 2:
         found = measured_parts(args.runs[1], SIX)
@@ -457,6 +500,9 @@ def main():
     if guests:
         lost, found = measured(args.runs[1:], SIX, args.share)
         names = [args.runs[1].name, "with guests"]
+    elif args.runs[0].name == "pitches" and len(args.runs) == 2:
+        lost, found = measured(args.runs[1:], SIX, steps=args.steps)
+        names = [args.runs[1].name, "by pitch"]
     else:
         lost, found = measured(args.runs)
         names = [run.name for run in args.runs]
