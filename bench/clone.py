@@ -163,48 +163,47 @@ def our_clones(export, recordings, acoustic=None):
     return out
 
 
-def told_by_guests(run, share):
-    "The run's acoustic network, trained anew with guests, and the command's options otherwise."
+def trained_again(run, out, without, change):
+    "The run's stage full_pretrain in another folder, with other options, up to the latents."
     from xtts_ka.core.config import build
     from xtts_ka.xtts.config import PretrainConfig
     from xtts_ka.xtts.stage import Pretrain
 
     options = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     cfg = build(PretrainConfig, options["full_pretrain"])
-    cfg.acoustic.guests = share
+    change(cfg)
+    if not out.exists():  # The run itself stays as it is
+        shutil.copytree(run / "full_pretrain", out, ignore=shutil.ignore_patterns(without))
+    stage = Pretrain(cfg, run / "segments", run / "xtts_init", out, options["seed"])
+    stage.gpt()
+    stage.compute_speaker_latents()
+    stage.latents()
+    return stage
+
+
+def told_by_guests(run, share):
+    "The run's acoustic network, trained anew with guests, and the command's options otherwise."
+
+    def change(cfg):
+        cfg.acoustic.guests = share
+
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "full_pretrain"  # The run itself stays as it is
-        shutil.copytree(run / "full_pretrain", out, ignore=shutil.ignore_patterns("acoustic"))
-        stage = Pretrain(cfg, run / "segments", run / "xtts_init", out, options["seed"])
-        stage.gpt()
-        stage.compute_speaker_latents()
-        stage.latents()
+        stage = trained_again(run, Path(folder) / "full_pretrain", "acoustic", change)
         stage.acoustic()
         return stage.acoustic_net
 
 
 def opened_by_pitch(run, steps):
     "Export of the run with a decoder that learned from guests and begins with their pitches."
-    from xtts_ka.core.config import build
-    from xtts_ka.xtts.config import PretrainConfig
-    from xtts_ka.xtts.stage import Pretrain
+    home = run.with_name(f"{run.name}_pitches")
 
-    options = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    cfg, home = (
-        build(PretrainConfig, options["full_pretrain"]),
-        run.with_name(f"{run.name}_pitches"),
-    )
-    cfg.guests.share, d = 0.75, cfg.decoder
-    d.carriers, d.pitches, d.pitch_weight, d.voice_parts = 0, 36, 2.0, 32
-    d.channels, d.loop.steps = [512, *widths(d.channels)[1:]], steps
-    d.loop.save_every = d.loop.validate_every = 250
-    out = home / "full_pretrain"
-    if not out.exists():
-        shutil.copytree(run / "full_pretrain", out, ignore=shutil.ignore_patterns("decoder"))
-    stage = Pretrain(cfg, run / "segments", run / "xtts_init", out, options["seed"])
-    stage.gpt()
-    stage.compute_speaker_latents()
-    stage.latents()
+    def change(cfg):
+        cfg.guests.share, d = 0.75, cfg.decoder
+        d.carriers, d.pitches, d.pitch_weight, d.voice_parts = 0, 36, 2.0, 32
+        d.channels, d.loop.steps = [512, *widths(d.channels)[1:]], steps
+        d.loop.save_every = d.loop.validate_every = 250
+
+    stage = trained_again(run, home / "full_pretrain", "decoder", change)
     stage.acoustic()
     stage.decoder()
     return stage.export(home / "xtts")
