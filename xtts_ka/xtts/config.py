@@ -238,6 +238,12 @@ class DecoderConfig:
             raise ConfigError(
                 "decoder.carriers and decoder.pitches are two ways to begin: set one of them to 0"
             )
+        first = self.channels if isinstance(self.channels, int) else self.channels[0]
+        if 8 * self.pitches >= first:
+            raise ConfigError(
+                f"decoder.pitches {self.pitches} take {8 * self.pitches} of the first {first} "
+                "channels (decoder.channels): fewer pitches, or more channels"
+            )
         if len(self.voice_rates) != 5 or min(self.voice_rates) <= 0:
             raise ConfigError(
                 f"decoder.voice_rates {self.voice_rates}: five factors above 0, one per voice layer"
