@@ -26,14 +26,20 @@ VOICED, CLEAR = 0.5, 0.2  # Least resemblance at the period, and how far above h
 
 def _resemblance(wav) -> tuple:  # [B, T] -> three [B, lags, frames]
     "Autocorrelation, in shares of a perfect voice as well, and how far those top half of the lag."
+    low = PERIODS[0] // 2
+    found = autocorrelation(wav, WINDOW, (low, PERIODS[1]))
+    return found[:, PERIODS[0] - low :], *_above_half(found)
+
+
+def _above_half(found) -> tuple:  # [..., lags from half of the first, frames] -> two as above
+    "Shares of a perfect voice, whose autocorrelation falls as the window does; less those at half."
     first, last = PERIODS
-    low, lag = first // 2, torch.arange(first, last)
-    found = autocorrelation(wav, WINDOW, (low, last))
-    fall = 0.5 + 0.5 * torch.cos(2 * torch.pi * torch.arange(low, last) / WINDOW)
-    share = found / fall[:, None]
-    half = 0.5 * (share[:, lag // 2 - low] + share[:, (lag + 1) // 2 - low])
-    at = share[:, first - low :]
-    return found[:, first - low :], at, at - half
+    low, lag = first // 2, torch.arange(first, last, device=found.device)
+    every = torch.arange(low, last, device=found.device)
+    share = found / (0.5 + 0.5 * torch.cos(2 * torch.pi * every / WINDOW))[:, None]
+    half = 0.5 * (share[..., lag // 2 - low, :] + share[..., (lag + 1) // 2 - low, :])
+    at = share[..., first - low :, :]
+    return at, at - half
 
 
 def pitch_track(
@@ -53,16 +59,11 @@ BANDS = ((0, 1000), (1000, 2500), (2500, 5000))  # Hz
 def _in_bands(wav):  # [B, T] -> [B, bands, lags, frames], how far each lag stands above half of it
     spec = _spectrum(wav, WINDOW, HOP)  # [B, bins, frames]
     size = (spec.real.square() + spec.imag.square() + 1e-7).sqrt()
-    hz = torch.arange(size.shape[1]) * OUTPUT_SAMPLE_RATE / WINDOW
+    hz = torch.arange(size.shape[1], device=wav.device) * OUTPUT_SAMPLE_RATE / WINDOW
     inside = torch.stack([((hz >= low) & (hz < high)).float() for low, high in BANDS])
     beats = torch.fft.ifft(size[:, None] * inside[..., None], WINDOW, dim=2)
     envelope = (beats.real.square() + beats.imag.square() + 1e-14).sqrt()
-    first, last = PERIODS
-    low, lag = first // 2, torch.arange(first, last)
-    fall = 0.5 + 0.5 * torch.cos(2 * torch.pi * torch.arange(low, last) / WINDOW)
-    share = envelope[:, :, low:last] / envelope[:, :, :1] / fall[:, None]
-    half = 0.5 * (share[:, :, lag // 2 - low] + share[:, :, (lag + 1) // 2 - low])
-    return share[:, :, first - low :] - half
+    return _above_half(envelope[:, :, PERIODS[0] // 2 : PERIODS[1]] / envelope[:, :, :1])[1]
 
 
 def pitch_loss(

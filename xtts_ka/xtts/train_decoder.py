@@ -195,6 +195,8 @@ class _DecoderModels(_DecoderClips):
         return self.net(z, g=voice)[:, 0].float()
 
     def distances(self, fake, wav) -> dict:  # Name -> scalar, of the parts in use
+        for part in (self.mel_loss, self.phase_loss):
+            part.to(wav.device)  # The loop moves the networks only
         with torch.autocast(wav.device.type, enabled=False):  # log-mels need all their bits
             return {
                 name: part(fake, wav) for name, part in self.parts.items() if self.weights[name]
@@ -242,13 +244,11 @@ class DecoderTask(_DecoderModels):
         self.said = None, None
 
     def validate(self):
-        rows = []
+        rows, device = [], self.net.conv_pre.weight.device
         for i in self.val:
-            z, wav, voice = (x[None] for x in self.pair(i))
+            z, wav, voice = (x[None].to(device) for x in self.pair(i))
             fake = self.speak(z, voice)
-            rows.append(
-                {"mel": float(self.mel_loss(fake, wav))}
-                | {k: float(v) for k, v in self.distances(fake, wav).items()}
-            )
+            found = {k: float(v) for k, v in self.distances(fake, wav).items()}
+            rows.append({"mel": float(self.mel_loss(fake, wav))} | found)
         means = {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]}
         return {"score": means["mel"], **means}

@@ -203,7 +203,8 @@ RESOLUTIONS = (
 
 
 def _magnitude(wav, n_fft, hop, window) -> Tensor:  # [B, T] -> [B, bins, frames]
-    spec = torch.stft(wav, n_fft, hop, window, torch.hann_window(window), return_complex=True)
+    shape = torch.hann_window(window, device=wav.device)
+    spec = torch.stft(wav, n_fft, hop, window, shape, return_complex=True)
     return torch.sqrt(torch.clamp(spec.real**2 + spec.imag**2, min=1e-7))
 
 
