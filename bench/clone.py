@@ -12,10 +12,11 @@ where it is installed. `own` are other recordings of the voice, `others` those o
 no clone can be expected above the one, and one without any ear lies near the other. With two runs
 the last line says how much of the way from the first to `own` the second goes.
 
-    python bench/clone.py guests outputs/demo [--share 0.5] [--json FILE]
+    python bench/clone.py guests outputs/demo [--share 0.5] [--steps N] [--parts 32] [--json FILE]
 
 trains the run's acoustic network once more, with guests as that share of its crops
-(`full_pretrain.acoustic.guests`), and compares what `speak --reference` says by both.
+(`full_pretrain.acoustic.guests`), and compares what `speak --reference` says by both; with N steps
+instead of the run's own number, and with so many components of the vectors.
 
     python bench/clone.py pitches outputs/demo [--steps 2000] [--json FILE]
 
@@ -39,6 +40,7 @@ coqui-tts reads files by torchcodec, which needs FFmpeg; here soundfile reads th
 of it is changed."""
 
 import argparse
+import functools
 import os
 import shutil
 import sys
@@ -181,11 +183,12 @@ def trained_again(run, out, without, change):
     return stage
 
 
-def told_by_guests(run, share):
-    "The run's acoustic network, trained anew with guests, and the command's options otherwise."
+def told_by_guests(run, share, steps, parts):
+    "The run's acoustic network, trained anew with guests; steps None: as many as the run's."
 
     def change(cfg):
-        cfg.acoustic.guests = share
+        cfg.acoustic.guests, cfg.acoustic.voice_parts = share, parts
+        cfg.acoustic.loop.steps = steps or cfg.acoustic.loop.steps
 
     with tempfile.TemporaryDirectory() as folder:
         stage = trained_again(run, Path(folder) / "full_pretrain", "acoustic", change)
@@ -199,7 +202,8 @@ def opened_by_pitch(run, steps):
 
     def change(cfg):
         cfg.guests.share, d = 0.75, cfg.decoder
-        d.carriers, d.pitches, d.pitch_weight, d.voice_parts = 0, 36, 2.0, 32
+        d.carriers, d.pitches, d.pitch_weight, d.voice_parts = 0, 36, 2.0, 64
+        d.speaker_weight, d.kernels = 4.0, [[7]] * 4
         d.channels, d.loop.steps = [512, *widths(d.channels)[1:]], steps
         d.loop.save_every = d.loop.validate_every = 250
 
@@ -227,22 +231,30 @@ def likeness(listen, heard, wavs):
     )
 
 
-def measured(runs, names=VOICES, share=0.0, steps=0):
-    """listener -> row -> voice -> likeness; with a share, of one run's own speech without and with
-    guests; with steps, of one run and of its export with a decoder of so many steps."""
+def by_coqui(runs, recordings):
+    return {run.name: clones(run / "xtts", recordings) for run in runs}
+
+
+def by_pitch(runs, recordings, steps):
+    "A run's clones, and those by a decoder of so many steps that begins with pitches."
+    export = opened_by_pitch(runs[0], steps)
+    return by_coqui(runs, recordings) | {"by pitch": clones(export, recordings)}
+
+
+def by_guests(runs, recordings, share, steps, parts):
+    "What a run says by itself, without and with guests."
+    export, told = runs[0] / "xtts", told_by_guests(runs[0], share, steps, parts)
+    return {
+        runs[0].name: our_clones(export, recordings),
+        "with guests": our_clones(export, recordings, told),
+    }
+
+
+def measured(runs, names=VOICES, speak=by_coqui):
+    "listener -> row -> voice -> likeness, of what `speak` makes of the runs and the recordings."
     with tempfile.TemporaryDirectory() as folder:
         recordings = record(folder, names)
-        if share:
-            export, told = runs[0] / "xtts", told_by_guests(runs[0], share)
-            spoken = {
-                runs[0].name: our_clones(export, recordings),
-                "with guests": our_clones(export, recordings, told),
-            }
-        else:
-            exports = {run.name: run / "xtts" for run in runs}
-            if steps:
-                exports["by pitch"] = opened_by_pitch(runs[0], steps)
-            spoken = {name: clones(export, recordings) for name, export in exports.items()}
+        spoken = speak(runs, recordings)
         sound = {
             name: [[read_audio(p, EAR_RATE)[0] for p in files] for files in pair]
             for name, pair in recordings.items()
@@ -472,14 +484,24 @@ def main():
         "--share", type=float, default=0.5, help="of guests, with `guests RUN` (default: 0.5)"
     )
     ap.add_argument(
-        "--steps", type=int, default=2000, help="of the decoder, with `pitches RUN` (default: 2000)"
+        "--steps",
+        type=int,
+        help="of the training (default: with `pitches RUN` 2000, with `guests RUN` the run's own)",
+    )
+    ap.add_argument(
+        "--parts",
+        type=int,
+        default=32,
+        help="components of the voice vectors, with `guests RUN` (default: 32)",
     )
     ap.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     args = ap.parse_args()
     if not 0 < args.share < 1:
         ap.error(f"--share {args.share}: between 0 and 1")
-    if args.steps < 1:
+    if args.steps is not None and args.steps < 1:
         ap.error(f"--steps {args.steps}: at least 1")
+    if args.parts < 1:
+        ap.error(f"--parts {args.parts}: at least 1")
     torch.set_num_threads(1)
     if args.runs[0].name == "parts" and len(args.runs) == 2:
         found = measured_parts(args.runs[1], SIX)
@@ -497,10 +519,12 @@ def main():
         ap.error("the runs' folders need different names: they name the rows")
     start, guests = time.process_time(), args.runs[0].name == "guests" and len(args.runs) == 2
     if guests:
-        lost, found = measured(args.runs[1:], SIX, args.share)
+        told = dict(share=args.share, steps=args.steps, parts=args.parts)
+        lost, found = measured(args.runs[1:], SIX, functools.partial(by_guests, **told))
         names = [args.runs[1].name, "with guests"]
     elif args.runs[0].name == "pitches" and len(args.runs) == 2:
-        lost, found = measured(args.runs[1:], SIX, steps=args.steps)
+        speak = functools.partial(by_pitch, steps=args.steps or 2000)
+        lost, found = measured(args.runs[1:], SIX, speak)
         names = [args.runs[1].name, "by pitch"]
     else:
         lost, found = measured(args.runs)

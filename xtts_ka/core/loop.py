@@ -36,7 +36,7 @@ from xtts_ka.core.errors import (
     stopping_signals,
 )
 from .files import atomic_write, digest, read_json, read_jsonl, sweep, write_json
-from .processes import lock, not_inherited
+from .processes import lock, not_inherited, release_memory
 from .progress import Count, bar
 from .randomness import permutation, rng, seeded_step, torch_rng
 from xtts_ka.core.sharded import (
@@ -994,6 +994,7 @@ def _save(run, tag=None):
     if not tag:
         run.saved = time.monotonic()
         run.saved_step = run.step
+    release_memory()
     run.team.wait()
 
 # %% ../../nbs/core/loop.ipynb #32fa9fbc
@@ -1135,6 +1136,7 @@ def fit(
     with _lock(root) if fabric.global_rank == 0 else contextlib.nullcontext():
         if fabric.global_rank == 0:
             sweep(root)
+        release_memory()  # Of the training before this one
         run = _Run(task, cfg, out_dir, fabric)
         found = _checked(task, cfg, root)
         _begin(run, found)

@@ -211,6 +211,8 @@ class DecoderConfig:
     periodicity_weight: float = Field(0.0, ge=0)
     # Weight of the resemblance at the recording's period, and of voice where it has none
     pitch_weight: float = Field(0.0, ge=0)
+    # Weight of what the speaker encoder of the export hears between the sound and the recording
+    speaker_weight: float = Field(0.0, ge=0)
     phase_weight: float = Field(0.0, ge=0)  # Weight of the steps of the phase in time and frequency
     # Share of training before a discriminator joins; 1: never
     judge_from: float = Field(1.0, ge=0, le=1)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SPEAKER_RATE', 'LAYERS', 'official_shape', 'narrow_encoder', 'orthonormal', 'official_encoder', 'narrow_vectors',
-           'SpeakerTask', 'heard_clips', 'distil']
+           'SpeakerLoss', 'SpeakerTask', 'heard_clips', 'distil']
 
 # %% ../../nbs/xtts/distil.ipynb #a81be5bb
+import copy
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..core.randomness import rng, seeded_step, torch_rng
 from ..speaker.augment import Augmenter
 from ..speaker.data import Utterance, crop, keep_waves
 from .config import SpeakerConfig
-from .features import SAMPLE_RATE
+from .features import OUTPUT_SAMPLE_RATE, SAMPLE_RATE
 from .waveform_decoder import VOICE_DIM, make_decoder
 
 SPEAKER_RATE = 16000  # Hz, of XTTS's speaker encoder
@@ -104,6 +105,31 @@ def narrow_vectors(
         torch.from_numpy(resample(np.asarray(w), SAMPLE_RATE, SPEAKER_RATE))[None] for w in wavs
     )
     return [(narrow(x, l2_norm=True) @ up.T)[..., None].clone() for x in heard]
+
+# %% ../../nbs/xtts/distil.ipynb #5c1d0002
+class SpeakerLoss(nn.Module):
+    "How far sound lies from its recording for a speaker encoder, which stays as it is."
+
+    def __init__(
+        self,
+        encoder: nn.Module,  # coqui's ResNetSpeakerEncoder, narrow or official; it is copied
+    ):
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder).eval().requires_grad_(False)
+
+    def vectors(self, wav: Tensor) -> Tensor:  # [B, T] at 24 kHz -> [B, dim] unit vectors
+        import torchaudio.functional as audio
+
+        return self.encoder(audio.resample(wav, OUTPUT_SAMPLE_RATE, SPEAKER_RATE), l2_norm=True)
+
+    def forward(
+        self,
+        fake: Tensor,  # [B, T] at 24 kHz
+        real: Tensor,  # [B, T]
+    ) -> Tensor:  # Scalar, 0 to 2: 1 - cosine
+        with torch.no_grad():
+            aim = self.vectors(real)  # [B, dim]
+        return 1 - (self.vectors(fake) * aim).sum(1).mean()
 
 # %% ../../nbs/xtts/distil.ipynb #629960be
 class SpeakerTask(Task):

@@ -45,7 +45,7 @@ from .reader import CodeReader
 from .resize import resize_text
 from .sampling import fit_pace, teacher_latents
 from .stage_init import base_digest, clips_digest, seeded
-from .train_decoder import DecoderTask
+from .train_decoder import NO_EAR, DecoderTask
 from .train_dvae import DvaeTask, write_codes
 from .train_gpt import GptTask
 from .vocabulary import Vocabulary
@@ -134,9 +134,12 @@ class _Start:
         self.waveform: dict = {}  # state of the waveform decoder
 
     def _check_guests(self):
-        "Before anything is trained: guests that are asked for can be had."
+        "Before anything is trained: guests and speaker encoder that are asked for can be had."
         teacher = self.init.parent / "speaker_encoder" / "encoder.json"
         can = self.cfg.guests.voices and teacher.is_file() and not self.base
+        weight = self.cfg.decoder.speaker_weight
+        if weight and not self.base and not teacher.is_file():
+            raise ConfigError(f"full_pretrain.decoder.speaker_weight {weight}: {NO_EAR}")
         if self.cfg.acoustic.guests and not (can and self.vocabulary.language == "ka"):
             raise ConfigError(
                 "full_pretrain.acoustic.guests: there are no guests; they need a Georgian run from "
@@ -488,7 +491,8 @@ class _SoundStep(_VoiceStep):
             return None
         clips, latents, vectors = self.sound_data(self.cfg.guests.share)
         start = self.base.waveform_decoder if cfg.start == "base" else None
-        self.decoder_task = DecoderTask(cfg, clips, latents, vectors, self.cfg.gpt.dim, start)
+        ear = self.encoder if self.base else self.narrow
+        self.decoder_task = DecoderTask(cfg, clips, latents, vectors, self.cfg.gpt.dim, start, ear)
         result = fit(self.decoder_task, cfg.loop, self.out / "decoder", "decoder")
         load_models(self.out / "decoder", {"decoder": self.decoder_task.net}, "latest")
         self.waveform = self.decoder_task.state()
