@@ -9,7 +9,6 @@ __all__ = ['WINDOWS', 'alive', 'kill', 'own_group', 'interrupt', 'pause', 'stop_
 # %% ../../nbs/core/processes.ipynb #c0pr0002
 import contextlib
 import ctypes
-import gc
 import os
 import platform
 import signal
@@ -123,7 +122,6 @@ def peak_memory() -> int:  # Bytes
 
 def release_memory():
     "Give memory that nothing uses back to the system, where the C library can (glibc)."
-    gc.collect()
     if not WINDOWS:
         with contextlib.suppress(AttributeError):  # macOS has no such call
             ctypes.CDLL(None).malloc_trim(0)
