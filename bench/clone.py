@@ -24,6 +24,11 @@ trains the run's waveform decoder anew, with guests as three quarters of its cro
 that each voice's pitch opens (`full_pretrain.decoder.pitches`), and compares the clones of both in
 coqui-tts. The training lies in `outputs/demo_pitches` and goes on where it was stopped.
 
+    python bench/clone.py voices outputs/demo [--steps 9000] [--json FILE]
+
+does so with fewer residual blocks, 64 components and the speaker consistency loss
+(`full_pretrain.decoder.speaker_weight`), in `outputs/demo_voices`; an hour and a half on one core.
+
     python bench/clone.py parts outputs/demo [--json FILE]
 
 says what holds the clones of a run: each row swaps one part of the way from a recording to a clone
@@ -196,15 +201,19 @@ def told_by_guests(run, share, steps, parts):
         return stage.acoustic_net
 
 
-def opened_by_pitch(run, steps):
+WAYS = {"pitches": 2000, "voices": 9000}  # Steps of the decoder
+
+
+def opened_by_pitch(run, way, steps):
     "Export of the run with a decoder that learned from guests and begins with their pitches."
-    home = run.with_name(f"{run.name}_pitches")
+    home = run.with_name(f"{run.name}_{way}")
 
     def change(cfg):
         cfg.guests.share, d = 0.75, cfg.decoder
-        d.carriers, d.pitches, d.pitch_weight, d.voice_parts = 0, 36, 2.0, 64
-        d.speaker_weight, d.kernels = 4.0, [[7]] * 4
-        d.channels, d.loop.steps = [512, *widths(d.channels)[1:]], steps
+        d.carriers, d.pitches, d.pitch_weight, d.voice_parts = 0, 36, 2.0, 32
+        if way == "voices":
+            d.speaker_weight, d.kernels, d.voice_parts = 4.0, [[7]] * 4, 64
+        d.channels, d.loop.steps = [512, *widths(d.channels)[1:]], steps or WAYS[way]
         d.loop.save_every = d.loop.validate_every = 250
 
     stage = trained_again(run, home / "full_pretrain", "decoder", change)
@@ -235,9 +244,9 @@ def by_coqui(runs, recordings):
     return {run.name: clones(run / "xtts", recordings) for run in runs}
 
 
-def by_pitch(runs, recordings, steps):
+def by_pitch(runs, recordings, way, steps):
     "A run's clones, and those by a decoder of so many steps that begins with pitches."
-    export = opened_by_pitch(runs[0], steps)
+    export = opened_by_pitch(runs[0], way, steps)
     return by_coqui(runs, recordings) | {"by pitch": clones(export, recordings)}
 
 
@@ -476,8 +485,8 @@ def main():
         help=(
             "folder of a run with xtts/; the last needs speaker_encoder/ as well; `parts RUN`:"
             " what holds its clones; `known RUN`: its own voices; `guests RUN`: its clones by"
-            " `speak`, without and with guests; `pitches RUN`: its clones, and those by a decoder"
-            " of many voices"
+            " `speak`, without and with guests; `pitches RUN`, `voices RUN`: its clones, and those"
+            " by a decoder of many voices"
         ),
     )
     ap.add_argument(
@@ -486,7 +495,8 @@ def main():
     ap.add_argument(
         "--steps",
         type=int,
-        help="of the training (default: with `pitches RUN` 2000, with `guests RUN` the run's own)",
+        help="of the training (default: with `pitches RUN` 2000, with `voices RUN` 9000, with"
+        " `guests RUN` the run's own)",
     )
     ap.add_argument(
         "--parts",
@@ -522,8 +532,8 @@ def main():
         told = dict(share=args.share, steps=args.steps, parts=args.parts)
         lost, found = measured(args.runs[1:], SIX, functools.partial(by_guests, **told))
         names = [args.runs[1].name, "with guests"]
-    elif args.runs[0].name == "pitches" and len(args.runs) == 2:
-        speak = functools.partial(by_pitch, steps=args.steps or 2000)
+    elif args.runs[0].name in WAYS and len(args.runs) == 2:
+        speak = functools.partial(by_pitch, way=args.runs[0].name, steps=args.steps)
         lost, found = measured(args.runs[1:], SIX, speak)
         names = [args.runs[1].name, "by pitch"]
     else:
