@@ -189,6 +189,11 @@ def execute(path):
 
 
 def main(args):
+    if {"-h", "--help"} & set(args):
+        print(__doc__)
+        return
+    if lost := [a for a in args if not (Path(a).is_file() and a.endswith(".ipynb"))]:
+        sys.exit(f"{lost[0]}: no such notebook; give .ipynb files, or none for all")
     paths = [Path(a).resolve() for a in args] or sorted(
         p
         for p in (ROOT / "nbs").rglob("*.ipynb")

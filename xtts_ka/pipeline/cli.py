@@ -122,6 +122,7 @@ def _normalize(args) -> int:
             args.explain,
         ),
         args.out,
+        args.input,
     )
 
 # %% ../../nbs/pipeline/cli.ipynb #949fdd17
@@ -139,14 +140,17 @@ def _phonemize(args) -> int:
     }
     chosen = {name: value for name, value in options.items() if value}
     lines = read_lines(args.text, args.input)
-    return run_lines(phonemize_lines(lines, args.mode, args.format == "json", **chosen), args.out)
+    found = phonemize_lines(lines, args.mode, args.format == "json", **chosen)
+    return run_lines(found, args.out, args.input)
 
 
 def _lexicon(args) -> int:
+    from xtts_ka.core.paths import refuse_same_file
     from xtts_ka.pipeline.text_commands import read_lines
     from xtts_ka.text.g2p import GraphemeToPhoneme
     from xtts_ka.text.lexicons import write_lexicon
 
+    refuse_same_file(args.out, [args.input] if args.input != "-" else [])
     lines = read_lines(args.text, args.input)
     n = write_lexicon(args.out, lines, args.format, GraphemeToPhoneme(args.mode))
     print(f"{args.out}: {n} words")

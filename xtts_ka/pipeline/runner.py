@@ -59,6 +59,7 @@ from xtts_ka.pipeline.stages import (
     find_stage,
     fit_parameters,
     load_run,
+    named,
     named_weights,
     parameters,
     run_language,
@@ -867,7 +868,9 @@ def run_name(
     overrides=(),  # `section.key=value`
 ) -> str:
     "The name of the run, without the rest of the configuration."
-    values = read_config(resolve_config(config)) if config else {}
+    file = resolve_config(config) if config else None
+    values = read_config(file) if file else {}
+    overrides = named(file, overrides)
     given = dict(parse_override(o, Shared) for o in overrides if "." not in o.partition("=")[0])
     return build(
         Shared,

@@ -9,12 +9,13 @@ __all__ = ['read_lines', 'normalize_lines', 'phonemize_lines', 'run_lines']
 import contextlib
 import json
 import os
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from ..core.errors import MissingError, XttsKaError
-from ..core.paths import find_input, no_such
+from ..core.errors import ConfigError, MissingError, XttsKaError
+from ..core.paths import find_input, no_such, refuse_same_file
 
 # %% ../../nbs/pipeline/text_commands.ipynb #60ac3435
 def _typed(text: str) -> str:
@@ -36,6 +37,8 @@ def read_lines(
     path: str = "",  # Else a file, `-` for standard input
 ):  # Yields lines without their end
     "The input lines. `MissingError` names a missing file."
+    if texts and path not in ("", "-"):
+        raise ConfigError("give a text or --input, not both")
     if texts:
         yield from (line for text in map(_typed, texts) for line in text.splitlines() or [""])
     elif path in ("", "-"):
@@ -58,11 +61,16 @@ def _lost(warnings: list) -> str:
     return " ".join(c for part in left for c in part.split() if len(c) == 1 and c.isalnum())
 
 
+_BYTES = re.compile("[\udc80-\udcff]+")  # As `surrogateescape` gives bytes that are not UTF-8
+
+
 def _unsaid(lost: str) -> str:
     return f"no reading for {lost}, left out" if lost else "nothing in it can be said"
 
 
 def _warn(number: int, line: str, what: str):
+    if _BYTES.search(line):
+        what = "bytes that are not UTF-8, left out"
     print(
         f"line {number}: {what}: {line[:60].encode('utf-8', 'replace').decode()!r}", file=sys.stderr
     )
@@ -82,7 +90,7 @@ def normalize_lines(
     for number, line in enumerate(lines, 1):
         result = normalizer.normalize(line)
         lost = _lost(result.warnings)
-        said = any(c.isalpha() for c in result.text) and not lost
+        said = any(c.isalpha() for c in result.text) and not lost and not _BYTES.search(line)
         if line.strip() and not said:
             _warn(number, line, _unsaid(lost))
         elif verbose:
@@ -127,6 +135,7 @@ def phonemize_lines(
         result = processor(line)
         words = [w for w in result.words if w.phonemes]
         lost = _lost(result.warnings)
+        lost = lost or _BYTES.search(line)
         if line.strip() and (lost or not words):
             _warn(number, line, _unsaid(lost))
         said = write(line) if write else " | ".join(" ".join(w.phonemes) for w in words)
@@ -148,9 +157,12 @@ def phonemize_lines(
 # %% ../../nbs/pipeline/text_commands.ipynb #446d2d9b
 def run_lines(
     results,  # From one of the above
-    out: str = "",  # File to write, which may be the input; standard output when empty
+    out: str = "",  # File to write; standard output when empty
+    read: str = "",  # File that is read; it may not be `out`
 ) -> int:  # Exit status: 0, or 1 when some line could not be said
     "Write the lines; report at the end how many could not be read."
+    if out:
+        refuse_same_file(out, [read] if read != "-" else [])
     lost, total = (_write_whole if out else _write)(results, out)
     if lost:
         print(f"{lost} of {total} lines were not said whole; each is named above", file=sys.stderr)
@@ -167,8 +179,9 @@ def _write(results, out, stream=None) -> tuple[int, int]:  # Lines lost, lines i
 
 
 def _write_whole(results, out) -> tuple[int, int]:
-    "Into a file beside `out`, which takes its name at the end: the input is read until then."
-    path = Path(out)
+    "Into a file beside `out`, which takes its name at the end."
+    path = Path(out).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
     special = path.exists() and not path.is_file()  # a device, a pipe
     part = path if special else path.with_name(f".{path.name}.part")
     try:

@@ -122,7 +122,7 @@ def _check_numbers(o: Options):
         value = getattr(o, name)
         if value is not None and not low <= value <= high:
             option = name.replace("_", "-")
-            raise ConfigError(f"--{option} {value}: give {low:g} to {high:g}")
+            raise ConfigError(f"--{option} {value}: give {low:g} to {high:,.10g}")
     if o.seed < 0:
         raise ConfigError(f"--seed {o.seed}: give 0 or more")
     for weight in o.weights:
@@ -419,14 +419,24 @@ def _add_sampling(add):
     add("--language", help=trained)
     greedy = "0: greedy decoding; higher: livelier, and more often wrong; by default 0.3"
     add("--temperature", type=float, help=greedy)
-    add("--top-k", metavar="K", type=int, help="draw from the K likeliest; 0: from all")
-    add("--top-p", metavar="P", type=float, help="draw from the likeliest that together have P")
+    add(
+        "--top-k",
+        metavar="K",
+        type=int,
+        help="draw from the K likeliest; 0: from all; by default 30 (XTTS)",
+    )
+    add(
+        "--top-p",
+        metavar="P",
+        type=float,
+        help="draw from the likeliest that together have P; by default 0.85 (XTTS)",
+    )
     add("--seed", type=int, default=1, help="of the draws at a temperature above 0")
     pitch = "0.5: half as fast; 2: twice as fast; the pitch stays"
     add("--speed", type=float, default=1.0, help=pitch)
-    best = "speak each piece N times and keep the best (XTTS)"
+    best = "speak each piece N times and keep the best; by default 1 (XTTS)"
     add("--best-of", metavar="N", type=int, help=best)
-    again = "speak a piece that lost words up to N times more"
+    again = "speak a piece that lost words up to N times more; by default 3 (XTTS)"
     add("--retries", metavar="N", type=int, help=again)
 
 # %% ../../nbs/speech/commands.ipynb #e7a11c44
@@ -436,8 +446,8 @@ def _add_sound(add):
     step = "compile the step: half a minute, then faster; on an NVIDIA GPU alone (XTTS)"
     add("--compiled", action="store_true", default=None, help=step)
     ways = (
-        "what makes the sound: XTTS's own decoder, or the run's vocoder; auto: the vocoder where "
-        "there is one"
+        "what makes the sound: XTTS's own decoder, or the run's vocoder; auto, the default: the "
+        "vocoder where there is one"
     )
     add("--way", choices=("auto", "decoder", "vocoder"), help=ways)
     run = "folder of a vocoder; by default the one of the run that the model lies in (XTTS)"
@@ -451,7 +461,9 @@ def _add_sound(add):
     places = f"{', '.join(DEVICES)} or cuda:1; auto: a GPU where there is one"
     add("--device", default="auto", help=places)
     add("--threads", metavar="N", type=int, help="CPU threads; by default all")
-    live = "speak while decoding; XTTS does not repeat what lost words then"
+    live = (
+        "speak while decoding; XTTS then speaks by its decoder and does not repeat what lost words"
+    )
     add("--stream", action="store_true", help=live)
     ok = "exit status 0 although words were left out"
     add("--allow-incomplete", action="store_true", help=ok)

@@ -58,6 +58,9 @@ def check_subtitles(out, sound, read=()) -> Path:
     return path
 
 # %% ../../nbs/speech/lines.ipynb #cf2af13e
+_LINE = re.compile(r"\d+\.wav|spoken\.tsv|rejects\.csv")  # What lines of a file become
+
+
 def check_folder(
     out,  # Folder that the lines of a file go into
     read=(),  # Files that will be read; none of them may lie in it
@@ -71,6 +74,13 @@ def check_folder(
             f" {', '.join(ENDINGS)}"
         )
     check_out(out / "0001.wav")
+    held = (
+        [p.name for p in sorted(out.iterdir()) if _LINE.fullmatch(p.name)] if out.exists() else []
+    )
+    if held:
+        raise XttsKaError(
+            f"--out {out}: holds {held[0]}, which could be written over; give a new or empty folder"
+        )
     inside = [p for p in read if same_file(out, Path(p).expanduser().absolute().parent)]
     if inside:
         raise XttsKaError(

@@ -34,7 +34,13 @@ class Stretch:
 
 # %% ../../nbs/text/markup.ipynb #5ff80f8c
 _PAUSE = re.compile(r"\[\s*(?:pause|პაუზა)\s*:?\s*([^\]]*)\]", re.IGNORECASE)
-_TAG = re.compile(rf"</?(?:{'|'.join((*KNOWN, *_OTHER))})(?:\s[^<>]*)?/?>", re.IGNORECASE)
+_TAG = re.compile(r"</?[A-Za-z][\w-]*(?:\s[^<>]*)?/?>")
+# What other programs' marks are called, and whatever looks like a pause
+_FOREIGN = re.compile(
+    r"\[\s*(?:(?:break|silence|wait|laugh(?:ter|s)?|sigh|breath|cough|whisper|music|sing)\s*\]"
+    r"|p\w{2,6}\s*:?\s*\d[\d.,]*\s*m?s?\s*\])",
+    re.IGNORECASE | re.ASCII,
+)
 _AMPERSAND = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#\d+|#x[0-9a-fA-F]+);)")
 _STRENGTHS = {
     "none": 0.0,
@@ -48,7 +54,7 @@ _STRENGTHS = {
 
 def has_markup(text: str) -> bool:
     "Whether a text has a mark that this module reads or refuses."
-    return bool(_PAUSE.search(text) or _TAG.search(text))
+    return any(mark.search(text) for mark in (_PAUSE, _TAG, _FOREIGN))
 
 
 def _seconds(value: str, where: str) -> float:
@@ -64,6 +70,9 @@ def _seconds(value: str, where: str) -> float:
 # %% ../../nbs/text/markup.ipynb #70537089
 def _as_xml(text: str) -> ET.Element:
     "The text with its tags as a tree; everything that is no tag is text."
+    others = (m for m in _FOREIGN.finditer(text) if not _PAUSE.fullmatch(m[0]))
+    if other := next(others, None):
+        raise ConfigError(f"{other[0]} is not read; there is [pause 0.5], and SSML")
     text = _PAUSE.sub(lambda m: f'<break time="{_seconds(m[1], m[0])}"/>', text)
     if "<!" in text or "<?" in text:
         raise ConfigError("SSML: declarations (<!...>, <?...>) are not read; leave them out")

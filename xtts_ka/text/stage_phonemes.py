@@ -217,7 +217,7 @@ class _Words:
         "Georgian words by the rules, Latin ones by the lexicon, the user's own unchanged."
         cfg = self.cfg
         latin, rejects = read_latin(cfg.latin)
-        self.rejects += rejects
+        self.rejects += rejects if cfg.latin else []  # The package's own has phrases as well
         frequent = sorted(self.counts, key=lambda w: (-self.counts[w], w))[: cfg.max_words]
         parts: dict[str, list] = {"train": [], "val": [], "test": [], "georgian": []}
         for word in frequent:

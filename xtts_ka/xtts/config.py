@@ -168,6 +168,8 @@ class GptConfig:
     loop: GptLoop = GptLoop()
 
     def __post_init__(self):
+        if self.dim % self.heads:
+            raise ConfigError(f"gpt.dim {self.dim} must be a multiple of gpt.heads {self.heads}")
         wrong = ["optimizer=muon, which takes whole matrices"] * (self.optimizer == "muon")
         wrong += ["free_run, which reads the weights itself"] * (self.free_run > 0)
         wrong += ["lora, whose transformer is not trained"] * (self.lora.rank > 0)
@@ -245,6 +247,10 @@ class DecoderConfig:
             raise ConfigError(
                 f"decoder.pitches {self.pitches} take {8 * self.pitches} of the first {first} "
                 "channels (decoder.channels): fewer pitches, or more channels"
+            )
+        if len(self.kernels) != 4 or {k for stage in self.kernels for k in stage} - {3, 7, 11}:
+            raise ConfigError(
+                f"decoder.kernels {self.kernels}: four lists of 3, 7 and 11, one per stage"
             )
         if len(self.voice_rates) != 5 or min(self.voice_rates) <= 0:
             raise ConfigError(
