@@ -176,7 +176,7 @@ def test_what_a_table_stands_on(home, call):
     code, out, err = call("--listen", "none")
     assert code == 0 and "on the 2 texts that all systems have, of 4" in out, err
     assert "1 of 2, 2 missing" in out and "1 of 4" in out
-    assert "b: 2 in the folder belong to no text (1.m4a, four.wav)" in out
+    assert "b: 2 in the folder belong to none of the texts of this test (1.m4a, four.wav)" in out
     failed = {s["name"]: s["failures"] for s in result_of(home)["systems"]}
     assert failed["b"][0]["id"] == "3" and failed["a"][0]["id"] == "1"
     assert "a folder or a broken link" in failed["a"][0]["problem"]

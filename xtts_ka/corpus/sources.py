@@ -96,9 +96,8 @@ class CorpusConfig:
     max_words: int = 5  # S: maximum words of a recombined sentence
     made_up: float = 0.1  # S: share of recombined and composed texts with a pseudoword
     max_chars: int = 120  # S: maximum characters of a normalised sentence
-    held_out: int = (
-        20  # S: test sentences, new ones of words in training, spoken by each of `voices`
-    )
+    # S: test sentences, new ones of words in training, spoken by each of `voices`
+    held_out: int = 20
     pitch_range: float = 1.0  # S: factor on the voices' pitch range; below 1 is easier to learn
     clips_per_sentence: int = 1  # S: voices that speak each training sentence
 

@@ -240,7 +240,9 @@ class Folder(System):
             return []
         named = ", ".join(rest[:3]) + (", ..." if len(rest) > 3 else "")
         known = ", ".join(SOUNDS)
-        return [f"{self.name}: {len(rest)} in the folder belong to no text ({named}): <id>{known}"]
+        return [
+            f"{self.name}: {len(rest)} in the folder belong to none of the texts of this test ({named}): <id>{known}"
+        ]
 
     @staticmethod
     def _id_of(path: Path) -> str:

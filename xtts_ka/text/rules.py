@@ -1568,12 +1568,27 @@ def _initials(r, m):
 _BARE_UNITS = {s for s in UNITS if re.fullmatch("[ბ-ჰ]{2,5}", s) and not set(s) & set(VOWELS)}
 
 
+_BARE_SCALES = {s for s in MAGNITUDES if re.fullmatch("[ბ-ჰ]{3,5}", s) and not set(s) & set(VOWELS)}
+_STOPPED = f"(?:{_any((_BARE_UNITS | _BARE_SCALES) - {'წმ'})})"  # `წმ.` is a saint
+
+
 @_rule("unit", "k", "(?P<unit>[ბ-ჰ]{2,5})(?![ა-ჰ.])(?:-(?P<ending>[ა-ჰ]+))?")
 def _bare_unit(r, m):
-    "`სთ-ში`, `მე-13 კმ`: a unit without a number."
-    if m["unit"] not in _BARE_UNITS or _in_word(r, m):
+    "`სთ-ში`, `მე-13 კმ`, `სამი მლნ`: a unit or a power of ten without digits."
+    phrase = UNITS[m["unit"]] if m["unit"] in _BARE_UNITS else MAGNITUDES.get(m["unit"])
+    if phrase is None or m["unit"] not in _BARE_UNITS | _BARE_SCALES or _in_word(r, m):
         return None
-    return decline_phrase(UNITS[m["unit"]], m["ending"] or "ი")
+    return decline_phrase(phrase, m["ending"] or "ი")
+
+
+@_rule("unit", "k", rf"(?P<unit>{_STOPPED})[.](?![ა-ჰ])")
+def _bare_unit_with_stop(r, m):
+    "`ათი კგ.`, `ორი მლრდ. ლარი`: the stop stays, as after digits, but not within an amount."
+    if _in_word(r, m):
+        return None
+    unit = m["unit"] in _BARE_UNITS
+    stays = unit or not r.text[m.end() :].strip()
+    return RuleResult((UNITS if unit else MAGNITUDES)[m["unit"]], m.end() - stays)
 
 
 _KEYBOARD = dict(zip("abcdefghijklmnopqrstuvwxyz", "აბცდეფგჰიჯკლმნოპქრსტუვწხყზ"))
