@@ -611,11 +611,15 @@ def describe(
     return out
 
 
+_CHECKER = re.compile(r"\s*type: ignore\[[\w-]+\]\s*#?\s*")  # For the type checker alone
+
+
 @functools.cache  # Python parses the whole module for each class
 def _notes(cls) -> dict[str, str]:  # Field -> comment beside it
     from fastcore.docments import docments
 
-    return {k: v for k, v in docments(cls, returns=False).items() if v}
+    found = docments(cls, returns=False).items()
+    return {k: v for k, v in ((k, _CHECKER.sub("", v or "")) for k, v in found) if v.strip()}
 
 
 def _default(f: dataclasses.Field):

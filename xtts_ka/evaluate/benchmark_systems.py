@@ -241,7 +241,8 @@ class Folder(System):
         named = ", ".join(rest[:3]) + (", ..." if len(rest) > 3 else "")
         known = ", ".join(SOUNDS)
         return [
-            f"{self.name}: {len(rest)} in the folder belong to none of the texts of this test ({named}): <id>{known}"
+            f"{self.name}: {len(rest)} in the folder belong to none of the texts of this test"
+            f" ({named}): <id>{known}"
         ]
 
     @staticmethod
