@@ -477,7 +477,6 @@ class RunCorpusConfig(CorpusConfig):
     "Options of the corpus stage, raw recordings included."
 
     # espeak-ng, recordings with their texts, a data set of the hub, or raw recordings
-    # espeak-ng, recordings, a data set of the hub, or raw recordings by `corpus road`
     source: Literal["synthetic", "folder", "hub", "raw"] = "synthetic"  # type: ignore[assignment]
     road: RoadConfig = RoadConfig()  # Of `source: raw`: from recordings to clips
 

@@ -135,8 +135,8 @@ def phonemize_lines(
         result = processor(line)
         words = [w for w in result.words if w.phonemes]
         lost = _lost(result.warnings)
-        lost = lost or _BYTES.search(line)
-        if line.strip() and (lost or not words):
+        bad = bool(_BYTES.search(line))
+        if line.strip() and (lost or bad or not words):
             _warn(number, line, _unsaid(lost))
         said = write(line) if write else " | ".join(" ".join(w.phonemes) for w in words)
         if as_json:
@@ -152,7 +152,7 @@ def phonemize_lines(
                 },
                 ensure_ascii=False,
             )
-        yield said, bool(words) and not lost or not line.strip()
+        yield said, bool(words) and not (lost or bad) or not line.strip()
 
 # %% ../../nbs/pipeline/text_commands.ipynb #446d2d9b
 def run_lines(
