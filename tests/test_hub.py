@@ -312,6 +312,13 @@ def test_the_program(tmp_path):
     env = {"HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": ""}
     (tmp_path / "m").mkdir()
     (tmp_path / "m/a.txt").write_text("x")
+    refused(
+        call(
+            "hub", "push", "m", "nino/voice", "--licence", "mit", cwd=tmp_path, root=tmp_path, **env
+        ),
+        "no model in it",
+    )
+    torch.save(torch.zeros(3), tmp_path / "m/w.pth")
     refused(call("hub", "push", "m", "nino/voice", cwd=tmp_path, root=tmp_path, **env), "--licence")
     refused(
         call(

@@ -114,7 +114,6 @@ PATHS = {
 
 def _train(args) -> int:
     from xtts_ka.core.paths import display_path, find_input, refuse_same_file, resolve
-    from xtts_ka.pipeline.state import Progress
     from xtts_ka.sovits.config import load_sovits
 
     cfg = load_sovits(args.config or None, args.overrides)
@@ -128,7 +127,7 @@ def _train(args) -> int:
     torch.set_num_threads(cfg.threads)
     segments, out = find_input(cfg.dataset_path), resolve(cfg.path_to_save)
     refuse_same_file(out, [segments], "path_to_save")
-    if (out / Progress.FILE).is_file():
+    if (out / "pretrain_progress.json").is_file():  # Written by `xtts-ka run`
         raise ConfigError(
             f"path_to_save {display_path(out)}: a run, which has files of these names; give a"
             " folder of its own"
