@@ -1011,7 +1011,7 @@ def _due(every: int, step: int, steps: int) -> bool:
     return every > 0 and (step % every == 0 or step == steps)
 
 # %% ../../nbs/core/loop.ipynb #74c057a7
-RELEASE_EVERY = 5.0  # Seconds; the C library keeps what batches of other lengths have freed
+RELEASE_EVERY = 20.0  # Seconds; what is given back has to be asked for again
 
 
 def _after(run, signals):
