@@ -610,7 +610,8 @@ def add_options(
     p.epilog = "\n".join(lines)
     kind = p.formatter_class
     p.formatter_class = type("_Listed", (argparse.RawDescriptionHelpFormatter, kind), {})
-    p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="change an option, see below")
+    more = "change an option, see below"
+    p.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=more)
 
 
 def shown_default(default) -> str:

@@ -163,7 +163,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action):
         return (
             action.help
-            if action.default in (None, "") or action.default is False
+            if action.default in (None, "", []) or action.default is False
             else super()._get_help_string(action)
         )
 
@@ -172,6 +172,7 @@ def _overrides(p):
     p.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="KEY=VALUE",
         help="change one value, as in corpus.voices=4; lists and mappings in YAML",
     )

@@ -78,6 +78,7 @@ def add_arguments(p):  # `argparse.ArgumentParser`
     p.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="KEY=VALUE",
         help="as of the run, with full_pretrain.gpt.loop.devices (processes of a machine),"
         " full_pretrain.gpt.loop.num_nodes and full_pretrain.gpt.loop.strategy",

@@ -640,6 +640,7 @@ def add_arguments(
     p.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="KEY=VALUE",
         help="change one value of --config, as in run=nino",
     )

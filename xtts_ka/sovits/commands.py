@@ -41,6 +41,7 @@ def _add_training(sub, name: str, text: str, formatter):
     p.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="KEY=VALUE",
         help="dataset_path=FOLDER path_to_save=FOLDER are needed;"
         " any option of the configuration may follow, as in ar.layers=6",

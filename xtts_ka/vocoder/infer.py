@@ -531,6 +531,7 @@ def add_arguments(p):
     p.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="KEY=VALUE",
         help="datasets.custom_dataset.dataset_path=DIR checkpoint_path=FILE path_to_save=DIR "
         "mode=text acoustic=DIR",

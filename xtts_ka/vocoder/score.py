@@ -485,6 +485,7 @@ def add_arguments(p):
     p.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="KEY=VALUE",
         help="path_to_score=DIR reference=DIR metrics=[pesq,stoi] wvmos_ckpt=FILE out=DIR "
         "timing=free",

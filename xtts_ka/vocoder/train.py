@@ -481,6 +481,7 @@ def add_arguments(
     parser.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="KEY=VALUE",
         help="e.g. datasets.train.dataset_path=DIR datasets.val.dataset_path=DIR loop.steps=1000",
     )

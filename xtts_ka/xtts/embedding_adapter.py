@@ -472,6 +472,7 @@ def add_arguments(
     parser.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="KEY=VALUE",
         help="change one value, as in pairs=store or model=models/xtts_v2",
     )
