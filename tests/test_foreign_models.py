@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from xtts_ka.core.errors import XttsKaError
@@ -275,6 +276,7 @@ def test_a_hostile_record_of_a_push_is_one_line(tmp_path, record, monkeypatch):
     if "sha256" not in record:
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine/a.txt").write_text("a")
+        np.save(tmp_path / "mine/a.npy", np.zeros(2))
         with pytest.raises(XttsKaError, match="hub.json"):
             push(tmp_path / "mine", place, "mit")
 

@@ -3,6 +3,7 @@
 import os
 import stat
 
+import numpy as np
 import pytest
 
 from xtts_ka.core.errors import MissingError
@@ -16,6 +17,7 @@ def voice(tmp_path, monkeypatch):
     (tmp_path / "voice/deep").mkdir(parents=True)
     (tmp_path / "voice/notes.txt").write_text("one")
     (tmp_path / "voice/deep/notes.txt").write_text("one")
+    np.save(tmp_path / "voice/weights.npy", np.zeros(2))
     return tmp_path / "voice"
 
 

@@ -185,8 +185,6 @@ def write_index(
         )
     page = outputs / file
     data = {"runs": read_runs(outputs, only, page.parent), "chosen": list(only)}
-    if not data["runs"]:
-        raise PathError(f"{display_path(outputs)}: no run in it; give the folder that holds runs")
     if page.is_file() and OURS.encode() not in page.read_bytes():
         raise PathError(f"{display_path(page)}: not a page of runs, and would be lost; move it")
     style = Markup((_templates() / "style.css").read_text(encoding="utf-8"))
@@ -213,5 +211,8 @@ def add_arguments(p):  # `argparse.ArgumentParser`
 
 def main(args) -> int:  # Exit status
     "`xtts-ka index`."
-    print(display_path(write_index(args.outputs)))
+    outputs = resolve(args.outputs)
+    if outputs.is_dir() and not read_runs(outputs):
+        raise PathError(f"{display_path(outputs)}: no run in it; give the folder that holds runs")
+    print(display_path(write_index(outputs)))
     return 0
