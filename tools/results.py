@@ -9,6 +9,7 @@ another commit than the present one
 Figures go to nbs/results/results.json, an entry a run (those not named stay), and to bench.json;
 sounds to nbs/results/audio/<run>/ (Ogg, a few kilobytes each)."""
 
+import io
 import json
 import shutil
 import sys
@@ -51,6 +52,13 @@ def everyday_of(run):
     return json.loads(path.read_text(encoding="utf-8"))["summary"] if path.is_file() else []
 
 
+def same_sound(data, path):
+    import soundfile as sf
+
+    (a, _), (b, _) = sf.read(io.BytesIO(data)), sf.read(path)
+    return a.shape == b.shape and bool((a == b).all())
+
+
 def sounds(run):
     "The first sentences by every path, as Ogg files; their texts come from the evaluation."
     import numpy as np
@@ -60,6 +68,7 @@ def sounds(run):
     from xtts_ka.core.paths import slug
 
     folder = KEPT / "audio" / run.name
+    held = {p.name: p.read_bytes() for p in folder.glob("*.ogg")}
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     out = []
@@ -76,6 +85,8 @@ def sounds(run):
             subtype="VORBIS",
             compression_level=0.7,
         )
+        if name in held and same_sound(held[name], folder / name):
+            (folder / name).write_bytes(held[name])  # Every Ogg file has a serial number of its own
         out.append(
             {k: row[k] for k in ("n", "path", "text", "speaker", "heard")}
             | {"file": f"audio/{run.name}/{name}"}
